@@ -1,0 +1,299 @@
+"""The schema that every config is checked against.
+
+A dataclass says which keys there are, of which type and range, with a line of help; the numbers live in `conf/`. What
+belongs to one method or task stands beside its code; what all runs share stands here. `faults` walks a composed
+config and returns everything that is wrong with it, a line each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+
+class UsageError(ValueError):
+    """What the user gave cannot be run. `lines`: one fault each; the command prints them and exits with 2."""
+
+    def __init__(self, *lines: str) -> None:
+        self.lines = list(dict.fromkeys(" ".join(line.split()) for line in lines))
+        super().__init__("\n".join(self.lines))
+
+
+def key(
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    choices: tuple[str, ...] | None = None,
+    file: bool = False,
+    hint: str = "",
+) -> Any:
+    """A required config key with its line of help and its range.
+
+    Args:
+        help: one line for the reader of the schema.
+        low, high: inclusive bounds of a number.
+        above: exclusive lower bound.
+        choices: the allowed strings.
+        file: the value is a local path that must exist.
+        hint: added to the message when the value is out of range ("thesis range 0.0025 to 0.08").
+    """
+    metadata = dict(help=help, low=low, high=high, above=above, choices=choices, file=file, hint=hint)
+    return field(default=MISSING, metadata=metadata)
+
+
+@dataclass
+class RunReference:
+    """Another run that this one stands on, by how it is composed."""
+
+    experiment: str = key("name of a file in conf/experiment")
+    overrides: list[str] = key("Hydra overrides on top of it; {language} stands for the language's code")
+
+
+@dataclass
+class RandomModelConfig:
+    """A model with random weights and a tokenizer trained on the run's own sources."""
+
+    architecture: str = key("transformers model type", choices=("bert", "roberta", "xlm-roberta"))
+    layers: int = key("number of Transformer blocks", low=1)
+    hidden_size: int = key("width", low=8)
+    heads: int = key("attention heads", low=1)
+    intermediate_size: int = key("feed-forward width", low=8)
+    max_positions: int = key("longest input, tokens", low=16)
+    vocabulary: int = key("tokenizer entries, special tokens included", low=300)
+    dropout: float = key("dropout of hidden states and attention", low=0, high=0.9)
+
+    def faults(self, prefix: str) -> Iterator[str]:
+        if self.hidden_size % self.heads:
+            yield f"{prefix}.heads={self.heads}: must divide {prefix}.hidden_size={self.hidden_size}"
+
+
+@dataclass
+class ModelConfig:
+    """Which pre-trained Transformer: exactly one of `path`, `run` and `random`."""
+
+    path: str | None = key("local folder or hub id of a pre-trained model")
+    revision: str | None = key("commit or tag of a hub model")
+    run: RunReference | None = key("the run whose checkpoint is the model")
+    random: RandomModelConfig | None = key("random weights, for pre-training a model from scratch")
+
+    def faults(self, prefix: str) -> Iterator[str]:
+        given = [name for name in ("path", "run", "random") if getattr(self, name) is not None]
+        if len(given) != 1:
+            what = " and ".join(f"{prefix}.{name}" for name in given) or "none"
+            yield (
+                f"{prefix}: exactly one of {prefix}.path, {prefix}.run, {prefix}.random must be given, not {what}; "
+                f"for instance {prefix}.path=bert-base-multilingual-cased"
+            )
+        looks_local = self.path is not None and (self.path.startswith((".", "/", "~")) or self.path.count("/") > 1)
+        if self.path is not None and looks_local and not (Path(self.path).expanduser() / "config.json").is_file():
+            yield f"{prefix}.path={self.path}: no model there; a local model is a folder with config.json and weights"
+
+
+@dataclass
+class SourceConfig:
+    """One entry of the mix: labelled or raw data of one language."""
+
+    reader: str = key("format: a file of xlt/data/readers")
+    language: str = key("ISO 639-3 code")
+    path: str | None = key("file or folder; null for a reader that brings its data along")
+    split: str = key("which part of the data", choices=("train", "dev", "test", "text"))
+    origin: str = key("how the labels came about", choices=("gold", "few-shot", "translated"))
+    upsample: int = key("integer repetition of the examples", low=1)
+    cap: int | None = key("at most this many examples, drawn by seed; null for all", low=1)
+
+    def faults(self, prefix: str) -> Iterator[str]:
+        from xlt.data.languages import language_fault
+
+        if (fault := language_fault(self.language)) is not None:
+            yield f"{prefix}.language={self.language}: {fault}"
+
+
+@dataclass
+class DataConfig:
+    """The mix that a run learns from, what selects its checkpoint, and what it is evaluated on."""
+
+    sources: dict[str, SourceConfig] = key("training sources by name")
+    validation: dict[str, SourceConfig] = key("sources that select the checkpoint; empty: held out of `sources`")
+    evaluation: dict[str, SourceConfig] = key("sources that the finished module is evaluated on, by name")
+    held_out_fraction: float = key("share of each source held out where `validation` is empty", low=0, high=0.5)
+
+    def faults(self, prefix: str) -> Iterator[str]:
+        if not self.sources:
+            yield f"{prefix}.sources: empty; add one, for instance +source@{prefix}.sources.en=ud_en"
+        if not self.validation and not self.held_out_fraction:
+            yield f"{prefix}.validation: empty, and {prefix}.held_out_fraction=0: nothing selects the checkpoint"
+        learned = {(s.reader, s.path, s.language, s.split) for s in self.sources.values()}
+        for name, source in self.validation.items():
+            if source.split == "test":
+                yield (
+                    f"{prefix}.validation.{name}.split=test: model selection on a test split is refused; "
+                    "use split=dev of a source language"
+                )
+        for part in ("validation", "evaluation"):
+            for name, source in getattr(self, part).items():
+                if (source.reader, source.path, source.language, source.split) in learned:
+                    yield f"{prefix}.{part}.{name}: the same split is in {prefix}.sources; choose another split"
+        for name, source in self.sources.items():
+            if source.split == "test":
+                yield f"{prefix}.sources.{name}.split=test: training on a test split is refused"
+
+
+@dataclass
+class LanguageModulesConfig:
+    """Where the language modules come from that a task run stands on and is composed with."""
+
+    experiment: str | None = key("experiment that trains one language's module; null: no language adaptation")
+    overrides: list[str] = key("its overrides; {language} stands for the language's ISO 639-3 code")
+    paths: dict[str, str] = key("module files by language, used in place of training")
+    evaluate_without: bool = key("evaluate the task module alone (TA-only) as well")
+
+    def faults(self, prefix: str) -> Iterator[str]:
+        for language, path in self.paths.items():
+            if not Path(path).expanduser().is_file():
+                yield f"{prefix}.paths.{language}={path}: no such file; a module is a .safetensors file that a run left"
+
+
+@dataclass
+class TrainConfig:
+    """How long, how fast, how large: the recipe of a run. `dense_*` is the full fine-tuning phase of LT-SFT."""
+
+    epochs: float | None = key("passes over the mix; null: max_steps alone counts", above=0)
+    max_steps: int | None = key("upper bound of the steps of a phase; null: none", low=1)
+    min_steps: int = key("lower bound of the steps of a phase", low=0)
+    dense_epochs: float | None = key("epochs of a dense phase before a sparse one; null: as epochs", above=0)
+    dense_max_steps: int | None = key("upper bound of its steps; null: as max_steps", low=1)
+    batch_size: int = key("examples a step, over all processes", low=1)
+    micro_batch_size: int | None = key("examples a forward pass; null: the whole batch", low=1)
+    learning_rate: float = key("peak rate", above=0)
+    dense_learning_rate: float | None = key("peak rate of a dense phase before a sparse one; null: the same", above=0)
+    warmup_fraction: float = key("share of the steps over which the rate rises", low=0, high=1)
+    weight_decay: float = key("decoupled weight decay", low=0)
+    clip_norm: float | None = key("largest gradient norm; null: no clipping", above=0)
+    precision: str = key("arithmetic of forward and backward", choices=("fp32", "bf16"))
+    evaluate_every_steps: int | None = key("validate every so many steps", low=1)
+    evaluate_every_epochs: float | None = key("validate every so many epochs", above=0)
+    evaluation_batch_size: int = key("examples a forward pass in evaluation", low=1)
+    save_every_seconds: float = key("time between saved states", low=0)
+    density: float = key(
+        "share of the model's parameters a sparse method tunes", above=0, high=1, hint="thesis range 0.0025 to 0.08"
+    )
+    l1: float = key("lambda of the L1 term towards the pre-trained values (thesis §4.3.1)", low=0)
+    freeze_layer_norm: bool = key("keep layer normalisation fixed (thesis §4.4.2, language modules)")
+
+    def faults(self, prefix: str) -> Iterator[str]:
+        if self.epochs is None and self.max_steps is None:
+            yield f"{prefix}: {prefix}.epochs and {prefix}.max_steps are both null: nothing says how long to train"
+        if self.max_steps is not None and self.min_steps > self.max_steps:
+            yield f"{prefix}.min_steps={self.min_steps}: larger than {prefix}.max_steps={self.max_steps}"
+        if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
+            size = self.micro_batch_size
+            yield f"{prefix}.micro_batch_size={size}: larger than {prefix}.batch_size={self.batch_size}"
+        if (self.evaluate_every_steps is None) == (self.evaluate_every_epochs is None):
+            yield f"{prefix}: give one of {prefix}.evaluate_every_steps and {prefix}.evaluate_every_epochs, not both"
+
+
+@dataclass
+class TrackerConfig:
+    """Where metrics go besides the run's own `metrics.jsonl`."""
+
+    wandb: str = key("Weights & Biases", choices=("off", "online", "offline"))
+    project: str = key("W&B project")
+    progress: bool = key("progress bar in the terminal")
+
+
+@dataclass
+class LauncherConfig:
+    """How the runs that a command needs are executed."""
+
+    workers: int = key("runs side by side on this machine, each in its own process", low=1)
+
+
+@dataclass
+class RunConfig:
+    """A run: model, method, data and task, and how it is carried out."""
+
+    experiment_name: str = key("what the run is called in plans and dashboards")
+    scale: str = key("mini or thesis", choices=("mini", "thesis"))
+    model: ModelConfig = key("which pre-trained Transformer")
+    method: Any = key("how it is adapted")
+    task: Any = key("what it learns")
+    data: DataConfig = key("what it learns from")
+    train: TrainConfig = key("the recipe")
+    language_modules: LanguageModulesConfig = key("language adaptation")
+    tracker: TrackerConfig = key("dashboards and progress")
+    launcher: LauncherConfig = key("execution")
+    language: str | None = key("ISO 639-3 code of the language a language module is for; null for a task")
+    seed: int = key("seed of every random stream", low=0)
+    data_dir: str | None = key("folder of data sets that the sources' paths start from")
+    output_dir: str = key("where runs, modules and tables are kept")
+    device: str = key("cpu, cuda or auto")
+    threads: int | None = key("torch threads; null: torch's own choice", low=1)
+
+    def faults(self, prefix: str) -> Iterator[str]:
+        from xlt.data.languages import language_fault
+
+        if self.language is not None and (fault := language_fault(self.language)) is not None:
+            yield f"language={self.language}: {fault}"
+        if self.data_dir is not None and not Path(self.data_dir).expanduser().is_dir():
+            yield f"data_dir={self.data_dir}: no such folder"
+        if self.device not in ("cpu", "auto") and not self.device.startswith("cuda"):
+            yield f"device={self.device}: must be cpu, cuda, cuda:N or auto"
+
+
+def faults(config: Any, prefix: str = "") -> Iterator[str]:
+    """Every fault of a composed config object, a line each: ranges, choices, absent files, contradictions.
+
+    Args:
+        config: an instance of a schema dataclass, or anything that may contain one.
+        prefix: its key in the whole config.
+    """
+    if isinstance(config, dict):
+        for name, value in config.items():
+            yield from faults(value, f"{prefix}.{name}" if prefix else str(name))
+        return
+    if not dataclasses.is_dataclass(config):
+        return
+    broken = False
+    for item in dataclasses.fields(config):
+        name = f"{prefix}.{item.name}" if prefix else item.name
+        value = getattr(config, item.name, MISSING)
+        if isinstance(value, str) and value == MISSING:
+            broken = True
+            yield f"{name}: a value is required ({item.metadata.get('help', 'see conf/')}); give {name}=..."
+        elif (fault := _range_fault(value, item.metadata)) is not None:
+            broken = True
+            yield f"{name}={value}: {fault}"
+        else:
+            yield from faults(value, name)
+    if not broken and hasattr(config, "faults"):
+        yield from config.faults(prefix)
+
+
+def _range_fault(value: Any, rules: Any) -> str | None:
+    if value is None or not rules:
+        return None
+    hint = f"; {rules['hint']}" if rules["hint"] else ""
+    if rules["choices"] is not None and value not in rules["choices"]:
+        return f"must be one of {', '.join(rules['choices'])}"
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        low, high, above = rules["low"], rules["high"], rules["above"]
+        inside = (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
+        if not inside:  # also for NaN, which compares false
+            if low is None and above is None:
+                return f"must be at most {high}{hint}"
+            left = f"({above}" if above is not None else f"[{low}"
+            return (
+                f"must be in {left}, {high}]{hint}"
+                if high is not None
+                else (f"must be above {above}{hint}" if above is not None else f"must be at least {low}{hint}")
+            )
+    if rules["file"] and not Path(str(value)).expanduser().exists():
+        return "no such file"
+    return None

@@ -1,0 +1,119 @@
+"""Numbers, percentages and amounts in a language's own digits, grouping and patterns."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable
+from decimal import Decimal
+
+from xlt.data.locale_expressions.cldr import OwnData
+from xlt.data.locale_expressions.patterns import NumberShape, number_shape
+from xlt.data.locale_expressions.pieces import Piece, piece
+
+# First digit of the positional numbering systems that are some language's default (CLDR, numberingSystems.xml).
+_ZEROS = {
+    "adlm": "\U0001e950",
+    "arab": "\u0660",
+    "arabext": "\u06f0",
+    "beng": "\u09e6",
+    "cakm": "\U00011136",
+    "deva": "\u0966",
+    "hmnp": "\U0001e140",
+    "latn": "0",
+    "mtei": "\uabf0",
+    "mymr": "\u1040",
+    "nkoo": "\u07c0",
+    "olck": "\u1c50",
+    "tibt": "\u0f20",
+}
+
+# CLDR's minimumGroupingDigits where it is not 1; babel does not carry it.
+_MINIMUM_GROUPING = {
+    **dict.fromkeys(["be", "bg", "es", "et", "hu", "hy", "ia", "ie", "it", "ka", "lv", "pl", "sl", "sq"], 2),
+    "ee": 3,
+}
+
+
+class NumberWriter:
+    """Writes numbers in one language.
+
+    Numbers come in as plain digits with an optional minus and point ("-12.50"): the digits shown are the digits given.
+    """
+
+    def __init__(self, own: OwnData) -> None:
+        self.digits = str.maketrans("0123456789", _digits(own.numbering_system))
+        symbols = own.number_symbols()
+        self._decimal = symbols["decimal"]
+        self._group = symbols["group"]
+        self._minus = symbols["minusSign"]
+        self.percent_sign = symbols["percentSign"]
+        self.shape = number_shape(own.punctuation("decimal_formats")[None].pattern)
+        self._minimum = _MINIMUM_GROUPING.get(own.locale, 1)
+        self._plural: Callable[[Decimal], str] = own.value("plural_form") or (lambda _: "other")
+        self._categories: dict[str, str] = {}
+
+    def plural(self, number: str) -> str:
+        """CLDR's plural category of a number as it is shown: "1" and "1.0" may differ."""
+        category = self._categories.get(number)
+        if category is None:
+            category = self._categories[number] = self._plural(abs(Decimal(number)))
+        return category
+
+    def write(self, number: str, shape: NumberShape | None = None) -> str:
+        shape = shape or self.shape
+        negative = number.startswith("-")
+        integer, _, fraction = number.lstrip("-").partition(".")
+        if shape.primary and len(integer) >= shape.primary + self._minimum:
+            head, groups = integer[: -shape.primary], [integer[-shape.primary :]]
+            while len(head) > shape.secondary:
+                groups.append(head[-shape.secondary :])
+                head = head[: -shape.secondary]
+            groups.append(head)
+            integer = self._group.join(reversed(groups))
+        text = f"{integer}{self._decimal}{fraction}" if fraction else integer
+        return (self._minus if negative else "") + text.translate(self.digits)
+
+    def pad(self, number: int, width: int) -> str:
+        """A field of a date: no grouping, zeros in front."""
+        return str(number).rjust(width, "0").translate(self.digits)
+
+    def number(self, number: str) -> Piece:
+        return piece(self.write(number), "number")
+
+    def fill(self, number: str, pattern: str, sign: str, symbol: str, label: str) -> list[Piece]:
+        """Renders a number pattern in which `sign` ("%" or "¤") stands for `symbol`.
+
+        A currency that ends in a letter gets a no-break space between itself and a digit (CLDR's currencySpacing).
+        """
+        shape = number_shape(pattern)
+        written = self.write(number, shape)
+        if sign not in shape.prefix + shape.suffix:
+            raise ValueError(f"number pattern {pattern!r}: no {sign!r} beside the digits")
+        before, after = shape.prefix, shape.suffix
+        if sign == "¤" and before.endswith(sign) and _needs_space(symbol[-1]):
+            before += "\u00a0"
+        if sign == "¤" and after.startswith(sign) and _needs_space(symbol[0]):
+            after = "\u00a0" + after
+        pieces = _around(before, sign, symbol, label)
+        pieces.append(piece(written, "number"))
+        return pieces + _around(after, sign, symbol, label)
+
+
+def _around(affix: str, sign: str, symbol: str, label: str) -> list[Piece]:
+    """The pieces of a pattern's prefix or suffix: `symbol` under its label, all else under "other"."""
+    literal, found, rest = affix.partition(sign)
+    pieces = [piece(literal, "other")] if literal else []
+    if found:
+        pieces.append(piece(symbol, label))
+    return pieces + ([piece(rest, "other")] if rest else [])
+
+
+def _needs_space(char: str) -> bool:
+    return unicodedata.category(char)[0] not in "SZ"
+
+
+def _digits(system: str) -> str:
+    if system not in _ZEROS:
+        raise ValueError(f"numbering system {system!r}: not one of {', '.join(_ZEROS)}")
+    zero = ord(_ZEROS[system])
+    return "".join(chr(zero + digit) for digit in range(10))

@@ -1,0 +1,264 @@
+"""One run, top to bottom: build, train, export; and the evaluation of what it left, composed with other modules."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import xlt
+from xlt.config import RunConfig, UsageError
+from xlt.data.encoding import Encoder
+from xlt.data.streams import stream
+from xlt.engine.activation import LanguageActivation
+from xlt.engine.build import (
+    ReadSource,
+    build_encoder,
+    build_method,
+    build_model,
+    build_task,
+    device_of,
+    load,
+    read_data,
+)
+from xlt.engine.evaluation import evaluate
+from xlt.engine.processes import Processes
+from xlt.engine.state import RunState
+from xlt.engine.training import Trainer
+from xlt.engine.watching import Silence, Watcher
+from xlt.methods.method import Setting
+from xlt.models.loading import save_checkpoint
+from xlt.models.transfer import TransferModel
+from xlt.modules import ModuleArtefact, ModuleHeader, ModuleStack, check_base, load_module
+
+MODULE_FILE = "module.safetensors"
+CHECKPOINT_FOLDER = "checkpoint"
+RESULT_FILE = "result.json"
+
+ALONE = "task"
+COMPOSED = "task+language"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a run stands on, all of it trained already.
+
+    Attributes:
+        fingerprint: the run's identity.
+        model_path: folder or hub id of the base model; None for a model from nothing.
+        language_modules: module file by ISO 639-3 code of the source languages; empty without language adaptation.
+        depends_on: fingerprints of the runs it stands on, by their role.
+    """
+
+    fingerprint: str
+    model_path: str | None
+    language_modules: Mapping[str, Path] = field(default_factory=dict)
+    depends_on: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Composition:
+    """One evaluation: a source of `data.evaluation`, and the modules in the model meanwhile.
+
+    Attributes:
+        source: name in `data.evaluation`.
+        label: `ALONE` or `COMPOSED`.
+        modules: files, in the order in which they are applied.
+    """
+
+    source: str
+    label: str
+    modules: tuple[Path, ...]
+
+
+@dataclass
+class PreparedRun:
+    """A run with everything in memory and nothing on disk yet; what could be refused has been."""
+
+    config: RunConfig
+    standing: Standing
+    trainer: Trainer
+
+    def train(self, folder: Path, watcher: Watcher) -> dict[str, Any]:
+        """Carries out the training, or what is left of it, in the run's folder.
+
+        Leaves `module.safetensors`, `checkpoint/` if the method says so, and `result.json`, which is written last:
+        where it is, the run is complete.
+
+        Returns:
+            The content of `result.json`: validation metric of the selected checkpoint, facts about module and training.
+        Raises:
+            Interrupted: stopped by a signal after saving.
+        """
+        trainer, task, method = self.trainer, self.trainer.task, self.trainer.method
+        training = trainer.train(folder, watcher if trainer.processes.leads else Silence())
+        result = {"fingerprint": self.standing.fingerprint, "metric": task.metric, "training": training}
+        if trainer.processes.leads:
+            if method.leaves_checkpoint:
+                _save_checkpoint(trainer.model, trainer.encoder, folder)
+            module = method.export(trainer.model, self._header())
+            module.save(folder / MODULE_FILE)
+            result["module"] = {**method.report(), "bytes": (folder / MODULE_FILE).stat().st_size}
+            write_json(folder / RESULT_FILE, result)
+            RunState(folder).discard()
+        trainer.processes.wait()
+        return result
+
+    def _header(self) -> ModuleHeader:
+        config, model, task = self.config, self.trainer.model, self.trainer.task
+        return ModuleHeader(
+            kind="sparse_delta",
+            method=self.trainer.method.name,
+            base_model=Path(model.base_name).name or model.base_name,
+            base_hash=model.base_hash,
+            language=config.language,
+            task=None if config.language is not None else task.name,
+            fingerprint=self.standing.fingerprint,
+            provenance={
+                "xlt": xlt.__version__,
+                "experiment": config.experiment_name,
+                "labels": task.labels(),
+                "depends_on": dict(self.standing.depends_on),
+            },
+        )
+
+
+def prepare(config: RunConfig, standing: Standing) -> PreparedRun:
+    """Reads the data, loads model and modules, and puts a run together.
+
+    Raises:
+        UsageError, ModuleFileError: data, model and modules do not fit.
+    """
+    processes = Processes.join()
+    _set_threads(config)
+    task = build_task(config.task)
+    data = read_data(config, task)
+    modules = _language_modules(standing, {*data.sources, *data.validation})
+    encoder = build_encoder(config, standing.model_path, data)
+    model = build_model(config, standing.model_path, task, encoder)
+    for language, module in modules.items():
+        check_base(module.header, model.base_hash, standing.language_modules[language])
+    sources = load(data.sources, task, encoder)
+    trainer = Trainer(
+        model=model,
+        method=build_method(config.method),
+        task=task,
+        encoder=encoder,
+        sources=sources,
+        validation=load(data.validation, task, encoder),
+        activation=LanguageActivation(model, modules, [source.language for source in sources]),
+        recipe=config.train,
+        setting=Setting(adapts_language=task.needs_lm_head, random=lambda *name: stream(config.seed, "method", *name)),
+        seed=config.seed,
+        processes=processes,
+    )
+    return PreparedRun(config, standing, trainer)
+
+
+def evaluate_compositions(
+    config: RunConfig, model_path: str, wanted: Mapping[str, Composition], watcher: Watcher
+) -> dict[str, dict[str, Any]]:
+    """Evaluates base model + modules on sources of `data.evaluation`.
+
+    Args:
+        config: of the run whose task module is evaluated.
+        model_path: folder or hub id of the base model.
+        wanted: key -> composition.
+    Returns:
+        key -> record: source, language, composition, metrics.
+    Raises:
+        UsageError: data, model and modules do not fit.
+    """
+    _set_threads(config)
+    task = build_task(config.task)
+    data = read_data(config, task)
+    files = {file for composition in wanted.values() for file in composition.modules}
+    modules = {file: load_module(file) for file in sorted(files)}
+    encoder = build_encoder(config, model_path, data)
+    model = build_model(config, model_path, task, encoder)
+    for file, module in modules.items():
+        check_base(module.header, model.base_hash, file)
+    sources = {source.name: source for source in load(data.evaluation, task, encoder)}
+    stack = ModuleStack(model)
+    records: dict[str, dict[str, Any]] = {}
+    for key, composition in wanted.items():
+        source = sources[composition.source]
+        stack.set([modules[file] for file in composition.modules])
+        size, precision = config.train.evaluation_batch_size, config.train.precision
+        metrics = evaluate(model, task, [source], encoder, size, precision)
+        about = {"source": source.name, "language": source.language, "composition": composition.label}
+        records[key] = {**about, "metrics": metrics}
+        watcher.note(f"{source.name}, {composition.label}: {task.metric} {metrics[task.metric]:.2f}")
+    return records
+
+
+def preflight(config: RunConfig) -> None:
+    """Reads and checks a run's data without a model: what would be refused later is refused now.
+
+    Raises:
+        UsageError, ModuleFileError: what is wrong, a line each.
+    """
+    device_of(config)
+    read_data(config, build_task(config.task))
+    for path in config.language_modules.paths.values():
+        load_module(Path(path).expanduser())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON atomically."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(value, file, indent=1, ensure_ascii=False, sort_keys=True)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _set_threads(config: RunConfig) -> None:
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+
+
+def _language_modules(standing: Standing, sources: set[ReadSource]) -> dict[str, ModuleArtefact]:
+    """The source languages' modules; none without language adaptation.
+
+    Raises:
+        UsageError: a language has none though others have, or a file is another language's.
+    """
+    if not standing.language_modules:
+        return {}
+    loaded = {}
+    for language in sorted({source.config.language for source in sources}):
+        if language not in standing.language_modules:
+            raise UsageError(
+                f"language_modules: no module for {language}; give language_modules.paths.{language}=FILE "
+                "or an experiment that trains it"
+            )
+        path = standing.language_modules[language]
+        module = load_module(path)
+        if module.header.language not in (None, language):
+            raise UsageError(f"{path}: a module of language {module.header.language}, wanted {language}")
+        loaded[language] = module
+    return loaded
+
+
+def _save_checkpoint(model: TransferModel, encoder: Encoder, folder: Path) -> None:
+    """Writes the whole model in transformers' format; a half-written one never has the final name."""
+    temporary = folder / f".{CHECKPOINT_FOLDER}.{secrets.token_hex(6)}.tmp"
+    save_checkpoint(model, encoder.tokenizer, temporary)
+    final = folder / CHECKPOINT_FOLDER
+    if final.exists():
+        shutil.rmtree(final)
+    temporary.rename(final)

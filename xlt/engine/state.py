@@ -1,0 +1,122 @@
+"""Where a run stands: everything that a killed run needs to end in the same weights.
+
+The file is written as module files are (safetensors, JSON header, checksum, atomic), never pickled. Random streams are
+functions of seed, phase and step (`xlt.data.streams`), so phase and step are their state.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xlt.modules.module_file import ModuleFileError, read_module_file, write_module_file
+
+
+@dataclass
+class Position:
+    """Where training stands.
+
+    Attributes:
+        phase: index of the phase.
+        step: steps done in it.
+        best_metric: of the phase's best checkpoint so far; None before the first evaluation.
+        best_step: where it was taken.
+        records: metric records written.
+        seconds: spent so far, over all sittings.
+    """
+
+    phase: int = 0
+    step: int = 0
+    best_metric: float | None = None
+    best_step: int = 0
+    records: int = 0
+    seconds: float = 0.0
+
+
+class RunState:
+    """The state files of one run.
+
+    Args:
+        folder: of the run; created at the first save.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file = folder / "state.safetensors"
+
+    def save(
+        self,
+        position: Position,
+        trainable: Mapping[str, nn.Parameter],
+        optimizer: torch.optim.Optimizer | None,
+        method: Mapping[str, Tensor],
+    ) -> None:
+        """Writes the state; whatever happens meanwhile, the file holds the last complete one."""
+        tensors = {f"trainable/{name}": parameter.detach() for name, parameter in trainable.items()}
+        tensors.update((f"method/{name}", tensor) for name, tensor in method.items())
+        if optimizer is not None:
+            for number, slots in optimizer.state_dict()["state"].items():
+                tensors.update((f"optimizer/{number}/{slot}", torch.as_tensor(value)) for slot, value in slots.items())
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_module_file(self._file, {"kind": "run_state", "position": asdict(position)}, tensors)
+
+    def load(self) -> tuple[Position, dict[str, dict[str, Tensor]]] | None:
+        """Position and tensors by part (`trainable`, `method`, `optimizer`); None where the run is new.
+
+        Raises:
+            ModuleFileError: the file is damaged.
+        """
+        if not self._file.exists():
+            return None
+        header, tensors = read_module_file(self._file)
+        if header.get("kind") != "run_state":
+            raise ModuleFileError(self._file, "is not the state of a run; remove it to start the run again")
+        parts: dict[str, dict[str, Tensor]] = {"trainable": {}, "method": {}, "optimizer": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition("/")
+            parts[part][rest] = tensor
+        return Position(**header["position"]), parts
+
+    def save_best(self, phase: str, trainable: Mapping[str, nn.Parameter]) -> None:
+        """Keeps the present trainable values as the phase's best checkpoint."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: parameter.detach() for name, parameter in trainable.items()}
+        write_module_file(self._best(phase), {"kind": "best_checkpoint"}, tensors)
+
+    def load_best(self, phase: str, trainable: Mapping[str, nn.Parameter]) -> None:
+        """Puts the phase's best checkpoint back into the trainable tensors."""
+        copy_into(trainable, read_module_file(self._best(phase))[1])
+
+    def discard_best(self, phase: str) -> None:
+        self._best(phase).unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Removes all state of a finished run, and what a kill in the middle of a write left behind."""
+        for pattern in ("state.safetensors", "best-*.safetensors", ".*.tmp"):
+            for path in self._folder.glob(pattern):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+    def _best(self, phase: str) -> Path:
+        return self._folder / f"best-{phase}.safetensors"
+
+
+@torch.no_grad()
+def copy_into(trainable: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> None:
+    """Copies saved values into trainable tensors of the same names."""
+    for name, parameter in trainable.items():
+        parameter.copy_(values[name])
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Gives an optimiser the slots (moments, step counts) that were saved for it."""
+    state: dict[int, dict[str, Any]] = {}
+    for name, tensor in tensors.items():
+        number, _, slot = name.partition("/")
+        state.setdefault(int(number), {})[slot] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

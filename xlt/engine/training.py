@@ -1,0 +1,282 @@
+"""The one training loop."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import torch
+from torch import Tensor, nn
+
+from xlt.config import TrainConfig
+from xlt.data.encoding import Encoder
+from xlt.data.mix import LoadedSource, Mix
+from xlt.data.streams import stream, stream_seed
+from xlt.engine.activation import LanguageActivation
+from xlt.engine.evaluation import autocast, evaluate
+from xlt.engine.processes import Processes
+from xlt.engine.state import Position, RunState, copy_into, load_optimizer
+from xlt.engine.watching import Watcher
+from xlt.methods.method import Budget, Method, Phase, Setting
+from xlt.models.transfer import TransferModel
+from xlt.tasks.task import Task
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; its state is saved and the same command goes on from there. `signal`: by which."""
+
+    def __init__(self, number: int) -> None:
+        self.signal = number
+        super().__init__(f"stopped by {signal.Signals(number).name}; state saved, the same command goes on from there")
+
+
+@dataclass
+class Trainer:
+    """Trains a model with a method on a mix, phase by phase.
+
+    Contract: ends in the same weights however often it was killed and started again (bit for bit on the CPU with the
+    same number of threads); the loss of a step is the sum over its targets divided by their number, whatever the
+    micro-batch size and number of processes; with several processes every one ends in the leader's weights up to the
+    order of summation.
+
+    Attributes:
+        sources, validation: training sources, and those that select the checkpoint of each phase.
+        setting: what the method is told about the run.
+        seed: of every stream.
+    """
+
+    model: TransferModel
+    method: Method
+    task: Task
+    encoder: Encoder
+    sources: Sequence[LoadedSource]
+    validation: Sequence[LoadedSource]
+    activation: LanguageActivation
+    recipe: TrainConfig
+    setting: Setting
+    seed: int
+    processes: Processes
+
+    def train(self, folder: Path, watcher: Watcher) -> dict[str, float]:
+        """Trains all phases; the model ends in the last phase's best checkpoint.
+
+        Args:
+            folder: where state is kept, and found again by a resumed run.
+            watcher: told of every step.
+        Returns:
+            Summary: last phase's best validation metric and its step, seconds spent over all sittings.
+        Raises:
+            Interrupted: SIGTERM or SIGINT came; the state was saved first.
+            FloatingPointError: the loss is not finite.
+        """
+        self._state, self.watcher = RunState(folder), watcher
+        saved = self._state.load()
+        position, parts = saved if saved is not None else (Position(), None)
+        self._started = time.monotonic() - position.seconds
+        self._saved_at = time.monotonic()
+        if parts is not None:
+            self.method.load_state(parts["method"])
+        watcher.rewind(position.records)
+        phases = self.method.phases(self._budget())
+        with _StopSignals() as self._stop:
+            for index in range(position.phase, len(phases)):
+                if index > position.phase:
+                    position = Position(phase=index, seconds=self._elapsed())
+                    parts = None
+                self._train_phase(phases[index], position, parts)
+        return {
+            f"best/{self.task.metric}": position.best_metric if position.best_metric is not None else math.nan,
+            "best/step": position.best_step,
+            "seconds": self._elapsed(),
+        }
+
+    def _train_phase(self, phase: Phase, position: Position, parts: dict[str, dict[str, Tensor]] | None) -> None:
+        self.method.attach(self.model, phase, self.setting)
+        trainable = self.method.trainable()
+        self.processes.same_weights(trainable.values())
+        optimizer = torch.optim.AdamW(
+            trainable.values(), lr=phase.learning_rate, weight_decay=self.recipe.weight_decay, fused=True
+        )
+        if parts is not None:
+            copy_into(trainable, parts["trainable"])
+            load_optimizer(optimizer, parts["optimizer"])
+            self.method.write()
+        mix = Mix(list(self.sources), self.recipe.batch_size, self.seed, phase.name)
+        evaluate_every = self._evaluation_interval(mix)
+        self.watcher.begin_phase(phase.name, position.step, phase.steps)
+        self.model.train()
+        while position.step < phase.steps:
+            rate = phase.learning_rate * self._schedule(position.step, phase.steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            loss, targets = self._forward_backward(phase, position.step, mix)
+            self.processes.sum_gradients(trainable.values())
+            self.method.before_step()
+            norm = self._clip(trainable.values())
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            self.method.after_step()
+            position.step += 1
+            last = position.step == phase.steps
+            self.watcher.metrics(
+                phase.name, position.step, {"loss": loss, "rate": rate, "gradient_norm": norm, "targets": targets}
+            )
+            if position.step % evaluate_every == 0 or last:
+                self._validate(phase, position, trainable)
+            if not last:
+                self._save_if_due(position, trainable, optimizer)
+        if position.best_metric is not None:
+            self._load_best(phase, trainable)
+        self._state_after_phase(position, trainable, phase)
+
+    def _forward_backward(self, phase: Phase, step: int, mix: Mix) -> tuple[float, float]:
+        """Gradients of one step's mean loss; returns that loss and the number of targets, over all processes."""
+        batch = mix.batch(step)
+        # Drawn for the whole step and then divided: neither micro-batches nor processes change what is learned.
+        whole = self.task.collate(batch.features, self.encoder, stream(self.seed, "collate", phase.name, step))
+        mine = self.processes.share(len(batch.features))
+        size = self.recipe.micro_batch_size or max(len(mine), 1)
+        batches = [_rows(whole, mine[at : at + size]) for at in range(0, len(mine), size)]
+        targets = self.processes.sum(sum(self.task.targets(part) for part in batches))
+        torch.manual_seed(stream_seed(self.seed, "dropout", phase.name, step, self.processes.rank))
+        self.activation.enter(batch.language)
+        total: Tensor | float = 0.0
+        for part in batches:
+            part = {name: tensor.to(self.model.device, non_blocking=True) for name, tensor in part.items()}
+            with autocast(self.model, self.recipe.precision):
+                loss = self.method.loss(self.model, part, self.task.loss) / max(targets, 1)
+            loss.backward()
+            self.method.after_backward()
+            total = total + loss.detach()
+        self.activation.leave()
+        mean = self.processes.sum(float(total))
+        if not math.isfinite(mean):
+            raise FloatingPointError(
+                f"phase {phase.name}, step {step + 1}: the loss is {mean}; lower train.learning_rate "
+                "or set train.precision=fp32"
+            )
+        return mean, targets
+
+    def _validate(self, phase: Phase, position: Position, trainable: dict[str, nn.Parameter]) -> None:
+        found: dict[str, float] = {}
+        if self.processes.leads:
+            per_language: dict[str, list[LoadedSource]] = {}
+            for source in self.validation:
+                per_language.setdefault(source.language, []).append(source)
+            results = []
+            for language, sources in per_language.items():
+                self.activation.enter(language)
+                results.append(self._evaluate(sources))
+                self.activation.leave()
+            found = {name: sum(result[name] for result in results) / len(results) for name in results[0]}
+            self.watcher.metrics(phase.name, position.step, {f"validation/{k}": v for k, v in found.items()})
+        (value,) = self.processes.from_leader([found.get(self.task.metric, math.nan)])
+        best = position.best_metric
+        better = best is None or math.isnan(best) or (value > best if self.task.greater_is_better else value < best)
+        if better:
+            position.best_metric, position.best_step = value, position.step
+            if self.processes.leads:
+                self._state.save_best(phase.name, trainable)
+
+    def _evaluate(self, sources: Sequence[LoadedSource]) -> dict[str, float]:
+        size, precision = self.recipe.evaluation_batch_size, self.recipe.precision
+        return evaluate(self.model, self.task, sources, self.encoder, size, precision)
+
+    def _load_best(self, phase: Phase, trainable: dict[str, nn.Parameter]) -> None:
+        if self.processes.leads:
+            self._state.load_best(phase.name, trainable)
+        self.processes.same_weights(trainable.values())
+        self.method.write()
+
+    def _save_if_due(
+        self, position: Position, trainable: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
+    ) -> None:
+        stop = int(self.processes.sum(self._stop.number)) if self.processes.count > 1 else self._stop.number
+        due = time.monotonic() - self._saved_at >= self.recipe.save_every_seconds
+        if self.processes.leads and (due or stop):
+            position.seconds, position.records = self._elapsed(), self.watcher.written()
+            self._state.save(position, trainable, optimizer, self.method.state())
+            self._saved_at = time.monotonic()
+        if stop:
+            self.processes.wait()
+            raise Interrupted(self._stop.number or signal.SIGTERM)
+
+    def _state_after_phase(self, position: Position, trainable: dict[str, nn.Parameter], phase: Phase) -> None:
+        """At the end of a phase the best checkpoint is the state: a run killed here does not train it again."""
+        if self.processes.leads:
+            position.seconds, position.records = self._elapsed(), self.watcher.written()
+            self._state.save(position, trainable, None, self.method.state())
+            self._saved_at = time.monotonic()
+        self.processes.wait()
+
+    def _budget(self) -> Budget:
+        recipe = self.recipe
+        per_epoch = Mix(list(self.sources), recipe.batch_size, self.seed, "budget").steps_per_epoch
+
+        def steps(epochs: float | None, most: int | None) -> int:
+            by_epochs = math.inf if epochs is None else math.ceil(epochs * per_epoch)
+            return int(max(min(by_epochs, math.inf if most is None else most), recipe.min_steps, 1))
+
+        return Budget(
+            steps=steps(recipe.epochs, recipe.max_steps),
+            learning_rate=recipe.learning_rate,
+            dense_steps=steps(recipe.dense_epochs or recipe.epochs, recipe.dense_max_steps or recipe.max_steps),
+            dense_learning_rate=recipe.dense_learning_rate or recipe.learning_rate,
+        )
+
+    def _schedule(self, step: int, steps: int) -> float:
+        """Linear rise over the warm-up, then linear decay to zero at the end of the phase."""
+        warmup = round(self.recipe.warmup_fraction * steps)
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        return (steps - step) / max(steps - warmup, 1)
+
+    def _evaluation_interval(self, mix: Mix) -> int:
+        if self.recipe.evaluate_every_steps is not None:
+            return self.recipe.evaluate_every_steps
+        assert self.recipe.evaluate_every_epochs is not None
+        return max(1, round(self.recipe.evaluate_every_epochs * mix.steps_per_epoch))
+
+    def _clip(self, parameters: Iterable[nn.Parameter]) -> float:
+        limit = math.inf if self.recipe.clip_norm is None else self.recipe.clip_norm
+        return float(nn.utils.clip_grad_norm_(parameters, limit))
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._started
+
+
+class _StopSignals:
+    """Remembers SIGTERM and SIGINT until the loop has finished its step; a second SIGINT stops at once."""
+
+    number = 0
+
+    def __enter__(self) -> _StopSignals:
+        self._before: dict[int, object] = {}
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                self._before[number] = signal.signal(number, self._remember)
+            except ValueError:  # not the main thread: whoever owns the signals decides
+                break
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        if self.number == signal.SIGINT == number:
+            raise KeyboardInterrupt
+        self.number = number
+
+
+def _rows(batch: Mapping[str, Tensor], rows: range) -> dict[str, Tensor]:
+    """Some examples of a right-padded batch, without the padding that only the others needed."""
+    width = batch["attention_mask"].shape[1]
+    length = int(batch["attention_mask"][rows.start : rows.stop].sum(1).max())
+    part = {name: tensor[rows.start : rows.stop] for name, tensor in batch.items()}
+    return {name: t[:, :length] if t.dim() > 1 and t.shape[1] == width else t for name, t in part.items()}

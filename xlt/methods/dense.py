@@ -1,0 +1,72 @@
+"""Tuning tensors in full: what full fine-tuning, BitFit and LT-SFT's dense phase have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from xlt.models.transfer import TransferModel, layer_norm_parameters, untie_embeddings
+from xlt.modules import Entries
+
+
+def tunable_names(model: TransferModel, *, adapts_language: bool, freeze_layer_norm: bool) -> list[str]:
+    """Names of the pre-trained tensors that a method may change, the task head aside.
+
+    For a language module the output embeddings are untied and fixed (thesis §4.4.2); the rest of the language-model
+    head may change. For a task module the language-model head plays no part. Tied tensors appear under one name.
+
+    Args:
+        model: untied in place for a language module.
+        adapts_language: language module or task module.
+        freeze_layer_norm: leave out layer normalisation (thesis §4.4.2).
+    """
+    if adapts_language:
+        untie_embeddings(model)
+    fixed = layer_norm_parameters(model) if freeze_layer_norm else set()
+    return [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+        and name not in fixed
+        and (name.startswith("backbone.") or (adapts_language and name.startswith("lm_head.")))
+    ]
+
+
+class DenseTensors:
+    """Tensors of a model tuned as they are, with a copy of what they were.
+
+    Args:
+        model: all parameters outside `names` and the head are frozen.
+        names: tensors to tune.
+        keep_start: keep their present values, for a difference later and for the L1 term.
+    """
+
+    def __init__(self, model: TransferModel, names: Iterable[str], *, keep_start: bool) -> None:
+        parameters = dict(model.named_parameters())
+        self.parameters: dict[str, nn.Parameter] = {name: parameters[name] for name in names}
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(name in self.parameters or name.startswith("head."))
+        self.start: dict[str, Tensor] = (
+            {name: parameter.detach().clone() for name, parameter in self.parameters.items()} if keep_start else {}
+        )
+
+    def add_l1(self, scale: float) -> None:
+        """Adds the gradient of `scale * sum |theta - theta0|` (thesis §4.3.1, with scale = lambda / N)."""
+        for name, parameter in self.parameters.items():
+            if parameter.grad is not None:
+                parameter.grad.add_(torch.sign(parameter.detach() - self.start[name]), alpha=scale)
+
+    def restore(self) -> None:
+        """Puts the starting values back."""
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(self.start[name])
+
+    def entries(self) -> dict[str, Entries]:
+        """The difference from the start, every entry of every tensor, float32 on the CPU."""
+        return {
+            name: Entries(None, (parameter.detach().float() - self.start[name].float()).cpu().view(-1), parameter.shape)
+            for name, parameter in self.parameters.items()
+        }

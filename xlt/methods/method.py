@@ -1,0 +1,140 @@
+"""What the engine asks of a method: the one extension point of xlt.
+
+A method says which phases training has, what is trainable in each, what happens around a step, and what module comes
+out. It knows models and modules, and neither tasks nor data sets.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from xlt.models.transfer import TransferModel
+from xlt.modules import ModuleArtefact, ModuleHeader
+
+HEAD = "head."
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of training with its own optimiser and schedule.
+
+    Attributes:
+        name: unique in the run; names the random streams of the phase.
+        steps: optimiser updates.
+        learning_rate: peak rate.
+    """
+
+    name: str
+    steps: int
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a phase may last, as the recipe says.
+
+    Attributes:
+        steps, learning_rate: of an ordinary phase.
+        dense_steps, dense_learning_rate: of a full fine-tuning phase that only prepares a sparse one.
+    """
+
+    steps: int
+    learning_rate: float
+    dense_steps: int
+    dense_learning_rate: float
+
+    def phase(self, name: str) -> Phase:
+        return Phase(name, self.steps, self.learning_rate)
+
+    def dense_phase(self, name: str) -> Phase:
+        return Phase(name, self.dense_steps, self.dense_learning_rate)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a method is told about the run it serves.
+
+    Attributes:
+        adapts_language: the run leaves a language module, not a task module.
+        random: makes the named random stream of this run, see `xlt.data.streams`.
+    """
+
+    adapts_language: bool
+    random: Callable[..., object]
+
+
+class Method(ABC):
+    """Turns a model into a trainable one, and the trained model into a module.
+
+    The engine calls, for each phase: `attach`, then for each step `loss`, `after_backward` (once a micro-batch),
+    `before_step` (once, before clipping) and `after_step`; at the end `export`.
+
+    Attributes:
+        name: as in `conf/method`, and in module headers.
+        leaves_checkpoint: the run leaves a whole model beside the module, for other runs to start from.
+    """
+
+    name: str
+    leaves_checkpoint: bool = False
+
+    def phases(self, budget: Budget) -> list[Phase]:
+        """The phases of a run, in order; by default one."""
+        return [budget.phase("train")]
+
+    @abstractmethod
+    def attach(self, model: TransferModel, phase: Phase, setting: Setting) -> None:
+        """Prepares `model` for a phase: freezes, injects, masks. Leaves the model's output as it was.
+
+        Called with the base model (source-language module in place, task head drawn) at the first phase of a
+        process, and with the model as the last phase left it at the others.
+        """
+
+    @abstractmethod
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Name -> what the optimiser updates in the present phase; a fixed order."""
+
+    def loss(self, model: TransferModel, batch: Mapping[str, Tensor], loss: Callable[..., Tensor]) -> Tensor:
+        """The training loss of a micro-batch; `loss(model, batch)` is the task's, a sum over targets."""
+        return loss(model, batch)
+
+    def after_backward(self) -> None:  # noqa: B027
+        """Once a micro-batch, after its backward pass."""
+
+    def before_step(self) -> None:  # noqa: B027
+        """Once a step, gradients complete and summed over processes, before clipping."""
+
+    def after_step(self) -> None:
+        """Once a step, after the optimiser."""
+        self.write()
+
+    def write(self) -> None:  # noqa: B027
+        """Brings the model's weights in line with the trainable values; called too when those were loaded."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What a resumed run needs besides trainable values, optimiser and position."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
+        """Takes back what `state` gave, before `attach`."""
+
+    @abstractmethod
+    def export(self, model: TransferModel, header: ModuleHeader) -> ModuleArtefact:
+        """The module that training made, tensors on the CPU."""
+
+    def report(self) -> dict[str, float]:
+        """Numbers about the trained module for the manifest (how many entries, what density)."""
+        return {}
+
+
+def head_parameters(model: TransferModel) -> dict[str, nn.Parameter]:
+    """The task head's parameters by their names in the model; always trained in full (thesis §4.3.2)."""
+    return {name: parameter for name, parameter in model.named_parameters() if name.startswith(HEAD)}
+
+
+def trained_head(model: TransferModel) -> dict[str, Tensor]:
+    """Copies of the head's tensors for a module."""
+    return {name: parameter.detach().cpu().clone() for name, parameter in head_parameters(model).items()}

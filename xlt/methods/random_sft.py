@@ -1,0 +1,103 @@
+"""Random sparse fine-tuning (rand-SFT): the ablation of LT-SFT's selection (thesis §4.4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from xlt_kernels.select import select_at_random
+
+from xlt.config import key
+from xlt.methods.dense import tunable_names
+from xlt.methods.method import Method, Phase, Setting, head_parameters, trained_head
+from xlt.methods.sparse import SparseDeltas
+from xlt.models.transfer import TransferModel
+from xlt.modules import ModuleArtefact, ModuleHeader, SparseDelta
+
+_STATE = "indices/"
+
+
+@dataclass
+class RandomSftConfig:
+    """Sparse fine-tuning of entries drawn at random."""
+
+    _target_: str = "xlt.methods.random_sft.RandomSft"
+    density: float = key("tuned share of the model's parameters", above=0, high=1, hint="thesis range 0.0025 to 0.08")
+    l1: float = key("lambda of the L1 term towards the pre-trained values", low=0)
+    freeze_layer_norm: bool = key("keep layer normalisation fixed")
+
+
+SCHEMA = RandomSftConfig
+
+
+class RandomSft(Method):
+    """Tunes K entries, drawn uniformly over all tunable tensors, in place.
+
+    K is `density` times the parameters of the pre-trained model (rounded), at most all tunable entries. Decoupled
+    weight decay, if the recipe has any, pulls the deltas to zero, that is the weights to their pre-trained values.
+    """
+
+    name = "random_sft"
+
+    def __init__(self, density: float, l1: float, freeze_layer_norm: bool) -> None:
+        self.density, self.l1, self.freeze_layer_norm = density, l1, freeze_layer_norm
+        self._indices: dict[str, Tensor] | None = None
+
+    def attach(self, model: TransferModel, phase: Phase, setting: Setting) -> None:
+        names = tunable_names(model, adapts_language=setting.adapts_language, freeze_layer_norm=self.freeze_layer_norm)
+        self._total = model.pretrained_parameters
+        if self._indices is None:
+            parameters = dict(model.named_parameters())
+            generator = setting.random("selection")
+            assert isinstance(generator, torch.Generator)
+            shapes = {name: parameters[name].shape for name in names}
+            self._indices = select_at_random(shapes, entry_budget(model, names, self.density), generator)
+        self._sparse = SparseDeltas(model, self._indices)
+        self._head = head_parameters(model)
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        return {**self._sparse.deltas, **self._head}
+
+    def before_step(self) -> None:
+        if self.l1:
+            self._sparse.add_l1(self.l1 / self._total)
+
+    def write(self) -> None:
+        self._sparse.write()
+
+    def state(self) -> dict[str, Tensor]:
+        return pack_indices(self._indices)
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        self._indices = unpack_indices(state)
+
+    def export(self, model: TransferModel, header: ModuleHeader) -> ModuleArtefact:
+        return SparseDelta(header, self._sparse.entries(), trained_head(model))
+
+    def report(self) -> dict[str, float]:
+        return sparse_report(self._sparse, self._total)
+
+
+def entry_budget(model: TransferModel, names: list[str], density: float) -> int:
+    """K: `density` times the pre-trained model's parameters, at least 1 and at most the tunable entries."""
+    parameters = dict(model.named_parameters())
+    tunable = sum(parameters[name].numel() for name in names)
+    return max(1, min(round(density * model.pretrained_parameters), tunable))
+
+
+def sparse_report(sparse: SparseDeltas, total: int) -> dict[str, float]:
+    tuned = sum(delta.numel() for delta in sparse.deltas.values())
+    return {"tuned_entries": tuned, "density": tuned / total}
+
+
+def pack_indices(indices: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """Chosen entries as a method's state; empty before they were chosen."""
+    return {_STATE + name: chosen.cpu() for name, chosen in (indices or {}).items()}
+
+
+def unpack_indices(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """The inverse of `pack_indices`."""
+    found = {name[len(_STATE) :]: chosen for name, chosen in state.items() if name.startswith(_STATE)}
+    return found or None

@@ -1,0 +1,132 @@
+"""Pre-trained models and tokenizers: from a local folder, from the hub, or with random weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from xlt.config import RandomModelConfig, UsageError
+from xlt.models.transfer import TransferModel, parameter_hash, split_pretrained
+
+_IDENTITY_FILES = (
+    "config.json",
+    "tokenizer.json",
+    "*.safetensors",
+    "tokenizer.model",
+    "vocab.txt",
+    "pytorch_model.bin",
+)
+
+
+def load_tokenizer(path: str, revision: str | None = None) -> Any:
+    """The fast tokenizer of a model.
+
+    Raises:
+        UsageError: there is none, or it is not a fast one (word and character offsets need it).
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(_expand(path), revision=revision, use_fast=True)
+    except Exception as error:
+        raise UsageError(f"model.path={path}: the tokenizer does not load: {_first_line(error)}") from error
+    if not tokenizer.is_fast:
+        raise UsageError(f"model.path={path}: only a slow tokenizer; xlt needs one with a tokenizer.json")
+    return tokenizer
+
+
+def load_pretrained(path: str, revision: str | None = None) -> TransferModel:
+    """A pre-trained encoder with its masked-language-model head, in float32.
+
+    Raises:
+        UsageError: nothing there loads as such a model.
+    """
+    from transformers import AutoModelForMaskedLM
+
+    try:
+        pretrained = AutoModelForMaskedLM.from_pretrained(_expand(path), revision=revision, dtype=torch.float32)
+    except Exception as error:
+        raise UsageError(f"model.path={path}: the model does not load: {_first_line(error)}") from error
+    return _take_apart(pretrained, path)
+
+
+def random_pretrained(config: RandomModelConfig, tokenizer: Any, seed: int) -> TransferModel:
+    """A model of the given shape with random weights; its vocabulary is the tokenizer's."""
+    from transformers import AutoConfig, AutoModelForMaskedLM
+
+    shape = AutoConfig.for_model(
+        config.architecture,
+        vocab_size=len(tokenizer),
+        hidden_size=config.hidden_size,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        intermediate_size=config.intermediate_size,
+        max_position_embeddings=config.max_positions + 2,
+        hidden_dropout_prob=config.dropout,
+        attention_probs_dropout_prob=config.dropout,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.cls_token_id,
+        eos_token_id=tokenizer.sep_token_id,
+        type_vocab_size=1,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        pretrained = AutoModelForMaskedLM.from_config(shape)
+    return _take_apart(pretrained, "random")
+
+
+def save_checkpoint(model: TransferModel, tokenizer: Any, folder: Path) -> None:
+    """Writes backbone and language-model head as a transformers checkpoint that `from_pretrained` reads."""
+    pretrained: Any = model.backbone.__dict__["_xlt_pretrained"][0]
+    pretrained.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@cache
+def model_identity(path: str, revision: str | None) -> str:
+    """What a run's fingerprint says of its model: the content of a local folder, or hub id and revision.
+
+    Raises:
+        UsageError: a local folder lacks weights.
+    """
+    folder = Path(_expand(path))
+    if not folder.is_dir():
+        return json.dumps({"hub": path, "revision": revision})
+    files = sorted({file for pattern in _IDENTITY_FILES for file in folder.glob(pattern)})
+    if not any(file.suffix in (".safetensors", ".bin") for file in files):
+        raise UsageError(f"model.path={path}: config.json without weights (model.safetensors)")
+    digest = hashlib.blake2b(digest_size=16)
+    for file in files:
+        digest.update(file.name.encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def quiet_libraries() -> None:
+    """Keeps the progress bars and advice of libraries out of a terminal that shows ours."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+def _take_apart(pretrained: Any, name: str) -> TransferModel:
+    backbone, lm_head = split_pretrained(pretrained)
+    # Kept outside the module tree: only `save_checkpoint` needs the whole, and its names must not count twice.
+    backbone.__dict__["_xlt_pretrained"] = (pretrained,)
+    return TransferModel(backbone, lm_head, parameter_hash(backbone), name)
+
+
+def _expand(path: str) -> str:
+    return str(Path(path).expanduser()) if path.startswith("~") else path
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,109 @@
+"""The model that methods adapt: backbone, pre-trained language-model head, task head, under fixed names."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class TransferModel(nn.Module):
+    """A pre-trained Transformer taken apart, so that one name means one tensor in every task and module file.
+
+    `backbone.*` is the encoder or decoder body that all tasks share, `lm_head.*` the head it was pre-trained with,
+    `head.*` what a task adds. Modules refer to tensors by these names.
+
+    Args:
+        backbone: body; `forward(input_ids, attention_mask).last_hidden_state` is (batch, length, hidden).
+        lm_head: maps (tokens, hidden) to (tokens, vocabulary); None where the task does not use it.
+        base_hash: `parameter_hash` of the pre-trained backbone, which module files are checked against.
+        base_name: path or hub id, for messages.
+
+    Attributes:
+        pretrained_parameters: entries of the pre-trained model as it came, tied tensors once and language-model head
+            included; what density is a share of, and the N of the L1 term.
+    """
+
+    def __init__(self, backbone: nn.Module, lm_head: nn.Module | None, base_hash: str, base_name: str) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.lm_head = lm_head
+        self.head: nn.Module | None = None
+        self.base_hash = base_hash
+        self.base_name = base_name
+        self.pretrained_parameters = sum(parameter.numel() for parameter in self.parameters())
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.backbone.config.hidden_size)  # type: ignore[union-attr,arg-type]
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self.backbone.config.vocab_size)  # type: ignore[union-attr,arg-type]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """(batch, length) token ids and 0/1 mask -> (batch, length, hidden) contextual representations."""
+        return self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+
+    def language_model_logits(self, hidden: Tensor) -> Tensor:
+        """(tokens, hidden) -> (tokens, vocabulary); only the positions asked for are projected."""
+        assert self.lm_head is not None
+        return self.lm_head(hidden)
+
+
+def split_pretrained(pretrained: Any) -> tuple[nn.Module, nn.Module | None]:
+    """Takes a transformers language model apart into body and head.
+
+    Raises:
+        ValueError: the head is not one submodule that maps hidden states to logits.
+    """
+    backbone = pretrained.base_model
+    heads = [module for module in pretrained.children() if module is not backbone]
+    if len(heads) > 1:
+        kind = type(pretrained).__name__
+        raise ValueError(f"{kind}: its language-model head has {len(heads)} parts; such models are not supported yet")
+    return backbone, heads[0] if heads else None
+
+
+def untie_embeddings(model: TransferModel) -> None:
+    """Gives the output embeddings a tensor of their own and fixes it (thesis §4.4.2).
+
+    Tied, most of the K entries that change most lie in the embeddings, which harms transfer. A model without tied
+    output embeddings, or without a language-model head, is left as it is apart from fixing the output matrix.
+    """
+    if model.lm_head is None:
+        return
+    inputs = model.backbone.get_input_embeddings().weight  # type: ignore[operator]
+    for module in model.lm_head.modules():
+        if isinstance(module, nn.Linear) and module.weight.shape[0] == model.vocabulary:
+            if module.weight is inputs:
+                module.weight = nn.Parameter(inputs.detach().clone())
+            module.weight.requires_grad_(False)
+
+
+def layer_norm_parameters(model: nn.Module) -> set[str]:
+    """Names of all layer-normalisation parameters, whatever class a model family uses for it."""
+    found: set[str] = set()
+    for path, module in model.named_modules():
+        kind = type(module).__name__.lower()
+        if isinstance(module, nn.LayerNorm) or kind.endswith(("layernorm", "rmsnorm")):
+            found.update(f"{path}.{name}" for name, _ in module.named_parameters(recurse=False))
+    return found
+
+
+def parameter_hash(module: nn.Module) -> str:
+    """A name for the values of all parameters: blake2b over names, shapes and float32 bytes, hexadecimal.
+
+    Files in float16 and float32 that hold the same numbers have the same hash.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for name, parameter in sorted(module.named_parameters(), key=lambda item: item[0]):
+        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        digest.update(parameter.detach().to("cpu", torch.float32).contiguous().view(-1).numpy().data)
+    return digest.hexdigest()

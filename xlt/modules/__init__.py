@@ -1,0 +1,21 @@
+"""What runs leave and other runs build on: formats on disk, apply, remove, compose."""
+
+from xlt.modules.artefact import ModuleArtefact, ModuleHeader, check_base, load_module
+from xlt.modules.composable_sft import read_composable_sft
+from xlt.modules.compose import compose
+from xlt.modules.module_file import ModuleFileError
+from xlt.modules.sparse_delta import Entries, SparseDelta
+from xlt.modules.stack import ModuleStack
+
+__all__ = [
+    "Entries",
+    "ModuleArtefact",
+    "ModuleFileError",
+    "ModuleHeader",
+    "ModuleStack",
+    "SparseDelta",
+    "check_base",
+    "compose",
+    "load_module",
+    "read_composable_sft",
+]

@@ -1,0 +1,213 @@
+"""What a run leaves: a module, with a header that says what it is and which base model it belongs to."""
+
+import dataclasses
+import importlib
+import inspect
+import os
+import pkgutil
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import nn
+
+from xlt.modules.module_file import ModuleFileError, read_module_file, write_module_file
+
+FORMAT_VERSION = 1
+
+_LAYOUT_KEY = "layout"
+_LANGUAGE = re.compile(r"[a-z]{3}")
+
+Undo = Callable[[], None]
+"""Takes one application of a module out of the model again, bit for bit."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModuleHeader:
+    """What a module says about itself.
+
+    Args:
+        kind: the artefact's class, e.g. "sparse_delta".
+        method: the method that trained it, e.g. "lt_sft".
+        base_model: name of the base model, for people.
+        base_hash: content hash of the base model's weights, for `check_base`.
+        language: ISO 639-3 code of a language module, else None.
+        task: name of the task of a task module, else None.
+        fingerprint: identity of the run that left the module, or None where no run did.
+        provenance: anything else worth keeping; JSON values only.
+        format_version: version of the file format.
+    Raises:
+        ValueError: `language` is not three lower-case letters, or a name is empty.
+    """
+
+    kind: str
+    method: str
+    base_model: str
+    base_hash: str
+    language: str | None = None
+    task: str | None = None
+    fingerprint: str | None = None
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        for name in ("kind", "method", "base_model", "base_hash"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value:
+                raise ValueError(f"{name}={value!r}: must be a name, not empty")
+        for name in ("language", "task", "fingerprint"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value):
+                raise ValueError(f"{name}={value!r}: must be a name or None")
+        if self.language is not None and not _LANGUAGE.fullmatch(self.language):
+            raise ValueError(f"language={self.language!r}: must be an ISO 639-3 code, three lower-case letters")
+        if not isinstance(self.provenance, dict):
+            raise ValueError(f"provenance={self.provenance!r}: must be a mapping")
+        if not isinstance(self.format_version, int) or isinstance(self.format_version, bool):
+            raise ValueError(f"format_version={self.format_version!r}: must be an integer")
+
+    def __str__(self) -> str:
+        about = [f"{key}={value}" for key in ("language", "task") if (value := getattr(self, key)) is not None]
+        return f"{self.kind} module ({', '.join([self.method, *about])})"
+
+
+class ModuleArtefact(ABC):
+    """A module: a small thing that changes a base model, can be taken out again, and lives in one file.
+
+    A kind of module is a subclass that sets `kind` and implements `check`, `write_into`, `to_tensors` and
+    `from_tensors`; `load_module` then finds it by its kind. Callers use `apply` and `remove`, or a `ModuleStack`.
+    """
+
+    kind: ClassVar[str]
+    header: ModuleHeader
+
+    @abstractmethod
+    def check(self, model: nn.Module) -> None:
+        """Raises a ValueError if the module cannot be written into `model`; changes nothing."""
+
+    @abstractmethod
+    def write_into(self, model: nn.Module) -> Undo:
+        """Changes `model`, after `check`ing it, and returns what takes the change out again.
+
+        The returned function puts displaced values back (it never subtracts). It is called at most once, when
+        nothing written later is left in the model. It may hold the model's tensors but not the model itself,
+        so that a model nobody uses is freed.
+        """
+
+    @abstractmethod
+    def to_tensors(self, value_dtype: torch.dtype | None) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """The module as a layout (JSON values) and named tensors, for `save`."""
+
+    @classmethod
+    @abstractmethod
+    def from_tensors(cls, header: ModuleHeader, layout: Mapping[str, Any], tensors: dict[str, torch.Tensor]) -> Self:
+        """The inverse of `to_tensors`; raises ValueError, KeyError or TypeError where they do not fit together."""
+
+    def apply(self, model: nn.Module) -> None:
+        """Writes the module into `model`, on top of the modules that are active there.
+
+        Raises:
+            ValueError: it does not fit the model, or is active already; nothing is changed.
+        """
+        _stack_of(model).apply(self)
+
+    def remove(self, model: nn.Module) -> None:
+        """Takes the module out of `model`, whatever was applied after it; the others stay.
+
+        Raises:
+            ValueError: it is not active in `model`.
+        """
+        _stack_of(model).remove(self)
+
+    def save(self, path: str | os.PathLike[str], value_dtype: torch.dtype | None = None) -> None:
+        """Writes the module to one file, atomically.
+
+        Args:
+            path: the file; its folder must exist.
+            value_dtype: dtype of the stored values (float32, float16 or bfloat16); None keeps them as they are.
+        Raises:
+            ValueError: a value does not fit into `value_dtype`, or the provenance is not JSON.
+            OSError: the file cannot be written; nothing is left behind.
+        """
+        layout, tensors = self.to_tensors(value_dtype)
+        write_module_file(path, {**dataclasses.asdict(self.header), _LAYOUT_KEY: layout}, tensors)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Reads a module of this class; see `load_module` for a file of unknown kind.
+
+        Raises:
+            ModuleFileError: the file is unusable, or holds another kind of module.
+        """
+        module = load_module(path)
+        if not isinstance(module, cls):
+            raise ModuleFileError(path, f"holds a module of kind {module.kind!r}, expected {_kind_of(cls)!r}")
+        return module
+
+
+def load_module(path: str | os.PathLike[str]) -> ModuleArtefact:
+    """Reads a module file of any kind. Nothing in the file is executed.
+
+    Raises:
+        ModuleFileError: the file is missing, damaged, not a module, of an unknown kind or a newer format.
+    """
+    raw, tensors = read_module_file(path)
+    version = raw.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise ModuleFileError(
+            path, f"format_version {version} is newer than {FORMAT_VERSION}, which this xlt reads; upgrade xlt"
+        )
+    layout = raw.pop(_LAYOUT_KEY, None)
+    try:
+        header = ModuleHeader(**raw)
+    except (TypeError, ValueError) as error:
+        raise ModuleFileError(path, f"its header is not that of a module ({error}); write it with xlt") from error
+    kinds = _kinds()
+    if header.kind not in kinds:
+        raise ModuleFileError(path, f"unknown kind {header.kind!r}; this xlt reads {', '.join(sorted(kinds))}")
+    try:
+        return kinds[header.kind].from_tensors(header, layout, tensors)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise ModuleFileError(path, f"its tensors do not fit its header ({error}); write it with xlt") from error
+
+
+def check_base(header: ModuleHeader, base_hash: str, path: str | os.PathLike[str]) -> None:
+    """Refuses a module that was trained on another base model than the one with `base_hash`.
+
+    Raises:
+        ModuleFileError: the hashes differ.
+    """
+    if header.base_hash != base_hash:
+        raise ModuleFileError(
+            path,
+            f"belongs to base model {header.base_model!r} with hash {header.base_hash}, but the model in use has hash "
+            f"{base_hash}; use that base model or train the module on this one",
+        )
+
+
+def _kind_of(cls: type[ModuleArtefact]) -> str:
+    return getattr(cls, "kind", "any")
+
+
+def _kinds() -> dict[str, type[ModuleArtefact]]:
+    """Kind -> class, found by walking this package: a new kind is a new file and nothing else."""
+    package = Path(__file__).parent
+    for info in pkgutil.iter_modules([str(package)]):
+        importlib.import_module(f"{__package__}.{info.name}")
+    found: dict[str, type[ModuleArtefact]] = {}
+    waiting = list(ModuleArtefact.__subclasses__())
+    while waiting:
+        cls = waiting.pop()
+        waiting.extend(cls.__subclasses__())
+        if not inspect.isabstract(cls):
+            found[cls.kind] = cls
+    return found
+
+
+def _stack_of(model: nn.Module) -> Any:
+    from xlt.modules.stack import ModuleStack  # the stack is written against this file
+
+    return ModuleStack(model)

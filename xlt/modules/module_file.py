@@ -1,0 +1,172 @@
+"""One module on disk: a safetensors file with a JSON header and a checksum. Nothing in it is ever executed.
+
+Layout: a plain safetensors file whose `__metadata__` has the single key `xlt`, a JSON object. Its key `checksum` is
+a blake2b digest of everything else: the rest of that object and the name, dtype, shape and bytes of every tensor. A
+file that was truncated, or in which any bit flipped, therefore either still says the same or is refused.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+
+_METADATA_KEY = "xlt"
+_CHECKSUM_KEY = "checksum"
+_DIGEST_BYTES = 32
+_WANTED = "expected a module file written by xlt"
+
+
+class ModuleFileError(ValueError):
+    """A module file cannot be used. The message is one line: the file, what is wrong, what would be right."""
+
+    def __init__(self, path: str | os.PathLike[str], fault: str) -> None:
+        super().__init__(f"{os.fspath(path)}: {' '.join(fault.split())}")
+
+
+def write_module_file(
+    path: str | os.PathLike[str], header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
+) -> None:
+    """Writes a module file atomically: a reader sees the old file or the new one, never a part.
+
+    The bytes go to a temporary file in the same folder, reach the disk, and only then take the name. When anything
+    fails, the temporary file is removed and an older file of that name is left as it was.
+
+    Args:
+        path: the file to write; its folder must exist.
+        header: JSON values, without the key `checksum`.
+        tensors: name -> tensor of any shape, dtype and device.
+    Raises:
+        ValueError: the header is not JSON.
+        OSError: the file cannot be written.
+    """
+    path = Path(path)
+    stored = _storable(tensors)
+    text = _json_text({**header, _CHECKSUM_KEY: _checksum(header, stored)})
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        _write_durably(temporary, stored, {_METADATA_KEY: text})
+        temporary.replace(path)
+    except safetensors.SafetensorError as error:  # the library's own type, for a full disk too
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"{path}: cannot be written ({error})") from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def read_module_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Reads a module file and checks every byte of it.
+
+    Returns:
+        The header, without its checksum, and name -> tensor on the CPU, owned by the caller.
+    Raises:
+        ModuleFileError: missing, not a file, empty, a pickle, truncated, changed, or not a module of xlt.
+    """
+    data = _read_bytes(path)
+    try:
+        tensors = safetensors.torch.load(data)
+        metadata = _metadata(data)
+    except Exception as error:  # the library raises its own type, and a dozen others for odd headers
+        raise ModuleFileError(path, _diagnosis(data, error)) from error
+    if not isinstance(metadata, dict) or _METADATA_KEY not in metadata:
+        raise ModuleFileError(path, f"is a safetensors file without the header of a module; {_WANTED}")
+    try:
+        header = json.loads(metadata[_METADATA_KEY])
+        found = header.pop(_CHECKSUM_KEY)
+        expected = _checksum(header, tensors)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModuleFileError(path, "its module header is damaged; copy or train the module again") from error
+    if found != expected:
+        raise ModuleFileError(path, "its checksum does not match, the file was changed; copy or train the module again")
+    return header, tensors
+
+
+def _read_bytes(path: str | os.PathLike[str]) -> bytes:
+    if Path(path).is_dir():
+        raise ModuleFileError(path, f"is a folder; {_WANTED}, give the file in it")
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise ModuleFileError(path, f"no such file; {_WANTED}") from error
+    except OSError as error:
+        raise ModuleFileError(path, f"cannot be read ({error.strerror}); {_WANTED}") from error
+    if not data:
+        raise ModuleFileError(path, f"is empty; {_WANTED}")
+    return data
+
+
+def _metadata(data: bytes) -> Any:
+    """The `__metadata__` of safetensors bytes that the library has accepted."""
+    length = int.from_bytes(data[:8], "little")
+    return json.loads(data[8 : 8 + length]).get("__metadata__")
+
+
+def _diagnosis(data: bytes, error: Exception) -> str:
+    """What a file that is no safetensors file most likely is.
+
+    Asked only after parsing has failed: the length field of a good file may begin like a pickle.
+    """
+    zipped = data[:4] == b"PK\x03\x04"
+    pickled = data[:1] == b"\x80" and data[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+    if zipped or pickled:
+        what = "a zip archive as torch.save writes it" if zipped else "a pickle"
+        return f"is {what}, which is never unpickled; {_WANTED}, or import a composable-sft file first"
+    return f"is truncated, damaged, or not a safetensors file ({error}); {_WANTED}"
+
+
+def _storable(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Contiguous CPU tensors, each with memory of its own, as safetensors wants them."""
+    stored: dict[str, torch.Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        if tensor.untyped_storage().data_ptr() in storages:
+            tensor = tensor.clone()
+        storages.add(tensor.untyped_storage().data_ptr())
+        stored[name] = tensor
+    return stored
+
+
+def _checksum(header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
+    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    digest.update(_json_text(header).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(_json_text([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        if tensor.numel():
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _json_text(value: Any) -> str:
+    """Canonical JSON: one text for one value."""
+    try:
+        return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"a module header must hold JSON values only: {error}") from error
+
+
+def _write_durably(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    safetensors.torch.save_file(tensors, path, metadata=metadata)
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the new name itself survive a power cut (POSIX; elsewhere a folder cannot be opened)."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,209 @@
+"""Carries out a plan: one run after the other, or several side by side in processes of their own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from typing import Any
+
+from xlt.config import UsageError
+from xlt.engine.processes import Processes
+from xlt.engine.run import evaluate_compositions, prepare
+from xlt.engine.training import Interrupted
+from xlt.engine.watching import Watcher
+from xlt.models.loading import quiet_libraries
+from xlt.modules import ModuleFileError
+from xlt.results.planner import Plan, Run
+from xlt.results.store import RunStore
+
+WatcherFor = Callable[[Run, RunStore], Watcher]
+Job = tuple[str, str]
+"""("train" or "evaluate", fingerprint)."""
+
+
+@dataclass
+class Outcome:
+    """What became of a plan.
+
+    Attributes:
+        failures: fingerprint -> one line; a run that stands on a failed one is named with that reason.
+        refused: those of `failures` that were the user's to mend.
+        done: jobs that were carried out.
+    """
+
+    failures: dict[str, str] = field(default_factory=dict)
+    refused: set[str] = field(default_factory=set)
+    done: list[Job] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    reason: str | None = None
+    refused: bool = False
+    interrupted: int = 0
+
+
+def carry_out(
+    plan: Plan, workers: int, watcher_for: WatcherFor, report: Callable[[str, Run, str], None] = lambda *_: None
+) -> Outcome:
+    """Does what is missing of a plan. A failed run stops only those that stand on it.
+
+    Args:
+        plan: with its store.
+        workers: runs side by side; 1 keeps everything in this process.
+        watcher_for: makes the watcher of a run; must be picklable if there are several workers.
+        report: told of every job: what ("start", "done", "failed", "skipped"), the run, a message.
+    Raises:
+        Interrupted: a signal came; what was running saved its state.
+    """
+    jobs: dict[Job, set[Job]] = {}
+    for run in plan.to_train():
+        jobs["train", run.fingerprint] = {("train", needed) for needed in run.depends_on.values()}
+    for run in plan.to_evaluate():
+        wanted = {run.fingerprint, *run.evaluation_needs, *run.depends_on.values()}
+        jobs["evaluate", run.fingerprint] = {("train", needed) for needed in wanted}
+    waiting = {job: {need for need in needs if need in jobs} for job, needs in jobs.items()}
+    return _Execution(plan, waiting, watcher_for, report).run(workers)
+
+
+class _Execution:
+    def __init__(self, plan: Plan, jobs: dict[Job, set[Job]], watcher_for: WatcherFor, report: Any) -> None:
+        self._plan, self._waiting, self._watcher_for, self._report = plan, jobs, watcher_for, report
+        self._outcome = Outcome()
+
+    def run(self, workers: int) -> Outcome:
+        if workers == 1 or Processes.join().count > 1:
+            while (job := self._next()) is not None:
+                self._report("start", self._plan.runs[job[1]], job[0])
+                self._settle(job, _do(job, self._arguments(job)))
+        else:
+            self._run_side_by_side(workers)
+        assert not self._waiting, f"jobs that wait for each other: {self._waiting}"
+        return self._outcome
+
+    def _next(self) -> Job | None:
+        """A job all of whose needs are done; those that stand on a failed one are settled on the way."""
+        for job in list(self._waiting):
+            broken = next((need for need in self._waiting[job] if need[1] in self._outcome.failures), None)
+            if broken is not None:
+                del self._waiting[job]
+                run, base = self._plan.runs[job[1]], self._plan.runs[broken[1]]
+                reason = f"stands on {base.label}, which failed: {self._outcome.failures[broken[1]]}"
+                self._outcome.failures.setdefault(job[1], reason)
+                self._report("skipped", run, reason)
+                return self._next()
+            if not self._waiting[job]:
+                del self._waiting[job]
+                return job
+        return None
+
+    def _settle(self, job: Job, verdict: _Verdict) -> None:
+        run = self._plan.runs[job[1]]
+        if verdict.interrupted:
+            raise Interrupted(verdict.interrupted)
+        if verdict.reason is None:
+            self._outcome.done.append(job)
+            for needs in self._waiting.values():
+                needs.discard(job)
+            self._report("done", run, job[0])
+            return
+        self._outcome.failures[job[1]] = verdict.reason
+        if verdict.refused:
+            self._outcome.refused.add(job[1])
+        self._plan.store.record_failure(job[1], verdict.reason)
+        self._report("failed", run, verdict.reason)
+
+    def _arguments(self, job: Job) -> tuple[Any, ...]:
+        run = self._plan.runs[job[1]]
+        return run, self._plan.store, self._plan.missing_evaluations(run), self._watcher_for
+
+    def _run_side_by_side(self, workers: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(workers, mp_context=context)
+        running: dict[Future[_Verdict], Job] = {}
+        before = signal.signal(signal.SIGTERM, _as_interrupt)
+        try:
+            while True:
+                while len(running) < workers and (job := self._next()) is not None:
+                    self._report("start", self._plan.runs[job[1]], job[0])
+                    running[pool.submit(_do, job, self._arguments(job))] = job
+                if not running:
+                    return
+                finished, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    job = running.pop(future)
+                    try:
+                        self._settle(job, future.result())
+                    except BrokenProcessPool:
+                        self._settle(job, _Verdict("its process died (out of memory, or killed)"))
+                        pool.shutdown(wait=False)
+                        pool = ProcessPoolExecutor(workers, mp_context=context)
+        except (KeyboardInterrupt, Interrupted) as stop:
+            for process in multiprocessing.active_children():
+                process.terminate()  # SIGTERM: the run saves its state and ends
+            wait(running, timeout=60)
+            raise stop if isinstance(stop, Interrupted) else Interrupted(signal.SIGINT) from stop
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _do(job: Job, arguments: tuple[Any, ...]) -> _Verdict:
+    """One job, in whichever process; what goes wrong comes back as a line."""
+    run, store, evaluations, watcher_for = arguments
+    quiet_libraries()
+    try:
+        if job[0] == "train":
+            _train(run, store, watcher_for)
+        else:
+            _evaluate(run, store, evaluations, watcher_for)
+    except Interrupted as stop:
+        return _Verdict("interrupted", interrupted=stop.signal)
+    except KeyboardInterrupt:
+        return _Verdict("interrupted", interrupted=signal.SIGINT)
+    except (UsageError, ModuleFileError) as error:
+        return _Verdict("; ".join(str(error).splitlines()), refused=True)
+    except Exception as error:
+        if os.environ.get("XLT_TRACEBACK"):
+            raise
+        return _Verdict(f"{type(error).__name__}: {' '.join(str(error).split())}")
+    return _Verdict()
+
+
+def _train(run: Run, store: RunStore, watcher_for: WatcherFor) -> None:
+    prepared = prepare(run.config, run.standing)
+    leads = prepared.trainer.processes.leads
+    if not leads:  # the leader holds the lock for all
+        prepared.train(store.folder(run.fingerprint), watcher_for(run, store))
+        return
+    with store.lock(run.fingerprint):
+        if store.is_trained(run.fingerprint):
+            return
+        watcher = watcher_for(run, store)
+        try:
+            prepared.train(store.folder(run.fingerprint), watcher)
+        finally:
+            watcher.close()
+        store.record_manifest(run.fingerprint, run.config, run.identity, run.kind, run.depends_on)
+
+
+def _evaluate(run: Run, store: RunStore, wanted: dict[str, Any], watcher_for: WatcherFor) -> None:
+    if not Processes.join().leads:
+        return
+    assert run.evaluation_model is not None
+    watcher = watcher_for(run, store)
+    try:
+        found = evaluate_compositions(run.config, run.evaluation_model, wanted, watcher)
+    finally:
+        watcher.close()
+    with store.lock(run.fingerprint):
+        store.add_evaluations(run.fingerprint, found)
+
+
+def _as_interrupt(number: int, frame: object) -> None:
+    raise Interrupted(number)

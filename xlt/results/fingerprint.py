@@ -1,0 +1,82 @@
+"""A run's identity: a hash of everything that determines the module it leaves, and of nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import xlt
+from xlt.compose import plain
+from xlt.config import RunConfig
+from xlt.data.sources import source_identity
+from xlt.models.loading import model_identity
+
+# Where things lie, how fast or watched they run, and what is evaluated afterwards change no module.
+_NOT_PART = (
+    "experiment_name",
+    "scale",
+    "model",
+    "data",
+    "language_modules",
+    "tracker",
+    "launcher",
+    "data_dir",
+    "output_dir",
+    "device",
+    "threads",
+)
+_NOT_PART_OF_TRAIN = ("save_every_seconds",)
+
+
+def run_identity(config: RunConfig, model_run: str | None, modules: Mapping[str, str]) -> dict[str, Any]:
+    """What determines a run's module, as JSON values.
+
+    Args:
+        config: of the run.
+        model_run: fingerprint of the run that makes the base model, if one does.
+        modules: identity of the language module of each source language.
+    Raises:
+        UsageError: a data file is missing, or the model.
+    """
+    settings = {name: value for name, value in plain(config).items() if name not in _NOT_PART}
+    settings["train"] = {k: v for k, v in settings["train"].items() if k not in _NOT_PART_OF_TRAIN}
+    data: dict[str, Any] = {"held_out_fraction": config.data.held_out_fraction}
+    for part in ("sources", "validation"):
+        data[part] = {name: source_identity(source) for name, source in getattr(config.data, part).items()}
+    return {
+        "xlt": xlt.__version__,
+        "settings": settings,
+        "data": data,
+        "model": _model_identity(config, model_run),
+        "language_modules": dict(modules),
+    }
+
+
+def evaluation_key(config: RunConfig, name: str, modules: Mapping[str, str]) -> str:
+    """Identity of one evaluation: its data and the modules in the model, by role."""
+    source = config.data.evaluation[name]
+    # Few examples for a quick look are another evaluation; where they lie is not.
+    return digest({"source": source_identity(source), "modules": dict(modules), "precision": config.train.precision})
+
+
+def file_identity(path: str) -> str:
+    """Content hash of a module file given by the user."""
+    return hashlib.blake2b(Path(path).expanduser().read_bytes(), digest_size=16).hexdigest()
+
+
+def digest(value: Any) -> str:
+    """32 hexadecimal digits for a JSON value."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _model_identity(config: RunConfig, model_run: str | None) -> Any:
+    if model_run is not None:
+        return {"run": model_run}
+    if config.model.random is not None:
+        return {"random": plain(config.model.random)}
+    assert config.model.path is not None
+    return {"content": model_identity(config.model.path, config.model.revision)}

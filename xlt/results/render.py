@@ -1,0 +1,141 @@
+"""Tables, plans and evaluations for people: in the terminal, whatever its width, and as Markdown."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from xlt.results.planner import Plan, Run
+from xlt.results.store import RunStore
+from xlt.results.table import Cell, Table, TableConfig
+
+AVERAGE = "avg"
+
+
+def table_markdown(table: Table, grid: dict[str, dict[str, Cell]]) -> str:
+    """The table with systems as rows, best mean of each column in bold, the published numbers in brackets."""
+    config = table.config
+    columns = [*config.columns, AVERAGE]
+    best = _best(config, grid)
+    lines = [f"# {config.title}", "", f"{_legend(table)}", ""]
+    lines.append("| | " + " | ".join(columns) + " |")
+    lines.append("|---|" + "---:|" * len(columns))
+    for name, system in config.systems.items():
+        shown = []
+        for column in columns:
+            text = _cell(config, grid, name, column)
+            shown.append(f"**{text}**" if name in best[column] else text)
+        lines.append(f"| {system.label} | " + " | ".join(shown) + " |")
+    holes = _holes(config, grid)
+    if holes:
+        lines += ["", "Holes:", "", *(f"- {hole}" for hole in holes)]
+    if config.note:
+        lines += ["", config.note]
+    return "\n".join(lines) + "\n"
+
+
+def print_table(table: Table, grid: dict[str, dict[str, Cell]], console: Console) -> None:
+    """The table in the terminal: systems as columns, languages as rows, so that it fits a narrow one."""
+    config = table.config
+    best = _best(config, grid)
+    drawn = RichTable(title=config.title, caption=_legend(table), title_justify="left", caption_justify="left")
+    drawn.add_column("")
+    for system in config.systems.values():
+        drawn.add_column(system.label, justify="right")
+    for column in [*config.columns, AVERAGE]:
+        if column == AVERAGE:
+            drawn.add_section()
+        shown = []
+        for name in config.systems:
+            text = _cell(config, grid, name, column)
+            shown.append(f"[bold]{text}[/]" if name in best[column] else text)
+        drawn.add_row(column, *shown)
+    console.print(drawn)
+    for hole in _holes(config, grid):
+        console.print(f"hole: {hole}", highlight=False, markup=False)
+    if config.note:
+        console.print(config.note, highlight=False, markup=False)
+
+
+def print_plan(plan: Plan, console: Console, show_existing: bool = True) -> None:
+    """What exists, what will run in which order, and how long past runs of each kind took."""
+    rows = plan.rows()
+    drawn = RichTable(title="Plan", title_justify="left")
+    for heading in ("run", "to do", "past runs took"):
+        drawn.add_column(heading, justify="right" if heading == "past runs took" else "left")
+    existing = sum(state == "exists" for _, state, _ in rows)
+    for label, state, seconds in rows:
+        if state != "exists" or show_existing:
+            drawn.add_row(label, state, "" if seconds is None else duration(seconds))
+    known = [seconds for _, _, seconds in rows if seconds is not None]
+    console.print(drawn)
+    total = f"; past runs of their kinds took {duration(sum(known))} one after the other" if known else ""
+    console.print(f"{len(rows)} runs: {existing} exist, {len(rows) - existing} to do{total}", highlight=False)
+
+
+def print_evaluations(run: Run, store: RunStore, console: Console) -> None:
+    """The evaluation grid of one run: languages by compositions, and where it is kept."""
+    result = store.result(run.fingerprint)
+    metric = result.get("metric", "")
+    done = store.evaluations(run.fingerprint)
+    grid: dict[str, dict[str, float]] = {}
+    for key, wanted in run.evaluations.items():
+        if key in done:
+            grid.setdefault(wanted.source, {})[wanted.label] = done[key]["metrics"][metric]
+    if grid:
+        labels = list(dict.fromkeys(label for row in grid.values() for label in row))
+        drawn = RichTable(title=f"{run.label}: {metric}", title_justify="left")
+        drawn.add_column("")
+        for label in labels:
+            drawn.add_column(label, justify="right")
+        for source, row in grid.items():
+            drawn.add_row(source, *(f"{row[label]:.1f}" if label in row else "-" for label in labels))
+        console.print(drawn)
+    training = result.get("training", {})
+    if f"best/{metric}" in training:
+        console.print(
+            f"best validation {metric} {training[f'best/{metric}']:.4g} at step {training['best/step']}, "
+            f"{duration(training['seconds'])} of training",
+            highlight=False,
+        )
+    console.print(f"module: {store.module_file(run.fingerprint)}", highlight=False, soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _cell(config: TableConfig, grid: dict[str, dict[str, Cell]], system: str, column: str) -> str:
+    cell = grid[system][column]
+    spread = f"±{cell.spread:.1f}" if cell.spread is not None else ""
+    text = f"{cell.mean:.1f}{spread}" if cell.values else "-"
+    published = config.reference.get(system, {}).get(column)
+    return text if published is None else f"{text} ({published:.1f})"
+
+
+def _best(config: TableConfig, grid: dict[str, dict[str, Cell]]) -> dict[str, set[str]]:
+    best = {}
+    for column in [*config.columns, AVERAGE]:
+        means = {name: grid[name][column].mean for name in config.systems if grid[name][column].values}
+        top = max((round(mean, 1) for mean in means.values()), default=None)
+        best[column] = {name for name, mean in means.items() if round(mean, 1) == top}
+    return best
+
+
+def _legend(table: Table) -> str:
+    seeds = len(table.seeds)
+    text = f"{table.config.metric}, mean ± standard deviation over {seeds} seeds" if seeds > 1 else table.config.metric
+    return text + (f"; in brackets: {table.config.reference_name}" if table.config.reference else "")
+
+
+def _holes(config: TableConfig, grid: dict[str, dict[str, Cell]]) -> list[str]:
+    reasons = {
+        f"{config.systems[name].label}, {cell.reason}"
+        for name, row in grid.items()
+        for cell in row.values()
+        if cell.reason
+    }
+    return sorted(reasons)

@@ -1,0 +1,96 @@
+"""From `table=NAME` to the rendered table: what `scripts/reproduce_table.py` does."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf, SCMode
+from rich.console import Console
+
+from xlt.cli import FAILURE, guarded
+from xlt.compose import compose, hydra_ready
+from xlt.config import UsageError, faults
+from xlt.results.execution import carry_out
+from xlt.results.planner import Plan, Run
+from xlt.results.render import duration, print_plan, print_table, table_markdown
+from xlt.results.store import RunStore
+from xlt.results.table import ReproductionConfig, SystemConfig, Table, TableConfig
+from xlt.tracking.watch import watch
+
+_OWN = ("table", "seeds", "workers", "output_dir")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the script."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    guarded(lambda: reproduce(words))
+
+
+def reproduce(words: list[str]) -> int:
+    """Plans, does what is missing, renders; returns the exit code.
+
+    Raises:
+        UsageError: wrong overrides or faulty configs, all together.
+    """
+    if not words or "--help" in words or "-h" in words:
+        print("usage: reproduce_table.py table=NAME [seeds=[1,2,3]] [workers=2] [--plan] [override of every run ...]")
+        return 0
+    plan_only = "--plan" in words
+    overrides = [word for word in words if word != "--plan"]
+    own = [word for word in overrides if word.partition("=")[0].lstrip("+~").split(".")[0] in _OWN]
+    others = [word for word in overrides if word not in own]
+    console = Console(stderr=True)
+    with hydra_ready():
+        config, name = _reproduction(own)
+        store = RunStore(config.output_dir)
+        plan = Plan(store)
+        table = Table(name, config.table, config.seeds, [*others, f"output_dir={config.output_dir}"], plan)
+    started = time.monotonic()
+    remaining = len(plan.to_train()) + len(plan.to_evaluate())
+    if remaining or plan_only:
+        plan.preflight()
+        print_plan(plan, console)
+    if plan_only:
+        return 0
+    outcome = carry_out(plan, config.workers, watch, _Report(console, remaining))
+    grid = table.cells(store, outcome.failures)
+    table.save(grid, table_markdown(table, grid), store.root / "tables")
+    print_table(table, grid, Console())
+    done = f"{len(outcome.done)} jobs in {duration(time.monotonic() - started)}" if outcome.done else "nothing to do"
+    console.print(f"{done}; {store.root / 'tables' / name}.md and .json", highlight=False, soft_wrap=True)
+    return FAILURE if outcome.failures else 0
+
+
+def _reproduction(own: list[str]) -> tuple[ReproductionConfig, str]:
+    ConfigStore.instance().store(name="base_reproduction", node=ReproductionConfig)
+    ConfigStore.instance().store(group="table", name="base_table", node=TableConfig)
+    ConfigStore.instance().store(group="table", name="base_system", node=SystemConfig)
+    composed = compose(own, config_name="reproduction")
+    config = OmegaConf.to_container(
+        composed, resolve=True, throw_on_missing=False, structured_config_mode=SCMode.INSTANTIATE
+    )
+    found = list(faults(config))
+    if found:
+        raise UsageError(*found)
+    assert isinstance(config, ReproductionConfig)
+    name = next(word.partition("=")[2] for word in own if word.startswith("table="))
+    return config, Path(name).name
+
+
+class _Report:
+    """One line a finished job."""
+
+    def __init__(self, console: Console, total: int) -> None:
+        self._console, self._total, self._done, self._started = console, total, 0, time.monotonic()
+
+    def __call__(self, what: str, run: Run, message: str) -> None:
+        if what == "start":
+            return
+        self._done += 1
+        style = {"failed": "red", "skipped": "yellow"}.get(what, "")
+        text = f"[{self._done}/{self._total} {duration(time.monotonic() - self._started)}] {run.label}: {message}"
+        self._console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,131 @@
+"""Word-level tagging with a single-layer head on a word's first piece (thesis §4.4.3): POS, locale fields."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from xlt.config import UsageError, key
+from xlt.data.encoding import Encoder
+from xlt.data.examples import Example
+from xlt.data.mix import Features
+from xlt.models.transfer import TransferModel
+from xlt.tasks.task import Task, Tensors, pad
+
+
+@dataclass
+class TaggingConfig:
+    """Word-level tagging."""
+
+    _target_: str = "xlt.tasks.tagging.Tagging"
+    name: str = key("what the task is called in tables and module files")
+    column: str = key("column of the source that holds the labels")
+    labels: list[str] = key("the label inventory; a label outside it is an error")
+    max_length: int = key("longest window, tokens; longer sentences are cut between words", low=8)
+    dropout: float = key("dropout before the head", low=0, high=0.9)
+
+
+SCHEMA = TaggingConfig
+
+
+class TaggingHead(nn.Module):
+    """Dropout and one linear layer, (..., hidden) -> (..., labels)."""
+
+    def __init__(self, hidden_size: int, labels: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(hidden_size, labels)
+        nn.init.normal_(self.classifier.weight, std=0.02)
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.classifier(self.dropout(hidden))
+
+
+class Tagging(Task):
+    """One label a word, read off its first piece; accuracy over words.
+
+    A sentence longer than `max_length` becomes several windows cut between words, so that every word is predicted.
+    """
+
+    metric = "accuracy"
+
+    def __init__(self, name: str, column: str, labels: list[str], max_length: int, dropout: float) -> None:
+        self.name, self.column, self.max_length, self.dropout = name, column, max_length, dropout
+        self._labels = list(labels)
+        self._index = {label: number for number, label in enumerate(self._labels)}
+
+    def labels(self) -> list[str]:
+        return self._labels
+
+    def check(self, examples: Sequence[Example], source: str) -> None:
+        for example in examples:
+            tags = example.columns.get(self.column)
+            if tags is None:
+                raise UsageError(f"{example.place}: no column {self.column}; source {source} cannot serve {self.name}")
+            for tag in tags:
+                if tag not in self._index:
+                    known = " ".join(self._labels)
+                    raise UsageError(f"{example.place}: label {tag!r} is not in task.labels ({known})")
+
+    def features(self, examples: Sequence[Example], encoder: Encoder) -> list[Features]:
+        room = encoder.room(self.max_length)
+        pieces = encoder.words([example.words or () for example in examples], [example.text for example in examples])
+        result: list[Features] = []
+        for example, words in zip(examples, pieces, strict=True):
+            ids: list[int] = []
+            first: list[int] = []
+            tags: list[int] = []
+            for word, tag in zip(words, example.columns[self.column], strict=True):
+                kept = word[:room]  # a word longer than a whole window keeps its beginning
+                if ids and len(ids) + len(kept) > room:
+                    result.append(self._window(ids, first, tags, encoder))
+                    ids, first, tags = [], [], []
+                first.append(len(ids) + len(encoder.prefix))
+                tags.append(self._index[tag])
+                ids = [*ids, *kept]
+            result.append(self._window(ids, first, tags, encoder))
+        return result
+
+    def head(self, hidden_size: int) -> nn.Module:
+        return TaggingHead(hidden_size, len(self._labels), self.dropout)
+
+    def collate(self, features: Sequence[Features], encoder: Encoder, generator: torch.Generator) -> dict[str, Tensor]:
+        return {
+            "input_ids": pad([item["input_ids"] for item in features], encoder.pad_id),
+            "attention_mask": pad([[1] * len(item["input_ids"]) for item in features], 0),
+            "labels": pad([item["labels"] for item in features], -100),
+        }
+
+    def targets(self, batch: Tensors) -> int:
+        return int((batch["labels"] != -100).sum())
+
+    def loss(self, model: TransferModel, batch: Tensors) -> Tensor:
+        logits, labels = self._logits(model, batch)
+        return functional.cross_entropy(logits.float(), labels, reduction="sum")
+
+    def score(self, model: TransferModel, batch: Tensors) -> tuple[int, int]:
+        logits, labels = self._logits(model, batch)
+        return int((logits.argmax(-1) == labels).sum()), len(labels)
+
+    def metrics(self, scores: Sequence[tuple[int, int]]) -> dict[str, float]:
+        right, count = (sum(column) for column in zip(*scores, strict=True))
+        return {"accuracy": 100 * right / count, "words": float(count)}
+
+    def _logits(self, model: TransferModel, batch: Tensors) -> tuple[Tensor, Tensor]:
+        assert model.head is not None
+        hidden = model.encode(batch["input_ids"], batch["attention_mask"])
+        first = batch["labels"] != -100
+        return model.head(hidden[first]), batch["labels"][first]
+
+    @staticmethod
+    def _window(ids: list[int], first: list[int], tags: list[int], encoder: Encoder) -> Features:
+        wrapped = encoder.wrap(ids)
+        labels = [-100] * len(wrapped)
+        for position, tag in zip(first, tags, strict=True):
+            labels[position] = tag
+        return {"input_ids": wrapped, "labels": labels}

@@ -1,0 +1,77 @@
+"""What the engine asks of a task."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xlt.data.encoding import Encoder
+from xlt.data.examples import Example
+from xlt.data.mix import Features
+from xlt.models.transfer import TransferModel
+
+Tensors = Mapping[str, Tensor]
+
+
+class Task(ABC):
+    """Features, head, loss and metric of one task.
+
+    Attributes:
+        name: as in `conf/task`.
+        metric: the one that selects checkpoints and fills tables.
+        greater_is_better: whether more of it is better.
+        max_length: longest sequence in tokens, special tokens included.
+        needs_lm_head: whether the pre-trained language-model head is used.
+    """
+
+    name: str
+    metric: str
+    greater_is_better: bool = True
+    max_length: int
+    needs_lm_head: bool = False
+
+    @abstractmethod
+    def check(self, examples: Sequence[Example], source: str) -> None:
+        """Refuses examples the task cannot use, before any model is loaded; UsageError names the place."""
+
+    @abstractmethod
+    def features(self, examples: Sequence[Example], encoder: Encoder) -> list[Features]:
+        """Model inputs; an example may become several, or several one."""
+
+    def head(self, hidden_size: int) -> nn.Module | None:
+        """The task's own head, drawn from torch's current random state; None where it needs none."""
+        return None
+
+    @abstractmethod
+    def collate(self, features: Sequence[Features], encoder: Encoder, generator: torch.Generator) -> dict[str, Tensor]:
+        """One padded batch; `generator` serves whatever is drawn at random (masking)."""
+
+    @abstractmethod
+    def targets(self, batch: Tensors) -> int:
+        """Number of predictions the loss is summed over; a step's loss is divided by the sum over its batches."""
+
+    @abstractmethod
+    def loss(self, model: TransferModel, batch: Tensors) -> Tensor:
+        """Sum of the losses of all targets, float32 scalar."""
+
+    @abstractmethod
+    def score(self, model: TransferModel, batch: Tensors) -> Any:
+        """What `metrics` needs to know of one batch."""
+
+    @abstractmethod
+    def metrics(self, scores: Sequence[Any]) -> dict[str, float]:
+        """The metrics over all batches; accuracies and F1 in percent."""
+
+    def labels(self) -> list[str]:
+        """The label inventory a head was trained for, kept in its module; empty without one."""
+        return []
+
+
+def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    """Rows of unequal length -> (rows, longest) int64, filled up with `value` on the right."""
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])

@@ -1,0 +1,39 @@
+"""Metrics as JSON lines in the run's folder: the record that plots, tables and dashboards are made from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+
+class MetricsFile:
+    """`metrics.jsonl`: one object a record, with phase and step. Created with the first record."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "metrics.jsonl"
+        self._count = 0
+
+    def begin_phase(self, name: str, start: int, steps: int) -> None: ...
+
+    def metrics(self, phase: str, step: int, values: Mapping[str, float]) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        rounded = {name: float(f"{value:.7g}") for name, value in values.items()}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"phase": phase, "step": step, **rounded}) + "\n")
+        self._count += 1
+
+    def note(self, message: str) -> None: ...
+
+    def rewind(self, lines: int) -> None:
+        self._count = lines
+        if self._path.exists():
+            kept = self._path.read_text(encoding="utf-8").splitlines(keepends=True)[:lines]
+            temporary = self._path.with_name(".metrics.tmp")
+            temporary.write_text("".join(kept), encoding="utf-8")
+            temporary.replace(self._path)
+
+    def written(self) -> int:
+        return self._count
+
+    def close(self) -> None: ...

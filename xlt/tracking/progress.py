@@ -1,0 +1,69 @@
+"""A progress bar in the terminal: phase, steps, loss, rate, validation metric, time left."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+_SECONDS_BETWEEN_LINES = 30.0
+
+
+class ProgressBar:
+    """Shows a run on standard error: a live bar in a terminal, a line now and then in a log file."""
+
+    def __init__(self, label: str) -> None:
+        self._console = Console(stderr=True)
+        self._label = label
+        self._live = self._console.is_terminal
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._shown: dict[str, float] = {}
+        self._steps, self._start, self._began, self._spoke = 0, 0, 0.0, 0.0
+
+    def begin_phase(self, name: str, start: int, steps: int) -> None:
+        self._steps, self._start, self._began, self._spoke = steps, start, time.monotonic(), time.monotonic()
+        self._shown = {}
+        self.close()
+        where = f", going on from step {start}" if start else ""
+        self._console.print(f"[bold]{self._label}[/] phase {name}: {steps} steps{where}", highlight=False)
+        if self._live:
+            columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+            self._progress = Progress(*columns, console=self._console, transient=True)
+            self._task = self._progress.add_task("", total=steps, completed=start)
+            self._progress.start()
+
+    def metrics(self, phase: str, step: int, values: Mapping[str, float]) -> None:
+        validated = {k.removeprefix("validation/"): v for k, v in values.items() if k.startswith("validation/")}
+        if validated:
+            self.note(f"step {step}: validation " + _listed(validated))
+            return
+        self._shown = {name: values[name] for name in ("loss", "rate") if name in values}
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=step, description=_listed(self._shown))
+        elif time.monotonic() - self._spoke > _SECONDS_BETWEEN_LINES:
+            self._spoke = time.monotonic()
+            left = (self._spoke - self._began) / max(step - self._start, 1) * (self._steps - step)
+            self.note(f"step {step}/{self._steps} {_listed(self._shown)}, {math.ceil(left / 60)} min left")
+
+    def note(self, message: str) -> None:
+        self._console.print(f"  {message}", highlight=False)
+        sys.stderr.flush()
+
+    def rewind(self, lines: int) -> None: ...
+
+    def written(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def _listed(values: Mapping[str, float]) -> str:
+    return " ".join(f"{name} {value:.4g}" for name, value in values.items())
