@@ -53,7 +53,7 @@ def restore_entries(weight: Tensor, indices: Tensor, values: Tensor) -> None:
     if values.dtype != weight.dtype:
         raise ValueError(f"values are {values.dtype}, the weight is {weight.dtype}: must be equal")
     if weight.is_contiguous():
-        weight.view(-1).scatter_(0, indices.long(), values)
+        weight.view(-1).index_copy_(0, indices.long(), values)
     else:
         weight[_coordinates(indices, weight.shape)] = values
 

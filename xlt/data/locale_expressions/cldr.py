@@ -8,14 +8,13 @@ the root locale: there, absent means "as the root has it".
 
 from __future__ import annotations
 
-import pickle
+import importlib.util
 import re
 import unicodedata
 from collections.abc import Mapping
 from functools import cache
+from types import ModuleType
 from typing import Any
-
-from babel import localedata
 
 _BARE_KEY = re.compile(r"M?\d+")
 _CALENDAR_SIZES = {"months": 12, "days": 7, "quarters": 4}
@@ -23,11 +22,22 @@ _WIDTHS = ("abbreviated", "wide", "narrow")
 
 
 @cache
+def _reader() -> ModuleType:
+    """An instance of babel's reader with a cache of its own.
+
+    `load(merge_inherited=False)` leaves unmerged data in the cache that `Locale` reads, which would break every other
+    user of babel in the process.
+    """
+    spec = importlib.util.find_spec("babel.localedata")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@cache
 def _load(locale: str) -> dict[str, Any]:
-    # babel's localedata.load(merge_inherited=False) puts the unmerged data into the cache that Locale reads, which
-    # would break every other user of babel in the process; so its file is read directly. It is part of the package.
-    with open(localedata.resolve_locale_filename(locale), "rb") as file:
-        data: dict[str, Any] = pickle.load(file)
+    data: dict[str, Any] = _reader().load(locale, merge_inherited=False)
     return data
 
 
@@ -90,7 +100,10 @@ class OwnData:
         return found if {0, 1} <= found.keys() else None
 
     def periods(self, width: str) -> Mapping[str, str]:
-        """Names of the periods of the day ("am", "pm", "noon", "morning1", ...) the language itself has."""
+        """Names of the periods of the day ("am", "pm", "noon", "morning1", ...) the language itself has.
+
+        Where a width has no name, another has: Korean writes its own words, not the AM and PM of the root locale.
+        """
         found: dict[str, str] = {}
         for fallback in (*reversed(_WIDTHS), width):
             found.update(self.table("day_periods", "format", fallback))

@@ -59,11 +59,17 @@ class NumberWriter:
             category = self._categories[number] = self._plural(abs(Decimal(number)))
         return category
 
-    def write(self, number: str, shape: NumberShape | None = None) -> str:
+    def write(self, number: str, shape: NumberShape | None = None, least: int = 1) -> str:
+        """Groups and translates digits.
+
+        Args:
+            shape: of the pattern whose grouping counts; the language's plain decimals' if None.
+            least: digits that must stand before the first group, if the language itself does not ask for more.
+        """
         shape = shape or self.shape
         negative = number.startswith("-")
         integer, _, fraction = number.lstrip("-").partition(".")
-        if shape.primary and len(integer) >= shape.primary + self._minimum:
+        if shape.primary and len(integer) >= shape.primary + max(self._minimum, least):
             head, groups = integer[: -shape.primary], [integer[-shape.primary :]]
             while len(head) > shape.secondary:
                 groups.append(head[-shape.secondary :])

@@ -48,11 +48,20 @@ class Form:
 
 
 def draw_within(rng: Random, split: str, make: Callable[[Random], str], *key: object) -> str:
-    """Draws with `make` until the value, named by `key` and what was made, belongs to `split`."""
+    """Draws a number with `make` until the value, named by `key` and the number, belongs to `split`.
+
+    "12" and "12.00" are one value.
+    """
     while True:
         made = make(rng)
-        if split_of(*key, made) == split:
+        number = made.rstrip("0").rstrip(".") if "." in made else made
+        if split_of(*key, number) == split:
             return made
+
+
+def number_drawer(make: Callable[[Random], str], *key: str) -> Callable[[Random, str], str]:
+    """`draw_within` as a form's `draw`."""
+    return lambda rng, split: draw_within(rng, split, make, *key)
 
 
 # Which style lends a list pattern its missing parts (CLDR's root locale).

@@ -1,0 +1,216 @@
+"""Step time and peak memory of full FT, LT-SFT (both phases), rand-SFT and BitFit, through the engine's own loop.
+
+    python scripts/bench_training.py --size mbert --steps 5 --output bench_training.json
+
+Models have random weights; the task is tagging, 8 x 128 tokens a step. Methods take turns (rounds), each in a process
+of its own, and the medians over all rounds are compared as ratios to full fine-tuning in the same run. What limits the
+step: full FT does three products of equal size a layer (output, input gradient, weight gradient) and moves the
+optimiser's 16 bytes a parameter; the sparse phase does two products, a sampled third, and 16 bytes an entry, so with
+density near zero it tends to 2/3. Peak memory is the resident set's high-water mark of a phase (Linux).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+SIZES = {
+    "mbert": {"vocab_size": 119547, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12},
+    "small": {"vocab_size": 8000, "hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4},
+}
+METHODS = ("full", "lt_sft", "random_sft", "bitfit")
+_WARM_UP = 1
+
+
+class StepClock:
+    """A watcher that notes when each step ends, and the memory's high-water mark of each phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, list[float]] = {}
+        self.peak_mib: dict[str, float] = {}
+        self._last = 0.0
+        self._phase = ""
+
+    def begin_phase(self, name: str, start: int, steps: int) -> None:
+        self._phase = name
+        _reset_high_water_mark()
+        self.seconds[name] = []
+        self._last = time.perf_counter()
+
+    def metrics(self, phase: str, step: int, values: Mapping[str, float]) -> None:
+        if any(name.startswith("validation/") for name in values):
+            return
+        now = time.perf_counter()
+        self.seconds[phase].append(now - self._last)
+        self._last = now
+        self.peak_mib[phase] = _high_water_mark()
+
+    def note(self, message: str) -> None: ...
+
+    def rewind(self, lines: int) -> None: ...
+
+    def written(self) -> int:
+        return 0
+
+    def close(self) -> None: ...
+
+
+def _reset_high_water_mark() -> None:
+    if Path("/proc/self/clear_refs").exists():
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _high_water_mark() -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) / 1024
+    return float("nan")
+
+
+def measure(size: str, method_name: str, density: float, steps: int, threads: int, tokens: int) -> dict[str, Any]:
+    """One method's phases in this process: seconds of each step, peak memory, optimiser entries."""
+    from transformers import BertConfig, BertForMaskedLM
+
+    from xlt.compose import checked, compose, hydra_ready
+    from xlt.data.mix import LoadedSource
+    from xlt.data.streams import stream
+    from xlt.engine.activation import LanguageActivation
+    from xlt.engine.build import build_method, build_task
+    from xlt.engine.processes import Processes
+    from xlt.engine.training import Trainer
+    from xlt.methods.method import Setting
+    from xlt.models.transfer import TransferModel, split_pretrained
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    shape = SIZES[size]
+    config = BertConfig(**shape, intermediate_size=4 * int(shape["hidden_size"]))
+    backbone, lm_head = split_pretrained(BertForMaskedLM(config))
+    model = TransferModel(backbone, lm_head, "random", size)
+    model.lm_head = None
+    with hydra_ready():
+        run = checked(
+            compose(
+                [
+                    "experiment=nano_fields",
+                    f"method={method_name}",
+                    f"train.density={density}",
+                    f"train.max_steps={steps + _WARM_UP}",
+                    f"train.dense_max_steps={steps + _WARM_UP}",
+                    "train.batch_size=8",
+                    "train.evaluate_every_steps=1000000",
+                    "train.save_every_seconds=1000000",
+                    f"task.max_length={tokens}",
+                ]
+            )
+        )
+    task = build_task(run.task)
+    model.head = task.head(model.hidden_size)
+    generator = torch.Generator().manual_seed(0)
+    rows = [
+        {
+            "input_ids": torch.randint(5, int(shape["vocab_size"]), (tokens,), generator=generator).tolist(),
+            "labels": torch.randint(0, 13, (tokens,), generator=generator).tolist(),
+        }
+        for _ in range(64)
+    ]
+    sources = [LoadedSource("random", "eng", rows)]
+    trainer = Trainer(
+        model=model,
+        method=build_method(run.method),
+        task=task,
+        encoder=_NoTokenizer(),  # type: ignore[arg-type]
+        sources=sources,
+        validation=[LoadedSource("random", "eng", rows[:1])],
+        activation=LanguageActivation(model, {}, ["eng"]),
+        recipe=run.train,
+        setting=Setting(adapts_language=False, random=lambda *name: stream(0, *name)),
+        seed=0,
+        processes=Processes(),
+    )
+    clock = StepClock()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer.train(Path(folder), clock)
+    trainable = sum(parameter.numel() for parameter in trainer.method.trainable().values())
+    return {
+        "seconds": {phase: times[_WARM_UP:] for phase, times in clock.seconds.items()},
+        "peak_mib": clock.peak_mib,
+        "optimiser_entries_at_end": trainable,
+        "parameters": model.pretrained_parameters,
+    }
+
+
+class _NoTokenizer:
+    pad_id = 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--density", type=float, default=0.043)
+    parser.add_argument("--steps", type=int, default=5, help="timed steps of each phase in each round")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--output", type=Path, default=None)
+    parser.add_argument("--one", choices=METHODS, default=None, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one is not None:
+        found = measure(options.size, options.one, options.density, options.steps, options.threads, options.tokens)
+        print(json.dumps(found))
+        return
+    seconds: dict[str, list[float]] = {}
+    memory: dict[str, float] = {}
+    entries: dict[str, int] = {}
+    arguments = [word for word in sys.argv[1:]]
+    for _ in range(options.rounds):
+        for method in options.methods:
+            command = [sys.executable, __file__, *arguments, "--one", method]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            found = json.loads(done.stdout.splitlines()[-1])
+            for phase, times in found["seconds"].items():
+                name = f"{method} {phase}" if len(found["seconds"]) > 1 else method
+                seconds.setdefault(name, []).extend(times)
+                memory[name] = max(memory.get(name, 0.0), found["peak_mib"][phase])
+                entries[name] = found["optimiser_entries_at_end"]
+    full = statistics.median(seconds["full"]) if "full" in seconds else float("nan")
+    rows = {
+        name: {
+            "seconds_per_step": statistics.median(times),
+            "ratio_to_full": statistics.median(times) / full,
+            "peak_mib": memory[name],
+            "optimiser_state_mb": entries[name] * 8 / 1e6 if name != "lt_sft dense" else None,
+        }
+        for name, times in seconds.items()
+    }
+    for name, row in rows.items():
+        state = "" if row["optimiser_state_mb"] is None else f"{row['optimiser_state_mb']:9.1f} MB optimiser"
+        print(f"{name:14} {row['seconds_per_step']:8.3f} s  {row['ratio_to_full']:.2f} x full  "
+              f"{row['peak_mib']:7.0f} MiB peak  {state}")
+    record = {
+        "device": platform.processor() or platform.machine(),
+        "threads": options.threads,
+        "torch": torch.__version__,
+        "size": options.size,
+        "density": options.density,
+        "tokens": 8 * options.tokens,
+        "rows": rows,
+    }
+    if options.output is not None:
+        options.output.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+import pytest
+import torch
+from torch import Tensor
+from xlt_kernels.delta_write import gather_entries, restore_entries, write_delta
+
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+ROWS, COLUMNS = 9, 41
+
+
+def some_indices(count: int, dtype: torch.dtype = torch.int64) -> Tensor:
+    order = torch.randperm(ROWS * COLUMNS, generator=torch.Generator().manual_seed(count))
+    return order[:count].sort().values.to(dtype)
+
+
+def some_weight(dtype: torch.dtype) -> Tensor:
+    return (torch.randn(ROWS, COLUMNS, generator=torch.Generator().manual_seed(0)) * 0.02).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("index_dtype", [torch.int32, torch.int64])
+@pytest.mark.parametrize("count", [0, 1, 100, ROWS * COLUMNS])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_the_sum_is_rounded_once_and_nothing_else_moves(
+    dtype: torch.dtype, index_dtype: torch.dtype, count: int, transposed: bool
+) -> None:
+    weight = some_weight(dtype)
+    weight = weight.t().contiguous().t() if transposed else weight
+    before, indices = weight.clone(), some_indices(count, index_dtype)
+    delta = torch.randn(count, generator=torch.Generator().manual_seed(1)) * 1e-3
+    base = gather_entries(weight, indices)
+    assert base.dtype == dtype
+    write_delta(weight, indices, base, delta)
+    expected = before.clone()
+    for place, index in enumerate(indices.tolist()):
+        row, column = divmod(index, COLUMNS)
+        assert torch.equal(base[place], before[row, column])
+        # float64 holds the exact sum; float32 is the accumulator for all narrower weights.
+        exact = before[row, column].double() + delta[place].double()
+        expected[row, column] = exact if dtype == torch.float64 else exact.float().to(dtype)
+    assert torch.equal(weight, expected)
+
+
+def test_one_rounding_not_two() -> None:
+    # 1 + 2^-8 is halfway between bfloat16 neighbours; the delta lies just above. Rounded to bfloat16 before the sum,
+    # the delta loses that last bit and the tie goes down to 1.
+    weight = torch.ones(1, dtype=torch.bfloat16)
+    indices, delta = torch.tensor([0]), torch.tensor([2.0**-8 + 2.0**-18])
+    write_delta(weight, indices, weight.clone(), delta)
+    assert weight.item() == 1 + 2.0**-7
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rewriting_and_restoring_leaves_every_bit_as_it_was(dtype: torch.dtype) -> None:
+    weight, indices = some_weight(dtype), some_indices(150)
+    before = weight.clone()
+    base = gather_entries(weight, indices)
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(50):
+        write_delta(weight, indices, base, torch.randn(150, generator=generator))
+    assert not torch.equal(weight, before)
+    restore_entries(weight, indices, base)
+    assert torch.equal(weight, before)
+
+
+def test_gathered_values_are_a_copy() -> None:
+    weight, indices = some_weight(torch.float32), torch.arange(ROWS * COLUMNS)
+    base = gather_entries(weight, indices)
+    kept = base.clone()
+    weight.zero_()
+    assert torch.equal(base, kept)
+
+
+def test_a_parameter_is_written_in_place_without_autograd() -> None:
+    weight = torch.nn.Parameter(torch.zeros(4, 4))
+    address, version = weight.data_ptr(), weight._version
+    write_delta(weight, torch.tensor([5]), torch.zeros(1), torch.ones(1, requires_grad=True))
+    assert weight.data_ptr() == address and weight[1, 1].item() == 1.0 and weight.grad_fn is None
+    assert weight._version > version  # autograd can see that a saved weight was written
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (3, 5, 7)])
+def test_any_number_of_dimensions(shape: tuple[int, ...]) -> None:
+    weight = torch.zeros(shape)
+    last = weight.numel() - 1
+    write_delta(weight, torch.tensor([last]), torch.tensor([2.0]), torch.tensor([0.5]))
+    assert weight.reshape(-1)[last].item() == 2.5 and weight.sum().item() == 2.5
+
+
+def test_indices_past_two_to_the_31() -> None:
+    rows, columns = 2**20, 2**13
+    by_row = torch.arange(rows).view(-1, 1).expand(rows, columns)  # 2^33 entries, 2^20 in memory
+    by_column = torch.arange(columns).expand(rows, columns)
+    indices = torch.tensor([0, 2**31 - 1, 2**31, 2**31 + 5, 2**32 + 8192 + 3, 2**33 - 1])
+    assert gather_entries(by_row, indices).tolist() == [i // columns for i in indices.tolist()]
+    assert gather_entries(by_column, indices).tolist() == [i % columns for i in indices.tolist()]
+
+
+def test_values_of_another_dtype_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"torch.float32, the weight is torch.bfloat16"):
+        restore_entries(torch.zeros(3, dtype=torch.bfloat16), torch.tensor([1]), torch.zeros(1))

@@ -1,0 +1,288 @@
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
+from xlt_kernels import sparse_linear as module
+from xlt_kernels.delta_write import gather_entries, write_delta
+from xlt_kernels.sparse_linear import SparsePattern, sampled_gradient, sampled_gradient_definition, sparse_linear
+
+SHAPES = [(1, 1, 1), (9, 41, 17), (33, 7, 64), (5, 130, 3)]  # tokens, rows, columns
+DENSITIES = [0.0, 0.01, 0.1, 0.5, 1.0]
+
+
+def make_pattern(rows: int, columns: int, density: float, seed: int = 0) -> SparsePattern:
+    order = torch.randperm(rows * columns, generator=torch.Generator().manual_seed(seed))
+    count = round(rows * columns * density)
+    return SparsePattern.from_indices(order[:count].sort().values, rows, columns)
+
+
+def randn(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def naive(dy: Tensor, x: Tensor, indices: Tensor, columns: int) -> Tensor:
+    """Float64, entry by entry."""
+    entries = [dy[:, i // columns].double() @ x[:, i % columns].double() for i in indices.tolist()]
+    return torch.stack(entries) if entries else torch.empty(0, dtype=torch.float64)
+
+
+@pytest.fixture(params=["chosen", "tiles only"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "tiles only":
+        monkeypatch.setattr(module, "_has_sampled_product", lambda dtype: False)
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("density", DENSITIES)
+@pytest.mark.parametrize(("tokens", "rows", "columns"), SHAPES)
+def test_the_gradient_at_the_entries_equals_dot_products_in_float64(
+    dtype: torch.dtype, density: float, tokens: int, rows: int, columns: int
+) -> None:
+    dy, x = randn(tokens, rows, seed=1, dtype=dtype), randn(tokens, columns, seed=2, dtype=dtype)
+    pattern = make_pattern(rows, columns, density)
+    expected = naive(dy, x, pattern.indices, columns)
+    # At most 33 terms of order 1, exact products of 16-bit operands: float32 rounding alone.
+    tolerance = 1e-12 if dtype == torch.float64 else 2e-5
+    for found in (sampled_gradient(dy, x, pattern), sampled_gradient_definition(dy, x, pattern)):
+        assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_blocks_choose_their_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_TILE_ENTRIES", 64 * 50)
+    rows, columns, tokens = 300, 50, 20
+    dense_rows = torch.arange(70 * columns, 90 * columns)  # in the second block of 64 rows
+    rest = torch.arange(130 * columns, rows * columns, 97)  # the first block has none
+    pattern = SparsePattern.from_indices(torch.cat([dense_rows, rest]), rows, columns)
+    calls = []
+    product = torch.sparse.sampled_addmm
+
+    def counted(entries: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        calls.append(entries.shape[0])
+        return product(entries, *args, **kwargs)
+
+    monkeypatch.setattr(torch.sparse, "sampled_addmm", counted)
+    dy, x = randn(tokens, rows, seed=3), randn(tokens, columns, seed=4)
+    found = sampled_gradient(dy, x, pattern)
+    assert calls == [64, 64, 44]
+    torch.testing.assert_close(found.double(), naive(dy, x, pattern.indices, columns), rtol=2e-5, atol=2e-5)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the number of entries of the largest tensor that an operation returned."""
+
+    entries = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(tensor, Tensor) and tensor.layout == torch.strided:
+                self.entries = max(self.entries, tensor.numel())
+        return out
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("density", [0.01, 0.5])
+def test_no_tensor_of_the_weights_size_is_made(monkeypatch: pytest.MonkeyPatch, density: float) -> None:
+    monkeypatch.setattr(module, "_TILE_ENTRIES", 64 * 100)
+    pattern = make_pattern(1000, 100, density)
+    dy, x = randn(8, 1000, seed=1), randn(8, 100, seed=2)
+    with LargestTensor() as largest:
+        sampled_gradient(dy, x, pattern)
+    assert len(pattern) <= largest.entries < 1000 * 100
+    with LargestTensor() as largest:
+        sampled_gradient_definition(dy, x, pattern)
+    assert largest.entries == 1000 * 100
+
+
+def layer(rows: int, columns: int, density: float, dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
+    """Base weight, bias, pattern, delta, and the weight with the delta written in."""
+    base, bias = randn(rows, columns, seed=5, dtype=dtype), randn(rows, seed=6, dtype=dtype)
+    pattern = make_pattern(rows, columns, density)
+    delta = randn(len(pattern), seed=7, dtype=torch.promote_types(dtype, torch.float32)) * 0.1
+    weight = base.clone()
+    write_delta(weight, pattern.indices, gather_entries(base, pattern.indices), delta)
+    return base, bias, pattern, delta.requires_grad_(), weight
+
+
+@pytest.mark.parametrize("density", DENSITIES)
+@pytest.mark.parametrize("lead", [(), (6,), (2, 3), (2, 1, 3)])
+def test_values_and_gradients_equal_a_dense_layer_with_scattered_delta(density: float, lead: tuple[int, ...]) -> None:
+    rows, columns = 41, 17
+    base, bias, pattern, delta, weight = layer(rows, columns, density, torch.float64)
+    x, dy = randn(*lead, columns, seed=8, dtype=torch.float64), randn(*lead, rows, seed=9, dtype=torch.float64)
+    leaves = [t.detach().clone().requires_grad_() for t in (x, bias, delta)]
+    scattered = base.reshape(-1).index_add(0, pattern.indices.long(), leaves[2]).view(rows, columns)
+    expected_y = nn.functional.linear(leaves[0], scattered, leaves[1])
+    expected = torch.autograd.grad(expected_y, leaves, dy)
+    own = [t.detach().clone().requires_grad_() for t in (x, bias, delta)]
+    y = sparse_linear(own[0], weight, own[1], own[2], pattern)
+    torch.testing.assert_close(y, expected_y, rtol=1e-12, atol=1e-12)
+    for found, wanted in zip(torch.autograd.grad(y, own, dy), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_gradcheck_through_the_written_weight() -> None:
+    base, bias, pattern, delta, _ = layer(5, 4, 0.4, torch.float64)
+
+    def run(x: Tensor, bias: Tensor, delta: Tensor) -> Tensor:
+        weight = base.clone()
+        write_delta(weight, pattern.indices, gather_entries(base, pattern.indices), delta)
+        return sparse_linear(x, weight, bias, delta, pattern).tanh()
+
+    x = randn(3, 4, seed=1, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(run, (x, bias.requires_grad_(), delta))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_the_output_has_the_bits_of_the_frozen_layer(dtype: torch.dtype, with_bias: bool) -> None:
+    _, bias, pattern, delta, weight = layer(41, 17, 0.1, dtype)
+    x = randn(2, 9, 17, seed=8, dtype=dtype)
+    bias = bias if with_bias else None
+    assert torch.equal(sparse_linear(x, weight, bias, delta, pattern), nn.functional.linear(x, weight, bias))
+
+
+def test_gradients_accumulate_over_micro_batches() -> None:
+    _, bias, pattern, delta, weight = layer(41, 17, 0.1)
+    x = randn(8, 17, seed=8)
+    sparse_linear(x, weight, bias, delta, pattern).square().sum().backward()
+    whole, delta.grad = delta.grad, None
+    for part in x.split(3):
+        sparse_linear(part, weight, bias, delta, pattern).square().sum().backward()
+    # The same sum in another order.
+    torch.testing.assert_close(delta.grad, whole, rtol=1e-5, atol=1e-4)
+
+
+def test_a_delta_used_twice_gets_both_gradients() -> None:
+    _, bias, pattern, delta, weight = layer(17, 17, 0.2)
+    x = randn(4, 17, seed=8)
+    hidden = sparse_linear(x, weight, bias, delta, pattern)
+    y = sparse_linear(hidden, weight, bias, delta, pattern)
+    (found,) = torch.autograd.grad(y.sum(), delta)
+    dy = torch.ones_like(y)
+    second = sampled_gradient(dy, hidden.detach(), pattern)
+    torch.testing.assert_close(found, second + sampled_gradient(dy @ weight, x, pattern))
+
+
+def test_autocast_computes_in_bfloat16_and_accumulates_in_float32() -> None:
+    rows, columns, tokens = 41, 17, 300
+    _, bias, pattern, delta, weight = layer(rows, columns, 0.1)
+    bias.requires_grad_()
+    x = randn(tokens, columns, seed=8).requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = sparse_linear(x, weight, bias, delta, pattern)
+        assert torch.equal(y, nn.functional.linear(x, weight, bias))
+    assert y.dtype == torch.bfloat16
+    dy = randn(tokens, rows, seed=9).bfloat16()
+    dx, dbias, ddelta = torch.autograd.grad(y, (x, bias, delta), dy)
+    assert (dx.dtype, dbias.dtype, ddelta.dtype) == (torch.float32,) * 3
+    # Operands are bfloat16 values, their products exact, the sums of 300 terms in float32.
+    expected = naive(dy, x.detach().bfloat16(), pattern.indices, columns)
+    torch.testing.assert_close(ddelta.double(), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(dbias.double(), dy.double().sum(0), rtol=1e-4, atol=1e-4)
+    # dx is a bfloat16 product: 8 bits of mantissa, 41 terms of order 1.
+    torch.testing.assert_close(dx.double(), dy.double() @ weight.bfloat16().double(), rtol=1e-2, atol=1e-1)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing_changes_no_bit(reentrant: bool) -> None:
+    _, bias, pattern, delta, weight = layer(17, 17, 0.2)
+    x = randn(4, 17, seed=8).requires_grad_()
+
+    def run(x: Tensor) -> Tensor:
+        return sparse_linear(x, weight, bias, delta, pattern).tanh()
+
+    expected = torch.autograd.grad(run(run(x)).sum(), (x, delta))
+    x.grad = delta.grad = None
+    y = checkpoint(run, checkpoint(run, x, use_reentrant=reentrant), use_reentrant=reentrant)
+    y.sum().backward()
+    assert torch.equal(x.grad, expected[0])
+    torch.testing.assert_close(delta.grad, expected[1], rtol=1e-6, atol=1e-6)  # reentrant adds in another order
+
+
+def test_only_what_is_asked_for_is_computed_and_saved() -> None:
+    _, bias, pattern, delta, weight = layer(41, 17, 0.1)
+    x = randn(3, 17, seed=8)
+    y = sparse_linear(x, weight, bias, delta, pattern)
+    assert [t is None for t in y.grad_fn.saved_tensors] == [False, True]  # type: ignore[union-attr]
+    y.sum().backward()
+    assert delta.grad is not None and bias.grad is None and weight.grad is None
+    frozen = sparse_linear(x.requires_grad_(), weight, bias, delta.detach(), pattern)
+    assert [t is None for t in frozen.grad_fn.saved_tensors] == [True, False]  # type: ignore[union-attr]
+    trainable = weight.clone().requires_grad_()
+    sparse_linear(x, trainable, bias, delta, pattern).sum().backward()
+    assert trainable.grad is None
+
+
+def test_writing_the_weight_before_its_backward_is_reported() -> None:
+    _, bias, pattern, delta, weight = layer(41, 17, 0.1)
+    y = sparse_linear(randn(3, 17, seed=8).requires_grad_(), weight, bias, delta, pattern)
+    write_delta(weight, pattern.indices, gather_entries(weight, pattern.indices), delta)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def test_two_runs_give_the_same_bits() -> None:
+    pattern = make_pattern(200, 300, 0.05)
+    dy, x = randn(500, 200, seed=1), randn(500, 300, seed=2)
+    assert torch.equal(sampled_gradient(dy, x, pattern), sampled_gradient(dy.clone(), x.clone(), pattern))
+
+
+def test_no_tokens_give_a_zero_gradient() -> None:
+    _, bias, pattern, delta, weight = layer(41, 17, 0.1)
+    sparse_linear(randn(0, 17, seed=0), weight, bias, delta, pattern).sum().backward()
+    assert torch.equal(delta.grad, torch.zeros(len(pattern)))
+
+
+@pytest.mark.usefixtures("way")
+def test_entries_past_two_to_the_31() -> None:
+    rows, columns = 2**20, 2**13
+    indices = torch.tensor([5, 2**31 - 1, 2**31, 2**31 + 8192 * 7 + 3, 2**32 + 1, 2**33 - 1])
+    pattern = SparsePattern.from_indices(indices, rows, columns)
+    assert pattern.indices.dtype == torch.int64 and pattern.col.dtype == torch.int32
+    dy, x = randn(2, rows, seed=1), randn(2, columns, seed=2)
+    torch.testing.assert_close(
+        sampled_gradient(dy, x, pattern).double(), naive(dy, x, indices, columns), rtol=1e-6, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_a_pattern_holds_rows_and_columns_of_its_indices(dtype: torch.dtype) -> None:
+    indices = torch.tensor([0, 2, 5, 6, 11], dtype=dtype)
+    pattern = SparsePattern.from_indices(indices, 4, 3)
+    assert pattern.crow.tolist() == [0, 2, 3, 4, 5]
+    assert pattern.col.tolist() == [0, 2, 2, 0, 2]
+    assert pattern.indices.tolist() == indices.tolist()
+    assert {t.dtype for t in (pattern.crow, pattern.col, pattern.indices)} == {torch.int32}
+    moved = pattern.to("cpu")
+    assert len(moved) == 5 and torch.equal(moved.col, pattern.col) and repr(moved) == "SparsePattern(5 of 4 x 3)"
+
+
+@pytest.mark.parametrize(
+    ("indices", "message"),
+    [
+        (torch.tensor([1, 1]), "strictly ascending"),
+        (torch.tensor([2, 1]), "strictly ascending"),
+        (torch.tensor([-1, 1]), "-1 to 1"),
+        (torch.tensor([0, 12]), "must lie in a 4 x 3 matrix"),
+        (torch.tensor([[0]]), "shape"),
+        (torch.tensor([0.0]), "torch.float32"),
+    ],
+)
+def test_wrong_indices_are_refused(indices: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SparsePattern.from_indices(indices, 4, 3)
+
+
+def test_tensors_that_do_not_fit_the_pattern_are_refused() -> None:
+    pattern = make_pattern(4, 3, 0.5)
+    x = torch.zeros(2, 3)
+    with pytest.raises(ValueError, match="do not fit"):
+        sparse_linear(x, torch.zeros(3, 4), None, torch.zeros(6), pattern)
+    with pytest.raises(ValueError, match="do not fit"):
+        sparse_linear(x, torch.zeros(4, 3), None, torch.zeros(5), pattern)
