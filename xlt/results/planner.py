@@ -8,7 +8,14 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from xlt.compose import checked, compose_language_run, compose_model_run, plain
+from xlt.compose import (
+    checked,
+    compose_language_run,
+    compose_model_run,
+    language_run_settings,
+    model_run_settings,
+    plain,
+)
 from xlt.config import RunConfig, UsageError
 from xlt.engine.build import build_method
 from xlt.engine.run import ALONE, COMPOSED, Composition, Standing, preflight
@@ -67,6 +74,8 @@ class Plan:
         self.store = store
         self.runs: dict[str, Run] = {}
         self._known: dict[str, str] = {}
+        self._model_runs: dict[str, str] = {}
+        self._language_runs: dict[str, str] = {}
 
     def add(self, config: DictConfig, *, evaluate: bool = True) -> Run:
         """Adds a run and all it stands on; a run that is in the plan already is found again.
@@ -90,16 +99,20 @@ class Plan:
         model_run = None
         model_path = run_config.model.path
         if run_config.model.run is not None:
-            model_run = self.add(compose_model_run(config, run_config.model.run), evaluate=False).fingerprint
+            known = digest(model_run_settings(config))
+            if known not in self._model_runs:
+                run = self.add(compose_model_run(config, run_config.model.run), evaluate=False)
+                self._model_runs[known] = run.fingerprint
+            model_run = self._model_runs[known]
             depends_on["model"] = model_run
             model_path = str(self.store.checkpoint(model_run))
         languages = sorted({source.language for source in run_config.data.sources.values()})
         identities, files = {}, {}
         if _adapts(run_config):
             for language in languages:
-                identities[language], files[language], run = self._language_module(config, run_config, language)
-                if run is not None:
-                    depends_on[language] = run
+                identities[language], files[language], needed = self._language_module(config, run_config, language)
+                if needed is not None:
+                    depends_on[language] = needed
         identity = run_identity(run_config, model_run, identities)
         fingerprint = digest(identity)
         if fingerprint not in self.runs:
@@ -120,8 +133,12 @@ class Plan:
                 f"language_modules: no module for {language}; give language_modules.paths.{language}=FILE "
                 "or language_modules.experiment"
             )
-        run = self.add(compose_language_run(config, language), evaluate=False).fingerprint
-        return run, self.store.module_file(run), run
+        known = digest([language, language_run_settings(config)])
+        if known not in self._language_runs:
+            run = self.add(compose_language_run(config, language), evaluate=False)
+            self._language_runs[known] = run.fingerprint
+        fingerprint = self._language_runs[known]
+        return fingerprint, self.store.module_file(fingerprint), fingerprint
 
     def _plan_evaluations(self, config: DictConfig, run_config: RunConfig, run: Run) -> None:
         """Each evaluation source with its language's module and, if asked for or without modules, alone."""

@@ -93,9 +93,11 @@ class Table:
         faults: list[str] = []
         for system_name, system in config.systems.items():
             for seed in seeds:
-                composed = [f"experiment={system.experiment}", *config.overrides, *system.overrides]
+                words = [f"experiment={system.experiment}", *config.overrides, *system.overrides, *overrides]
                 try:
-                    self.runs[system_name, seed] = plan.add(compose([*composed, f"seed={seed}", *overrides]))
+                    composed = compose(words)
+                    composed.seed = seed
+                    self.runs[system_name, seed] = plan.add(composed)
                 except UsageError as error:
                     faults += error.lines
         if faults:

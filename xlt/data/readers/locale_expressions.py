@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import babel
@@ -28,11 +29,16 @@ def identity(source: SourceConfig) -> str:
 def read(source: SourceConfig) -> list[Example]:
     """`cap` expressions of the split, with text, words and column `field`."""
     _check(source)
-    found = expressions(source.language, source.split, _count(source))
-    return [
-        Example(f"cldr:{source.language}/{source.split}:{number}", item.text, item.words, {"field": item.labels})
-        for number, item in enumerate(found, start=1)
-    ]
+    return list(_examples(source.language, source.split, _count(source)))
+
+
+@lru_cache(maxsize=512)
+def _examples(language: str, split: str, count: int) -> tuple[Example, ...]:
+    """Rendered once a process: the runs of a table share most of their text."""
+    return tuple(
+        Example(f"cldr:{language}/{split}:{number}", item.text, item.words, {"field": item.labels})
+        for number, item in enumerate(expressions(language, split, count), start=1)
+    )
 
 
 def _count(source: SourceConfig) -> int:
