@@ -1,0 +1,41 @@
+# `make quickstart` and `make test` do everything on a fresh machine. PYTHON=python3.12 chooses the interpreter.
+PYTHON ?= python3
+VENV ?= .venv
+TABLE ?= quickstart
+BIN := $(VENV)/bin
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: quickstart test test-slow lint bench table clean
+
+quickstart: $(VENV)/installed
+	$(BIN)/python scripts/reproduce_table.py table=quickstart seeds=[1,2,3]
+
+test: $(VENV)/installed
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not gpu"
+
+test-slow: $(VENV)/installed
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/installed
+	mkdir -p outputs/bench
+	$(BIN)/python scripts/bench_modules.py --output outputs/bench/modules.json
+	$(BIN)/python scripts/bench_training.py --size small --output outputs/bench/training.json
+
+# make table TABLE=pos_unseen ARGS="data_dir=... model.path=..."
+table: $(VENV)/installed
+	$(BIN)/python scripts/reproduce_table.py table=$(TABLE) $(ARGS)
+
+# torch first and in its own step: the constraints name one build for it and for everything after it.
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) outputs .pytest_cache .ruff_cache .mypy_cache
