@@ -197,8 +197,10 @@ def main() -> None:
     }
     for name, row in rows.items():
         state = "" if row["optimiser_state_mb"] is None else f"{row['optimiser_state_mb']:9.1f} MB optimiser"
-        print(f"{name:14} {row['seconds_per_step']:8.3f} s  {row['ratio_to_full']:.2f} x full  "
-              f"{row['peak_mib']:7.0f} MiB peak  {state}")
+        print(
+            f"{name:14} {row['seconds_per_step']:8.3f} s  {row['ratio_to_full']:.2f} x full  "
+            f"{row['peak_mib']:7.0f} MiB peak  {state}"
+        )
     record = {
         "device": platform.processor() or platform.machine(),
         "threads": options.threads,

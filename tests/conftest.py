@@ -9,16 +9,20 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import copy
 import functools
+import multiprocessing
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from omegaconf import OmegaConf, SCMode
 from torch import Tensor
 from torch.nn import functional as F
+
 from xlt.compose import compose, hydra_ready
 from xlt.config import RandomModelConfig, TrainConfig
 from xlt.data.encoding import Encoder
@@ -119,8 +123,14 @@ class WideTagging(Tagging):
     """Tagging whose loss has the model's dtype, so that a float64 model trains in float64 throughout."""
 
     def loss(self, model: TransferModel, batch: Mapping[str, Tensor]) -> Tensor:
-        logits, labels = self._logits(model, batch)
-        return F.cross_entropy(logits, labels, reduction="sum")
+        return F.cross_entropy(*self._logits(model, batch), reduction="sum")
+
+
+class WideMlm(MaskedLanguageModelling):
+    """The same of masked language modelling."""
+
+    def loss(self, model: TransferModel, batch: Mapping[str, Tensor]) -> Tensor:
+        return F.cross_entropy(*self._logits(model, batch), reduction="sum")
 
 
 @pytest.fixture(scope="session")
@@ -129,7 +139,7 @@ def make_task() -> Callable[..., Task]:
 
     def make(kind: str, dropout: float = 0.0) -> Task:
         if kind == "mlm":
-            return MaskedLanguageModelling(max_length=32, masked_share=0.3, packing=False)
+            return WideMlm(max_length=32, masked_share=0.3, packing=False)
         return WideTagging("pos", "upos", LABELS, max_length=32, dropout=dropout)
 
     return make
@@ -271,6 +281,40 @@ def records() -> type[Records]:
 @pytest.fixture(scope="session")
 def killed() -> type[BaseException]:
     return Killed
+
+
+@pytest.fixture(scope="session")
+def in_two_processes() -> Callable[[Callable[[Processes], Any], Path], list[Any]]:
+    """`in_two_processes(work, folder)` runs `work` in two forked processes joined by gloo; what each returned.
+
+    Nobody waits for ever: a process that fails takes the other along.
+    """
+
+    def run(work: Callable[[Processes], Any], folder: Path) -> list[Any]:
+        folder.mkdir(parents=True, exist_ok=True)
+
+        def child(rank: int) -> None:
+            dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+            torch.save(work(Processes(rank, 2)), folder / f"rank-{rank}.pt")
+            os._exit(0)  # nothing that the parent had open is ours to close
+
+        context = multiprocessing.get_context("fork")
+        children = [context.Process(target=child, args=(rank,), daemon=True) for rank in (0, 1)]
+        for process in children:
+            process.start()
+        deadline = time.monotonic() + 60
+        while any(process.exitcode is None for process in children):
+            if any(process.exitcode for process in children) or time.monotonic() > deadline:
+                break
+            time.sleep(0.01)
+        codes = [process.exitcode for process in children]
+        for process in children:
+            process.kill()
+            process.join()
+        assert codes == [0, 0]
+        return [torch.load(folder / f"rank-{rank}.pt") for rank in (0, 1)]
+
+    return run
 
 
 @pytest.fixture(scope="session")

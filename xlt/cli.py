@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import argparse
+import difflib
 import os
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
 
 import hydra
-from hydra.errors import HydraException
+from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from xlt.compose import CONFIG_MODULE, VERSION_BASE, hydra_ready, one_line, override_faults, register_schemas
+import xlt
+from xlt.compose import (
+    COMPOSITION_ERRORS,
+    CONFIG_MODULE,
+    VERSION_BASE,
+    hydra_ready,
+    is_of_composition,
+    one_line,
+    override_faults,
+    register_schemas,
+)
 from xlt.config import UsageError
 from xlt.engine.processes import Processes
 from xlt.engine.training import Interrupted
+from xlt.sweeps import JobFailed, SweepFolder, end_job, sweep_job
+from xlt.usage import register_help
 
 USAGE = 2
 FAILURE = 1
@@ -25,24 +40,88 @@ FAILURE = 1
 
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 a run failed, 2 wrong input, 128 + signal stopped with its state saved."""
+    if "--version" in sys.argv[1:]:
+        print(f"xlt {xlt.__version__}, Hydra {hydra.__version__}")
+        return
+    options = _options(sys.argv[1:])
     register_schemas()
+    register_help()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises what it would print over many lines
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", category=UserWarning, module="hydra")
     try:
         _hydra_main()
-    except (HydraException, OmegaConfBaseException) as error:
-        overrides = [word for word in sys.argv[1:] if "=" in word or word.startswith("~")]
-        stray = [word for word in sys.argv[1:] if not word.startswith(("-", "~", "+")) and "=" not in word]
-        lines = [f"{word}: not an override; write key=value" for word in stray]
-        with hydra_ready():
-            lines += override_faults([word for word in overrides if not word.startswith("-")])
-        refuse(lines or [one_line(error)])
+    except COMPOSITION_ERRORS as error:
+        if not is_of_composition(error):
+            raise
+        with hydra_ready(options.config_dir):
+            if "Cannot find primary config" in str(error):  # then nothing composes
+                refuse([one_line(error)])
+            lines = override_faults(options.overrides, options.config_name or "config", options.multirun)
+            refuse(lines or [one_line(error)])
+    except JobFailed as failed:
+        sys.exit(failed.code)
+    finally:
+        SweepFolder.remove_if_nothing_was_done()
+    if SweepFolder.code:
+        sys.exit(SweepFolder.code)
 
 
 @hydra.main(config_path=f"pkg://{CONFIG_MODULE}", config_name="config", version_base=VERSION_BASE)
 def _hydra_main(config: DictConfig) -> None:
-    guarded(lambda: run(config))
+    job = sweep_job()
+    if job is None:
+        guarded(lambda: run(config))
+        return
+    try:
+        guarded(lambda: run(config), f"{job}: ")
+        end_job(0)
+    except SystemExit as stop:
+        if stop.code not in (FAILURE, USAGE):
+            raise
+        end_job(FAILURE if stop.code == FAILURE else USAGE)
+
+
+def _options(words: Sequence[str]) -> argparse.Namespace:
+    """The command line as Hydra will read it; what Hydra would answer with a page of usage is refused in a line."""
+    parser = get_args_parser()
+    parser.error = lambda message: _refuse_option(parser, message)
+    options = parser.parse_args(words)
+    lines = [f"{word}: not an override; write KEY=VALUE" for word in options.overrides if _is_stray(word)]
+    if options.experimental_rerun is not None:
+        lines.append("--experimental-rerun: refused, it would unpickle a file; give the overrides again")
+    if options.resolve and options.cfg is None and not options.help:
+        lines.append("--resolve: goes with --cfg job")
+    modes = (("--run", options.run), ("--cfg", options.cfg), ("--multirun", options.multirun), ("--info", options.info))
+    given = [name for name, value in modes if value]
+    if len(given) > 1:
+        lines.append(f"{' '.join(given)}: give one of them")
+    config_dir = options.config_dir
+    if config_dir is not None and not Path(config_dir).is_dir():
+        refuse([*lines, f"--config-dir={config_dir}: no such folder"])  # what the overrides choose may be in it
+    if lines:
+        with hydra_ready(config_dir):
+            right = [word for word in options.overrides if not _is_stray(word)]
+            refuse([*lines, *override_faults(right, options.config_name or "config", options.multirun)])
+    return options
+
+
+def _is_stray(word: str) -> bool:
+    return word.startswith("=") or ("=" not in word and not word.startswith("~"))
+
+
+def _refuse_option(parser: argparse.ArgumentParser, message: str) -> NoReturn:
+    _, found, unknown = message.partition("unrecognized arguments: ")
+    if not found:
+        refuse([message.removeprefix("argument ")])
+    known = [name for action in parser._actions for name in action.option_strings]
+    lines = []
+    for word in unknown.split():
+        near = difflib.get_close_matches(word.partition("=")[0], known, n=1, cutoff=0.7)
+        meant = f"did you mean {near[0]}?" if near else "see xlt --help and xlt --hydra-help"
+        fault = f"no such option; {meant}" if word.startswith("-") else "give options before or after all overrides"
+        lines.append(f"{word}: {fault}")
+    refuse(lines)
 
 
 def run(config: DictConfig) -> int:
@@ -61,25 +140,35 @@ def run(config: DictConfig) -> int:
     if len(plan.runs) > 1:
         print_plan(plan, console)
     outcome = carry_out(plan, asked.config.launcher.workers, watch)
+    if outcome.refused:
+        raise UsageError(*(outcome.failures[fingerprint] for fingerprint in outcome.refused))
+    for fingerprint, reason in outcome.failures.items():
+        if fingerprint not in outcome.skipped:
+            print(f"xlt: {plan.runs[fingerprint].label}: {reason}", file=sys.stderr)
     if outcome.failures:
-        for fingerprint, reason in outcome.failures.items():
-            console.print(f"{plan.runs[fingerprint].label}: {reason}", style="red", highlight=False, soft_wrap=True)
-        return USAGE if outcome.refused else FAILURE
+        if outcome.skipped:
+            print(f"xlt: not tried because of that: {len(outcome.skipped)} runs", file=sys.stderr)
+        return FAILURE
     if Processes.join().leads:
         print_evaluations(asked, store, Console())
     return 0
 
 
-def guarded(action: Callable[[], int]) -> None:
-    """Runs an action of a command; wrong input is one line each and exit code 2, an interruption says how to go on."""
+def guarded(action: Callable[[], int], prefix: str = "") -> None:
+    """Runs an action of a command; wrong input is one line each and exit code 2, an interruption says how to go on.
+
+    Args:
+        action: returns the exit code.
+        prefix: says which job of several the lines are about.
+    """
     from xlt.modules import ModuleFileError
 
     try:
         code = action()
     except UsageError as error:
-        refuse(error.lines)
+        refuse([prefix + line for line in error.lines])
     except ModuleFileError as error:
-        refuse([str(error)])
+        refuse([f"{prefix}{error}"])
     except Interrupted as stop:
         print(str(stop), file=sys.stderr)
         sys.exit(128 + stop.signal)
@@ -89,7 +178,7 @@ def guarded(action: Callable[[], int]) -> None:
         sys.exit(code)
 
 
-def refuse(lines: Sequence[str]) -> None:
+def refuse(lines: Sequence[str]) -> NoReturn:
     """Says what is wrong with the input, a line each, and exits with 2."""
     for line in lines:
         print(f"xlt: {line}", file=sys.stderr)

@@ -11,11 +11,16 @@ import re
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, SCMode, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -40,6 +45,8 @@ _SHARED_SCHEMAS = {
 _SETTINGS = ("data_dir", "output_dir", "device", "tracker", "launcher")
 _ADAPTATION = ("model", "method", "threads")
 _OPTIONS_SHOWN = 20
+_NO_OPTION = "Config group override must be a string"
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
 
 _COMPOSED: weakref.WeakKeyDictionary[Any, dict[tuple[str, ...], DictConfig]] = weakref.WeakKeyDictionary()
 
@@ -61,14 +68,25 @@ def register_schemas() -> None:
 
 
 @contextmanager
-def hydra_ready() -> Iterator[None]:
-    """Makes composition possible outside of the `xlt` command; inside it, uses its search path."""
+def hydra_ready(config_dir: str | None = None) -> Iterator[None]:
+    """Makes composition possible outside of the `xlt` command; inside it, uses its search path.
+
+    Args:
+        config_dir: a folder of the user's that is searched first, as after `--config-dir`.
+    """
     register_schemas()
     if GlobalHydra.instance().is_initialized():
         yield
         return
-    with hydra.initialize_config_module(CONFIG_MODULE, version_base=VERSION_BASE):
+    search_path = create_config_search_path(f"pkg://{CONFIG_MODULE}")
+    if config_dir is not None:
+        folder = f"file://{Path(config_dir).absolute()}"
+        search_path.prepend(provider="command-line", path=folder, anchor=SearchPathQuery(provider="schema"))
+    Hydra.create_main_hydra2(task_name="xlt", config_search_path=search_path)
+    try:
         yield
+    finally:
+        GlobalHydra.instance().clear()
 
 
 def compose(overrides: Sequence[str], config_name: str = "config") -> DictConfig:
@@ -84,22 +102,93 @@ def compose(overrides: Sequence[str], config_name: str = "config") -> DictConfig
     if words not in known:
         try:
             known[words] = hydra.compose(config_name, overrides=list(overrides))
-        except (HydraException, OmegaConfBaseException) as error:
+        except COMPOSITION_ERRORS as error:
+            if not is_of_composition(error):
+                raise
             raise UsageError(*(override_faults(overrides, config_name) or [one_line(error)])) from error
     return copy.deepcopy(known[words])
 
 
-def override_faults(overrides: Sequence[str], config_name: str = "config") -> list[str]:
-    """What is wrong with each of the overrides, given the ones before it that are right."""
-    right: list[str] = []
+def override_faults(overrides: Sequence[str], config_name: str = "config", sweep: bool = False) -> list[str]:
+    """What is wrong with each of the overrides, given the ones before it that are right.
+
+    Args:
+        overrides: as on the command line.
+        config_name: of the primary config.
+        sweep: several values for a key are alternatives, each tried for itself.
+    """
     lines = []
+    remaining: list[tuple[str, list[str]]] = []
     for override in overrides:
         try:
-            hydra.compose(config_name, overrides=[*right, override])
-            right.append(override)
-        except (HydraException, OmegaConfBaseException) as error:
+            remaining.append((override, _alternatives(override) if sweep else [override]))
+        except HydraException as error:
             lines.append(f"{override}: {one_line(error)}")
+    right: list[tuple[str, list[str]]] = []
+    words: list[str] = []
+    while remaining:
+        sound = _sound_prefix(words, [alternatives[0] for _, alternatives in remaining], config_name)
+        right += remaining[:sound]
+        words += [alternatives[0] for _, alternatives in remaining[:sound]]
+        if sound < len(remaining):
+            override, alternatives = remaining[sound]
+            refusal = _refusal([*words, alternatives[0]], config_name)
+            assert refusal is not None
+            lines.append(f"{override}: {one_line(refusal, words)}")
+        remaining = remaining[sound + 1 :]
+    for number, (override, alternatives) in enumerate(right):
+        for other in alternatives[1:]:
+            if (refusal := _refusal([*words[:number], other, *words[number + 1 :]], config_name)) is not None:
+                lines.append(f"{override}: {one_line(refusal, words)}")
+    if lines and words:
+        lines += _faults_of_given_keys(words, config_name)
     return lines
+
+
+def _sound_prefix(words: Sequence[str], more: Sequence[str], config_name: str) -> int:
+    """How many of `more`, from the first on, compose on top of `words`; by bisection, for composing takes time."""
+    low, high = 0, len(more)
+    if _refusal([*words, *more], config_name) is None:
+        return high
+    while high - low > 1:  # the first `low` compose, the first `high` do not
+        middle = (low + high) // 2
+        if _refusal([*words, *more[:middle]], config_name) is None:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _refusal(overrides: Sequence[str], config_name: str) -> Exception | None:
+    """Why overrides do not compose; None if they do."""
+    try:
+        hydra.compose(config_name, overrides=list(overrides))
+    except COMPOSITION_ERRORS as error:
+        if not is_of_composition(error):
+            raise
+        return error
+    return None
+
+
+def _alternatives(override: str) -> list[str]:
+    (parsed,) = OverridesParser.create().parse_overrides([override])
+    if not parsed.is_sweep_override():
+        return [override]
+    if not parsed.is_discrete_sweep():
+        raise HydraException("a sweep takes a list or a range, for instance seed=1,2 or 'seed=range(1,3)'")
+    return [f"{parsed.get_key_element()}={value}" for value in parsed.sweep_string_iterator()]
+
+
+def _faults_of_given_keys(overrides: Sequence[str], config_name: str) -> list[str]:
+    """Faults in values that overrides give. Others may come from the overrides that did not compose."""
+    given = {override.partition("=")[0].lstrip("+~") for override in overrides}
+    try:
+        checked(hydra.compose(config_name, overrides=list(overrides)))
+    except UsageError as error:
+        return [line for line in error.lines if line.partition("=")[0] in given]
+    except (HydraException, OmegaConfBaseException):
+        pass
+    return []
 
 
 def checked(config: DictConfig) -> RunConfig:
@@ -108,29 +197,82 @@ def checked(config: DictConfig) -> RunConfig:
     Raises:
         UsageError: all faults together, one line each.
     """
+    _refuse_absent_data_dir(config)
     try:
         result = OmegaConf.to_container(
             config, resolve=True, throw_on_missing=False, structured_config_mode=SCMode.INSTANTIATE
         )
     except OmegaConfBaseException as error:
-        raise UsageError(one_line(error)) from error
-    found = list(faults(result))
+        raise UsageError(_interpolation_fault(error)) from error
+    found = [*_strangers(config), *faults(result)]
     if found:
-        raise UsageError(*found)
+        raise UsageError(*_without_echoes(found, config))
     assert isinstance(result, RunConfig)
     return result
 
 
+def _strangers(config: DictConfig, prefix: str = "") -> Iterator[str]:
+    """Keys that no schema has: Hydra's `+` adds them anywhere, and nothing would ever read them."""
+    schema = OmegaConf.get_type(config)
+    known = {item.name for item in dataclasses.fields(schema)} if dataclasses.is_dataclass(schema) else None
+    for name in config:
+        node = config._get_node(name)
+        if known is not None and name not in known:
+            near = _suggestion(str(name), sorted(known - {"_target_"}))
+            yield f"{prefix}{name}={node}: no such key in {schema.__name__}{near}"
+        elif isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation():
+            yield from _strangers(node, f"{prefix}{name}.")
+
+
+def _refuse_absent_data_dir(config: DictConfig) -> None:
+    if config.data_dir is not None:
+        return
+    raw = OmegaConf.to_container(config.data, resolve=False)
+    assert isinstance(raw, dict)
+    starting = [
+        f"data.{part}.{name}.path={source['path']}"
+        for part, sources in raw.items()
+        if isinstance(sources, dict)
+        for name, source in sources.items()
+        if "${data_dir}" in str(source.get("path"))
+    ]
+    if starting:
+        others = f" and {len(starting) - 1} more" if len(starting) > 1 else ""
+        raise UsageError(f"data_dir=null: {starting[0]}{others} start from it; give data_dir=FOLDER")
+
+
+def _interpolation_fault(error: OmegaConfBaseException) -> str:
+    where = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
+    null = re.search(r"dereferencing interpolation '\$\{(.*?)\}'.*Incompatible value 'None'", str(error), re.DOTALL)
+    if null is not None:
+        return f"{where}takes the value of {null.group(1)}, which is null; give {null.group(1)}=..."
+    return where + one_line(error)
+
+
+def _without_echoes(lines: Sequence[str], config: DictConfig) -> list[str]:
+    """Leaves out the fault of a value that is only taken over from another key, whose fault is reported."""
+    reported = {line.partition("=")[0] for line in lines}
+
+    def echoes(line: str) -> bool:
+        name, given, _ = line.partition("=")
+        parent, _, last = name.rpartition(".")
+        node = OmegaConf.select(config, parent) if parent else config
+        raw = node._get_node(last)._value() if given and isinstance(node, DictConfig) and last in node else None
+        return isinstance(raw, str) and raw.startswith("${") and raw[2:-1] in reported
+
+    return [line for line in lines if not echoes(line)]
+
+
 def compose_model_run(parent: DictConfig, reference: RunReference) -> DictConfig:
     """The run that makes the parent's base model."""
-    return _compose_child(parent, reference.experiment, reference.overrides, _SETTINGS)
+    return _compose_child(parent, "model.run", reference.experiment, reference.overrides, _SETTINGS)
 
 
 def compose_language_run(parent: DictConfig, language: str) -> DictConfig:
     """The run that makes the parent's language module for one language: same model and method, its own recipe."""
     reference = parent.language_modules
     overrides = [override.replace("{language}", language) for override in reference.overrides]
-    child = _compose_child(parent, reference.experiment, overrides, _SETTINGS + _ADAPTATION)
+    child = _compose_child(parent, "language_modules", reference.experiment, overrides, _SETTINGS + _ADAPTATION)
     child.language = language
     return child
 
@@ -153,9 +295,12 @@ def _unresolved(config: DictConfig, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _compose_child(
-    parent: DictConfig, experiment: str, overrides: Sequence[str], inherited: Sequence[str]
+    parent: DictConfig, name: str, experiment: str, overrides: Sequence[str], inherited: Sequence[str]
 ) -> DictConfig:
-    child = compose([f"experiment={experiment}", f"scale={parent.scale}", *overrides])
+    try:
+        child = compose([f"experiment={experiment}", f"scale={parent.scale}", *overrides])
+    except UsageError as error:
+        raise UsageError(*(f"{name}: {line}" for line in error.lines)) from error
     with open_dict(child):
         for name in inherited:
             # Not resolved: what the parent's subtree takes from elsewhere (train.density) it takes from the child.
@@ -163,21 +308,64 @@ def _compose_child(
     return child
 
 
-def one_line(error: BaseException) -> str:
-    """An error of Hydra or OmegaConf in one line, with what may have been meant."""
+def is_of_composition(error: Exception) -> bool:
+    """Whether one of COMPOSITION_ERRORS is about the user's words; Hydra has a plain ValueError among them."""
+    return not isinstance(error, ValueError) or isinstance(error, OmegaConfBaseException) or _NO_OPTION in str(error)
+
+
+def one_line(error: BaseException, overrides: Sequence[str] = ()) -> str:
+    """An error of Hydra or OmegaConf in one line, with what may have been meant.
+
+    Args:
+        error: what was raised.
+        overrides: those that compose, for the keys there are.
+    """
     text = str(error)
     if (found := re.search(r"In '.*?': Could not find '(.*?)'", text)) is not None:
         group, _, name = found.group(1).rpartition("/")
         return f"no {found.group(1)} in conf/{_suggestion(name, _options(group))}"
     if (found := re.search(r"Could not override '(.*?)'", text)) is not None:
-        return f"no such key {found.group(1)}{_suggestion(found.group(1), _keys())}"
+        return _no_such_key(found.group(1), overrides)
+    if (found := re.search(r"Could not delete from config\. '(.*?)' does not exist", text)) is not None:
+        return f"nothing to delete, no such key {found.group(1)}{_suggestion(found.group(1), _keys(overrides))}"
+    if (found := re.search(r"Could not append to config\. An item is already at '(.*?)'", text)) is not None:
+        return f"there is {found.group(1)} already; change it without the +"
+    if (found := re.search(r"Multiple values for (\S+?)\.", text)) is not None:
+        return f"there is a choice of {found.group(1)} already; change it without the +"
+    if "Ambiguous value for argument" in text:
+        return "several values; sweep over them with -m, or write a list as KEY=[A,B]"
+    if _NO_OPTION in text:
+        return "not the name of an option; leave it out for the default"
+    if "is not Optional" in text:
+        return "null is not allowed; give a value"
+    if "requires --multirun" in text:
+        return "several values; sweep over them with -m"
+    if "override_grammar" in text or "LexerNoViable" in text:
+        return "not to be read as key=value; a value with special characters is quoted twice: 'KEY=\"VALUE\"'"
+    if (found := re.search(r"Cannot find primary config '(.*?)'", text)) is not None:
+        return f"--config-name={found.group(1)}: no such file in conf/ or --config-dir"
     if (found := re.search(r"Key '(.*?)' not in '(.*?)'.*?full_key: (\S+)", text, re.DOTALL)) is not None:
         return f"{found.group(3)}: no such key in {found.group(2)}"
     if error.__cause__ is not None and text.startswith("Error merging override"):
-        return one_line(error.__cause__)
+        return one_line(error.__cause__, overrides)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     kept = [line for line in lines if not line.startswith(("object_type", "reference_type", "full_key", "Set the"))]
     return " ".join(kept) or type(error).__name__
+
+
+def _no_such_key(name: str, overrides: Sequence[str]) -> str:
+    if "@" in name:
+        return f"nothing is there yet to be replaced; to add it, write +{name}=..."
+    if (found := re.fullmatch(r"(data\.(?:sources|validation|evaluation))\.([^.]+)\..+", name)) is not None:
+        mapping, source = found.groups()
+        there = [key for key in _keys(overrides) if key.rpartition(".")[0] == mapping]
+        if f"{mapping}.{source}" in there:
+            return f"no such key {name}{_suggestion(name, _keys(overrides))}"
+        near = _suggestion(f"{mapping}.{source}", there)
+        return f"no {mapping}.{source}{near}" + ("" if near else f"; add it with +source@{mapping}.{source}=...")
+    if name.startswith("language_modules.paths."):
+        return f"nothing is there yet to be replaced; to add it, write +{name}=FILE"
+    return f"no such key {name}{_suggestion(name, _keys(overrides))}"
 
 
 def _suggestion(word: str, options: Sequence[str]) -> str:
@@ -192,8 +380,8 @@ def _options(group: str) -> list[str]:
     return [name for name in names if not name.startswith(("base_", "_"))]
 
 
-def _keys() -> list[str]:
-    """Every key of the default config, dotted."""
+def _keys(overrides: Sequence[str] = ()) -> list[str]:
+    """Every key of the config that overrides compose, dotted."""
 
     def walk(node: Any, prefix: str) -> Iterator[str]:
         for name, value in node.items():
@@ -201,7 +389,7 @@ def _keys() -> list[str]:
             if isinstance(value, dict):
                 yield from walk(value, f"{prefix}{name}.")
 
-    return list(walk(OmegaConf.to_container(hydra.compose("config"), resolve=False), ""))
+    return list(walk(OmegaConf.to_container(hydra.compose("config", overrides=list(overrides)), resolve=False), ""))
 
 
 def plain(config: Any) -> Any:

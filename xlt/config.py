@@ -8,12 +8,24 @@ config and returns everything that is wrong with it, a line each.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
 
 
 class UsageError(ValueError):
@@ -91,9 +103,24 @@ class ModelConfig:
                 f"{prefix}: exactly one of {prefix}.path, {prefix}.run, {prefix}.random must be given, not {what}; "
                 f"for instance {prefix}.path=bert-base-multilingual-cased"
             )
-        looks_local = self.path is not None and (self.path.startswith((".", "/", "~")) or self.path.count("/") > 1)
-        if self.path is not None and looks_local and not (Path(self.path).expanduser() / "config.json").is_file():
-            yield f"{prefix}.path={self.path}: no model there; a local model is a folder with config.json and weights"
+        if self.path is not None and (fault := self._path_fault(self.path)) is not None:
+            yield f"{prefix}.path={self.path}: {fault}"
+
+    @staticmethod
+    def _path_fault(path: str) -> str | None:
+        """What is wrong with a local folder; None for a hub id, which only loading can judge."""
+        folder = Path(path).expanduser()
+        looks_local = not path or path.startswith((".", "/", "~")) or path.count("/") > 1 or folder.exists()
+        if not looks_local:
+            return None
+        if not path or not (folder / "config.json").is_file():
+            return "no model there; a local model is a folder with config.json and weights"
+        if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+            return "config.json without weights (model.safetensors)"
+        if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+            # transformers would make up an empty vocabulary
+            return "config.json without a tokenizer (tokenizer.json)"
+        return None
 
 
 @dataclass
@@ -114,6 +141,16 @@ class SourceConfig:
         if (fault := language_fault(self.language)) is not None:
             yield f"{prefix}.language={self.language}: {fault}"
 
+    def location(self) -> Path:
+        """Where the data lies, for a reader that needs to be told.
+
+        Raises:
+            UsageError: `path` is null.
+        """
+        if self.path is None:
+            raise UsageError(f"path=null: reader {self.reader} needs a file or folder")
+        return Path(self.path).expanduser()
+
 
 @dataclass
 class DataConfig:
@@ -126,7 +163,7 @@ class DataConfig:
 
     def faults(self, prefix: str) -> Iterator[str]:
         if not self.sources:
-            yield f"{prefix}.sources: empty; add one, for instance +source@{prefix}.sources.en=ud_en"
+            yield f"{prefix}.sources: empty; add one, for instance +source@{prefix}.sources.eng=ud_eng"
         if not self.validation and not self.held_out_fraction:
             yield f"{prefix}.validation: empty, and {prefix}.held_out_fraction=0: nothing selects the checkpoint"
         learned = {(s.reader, s.path, s.language, s.split) for s in self.sources.values()}
@@ -207,6 +244,10 @@ class TrackerConfig:
     project: str = key("W&B project")
     progress: bool = key("progress bar in the terminal")
 
+    def faults(self, prefix: str) -> Iterator[str]:
+        if self.wandb != "off" and importlib.util.find_spec("wandb") is None:
+            yield f"{prefix}.wandb={self.wandb}: the client is not installed; pip install 'xlt[wandb]'"
+
 
 @dataclass
 class LauncherConfig:
@@ -241,9 +282,17 @@ class RunConfig:
 
         if self.language is not None and (fault := language_fault(self.language)) is not None:
             yield f"language={self.language}: {fault}"
+        for name, source in self.data.sources.items():
+            if self.language is not None and source.language != self.language:
+                yield (
+                    f"language={self.language}: data.sources.{name} is of language {source.language}; "
+                    "a language module is learned from its own language"
+                )
         if self.data_dir is not None and not Path(self.data_dir).expanduser().is_dir():
             yield f"data_dir={self.data_dir}: no such folder"
-        if self.device not in ("cpu", "auto") and not self.device.startswith("cuda"):
+        if (fault := _folder_fault(Path(self.output_dir).expanduser())) is not None:
+            yield f"output_dir={self.output_dir}: {fault}"
+        if re.fullmatch(r"cpu|auto|cuda(:\d+)?", self.device) is None:
             yield f"device={self.device}: must be cpu, cuda, cuda:N or auto"
 
 
@@ -274,6 +323,14 @@ def faults(config: Any, prefix: str = "") -> Iterator[str]:
             yield from faults(value, name)
     if not broken and hasattr(config, "faults"):
         yield from config.faults(prefix)
+
+
+def _folder_fault(folder: Path) -> str | None:
+    """Why nothing can be written to a folder that may not exist yet."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        return f"{there} is not a folder"
+    return None if os.access(there, os.W_OK) else f"{there} cannot be written to"
 
 
 def _range_fault(value: Any, rules: Any) -> str | None:

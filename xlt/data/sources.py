@@ -11,7 +11,7 @@ from types import ModuleType
 
 import torch
 
-from xlt.config import SourceConfig, UsageError
+from xlt.config import DataConfig, SourceConfig, UsageError
 from xlt.data import readers
 from xlt.data.examples import Example
 from xlt.data.streams import stream
@@ -42,6 +42,19 @@ def source_identity(source: SourceConfig) -> dict[str, object]:
         "upsample": source.upsample,
         "cap": source.cap,
     }
+
+
+def source_faults(data: DataConfig) -> list[str]:
+    """What can be said about all sources of a run without reading them: unknown readers, absent files, a line each."""
+    lines = []
+    for part in ("sources", "validation", "evaluation"):
+        for name, source in getattr(data, part).items():
+            try:
+                reader_of(source).files(source)
+            except UsageError as error:
+                separator = "." if error.lines[0].startswith(("reader=", "path=", "language=")) else ": "
+                lines += [f"data.{part}.{name}{separator}{line}" for line in error.lines]
+    return lines
 
 
 def read_source(name: str, source: SourceConfig, seed: int) -> list[Example]:

@@ -17,9 +17,9 @@ class LanguageActivation:
     Args:
         model: the base model, no module applied.
         modules: by ISO 639-3 code; empty for training without language adaptation.
-        languages: all languages of the mix.
+        languages: of all sources, those for validation included.
     Raises:
-        ValueError: a language of the mix has no module though others have.
+        ValueError: a language has no module though others have.
     """
 
     def __init__(self, model: TransferModel, modules: Mapping[str, ModuleArtefact], languages: list[str]) -> None:

@@ -145,15 +145,15 @@ def prepare(config: RunConfig, standing: Standing) -> PreparedRun:
     model = build_model(config, standing.model_path, task, encoder)
     for language, module in modules.items():
         check_base(module.header, model.base_hash, standing.language_modules[language])
-    sources = load(data.sources, task, encoder)
+    sources, validation = (load(part, task, encoder) for part in (data.sources, data.validation))
     trainer = Trainer(
         model=model,
         method=build_method(config.method),
         task=task,
         encoder=encoder,
         sources=sources,
-        validation=load(data.validation, task, encoder),
-        activation=LanguageActivation(model, modules, [source.language for source in sources]),
+        validation=validation,
+        activation=LanguageActivation(model, modules, [source.language for source in (*sources, *validation)]),
         recipe=config.train,
         setting=Setting(adapts_language=task.needs_lm_head, random=lambda *name: stream(config.seed, "method", *name)),
         seed=config.seed,

@@ -61,8 +61,9 @@ class RunState:
         tensors = {f"trainable/{name}": parameter.detach() for name, parameter in trainable.items()}
         tensors.update((f"method/{name}", tensor) for name, tensor in method.items())
         if optimizer is not None:
-            for number, slots in optimizer.state_dict()["state"].items():
-                tensors.update((f"optimizer/{number}/{slot}", torch.as_tensor(value)) for slot, value in slots.items())
+            for name, parameter in trainable.items():
+                slots = optimizer.state.get(parameter, {})
+                tensors.update((f"optimizer/{name}/{slot}", torch.as_tensor(value)) for slot, value in slots.items())
         self._folder.mkdir(parents=True, exist_ok=True)
         write_module_file(self._file, {"kind": "run_state", "position": asdict(position)}, tensors)
 
@@ -108,15 +109,41 @@ class RunState:
 
 @torch.no_grad()
 def copy_into(trainable: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> None:
-    """Copies saved values into trainable tensors of the same names."""
+    """Copies saved values into trainable tensors of the same names.
+
+    Raises:
+        ValueError: names or shapes differ; the state is of another run, or of an older version of the method.
+    """
+    _check_fit(trainable, {name: value.shape for name, value in values.items()})
     for name, parameter in trainable.items():
         parameter.copy_(values[name])
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Gives an optimiser the slots (moments, step counts) that were saved for it."""
+def load_optimizer(
+    optimizer: torch.optim.Optimizer, trainable: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
+) -> None:
+    """Gives an optimiser the slots (moments, step counts) that were saved for it.
+
+    By name, not by position: a resumed run need not meet its parameters in the order in which they were saved.
+
+    Raises:
+        ValueError: a slot belongs to no trainable tensor, or has another shape (a fused optimiser would not notice).
+    """
+    numbers = {name: number for number, name in enumerate(trainable)}
     state: dict[int, dict[str, Any]] = {}
-    for name, tensor in tensors.items():
-        number, _, slot = name.partition("/")
-        state.setdefault(int(number), {})[slot] = tensor
+    for key, tensor in tensors.items():
+        name, _, slot = key.rpartition("/")
+        if name not in numbers or (tensor.dim() and tensor.shape != trainable[name].shape):
+            raise ValueError(f"saved optimiser state {key} of shape {tuple(tensor.shape)} fits no trainable tensor")
+        state.setdefault(numbers[name], {})[slot] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _check_fit(trainable: Mapping[str, nn.Parameter], saved: Mapping[str, torch.Size]) -> None:
+    wanted = {name: parameter.shape for name, parameter in trainable.items()}
+    odd = sorted(name for name in wanted.keys() | saved.keys() if wanted.get(name) != saved.get(name))
+    if odd:
+        raise ValueError(
+            f"saved state does not fit the run: {odd[0]} is {saved.get(odd[0], 'absent')} there and "
+            f"{wanted.get(odd[0], 'absent')} here ({len(odd)} such names); remove it to start the run again"
+        )

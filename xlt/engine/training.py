@@ -104,7 +104,7 @@ class Trainer:
         )
         if parts is not None:
             copy_into(trainable, parts["trainable"])
-            load_optimizer(optimizer, parts["optimizer"])
+            load_optimizer(optimizer, trainable, parts["optimizer"])
             self.method.write()
         mix = Mix(list(self.sources), self.recipe.batch_size, self.seed, phase.name)
         evaluate_every = self._evaluation_interval(mix)
@@ -176,9 +176,13 @@ class Trainer:
             found = {name: sum(result[name] for result in results) / len(results) for name in results[0]}
             self.watcher.metrics(phase.name, position.step, {f"validation/{k}": v for k, v in found.items()})
         (value,) = self.processes.from_leader([found.get(self.task.metric, math.nan)])
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"phase {phase.name}, step {position.step}: validation {self.task.metric} is {value}; "
+                "lower train.learning_rate or set train.precision=fp32"
+            )
         best = position.best_metric
-        better = best is None or math.isnan(best) or (value > best if self.task.greater_is_better else value < best)
-        if better:
+        if best is None or (value > best if self.task.greater_is_better else value < best):
             position.best_metric, position.best_step = value, position.step
             if self.processes.leads:
                 self._state.save_best(phase.name, trainable)
@@ -196,7 +200,7 @@ class Trainer:
     def _save_if_due(
         self, position: Position, trainable: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
     ) -> None:
-        stop = int(self.processes.sum(self._stop.number)) if self.processes.count > 1 else self._stop.number
+        stop = self._stop_asked()
         due = time.monotonic() - self._saved_at >= self.recipe.save_every_seconds
         if self.processes.leads and (due or stop):
             position.seconds, position.records = self._elapsed(), self.watcher.written()
@@ -204,15 +208,24 @@ class Trainer:
             self._saved_at = time.monotonic()
         if stop:
             self.processes.wait()
-            raise Interrupted(self._stop.number or signal.SIGTERM)
+            raise Interrupted(stop)
 
     def _state_after_phase(self, position: Position, trainable: dict[str, nn.Parameter], phase: Phase) -> None:
         """At the end of a phase the best checkpoint is the state: a run killed here does not train it again."""
+        stop = self._stop_asked()
         if self.processes.leads:
             position.seconds, position.records = self._elapsed(), self.watcher.written()
             self._state.save(position, trainable, None, self.method.state())
             self._saved_at = time.monotonic()
         self.processes.wait()
+        if stop:
+            raise Interrupted(stop)
+
+    def _stop_asked(self) -> int:
+        """The signal that asked this or another process to stop; 0 for none. All processes agree on whether."""
+        here = self._stop.number
+        anywhere = self.processes.sum(here)  # every process must take part, whether it was asked itself or not
+        return here or (int(signal.SIGTERM) if anywhere else 0)
 
     def _budget(self) -> Budget:
         recipe = self.recipe

@@ -65,8 +65,10 @@ class DenseTensors:
                 parameter.copy_(self.start[name])
 
     def entries(self) -> dict[str, Entries]:
-        """The difference from the start, every entry of every tensor, float32 on the CPU."""
-        return {
-            name: Entries(None, (parameter.detach().float() - self.start[name].float()).cpu().view(-1), parameter.shape)
-            for name, parameter in self.parameters.items()
-        }
+        """The difference from the start, every entry of every tensor, at least float32, on the CPU."""
+        entries = {}
+        for name, parameter in self.parameters.items():
+            wide = torch.promote_types(parameter.dtype, torch.float32)
+            difference = parameter.detach().to(wide) - self.start[name].to(wide)
+            entries[name] = Entries(None, difference.cpu().view(-1), parameter.shape)
+        return entries

@@ -33,11 +33,18 @@ class SparseDeltas:
         weights = dict(model.named_parameters())
         for name, parameter in weights.items():
             parameter.requires_grad_(name.startswith("head."))
-        self.indices = {name: chosen.to(weights[name].device) for name, chosen in indices.items() if chosen.numel()}
+        # In the model's order, whatever that of `indices`: a resumed run must sum, clip and step in the same order.
+        self.indices = {
+            name: indices[name].to(weight.device)
+            for name, weight in weights.items()
+            if name in indices and indices[name].numel()
+        }
         self._weights = {name: weights[name] for name in self.indices}
         self._base = {name: gather_entries(weights[name], chosen) for name, chosen in self.indices.items()}
         self.deltas = {
-            name: nn.Parameter(torch.zeros(chosen.numel(), dtype=torch.float32, device=chosen.device))
+            name: nn.Parameter(
+                torch.zeros(chosen.numel(), dtype=_master_dtype(self._weights[name]), device=chosen.device)
+            )
             for name, chosen in self.indices.items()
         }
         self._undo: list[Callable[[], None]] = []
@@ -47,7 +54,7 @@ class SparseDeltas:
 
     @torch.no_grad()
     def write(self) -> None:
-        """Rewrites the chosen entries: float32 base plus delta, rounded once."""
+        """Rewrites the chosen entries: base plus delta in the delta's dtype, rounded once."""
         for name, weight in self._weights.items():
             write_delta(weight, self.indices[name], self._base[name], self.deltas[name])
 
@@ -94,13 +101,18 @@ class SparseDeltas:
 
         def gather(parameter: Tensor) -> None:
             assert parameter.grad is not None
-            sampled = gather_entries(parameter.grad, self.indices[name]).float()
+            sampled = gather_entries(parameter.grad, self.indices[name]).to(delta.dtype)
             delta.grad = sampled if delta.grad is None else delta.grad.add_(sampled)
             parameter.grad = None
 
         handle = weight.register_post_accumulate_grad_hook(gather)
         self._undo.append(handle.remove)
         self._undo.append(lambda: weight.requires_grad_(False))  # type: ignore[arg-type]
+
+
+def _master_dtype(weight: Tensor) -> torch.dtype:
+    """What deltas of `weight` are kept in: float32, or float64 where the weight is."""
+    return torch.promote_types(weight.dtype, torch.float32)
 
 
 def _linear_forward(module: nn.Linear, delta: nn.Parameter, pattern: SparsePattern, x: Tensor) -> Tensor:

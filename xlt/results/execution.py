@@ -33,11 +33,13 @@ class Outcome:
     Attributes:
         failures: fingerprint -> one line; a run that stands on a failed one is named with that reason.
         refused: those of `failures` that were the user's to mend.
+        skipped: those of `failures` that were not tried, because what they stand on failed.
         done: jobs that were carried out.
     """
 
     failures: dict[str, str] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
+    skipped: set[str] = field(default_factory=set)
     done: list[Job] = field(default_factory=list)
 
 
@@ -94,7 +96,9 @@ class _Execution:
                 del self._waiting[job]
                 run, base = self._plan.runs[job[1]], self._plan.runs[broken[1]]
                 reason = f"stands on {base.label}, which failed: {self._outcome.failures[broken[1]]}"
-                self._outcome.failures.setdefault(job[1], reason)
+                if job[1] not in self._outcome.failures:  # its training may have failed itself
+                    self._outcome.failures[job[1]] = reason
+                    self._outcome.skipped.add(job[1])
                 self._report("skipped", run, reason)
                 return self._next()
             if not self._waiting[job]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from omegaconf import DictConfig
@@ -17,9 +19,11 @@ from xlt.compose import (
     plain,
 )
 from xlt.config import RunConfig, UsageError
-from xlt.engine.build import build_method
+from xlt.data.sources import source_faults
+from xlt.engine.build import build_method, build_task
 from xlt.engine.run import ALONE, COMPOSED, Composition, Standing, preflight
 from xlt.modules import ModuleFileError
+from xlt.results.checks import model_faults, module_faults
 from xlt.results.fingerprint import digest, evaluation_key, file_identity, run_identity
 from xlt.results.store import RunStore
 
@@ -84,41 +88,71 @@ class Plan:
             config: composed, not yet checked.
             evaluate: also plan the evaluation of its module on `data.evaluation`.
         Raises:
-            UsageError: faults of this config or of one it stands on.
+            UsageError: all faults of this config and of those it stands on.
         """
         run_config = checked(config)
+        wanted = run_config.data.evaluation if evaluate else {}
         known = digest(plain(run_config))
-        run = self.runs[self._known[known]] if known in self._known else self._plan(config, run_config)
+        gathered = _Gathered()
+        run = self.runs[self._known[known]] if known in self._known else None
+        if run is None:
+            with gathered:
+                run = self._plan(config, run_config)
+        if run is not None and wanted:
+            with gathered:
+                self._plan_evaluations(config, run_config, run)
+        elif wanted and _adapts(run_config):  # faulty already: only to say what is wrong with the others too
+            self._language_modules(config, run_config, (source.language for source in wanted.values()), gathered)
+        gathered.refuse()
+        assert run is not None
         self._known[known] = run.fingerprint
-        if evaluate and run_config.data.evaluation:
-            self._plan_evaluations(config, run_config, run)
         return run
 
     def _plan(self, config: DictConfig, run_config: RunConfig) -> Run:
+        gathered = _Gathered(source_faults(run_config.data), _contradictions(run_config))
         depends_on: dict[str, str] = {}
         model_run = None
         model_path = run_config.model.path
         if run_config.model.run is not None:
-            known = digest(model_run_settings(config))
-            if known not in self._model_runs:
-                run = self.add(compose_model_run(config, run_config.model.run), evaluate=False)
-                self._model_runs[known] = run.fingerprint
-            model_run = self._model_runs[known]
-            depends_on["model"] = model_run
-            model_path = str(self.store.checkpoint(model_run))
-        languages = sorted({source.language for source in run_config.data.sources.values()})
+            with gathered:
+                model_run = self._model_run(config, run_config)
+                depends_on["model"] = model_run
+                model_path = str(self.store.checkpoint(model_run))
         identities, files = {}, {}
         if _adapts(run_config):
-            for language in languages:
-                identities[language], files[language], needed = self._language_module(config, run_config, language)
+            languages = (source.language for source in run_config.data.sources.values())
+            for language, found in self._language_modules(config, run_config, languages, gathered).items():
+                identities[language], files[language], needed = found
                 if needed is not None:
                     depends_on[language] = needed
+        gathered.refuse()
         identity = run_identity(run_config, model_run, identities)
         fingerprint = digest(identity)
         if fingerprint not in self.runs:
             standing = Standing(fingerprint, model_path, files, depends_on)
             self.runs[fingerprint] = Run(fingerprint, identity, run_config, standing)
         return self.runs[fingerprint]
+
+    def _model_run(self, config: DictConfig, run_config: RunConfig) -> str:
+        """Fingerprint of the run that makes the base model."""
+        assert run_config.model.run is not None
+        known = digest(model_run_settings(config))
+        if known not in self._model_runs:
+            run = self.add(compose_model_run(config, run_config.model.run), evaluate=False)
+            self._model_runs[known] = run.fingerprint
+        return self._model_runs[known]
+
+    def _language_modules(
+        self, config: DictConfig, run_config: RunConfig, languages: Iterable[str], gathered: _Gathered
+    ) -> dict[str, tuple[str, Path, str | None]]:
+        """`_language_module` of each language; what is wrong with any is gathered."""
+        found = {}
+        for language in sorted(set(languages)):
+            if any(f"language={language}:" in line for line in gathered.lines):
+                continue  # said already
+            with gathered:
+                found[language] = self._language_module(config, run_config, language)
+        return found
 
     def _language_module(
         self, config: DictConfig, run_config: RunConfig, language: str
@@ -130,7 +164,7 @@ class Plan:
             return file_identity(path), Path(path).expanduser(), None
         if settings.experiment is None:
             raise UsageError(
-                f"language_modules: no module for {language}; give language_modules.paths.{language}=FILE "
+                f"language_modules: no module for {language}; give +language_modules.paths.{language}=FILE "
                 "or language_modules.experiment"
             )
         known = digest([language, language_run_settings(config)])
@@ -147,9 +181,15 @@ class Plan:
         run.evaluation_model = str(self.store.checkpoint(run.fingerprint)) if checkpoint else run.standing.model_path
         own = () if checkpoint else (self.store.module_file(run.fingerprint),)
         roles = {"task": run.fingerprint}
+        gathered = _Gathered()
+        modules = {}
+        if _adapts(run_config):
+            languages = (source.language for source in run_config.data.evaluation.values())
+            modules = self._language_modules(config, run_config, languages, gathered)
+        gathered.refuse()
         for name, source in run_config.data.evaluation.items():
-            if _adapts(run_config):
-                identity, file, needed = self._language_module(config, run_config, source.language)
+            if source.language in modules:
+                identity, file, needed = modules[source.language]
                 key = evaluation_key(run_config, name, {**roles, "language": identity})
                 run.evaluations[key] = Composition(name, COMPOSED, (file, *own))
                 if needed is not None:
@@ -171,21 +211,21 @@ class Plan:
         return [run for run in self.runs.values() if self.missing_evaluations(run)]
 
     def preflight(self) -> None:
-        """Reads the data of everything that remains to be done, so that mistakes show before hours of training.
+        """Reads data, module files and the model's tokenizer for all that remains to be done.
+
+        Mistakes so show before hours of training. Only the weights of the model are not looked at.
 
         Raises:
             UsageError: all faults of all runs.
         """
-        lines: list[str] = []
+        gathered = _Gathered()
         for run in {id(run): run for run in [*self.to_train(), *self.to_evaluate()]}.values():
-            try:
+            model_run = self.runs[run.depends_on["model"]] if "model" in run.depends_on else None
+            with gathered:
                 preflight(run.config)
-            except UsageError as error:
-                lines += error.lines
-            except ModuleFileError as error:
-                lines.append(str(error))
-        if lines:
-            raise UsageError(*lines)
+            gathered.lines += module_faults(run.config.language_modules)
+            gathered.lines += model_faults(run.config, model_run.config if model_run is not None else None)
+        gathered.refuse()
 
     def rows(self) -> list[tuple[str, str, float | None]]:
         """For display: label, what is there or to be done, seconds that past runs of the kind took."""
@@ -200,6 +240,40 @@ class Plan:
             known = None if state == "exists" else self.store.seconds_of_kind(run.kind)
             rows.append((run.label, state, known))
         return rows
+
+
+class _Gathered:
+    """Gathers faults: `with gathered: ...` goes on after a UsageError, `refuse` raises all of them as one."""
+
+    def __init__(self, *lines: Iterable[str]) -> None:
+        self.lines = [line for part in lines for line in part]
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        if isinstance(error, UsageError):
+            self.lines += error.lines
+        elif isinstance(error, ModuleFileError):
+            self.lines.append(str(error))
+        else:
+            return False
+        return True
+
+    def refuse(self) -> None:
+        if self.lines:
+            raise UsageError(*self.lines)
+
+
+def _contradictions(config: RunConfig) -> list[str]:
+    task = build_task(config.task)
+    if config.language is not None and not task.needs_lm_head:
+        return [
+            f"language={config.language}: task {task.name} leaves a task module; "
+            "leave language out, or learn a language module with experiment=language"
+        ]
+    return []
 
 
 def _adapts(config: RunConfig) -> bool:

@@ -63,6 +63,7 @@ class RunStore:
 
     def add_evaluations(self, fingerprint: str, found: dict[str, dict[str, Any]]) -> None:
         merged = {**self.evaluations(fingerprint), **found}
+        (self.folder(fingerprint) / _FAILURE_FILE).unlink(missing_ok=True)
         write_json(self.folder(fingerprint) / _EVALUATION_FILE, merged)
 
     def failure(self, fingerprint: str) -> str | None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 
 class MetricsFile:
-    """`metrics.jsonl`: one object a record, with phase and step. Created with the first record."""
+    """`metrics.jsonl`: one object a record, with phase and step; null for what is not finite, which JSON cannot say.
+
+    Created with the first record.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "metrics.jsonl"
@@ -18,7 +22,7 @@ class MetricsFile:
 
     def metrics(self, phase: str, step: int, values: Mapping[str, float]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        rounded = {name: float(f"{value:.7g}") for name, value in values.items()}
+        rounded = {name: float(f"{value:.7g}") if math.isfinite(value) else None for name, value in values.items()}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"phase": phase, "step": step, **rounded}) + "\n")
         self._count += 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import multiprocessing
 import pkgutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import xlt.methods
 import xlt_conf
 from torch import Tensor
+
+import xlt.methods
 from xlt.data.streams import stream
 from xlt.engine.processes import Processes
 from xlt.engine.watching import Silence
@@ -163,7 +162,10 @@ def test_killed_over_and_over_it_still_ends_in_the_same_bits(
 def test_every_batch_of_one_epoch_sees_the_module_of_its_own_language(
     name: str, make_method, make_trainer, make_task, make_source, make_model, module_header, tmp_path: Path
 ) -> None:
-    modules = {language: _language_module(language, make_model(make_task("tagging")), module_header) for language in ("eng", "deu")}
+    modules = {
+        language: _language_module(language, make_model(make_task("tagging")), module_header)
+        for language in ("eng", "deu")
+    }
     trainer = make_trainer(
         make_method(name), languages=("eng", "deu"), modules=modules, max_steps=8, dense_max_steps=8, dropout=0.0
     )
@@ -191,7 +193,9 @@ def test_every_batch_of_one_epoch_sees_the_module_of_its_own_language(
     assert {language for language, training in seen if training} == {"eng", "deu"}
     assert {language for language, training in seen if not training} == {"eng", "deu"}
     assert ModuleStack(trainer.model).active == ()
-    assert all((_entries_of(trainer.model, module) - base[language]).abs().max() < 0.5 for language, module in modules.items())
+    assert all(
+        (_entries_of(trainer.model, module) - base[language]).abs().max() < 0.5 for language, module in modules.items()
+    )
 
 
 @every_method
@@ -201,22 +205,20 @@ def test_a_step_does_not_depend_on_the_size_of_its_micro_batches(
 ) -> None:
     results = []
     for size in (None, 1, 3):
-        method = make_method(name, "method.l1=5") if "sft" in name else make_method(name)
-        # The language model's loss is float32 whatever the model: sums of a few terms differ in their last bits, and
-        # Adam's first steps are signs of gradients. So few steps, and gradients compared through a plain rate.
-        dtype = torch.float64 if kind == "tagging" else torch.float32
-        trainer = make_trainer(method, kind, micro_batch_size=size, dtype=dtype, evaluate_every_steps=100)
+        trainer = make_trainer(make_method(name), kind, micro_batch_size=size, dtype=torch.float64)
         trainer.train(tmp_path / str(size), Silence())
         results.append((trainer.method.state(), dict(trainer.model.named_parameters())))
     for state, parameters in results[1:]:
         assert all(torch.equal(chosen, results[0][0][tensor]) for tensor, chosen in state.items())
         for tensor, parameter in parameters.items():
-            tolerance = 1e-9 if kind == "tagging" else 1e-3
-            torch.testing.assert_close(parameter, results[0][1][tensor], atol=tolerance, rtol=0, msg=tensor)
+            # Only the order of summation differs, in float64; Adam divides by gradients as small as 1e-8.
+            torch.testing.assert_close(parameter, results[0][1][tensor], atol=1e-9, rtol=0, msg=tensor)
 
 
 @every_method
-def test_two_processes_learn_what_one_does(name: str, make_method, make_trainer, tmp_path: Path) -> None:
+def test_two_processes_learn_what_one_does(
+    name: str, make_method, make_trainer, in_two_processes, tmp_path: Path
+) -> None:
     def train(processes: Processes) -> dict[str, Tensor]:
         trainer = make_trainer(
             make_method(name), dtype=torch.float64, processes=processes, examples=13, weight_decay=0.01
@@ -224,28 +226,13 @@ def test_two_processes_learn_what_one_does(name: str, make_method, make_trainer,
         trainer.train(tmp_path / f"of-{processes.count}", Silence())
         return {name: parameter.detach() for name, parameter in trainer.model.named_parameters()}
 
-    found = _in_two_processes(train, tmp_path)
+    found = in_two_processes(train, tmp_path)
     alone = train(Processes())
     for rank in (0, 1):
         for tensor, parameter in alone.items():
-            torch.testing.assert_close(found[rank][tensor], parameter, atol=1e-9, rtol=0, msg=f"{tensor} of rank {rank}")
-
-
-def _in_two_processes(train: Callable[[Processes], dict[str, Tensor]], folder: Path) -> list[dict[str, Tensor]]:
-    """Runs `train` in two forked processes that speak gloo to each other; what each of them returns."""
-
-    def work(rank: int) -> None:
-        dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-        torch.save(train(Processes(rank, 2)), folder / f"rank-{rank}.pt")
-        dist.destroy_process_group()
-
-    workers = [multiprocessing.get_context("fork").Process(target=work, args=(rank,)) for rank in (0, 1)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-        assert worker.exitcode == 0
-    return [torch.load(folder / f"rank-{rank}.pt") for rank in (0, 1)]
+            torch.testing.assert_close(
+                found[rank][tensor], parameter, atol=1e-9, rtol=0, msg=f"{tensor} of rank {rank}"
+            )
 
 
 @torch.no_grad()
@@ -273,5 +260,3 @@ def _entries_of(model: TransferModel, module: SparseDelta) -> Tensor:
     ((name, entries),) = module.entries.items()
     assert entries.indices is not None
     return dict(model.named_parameters())[name].detach().reshape(-1)[entries.indices.long()].clone()
-
-

@@ -16,11 +16,11 @@ _COLUMNS = 10
 
 def files(source: SourceConfig) -> list[Path]:
     """The one file of the split: `path` itself, or `*-ud-SPLIT.conllu` or `SPLIT.conllu` in the folder `path`."""
-    path = Path(str(source.path)).expanduser()
+    path = source.location()
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise UsageError(f"{path}: no such file or folder (source of language {source.language})")
+        raise UsageError(f"{path}: no such file or folder; reader conllu wants a .conllu file or a treebank's folder")
     found = sorted([*path.glob(f"*-ud-{source.split}.conllu"), *path.glob(f"{source.split}.conllu")])
     if len(found) != 1:
         there = ", ".join(sorted(file.name for file in path.glob("*.conllu"))) or "no .conllu file"
@@ -68,7 +68,7 @@ def read(source: SourceConfig) -> list[Example]:
 
 def _lines(file: Path) -> list[str]:
     try:
-        return file.read_text(encoding="utf-8").split("\n")
+        return file.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         line = file.read_bytes()[: error.start].count(b"\n") + 1
         raise UsageError(f"{file}:{line}: not UTF-8") from error

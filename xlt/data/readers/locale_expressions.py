@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from functools import lru_cache
 from pathlib import Path
 
@@ -47,5 +48,8 @@ def _count(source: SourceConfig) -> int:
 
 def _check(source: SourceConfig) -> None:
     if source.language not in available_languages():
-        known = " ".join(available_languages())
-        raise UsageError(f"language={source.language}: the embedded corpus does not have it; it has {known}")
+        near = difflib.get_close_matches(source.language, available_languages(), n=3, cutoff=0.6)
+        raise UsageError(
+            f"language={source.language}: not one of the {len(available_languages())} languages of the embedded corpus"
+            + (f"; close are {', '.join(near)}" if near else "")
+        )

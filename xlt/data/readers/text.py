@@ -7,12 +7,14 @@ from pathlib import Path
 from xlt.config import SourceConfig, UsageError
 from xlt.data.examples import Example
 
+_BYTE_ORDER_MARK = "\ufeff"
+
 
 def files(source: SourceConfig) -> list[Path]:
     """The file at `path`."""
-    path = Path(str(source.path)).expanduser()
+    path = source.location()
     if not path.is_file():
-        raise UsageError(f"{path}: no such file (text of language {source.language})")
+        raise UsageError(f"{path}: no such file; reader text wants one with a sentence a line")
     return [path]
 
 
@@ -26,7 +28,7 @@ def read(source: SourceConfig) -> list[Example]:
     examples = []
     for number, raw in enumerate(file.read_bytes().split(b"\n"), start=1):
         try:
-            line = raw.decode("utf-8").strip()
+            line = raw.decode("utf-8").removeprefix(_BYTE_ORDER_MARK).strip()
         except UnicodeDecodeError as error:
             raise UsageError(f"{file}:{number}: not UTF-8") from error
         if line:

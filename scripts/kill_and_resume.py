@@ -1,0 +1,247 @@
+"""Kills an LT-SFT run with SIGKILL at random moments, resumes it with the same command, compares what it leaves.
+
+    python scripts/kill_and_resume.py --kills 10 --output kill_and_resume.json
+
+One run is left alone. Then, for each trial, the same run is started in a folder of its own, killed with `kill -9` at a
+random moment, and the same command is given again until it ends. State is saved after every step, so that many kills
+fall into a write. The module's tensors, the metrics file and the names of the files left must be the same, bit for bit;
+exit code 1 where they are not. The run: tagging the fields of English locale expressions (embedded corpus) on a tiny
+BERT with random weights, made in a temporary folder, on one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+_MODULE = "module.safetensors"
+_STATE = "state.safetensors"
+_POLL_SECONDS = 0.005
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One killed and resumed run.
+
+    Attributes:
+        killed_after_seconds: from the start of the process.
+        at: phase and step of the last state that was saved; None where there was none yet.
+        writing: unfinished files that the kill left.
+        starts: how often the command was given until the run was done.
+        differences: what is not as in the uninterrupted run; empty is right.
+    """
+
+    killed_after_seconds: float
+    at: tuple[int, int] | None
+    writing: list[str]
+    starts: int
+    differences: list[str]
+
+
+def main() -> int:
+    options = _options()
+    draw = random.Random(options.seed)
+    with tempfile.TemporaryDirectory(prefix="xlt-kill-") as temporary:
+        root = Path(temporary)
+        command = _command(_make_model(root / "model"), options.steps, options.overrides)
+        print(f"the run: python {' '.join(command[1:])}", flush=True)
+        first_state, total = _uninterrupted(command, root / "whole")
+        print(f"uninterrupted: {total:.1f} s, first state after {first_state:.1f} s", flush=True)
+        trials = []
+        for number in range(1, options.kills + 1):
+            trial = _trial(command, root, number, draw, first_state, total)
+            trials.append(trial)
+            where = "before the first state" if trial.at is None else f"at phase {trial.at[0]}, step {trial.at[1]}"
+            unfinished = f", writing {', '.join(trial.writing)}" if trial.writing else ""
+            verdict = "; ".join(trial.differences) or "identical"
+            print(
+                f"{number:2d}: killed after {trial.killed_after_seconds:.2f} s {where}{unfinished}: {verdict}",
+                flush=True,
+            )
+    different = sum(bool(trial.differences) for trial in trials)
+    inside = sum(bool(trial.writing) for trial in trials)
+    print(f"{len(trials)} kills, {inside} of them inside a write: {len(trials) - different} runs identical")
+    record = {
+        "command": command[1:],
+        "seed": options.seed,
+        "uninterrupted_seconds": round(total, 2),
+        "identical": len(trials) - different,
+        "different": different,
+        "trials": [asdict(trial) for trial in trials],
+    }
+    options.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return 1 if different else 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=10, help="trials, one kill each")
+    parser.add_argument("--seed", type=int, default=1, help="of the moments")
+    parser.add_argument("--steps", type=int, default=150, help="of the sparse phase; the dense one has half as many")
+    parser.add_argument("--output", type=Path, default=Path("kill_and_resume.json"), help="where the record goes")
+    parser.add_argument("overrides", nargs="*", help="further Hydra overrides of the run")
+    return parser.parse_args()
+
+
+def _command(model: Path, steps: int, overrides: list[str]) -> list[str]:
+    """The run without its output folder."""
+    return [
+        sys.executable,
+        "-m",
+        "xlt",
+        "experiment=nano_fields",
+        "model=encoder_mini",
+        f"model.path={model}",
+        "data=empty",
+        "+source@data.sources.eng=locale_expressions",
+        "data.sources.eng.language=eng",
+        "data.sources.eng.cap=300",
+        "+source@data.validation.eng=locale_expressions",
+        "data.validation.eng.language=eng",
+        "data.validation.eng.split=dev",
+        "data.validation.eng.cap=40",
+        "language_modules=none",
+        "tracker=silent",
+        f"train.max_steps={steps}",
+        f"train.dense_max_steps={max(1, steps // 2)}",
+        "train.batch_size=8",
+        "train.evaluate_every_steps=10",
+        "train.save_every_seconds=0",
+        *overrides,
+    ]
+
+
+def _make_model(folder: Path) -> Path:
+    """A checkpoint of 2 layers x 64 with random weights and a tokenizer of bytes and a few pairs."""
+    from xlt.config import RandomModelConfig
+    from xlt.models.loading import quiet_libraries, random_pretrained, save_checkpoint
+    from xlt.models.vocabulary import train_tokenizer
+
+    quiet_libraries()
+    shape = RandomModelConfig("bert", 2, 64, 2, 128, 96, 400, 0.1)
+    tokenizer = train_tokenizer(["Monday, January 1, 2024 at 12:00 PM", "the 3rd of May, $1,234.50"], shape.vocabulary)
+    save_checkpoint(random_pretrained(shape, tokenizer, seed=1), tokenizer, folder)
+    return folder
+
+
+def _start(command: list[str], output: Path) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+    words = [*command, f"output_dir={output}"]
+    # A session of its own, so that a kill reaches whatever the run started.
+    return subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
+
+
+def _uninterrupted(command: list[str], output: Path) -> tuple[float, float]:
+    """Runs to the end; seconds to the first saved state, and in all."""
+    began, first_state = time.monotonic(), 0.0
+    process = _start(command, output)
+    while process.poll() is None:
+        if not first_state and any(output.glob(f"runs/*/{_STATE}")):
+            first_state = time.monotonic() - began
+        time.sleep(_POLL_SECONDS)
+    if process.returncode or not first_state:
+        raise SystemExit(f"the uninterrupted run ended with {process.returncode}")
+    return first_state, time.monotonic() - began
+
+
+def _trial(command: list[str], root: Path, number: int, draw: random.Random, first_state: float, total: float) -> Trial:
+    """One kill. A run that was done before its moment came is started again with an earlier one."""
+    latest = total
+    for attempt in range(20):
+        output, moment = root / f"trial-{number}-{attempt}", draw.uniform(0.95 * first_state, latest)
+        process = _start(command, output)
+        try:
+            process.wait(moment)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            break
+        if process.returncode:
+            raise SystemExit(f"trial {number}: the run ended with {process.returncode} before it was killed")
+        latest = moment
+    else:
+        raise SystemExit("no kill came before the end of its run; give more --steps")
+    at, writing, starts = _where(output), _unfinished(output), 1
+    while True:
+        starts += 1
+        code = _start(command, output).wait()
+        if code == 0:
+            break
+        if starts == 5:
+            return Trial(moment, at, writing, starts, [f"the resumed run ended with {code}"])
+    return Trial(round(moment, 3), at, writing, starts, _differences(root / "whole", output))
+
+
+def _where(output: Path) -> tuple[int, int] | None:
+    from xlt.engine.state import RunState
+
+    for file in output.glob(f"runs/*/{_STATE}"):
+        found = RunState(file.parent).load()
+        if found is not None:
+            return found[0].phase, found[0].step
+    return None
+
+
+def _unfinished(output: Path) -> list[str]:
+    return sorted(path.name.split(".")[1] for path in output.glob("runs/*/.*.tmp"))
+
+
+def _differences(whole: Path, resumed: Path) -> list[str]:
+    """What is not the same in two stores; [] if everything is that must be."""
+    found = []
+    names = [_file_names(store) for store in (whole, resumed)]
+    if names[0] != names[1]:
+        found.append(f"files left: {sorted(((names[0] - names[1]) + (names[1] - names[0])).elements())}")
+    for file in whole.glob(f"runs/*/{_MODULE}"):
+        other = resumed / file.relative_to(whole)
+        if not other.exists():
+            found.append(f"{file.name} is missing")
+            continue
+        found += _tensor_differences(file, other)
+        metrics = [path.with_name("metrics.jsonl").read_bytes() for path in (file, other)]
+        if metrics[0] != metrics[1]:
+            found.append("metrics.jsonl differs")
+    return found
+
+
+def _file_names(store: Path) -> Counter[str]:
+    return Counter(
+        str(path.relative_to(store)) for path in store.rglob("*") if path.is_file() and ".locks" not in path.parts
+    )
+
+
+def _tensor_differences(file: Path, other: Path) -> list[str]:
+    from xlt.modules.module_file import read_module_file
+
+    (header, tensors), (header_again, tensors_again) = read_module_file(file), read_module_file(other)
+    found = [] if _without_paths(header) == _without_paths(header_again) else ["the module's header differs"]
+    if tensors.keys() != tensors_again.keys():
+        return [*found, "the module's tensors have other names"]
+    different = [
+        name
+        for name, tensor in tensors.items()
+        if tensor.dtype != tensors_again[name].dtype
+        or tensor.numpy().tobytes() != tensors_again[name].numpy().tobytes()
+    ]
+    if different:
+        found.append(f"{len(different)} of {len(tensors)} tensors differ, {different[0]} first")
+    return found
+
+
+def _without_paths(header: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in header.items() if key != "provenance"}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import hashlib
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xlt.compose import compose
+from xlt.config import UsageError
+from xlt.engine.training import Interrupted
+from xlt.engine.watching import Silence
+from xlt.results import execution
+from xlt.results.execution import carry_out
+from xlt.results.planner import Plan, Run
+from xlt.results.store import RunStore
+
+
+def silent(run: Run, store: RunStore) -> Silence:
+    return Silence()
+
+
+def _run_of(plan: Plan, language: str | None) -> Run:
+    return next(run for run in plan.runs.values() if run.config.language == language)
+
+
+def _hashes(plan: Plan) -> dict[str, str]:
+    files = {run.fingerprint: plan.store.module_file(run.fingerprint) for run in plan.runs.values()}
+    return {name: hashlib.blake2b(file.read_bytes()).hexdigest() for name, file in files.items()}
+
+
+def _failing(monkeypatch: pytest.MonkeyPatch, language: str | None, error: BaseException) -> None:
+    """Training the run for `language` raises `error`."""
+    train = execution._train
+
+    def instead(run: Run, *others: Any) -> None:
+        if run.config.language == language:
+            raise error
+        train(run, *others)
+
+    monkeypatch.setattr(execution, "_train", instead)
+
+
+def test_everything_missing_is_done_and_a_second_call_does_nothing(
+    plan: Plan, planned: Callable[..., Run], adapted: tuple[str, ...]
+) -> None:
+    run = planned(*adapted)
+    outcome = carry_out(plan, 1, silent)
+    assert outcome.failures == {}
+    assert [what for what, _ in outcome.done] == ["train", "train", "train", "evaluate"]
+    assert {record["composition"] for record in plan.store.evaluations(run.fingerprint).values()} == {
+        "task",
+        "task+language",
+    }
+    assert plan.store.manifest(run.fingerprint)["depends_on"] == {"eng": _run_of(plan, "eng").fingerprint}
+    again = Plan(plan.store)
+    again.add(compose([*adapted, f"output_dir={plan.store.root}"]))
+    assert carry_out(again, 1, silent).done == []
+    assert again.to_train() == again.to_evaluate() == []
+
+
+def test_side_by_side_gives_the_modules_and_numbers_of_one_after_the_other(
+    adapted: tuple[str, ...], tmp_path: Path
+) -> None:
+    found = []
+    for workers in (1, 2):
+        plan = Plan(RunStore(tmp_path / str(workers)))
+        run = plan.add(compose([*adapted, f"output_dir={tmp_path / str(workers)}"]))
+        outcome = carry_out(plan, workers, silent)
+        assert outcome.failures == {} and len(outcome.done) == 4
+        found.append((_hashes(plan), plan.store.evaluations(run.fingerprint)))
+    assert found[0] == found[1]
+
+
+def test_a_failed_run_stops_only_those_that_stand_on_it(
+    plan: Plan, planned: Callable[..., Run], adapted: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = planned(*adapted)
+    _failing(monkeypatch, "fao", RuntimeError("out of\nmemory"))
+    said: list[tuple[str, str]] = []
+    outcome = carry_out(plan, 1, silent, lambda what, run, message: said.append((what, run.label)))
+    faroese, english = _run_of(plan, "fao"), _run_of(plan, "eng")
+    assert plan.store.is_trained(english.fingerprint) and plan.store.is_trained(run.fingerprint)
+    assert outcome.failures[faroese.fingerprint] == "RuntimeError: out of memory"
+    assert outcome.failures[run.fingerprint].startswith(f"stands on {faroese.label}, which failed: RuntimeError")
+    assert (outcome.skipped, outcome.refused) == ({run.fingerprint}, set())
+    assert ("failed", faroese.label) in said and ("skipped", run.label) in said
+
+
+def test_what_stands_on_a_failed_source_language_is_not_tried(
+    plan: Plan, planned: Callable[..., Run], adapted: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = planned(*adapted)
+    _failing(monkeypatch, "eng", UsageError("wrong", "twice"))
+    outcome = carry_out(plan, 1, silent)
+    english, faroese = _run_of(plan, "eng"), _run_of(plan, "fao")
+    assert plan.store.is_trained(faroese.fingerprint) and not plan.store.is_trained(run.fingerprint)
+    assert outcome.failures[english.fingerprint] == "wrong; twice"
+    assert (outcome.refused, outcome.skipped) == ({english.fingerprint}, {run.fingerprint})
+
+
+def test_a_failure_is_recorded_in_the_runs_folder_and_forgotten_when_it_succeeds(
+    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = planned(*words)
+    with monkeypatch.context() as patch:
+        patch.setattr("xlt.engine.training.Trainer._validate", lambda *_: 1 / 0)
+        assert carry_out(plan, 1, silent).failures == {run.fingerprint: "ZeroDivisionError: division by zero"}
+    assert plan.store.failure(run.fingerprint) is None  # it had not got as far as to have a folder
+    plan.store.folder(run.fingerprint).mkdir()
+    plan.store.record_failure(run.fingerprint, "no luck")
+    assert plan.store.failure(run.fingerprint) == "no luck"
+    assert carry_out(plan, 1, silent).failures == {}
+    assert plan.store.failure(run.fingerprint) is None
+
+
+def test_an_interruption_stops_the_plan(
+    plan: Plan, planned: Callable[..., Run], adapted: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned(*adapted)
+    _failing(monkeypatch, "eng", Interrupted(signal.SIGTERM))
+    with pytest.raises(Interrupted) as raised:
+        carry_out(plan, 1, silent)
+    assert raised.value.signal == signal.SIGTERM
+    assert not any(plan.store.is_trained(fingerprint) for fingerprint in plan.runs)
+
+
+def test_an_unexpected_error_shows_its_traceback_to_who_asks_for_it(
+    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned(*words)
+    _failing(monkeypatch, None, ZeroDivisionError("why"))
+    monkeypatch.setenv("XLT_TRACEBACK", "1")
+    with pytest.raises(ZeroDivisionError):
+        carry_out(plan, 1, silent)

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from xlt.compose import compose
+from xlt.config import UsageError
+from xlt.engine.run import ALONE, COMPOSED
+from xlt.results.planner import Plan, Run
+from xlt.results.store import RunStore
+
+
+def _pretend_trained(store: RunStore, run: Run) -> None:
+    store.folder(run.fingerprint).mkdir(parents=True)
+    (store.folder(run.fingerprint) / "result.json").write_text('{"training": {"seconds": 7.0}}', encoding="utf-8")
+
+
+def test_language_modules_are_planned_once_for_all_runs_that_share_them(
+    plan: Plan, planned: Callable[..., Run], adapted: tuple[str, ...]
+) -> None:
+    first, second = planned(*adapted), planned(*adapted, "seed=2")
+    assert first.fingerprint != second.fingerprint
+    assert first.depends_on == second.depends_on
+    assert sorted(run.config.language or "task" for run in plan.runs.values()) == ["eng", "fao", "task", "task"]
+    planned(*adapted)
+    assert len(plan.runs) == 4
+
+
+def test_another_method_has_language_modules_of_its_own(
+    plan: Plan, planned: Callable[..., Run], adapted: tuple[str, ...]
+) -> None:
+    planned(*adapted)
+    planned(*adapted, "method=bitfit")
+    assert len(plan.runs) == 6
+
+
+def test_every_run_comes_after_those_it_stands_on(
+    plan: Plan, planned: Callable[..., Run], adapted: tuple[str, ...]
+) -> None:
+    planned(*adapted, "seed=2")
+    planned(*adapted)
+    order = list(plan.runs)
+    needs = [
+        (order.index(run.fingerprint), order.index(need))
+        for run in plan.runs.values()
+        for need in run.depends_on.values()
+    ]
+    assert needs and all(need < at for at, need in needs)
+
+
+def test_evaluations_are_composed_and_alone_with_the_module_of_their_own_language(
+    plan: Plan, planned: Callable[..., Run], adapted: tuple[str, ...]
+) -> None:
+    run = planned(*adapted)
+    found = {(wanted.source, wanted.label): wanted.modules for wanted in run.evaluations.values()}
+    assert set(found) == {(source, label) for source in ("eng", "fao") for label in (ALONE, COMPOSED)}
+    own = plan.store.module_file(run.fingerprint)
+    faroese = next(r for r in plan.runs.values() if r.config.language == "fao")
+    assert found["fao", COMPOSED] == (plan.store.module_file(faroese.fingerprint), own)
+    assert found["fao", ALONE] == (own,)
+    assert run.evaluation_needs == {r.fingerprint for r in plan.runs.values() if r.config.language}
+
+
+def test_without_language_adaptation_there_is_one_evaluation_a_source(
+    planned: Callable[..., Run], words: tuple[str, ...]
+) -> None:
+    assert [wanted.label for wanted in planned(*words).evaluations.values()] == [ALONE, ALONE]
+
+
+def test_the_plan_says_what_exists_what_goes_on_and_what_is_new(
+    plan: Plan, planned: Callable[..., Run], adapted: tuple[str, ...]
+) -> None:
+    run = planned(*adapted)
+    english, faroese = (next(r for r in plan.runs.values() if r.config.language == code) for code in ("eng", "fao"))
+
+    def states() -> dict[str, str]:
+        return {label: state for label, state, _ in plan.rows()}
+
+    assert states() == {english.label: "train", faroese.label: "train", run.label: "train + evaluate 4"}
+    plan.store.folder(english.fingerprint).mkdir(parents=True)
+    (plan.store.folder(english.fingerprint) / "state.safetensors").touch()
+    assert states()[english.label] == "resume"
+    _pretend_trained(plan.store, faroese)
+    assert states()[faroese.label] == "exists"
+    assert faroese not in plan.to_train() and english in plan.to_train()
+    _pretend_trained(plan.store, run)
+    assert states()[run.label] == "evaluate 4"
+    done = list(run.evaluations)
+    plan.store.add_evaluations(run.fingerprint, {key: {"metrics": {}} for key in done[:1]})
+    assert states()[run.label] == "evaluate 3"
+    plan.store.add_evaluations(run.fingerprint, {key: {"metrics": {}} for key in done[1:]})
+    assert states()[run.label] == "exists"
+    assert plan.to_evaluate() == []
+
+
+def test_the_plan_says_how_long_runs_of_the_kind_took(
+    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...]
+) -> None:
+    old, new = planned(*words), planned(*words, "seed=2")
+    _pretend_trained(plan.store, old)
+    plan.store.record_manifest(old.fingerprint, old.config, old.identity, old.kind, old.depends_on)
+    assert [seconds for _, state, seconds in plan.rows() if "train" in state] == [7.0]
+    assert plan.store.manifest(old.fingerprint)["identity"] == old.identity
+    assert new.kind == old.kind
+
+
+def test_a_base_model_made_by_a_run_is_planned_before_it(plan: Plan, planned: Callable[..., Run]) -> None:
+    run = planned("experiment=nano_fields", "language_modules=none", "~data.evaluation.fao")
+    assert list(plan.runs) == [run.depends_on["model"], run.fingerprint]
+    assert run.standing.model_path == str(plan.store.checkpoint(run.depends_on["model"]))
+
+
+def test_faults_of_a_run_and_of_those_it_stands_on_are_gathered(
+    planned: Callable[..., Run], adapted: tuple[str, ...], shelf: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "bare" / "mono").mkdir(parents=True)
+    (tmp_path / "bare" / "mono" / "en.txt").write_text("a b c\n", encoding="utf-8")
+    with pytest.raises(UsageError) as raised:
+        planned(*adapted, f"data_dir={tmp_path / 'bare'}")
+    assert len(raised.value.lines) == 5  # four treebank splits, one text
+    assert sum("mono/fo.txt" in line for line in raised.value.lines) == 1
+
+
+def test_a_faulty_run_is_not_in_the_plan_and_a_right_one_still_gets_in(
+    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...]
+) -> None:
+    with pytest.raises(UsageError):
+        planned(*words, "data.sources.eng.path=/no/such/file")
+    assert plan.runs == {}
+    planned(*words)
+    assert len(plan.runs) == 1
+
+
+def test_preflight_reads_all_data_and_gathers_what_is_wrong(
+    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...], tmp_path: Path
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.conllu").write_text(f"1\t{name}\n\n", encoding="utf-8")
+        planned(*words, f"data.sources.eng.path={tmp_path / name}.conllu")
+    with pytest.raises(UsageError) as raised:
+        plan.preflight()
+    assert [line.rpartition("/")[2] for line in raised.value.lines] == [
+        f"{name}.conllu:1: 2 tab-separated columns, CoNLL-U has 10" for name in ("one", "two")
+    ]
+
+
+def test_preflight_looks_at_nothing_that_is_done(
+    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "bad.conllu").write_text("1\tword\n\n", encoding="utf-8")
+    run = planned(
+        *words, f"data.sources.eng.path={tmp_path}/bad.conllu", "~data.evaluation.fao", "~data.evaluation.eng"
+    )
+    _pretend_trained(plan.store, run)
+    plan.preflight()
+
+
+def test_the_same_run_composed_by_other_words_is_found_again(plan: Plan, words: tuple[str, ...]) -> None:
+    first = plan.add(compose([*words, "train.density=0.08"]))
+    assert plan.add(compose([*words, "method=lt_sft", "launcher.workers=2"])) is first

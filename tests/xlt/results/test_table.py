@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from xlt.config import UsageError
+from xlt.engine.run import ALONE
+from xlt.results.planner import Plan
+from xlt.results.render import duration, print_plan, print_table, table_markdown
+from xlt.results.store import RunStore
+from xlt.results.table import SystemConfig, Table, TableConfig
+
+BARE = ("data=empty", "language_modules=none")
+
+
+@pytest.fixture
+def make_table(tmp_path: Path, words: tuple[str, ...]) -> Callable[..., tuple[Table, Plan]]:
+    """A table of full FT and BitFit on English and Faroese, over two seeds; nothing is trained."""
+
+    def make(**changes: Any) -> tuple[Table, Plan]:
+        plan = Plan(RunStore(tmp_path / "outputs"))
+        own = [word for word in words if not word.startswith(("data_dir", "model.path"))]
+        user = [word for word in words if word.startswith(("data_dir", "model.path"))]
+        values: dict[str, Any] = {
+            "title": "A table",
+            "metric": "accuracy",
+            "overrides": own,
+            "systems": {
+                name: SystemConfig(label, "pos_lt_sft", [*BARE, f"method={name}"], ALONE)
+                for name, label in (("full", "full FT"), ("bitfit", "BitFit"))
+            },
+            "columns": ["eng", "fao"],
+            "average": ["fao"],
+            "reference": {"full": {"fao": 55.5, "avg": 50.0}},
+            "reference_name": "Table 1",
+            "note": "a note",
+        }
+        config = TableConfig(**{**values, **changes})
+        return Table("small", config, [1, 2], [*user, f"output_dir={tmp_path / 'outputs'}"], plan), plan
+
+    return make
+
+
+def _score(table: Table, plan: Plan, system: str, seed: int, **scores: float) -> None:
+    run = table.runs[system, seed]
+    plan.store.folder(run.fingerprint).mkdir(parents=True, exist_ok=True)
+    found = {key: scores[wanted.source] for key, wanted in run.evaluations.items() if wanted.source in scores}
+    plan.store.add_evaluations(run.fingerprint, {key: {"metrics": {"accuracy": v}} for key, v in found.items()})
+
+
+def test_a_cell_is_the_mean_and_spread_over_seeds_of_finished_evaluations(
+    make_table: Callable[..., tuple[Table, Plan]],
+) -> None:
+    table, plan = make_table()
+    _score(table, plan, "full", 1, eng=90.0, fao=50.0)
+    _score(table, plan, "full", 2, eng=94.0, fao=54.0)
+    grid = table.cells(plan.store, {})
+    assert grid["full"]["eng"].values == [90.0, 94.0]
+    assert grid["full"]["eng"].mean == 92.0
+    assert grid["full"]["eng"].spread == pytest.approx(8**0.5)  # sample standard deviation of 90 and 94
+    assert grid["full"]["avg"].values == [50.0, 54.0]  # English is no target
+    assert grid["full"]["fao"].backed_by == [table.runs["full", seed].fingerprint for seed in (1, 2)]
+    assert grid["full"]["eng"].reason is None
+
+
+def test_a_hole_says_why(make_table: Callable[..., tuple[Table, Plan]]) -> None:
+    table, plan = make_table()
+    _score(table, plan, "full", 1, eng=90.0, fao=50.0)
+    broken = table.runs["full", 2].fingerprint
+    grid = table.cells(plan.store, {broken: "FloatingPointError: the loss is nan"})
+    assert grid["full"]["fao"].values == [50.0] and grid["full"]["fao"].spread is None
+    assert grid["full"]["fao"].reason == "seed 2: FloatingPointError: the loss is nan"
+    assert grid["bitfit"]["eng"].values == [] and grid["bitfit"]["eng"].reason == "seed 2: not run"
+    assert grid["bitfit"]["avg"].values == []
+
+
+def test_a_failure_of_an_earlier_sitting_is_the_reason_too(make_table: Callable[..., tuple[Table, Plan]]) -> None:
+    table, plan = make_table()
+    fingerprint = table.runs["bitfit", 2].fingerprint
+    plan.store.folder(fingerprint).mkdir(parents=True)
+    plan.store.record_failure(fingerprint, "killed")
+    assert table.cells(plan.store, {})["bitfit"]["eng"].reason == "seed 2: killed"
+
+
+def test_an_average_needs_all_its_columns(make_table: Callable[..., tuple[Table, Plan]]) -> None:
+    table, plan = make_table(average=[])
+    _score(table, plan, "full", 1, eng=90.0)
+    _score(table, plan, "full", 2, eng=90.0, fao=60.0)
+    assert table.cells(plan.store, {})["full"]["avg"].values == [75.0]
+
+
+def test_markdown_has_means_spreads_references_bold_bests_and_holes(
+    make_table: Callable[..., tuple[Table, Plan]],
+) -> None:
+    table, plan = make_table()
+    _score(table, plan, "full", 1, eng=90.0, fao=50.0)
+    _score(table, plan, "full", 2, eng=94.0, fao=54.0)
+    _score(table, plan, "bitfit", 1, eng=95.0, fao=40.0)
+    text = table_markdown(table, table.cells(plan.store, {}))
+    rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("|")}
+    assert rows[""] == "| | eng | fao | avg |"
+    assert rows["full FT"] == "| full FT | 92.0±2.8 | **52.0±2.8 (55.5)** | **52.0±2.8 (50.0)** |"
+    assert rows["BitFit"] == "| BitFit | **95.0** | 40.0 | 40.0 |"
+    assert "mean ± standard deviation over 2 seeds; in brackets: Table 1" in text
+    assert "- BitFit, seed 2: not run" in text
+    assert "a note" in text
+
+
+def test_a_table_fits_a_narrow_terminal_with_every_number_in_it(
+    make_table: Callable[..., tuple[Table, Plan]],
+) -> None:
+    table, plan = make_table()
+    for seed in (1, 2):
+        _score(table, plan, "full", seed, eng=90.0 + seed, fao=50.0 + seed)
+        _score(table, plan, "bitfit", seed, eng=80.0 + seed, fao=40.0 + seed)
+    out = io.StringIO()
+    print_table(table, table.cells(plan.store, {}), Console(file=out, width=60))
+    assert max(map(len, out.getvalue().splitlines())) <= 60
+    for text in (
+        "A table",
+        "full FT",
+        "BitFit",
+        "91.5±0.7",
+        "51.5±0.7 (55.5)",
+        "81.5±0.7",
+        "41.5±0.7",
+        "avg",
+        "a note",
+    ):
+        assert text in out.getvalue(), text
+
+
+def test_the_saved_table_names_the_run_behind_every_value(
+    make_table: Callable[..., tuple[Table, Plan]], tmp_path: Path
+) -> None:
+    table, plan = make_table()
+    _score(table, plan, "full", 1, eng=90.0, fao=50.0)
+    grid = table.cells(plan.store, {})
+    table.save(grid, table_markdown(table, grid), tmp_path / "tables")
+    saved = json.loads((tmp_path / "tables" / "small.json").read_text(encoding="utf-8"))
+    cell = saved["cells"]["full"]["eng"]
+    assert cell["values"] == [90.0] and cell["runs"] == [table.runs["full", 1].fingerprint]
+    assert saved["cells"]["bitfit"]["eng"] == {
+        "mean": None,
+        "missing": "seed 2: not run",
+        "runs": [],
+        "spread": None,
+        "values": [],
+    }
+    assert (tmp_path / "tables" / "small.md").read_text(encoding="utf-8").startswith("# A table")
+    assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == ["small.json", "small.md"]
+
+
+def test_a_column_that_no_run_evaluates_is_refused(make_table: Callable[..., tuple[Table, Plan]]) -> None:
+    with pytest.raises(UsageError, match=r"table.columns: deu not in data.evaluation of pos_lt_sft full eng seed=1"):
+        make_table(columns=["eng", "deu"])
+
+
+def test_faults_of_all_systems_are_gathered(make_table: Callable[..., tuple[Table, Plan]]) -> None:
+    systems = {
+        name: SystemConfig(name, "pos_lt_sft", [*BARE, f"method={name}", fault], ALONE)
+        for name, fault in (("full", "seeed=1"), ("bitfit", "train.batch_size=0"))
+    }
+    with pytest.raises(UsageError) as raised:
+        make_table(systems=systems)
+    assert [line.partition(":")[0] for line in raised.value.lines] == ["seeed=1", "train.batch_size=0"]
+
+
+def test_a_reference_for_a_system_that_is_not_there_is_a_fault() -> None:
+    from xlt.config import faults
+
+    config = TableConfig("t", "accuracy", [], {}, ["eng"], [], {"lt_sft": {"eng": 1.0}}, "x", "")
+    assert list(faults(config, "table")) == ["table.reference.lt_sft: no such system; there are "]
+
+
+def test_the_plan_shows_what_is_to_be_done_and_how_much_exists(
+    make_table: Callable[..., tuple[Table, Plan]],
+) -> None:
+    table, plan = make_table()
+    run = table.runs["full", 1]
+    plan.store.folder(run.fingerprint).mkdir(parents=True)
+    (plan.store.folder(run.fingerprint) / "result.json").write_text("{}", encoding="utf-8")
+    _score(table, plan, "full", 1, eng=90.0, fao=50.0)
+    out = io.StringIO()
+    print_plan(plan, Console(file=out, width=100))
+    assert "4 runs: 1 exist, 3 to do" in out.getvalue()
+    assert "pos_lt_sft bitfit eng seed=2" in out.getvalue() and "train + evaluate 2" in out.getvalue()
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(7.4, "7 s"), (99.0, "99 s"), (600, "10 min"), (7200, "2.0 h")])
+def test_durations_are_said_as_people_say_them(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xlt.compose import (
+    checked,
+    compose,
+    compose_language_run,
+    compose_model_run,
+    hydra_ready,
+    language_run_settings,
+    override_faults,
+    plain,
+)
+from xlt.config import RunReference, UsageError
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _hydra() -> Any:
+    with hydra_ready():
+        yield
+
+
+def test_what_is_composed_may_be_changed_without_changing_what_others_get() -> None:
+    first = compose(["experiment=nano_fields"])
+    first.seed = 99
+    first.data.sources.eng.cap = 1
+    second = compose(["experiment=nano_fields"])
+    assert (second.seed, second.data.sources.eng.cap) == (1, 2000)
+
+
+def test_wrong_overrides_are_reported_together_each_once() -> None:
+    words = ["seed=2", "seeed=3", "train.batch_size=x", "train.max_steps=7", "method=nope"]
+    with pytest.raises(UsageError) as raised:
+        compose(words)
+    assert [line.partition(":")[0] for line in raised.value.lines] == ["seeed=3", "train.batch_size=x", "method=nope"]
+
+
+def test_a_right_override_after_a_wrong_one_is_still_judged_with_those_before_it() -> None:
+    lines = override_faults(["experiment=nano_fields", "nope=1", "data.sources.eng.cap=3", "data.sources.deu.cap=3"])
+    assert len(lines) == 2
+    assert lines[0].startswith("nope=1: no such key")
+    assert lines[1].startswith("data.sources.deu.cap=3: no data.sources.deu")
+
+
+def test_values_of_right_overrides_are_judged_beside_wrong_ones_but_not_what_follows_from_those() -> None:
+    lines = override_faults(["modle.path=x", "train.batch_size=0", "seed=-1"])
+    assert [line.partition(":")[0] for line in lines] == ["modle.path=x", "train.batch_size=0", "seed=-1"]
+
+
+def test_alternatives_of_a_sweep_are_judged_one_by_one() -> None:
+    assert override_faults(["seed=1,2", "method=full,bitfit", "train.max_steps=range(1,4)"], sweep=True) == []
+    (line,) = override_faults(["seed=1,2", "method=full,bitfitt"], sweep=True)
+    assert line == "method=full,bitfitt: no method/bitfitt in conf/; did you mean bitfit?"
+
+
+def test_a_language_run_takes_model_and_method_from_its_parent_and_its_recipe_from_itself() -> None:
+    parent = compose(["experiment=nano_fields", "method=random_sft", "train.density=0.5", "output_dir=here", "seed=5"])
+    child = compose_language_run(parent, "fao")
+    assert (child.language, child.data.sources.text.language) == ("fao", "fao")
+    assert child.method._target_ == "xlt.methods.random_sft.RandomSft"
+    own = compose(["experiment=nano_language", "language=fao"]).train.density
+    assert child.method.density == child.train.density == own != 0.5
+    assert child.output_dir == "here"
+    assert child.seed == 1  # modules of a language are shared by all seeds of a task
+    assert child.task.name != parent.task.name if "name" in child.task else child.task.masked_share == 0.15
+
+
+def test_a_density_given_to_the_method_itself_reaches_the_language_runs() -> None:
+    parent = compose(["experiment=nano_fields", "method.density=0.3"])
+    assert compose_language_run(parent, "fao").method.density == 0.3
+
+
+def test_the_languages_code_is_written_into_a_language_runs_overrides() -> None:
+    parent = compose(["experiment=pos_lt_sft", "data_dir=/data"])
+    child = compose_language_run(parent, "glv")
+    assert child.data.sources.text.path == "/data/mono/gv.txt"
+    assert child.language == child.data.sources.text.language == "glv"
+
+
+def test_a_model_run_takes_settings_and_scale_but_neither_model_nor_method() -> None:
+    parent = compose(["experiment=nano_fields", "output_dir=here", "method=bitfit"])
+    child = compose_model_run(parent, RunReference("nano_pretrain", ["train.max_steps=3"]))
+    assert (child.output_dir, child.train.max_steps, child.experiment_name) == ("here", 3, "nano_pretrain")
+    assert child.method._target_ == "xlt.methods.full.Full" and child.model.random is not None
+
+
+def test_faults_of_a_run_that_is_referred_to_say_by_which_key() -> None:
+    parent = compose(["experiment=nano_fields"])
+    with pytest.raises(UsageError, match=r"^model.run: trian.max_steps=3: no such key"):
+        compose_model_run(parent, RunReference("nano_pretrain", ["trian.max_steps=3"]))
+
+
+def test_what_a_language_run_takes_over_is_all_that_tells_parents_apart() -> None:
+    one, other = compose(["experiment=nano_fields"]), compose(["experiment=nano_fields", "seed=2", "task.dropout=0.3"])
+    assert language_run_settings(one) == language_run_settings(other)
+    third = compose(["experiment=nano_fields", "method=bitfit"])
+    assert language_run_settings(one) != language_run_settings(third)
+
+
+def test_a_value_taken_over_from_a_faulty_one_is_not_a_second_fault(tmp_path: Path, tiny_bert: Path) -> None:
+    words = [f"model.path={tiny_bert}", f"data_dir={tmp_path}", "+source@data.sources.eng=ud_eng"]
+    with pytest.raises(UsageError) as raised:
+        checked(compose([*words, "train.density=7", "train.l1=-1"]))
+    assert [line.partition("=")[0] for line in raised.value.lines] == ["train.density", "train.l1"]
+    with pytest.raises(UsageError) as raised:
+        checked(compose([*words, "method.density=7"]))
+    assert [line.partition("=")[0] for line in raised.value.lines] == ["method.density"]
+
+
+def test_keys_that_hydra_lets_in_but_no_schema_has_are_faults(tmp_path: Path, tiny_bert: Path) -> None:
+    words = [f"model.path={tiny_bert}", f"data_dir={tmp_path}", "+source@data.sources.eng=ud_eng"]
+    with pytest.raises(UsageError) as raised:
+        checked(compose([*words, "+data.sources.eng.sft=x", "+train.foo=1"]))
+    assert raised.value.lines[0].startswith("data.sources.eng.sft=x: no such key in SourceConfig")
+    assert raised.value.lines[1].startswith("train.foo=1: no such key in TrainConfig")
+
+
+def test_a_checked_config_is_plain_json(tmp_path: Path, tiny_bert: Path) -> None:
+    words = [f"model.path={tiny_bert}", f"data_dir={tmp_path}", "+source@data.sources.eng=ud_eng"]
+    found = plain(checked(compose(words)))
+    assert found["data"]["sources"]["eng"]["path"] == f"{tmp_path}/ud/UD_English-EWT"
+    assert found["method"]["density"] == found["train"]["density"]
+
+
+def test_hydra_is_put_away_after_use() -> None:
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with hydra_ready():
+        compose(["seed=3"])
+        with hydra_ready():
+            compose(["seed=4"])
+        compose(["seed=5"])
+    assert not GlobalHydra.instance().is_initialized()
+    with hydra_ready():
+        pass

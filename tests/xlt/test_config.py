@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import math
+import pkgutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import MISSING
+
+import xlt
+import xlt.methods
+import xlt.tasks
+from xlt import config as shared
+from xlt.compose import checked, compose, hydra_ready
+from xlt.config import RunConfig, UsageError, faults
+from xlt.results.reproduce import _reproduction
+from xlt.results.table import ReproductionConfig, SystemConfig, TableConfig
+
+CONF = Path(xlt.__file__).parent.parent / "conf"
+SCHEMAS = [
+    *(value for value in vars(shared).values() if dataclasses.is_dataclass(value)),
+    *(
+        module.SCHEMA
+        for package in (xlt.methods, xlt.tasks)
+        for found in pkgutil.iter_modules(package.__path__)
+        if hasattr(module := importlib.import_module(f"{package.__name__}.{found.name}"), "SCHEMA")
+    ),
+    ReproductionConfig,
+    TableConfig,
+    SystemConfig,
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _hydra() -> Any:
+    with hydra_ready():
+        yield
+
+
+def options(group: str) -> list[str]:
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml") if not file.stem.startswith("_"))
+
+
+@pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: schema.__name__)
+def test_every_field_has_a_line_of_help_and_no_default(schema: Any) -> None:
+    for field in dataclasses.fields(schema):
+        if field.name == "_target_":
+            module, _, name = str(field.default).rpartition(".")
+            assert hasattr(importlib.import_module(module), name)
+            continue
+        assert field.default == MISSING, f"{field.name}: its value belongs in conf/"
+        assert field.default_factory is dataclasses.MISSING
+        assert 3 < len(field.metadata["help"]) <= 100 and "\n" not in field.metadata["help"], field.name
+
+
+@pytest.mark.parametrize("schema", [s for s in SCHEMAS if s.__name__ != "RunConfig"], ids=lambda s: s.__name__)
+def test_what_a_schemas_class_takes_is_what_its_fields_are(schema: Any) -> None:
+    targets = [field.default for field in dataclasses.fields(schema) if field.name == "_target_"]
+    for target in targets:
+        module, _, name = str(target).rpartition(".")
+        built = getattr(importlib.import_module(module), name)
+        taken = set(built.__init__.__code__.co_varnames[1 : built.__init__.__code__.co_argcount])
+        given = {field.name for field in dataclasses.fields(schema)} - {"_target_"}
+        assert given == (taken if given else set())
+
+
+@pytest.mark.parametrize(
+    ("rules", "value", "fault"),
+    [
+        ({"low": 1}, 1, None),
+        ({"low": 1}, 0, "x=0: must be at least 1"),
+        ({"above": 0}, 1e-9, None),
+        ({"above": 0}, 0, "x=0: must be above 0"),
+        ({"above": 0, "high": 1}, 1.0, None),
+        ({"above": 0, "high": 1, "hint": "often 0.1"}, 1.5, "x=1.5: must be in (0, 1]; often 0.1"),
+        ({"low": 0, "high": 0.5}, -0.1, "x=-0.1: must be in [0, 0.5]"),
+        ({"high": 3}, 4, "x=4: must be at most 3"),
+        ({"low": 0}, math.nan, "x=nan: must be at least 0"),
+        ({"low": 0, "high": 1}, math.inf, "x=inf: must be in [0, 1]"),
+        ({"choices": ("a", "b")}, "b", None),
+        ({"choices": ("a", "b")}, "c", "x=c: must be one of a, b"),
+        ({"low": 5}, None, None),
+        ({"low": 5}, True, None),
+        ({"file": True}, "/no/such/file", "x=/no/such/file: no such file"),
+        ({}, MISSING, "x: a value is required (help); give x=..."),
+    ],
+)
+def test_ranges(rules: dict[str, Any], value: Any, fault: str | None) -> None:
+    schema = dataclasses.make_dataclass("Schema", [("x", Any, shared.key("help", **rules))])
+    assert list(faults(schema(value))) == ([] if fault is None else [fault])
+
+
+def test_faults_of_nested_configs_carry_their_whole_key_and_come_all_together() -> None:
+    inner = dataclasses.make_dataclass("Inner", [("n", int, shared.key("help", low=1))])
+    outer = dataclasses.make_dataclass(
+        "Outer", [("by_name", dict, shared.key("help")), ("own", Any, shared.key("help"))]
+    )
+    found = list(faults(outer({"a": inner(0), "b": inner(1), "c": inner(-1)}, inner(0))))
+    assert [line.partition("=")[0] for line in found] == ["by_name.a.n", "by_name.c.n", "own.n"]
+
+
+def test_a_usage_error_has_one_line_a_fault_and_says_none_twice() -> None:
+    error = UsageError("a\n  b", "c", "a b")
+    assert error.lines == ["a b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("group", "option"),
+    [
+        (folder.name, option)
+        for folder in sorted(CONF.iterdir())
+        if folder.is_dir() and folder.name not in ("source", "experiment", "table", "__pycache__")
+        for option in options(folder.name)
+    ],
+)
+def test_every_option_of_every_group_composes(group: str, option: str) -> None:
+    composed = compose([f"{group}={option}"])
+    if group != "scale":
+        assert composed[group] is not None
+
+
+def test_every_source_composes_and_names_a_language_and_a_reader(tmp_path: Path, tiny_bert: Path) -> None:
+    words = [
+        f"+source@data.sources.{option}={option}" for option in options("source") if option != "locale_expressions"
+    ]
+    run = checked(compose([*words, f"data_dir={tmp_path}", f"model.path={tiny_bert}"]))
+    assert len(run.data.sources) == len(options("source")) - 1 > 50
+    readers = {module.name for module in pkgutil.iter_modules([str(Path(xlt.__file__).parent / "data" / "readers")])}
+    for name, source in run.data.sources.items():
+        assert source.reader in readers, name
+        assert str(source.path).startswith(str(tmp_path)), name
+        assert name.endswith(source.language), name
+
+
+@pytest.mark.parametrize("scale", ["mini", "thesis"])
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_every_experiment_composes_at_both_scales_and_passes_the_checks(
+    experiment: str, scale: str, tmp_path: Path, tiny_bert: Path
+) -> None:
+    words = [f"experiment={experiment}", f"scale={scale}", f"data_dir={tmp_path}"]
+    if experiment == "nano_language":
+        words.append("language=fao")
+    composed = compose(words)
+    if all(composed.model[way] is None for way in ("path", "run", "random")):
+        composed.model.path = str(tiny_bert)
+    run = checked(composed)
+    assert isinstance(run, RunConfig)
+    assert (run.scale, run.experiment_name) == (scale, experiment)
+    assert run.data.sources
+
+
+def test_the_scale_sets_model_and_recipe(tmp_path: Path) -> None:
+    mini, thesis = (compose(["experiment=pos_lt_sft", f"scale={scale}"]) for scale in ("mini", "thesis"))
+    assert thesis.model.path == "bert-base-multilingual-cased" and mini.model.path is None
+    assert (thesis.train.epochs, thesis.train.dense_epochs, thesis.train.batch_size) == (10, 3, 8)  # thesis §4.4.3
+    assert mini.train.epochs is None and mini.train.max_steps < 1000
+
+
+@pytest.mark.parametrize("table", options("table"))
+def test_every_table_composes_and_its_systems_evaluate_its_columns(table: str) -> None:
+    reproduction, name = _reproduction([f"table={table}"])
+    assert name == table
+    for system in reproduction.table.systems.values():
+        composed = compose([f"experiment={system.experiment}", *reproduction.table.overrides, *system.overrides])
+        assert set(reproduction.table.columns) <= set(composed.data.evaluation)
+    assert set(reproduction.table.average) <= set(reproduction.table.columns)
+    for numbers in reproduction.table.reference.values():
+        assert set(numbers) <= {*reproduction.table.columns, "avg"}
+
+
+def test_no_target_language_of_the_quickstart_is_one_that_its_encoder_has_seen() -> None:
+    seen = {source.language for source in compose(["experiment=nano_pretrain"]).data.sources.values()}
+    reproduction, _ = _reproduction(["table=quickstart"])
+    assert len(seen) >= 25
+    assert len(reproduction.table.average) >= 8
+    assert not seen & set(reproduction.table.average)

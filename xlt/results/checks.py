@@ -1,0 +1,73 @@
+"""What can be found wrong with a run's model and modules without loading a weight, so before anything is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from xlt.config import LanguageModulesConfig, RunConfig, UsageError
+from xlt.engine.build import build_task
+from xlt.models.loading import load_tokenizer
+from xlt.modules import ModuleFileError, load_module
+
+# Families that count positions from the padding id on: 514 positions hold 512 tokens.
+_OFFSET_FAMILIES = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl")
+
+
+def module_faults(config: LanguageModulesConfig) -> list[str]:
+    """Module files that are damaged, no language modules, or those of another language; a line each."""
+    lines = []
+    for language, path in config.paths.items():
+        try:
+            header = load_module(Path(path).expanduser()).header
+        except ModuleFileError as error:
+            lines.append(str(error))
+            continue
+        if header.language is None and header.task is not None:
+            lines.append(f"{path}: a module of task {header.task}, wanted the language module of {language}")
+        elif header.language not in (None, language):
+            lines.append(f"{path}: a module of language {header.language}, wanted {language}")
+    return lines
+
+
+def model_faults(config: RunConfig, model_run: RunConfig | None) -> list[str]:
+    """A base model that is not there, or whose positions are too few for the task; a line each.
+
+    Args:
+        config: of the run.
+        model_run: config of the run that makes its base model, if one does.
+    """
+    shape = model_run.model.random if model_run is not None else config.model.random
+    if shape is not None:
+        name, positions = "model.random", shape.max_positions
+    elif config.model.path is not None:
+        name = config.model.path
+        try:
+            positions = _positions(config.model.path, config.model.revision)
+        except UsageError as error:
+            return error.lines
+    else:
+        return []
+    wanted = build_task(config.task).max_length
+    if wanted > positions:
+        return [f"task.max_length={wanted}: {name} has {positions} positions; give task.max_length={positions} or less"]
+    return []
+
+
+def _positions(path: str, revision: str | None) -> int:
+    """Longest input of a pre-trained model; loads its config and tokenizer.
+
+    Raises:
+        UsageError: one of them is not there or does not load.
+    """
+    from transformers import AutoConfig
+
+    try:
+        shape = AutoConfig.from_pretrained(str(Path(path).expanduser()) if path[0] == "~" else path, revision=revision)
+    except Exception as error:
+        said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UsageError(f"model.path={path}: no local folder, and the hub does not give it: {said}") from error
+    load_tokenizer(path, revision)
+    positions = int(getattr(shape, "max_position_embeddings", 1 << 30))
+    if shape.model_type in _OFFSET_FAMILIES:
+        positions -= int(shape.pad_token_id) + 1
+    return positions

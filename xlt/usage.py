@@ -1,0 +1,53 @@
+"""The parts of `xlt --help` that are read off the schema and the config groups, so that they cannot go stale."""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from xlt.config import LauncherConfig, ModelConfig, RunConfig, TrackerConfig, TrainConfig
+
+_WIDTH = 79
+_NAME_WIDTH = 24
+_SHARED: dict[str, Any] = {
+    "": RunConfig,
+    "model": ModelConfig,
+    "train": TrainConfig,
+    "tracker": TrackerConfig,
+    "launcher": LauncherConfig,
+}
+
+
+def register_help() -> None:
+    """Makes `${xlt_groups:...}` and `${xlt_keys:...}` known to `hydra.help` in conf/config.yaml."""
+    OmegaConf.register_new_resolver("xlt_groups", lambda *names: groups_help(names), replace=True)
+    OmegaConf.register_new_resolver("xlt_keys", lambda *names: keys_help(names), replace=True)
+
+
+def groups_help(names: tuple[str, ...]) -> str:
+    """The config groups named, each with its options, wrapped."""
+    loader = GlobalHydra.instance().config_loader()
+    lines = []
+    for name in names:
+        options = [o for o in loader.get_group_options(name) if not o.startswith(("base_", "_"))]
+        lines += _entry(name, " ".join(options))
+    return "\n".join(lines)
+
+
+def keys_help(names: tuple[str, ...]) -> str:
+    """The keys named, each with the schema's line of help."""
+    lines = []
+    for name in names:
+        group, _, last = name.rpartition(".")
+        (item,) = (item for item in dataclasses.fields(_SHARED[group]) if item.name == last)
+        lines += _entry(name, item.metadata["help"])
+    return "\n".join(lines)
+
+
+def _entry(name: str, text: str) -> list[str]:
+    indent = " " * _NAME_WIDTH
+    return textwrap.wrap(text, _WIDTH, initial_indent=f"  {name}".ljust(_NAME_WIDTH), subsequent_indent=indent)
