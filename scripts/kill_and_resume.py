@@ -3,10 +3,10 @@
     python scripts/kill_and_resume.py --kills 10 --output kill_and_resume.json
 
 One run is left alone. Then, for each trial, the same run is started in a folder of its own, killed with `kill -9` at a
-random moment, and the same command is given again until it ends. State is saved after every step, so that many kills
-fall into a write. The module's tensors, the metrics file and the names of the files left must be the same, bit for bit;
-exit code 1 where they are not. The run: tagging the fields of English locale expressions (embedded corpus) on a tiny
-BERT with random weights, made in a temporary folder, on one thread.
+random moment, and the same command is given again until it ends. State is saved after every step; every other kill
+waits, from its moment on, for a file that is being written. The module's tensors, the metrics file and the names of the
+files left must be the same, bit for bit; exit code 1 where they are not. The run: tagging the fields of English locale
+expressions (embedded corpus) on a tiny BERT with random weights, made in a temporary folder, on one thread.
 """
 
 from __future__ import annotations
@@ -35,15 +35,17 @@ class Trial:
     """One killed and resumed run.
 
     Attributes:
-        killed_after_seconds: from the start of the process.
-        at: phase and step of the last state that was saved; None where there was none yet.
+        after_records: the moment that was drawn, in metric records written.
+        seconds: from the start of the process to the kill.
+        at: what the kill found on disk: phase and step of the last state, no state yet, or a finished run.
         writing: unfinished files that the kill left.
         starts: how often the command was given until the run was done.
         differences: what is not as in the uninterrupted run; empty is right.
     """
 
-    killed_after_seconds: float
-    at: tuple[int, int] | None
+    after_records: int
+    seconds: float
+    at: str
     writing: list[str]
     starts: int
     differences: list[str]
@@ -56,26 +58,22 @@ def main() -> int:
         root = Path(temporary)
         command = _command(_make_model(root / "model"), options.steps, options.overrides)
         print(f"the run: python {' '.join(command[1:])}", flush=True)
-        first_state, total = _uninterrupted(command, root / "whole")
-        print(f"uninterrupted: {total:.1f} s, first state after {first_state:.1f} s", flush=True)
+        seconds, records = _uninterrupted(command, root / "whole")
+        print(f"uninterrupted: {seconds:.1f} s, {records} metric records", flush=True)
         trials = []
         for number in range(1, options.kills + 1):
-            trial = _trial(command, root, number, draw, first_state, total)
+            trial = _trial(command, root / f"trial-{number}", draw, records, in_a_write=number % 2 == 0)
             trials.append(trial)
-            where = "before the first state" if trial.at is None else f"at phase {trial.at[0]}, step {trial.at[1]}"
             unfinished = f", writing {', '.join(trial.writing)}" if trial.writing else ""
             verdict = "; ".join(trial.differences) or "identical"
-            print(
-                f"{number:2d}: killed after {trial.killed_after_seconds:.2f} s {where}{unfinished}: {verdict}",
-                flush=True,
-            )
+            print(f"{number:2d}: killed after {trial.seconds:5.2f} s, {trial.at}{unfinished}: {verdict}", flush=True)
     different = sum(bool(trial.differences) for trial in trials)
     inside = sum(bool(trial.writing) for trial in trials)
     print(f"{len(trials)} kills, {inside} of them inside a write: {len(trials) - different} runs identical")
     record = {
         "command": command[1:],
         "seed": options.seed,
-        "uninterrupted_seconds": round(total, 2),
+        "uninterrupted_seconds": round(seconds, 2),
         "identical": len(trials) - different,
         "different": different,
         "trials": [asdict(trial) for trial in trials],
@@ -142,34 +140,33 @@ def _start(command: list[str], output: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
 
 
-def _uninterrupted(command: list[str], output: Path) -> tuple[float, float]:
-    """Runs to the end; seconds to the first saved state, and in all."""
-    began, first_state = time.monotonic(), 0.0
-    process = _start(command, output)
-    while process.poll() is None:
-        if not first_state and any(output.glob(f"runs/*/{_STATE}")):
-            first_state = time.monotonic() - began
-        time.sleep(_POLL_SECONDS)
-    if process.returncode or not first_state:
-        raise SystemExit(f"the uninterrupted run ended with {process.returncode}")
-    return first_state, time.monotonic() - began
+def _uninterrupted(command: list[str], output: Path) -> tuple[float, int]:
+    """Runs to the end; seconds it took, and metric records it wrote."""
+    began = time.monotonic()
+    code = _start(command, output).wait()
+    if code:
+        raise SystemExit(f"the uninterrupted run ended with {code}")
+    return time.monotonic() - began, _records(output)
 
 
-def _trial(command: list[str], root: Path, number: int, draw: random.Random, first_state: float, total: float) -> Trial:
-    """One kill. A run that was done before its moment came is started again with an earlier one."""
-    latest = total
+def _trial(command: list[str], folder: Path, draw: random.Random, records: int, in_a_write: bool) -> Trial:
+    """One kill. A run that was done before its moment came is started again with another one."""
     for attempt in range(20):
-        output, moment = root / f"trial-{number}-{attempt}", draw.uniform(0.95 * first_state, latest)
+        output, moment, delay = folder / str(attempt), draw.randint(0, records), draw.uniform(0, 0.05)
+        began = time.monotonic()
         process = _start(command, output)
-        try:
-            process.wait(moment)
-        except subprocess.TimeoutExpired:
+        while process.poll() is None and _records(output) < moment:
+            time.sleep(_POLL_SECONDS)
+        time.sleep(delay)
+        while in_a_write and process.poll() is None and not _unfinished(output):
+            pass
+        if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
+            seconds = time.monotonic() - began
             process.wait()
             break
         if process.returncode:
-            raise SystemExit(f"trial {number}: the run ended with {process.returncode} before it was killed")
-        latest = moment
+            raise SystemExit(f"the run ended with {process.returncode} before it was killed")
     else:
         raise SystemExit("no kill came before the end of its run; give more --steps")
     at, writing, starts = _where(output), _unfinished(output), 1
@@ -179,18 +176,25 @@ def _trial(command: list[str], root: Path, number: int, draw: random.Random, fir
         if code == 0:
             break
         if starts == 5:
-            return Trial(moment, at, writing, starts, [f"the resumed run ended with {code}"])
-    return Trial(round(moment, 3), at, writing, starts, _differences(root / "whole", output))
+            return Trial(moment, round(seconds, 3), at, writing, starts, [f"the resumed run ended with {code}"])
+    differences = _differences(folder.parent / "whole", output)
+    return Trial(moment, round(seconds, 3), at, writing, starts, differences)
 
 
-def _where(output: Path) -> tuple[int, int] | None:
+def _records(output: Path) -> int:
+    return sum(file.read_bytes().count(b"\n") for file in output.glob("runs/*/metrics.jsonl"))
+
+
+def _where(output: Path) -> str:
     from xlt.engine.state import RunState
 
+    if any(output.glob("runs/*/result.json")):
+        return "run finished"
     for file in output.glob(f"runs/*/{_STATE}"):
         found = RunState(file.parent).load()
         if found is not None:
-            return found[0].phase, found[0].step
-    return None
+            return f"phase {found[0].phase + 1}, step {found[0].step}"
+    return "no state yet"
 
 
 def _unfinished(output: Path) -> list[str]:

@@ -87,7 +87,7 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
     parser = get_args_parser()
     parser.error = lambda message: _refuse_option(parser, message)
     options = parser.parse_args(words)
-    lines = [f"{word}: not an override; write KEY=VALUE" for word in options.overrides if _is_stray(word)]
+    lines = [f"{word}: not an override; write KEY=VALUE" for word in options.overrides if is_stray(word)]
     if options.experimental_rerun is not None:
         lines.append("--experimental-rerun: refused, it would unpickle a file; give the overrides again")
     if options.resolve and options.cfg is None and not options.help:
@@ -101,13 +101,14 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
         refuse([*lines, f"--config-dir={config_dir}: no such folder"])  # what the overrides choose may be in it
     if lines:
         with hydra_ready(config_dir):
-            right = [word for word in options.overrides if not _is_stray(word)]
+            right = [word for word in options.overrides if not is_stray(word)]
             refuse([*lines, *override_faults(right, options.config_name or "config", options.multirun)])
     return options
 
 
-def _is_stray(word: str) -> bool:
-    return word.startswith("=") or ("=" not in word and not word.startswith("~"))
+def is_stray(word: str) -> bool:
+    """Whether a word of the command line is not even of an override's shape."""
+    return word.startswith(("=", "-")) or ("=" not in word and not word.startswith("~"))
 
 
 def _refuse_option(parser: argparse.ArgumentParser, message: str) -> NoReturn:

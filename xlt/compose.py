@@ -105,6 +105,8 @@ def compose(overrides: Sequence[str], config_name: str = "config") -> DictConfig
         except COMPOSITION_ERRORS as error:
             if not is_of_composition(error):
                 raise
+            if "You must specify" in str(error):  # then nothing composes, whatever the words
+                raise UsageError(one_line(error)) from error
             raise UsageError(*(override_faults(overrides, config_name) or [one_line(error)])) from error
     return copy.deepcopy(known[words])
 
@@ -204,14 +206,14 @@ def checked(config: DictConfig) -> RunConfig:
         )
     except OmegaConfBaseException as error:
         raise UsageError(_interpolation_fault(error)) from error
-    found = [*_strangers(config), *faults(result)]
+    found = [*strangers(config), *faults(result)]
     if found:
         raise UsageError(*_without_echoes(found, config))
     assert isinstance(result, RunConfig)
     return result
 
 
-def _strangers(config: DictConfig, prefix: str = "") -> Iterator[str]:
+def strangers(config: DictConfig, prefix: str = "") -> Iterator[str]:
     """Keys that no schema has: Hydra's `+` adds them anywhere, and nothing would ever read them."""
     schema = OmegaConf.get_type(config)
     known = {item.name for item in dataclasses.fields(schema)} if dataclasses.is_dataclass(schema) else None
@@ -221,7 +223,7 @@ def _strangers(config: DictConfig, prefix: str = "") -> Iterator[str]:
             near = _suggestion(str(name), sorted(known - {"_target_"}))
             yield f"{prefix}{name}={node}: no such key in {schema.__name__}{near}"
         elif isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation():
-            yield from _strangers(node, f"{prefix}{name}.")
+            yield from strangers(node, f"{prefix}{name}.")
 
 
 def _refuse_absent_data_dir(config: DictConfig) -> None:
@@ -334,6 +336,9 @@ def one_line(error: BaseException, overrides: Sequence[str] = ()) -> str:
         return f"there is a choice of {found.group(1)} already; change it without the +"
     if "Ambiguous value for argument" in text:
         return "several values; sweep over them with -m, or write a list as KEY=[A,B]"
+    if (found := re.search(r"You must specify '(.*?)'", text)) is not None:
+        there = ", ".join(_options(found.group(1)))
+        return f"{found.group(1)} is not given; write {found.group(1)}=..., there are {there}"
     if _NO_OPTION in text:
         return "not the name of an option; leave it out for the default"
     if "is not Optional" in text:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import safetensors.torch
@@ -17,6 +17,7 @@ import torch
 
 from xlt.models.loading import load_pretrained
 from xlt.modules import Entries, ModuleHeader, SparseDelta
+from xlt.results.reproduce import main as reproduce_table
 
 WEIGHT = "backbone.encoder.layer.0.attention.self.query.weight"
 # A command that runs; every wrong one is this one with a mistake in it.
@@ -319,6 +320,15 @@ def filled(words: tuple[str, ...], things: dict[str, Path]) -> list[str]:
     return [word.format(**things) for word in words]
 
 
+class Ended(NamedTuple):
+    """How a command ended: exit code, output, lines on standard error, files left."""
+
+    code: Any
+    out: str
+    lines: list[str]
+    left: list[str]
+
+
 def refused(ended: Any, expected: list[list[str]]) -> None:
     """Exit code 2, a line for each fault and no other, nothing left behind."""
     assert ended.code == 2, ended
@@ -426,3 +436,49 @@ def _dirname(line: str) -> str:
 
 def _listing(things: dict[str, Path]) -> list[str]:
     return sorted(str(path) for thing in things.values() if thing.is_dir() for path in thing.rglob("*"))
+
+
+TABLE_MISTAKES: dict[str, tuple[tuple[str, ...], list[list[str]]]] = {
+    "no table": (("seeds=[1]",), [["table is not given; write table=..., there are pos_unseen, quickstart"]]),
+    "typo in the table's name": (("table=pos_unsen",), [["no table/pos_unsen", "did you mean pos_unseen?"]]),
+    "seeds that are no numbers": (("table=pos_unseen", "seeds=[a]"), [["seeds=[a]", "converted to Integer"]]),
+    "no seeds": (("table=pos_unseen", "seeds=[]"), [["seeds=[]: must be different numbers", "seeds=[1,2,3]"]]),
+    "a seed twice": (("table=pos_unseen", "seeds=[1,1]"), [["seeds=[1, 1]: must be different numbers"]]),
+    "no workers": (("table=pos_unseen", "workers=0"), [["workers=0: must be at least 1"]]),
+    "unknown key of a table": (("table=pos_unseen", "+table.foo=1"), [["table.foo=1: no such key in TableConfig"]]),
+    "average over what is no column": (
+        ("table=pos_unseen", "table.columns=[eng]", "table.average=[eng,fao]", "table.reference={{}}"),
+        [["table.average: fao is not in table.columns"]],
+    ),
+    "typo in a key of its runs": (
+        ("table=pos_unseen", "seeed=1", "data_dir={data}", "model.path={model}"),
+        [["seeed=1: no such key seeed; did you mean seed?"]],
+    ),
+    "column that is not evaluated": (
+        ("table=pos_unseen", "table.columns=[qqq]", "table.average=[]", "data_dir={data}", "model.path={model}"),
+        [["table.columns: qqq not in data.evaluation"]],
+    ),
+    "unknown option": (("table=pos_unseen", "--nope"), [["--nope: neither --plan nor an override"]]),
+    "word that is no override": (("table=pos_unseen", "foo"), [["foo: neither --plan nor an override"]]),
+    "absent data": (
+        ("table=pos_unseen", "data_dir=/no/such/folder", "model.path={model}"),
+        [["data_dir=/no/such/folder: no such folder"]],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TABLE_MISTAKES)
+def test_a_mistake_in_the_table_command_gets_one_line_and_leaves_nothing(
+    name: str,
+    things: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words, expected = TABLE_MISTAKES[name]
+    with pytest.raises(SystemExit) as stop:
+        reproduce_table(filled(words, things))
+    said = capsys.readouterr()
+    left = [str(path) for path in tmp_path.iterdir()]
+    refused(Ended(stop.value.code, said.out, said.err.splitlines(), left), expected)

@@ -11,8 +11,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf, SCMode
 from rich.console import Console
 
-from xlt.cli import FAILURE, guarded
-from xlt.compose import compose, hydra_ready
+from xlt.cli import FAILURE, guarded, is_stray
+from xlt.compose import compose, hydra_ready, strangers
 from xlt.config import UsageError, faults
 from xlt.results.execution import carry_out
 from xlt.results.planner import Plan, Run
@@ -41,6 +41,9 @@ def reproduce(words: list[str]) -> int:
         return 0
     plan_only = "--plan" in words
     overrides = [word for word in words if word != "--plan"]
+    stray = [word for word in overrides if is_stray(word)]
+    if stray:
+        raise UsageError(*(f"{word}: neither --plan nor an override; write KEY=VALUE" for word in stray))
     own = [word for word in overrides if word.partition("=")[0].lstrip("+~").split(".")[0] in _OWN]
     others = [word for word in overrides if word not in own]
     console = Console(stderr=True)
@@ -73,7 +76,7 @@ def _reproduction(own: list[str]) -> tuple[ReproductionConfig, str]:
     config = OmegaConf.to_container(
         composed, resolve=True, throw_on_missing=False, structured_config_mode=SCMode.INSTANTIATE
     )
-    found = list(faults(config))
+    found = [*strangers(composed), *faults(config)]
     if found:
         raise UsageError(*found)
     assert isinstance(config, ReproductionConfig)

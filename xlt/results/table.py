@@ -44,6 +44,9 @@ class TableConfig:
         for name in self.reference:
             if name not in self.systems:
                 yield f"{prefix}.reference.{name}: no such system; there are {', '.join(self.systems)}"
+        for name in self.average:
+            if name not in self.columns:
+                yield f"{prefix}.average: {name} is not in {prefix}.columns"
 
 
 @dataclass
@@ -54,6 +57,10 @@ class ReproductionConfig:
     seeds: list[int] = key("one run of every system for each")
     workers: int = key("runs side by side", low=1)
     output_dir: str = key("where runs and tables are kept")
+
+    def faults(self, prefix: str) -> Any:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            yield f"seeds={self.seeds}: must be different numbers from 0, at least one; for instance seeds=[1,2,3]"
 
 
 @dataclass
@@ -134,7 +141,7 @@ class Table:
         return {
             wanted.source: done[key]["metrics"][self.config.metric]
             for key, wanted in run.evaluations.items()
-            if wanted.label == composition and key in done
+            if wanted.label == composition and key in done and self.config.metric in done[key]["metrics"]
         }
 
     def save(self, grid: dict[str, dict[str, Cell]], markdown: str, folder: Path) -> None:

@@ -17,6 +17,7 @@ from xlt.data.mix import LoadedSource, Mix
 from xlt.data.streams import stream
 from xlt.engine.training import Interrupted, Trainer
 from xlt.engine.watching import Silence
+from xlt.modules import Entries, SparseDelta
 
 
 def _validations(kept: list[tuple[str, int, dict[str, float]]], phase: str = "train") -> list[int]:
@@ -282,3 +283,39 @@ def test_the_dense_phase_takes_its_own_bound_and_rate_where_given(make_trainer, 
 def test_a_fraction_of_an_epoch_is_at_least_one_step(make_trainer, make_method) -> None:
     trainer = make_trainer(make_method("full"), epochs=0.001, max_steps=None)
     assert trainer._budget().steps == 1
+
+
+def test_languages_micro_batches_and_bf16_resume_to_the_same_bits_too(
+    make_trainer, make_method, module_header, records, killed, tmp_path: Path, bits
+) -> None:
+    name = "backbone.encoder.layer.1.intermediate.dense.weight"
+    modules = {
+        language: SparseDelta(
+            module_header(language=language), {name: Entries(torch.arange(40) * step, torch.full((40,), 0.3), (64, 32))}
+        )
+        for language, step in (("eng", 1), ("deu", 3))
+    }
+
+    def sitting(folder: Path, watcher: Any) -> dict[str, bytes]:
+        trainer = make_trainer(
+            make_method("lt_sft", "method.l1=0.1"),
+            languages=("eng", "deu"),
+            modules=modules,
+            dropout=0.1,
+            precision="bf16",
+            micro_batch_size=3,
+            warmup_fraction=0.5,
+            weight_decay=0.05,
+            save_every_seconds=0,
+        )
+        trainer.train(folder, watcher)
+        return bits(trainer.model.state_dict())
+
+    whole = records()
+    uninterrupted = sitting(tmp_path / "whole", whole)
+    for kill_at in range(1, len(whole.kept) + 1, 2):
+        kept: list[Any] = []
+        with pytest.raises(killed):
+            sitting(tmp_path / str(kill_at), records(kept, kill_at))
+        assert sitting(tmp_path / str(kill_at), records(kept)) == uninterrupted
+        assert kept == whole.kept
