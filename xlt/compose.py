@@ -27,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from xlt import config as shared
 from xlt.config import RunConfig, RunReference, UsageError, faults
+from xlt.data.sources import PARTS
 
 CONFIG_MODULE = "xlt_conf"
 VERSION_BASE = "1.3"
@@ -56,6 +57,7 @@ def register_schemas() -> None:
 
     A file `xlt/methods/NAME.py` with a dataclass called `SCHEMA` is `method/base_NAME`.
     """
+    OmegaConf.register_new_resolver("data", _in_data_dir, replace=True)
     store = ConfigStore.instance()
     for path, node in _SHARED_SCHEMAS.items():
         group, _, name = path.rpartition("/")
@@ -65,6 +67,11 @@ def register_schemas() -> None:
             module = importlib.import_module(f"{package}.{found.name}")
             if hasattr(module, "SCHEMA"):
                 store.store(group=group, name=f"base_{found.name}", node=module.SCHEMA)
+
+
+def _in_data_dir(path: str, *, _root_: DictConfig) -> str | None:
+    """`${data:PATH}`: PATH in `data_dir`; null where there is none, for sources that then come from the hub."""
+    return None if _root_.data_dir is None else f"{_root_.data_dir}/{path}"
 
 
 @contextmanager
@@ -233,10 +240,10 @@ def _refuse_absent_data_dir(config: DictConfig) -> None:
     assert isinstance(raw, dict)
     starting = [
         f"data.{part}.{name}.path={source['path']}"
-        for part, sources in raw.items()
-        if isinstance(sources, dict)
-        for name, source in sources.items()
+        for part in PARTS
+        for name, source in (raw.get(part) or {}).items()
         if "${data_dir}" in str(source.get("path"))
+        or ("${data:" in str(source.get("path")) and source.get("hub") is None)
     ]
     if starting:
         others = f" and {len(starting) - 1} more" if len(starting) > 1 else ""

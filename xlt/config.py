@@ -124,22 +124,45 @@ class ModelConfig:
 
 
 @dataclass
+class HubConfig:
+    """A data set on the hub, or a local folder laid out like one, read through `datasets`."""
+
+    id: str = key("owner/name, or a local folder")
+    subset: str | None = key("configuration; {code} stands for the hub's own code of the language")
+    revision: str | None = key("commit, tag or branch")
+    splits: dict[str, str] = key("train, dev, test, text -> the data set's own name of the split")
+    fields: dict[str, str] = key("role -> column, as in the source's `fields`; {code} as in `subset`")
+    codes: dict[str, str] = key("ISO 639-3 code -> the hub's own, where they differ")
+
+
+@dataclass
 class SourceConfig:
     """One entry of the mix: labelled or raw data of one language."""
 
     reader: str = key("format: a file of xlt/data/readers")
     language: str = key("ISO 639-3 code")
-    path: str | None = key("file or folder; null for a reader that brings its data along")
+    path: str | None = key("file or folder, {code} as in `codes`; null: from the hub, or a reader with its own data")
+    files: dict[str, str] = key("split -> file under path; a split that is not there has the format's usual name")
+    hub: HubConfig | None = key("where path is null")
+    fields: dict[str, str] = key("role (text, pair, label, words, a tag column, ...) -> column of the data set")
+    codes: dict[str, str] = key("ISO 639-3 code -> the data set's own, where they differ")
+    labels: dict[str, str] = key("label of the data set -> label of the task, where they differ")
+    licence: str | None = key("as its publisher names it")
     split: str = key("which part of the data", choices=("train", "dev", "test", "text"))
     origin: str = key("how the labels came about", choices=("gold", "few-shot", "translated"))
     upsample: int = key("integer repetition of the examples", low=1)
-    cap: int | None = key("at most this many examples, drawn by seed; null for all", low=1)
+    cap: int | None = key("at most this many examples, drawn by seed (K of few-shot transfer); null for all", low=1)
 
     def faults(self, prefix: str) -> Iterator[str]:
         from xlt.data.languages import language_fault
 
         if (fault := language_fault(self.language)) is not None:
             yield f"{prefix}.language={self.language}: {fault}"
+
+    @property
+    def code(self) -> str:
+        """The data set's own code of the language."""
+        return self.codes.get(self.language, self.language)
 
     def location(self) -> Path:
         """Where the data lies, for a reader that needs to be told.
@@ -149,7 +172,19 @@ class SourceConfig:
         """
         if self.path is None:
             raise UsageError(f"path=null: reader {self.reader} needs a file or folder")
-        return Path(self.path).expanduser()
+        return Path(self.path.replace("{code}", self.code)).expanduser()
+
+
+@dataclass
+class SamplingConfig:
+    """How often each source's batches come."""
+
+    by: str = key(
+        "concatenation: every example once an epoch; size: a source drawn at each step",
+        choices=("concatenation", "size"),
+    )
+    exponent: float = key("by size: probability of a source ~ min(examples, ceiling) ** exponent", low=0, high=1)
+    ceiling: int | None = key("by size: examples counted at most; null: all", low=1)
 
 
 @dataclass
@@ -159,14 +194,17 @@ class DataConfig:
     sources: dict[str, SourceConfig] = key("training sources by name")
     validation: dict[str, SourceConfig] = key("sources that select the checkpoint; empty: held out of `sources`")
     evaluation: dict[str, SourceConfig] = key("sources that the finished module is evaluated on, by name")
+    excluded: dict[str, SourceConfig] = key("no example whose text is also in one of these is learned from")
+    sampling: SamplingConfig = key("how often each source's batches come")
     held_out_fraction: float = key("share of each source held out where `validation` is empty", low=0, high=0.5)
+    select_on_targets: bool = key("allow languages in `validation` that are only targets, not sources")
 
     def faults(self, prefix: str) -> Iterator[str]:
         if not self.sources:
             yield f"{prefix}.sources: empty; add one, for instance +source@{prefix}.sources.eng=ud_eng"
         if not self.validation and not self.held_out_fraction:
             yield f"{prefix}.validation: empty, and {prefix}.held_out_fraction=0: nothing selects the checkpoint"
-        learned = {(s.reader, s.path, s.language, s.split) for s in self.sources.values()}
+        learned = {_place(source) for source in self.sources.values()}
         for name, source in self.validation.items():
             if source.split == "test":
                 yield (
@@ -175,11 +213,32 @@ class DataConfig:
                 )
         for part in ("validation", "evaluation"):
             for name, source in getattr(self, part).items():
-                if (source.reader, source.path, source.language, source.split) in learned:
+                if _place(source) in learned:
                     yield f"{prefix}.{part}.{name}: the same split is in {prefix}.sources; choose another split"
         for name, source in self.sources.items():
             if source.split == "test":
                 yield f"{prefix}.sources.{name}.split=test: training on a test split is refused"
+        yield from self._selection_faults(prefix)
+
+    def _selection_faults(self, prefix: str) -> Iterator[str]:
+        """Validation on a language that is no source language, unless that is asked for in so many words."""
+        from xlt.data.languages import language_fault
+
+        spoken = sorted({source.language for source in self.sources.values() if source.origin == "gold"})
+        if not spoken or any(map(language_fault, spoken)) or self.select_on_targets:
+            return
+        for name, source in self.validation.items():
+            if source.language not in spoken:
+                yield (
+                    f"{prefix}.validation.{name}.language={source.language}: not a source language "
+                    f"({', '.join(spoken)}); to select checkpoints on target-language data "
+                    f"all the same, give {prefix}.select_on_targets=true"
+                )
+
+
+def _place(source: SourceConfig) -> tuple[object, ...]:
+    hub = (source.hub.id, source.hub.subset) if source.path is None and source.hub is not None else None
+    return source.reader, source.path, hub, source.language, source.split
 
 
 @dataclass
@@ -253,7 +312,7 @@ class TrackerConfig:
 class LauncherConfig:
     """How the runs that a command needs are executed."""
 
-    workers: int = key("runs side by side on this machine, each in its own process", low=1)
+    workers: int = key("runs side by side on this machine", low=1)
 
 
 @dataclass
@@ -270,7 +329,8 @@ class RunConfig:
     language_modules: LanguageModulesConfig = key("language adaptation")
     tracker: TrackerConfig = key("dashboards and progress")
     launcher: LauncherConfig = key("execution")
-    language: str | None = key("ISO 639-3 code of the language a language module is for; null for a task")
+    language: str | None = key("ISO 639-3 code, for a language module; null for a task")
+    target: str | None = key("ISO 639-3 code of the target language, for mixes made for one (FS-SINGLE, TTRAIN-SINGLE)")
     seed: int = key("seed of every random stream", low=0)
     data_dir: str | None = key("folder of data sets that the sources' paths start from")
     output_dir: str = key("where runs, modules and tables are kept")
@@ -280,6 +340,8 @@ class RunConfig:
     def faults(self, prefix: str) -> Iterator[str]:
         from xlt.data.languages import language_fault
 
+        if self.target is not None and (fault := language_fault(self.target)) is not None:
+            yield f"target={self.target}: {fault}"
         if self.language is not None and (fault := language_fault(self.language)) is not None:
             yield f"language={self.language}: {fault}"
         for name, source in self.data.sources.items():

@@ -34,8 +34,17 @@ def groups_help(names: tuple[str, ...]) -> str:
     lines = []
     for name in names:
         options = [o for o in loader.get_group_options(name) if not o.startswith(("base_", "_"))]
-        lines += _entry(name, " ".join(options))
+        lines += _entry(name, " ".join(_folded(options)))
     return "\n".join(lines)
+
+
+def _folded(options: list[str]) -> list[str]:
+    """Names that there are for both scales as one: `nli_mini` and `nli_thesis` as `nli_SCALE`."""
+    scaled = {name.removesuffix("_mini") for name in options if name.endswith("_mini")}
+    both = {name for name in scaled if f"{name}_thesis" in options}
+    ends = ("_mini", "_thesis")
+    folded = [next((f"{n}_SCALE" for n in both if o in (n + ends[0], n + ends[1])), o) for o in options]
+    return list(dict.fromkeys(folded))
 
 
 def keys_help(names: tuple[str, ...]) -> str:

@@ -49,7 +49,7 @@ def test_help_fits_a_narrow_terminal_and_names_every_group_and_how_to_begin(comm
     for folder in root.iterdir():
         if folder.is_dir() and folder.name not in ("table", "__pycache__"):  # tables have a command of their own
             assert f"  {folder.name} " in ended.out, folder.name
-    for option in ("nano_fields", "pos_lt_sft", "lt_sft", "random_sft", "locale_fields", "encoder_mini"):
+    for option in ("nano_fields", "pos_lt_sft", "lt_sft", "random_sft", "locale_fields", "encoder_SCALE"):
         assert option in ended.out
     for line in ("model.path ", "data_dir ", "train.density ", "xlt experiment=nano_fields", "xlt -m experiment"):
         assert line in ended.out

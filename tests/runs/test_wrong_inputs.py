@@ -86,20 +86,34 @@ MISTAKES: dict[str, tuple[tuple[str, ...], list[list[str]]]] = {
         ],
     ),
     "absent data_dir": (("data_dir=/no/such/folder",), [["data_dir=/no/such/folder: no such folder"]]),
-    "data_dir not given": (("data_dir=null",), [["data_dir=null", "data.sources.eng.path", "give data_dir=FOLDER"]]),
+    "data_dir not given, hub out of reach": (
+        ("data_dir=null",),
+        [
+            ["universal_dependencies (subset en_ewt, split train", "cannot be had", "give data_dir=FOLDER"],
+            ["universal_dependencies (subset en_ewt, split dev", "cannot be had", "give data_dir=FOLDER"],
+            ["universal_dependencies (subset fo_farpahc, split test", "cannot be had", "give data_dir=FOLDER"],
+        ],
+    ),
+    "data_dir not given, no hub": (
+        ("data_dir=null", "data.sources.eng.hub=null"),
+        [["data_dir=null", "data.sources.eng.path", "give data_dir=FOLDER"]],
+    ),
     "absent file": (
         ("data.sources.eng.path=/no/such/file.conllu",),
-        [["data.sources.eng: /no/such/file.conllu: no such file or folder", "treebank"]],
+        [["data.sources.eng: /no/such/file.conllu: no such file or folder", "reader conllu wants one"]],
     ),
     "absent split": (
         ("data.sources.eng.split=text",),
-        [["data.sources.eng: ", "0 files for split text", "eng_x-ud-dev.conllu"]],
+        [["data.sources.eng: ", "no files for split text", "eng_x-ud-dev.conllu"]],
     ),
     "several absent files": (
         ("data_dir={empty}",),
         [["data.sources.eng: "], ["data.validation.eng: "], ["data.evaluation.fao: "]],
     ),
-    "path not given": (("data.sources.eng.path=null",), [["data.sources.eng.path=null: reader conllu needs a file"]]),
+    "path not given": (
+        ("data.sources.eng.path=null", "data.sources.eng.hub=null"),
+        [["data.sources.eng.path=null: reader conllu needs a file"]],
+    ),
     "no model": (("model.path=null",), [["model: exactly one of model.path, model.run, model.random", "none"]]),
     "two models": (
         ("model=nano_random", "model.path={model}"),
@@ -232,7 +246,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], list[list[str]]]] = {
     ),
     "unknown reader": (
         ("data.sources.eng.reader=conlu",),
-        [["data.sources.eng.reader=conlu: no such reader; there are conllu, locale_expressions, text"]],
+        [["data.sources.eng.reader=conlu: no such reader; there are conll, conllu"]],
     ),
     "output_dir is a file": (("output_dir={lines}",), [["output_dir=", "lines.txt is not a folder"]]),
     "unknown base run": (
@@ -439,7 +453,7 @@ def _listing(things: dict[str, Path]) -> list[str]:
 
 
 TABLE_MISTAKES: dict[str, tuple[tuple[str, ...], list[list[str]]]] = {
-    "no table": (("seeds=[1]",), [["table is not given; write table=..., there are pos_unseen, quickstart"]]),
+    "no table": (("seeds=[1]",), [["table is not given; write table=..., there are mixes_nano, ner_mini"]]),
     "typo in the table's name": (("table=pos_unsen",), [["no table/pos_unsen", "did you mean pos_unseen?"]]),
     "seeds that are no numbers": (("table=pos_unseen", "seeds=[a]"), [["seeds=[a]", "converted to Integer"]]),
     "no seeds": (("table=pos_unseen", "seeds=[]"), [["seeds=[]: must be different numbers", "seeds=[1,2,3]"]]),

@@ -77,7 +77,8 @@ def test_a_density_given_to_the_method_itself_reaches_the_language_runs() -> Non
 def test_the_languages_code_is_written_into_a_language_runs_overrides() -> None:
     parent = compose(["experiment=pos_lt_sft", "data_dir=/data"])
     child = compose_language_run(parent, "glv")
-    assert child.data.sources.text.path == "/data/mono/gv.txt"
+    assert child.data.sources.text.path == "/data/mono/{code}.txt"
+    assert child.data.sources.text.codes["glv"] == "gv"
     assert child.language == child.data.sources.text.language == "glv"
 
 
@@ -122,7 +123,7 @@ def test_keys_that_hydra_lets_in_but_no_schema_has_are_faults(tmp_path: Path, ti
 def test_a_checked_config_is_plain_json(tmp_path: Path, tiny_bert: Path) -> None:
     words = [f"model.path={tiny_bert}", f"data_dir={tmp_path}", "+source@data.sources.eng=ud_eng"]
     found = plain(checked(compose(words)))
-    assert found["data"]["sources"]["eng"]["path"] == f"{tmp_path}/ud/UD_English-EWT"
+    assert found["data"]["sources"]["eng"]["path"] == f"{tmp_path}/ud/UD_{{code}}"
     assert found["method"]["density"] == found["train"]["density"]
 
 

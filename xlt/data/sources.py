@@ -1,32 +1,50 @@
-"""From a source's config to its examples: the reader is found by name, caps are drawn by seed."""
+"""From a source's config to its examples: the reader is found by name, caps are drawn by seed.
+
+Examples are streamed. Which of them a run takes (a cap, a held-out part, a list of texts to leave out) is decided by
+number, in passes of their own, so that a corpus larger than memory can be read.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib
+import json
 import pkgutil
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 
 from xlt.config import DataConfig, SourceConfig, UsageError
 from xlt.data import readers
 from xlt.data.examples import Example
+from xlt.data.overlap import Overlap
 from xlt.data.streams import stream
+
+PARTS = ("sources", "validation", "evaluation", "excluded")
+
+# How a reader's message begins that is about a key of the source.
+_ABOUT_KEYS = ("reader=", "path=", "language=", "fields=", "fields.", "hub=", "hub.")
 
 
 def reader_of(source: SourceConfig) -> ModuleType:
-    """The module of `xlt/data/readers` named by the source; it has `files` and `read`, and `identity` if no files."""
+    """The module of `xlt/data/readers` that reads the source: the one it names, or `hub` where it has no local path.
+
+    A reader has `files` and `read`, and `identity` where files alone do not say what is read.
+    """
     known = sorted(module.name for module in pkgutil.iter_modules(readers.__path__))
     if source.reader not in known:
         raise UsageError(f"reader={source.reader}: no such reader; there are {', '.join(known)}")
-    return importlib.import_module(f"{readers.__name__}.{source.reader}")
+    name = "hub" if source.path is None and source.hub is not None else source.reader
+    return importlib.import_module(f"{readers.__name__}.{name}")
 
 
 def source_identity(source: SourceConfig) -> dict[str, object]:
-    """What a fingerprint says of a source: the content of its files, not where they lie.
+    """What a fingerprint says of a source: the content of its files and how it is read, not where they lie.
 
     Raises:
         UsageError: a file is missing.
@@ -37,39 +55,78 @@ def source_identity(source: SourceConfig) -> dict[str, object]:
         content.append(reader.identity(source))
     return {
         "content": content,
-        "reader": source.reader,
+        "reader": reader.__name__.rpartition(".")[2],
         "language": source.language,
+        "fields": {role: column.replace("{code}", source.code) for role, column in source.fields.items()},
+        "labels": dict(source.labels),
         "upsample": source.upsample,
         "cap": source.cap,
     }
 
 
+def digest(value: Any) -> str:
+    """32 hexadecimal digits for a JSON value."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
 def source_faults(data: DataConfig) -> list[str]:
     """What can be said about all sources of a run without reading them: unknown readers, absent files, a line each."""
     lines = []
-    for part in ("sources", "validation", "evaluation"):
+    for part in PARTS:
         for name, source in getattr(data, part).items():
             try:
                 reader_of(source).files(source)
             except UsageError as error:
-                separator = "." if error.lines[0].startswith(("reader=", "path=", "language=")) else ": "
+                separator = "." if error.lines[0].startswith(_ABOUT_KEYS) else ": "
                 lines += [f"data.{part}.{name}{separator}{line}" for line in error.lines]
     return lines
 
 
-def read_source(name: str, source: SourceConfig, seed: int) -> list[Example]:
+def read_source(name: str, source: SourceConfig, seed: int, overlap: Overlap | None = None) -> Iterator[Example]:
     """Examples of a source, capped; the same seed draws the same ones whatever else the mix holds.
 
+    Args:
+        name: for messages.
+        source: what to read.
+        seed: of the run; draws the cap.
+        overlap: texts that are left out, before the cap is drawn.
     Raises:
         UsageError: the source is missing, broken or empty.
     """
-    examples: list[Example] = reader_of(source).read(source)
-    if not examples:
-        raise UsageError(f"{name}: split {source.split} of {source.path or source.reader} has no examples")
-    if source.cap is not None and source.cap < len(examples):
-        order = torch.randperm(len(examples), generator=stream(seed, "cap", source.language, source.split))
-        examples = [examples[i] for i in sorted(order[: source.cap].tolist())]
-    return examples
+
+    def stream_once() -> Iterator[Example]:
+        for example in reader_of(source).read(source):
+            if overlap is None or not overlap.holds(example):
+                yield _relabelled(example, source)
+
+    kept: set[int] | None = None
+    if source.cap is not None:
+        count = _count(stream_once)
+        if source.cap < count:
+            order = torch.randperm(count, generator=stream(seed, "cap", source.language, source.split))
+            kept = set(order[: source.cap].tolist())
+    empty = True
+    for number, example in enumerate(stream_once()):
+        if kept is None or number in kept:
+            empty = False
+            yield example
+    if empty:
+        where = source.path or (source.hub.id if source.hub is not None else source.reader)
+        raise UsageError(f"{name}: split {source.split} of {where} has no examples")
+
+
+def _count(stream_once: Callable[[], Iterator[Example]]) -> int:
+    return sum(1 for _ in stream_once())
+
+
+def _relabelled(example: Example, source: SourceConfig) -> Example:
+    """The data set's labels in the task's words (thesis §3.4.3: MISC and DATE become O)."""
+    if not source.labels:
+        return example
+    columns = {name: tuple(source.labels.get(tag, tag) for tag in tags) for name, tags in example.columns.items()}
+    label = source.labels.get(example.label, example.label) if example.label is not None else None
+    return dataclasses.replace(example, columns=columns, label=label)
 
 
 @lru_cache(maxsize=4096)

@@ -25,15 +25,20 @@ def evaluate(
     training = model.training
     model.eval()
     try:
-        rows = [row for source in sources for row in source.features]
+        rows = [
+            row | {"example": (number, row["example"])} if "example" in row else row
+            for number, source in enumerate(sources)
+            for row in source.features
+        ]
         rows.sort(key=lambda row: len(row["input_ids"]), reverse=True)
         generator = stream(0, "evaluation")
         scores = []
         for at in range(0, len(rows), batch_size):
-            batch = task.collate(rows[at : at + batch_size], encoder, generator)
+            part = rows[at : at + batch_size]
+            batch = task.collate(part, encoder, generator)
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
             with autocast(model, precision):
-                scores.append(task.score(model, batch))
+                scores.append(task.score(model, batch, part))
         return task.metrics(scores)
     finally:
         model.train(training)

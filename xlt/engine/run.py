@@ -14,22 +14,15 @@ from typing import Any
 import torch
 
 import xlt
-from xlt.config import RunConfig, UsageError
+from xlt.config import RunConfig, SamplingConfig, UsageError
 from xlt.data.encoding import Encoder
+from xlt.data.mix import Sampling
 from xlt.data.streams import stream
 from xlt.engine.activation import LanguageActivation
-from xlt.engine.build import (
-    ReadSource,
-    build_encoder,
-    build_method,
-    build_model,
-    build_task,
-    device_of,
-    load,
-    read_data,
-)
+from xlt.engine.build import build_encoder, build_method, build_model, build_task, device_of
 from xlt.engine.evaluation import evaluate
 from xlt.engine.processes import Processes
+from xlt.engine.run_data import RunData
 from xlt.engine.state import RunState
 from xlt.engine.training import Trainer
 from xlt.engine.watching import Silence, Watcher
@@ -139,13 +132,15 @@ def prepare(config: RunConfig, standing: Standing) -> PreparedRun:
     processes = Processes.join()
     _set_threads(config)
     task = build_task(config.task)
-    data = read_data(config, task)
-    modules = _language_modules(standing, {*data.sources, *data.validation})
+    data = RunData(config, task)
+    data.check()
+    languages = {source.language for part in ("sources", "validation") for source in data.names(part).values()}
+    modules = _language_modules(standing, languages)
     encoder = build_encoder(config, standing.model_path, data)
     model = build_model(config, standing.model_path, task, encoder)
     for language, module in modules.items():
         check_base(module.header, model.base_hash, standing.language_modules[language])
-    sources, validation = (load(part, task, encoder) for part in (data.sources, data.validation))
+    sources, validation = (data.load(part, encoder) for part in ("sources", "validation"))
     trainer = Trainer(
         model=model,
         method=build_method(config.method),
@@ -156,6 +151,7 @@ def prepare(config: RunConfig, standing: Standing) -> PreparedRun:
         activation=LanguageActivation(model, modules, [source.language for source in (*sources, *validation)]),
         recipe=config.train,
         setting=Setting(adapts_language=task.needs_lm_head, random=lambda *name: stream(config.seed, "method", *name)),
+        sampling=_sampling(config.data.sampling),
         seed=config.seed,
         processes=processes,
     )
@@ -178,14 +174,16 @@ def evaluate_compositions(
     """
     _set_threads(config)
     task = build_task(config.task)
-    data = read_data(config, task)
+    data = RunData(config, task)
+    data.check()
     files = {file for composition in wanted.values() for file in composition.modules}
     modules = {file: load_module(file) for file in sorted(files)}
     encoder = build_encoder(config, model_path, data)
     model = build_model(config, model_path, task, encoder)
     for file, module in modules.items():
         check_base(module.header, model.base_hash, file)
-    sources = {source.name: source for source in load(data.evaluation, task, encoder)}
+    names = {composition.source for composition in wanted.values()}
+    sources = {source.name: source for source in data.load("evaluation", encoder, names)}
     stack = ModuleStack(model)
     records: dict[str, dict[str, Any]] = {}
     for key, composition in wanted.items():
@@ -206,7 +204,7 @@ def preflight(config: RunConfig) -> None:
         UsageError, ModuleFileError: what is wrong, a line each.
     """
     device_of(config)
-    read_data(config, build_task(config.task))
+    RunData(config, build_task(config.task)).check()
     for path in config.language_modules.paths.values():
         load_module(Path(path).expanduser())
 
@@ -231,7 +229,11 @@ def _set_threads(config: RunConfig) -> None:
         torch.set_num_threads(config.threads)
 
 
-def _language_modules(standing: Standing, sources: set[ReadSource]) -> dict[str, ModuleArtefact]:
+def _sampling(config: SamplingConfig) -> Sampling | None:
+    return None if config.by == "concatenation" else Sampling(config.exponent, config.ceiling)
+
+
+def _language_modules(standing: Standing, languages: set[str]) -> dict[str, ModuleArtefact]:
     """The source languages' modules; none without language adaptation.
 
     Raises:
@@ -240,7 +242,7 @@ def _language_modules(standing: Standing, sources: set[ReadSource]) -> dict[str,
     if not standing.language_modules:
         return {}
     loaded = {}
-    for language in sorted({source.config.language for source in sources}):
+    for language in sorted(languages):
         if language not in standing.language_modules:
             raise UsageError(
                 f"language_modules: no module for {language}; give language_modules.paths.{language}=FILE "

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from xlt.config import TrainConfig
 from xlt.data.encoding import Encoder
-from xlt.data.mix import LoadedSource, Mix
+from xlt.data.mix import LoadedSource, Mix, Sampling
 from xlt.data.streams import stream, stream_seed
 from xlt.engine.activation import LanguageActivation
 from xlt.engine.evaluation import autocast, evaluate
@@ -48,6 +48,7 @@ class Trainer:
         sources, validation: training sources, and those that select the checkpoint of each phase.
         setting: what the method is told about the run.
         seed: of every stream.
+        sampling: how the source of a step is drawn; None: every example once an epoch.
     """
 
     model: TransferModel
@@ -61,6 +62,7 @@ class Trainer:
     setting: Setting
     seed: int
     processes: Processes
+    sampling: Sampling | None = None
 
     def train(self, folder: Path, watcher: Watcher) -> dict[str, float]:
         """Trains all phases; the model ends in the last phase's best checkpoint.
@@ -106,7 +108,7 @@ class Trainer:
             copy_into(trainable, parts["trainable"])
             load_optimizer(optimizer, trainable, parts["optimizer"])
             self.method.write()
-        mix = Mix(list(self.sources), self.recipe.batch_size, self.seed, phase.name)
+        mix = Mix(self.sources, self.recipe.batch_size, self.seed, phase.name, self.sampling)
         evaluate_every = self._evaluation_interval(mix)
         self.watcher.begin_phase(phase.name, position.step, phase.steps)
         self.model.train()
@@ -229,7 +231,7 @@ class Trainer:
 
     def _budget(self) -> Budget:
         recipe = self.recipe
-        per_epoch = Mix(list(self.sources), recipe.batch_size, self.seed, "budget").steps_per_epoch
+        per_epoch = Mix(self.sources, recipe.batch_size, self.seed, "budget").steps_per_epoch
 
         def steps(epochs: float | None, most: int | None) -> int:
             by_epochs = math.inf if epochs is None else math.ceil(epochs * per_epoch)

@@ -41,15 +41,17 @@ def load_tokenizer(path: str, revision: str | None = None) -> Any:
 
 
 def load_pretrained(path: str, revision: str | None = None) -> TransferModel:
-    """A pre-trained encoder with its masked-language-model head, in float32.
+    """A pre-trained encoder with its masked-language-model head, or a decoder with its own, in float32.
 
     Raises:
         UsageError: nothing there loads as such a model.
     """
-    from transformers import AutoModelForMaskedLM
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
     try:
-        pretrained = AutoModelForMaskedLM.from_pretrained(_expand(path), revision=revision, dtype=torch.float32)
+        masked = type(AutoConfig.from_pretrained(_expand(path), revision=revision)) in MODEL_FOR_MASKED_LM_MAPPING
+        family = AutoModelForMaskedLM if masked else AutoModelForCausalLM
+        pretrained = family.from_pretrained(_expand(path), revision=revision, dtype=torch.float32)
     except Exception as error:
         raise UsageError(f"model.path={path}: the model does not load: {_first_line(error)}") from error
     return _take_apart(pretrained, path)

@@ -47,9 +47,13 @@ class TransferModel(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """(batch, length) token ids and 0/1 mask -> (batch, length, hidden) contextual representations."""
-        return self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+    def encode(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        """(batch, length) token ids and 0/1 mask -> (batch, length, hidden) contextual representations.
+
+        `token_type_ids`, (batch, length), say which sequence of a pair a token is of; None for a model without them.
+        """
+        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        return self.backbone(input_ids=input_ids, attention_mask=attention_mask, **types).last_hidden_state
 
     def language_model_logits(self, hidden: Tensor) -> Tensor:
         """(tokens, hidden) -> (tokens, vocabulary); only the positions asked for are projected."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import xlt
 from xlt.compose import plain
 from xlt.config import RunConfig
-from xlt.data.sources import source_identity
+from xlt.data.sources import digest, source_identity
 from xlt.models.loading import model_identity
 
 # Where things lie, how fast or watched they run, and what is evaluated afterwards change no module.
@@ -23,6 +22,7 @@ _NOT_PART = (
     "language_modules",
     "tracker",
     "launcher",
+    "target",
     "data_dir",
     "output_dir",
     "device",
@@ -44,7 +44,9 @@ def run_identity(config: RunConfig, model_run: str | None, modules: Mapping[str,
     settings = {name: value for name, value in plain(config).items() if name not in _NOT_PART}
     settings["train"] = {k: v for k, v in settings["train"].items() if k not in _NOT_PART_OF_TRAIN}
     data: dict[str, Any] = {"held_out_fraction": config.data.held_out_fraction}
-    for part in ("sources", "validation"):
+    if config.data.sampling.by == "size":
+        data["sampling"] = plain(config.data.sampling)
+    for part in ("sources", "validation", "excluded"):
         data[part] = {name: source_identity(source) for name, source in getattr(config.data, part).items()}
     return {
         "xlt": xlt.__version__,
@@ -65,12 +67,6 @@ def evaluation_key(config: RunConfig, name: str, modules: Mapping[str, str]) -> 
 def file_identity(path: str) -> str:
     """Content hash of a module file given by the user."""
     return hashlib.blake2b(Path(path).expanduser().read_bytes(), digest_size=16).hexdigest()
-
-
-def digest(value: Any) -> str:
-    """32 hexadecimal digits for a JSON value."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _model_identity(config: RunConfig, model_run: str | None) -> Any:

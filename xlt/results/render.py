@@ -7,26 +7,22 @@ from rich.table import Table as RichTable
 
 from xlt.results.planner import Plan, Run
 from xlt.results.store import RunStore
-from xlt.results.table import Cell, Table, TableConfig
-
-AVERAGE = "avg"
+from xlt.results.table import AVERAGE, Cell, Grid
 
 
-def table_markdown(table: Table, grid: dict[str, dict[str, Cell]]) -> str:
+def table_markdown(grid: Grid) -> str:
     """The table with systems as rows, best mean of each column in bold, the published numbers in brackets."""
-    config = table.config
-    columns = [*config.columns, AVERAGE]
-    best = _best(config, grid)
-    lines = [f"# {config.title}", "", f"{_legend(table)}", ""]
+    config, columns, best = grid.config, grid.columns, _best(grid)
+    lines = [f"# {config.title}", "", f"{_legend(grid)}", ""]
     lines.append("| | " + " | ".join(columns) + " |")
     lines.append("|---|" + "---:|" * len(columns))
     for name, system in config.systems.items():
         shown = []
         for column in columns:
-            text = _cell(config, grid, name, column)
+            text = _cell(grid, name, column)
             shown.append(f"**{text}**" if name in best[column] else text)
         lines.append(f"| {system.label} | " + " | ".join(shown) + " |")
-    holes = _holes(config, grid)
+    holes = _holes(grid)
     if holes:
         lines += ["", "Holes:", "", *(f"- {hole}" for hole in holes)]
     if config.note:
@@ -34,24 +30,23 @@ def table_markdown(table: Table, grid: dict[str, dict[str, Cell]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def print_table(table: Table, grid: dict[str, dict[str, Cell]], console: Console) -> None:
+def print_table(grid: Grid, console: Console) -> None:
     """The table in the terminal: systems as columns, languages as rows, so that it fits a narrow one."""
-    config = table.config
-    best = _best(config, grid)
-    drawn = RichTable(title=config.title, caption=_legend(table), title_justify="left", caption_justify="left")
+    config, best = grid.config, _best(grid)
+    drawn = RichTable(title=config.title, caption=_legend(grid), title_justify="left", caption_justify="left")
     drawn.add_column("")
     for system in config.systems.values():
         drawn.add_column(system.label, justify="right")
-    for column in [*config.columns, AVERAGE]:
+    for column in grid.columns:
         if column == AVERAGE:
             drawn.add_section()
         shown = []
         for name in config.systems:
-            text = _cell(config, grid, name, column)
+            text = _cell(grid, name, column)
             shown.append(f"[bold]{text}[/]" if name in best[column] else text)
         drawn.add_row(column, *shown)
     console.print(drawn)
-    for hole in _holes(config, grid):
+    for hole in _holes(grid):
         console.print(f"hole: {hole}", highlight=False, markup=False)
     if config.note:
         console.print(config.note, highlight=False, markup=False)
@@ -108,33 +103,33 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def _cell(config: TableConfig, grid: dict[str, dict[str, Cell]], system: str, column: str) -> str:
-    cell = grid[system][column]
+def _cell(grid: Grid, system: str, column: str) -> str:
+    cell: Cell = grid.cells[system][column]
     spread = f"±{cell.spread:.1f}" if cell.spread is not None else ""
     text = f"{cell.mean:.1f}{spread}" if cell.values else "-"
-    published = config.reference.get(system, {}).get(column)
+    published = grid.config.reference.get(system, {}).get(column)
     return text if published is None else f"{text} ({published:.1f})"
 
 
-def _best(config: TableConfig, grid: dict[str, dict[str, Cell]]) -> dict[str, set[str]]:
+def _best(grid: Grid) -> dict[str, set[str]]:
     best = {}
-    for column in [*config.columns, AVERAGE]:
-        means = {name: grid[name][column].mean for name in config.systems if grid[name][column].values}
+    for column in grid.columns:
+        means = {name: row[column].mean for name, row in grid.cells.items() if row[column].values}
         top = max((round(mean, 1) for mean in means.values()), default=None)
         best[column] = {name for name, mean in means.items() if round(mean, 1) == top}
     return best
 
 
-def _legend(table: Table) -> str:
-    seeds = len(table.seeds)
-    text = f"{table.config.metric}, mean ± standard deviation over {seeds} seeds" if seeds > 1 else table.config.metric
-    return text + (f"; in brackets: {table.config.reference_name}" if table.config.reference else "")
+def _legend(grid: Grid) -> str:
+    config, seeds = grid.config, len(grid.seeds)
+    text = f"{config.metric}, mean ± standard deviation over {seeds} seeds" if seeds > 1 else config.metric
+    return text + (f"; in brackets: {config.reference_name}" if config.reference else "")
 
 
-def _holes(config: TableConfig, grid: dict[str, dict[str, Cell]]) -> list[str]:
+def _holes(grid: Grid) -> list[str]:
     reasons = {
-        f"{config.systems[name].label}, {cell.reason}"
-        for name, row in grid.items()
+        f"{grid.config.systems[name].label}, {cell.reason}"
+        for name, row in grid.cells.items()
         for cell in row.values()
         if cell.reason
     }

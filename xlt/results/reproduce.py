@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -18,10 +19,10 @@ from xlt.results.execution import carry_out
 from xlt.results.planner import Plan, Run
 from xlt.results.render import duration, print_plan, print_table, table_markdown
 from xlt.results.store import RunStore
-from xlt.results.table import ReproductionConfig, SystemConfig, Table, TableConfig
+from xlt.results.table import ReproductionConfig, SystemConfig, Table, TableConfig, averages
 from xlt.tracking.watch import watch
 
-_OWN = ("table", "seeds", "workers", "output_dir")
+_OWN = ("table", "seeds", "workers", "output_dir", "scale")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -40,7 +41,9 @@ def reproduce(words: list[str]) -> int:
         print("usage: reproduce_table.py table=NAME [seeds=[1,2,3]] [workers=2] [--plan] [override of every run ...]")
         return 0
     plan_only = "--plan" in words
-    overrides = [word for word in words if word != "--plan"]
+    # A table by its number in the thesis: table=4.2, table=D.4.
+    numbered = [re.sub(r"^table=([\dA-E])\.(\d+)$", r"table=thesis_\1_\2", word) for word in words]
+    overrides = [word for word in numbered if word != "--plan"]
     stray = [word for word in overrides if is_stray(word)]
     if stray:
         raise UsageError(*(f"{word}: neither --plan nor an override; write KEY=VALUE" for word in stray))
@@ -51,7 +54,7 @@ def reproduce(words: list[str]) -> int:
         config, name = _reproduction(own)
         store = RunStore(config.output_dir)
         plan = Plan(store)
-        table = Table(name, config.table, config.seeds, [*others, f"output_dir={config.output_dir}"], plan)
+        tables = _tables(name, config, own, [*others, f"scale={config.scale}", f"output_dir={config.output_dir}"], plan)
     started = time.monotonic()
     remaining = len(plan.to_train()) + len(plan.to_evaluate())
     if remaining or plan_only:
@@ -60,12 +63,38 @@ def reproduce(words: list[str]) -> int:
     if plan_only:
         return 0
     outcome = carry_out(plan, config.workers, watch, _Report(console, remaining))
-    grid = table.cells(store, outcome.failures)
-    table.save(grid, table_markdown(table, grid), store.root / "tables")
-    print_table(table, grid, Console())
+    grids = {column: table.grid(store, outcome.failures) for column, table in tables.items()}
+    shown = list(grids.values())
+    if config.table.parts:
+        shown.append(averages(name, config.table, config.seeds, grids))
+    for grid in shown:
+        grid.save(table_markdown(grid), store.root / "tables")
+        print_table(grid, Console())
     done = f"{len(outcome.done)} jobs in {duration(time.monotonic() - started)}" if outcome.done else "nothing to do"
     console.print(f"{done}; {store.root / 'tables' / name}.md and .json", highlight=False, soft_wrap=True)
     return FAILURE if outcome.failures else 0
+
+
+def _tables(name: str, config: ReproductionConfig, own: list[str], others: list[str], plan: Plan) -> dict[str, Table]:
+    """The table itself, or the parts of a table of averages by their columns.
+
+    Raises:
+        UsageError: faults of all of them.
+    """
+    if not config.table.parts:
+        return {name: Table(name, config.table, config.seeds, others, plan)}
+    tables: dict[str, Table] = {}
+    faults: list[str] = []
+    for column, part in config.table.parts.items():
+        words = [f"table={part}" if word.startswith("table=") else word for word in own]
+        try:
+            part_config, part_name = _reproduction(words)
+            tables[column] = Table(part_name, part_config.table, config.seeds, others, plan)
+        except UsageError as error:
+            faults += error.lines
+    if faults:
+        raise UsageError(*faults)
+    return tables
 
 
 def _reproduction(own: list[str]) -> tuple[ReproductionConfig, str]:

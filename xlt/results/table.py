@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from omegaconf import DictConfig, open_dict
 
 from xlt.compose import compose
 from xlt.config import UsageError, key
 from xlt.engine.run import ALONE, COMPOSED, write_json
 from xlt.results.planner import Plan, Run
 from xlt.results.store import RunStore
+
+AVERAGE = "avg"
 
 
 @dataclass
@@ -22,7 +29,9 @@ class SystemConfig:
 
     label: str = key("name in the table")
     experiment: str = key("file in conf/experiment")
-    overrides: list[str] = key("Hydra overrides on top of the experiment and of the table's own")
+    overrides: list[str] = key(
+        "Hydra overrides on top of the experiment and the table; with {column} in one: a run a column"
+    )
     composition: str = key("with the target language's module or the task module alone", choices=(ALONE, COMPOSED))
 
 
@@ -39,8 +48,11 @@ class TableConfig:
     reference: dict[str, dict[str, float]] = key("system -> column (or avg) -> the published number")
     reference_name: str = key("where the published numbers stand")
     note: str = key("a line under the table")
+    parts: dict[str, str] = key("column -> table whose average it shows; such a table has no columns of its own")
 
     def faults(self, prefix: str) -> Any:
+        if self.parts and (self.columns or self.systems or self.reference):
+            yield f"{prefix}.parts: a table of averages has the systems of its parts; {prefix}.systems must be empty"
         for name in self.reference:
             if name not in self.systems:
                 yield f"{prefix}.reference.{name}: no such system; there are {', '.join(self.systems)}"
@@ -57,6 +69,7 @@ class ReproductionConfig:
     seeds: list[int] = key("one run of every system for each")
     workers: int = key("runs side by side", low=1)
     output_dir: str = key("where runs and tables are kept")
+    scale: str = key("mini or thesis, of the table and of its runs", choices=("mini", "thesis"))
 
     def faults(self, prefix: str) -> Any:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
@@ -81,70 +94,21 @@ class Cell:
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
 
-class Table:
-    """A table being made: its runs in a plan, its cells from the store.
+@dataclass
+class Grid:
+    """A finished table: what it shows, and the cells, system -> column (and `avg`) -> cell."""
 
-    Args:
-        name: of the file in conf/table.
-        config: what it shows.
-        seeds: one run of every system for each.
-        overrides: the user's, for every run.
-        plan: runs are added to it.
-    Raises:
-        UsageError: faults of any run's config.
-    """
+    name: str
+    config: TableConfig
+    seeds: list[int]
+    cells: dict[str, dict[str, Cell]]
 
-    def __init__(self, name: str, config: TableConfig, seeds: list[int], overrides: list[str], plan: Plan) -> None:
-        self.name, self.config, self.seeds = name, config, seeds
-        self.runs: dict[tuple[str, int], Run] = {}
-        faults: list[str] = []
-        for system_name, system in config.systems.items():
-            for seed in seeds:
-                words = [f"experiment={system.experiment}", *config.overrides, *system.overrides, *overrides]
-                try:
-                    composed = compose(words)
-                    composed.seed = seed
-                    self.runs[system_name, seed] = plan.add(composed)
-                except UsageError as error:
-                    faults += error.lines
-        if faults:
-            raise UsageError(*faults)
-        for run in self.runs.values():
-            absent = [column for column in config.columns if column not in run.config.data.evaluation]
-            if absent:
-                raise UsageError(f"table.columns: {', '.join(absent)} not in data.evaluation of {run.label}")
+    @property
+    def columns(self) -> list[str]:
+        """Columns in the order shown; a table of averages has no average of its own."""
+        return list(self.config.columns) if self.config.parts else [*self.config.columns, AVERAGE]
 
-    def cells(self, store: RunStore, failures: dict[str, str]) -> dict[str, dict[str, Cell]]:
-        """System -> column (and `avg`) -> cell; only numbers that a finished evaluation in the store backs."""
-        grid: dict[str, dict[str, Cell]] = {}
-        for system_name, system in self.config.systems.items():
-            row = {column: Cell() for column in [*self.config.columns, "avg"]}
-            for seed in self.seeds:
-                run = self.runs[system_name, seed]
-                found = self._found(run, system.composition, store)
-                for column in self.config.columns:
-                    if column in found:
-                        row[column].values.append(found[column])
-                        row[column].backed_by.append(run.fingerprint)
-                    else:
-                        reason = failures.get(run.fingerprint) or store.failure(run.fingerprint) or "not run"
-                        row[column].reason = f"seed {seed}: {reason}"
-                averaged = self.config.average or self.config.columns
-                if all(column in found for column in averaged):
-                    row["avg"].values.append(statistics.fmean(found[column] for column in averaged))
-                    row["avg"].backed_by.append(run.fingerprint)
-            grid[system_name] = row
-        return grid
-
-    def _found(self, run: Run, composition: str, store: RunStore) -> dict[str, float]:
-        done = store.evaluations(run.fingerprint)
-        return {
-            wanted.source: done[key]["metrics"][self.config.metric]
-            for key, wanted in run.evaluations.items()
-            if wanted.label == composition and key in done and self.config.metric in done[key]["metrics"]
-        }
-
-    def save(self, grid: dict[str, dict[str, Cell]], markdown: str, folder: Path) -> None:
+    def save(self, markdown: str, folder: Path) -> None:
         """Writes `NAME.md` and `NAME.json`; the latter has every value with the run that backs it."""
         folder.mkdir(parents=True, exist_ok=True)
         record = {
@@ -163,10 +127,125 @@ class Table:
                     }
                     for column, cell in row.items()
                 }
-                for system, row in grid.items()
+                for system, row in self.cells.items()
             },
         }
         write_json(folder / f"{self.name}.json", json.loads(json.dumps(record)))
         temporary = folder / f".{self.name}.md.tmp"
         temporary.write_text(markdown, encoding="utf-8")
         temporary.replace(folder / f"{self.name}.md")
+
+
+class Table:
+    """A table being made: its runs in a plan, its cells from the store.
+
+    Args:
+        name: of the file in conf/table.
+        config: what it shows.
+        seeds: one run of every system for each.
+        overrides: the user's, for every run.
+        plan: runs are added to it.
+    Raises:
+        UsageError: faults of any run's config.
+    """
+
+    def __init__(self, name: str, config: TableConfig, seeds: list[int], overrides: list[str], plan: Plan) -> None:
+        self.name, self.config, self.seeds = name, config, seeds
+        self._runs: dict[tuple[str, int, str | None], Run] = {}
+        faults: list[str] = []
+        for system_name, system in config.systems.items():
+            own: list[str | None] = list(config.columns) if _is_per_column(system) else [None]
+            for seed, column in itertools.product(seeds, own):
+                words = [f"experiment={system.experiment}", *config.overrides, *system.overrides, *overrides]
+                try:
+                    composed = compose([word.replace("{column}", column or "") for word in words])
+                    composed.seed = seed
+                    _evaluate_only(composed, [column] if column else config.columns)
+                    self._runs[system_name, seed, column] = plan.add(composed)
+                except UsageError as error:
+                    faults += error.lines
+        if faults:
+            raise UsageError(*faults)
+
+    def run(self, system: str, seed: int, column: str) -> Run:
+        """The run behind a cell."""
+        return self._runs[system, seed, column if _is_per_column(self.config.systems[system]) else None]
+
+    def grid(self, store: RunStore, failures: dict[str, str]) -> Grid:
+        """The cells as the store has them now: only numbers that a finished evaluation backs."""
+        cells: dict[str, dict[str, Cell]] = {}
+        for system_name, system in self.config.systems.items():
+            row = {column: Cell() for column in [*self.config.columns, AVERAGE]}
+            for seed in self.seeds:
+                found: dict[str, float] = {}
+                behind: dict[str, str] = {}
+                for column in self.config.columns:
+                    run = self.run(system_name, seed, column)
+                    behind[column] = run.fingerprint
+                    value = self._value(run, system.composition, column, store)
+                    if value is not None:
+                        found[column] = value
+                        row[column].values.append(value)
+                        row[column].backed_by.append(run.fingerprint)
+                    else:
+                        reason = failures.get(run.fingerprint) or store.failure(run.fingerprint) or "not run"
+                        row[column].reason = f"seed {seed}: {reason}"
+                averaged = self.config.average or self.config.columns
+                if all(column in found for column in averaged):
+                    row[AVERAGE].values.append(statistics.fmean(found[column] for column in averaged))
+                    row[AVERAGE].backed_by += dict.fromkeys(behind[column] for column in averaged)
+            cells[system_name] = row
+        return Grid(self.name, self.config, self.seeds, cells)
+
+    def _value(self, run: Run, composition: str, column: str, store: RunStore) -> float | None:
+        done = store.evaluations(run.fingerprint)
+        for name, wanted in run.evaluations.items():
+            if (wanted.source, wanted.label) == (column, composition) and name in done:
+                return done[name]["metrics"].get(self.config.metric)
+        return None
+
+
+def averages(name: str, config: TableConfig, seeds: list[int], parts: dict[str, Grid]) -> Grid:
+    """A table of averages: systems are those of its parts, columns the parts.
+
+    Args:
+        name, config, seeds: of the table.
+        parts: column -> the table whose average it shows.
+    """
+    systems = {name: system for part in parts.values() for name, system in part.config.systems.items()}
+    reference: dict[str, dict[str, float]] = {}
+    for column, part in parts.items():
+        for system, numbers in part.config.reference.items():
+            if AVERAGE in numbers:
+                reference.setdefault(system, {})[column] = numbers[AVERAGE]
+    cells = {
+        system: {
+            column: part.cells[system][AVERAGE] if system in part.cells else Cell() for column, part in parts.items()
+        }
+        for system in systems
+    }
+    shown = dataclasses.replace(config, systems=systems, columns=list(parts), reference=reference)
+    return Grid(name, shown, seeds, cells)
+
+
+def _is_per_column(system: SystemConfig) -> bool:
+    return any("{column}" in word for word in system.overrides)
+
+
+def _evaluate_only(composed: DictConfig, columns: Sequence[str]) -> None:
+    """Leaves those sources in `data.evaluation` that the table shows.
+
+    Raises:
+        UsageError: one is not there.
+    """
+    evaluation = composed.data.evaluation
+    absent = [column for column in columns if column not in evaluation]
+    if absent:
+        there = ", ".join(evaluation) or "none"
+        raise UsageError(
+            f"table.columns: {', '.join(absent)} not in data.evaluation of experiment={composed.experiment_name}; "
+            f"there are {there}"
+        )
+    with open_dict(evaluation):
+        for name in [name for name in evaluation if name not in columns]:
+            del evaluation[name]

@@ -84,7 +84,7 @@ class MaskedLanguageModelling(Task):
         logits, labels = self._logits(model, batch)
         return functional.cross_entropy(logits.float(), labels, reduction="sum")
 
-    def score(self, model: TransferModel, batch: Tensors) -> tuple[float, int, int]:
+    def score(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> tuple[float, int, int]:
         logits, labels = self._logits(model, batch)
         loss = functional.cross_entropy(logits.float(), labels, reduction="sum").item()
         return loss, int((logits.argmax(-1) == labels).sum()), len(labels)

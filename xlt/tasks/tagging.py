@@ -1,9 +1,11 @@
-"""Word-level tagging with a single-layer head on a word's first piece (thesis §4.4.3): POS, locale fields."""
+"""Word-level tagging with a single-layer head on a word's first piece (thesis §4.4.3): POS, NER, locale fields."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +29,15 @@ class TaggingConfig:
     labels: list[str] = key("the label inventory; a label outside it is an error")
     max_length: int = key("longest window, tokens; longer sentences are cut between words", low=8)
     dropout: float = key("dropout before the head", low=0, high=0.9)
+    metric: str = key("accuracy: of words; f1: of entities, labels in IOB2", choices=("accuracy", "f1"))
+
+    def faults(self, prefix: str) -> Iterator[str]:
+        if self.metric != "f1":
+            return
+        for label in self.labels:
+            begins = label.startswith("B-") or (label.startswith("I-") and f"B-{label[2:]}" in self.labels)
+            if label != "O" and not begins:
+                yield f"{prefix}.labels: {label!r} is not IOB2 (O, B-type, I-type beside B-type), which metric f1 needs"
 
 
 SCHEMA = TaggingConfig
@@ -46,16 +57,30 @@ class TaggingHead(nn.Module):
         return self.classifier(self.dropout(hidden))
 
 
+class Window(NamedTuple):
+    """Labels of a part of a sentence, as numbers, and what was predicted; `example`: which sentence."""
+
+    example: Any
+    number: int
+    gold: list[int]
+    predicted: list[int]
+
+
 class Tagging(Task):
-    """One label a word, read off its first piece; accuracy over words.
+    """One label a word, read off its first piece; accuracy over words, or F1 over entities.
 
     A sentence longer than `max_length` becomes several windows cut between words, so that every word is predicted.
+    They are joined again before they are scored: an entity may go on from one window to the next.
+
+    F1 is the micro-average over entities of equal type, first and last word, as conlleval and seqeval's default mode
+    read them off: an I- that does not go on with an entity of its type begins one.
     """
 
-    metric = "accuracy"
-
-    def __init__(self, name: str, column: str, labels: list[str], max_length: int, dropout: float) -> None:
+    def __init__(
+        self, name: str, column: str, labels: list[str], max_length: int, dropout: float, metric: str = "accuracy"
+    ) -> None:
         self.name, self.column, self.max_length, self.dropout = name, column, max_length, dropout
+        self.metric = metric
         self._labels = list(labels)
         self._index = {label: number for number, label in enumerate(self._labels)}
 
@@ -76,19 +101,21 @@ class Tagging(Task):
         room = encoder.room(self.max_length)
         pieces = encoder.words([example.words or () for example in examples], [example.text for example in examples])
         result: list[Features] = []
-        for example, words in zip(examples, pieces, strict=True):
+        for number, (example, words) in enumerate(zip(examples, pieces, strict=True)):
+            windows: list[Features] = []
             ids: list[int] = []
             first: list[int] = []
             tags: list[int] = []
             for word, tag in zip(words, example.columns[self.column], strict=True):
                 kept = word[:room]  # a word longer than a whole window keeps its beginning
                 if ids and len(ids) + len(kept) > room:
-                    result.append(self._window(ids, first, tags, encoder))
+                    windows.append(self._window(ids, first, tags, encoder))
                     ids, first, tags = [], [], []
                 first.append(len(ids) + len(encoder.prefix))
                 tags.append(self._index[tag])
                 ids = [*ids, *kept]
-            result.append(self._window(ids, first, tags, encoder))
+            windows.append(self._window(ids, first, tags, encoder))
+            result += [row | {"example": number, "window": at} for at, row in enumerate(windows)]
         return result
 
     def head(self, hidden_size: int) -> nn.Module:
@@ -108,13 +135,25 @@ class Tagging(Task):
         logits, labels = self._logits(model, batch)
         return functional.cross_entropy(logits.float(), labels, reduction="sum")
 
-    def score(self, model: TransferModel, batch: Tensors) -> tuple[int, int]:
+    def score(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> list[Window]:
         logits, labels = self._logits(model, batch)
-        return int((logits.argmax(-1) == labels).sum()), len(labels)
+        words = (batch["labels"] != -100).sum(1).tolist()
+        gold, predicted = (part.cpu().split(words) for part in (labels, logits.argmax(-1)))
+        return [
+            Window(row["example"], row["window"], right.tolist(), guessed.tolist())
+            for row, right, guessed in zip(rows, gold, predicted, strict=True)
+        ]
 
-    def metrics(self, scores: Sequence[tuple[int, int]]) -> dict[str, float]:
-        right, count = (sum(column) for column in zip(*scores, strict=True))
-        return {"accuracy": 100 * right / count, "words": float(count)}
+    def metrics(self, scores: Sequence[list[Window]]) -> dict[str, float]:
+        windows: dict[Any, list[Window]] = defaultdict(list)
+        for window in sorted((window for batch in scores for window in batch), key=lambda window: window.number):
+            windows[window.example].append(window)
+        gold = [[self._labels[n] for window in parts for n in window.gold] for parts in windows.values()]
+        predicted = [[self._labels[n] for window in parts for n in window.predicted] for parts in windows.values()]
+        words = sum(map(len, gold))
+        right = sum(a == b for pair in zip(gold, predicted, strict=True) for a, b in zip(*pair, strict=True))
+        entities = entity_scores(gold, predicted) if self.metric == "f1" else {}
+        return {**entities, "accuracy": 100 * right / max(words, 1), "words": float(words)}
 
     def _logits(self, model: TransferModel, batch: Tensors) -> tuple[Tensor, Tensor]:
         assert model.head is not None
@@ -129,3 +168,15 @@ class Tagging(Task):
         for position, tag in zip(first, tags, strict=True):
             labels[position] = tag
         return {"input_ids": wrapped, "labels": labels}
+
+
+def entity_scores(gold: list[list[str]], predicted: list[list[str]]) -> dict[str, float]:
+    """Entity-level f1, precision and recall in percent, micro-averaged; 0 where there is nothing to divide by.
+
+    Args:
+        gold, predicted: IOB2 labels of every sentence.
+    """
+    from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
+
+    precision, recall, f1, _ = precision_recall_fscore_support(gold, predicted, average="micro", zero_division=0)
+    return {"f1": 100 * float(f1), "precision": 100 * float(precision), "recall": 100 * float(recall)}

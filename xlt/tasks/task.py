@@ -40,7 +40,12 @@ class Task(ABC):
 
     @abstractmethod
     def features(self, examples: Sequence[Example], encoder: Encoder) -> list[Features]:
-        """Model inputs; an example may become several, or several one."""
+        """Model inputs; an example may become several, or several one.
+
+        A row is a dict of names to ints, strings or lists of them, the same names in every row; `input_ids` is one.
+        A row that says in `example` (an int) which of the examples it is of keeps it, numbered through the source.
+        In evaluation over several sources it becomes a pair, (number of the source, number of the example).
+        """
 
     def head(self, hidden_size: int) -> nn.Module | None:
         """The task's own head, drawn from torch's current random state; None where it needs none."""
@@ -59,8 +64,8 @@ class Task(ABC):
         """Sum of the losses of all targets, float32 scalar."""
 
     @abstractmethod
-    def score(self, model: TransferModel, batch: Tensors) -> Any:
-        """What `metrics` needs to know of one batch."""
+    def score(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> Any:
+        """What `metrics` needs to know of one batch; `rows`: the features that it was collated from, in order."""
 
     @abstractmethod
     def metrics(self, scores: Sequence[Any]) -> dict[str, float]:

@@ -1,74 +1,20 @@
-"""Tokenizers of the three kinds, trained here, over scripts that break careless alignments."""
+"""Tokenizers of the three kinds over scripts that break careless alignments."""
 
 from __future__ import annotations
 
 import itertools
-from typing import Any
+import os
+import unicodedata
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+import torch
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from tests.tokenizer_kinds import KINDS, LINES, SENTENCES, unigram, wordpiece
 from xlt.data.encoding import Encoder
-from xlt.models.vocabulary import SPECIAL_TOKENS, train_tokenizer
-
-LINES = [
-    "the cat sat on the mat, 5kg of it",
-    "Hún sang ì kvøld um føroyar",
-    "ọ̀rọ̀ tí a kọ sílẹ̀ ní Yorùbá",
-    "מה שלומך היום בבית",
-    "ئۇيغۇر تىلى بىر تۈركىي تىل",
-    "今天天气很好我们去公园",
-    "วันนี้อากาศดีมาก",
-    "नमस्ते दुनिया क्षत्रिय",
-    "👩‍👩‍👧 🇫🇴 ok 👍🏽",
-] * 4
-# Words, and the running text they stand in: with spaces, without, with marks and direction changes.
-SENTENCES: dict[str, tuple[list[str], str]] = {
-    "spaces": (["the", "cat", "sat"], "the cat sat"),
-    "no space before punctuation": (["the", "mat", ",", "ok"], "the mat, ok"),
-    "number and unit": (["5", "kg", "of", "it"], "5kg of it"),
-    "several spaces": (["the", "cat"], "the \u00a0 cat "),
-    "combining marks": (["ọ̀rọ̀", "tí", "Yorùbá"], "ọ̀rọ̀ tí Yorùbá"),
-    "decomposed": (["Yoru\u0300ba\u0301", "ni\u0301"], "Yoru\u0300ba\u0301 ni\u0301"),
-    "right to left": (["שלומך", "היום", "5", "בבית"], "שלומך היום 5 בבית"),
-    "joined script": (["ئۇيغۇر", "تىلى"], "ئۇيغۇر تىلى"),
-    "unspaced Chinese": (["今天", "天气", "很", "好"], "今天天气很好"),
-    "unspaced Thai": (["วันนี้", "อากาศ", "ดี"], "วันนี้อากาศดี"),
-    "conjuncts": (["नमस्ते", "क्षत्रिय"], "नमस्ते क्षत्रिय"),
-    "emoji": (["👩‍👩‍👧", "ok", "👍🏽", "🇫🇴"], "👩‍👩‍👧 ok👍🏽 🇫🇴"),
-    "repeated words": (["the", "the", "the", "cat"], "the the the cat"),
-    "word within a word": (["a", "cat", "at"], "a cat at"),
-    "unseen script": (["ᏣᎳᎩ", "ok"], "ᏣᎳᎩ ok"),
-}
-
-
-def _wordpiece() -> Any:
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=100))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer.train_from_iterator(LINES, trainers.WordPieceTrainer(vocab_size=300, special_tokens=special))
-    ids = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
-    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ids)
-    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True))
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
-
-
-def _unigram() -> Any:
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.normalizer = normalizers.NFKC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.decoder = decoders.Metaspace()
-    special = list(SPECIAL_TOKENS.values())
-    trainer = trainers.UnigramTrainer(vocab_size=300, special_tokens=special, unk_token="<unk>", show_progress=False)
-    tokenizer.train_from_iterator(LINES, trainer)
-    ids = [(token, tokenizer.token_to_id(token)) for token in ("<s>", "</s>")]
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ids)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL_TOKENS)
-
-
-KINDS = {"WordPiece": _wordpiece, "Unigram": _unigram, "byte-level BPE": lambda: train_tokenizer(LINES, 400)}
+from xlt.models.loading import load_tokenizer
+from xlt.models.vocabulary import train_tokenizer
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -130,7 +76,7 @@ def test_pieces_spell_their_own_word_whatever_the_script() -> None:
 
 
 def test_a_word_that_no_piece_stands_for_is_the_unknown_token() -> None:
-    encoder = Encoder(_wordpiece())
+    encoder = Encoder(wordpiece())
     for text in (None, "the \u200b cat"):
         (pieces,) = encoder.words([["the", "\u200b", "cat"]], [text])
         assert pieces[1] == [encoder.tokenizer.unk_token_id]
@@ -168,3 +114,139 @@ def test_a_sequence_that_looks_like_a_special_token_is_no_reason_to_fail(kind: E
     word = kind.tokenizer.mask_token
     (pieces,) = kind.words([["the", word, "cat"]], [f"the {word} cat"])
     assert all(pieces)
+
+
+@pytest.mark.parametrize("name", SENTENCES)
+def test_pieces_are_located_in_the_text_without_the_white_space_around_them(name: str, kind: Encoder) -> None:
+    _, text = SENTENCES[name]
+    (pieces,) = kind.located([text])
+    assert pieces.ids == kind.lines([text])[0]
+    assert len(pieces.spans) == len(pieces.ids)
+    assert all(0 <= start <= end <= len(text) for start, end in pieces.spans)
+    assert all(text[start:end] == text[start:end].strip() for start, end in pieces.spans)
+    assert pieces.spans == sorted(pieces.spans)
+
+
+@pytest.mark.parametrize("name", SENTENCES)
+def test_only_marks_and_joiners_that_a_normaliser_drops_lie_in_no_piece(name: str, kind: Encoder) -> None:
+    _, text = SENTENCES[name]
+    (pieces,) = kind.located([text])
+    covered = {at for start, end in pieces.spans for at in range(start, end)}
+    left = [c for at, c in enumerate(text) if at not in covered and not c.isspace()]
+    assert all(unicodedata.category(c) in ("Mn", "Cf") for c in left)
+    assert len(covered) > len(text) / 3
+
+
+def test_pieces_of_one_character_share_its_place() -> None:
+    encoder = Encoder(train_tokenizer(["a b"], 300))  # has seen neither character, so each is cut into its bytes
+    (pieces,) = encoder.located(["aé👍b"])
+    assert pieces.spans == [(0, 1), *[(1, 2)] * 2, *[(2, 3)] * 4, (3, 4)]
+
+
+def test_white_space_at_the_end_of_a_piece_is_not_of_its_place() -> None:
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "the ": 1, "cat\u00a0": 2}, unk_token="a"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\s"), "merged_with_previous")
+    (pieces,) = Encoder(PreTrainedTokenizerFast(tokenizer_object=tokenizer)).located(["the cat\u00a0a"])
+    assert pieces == ([1, 2, 0], [(0, 3), (4, 7), (8, 9)])
+
+
+def test_a_piece_of_white_space_alone_is_the_first_of_the_word_after_it() -> None:
+    encoder = Encoder(unigram())
+    words, text = ["the", "今天", "cat"], "the 今天\u00a0cat"
+    (pieces,) = encoder.words([words], [text])
+    assert pieces == encoder.words([words], [None])[0]
+    (located,) = encoder.located([text])
+    alone = [at for at, (start, end) in enumerate(located.spans) if start == end]
+    assert alone and all(located.spans[at + 1][0] == located.spans[at][0] for at in alone)
+
+
+@pytest.mark.parametrize("name", SENTENCES)
+def test_a_pair_is_wrapped_as_the_tokenizer_wraps_it(name: str, kind: Encoder) -> None:
+    first, second = SENTENCES[name][1], "the cat sat"
+    for texts in ((first, second), (second, first), (first, " ")):
+        expected = kind.tokenizer(*texts)
+        pairs = kind.pairs(*([text] for text in texts), max_length=10**6)
+        found = kind.pair_inputs(*pairs[0])
+        assert found["input_ids"] == expected["input_ids"]
+        assert kind.typed == ("token_type_ids" in found)
+        if kind.typed:
+            assert found["token_type_ids"] == expected["token_type_ids"]
+        owners = expected.sequence_ids(0)
+        assert kind.second_at(pairs[0][0]) == (owners.index(1) if 1 in owners else len(owners) - len(kind.pair_suffix))
+
+
+def test_only_a_tokenizer_that_tells_sequences_apart_by_type_makes_types() -> None:
+    assert {name: Encoder(make()).typed for name, make in KINDS.items()} == {
+        "WordPiece": True,
+        "Unigram": False,
+        "byte-level BPE": False,
+    }
+    assert Encoder(KINDS["Unigram"]()).pair_middle == [Encoder(KINDS["Unigram"]()).suffix[0]] * 2
+
+
+def test_the_longer_text_of_a_pair_loses_its_last_pieces_first(kind: Encoder) -> None:
+    text = "the cat sat on the mat, the cat sat on it, ok"
+    (whole,) = kind.lines([text])
+    special = len(kind.pair_prefix) + len(kind.pair_middle) + len(kind.pair_suffix)
+    for short, max_length in itertools.product(range(0, len(whole), 3), range(special, special + 2 * len(whole), 5)):
+        sentence = kind.tokenizer.decode(whole[:short])
+        (cut,) = kind.lines([sentence])
+        for first, second in ((cut, whole), (whole, cut)):
+            a, b = list(first), list(second)
+            while len(a) + len(b) > max_length - special:
+                (a if len(a) > len(b) else b).pop()
+            texts = ([sentence], [text]) if first is cut else ([text], [sentence])
+            assert kind.pairs(*texts, max_length) == [(a, b)]
+            assert len(kind.pair_inputs(a, b)["input_ids"]) <= max_length
+
+
+def test_a_batch_of_pairs_is_padded(kind: Encoder) -> None:
+    rows = [kind.pair_inputs(*pair) for pair in kind.pairs(["the cat", "the"], ["sat on it", "mat"], 64)]
+    batch = kind.batch(rows)
+    long, short = (len(row["input_ids"]) for row in rows)
+    assert set(batch) == {"input_ids", "attention_mask", *(["token_type_ids"] if kind.typed else [])}
+    assert all(tensor.shape == (2, long) and tensor.dtype == torch.int64 for tensor in batch.values())
+    assert batch["input_ids"][1].tolist() == rows[1]["input_ids"] + [kind.pad_id] * (long - short)
+    assert batch["attention_mask"].sum(1).tolist() == [long, short]
+    if kind.typed:
+        assert batch["token_type_ids"][1].tolist() == rows[1]["token_type_ids"] + [0] * (long - short)
+
+
+def test_a_tokenizer_without_special_tokens_puts_none_around_anything() -> None:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(LINES, trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet))
+    encoder = Encoder(PreTrainedTokenizerFast(tokenizer_object=tokenizer))
+    ((first, second),) = encoder.pairs(["the cat"], ["sat"], 99)
+    assert encoder.pair_inputs(first, second) == {"input_ids": [*first, *second]}
+    assert encoder.second_at(first) == len(first)
+    assert (encoder.room(9), encoder.pair_room(9)) == (9, 9)
+    assert encoder.batch([{"input_ids": first}, {"input_ids": [*first, *second]}])["attention_mask"].sum() > 0
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_sequences_lose_no_piece_and_are_no_longer_than_asked_for(packing: bool, kind: Encoder) -> None:
+    texts = [text for _, text in SENTENCES.values()] + ["  ", ""]
+    sequences = kind.sequences(texts, 9, packing)
+    assert all(1 <= len(ids) <= 9 for ids in sequences)
+    kept = [token for ids in sequences for token in ids if token not in kind.special - {kind.tokenizer.unk_token_id}]
+    assert kept == [token for line in kind.lines(texts) for token in line]
+    if packing:
+        assert {len(ids) for ids in sequences[:-1]} == {9}
+
+
+@pytest.mark.real
+def test_a_real_tokenizer_locates_and_pairs_all_scripts() -> None:
+    path = os.environ.get("XLT_MODEL_PATH")
+    if not path:
+        pytest.skip("XLT_MODEL_PATH is not set: the folder of a pre-trained encoder")
+    encoder = Encoder(load_tokenizer(path))
+    for words, text in SENTENCES.values():
+        (pieces,) = encoder.located([text])
+        covered = {at for start, end in pieces.spans for at in range(start, end)}
+        left = [c for at, c in enumerate(text) if at not in covered and not c.isspace()]
+        assert all(unicodedata.category(c) in ("Mn", "Cf") for c in left)
+        ((first, second),) = encoder.pairs([text], ["the cat"], 512)
+        assert encoder.pair_inputs(first, second)["input_ids"] == encoder.tokenizer(text, "the cat")["input_ids"]
+        assert all(encoder.words([words], [text])[0])

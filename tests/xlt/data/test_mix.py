@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from xlt.data.mix import LoadedSource, Mix
+from xlt.data.mix import LoadedSource, Mix, Sampling
 
 
 def source(name: str, language: str, count: int, upsample: int = 1) -> LoadedSource:
@@ -75,3 +75,35 @@ def test_a_sources_order_does_not_depend_on_the_other_sources(mix: Mix) -> None:
 
     alone = Mix([mix.sources[0]], 4, seed=1, phase="dense")
     assert order_of_a(alone) == order_of_a(mix)
+
+
+def test_drawn_by_size_sources_come_as_often_as_the_smoothed_sizes_say() -> None:
+    # min(n, 9) ** 0.5 = 1, 2, 3: a sixth, a third and a half of the steps (thesis §3.4.3).
+    sources = [source("a", "eng", 1), source("b", "fao", 4), source("c", "deu", 900)]
+    mix = Mix(sources, 4, seed=1, phase="p", sampling=Sampling(0.5, 9))
+    steps = 6000
+    drawn = Counter(mix.batch(step).language for step in range(steps))
+    for language, share in (("eng", 1 / 6), ("fao", 1 / 3), ("deu", 1 / 2)):
+        # Four standard deviations of a binomial share.
+        assert abs(drawn[language] / steps - share) < 4 * (share * (1 - share) / steps) ** 0.5
+
+
+def test_drawn_by_size_a_source_still_shows_all_its_examples_before_any_again() -> None:
+    mix = Mix([source("a", "eng", 10), source("b", "fao", 3)], 4, seed=1, phase="p", sampling=Sampling(1.0, None))
+    seen = [f["id"] for step in range(60) for f in mix.batch(step).features if f["id"].startswith("a")]
+    for at in range(0, len(seen) - 10, 10):
+        assert len(set(seen[at : at + 10])) == 10
+
+
+def test_drawn_by_size_any_step_can_be_asked_for_without_those_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xlt.data.mix._BLOCK", 8)
+
+    def made() -> Mix:
+        sources = [source("a", "eng", 10), source("b", "fao", 3, upsample=2)]
+        return Mix(sources, 4, seed=1, phase="p", sampling=Sampling(0.3, None))
+
+    mix = made()
+    whole = [[f["id"] for f in mix.batch(step).features] for step in range(30)]
+    assert len({tuple(ids) for ids in whole}) > 8
+    for step in (29, 3, 17, 8, 0, 16):
+        assert [f["id"] for f in made().batch(step).features] == whole[step]

@@ -5,13 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from xlt.config import DataConfig, SourceConfig, UsageError
+from tests.source_configs import source_config
+from xlt.config import DataConfig, SamplingConfig, SourceConfig, UsageError
+from xlt.data.examples import Example
 from xlt.data.sources import read_source, source_faults, source_identity
 
 
 def text_of(file: Path, **changes: object) -> SourceConfig:
-    values = {"language": "fao", "split": "text", "origin": "gold", "upsample": 1, "cap": None, **changes}
-    return SourceConfig(**{"reader": "text", "path": str(file), **values})  # type: ignore[arg-type]
+    return source_config(**{"reader": "text", "language": "fao", "path": str(file), "split": "text", **changes})  # type: ignore[arg-type]
+
+
+def list_source(name: str, source: SourceConfig, seed: int) -> list[Example]:
+    return list(read_source(name, source, seed))
 
 
 @pytest.fixture
@@ -21,32 +26,32 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_a_cap_draws_that_many_in_their_order_the_same_for_the_same_seed(file: Path) -> None:
-    drawn = read_source("s", text_of(file, cap=10), seed=1)
+    drawn = list_source("s", text_of(file, cap=10), seed=1)
     places = [int(example.place.rpartition(":")[2]) for example in drawn]
     assert len(drawn) == 10 and places == sorted(places)
-    assert drawn == read_source("another name", text_of(file, cap=10), seed=1)
-    assert drawn != read_source("s", text_of(file, cap=10), seed=2)
+    assert drawn == list_source("another name", text_of(file, cap=10), seed=1)
+    assert drawn != list_source("s", text_of(file, cap=10), seed=2)
     assert places != list(range(1, 11))
 
 
 def test_a_larger_cap_holds_the_examples_of_a_smaller_one(file: Path) -> None:
-    few, more = ({example.place for example in read_source("s", text_of(file, cap=cap), seed=1)} for cap in (5, 20))
+    few, more = ({example.place for example in list_source("s", text_of(file, cap=cap), seed=1)} for cap in (5, 20))
     assert few < more
 
 
 def test_a_cap_above_the_number_of_examples_takes_all(file: Path) -> None:
-    assert len(read_source("s", text_of(file, cap=99), seed=1)) == 50
+    assert len(list_source("s", text_of(file, cap=99), seed=1)) == 50
 
 
 def test_an_empty_source_is_refused_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "void.txt").write_text("\n \n", encoding="utf-8")
     with pytest.raises(UsageError, match=r"data.sources.x: split text of .*void.txt has no examples"):
-        read_source("data.sources.x", text_of(tmp_path / "void.txt"), seed=1)
+        list_source("data.sources.x", text_of(tmp_path / "void.txt"), seed=1)
 
 
 def test_an_unknown_reader_is_refused_with_those_there_are(file: Path) -> None:
-    with pytest.raises(UsageError, match="reader=tsv: no such reader; there are conllu, locale_expressions, text"):
-        read_source("s", text_of(file, reader="tsv"), seed=1)
+    with pytest.raises(UsageError, match=r"reader=xml: no such reader; there are .*conllu, .*text"):
+        list_source("s", text_of(file, reader="xml"), seed=1)
 
 
 def test_the_identity_of_a_source_is_its_content_and_how_it_is_used(file: Path, tmp_path: Path) -> None:
@@ -64,10 +69,13 @@ def test_faults_of_all_sources_of_all_parts_are_found_without_reading_any(file: 
     broken = tmp_path / "broken.txt"
     broken.write_bytes(b"\xff\n")
     data = DataConfig(
-        sources={"a": text_of(file), "b": text_of(tmp_path / "absent"), "c": text_of(file, reader="tsv")},
+        sources={"a": text_of(file), "b": text_of(tmp_path / "absent"), "c": text_of(file, reader="xml")},
         validation={"d": text_of(file, path=None)},
         evaluation={"e": text_of(file, reader="locale_expressions", language="ace"), "f": text_of(broken)},
+        excluded={},
+        sampling=SamplingConfig("concatenation", 1.0, None),
         held_out_fraction=0.0,
+        select_on_targets=False,
     )
     starts = ("data.sources.b: ", "data.sources.c.reader=", "data.validation.d.path=", "data.evaluation.e.language=")
     found = source_faults(data)

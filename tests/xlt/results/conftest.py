@@ -13,7 +13,6 @@ from xlt.results.store import RunStore
 
 RECIPE = ("train.max_steps=2", "train.dense_max_steps=1", "train.evaluate_every_steps=1", "train.batch_size=4")
 LANGUAGE_RECIPE = (
-    "source@data.sources.text=mono_{language}",
     "task.max_length=40",
     "train.precision=fp32",
     *RECIPE,

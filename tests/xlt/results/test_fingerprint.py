@@ -37,7 +37,9 @@ def plan_of(words: tuple[str, ...], tmp_path: Path) -> Callable[..., Run]:
         "task.dropout=0.2",
         "data.sources.eng.cap=3",
         "data.sources.eng.upsample=2",
-        "data.sources.eng.language=deu",
+        "+data.sources.eng.labels={NOUN:VERB}",
+        "data.sampling.by=size",
+        "+source@data.excluded.fao=ud_fao",
         "data.validation.eng.cap=3",
         "+source@data.sources.fao=ud_fao",
     ],
@@ -58,6 +60,8 @@ def test_what_determines_the_module_is_in_the_fingerprint(override: str, plan_of
         "train.save_every_seconds=7",
         "~data.evaluation.fao",
         "data.evaluation.fao.cap=2",
+        "target=fao",
+        "data.sources.eng.origin=translated",
     ],
 )
 def test_what_determines_nothing_is_not(override: str, plan_of: Callable[..., Run]) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from xlt.engine.run import ALONE
 from xlt.results.planner import Plan
 from xlt.results.render import duration, print_plan, print_table, table_markdown
 from xlt.results.store import RunStore
-from xlt.results.table import SystemConfig, Table, TableConfig
+from xlt.results.table import SystemConfig, Table, TableConfig, averages
 
 BARE = ("data=empty", "language_modules=none")
 
@@ -40,6 +41,7 @@ def make_table(tmp_path: Path, words: tuple[str, ...]) -> Callable[..., tuple[Ta
             "reference": {"full": {"fao": 55.5, "avg": 50.0}},
             "reference_name": "Table 1",
             "note": "a note",
+            "parts": {},
         }
         config = TableConfig(**{**values, **changes})
         return Table("small", config, [1, 2], [*user, f"output_dir={tmp_path / 'outputs'}"], plan), plan
@@ -48,7 +50,7 @@ def make_table(tmp_path: Path, words: tuple[str, ...]) -> Callable[..., tuple[Ta
 
 
 def _score(table: Table, plan: Plan, system: str, seed: int, **scores: float) -> None:
-    run = table.runs[system, seed]
+    run = table.run(system, seed, "eng")
     plan.store.folder(run.fingerprint).mkdir(parents=True, exist_ok=True)
     found = {key: scores[wanted.source] for key, wanted in run.evaluations.items() if wanted.source in scores}
     plan.store.add_evaluations(run.fingerprint, {key: {"metrics": {"accuracy": v}} for key, v in found.items()})
@@ -60,20 +62,20 @@ def test_a_cell_is_the_mean_and_spread_over_seeds_of_finished_evaluations(
     table, plan = make_table()
     _score(table, plan, "full", 1, eng=90.0, fao=50.0)
     _score(table, plan, "full", 2, eng=94.0, fao=54.0)
-    grid = table.cells(plan.store, {})
+    grid = table.grid(plan.store, {}).cells
     assert grid["full"]["eng"].values == [90.0, 94.0]
     assert grid["full"]["eng"].mean == 92.0
     assert grid["full"]["eng"].spread == pytest.approx(8**0.5)  # sample standard deviation of 90 and 94
     assert grid["full"]["avg"].values == [50.0, 54.0]  # English is no target
-    assert grid["full"]["fao"].backed_by == [table.runs["full", seed].fingerprint for seed in (1, 2)]
+    assert grid["full"]["fao"].backed_by == [table.run("full", seed, "eng").fingerprint for seed in (1, 2)]
     assert grid["full"]["eng"].reason is None
 
 
 def test_a_hole_says_why(make_table: Callable[..., tuple[Table, Plan]]) -> None:
     table, plan = make_table()
     _score(table, plan, "full", 1, eng=90.0, fao=50.0)
-    broken = table.runs["full", 2].fingerprint
-    grid = table.cells(plan.store, {broken: "FloatingPointError: the loss is nan"})
+    broken = table.run("full", 2, "eng").fingerprint
+    grid = table.grid(plan.store, {broken: "FloatingPointError: the loss is nan"}).cells
     assert grid["full"]["fao"].values == [50.0] and grid["full"]["fao"].spread is None
     assert grid["full"]["fao"].reason == "seed 2: FloatingPointError: the loss is nan"
     assert grid["bitfit"]["eng"].values == [] and grid["bitfit"]["eng"].reason == "seed 2: not run"
@@ -82,17 +84,17 @@ def test_a_hole_says_why(make_table: Callable[..., tuple[Table, Plan]]) -> None:
 
 def test_a_failure_of_an_earlier_sitting_is_the_reason_too(make_table: Callable[..., tuple[Table, Plan]]) -> None:
     table, plan = make_table()
-    fingerprint = table.runs["bitfit", 2].fingerprint
+    fingerprint = table.run("bitfit", 2, "eng").fingerprint
     plan.store.folder(fingerprint).mkdir(parents=True)
     plan.store.record_failure(fingerprint, "killed")
-    assert table.cells(plan.store, {})["bitfit"]["eng"].reason == "seed 2: killed"
+    assert table.grid(plan.store, {}).cells["bitfit"]["eng"].reason == "seed 2: killed"
 
 
 def test_an_average_needs_all_its_columns(make_table: Callable[..., tuple[Table, Plan]]) -> None:
     table, plan = make_table(average=[])
     _score(table, plan, "full", 1, eng=90.0)
     _score(table, plan, "full", 2, eng=90.0, fao=60.0)
-    assert table.cells(plan.store, {})["full"]["avg"].values == [75.0]
+    assert table.grid(plan.store, {}).cells["full"]["avg"].values == [75.0]
 
 
 def test_markdown_has_means_spreads_references_bold_bests_and_holes(
@@ -102,7 +104,7 @@ def test_markdown_has_means_spreads_references_bold_bests_and_holes(
     _score(table, plan, "full", 1, eng=90.0, fao=50.0)
     _score(table, plan, "full", 2, eng=94.0, fao=54.0)
     _score(table, plan, "bitfit", 1, eng=95.0, fao=40.0)
-    text = table_markdown(table, table.cells(plan.store, {}))
+    text = table_markdown(table.grid(plan.store, {}))
     rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("|")}
     assert rows[""] == "| | eng | fao | avg |"
     assert rows["full FT"] == "| full FT | 92.0±2.8 | **52.0±2.8 (55.5)** | **52.0±2.8 (50.0)** |"
@@ -120,7 +122,7 @@ def test_a_table_fits_a_narrow_terminal_with_every_number_in_it(
         _score(table, plan, "full", seed, eng=90.0 + seed, fao=50.0 + seed)
         _score(table, plan, "bitfit", seed, eng=80.0 + seed, fao=40.0 + seed)
     out = io.StringIO()
-    print_table(table, table.cells(plan.store, {}), Console(file=out, width=60))
+    print_table(table.grid(plan.store, {}), Console(file=out, width=60))
     assert max(map(len, out.getvalue().splitlines())) <= 60
     for text in (
         "A table",
@@ -141,11 +143,11 @@ def test_the_saved_table_names_the_run_behind_every_value(
 ) -> None:
     table, plan = make_table()
     _score(table, plan, "full", 1, eng=90.0, fao=50.0)
-    grid = table.cells(plan.store, {})
-    table.save(grid, table_markdown(table, grid), tmp_path / "tables")
+    grid = table.grid(plan.store, {})
+    grid.save(table_markdown(grid), tmp_path / "tables")
     saved = json.loads((tmp_path / "tables" / "small.json").read_text(encoding="utf-8"))
     cell = saved["cells"]["full"]["eng"]
-    assert cell["values"] == [90.0] and cell["runs"] == [table.runs["full", 1].fingerprint]
+    assert cell["values"] == [90.0] and cell["runs"] == [table.run("full", 1, "eng").fingerprint]
     assert saved["cells"]["bitfit"]["eng"] == {
         "mean": None,
         "missing": "seed 2: not run",
@@ -158,7 +160,9 @@ def test_the_saved_table_names_the_run_behind_every_value(
 
 
 def test_a_column_that_no_run_evaluates_is_refused(make_table: Callable[..., tuple[Table, Plan]]) -> None:
-    with pytest.raises(UsageError, match=r"table.columns: deu not in data.evaluation of pos_lt_sft full eng seed=1"):
+    with pytest.raises(
+        UsageError, match=r"table.columns: deu not in data.evaluation of experiment=pos_lt_sft; there are eng, fao"
+    ):
         make_table(columns=["eng", "deu"])
 
 
@@ -175,7 +179,7 @@ def test_faults_of_all_systems_are_gathered(make_table: Callable[..., tuple[Tabl
 def test_a_reference_for_a_system_that_is_not_there_is_a_fault() -> None:
     from xlt.config import faults
 
-    config = TableConfig("t", "accuracy", [], {}, ["eng"], [], {"lt_sft": {"eng": 1.0}}, "x", "")
+    config = TableConfig("t", "accuracy", [], {}, ["eng"], [], {"lt_sft": {"eng": 1.0}}, "x", "", {})
     assert list(faults(config, "table")) == ["table.reference.lt_sft: no such system; there are "]
 
 
@@ -183,7 +187,7 @@ def test_the_plan_shows_what_is_to_be_done_and_how_much_exists(
     make_table: Callable[..., tuple[Table, Plan]],
 ) -> None:
     table, plan = make_table()
-    run = table.runs["full", 1]
+    run = table.run("full", 1, "eng")
     plan.store.folder(run.fingerprint).mkdir(parents=True)
     (plan.store.folder(run.fingerprint) / "result.json").write_text("{}", encoding="utf-8")
     _score(table, plan, "full", 1, eng=90.0, fao=50.0)
@@ -196,3 +200,43 @@ def test_the_plan_shows_what_is_to_be_done_and_how_much_exists(
 @pytest.mark.parametrize(("seconds", "text"), [(7.4, "7 s"), (99.0, "99 s"), (600, "10 min"), (7200, "2.0 h")])
 def test_durations_are_said_as_people_say_them(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_system_with_a_column_in_its_overrides_has_a_run_for_each_that_is_evaluated_there_alone(
+    make_table: Callable[..., tuple[Table, Plan]],
+) -> None:
+    one_each = ["method=bitfit", "+source@data.excluded.target=ud_{column}"]
+    systems = {"single": SystemConfig("FS-SINGLE", "pos_lt_sft", [*BARE, *one_each], ALONE)}
+    table, plan = make_table(systems=systems, reference={})
+    runs = {(seed, column): table.run("single", seed, column) for seed in (1, 2) for column in ("eng", "fao")}
+    assert len({run.fingerprint for run in runs.values()}) == 4
+    for (_, column), run in runs.items():
+        assert [wanted.source for wanted in run.evaluations.values()] == [column]
+        assert run.config.data.excluded["target"].language == column
+        plan.store.folder(run.fingerprint).mkdir(parents=True)
+        (key,) = run.evaluations
+        plan.store.add_evaluations(run.fingerprint, {key: {"metrics": {"accuracy": 10.0 if column == "eng" else 30.0}}})
+    row = table.grid(plan.store, {}).cells["single"]
+    assert row["eng"].values == [10.0, 10.0] and row["fao"].values == row["avg"].values == [30.0, 30.0]
+
+
+def test_a_table_of_averages_has_the_systems_of_its_parts_and_their_averages(
+    make_table: Callable[..., tuple[Table, Plan]],
+) -> None:
+    table, plan = make_table()
+    for seed in (1, 2):
+        _score(table, plan, "full", seed, eng=90.0, fao=50.0 + seed)
+        _score(table, plan, "bitfit", seed, eng=80.0, fao=40.0)
+    whole = table.grid(plan.store, {})
+    few = dataclasses.replace(whole, cells={"full": whole.cells["full"]})
+    few = dataclasses.replace(
+        few, config=dataclasses.replace(few.config, systems={"full": whole.config.systems["full"]})
+    )
+    config = TableConfig("All", "accuracy", [], {}, [], [], {}, "Table 1", "", {"POS": "small", "NER": "other"})
+    grid = averages("all", config, [1, 2], {"POS": whole, "NER": few})
+    assert grid.columns == ["POS", "NER"]
+    assert grid.cells["full"]["POS"].values == grid.cells["full"]["NER"].values == [51.0, 52.0]
+    assert grid.cells["bitfit"]["NER"].values == []
+    text = table_markdown(grid)
+    assert "| full FT | **51.5±0.7 (50.0)** | **51.5±0.7 (50.0)** |" in text
+    assert "| BitFit | 40.0±0.0 | - |" in text

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
+from seqeval.metrics import f1_score, precision_score, recall_score
 from torch import nn
 
 from xlt.config import UsageError
 from xlt.data.encoding import Encoder
 from xlt.data.examples import Example
+from xlt.data.mix import LoadedSource
+from xlt.engine.evaluation import evaluate
 from xlt.models.transfer import TransferModel
-from xlt.tasks.tagging import Tagging
+from xlt.tasks.tagging import Tagging, TaggingConfig, Window
 
 LABELS = ["noun", "verb", "other"]
 
@@ -106,11 +112,14 @@ def test_loss_and_accuracy_of_a_head_set_by_hand(encoder: Encoder) -> None:
     batch = tagging.collate(features, encoder, torch.Generator())
     # right: 0; wrong for certain: 100; no idea among three: log 3
     assert tagging.loss(model, batch).item() == pytest.approx(100.0 + torch.tensor(3.0).log().item())
-    assert tagging.score(model, batch) == (1, 3)
+    (window,) = tagging.score(model, batch, features)
+    assert (window.example, window.number, window.gold) == (0, 0, [0, 0, 2])
+    assert window.predicted[:2] == [0, 1]
 
 
 def test_accuracy_is_over_words_in_percent() -> None:
-    assert task().metrics([(3, 4), (0, 4)]) == {"accuracy": 37.5, "words": 8.0}
+    windows = [Window(0, 0, [0, 1, 2, 2], [0, 1, 2, 0]), Window(1, 0, [0, 0, 0, 0], [1, 1, 2, 2])]
+    assert task().metrics([windows[:1], windows[1:]]) == {"accuracy": 37.5, "words": 8.0}
 
 
 def test_a_head_is_drawn_from_torchs_state_and_scores_every_label() -> None:
@@ -121,3 +130,123 @@ def test_a_head_is_drawn_from_torchs_state_and_scores_every_label() -> None:
     assert torch.equal(first.classifier.weight, second.classifier.weight)  # type: ignore[union-attr,arg-type]
     assert first(torch.zeros(2, 5, 8)).shape == (2, 5, 3)
     assert task().labels() == LABELS
+
+
+ENTITIES = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+
+
+def ner(max_length: int = 16) -> Tagging:
+    return Tagging("ner", "ner", ENTITIES, max_length, dropout=0.0, metric="f1")
+
+
+def numbers(*labels: str) -> list[int]:
+    return [ENTITIES.index(label) for label in labels]
+
+
+def test_entity_scores_of_a_worked_example() -> None:
+    # Gold: PER 0-1, LOC 3, PER 4. Predicted: PER 0-1 (right), LOC 3-4 (too long), I-LOC alone begins one (wrong).
+    gold = numbers("B-PER", "I-PER", "O", "B-LOC", "B-PER", "O")
+    predicted = numbers("B-PER", "I-PER", "O", "B-LOC", "I-LOC", "O")
+    lone = Window(1, 0, numbers("O", "O"), numbers("O", "I-LOC"))
+    found = ner().metrics([[Window(0, 0, gold, predicted)], [lone]])
+    assert found == {
+        "f1": pytest.approx(100 * 2 * (1 / 3) * (1 / 3) / (1 / 3 + 1 / 3)),  # 1 of 3 predicted, 1 of 3 gold
+        "precision": pytest.approx(100 / 3),
+        "recall": pytest.approx(100 / 3),
+        "accuracy": 75.0,  # 6 of 8 words
+        "words": 8.0,
+    }
+
+
+def test_an_entity_goes_on_from_one_window_to_the_next_in_whatever_order_they_come() -> None:
+    first = Window((0, 7), 0, numbers("O", "B-PER"), numbers("O", "B-PER"))
+    second = Window((0, 7), 1, numbers("I-PER", "I-PER"), numbers("I-PER", "O"))
+    other = Window((1, 7), 0, numbers("B-LOC"), numbers("B-LOC"))
+    for order in ([[second], [other, first]], [[first, second], [other]]):
+        # Apart, the windows would have three gold entities, and the first PER would be right.
+        assert ner().metrics(order)["recall"] == pytest.approx(50)
+
+
+def entities_of(labels: list[str]) -> set[tuple[str, int, int]]:
+    """As conlleval reads them, in plain steps."""
+    found, start, kind = set(), 0, ""
+    for at, label in enumerate([*labels, "O"]):
+        prefix, _, this = label.partition("-")
+        goes_on = kind != "" and prefix == "I" and this == kind
+        if kind and not goes_on:
+            found.add((kind, start, at - 1))
+            kind = ""
+        if not goes_on and label != "O":
+            start, kind = at, this
+    return found
+
+
+def test_scores_agree_with_seqeval_and_with_conllevals_definition_on_real_predictions(
+    encoder: Encoder, make_model: Callable[..., Any]
+) -> None:
+    draw = torch.Generator().manual_seed(4)
+    examples, gold = [], []
+    for number in range(30):
+        count = int(torch.randint(1, 25, (1,), generator=draw))
+        tags = [ENTITIES[n] for n in torch.randint(5, (count,), generator=draw).tolist()]
+        words = tuple(f"{tag[-1].lower()}u{number % 7}n" for tag in tags)
+        examples.append(Example(f"f:{number}", None, words, {"ner": tuple(tags)}))
+        gold.append(tags)
+    task = ner(24)
+    model = make_model(task)
+    with torch.no_grad():  # so that all labels are predicted somewhere
+        model.head.classifier.weight.normal_(generator=draw)
+    model.eval()
+    rows = task.features(examples, encoder)
+    assert len(rows) > len(examples)
+    by_example: list[list[str]] = [[] for _ in examples]
+    with torch.no_grad():
+        for row in rows:
+            logits = model.head(model.encode(torch.tensor([row["input_ids"]]), torch.ones(1, len(row["input_ids"]))))
+            guessed = logits[0].argmax(-1).tolist()
+            by_example[row["example"]] += [
+                ENTITIES[guess] for guess, label in zip(guessed, row["labels"], strict=True) if label != -100
+            ]
+    found = evaluate(model, task, [LoadedSource("s", "eng", rows)], encoder, 7, "fp32")
+    assert [len(labels) for labels in by_example] == [len(labels) for labels in gold]
+    assert found["f1"] == pytest.approx(100 * f1_score(gold, by_example))
+    assert found["precision"] == pytest.approx(100 * precision_score(gold, by_example))
+    assert found["recall"] == pytest.approx(100 * recall_score(gold, by_example))
+    pairs = [(entities_of(a), entities_of(b)) for a, b in zip(gold, by_example, strict=True)]
+    shared = sum(len(a & b) for a, b in pairs)
+    assert found["f1"] == pytest.approx(200 * shared / sum(len(a) + len(b) for a, b in pairs))
+    assert 0 < found["f1"] < 100
+    assert found["words"] == sum(map(len, gold))
+
+
+def test_sentences_without_entities_or_words_score_nothing_and_do_not_fail(encoder: Encoder) -> None:
+    empty = Window(0, 0, [], [])
+    assert ner().metrics([[empty]])["f1"] == 0
+    assert ner().metrics([[empty, Window(1, 0, numbers("O"), numbers("O"))]])["accuracy"] == 100
+    (row,) = ner().features([Example("f:1", None, (), {"ner": ()})], encoder)
+    assert set(row["labels"]) == {-100}
+
+
+def test_every_row_says_which_window_of_which_sentence_it_is(encoder: Encoder) -> None:
+    long = example([f"w{number}" for number in range(40)], ["noun"] * 40)
+    rows = task().features([example(["a"], ["noun"]), long, example(["b"], ["verb"])], encoder)
+    assert [(row["example"], row["window"]) for row in rows][:2] == [(0, 0), (1, 0)]
+    assert [row["window"] for row in rows if row["example"] == 1] == list(range(len(rows) - 2))
+    assert rows[-1]["example"] == 2
+
+
+def test_f1_wants_labels_in_iob2() -> None:
+    def faults(labels: list[str], metric: str) -> list[str]:
+        return list(TaggingConfig("", "ner", "ner", labels, 16, 0.1, metric).faults("task"))
+
+    assert not faults(ENTITIES, "f1") and not faults(["noun", "I-X"], "accuracy")
+    assert len(faults(["O", "PER", "B-LOC", "I-ORG"], "f1")) == 2
+    assert "task.labels: 'PER' is not IOB2" in faults(["PER"], "f1")[0]
+
+
+def test_two_steps_of_named_entities_and_a_few_more_learn_them(fit: Callable[..., dict[str, float]]) -> None:
+    words = {"O": "tun", "B-PER": "ban", "I-PER": "bin", "B-LOC": "lan", "I-LOC": "lin"}
+    tags = [("O", "B-PER", "I-PER"), ("B-LOC", "O"), ("B-PER", "B-LOC", "I-LOC", "O"), ("O",)]
+    examples = [Example(f"f:{n}", None, tuple(words[tag] for tag in row), {"ner": row}) for n, row in enumerate(tags)]
+    assert set(fit(ner(), examples, max_steps=2, method="lt_sft")) == {"f1", "precision", "recall", "accuracy", "words"}
+    assert fit(ner(), examples, max_steps=60)["f1"] == 100

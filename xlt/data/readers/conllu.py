@@ -1,50 +1,41 @@
-"""CoNLL-U treebanks (Universal Dependencies): words with their UPOS tags.
+"""CoNLL-U treebanks (Universal Dependencies): words with their tags, heads and relations.
 
 Multi-word token lines (`3-4`) and empty nodes (`5.1`) are not syntactic words and are passed over, as in the CoNLL
-evaluations.
+evaluations. Running text is not given: the syntactic words of a multi-word token do not stand in it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from xlt.config import SourceConfig, UsageError
 from xlt.data.examples import Example
+from xlt.data.files import lines_of, split_file
 
 _COLUMNS = 10
+_UPOS, _HEAD, _RELATION = 3, 6, 7
 
 
 def files(source: SourceConfig) -> list[Path]:
     """The one file of the split: `path` itself, or `*-ud-SPLIT.conllu` or `SPLIT.conllu` in the folder `path`."""
-    path = source.location()
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise UsageError(f"{path}: no such file or folder; reader conllu wants a .conllu file or a treebank's folder")
-    found = sorted([*path.glob(f"*-ud-{source.split}.conllu"), *path.glob(f"{source.split}.conllu")])
-    if len(found) != 1:
-        there = ", ".join(sorted(file.name for file in path.glob("*.conllu"))) or "no .conllu file"
-        wanted = f"*-ud-{source.split}.conllu"
-        raise UsageError(f"{path}: {len(found)} files for split {source.split}, wanted one {wanted}; it has {there}")
-    return found
+    return [split_file(source, ("*-ud-{split}.conllu", "{split}.conllu"))]
 
 
-def read(source: SourceConfig) -> list[Example]:
-    """All sentences of the split, with column `upos`.
+def read(source: SourceConfig) -> Iterator[Example]:
+    """All sentences of the split, with columns `upos`, `head` and `deprel` (as they stand in the file).
 
     Raises:
         UsageError: a line is not UTF-8, lacks columns, or breaks the numbering of words; names file and line.
     """
     (file,) = files(source)
-    examples: list[Example] = []
-    words: list[str] = []
-    tags: list[str] = []
+    rows: list[list[str]] = []
     start = 0
-    for number, line in enumerate(_lines(file), start=1):
+    for number, line in lines_of(file):
         if not line.strip():
-            if words:
-                examples.append(Example(f"{file}:{start}", words=tuple(words), columns={"upos": tuple(tags)}))
-            words, tags = [], []
+            if rows:
+                yield _sentence(f"{file}:{start}", rows)
+            rows = []
             continue
         if line.startswith("#"):
             continue
@@ -53,22 +44,19 @@ def read(source: SourceConfig) -> list[Example]:
             raise UsageError(f"{file}:{number}: {len(fields)} tab-separated columns, CoNLL-U has {_COLUMNS}")
         if "-" in fields[0] or "." in fields[0]:
             continue
-        if fields[0] != str(len(words) + 1):
-            raise UsageError(f"{file}:{number}: word id {fields[0]!r} where {len(words) + 1} was due")
+        if fields[0] != str(len(rows) + 1):
+            raise UsageError(f"{file}:{number}: word id {fields[0]!r} where {len(rows) + 1} was due")
         if not fields[1]:
             raise UsageError(f"{file}:{number}: empty FORM column")
-        if not words:
+        if not rows:
             start = number
-        words.append(fields[1])
-        tags.append(fields[3])
-    if words:
-        examples.append(Example(f"{file}:{start}", words=tuple(words), columns={"upos": tuple(tags)}))
-    return examples
+        rows.append(fields)
+    if rows:
+        yield _sentence(f"{file}:{start}", rows)
 
 
-def _lines(file: Path) -> list[str]:
-    try:
-        return file.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        line = file.read_bytes()[: error.start].count(b"\n") + 1
-        raise UsageError(f"{file}:{line}: not UTF-8") from error
+def _sentence(place: str, rows: list[list[str]]) -> Example:
+    columns = {
+        name: tuple(row[at] for row in rows) for name, at in (("upos", _UPOS), ("head", _HEAD), ("deprel", _RELATION))
+    }
+    return Example(place, words=tuple(row[1] for row in rows), columns=columns)

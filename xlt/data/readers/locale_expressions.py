@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -27,10 +28,10 @@ def identity(source: SourceConfig) -> str:
     return f"cldr {CORPUS_VERSION} babel {babel.__version__} {source.language} {source.split} {_count(source)}"
 
 
-def read(source: SourceConfig) -> list[Example]:
+def read(source: SourceConfig) -> Iterator[Example]:
     """`cap` expressions of the split, with text, words and column `field`."""
     _check(source)
-    return list(_examples(source.language, source.split, _count(source)))
+    yield from _examples(source.language, source.split, _count(source))
 
 
 @lru_cache(maxsize=512)

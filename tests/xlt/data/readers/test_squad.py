@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.source_configs import source_config
+from xlt.config import SourceConfig, UsageError
+from xlt.data.examples import Answer
+from xlt.data.readers.squad import read
+
+CONTEXT = "Tórshavn 𝒯 is the capital."
+Written = Callable[[Any], SourceConfig]
+
+
+def question(**changes: Any) -> dict[str, Any]:
+    return {"id": "q1", "question": "What is Tórshavn?", "answers": [{"text": "capital", "answer_start": 18}]} | changes
+
+
+def articles(*questions: Any, **changes: Any) -> dict[str, Any]:
+    return {"data": [{"title": "Faroes", "paragraphs": [{"context": CONTEXT, "qas": list(questions)} | changes]}]}
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Written:
+    """A file of this value, or of this text."""
+
+    def make(value: Any) -> SourceConfig:
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1)
+        (tmp_path / "dev.json").write_text(text, encoding="utf-8")
+        return source_config("squad", "eng", str(tmp_path), split="dev")
+
+    return make
+
+
+def test_a_question_has_its_context_and_its_answers_by_code_point(written: Written) -> None:
+    both = [{"text": "the capital", "answer_start": 14}, {"text": "𝒯", "answer_start": 9}]
+    first, second = read(written(articles(question(), question(id="q2", answers=both))))
+    assert (first.text, first.pair, first.id) == ("What is Tórshavn?", CONTEXT, "q1")
+    assert first.answers == (Answer("capital", 18),)
+    assert second.answers == (Answer("the capital", 14), Answer("𝒯", 9))
+    assert second.place.endswith("dev.json: question q2")
+
+
+def answer(text: Any, start: Any) -> dict[str, Any]:
+    return articles(question(answers=[{"text": text, "answer_start": start}]))
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        ('{"data": [\n{"paragraphs": [', r"dev.json:2: not JSON: Expecting value"),
+        ("", r"dev.json:1: not JSON"),
+        ([], r"dev.json: no 'data' in it; it is a list"),
+        ({"version": "1.1"}, r"dev.json: no 'data' in it; it has version"),
+        ({"data": {}}, r"dev.json: 'data' is a dict, wanted a list"),
+        ({"data": [{}]}, r"dev.json: article 1: no 'paragraphs' in it; it has nothing"),
+        (articles(context=None), r"dev.json: article 1 paragraph 1: 'context' is a NoneType, wanted a str"),
+        (articles(question(id=7)), r"article 1 paragraph 1 question 1: 'id' is a int, wanted a str"),
+        (articles(question(question=None)), r"dev.json: question q1: 'question' is a NoneType"),
+        (articles(question(answers={"text": ["capital"]})), r"question q1: 'answers' is a dict, wanted a list"),
+        (articles(question(answers=[])), r"question q1: no answers; SQuAD v1.1 has at least one"),
+        (articles(question(), question()), r"question q1: the id of an earlier question, too"),
+        (answer("capital", "18"), r"question q1: 'answer_start' is a str, wanted a int"),
+        (answer("capital", True), r"question q1: 'answer_start' is a bool, wanted a int"),
+        (answer("capital", 17), r"question q1: at answer_start=17 stands ' capita', not answer 'capital'"),
+        (answer("capital", 20), r"question q1: answer_start=20 of answer 'capital' is outside .* has 26 characters"),
+        (answer("capital", -8), r"question q1: answer_start=-8 of answer 'capital' is outside"),
+        (answer("", 3), r"question q1: an answer is empty"),
+    ],
+)
+def test_a_broken_file_is_refused_with_its_line_or_question(value: Any, fault: str, written: Written) -> None:
+    with pytest.raises(UsageError, match=fault):
+        list(read(written(value)))
+
+
+def test_bytes_that_are_not_utf_8_are_refused_with_their_line(tmp_path: Path) -> None:
+    (tmp_path / "train.json").write_bytes(b'{"data":\n["\xff"]}')
+    with pytest.raises(UsageError, match=r"train.json:2: not UTF-8"):
+        list(read(source_config("squad", "eng", str(tmp_path))))

@@ -1,0 +1,89 @@
+"""Every data set of conf/source: its local files and its place on the hub, as configs, without reading either."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import xlt_conf
+from omegaconf import OmegaConf, SCMode
+
+from xlt.compose import compose, hydra_ready
+from xlt.config import SourceConfig, faults
+from xlt.data.languages import language_fault
+from xlt.data.readers import hub
+from xlt.data.records import fields_of
+from xlt.data.sources import reader_of, source_identity
+
+# Of no data set, or in no place before a run makes it.
+MADE = ("_gold", "locale_expressions")
+NAMES = sorted(
+    file.stem
+    for file in (Path(str(xlt_conf.__file__)).parent / "source").glob("*.yaml")
+    if file.stem not in MADE and not file.stem.startswith("translated")
+)
+LOCAL_ONLY = {"americasnlp2021"}
+HUB_ONLY = {"conll2003", "mlqa", "multinli", "wikipedia", "xnli"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _hydra() -> Iterator[None]:
+    with hydra_ready():
+        yield
+
+
+def composed(name: str, data_dir: str | None) -> SourceConfig:
+    """The source, in Hausa where its file leaves the language open."""
+    words = [f"+source@data.sources.x={name}", "language=hau", f"data_dir={data_dir or 'null'}"]
+    config = compose(words)
+    if OmegaConf.is_missing(config.data.sources.x, "language"):
+        config.data.sources.x.language = "hau"
+    source = OmegaConf.to_container(config.data.sources.x, resolve=True, structured_config_mode=SCMode.INSTANTIATE)
+    assert isinstance(source, SourceConfig)
+    return source
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_source_has_every_key_and_a_licence_and_codes_of_real_languages(name: str) -> None:
+    source = composed(name, "folder")
+    assert list(faults(source, name)) == []
+    assert source.licence
+    codes = [*source.codes, *(source.hub.codes if source.hub is not None else ())]
+    assert [code for code in codes if language_fault(code) is not None] == []
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in HUB_ONLY])
+def test_with_a_data_folder_a_source_is_read_from_it(name: str, tmp_path: Path) -> None:
+    source = composed(name, str(tmp_path))
+    assert reader_of(source).__name__.rpartition(".")[2] == source.reader != "hub"
+    assert source.location().is_relative_to(tmp_path)
+    assert "{code}" not in str(source.location())
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in LOCAL_ONLY])
+def test_without_a_data_folder_a_source_is_read_from_the_hub_in_the_same_roles(name: str) -> None:
+    source = composed(name, None)
+    assert reader_of(source) is hub and hub.files(source) == []
+    assert source.hub is not None and source.hub.revision
+    assert "{code}" not in str(source_identity(source))
+    if source.fields:
+        assert set(source.hub.fields) | {"id"} == set(fields_of(source)) | {"id"}
+    assert set(source.hub.splits) & {"train", "text", "dev"}
+
+
+def test_the_eleven_treebanks_of_multi_source_parsing_are_there() -> None:
+    source = composed("ud_fao", None)
+    sources = {"ces", "ell", "eng", "est", "eus", "fas", "fra", "hin", "kor", "tur", "vie"}
+    assert source.hub is not None
+    assert sources <= set(source.codes) == set(source.hub.codes)
+    assert (source.code, source.hub.codes["fao"]) == ("Faroese-FarPaHC", "fo_farpahc")
+
+
+def test_sources_of_one_data_set_share_its_place_and_differ_in_language() -> None:
+    faroese, manx = composed("ud_fao", "folder"), composed("ud_glv", "folder")
+    assert (faroese.path, faroese.hub) == (manx.path, manx.hub)
+    assert [str(source.location()) for source in (faroese, manx)] == [
+        "folder/ud/UD_Faroese-FarPaHC",
+        "folder/ud/UD_Manx-Cadhan",
+    ]

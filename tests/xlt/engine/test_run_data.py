@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from xlt.compose import checked, compose, hydra_ready
+from xlt.config import UsageError
+from xlt.data.encoding import Encoder
+from xlt.data.mix import LoadedSource
+from xlt.engine import run_data
+from xlt.engine.build import build_task
+from xlt.engine.run_data import RunData
+
+
+@pytest.fixture(autouse=True)
+def _hydra() -> Iterator[None]:
+    with hydra_ready():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _nothing_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_data, "_CHECKED", set())
+
+
+@pytest.fixture
+def make(tmp_path: Path, tiny_bert: Path) -> Callable[..., RunData]:
+    """Data of a run on lines of English text; a line is its number in letters."""
+    lines = ["".join(chr(ord("a") + int(digit)) for digit in str(number)) for number in range(100, 200)]
+    (tmp_path / "text.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def made(*words: str) -> RunData:
+        overrides = [
+            "experiment=language",
+            "language=eng",
+            "task=mlm_lines",
+            f"data.sources.text.path={tmp_path / 'text.txt'}",
+            f"output_dir={tmp_path / 'outputs'}",
+            f"model.path={tiny_bert}",
+            f"data_dir={tmp_path}",
+            "task.max_length=16",
+            *words,
+        ]
+        config = checked(compose(overrides))
+        return RunData(config, build_task(config.task))
+
+    return made
+
+
+def texts(sources: list[LoadedSource], encoder: Encoder) -> list[str]:
+    rows = [row["input_ids"] for source in sources for row in source.features]
+    return [encoder.tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
+
+
+def test_without_validation_a_share_of_each_gold_source_is_held_out_and_nothing_is_in_both(
+    make: Callable[..., RunData], encoder: Encoder
+) -> None:
+    data = make("data.held_out_fraction=0.1")
+    learned, held = texts(data.load("sources", encoder), encoder), texts(data.load("validation", encoder), encoder)
+    assert (len(learned), len(held)) == (90, 10)
+    assert not set(learned) & set(held)
+    assert held != texts(make("data.held_out_fraction=0.1", "seed=2").load("validation", encoder), encoder)
+
+
+def test_few_shot_and_translated_sources_are_not_held_out_of(make: Callable[..., RunData], encoder: Encoder) -> None:
+    more = ["+source@data.sources.few=mono", "data.sources.few.origin=few-shot", "data.sources.few.cap=10"]
+    data = make(*more, "data.sources.few.path=${data.sources.text.path}")
+    assert list(data.names("validation")) == ["text"]
+    assert len(data.load("sources", encoder, ["few"])[0].features) == 10
+
+
+def test_what_is_tokenised_is_kept_and_not_read_again(
+    make: Callable[..., RunData], encoder: Encoder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    first = make()
+    first.check()
+    before = texts(first.load("sources", encoder), encoder)
+    monkeypatch.setattr(run_data, "_CHECKED", set())
+    monkeypatch.setattr(run_data, "read_source", None)  # whoever calls it fails
+    again = make()
+    again.check()
+    assert texts(again.load("sources", encoder), encoder) == before
+    assert not [path for path in (tmp_path / "outputs").rglob("*") if path.name.endswith(".tmp")]
+
+
+@pytest.mark.parametrize("word", ["task.max_length=12", "data.sources.text.cap=50", "data.held_out_fraction=0.2"])
+def test_other_settings_have_other_features(word: str, make: Callable[..., RunData], encoder: Encoder) -> None:
+    make().load("sources", encoder)
+    folder = next(path for path in Path(make()._cache).iterdir() if path.name == "features")
+    before = len(list(folder.iterdir()))
+    make(word).load("sources", encoder)
+    assert len(list(folder.iterdir())) == before + 1
+
+
+def test_a_changed_file_is_read_afresh(make: Callable[..., RunData], encoder: Encoder, tmp_path: Path) -> None:
+    make().load("sources", encoder)
+    (tmp_path / "text.txt").write_text("bada\nbado\nbadi\n", encoding="utf-8")
+    assert set(texts(make().load("sources", encoder), encoder)) < {"bada", "bado", "badi"}
+
+
+def test_checking_leaves_nothing_on_disk(make: Callable[..., RunData], tmp_path: Path) -> None:
+    make().check()
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_texts_of_excluded_sources_are_not_learned_from(
+    make: Callable[..., RunData], encoder: Encoder, tmp_path: Path
+) -> None:
+    (tmp_path / "out.txt").write_text("BAA\nbab!\n", encoding="utf-8")  # 100 and 101, case and punctuation apart
+    excluded = ["+source@data.excluded.out=mono", f"data.excluded.out.path={tmp_path / 'out.txt'}"]
+    data = make(*excluded)
+    found = texts([*data.load("sources", encoder), *data.load("validation", encoder)], encoder)
+    assert len(found) == 98
+    assert not {"baa", "bab"} & set(found)
+
+
+def test_too_few_examples_to_hold_some_out_are_refused(make: Callable[..., RunData], tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("one\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"data.sources.text: 1 examples are too few to hold some out"):
+        make().check()
+
+
+def test_examples_are_numbered_through_a_source(
+    make: Callable[..., RunData], encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_data, "_CHUNK", 7)
+    data = make()
+    plain = data._task.features
+    monkeypatch.setattr(
+        data._task, "features", lambda e, n: [row | {"example": i} for i, row in enumerate(plain(e, n))]
+    )
+    (source,) = data.load("sources", encoder)
+    assert [row["example"] for row in source.features] == list(range(len(source.features)))

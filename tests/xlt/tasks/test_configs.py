@@ -1,0 +1,63 @@
+"""Every task and every recipe of `conf` composes, is without fault, and can be built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import xlt_conf
+from omegaconf import OmegaConf, SCMode
+
+from xlt.compose import compose, hydra_ready
+from xlt.config import faults
+from xlt.engine.build import build_task
+from xlt.tasks.task import Task
+
+FOLDER = Path(str(xlt_conf.__file__)).parent
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _hydra() -> Iterator[None]:
+    with hydra_ready():
+        yield
+
+
+def names(group: str) -> list[str]:
+    return sorted(file.stem for file in (FOLDER / group).glob("*.yaml") if not file.stem.startswith("_"))
+
+
+def part(group: str, name: str) -> object:
+    config = compose([f"{group}={name}"])[group]
+    return OmegaConf.to_container(config, resolve=True, structured_config_mode=SCMode.INSTANTIATE)
+
+
+@pytest.mark.parametrize("name", names("task"))
+def test_a_task_of_conf_is_built_from_its_file(name: str) -> None:
+    config = part("task", name)
+    assert list(faults(config, "task")) == []
+    task = build_task(config)
+    assert isinstance(task, Task)
+    assert task.metric and task.max_length > 0
+
+
+@pytest.mark.parametrize("name", names("train"))
+def test_a_recipe_of_conf_is_without_fault(name: str) -> None:
+    assert list(faults(part("train", name), "train")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "dense_epochs", "batch_size", "learning_rate", "every"),
+    [
+        ("nli_thesis", 5, None, 32, 2e-5, 625),  # §4.4.3, §6.4.2
+        ("sentiment_thesis", 10, 3, 16, 2e-5, 250),  # §6.4.2
+        ("qa_thesis", 5, None, 12, 3e-5, None),  # §4.4.4; no interval is given
+    ],
+)
+def test_recipes_have_the_theses_numbers(
+    name: str, epochs: float, dense_epochs: float | None, batch_size: int, learning_rate: float, every: int | None
+) -> None:
+    recipe = compose([f"train={name}"]).train
+    assert (recipe.epochs, recipe.dense_epochs, recipe.batch_size) == (epochs, dense_epochs, batch_size)
+    assert (recipe.learning_rate, recipe.density, recipe.warmup_fraction) == (learning_rate, 0.08, 0)
+    assert every is None or recipe.evaluate_every_steps == every

@@ -1,0 +1,98 @@
+"""Tokenised sources on disk: made once for a source, a task and a tokenizer, then mapped into memory.
+
+The features of a source are one Arrow file that `datasets` reads, named by a hash of all that they depend on. It takes
+its name when it is complete; of two processes that make the same one, the later replaces it by its like.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, overload
+
+from xlt.data.mix import Features
+
+_CHUNK = 1000
+
+
+class ArrowFeatures(Sequence[Features]):
+    """Rows of a memory-mapped Arrow file as dicts of Python values."""
+
+    def __init__(self, file: Path) -> None:
+        import datasets
+
+        self._rows = datasets.Dataset.from_file(str(file))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Features: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Features]: ...
+    def __getitem__(self, index: int | slice) -> Features | list[Features]:
+        if isinstance(index, slice):
+            return self.rows(list(range(*index.indices(len(self)))))
+        return self._rows[index]
+
+    def __iter__(self) -> Iterator[Features]:
+        for at in range(0, len(self), _CHUNK):
+            yield from self.rows(list(range(at, min(at + _CHUNK, len(self)))))
+
+    def rows(self, numbers: Sequence[int]) -> list[Features]:
+        """Several rows, in the order asked for; one access to the file."""
+        columns = self._rows[list(numbers)]
+        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def cached(file: Path, make: Iterable[Features]) -> ArrowFeatures:
+    """The features in `file`; made and written first where it is not there.
+
+    Args:
+        file: in a folder that may not exist yet.
+        make: all rows, streamed; each a dict of the same names to ints, strings, or lists of them.
+    """
+    if not file.exists():
+        _write(file, make)
+    return ArrowFeatures(file)
+
+
+def _write(file: Path, rows: Iterable[Features]) -> None:
+    import pyarrow as pa
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{secrets.token_hex(6)}.tmp")
+    remaining = iter(rows)
+    try:
+        first = list(islice(remaining, _CHUNK))
+        if not first:
+            raise ValueError("no features to write")
+        schema = pa.schema([(name, _type(name, first)) for name in first[0]])
+        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+            chunk = first
+            while chunk:
+                writer.write_table(pa.Table.from_pylist(chunk, schema=schema))
+                chunk = list(islice(remaining, _CHUNK))
+        temporary.replace(file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _type(name: str, rows: Sequence[Features]) -> Any:
+    """Arrow type of a column: 32-bit integers, strings, lists of them to any depth, from the first value that tells."""
+    import pyarrow as pa
+
+    def of(values: Iterable[Any]) -> Any:
+        listed = list(values)
+        told = next((value for value in listed if not isinstance(value, list) or value), None)
+        if isinstance(told, list):
+            return pa.list_(of(item for value in listed for item in value))
+        return pa.string() if isinstance(told, str) else pa.int32()
+
+    values = [row[name] for row in rows]
+    if all(isinstance(value, list) for value in values):
+        return pa.list_(of(item for value in values for item in value))
+    return of(values)

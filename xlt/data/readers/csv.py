@@ -1,0 +1,47 @@
+"""Comma-separated values as RFC 4180 has them: cells in double quotes may hold commas, quotes and line breaks."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+from xlt.config import SourceConfig, UsageError
+from xlt.data.examples import Example
+from xlt.data.files import lines_of, split_file
+from xlt.data.records import fields_of
+from xlt.data.tables import table_examples
+
+
+def files(source: SourceConfig) -> list[Path]:
+    """The file at `path`, or `SPLIT.csv` in the folder there.
+
+    Raises:
+        UsageError: it is not there, or `fields` name no column.
+    """
+    fields_of(source)
+    return [split_file(source, ("{split}.csv",))]
+
+
+def read(source: SourceConfig) -> Iterator[Example]:
+    """An example a record; blank lines are passed over, line breaks in quotes become a line feed.
+
+    Raises:
+        UsageError: a record is broken or a quote stays open; names the line where the record begins.
+    """
+    (file,) = files(source)
+    yield from table_examples(source, file, _records(file))
+
+
+def _records(file: Path) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader((line + "\n" for _, line in lines_of(file)), strict=True)
+    while True:
+        start = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise UsageError(f"{file}:{start}: not a CSV record: {error}") from error
+        if cells:
+            yield start, cells

@@ -1,0 +1,122 @@
+"""Data sets of the Hugging Face hub, or local folders laid out like one, through the `datasets` library.
+
+Used for a source whose `path` is null and that has a `hub`, whatever its local format. Only data files are read: a data
+set that is a script is refused. For many of those the hub keeps the data as Parquet files beside the script, a folder
+a subset, at the revision `refs/convert/parquet`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from xlt.config import HubConfig, SourceConfig, UsageError
+from xlt.data.examples import Example
+from xlt.data.records import example_of
+
+_EXPORTED = "refs/convert/parquet"
+
+
+def files(source: SourceConfig) -> list[Path]:
+    """All files of a local folder; none for a data set on the hub, which is not asked for."""
+    folder = Path(_hub(source).id).expanduser()
+    return sorted(file for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else []
+
+
+def identity(source: SourceConfig) -> dict[str, object]:
+    """Which data set, as far as it can be said without asking the hub, and which of its columns."""
+    hub = _hub(source)
+    return {
+        "id": None if files(source) else hub.id,
+        "subset": _subset(source),
+        "revision": hub.revision,
+        "split": hub.splits.get(source.split, source.split),
+        "fields": _fields(source),
+    }
+
+
+def read(source: SourceConfig) -> Iterator[Example]:
+    """An example a row, class numbers as the names of their classes.
+
+    Raises:
+        UsageError: the data set, its subset or split cannot be had, or a column is not there.
+    """
+    hub = _hub(source)
+    fields = _fields(source)
+    subset, split = _subset(source), hub.splits.get(source.split, source.split)
+    wanted = ", ".join(filter(None, (subset and f"subset {subset}", f"split {split}", f"revision {hub.revision}")))
+    try:
+        rows = _load(str(Path(hub.id).expanduser()) if files(source) else hub.id, subset, hub.revision, split)
+    except Exception as error:  # the library and its clients raise all kinds, down to plain Exception
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise UsageError(
+            f"{hub.id} ({wanted}) cannot be had: {reason}; to read local files instead, give data_dir=FOLDER"
+        ) from error
+    names = {column: named for column in fields.values() if (named := _class_names(rows.features.get(column)))}
+    place = "/".join(filter(None, (hub.id, subset, split)))
+    for number, row in enumerate(rows, start=1):
+        yield example_of(_named(row, names, f"{place}:{number}"), fields, f"{place}:{number}")
+
+
+@lru_cache(maxsize=32)
+def _load(id: str, subset: str | None, revision: str | None, split: str) -> Any:
+    """The rows of a split, mapped into memory; one request a process, for a run reads a source several times."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    for library in ("datasets", "huggingface_hub"):  # what fails is said once, by `read`
+        logging.getLogger(library).setLevel(logging.ERROR)
+    options: dict[str, Any] = {"revision": revision, "split": split}
+    options["data_dir" if (revision or "").startswith(_EXPORTED) else "name"] = subset
+    if "trust_remote_code" in inspect.signature(datasets.load_dataset).parameters:  # before datasets 4
+        options["trust_remote_code"] = False
+    try:
+        return datasets.load_dataset(id, **options)
+    except ConnectionError:
+        datasets.config.HF_HUB_OFFLINE = True  # half a minute of tries was enough; the next sources fail at once
+        raise
+
+
+def _class_names(feature: Any) -> Callable[[int], str] | None:
+    """Number -> name, of a column of classes or of lists of them."""
+    if isinstance(feature, list) and feature:
+        feature = feature[0]
+    inner = getattr(feature, "feature", feature)
+    return getattr(inner, "int2str", None)
+
+
+def _named(row: Mapping[str, Any], names: Mapping[str, Callable[[int], str]], place: str) -> dict[str, Any]:
+    named = dict(row)
+    for column, name_of in names.items():
+        value = row[column]
+        try:
+            named[column] = [name_of(item) for item in value] if isinstance(value, list) else name_of(value)
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"{place}: column {column!r} holds {value}, which is no class of it") from error
+    return named
+
+
+def _hub(source: SourceConfig) -> HubConfig:
+    if source.hub is None:
+        raise UsageError("hub=null: reader hub needs hub.id, the name of a data set or a local folder")
+    return source.hub
+
+
+def _code(source: SourceConfig) -> str:
+    return _hub(source).codes.get(source.language, source.language)
+
+
+def _subset(source: SourceConfig) -> str | None:
+    subset = _hub(source).subset
+    return None if subset is None else subset.replace("{code}", _code(source))
+
+
+def _fields(source: SourceConfig) -> dict[str, str]:
+    fields = _hub(source).fields
+    if not fields:
+        raise UsageError("hub.fields={}: they say which column is what; give for instance hub.fields.text=...")
+    return {role: column.replace("{code}", _code(source)) for role, column in fields.items()}

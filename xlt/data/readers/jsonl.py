@@ -1,0 +1,43 @@
+"""JSON lines: an object a line, with texts as strings and words with their labels as lists."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from xlt.config import SourceConfig, UsageError
+from xlt.data.examples import Example
+from xlt.data.files import lines_of, split_file
+from xlt.data.records import example_of, fields_of
+
+
+def files(source: SourceConfig) -> list[Path]:
+    """The file at `path`, or `SPLIT.jsonl` in the folder there.
+
+    Raises:
+        UsageError: it is not there, or `fields` name no column.
+    """
+    fields_of(source)
+    return [split_file(source, ("{split}.jsonl",))]
+
+
+def read(source: SourceConfig) -> Iterator[Example]:
+    """An example a line; blank lines are passed over.
+
+    Raises:
+        UsageError: a line is no JSON object, or lacks what `fields` name; names it.
+    """
+    (file,) = files(source)
+    fields = fields_of(source)
+    for number, line in lines_of(file):
+        if not line.strip():
+            continue
+        place = f"{file}:{number}"
+        try:
+            record = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise UsageError(f"{place}: not JSON: {error}") from error
+        if not isinstance(record, dict):
+            raise UsageError(f"{place}: a JSON {type(record).__name__}, wanted an object")
+        yield example_of(record, fields, place)

@@ -1,0 +1,108 @@
+"""From a data set's records to examples: which column plays which part is said by the source's `fields`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from xlt.config import SourceConfig, UsageError
+from xlt.data.examples import Answer, Example
+
+_TEXTS = ("text", "pair", "label", "id")
+
+
+def fields_of(source: SourceConfig) -> dict[str, str]:
+    """Role -> column of a source's own files, `{code}` filled in.
+
+    Raises:
+        UsageError: none is named.
+    """
+    if not source.fields:
+        raise UsageError(f"fields={{}}: reader {source.reader} needs to know the columns; give for instance text=...")
+    return {role: column.replace("{code}", source.code) for role, column in source.fields.items()}
+
+
+def example_of(record: Mapping[str, Any], fields: Mapping[str, str], place: str) -> Example:
+    """The example that a record holds.
+
+    Args:
+        record: column -> value.
+        fields: role -> column. Roles are `text`, `pair`, `label`, `id` (strings or numbers), `words` (list of strings)
+            and `answers` (lists `text` and `answer_start` in a mapping, or a list of such pairs); any other role is a
+            column of word labels, a list as long as `words`.
+        place: of the record, for messages.
+    Raises:
+        UsageError: a column is not there, of another type, or of another length, or an answer does not stand in `pair`
+            where it should; names the place.
+    """
+    values: dict[str, Any] = {}
+    columns: dict[str, tuple[str, ...]] = {}
+    for role, column in fields.items():
+        if column not in record:
+            there = ", ".join(map(str, record)) or "none"
+            raise UsageError(f"{place}: no column {column!r} (fields.{role}); there are {there}")
+        value = record[column]
+        if role in _TEXTS:
+            values[role] = _text(value, role, column, place)
+        elif role == "answers":
+            values[role] = _answers(value, column, place)
+        else:
+            listed = _strings(value, role, column, place)
+            if role == "words":
+                values[role] = listed
+            else:
+                columns[role] = listed
+    words = values.get("words", ())
+    for role, labels in columns.items():
+        if len(labels) != len(words):
+            raise UsageError(f"{place}: {len(labels)} labels in column {fields[role]!r}, {len(words)} words")
+    if "words" in values and not all(words):
+        raise UsageError(f"{place}: word {words.index('') + 1} in column {fields['words']!r} is empty")
+    if "answers" in values and "pair" in values:
+        check_answers(values["answers"], values["pair"], place)
+    return Example(place, columns=columns, **values)
+
+
+def check_answers(answers: Sequence[Answer], context: str, place: str) -> None:
+    """Refuses a question without answers, and answers that do not stand where they say.
+
+    Raises:
+        UsageError: names the place, the answer, and what stands there instead.
+    """
+    if not answers:
+        raise UsageError(f"{place}: no answers; SQuAD v1.1 has at least one for each question")
+    for answer in answers:
+        if not answer.text:
+            raise UsageError(f"{place}: an answer is empty")
+        if not 0 <= answer.start <= len(context) - len(answer.text):
+            raise UsageError(
+                f"{place}: answer_start={answer.start} of answer {answer.text!r} is outside of the context, "
+                f"which has {len(context)} characters"
+            )
+        stands = context[answer.start : answer.start + len(answer.text)]
+        if stands != answer.text:
+            raise UsageError(f"{place}: at answer_start={answer.start} stands {stands!r}, not answer {answer.text!r}")
+
+
+def _text(value: Any, role: str, column: str, place: str) -> str:
+    if not isinstance(value, (str, int, float)) or isinstance(value, bool):
+        raise UsageError(f"{place}: column {column!r} (fields.{role}) holds {type(value).__name__}, not text")
+    return str(value)
+
+
+def _strings(value: Any, role: str, column: str, place: str) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        kind = type(value).__name__
+        raise UsageError(f"{place}: column {column!r} (fields.{role}) holds {kind}, not a list of strings")
+    return tuple(_text(item, role, column, place) for item in value)
+
+
+def _answers(value: Any, column: str, place: str) -> tuple[Answer, ...]:
+    try:
+        if isinstance(value, Mapping):
+            pairs = list(zip(value["text"], value["answer_start"], strict=True))
+        else:
+            pairs = [(answer["text"], answer["answer_start"]) for answer in value]
+        return tuple(Answer(str(text), int(start)) for text, start in pairs)
+    except (TypeError, KeyError, ValueError, IndexError) as error:
+        raise UsageError(f"{place}: column {column!r} must hold equally long lists text and answer_start") from error

@@ -1,0 +1,186 @@
+"""The data of a run: read and checked before a model is loaded, tokenised once and kept on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from xlt.config import RunConfig, SourceConfig, UsageError
+from xlt.data.encoding import Encoder
+from xlt.data.examples import Example
+from xlt.data.feature_cache import cached
+from xlt.data.mix import Features, LoadedSource
+from xlt.data.overlap import Overlap, texts_of
+from xlt.data.sources import digest, read_source, source_identity
+from xlt.data.streams import stream
+from xlt.tasks.task import Task
+
+# Examples that are tokenised together; joined lines of a corpus end with them.
+_CHUNK = 10_000
+
+# Sources found right in this process.
+_CHECKED: set[Path] = set()
+
+
+class RunData:
+    """Sources of a run by the part they play: `sources`, `validation`, `evaluation`.
+
+    Where the config names no validation source, a seeded share of every gold training source is held out for it
+    (thesis §4.4.2: 5% of the corpus). Nothing is read before `check` or `load` is called.
+
+    Args:
+        config: of the run.
+        task: what the examples are for.
+    """
+
+    def __init__(self, config: RunConfig, task: Task) -> None:
+        self._config, self._task = config, task
+        self._cache = Path(config.output_dir).expanduser() / "cache"
+
+    def names(self, part: str) -> dict[str, SourceConfig]:
+        """The sources of a part; for validation those that hold some out where none is named."""
+        if part == "validation" and self._holds_out:
+            return {name: source for name, source in self._config.data.sources.items() if self._is_held_out_of(source)}
+        return dict(getattr(self._config.data, part))
+
+    def check(self) -> None:
+        """Reads every source and lets the task check it; what was found right before is not read again.
+
+        Raises:
+            UsageError: what is wrong with the sources, a line for each broken one.
+        """
+        faults: list[str] = []
+        for part in ("sources", "validation", "evaluation"):
+            for name, source in getattr(self._config.data, part).items():
+                try:
+                    self._check(part, name, source)
+                except UsageError as error:
+                    faults += error.lines
+        if self._holds_out and not self.names("validation"):
+            faults.append("data.validation: empty, and data.sources has no gold source to hold some out of")
+        if faults:
+            raise UsageError(*faults)
+
+    def load(self, part: str, encoder: Encoder, only: Iterable[str] | None = None) -> list[LoadedSource]:
+        """The part's sources as the task's features, tokenised now if they were not before.
+
+        Args:
+            part: `sources`, `validation` or `evaluation`.
+            encoder: the tokenizer.
+            only: names of sources; None: all.
+        Raises:
+            UsageError: a source is broken, or the tokenizer leaves nothing of it.
+        """
+        wanted = self.names(part)
+        names = wanted if only is None else [name for name in wanted if name in set(only)]
+        loaded = []
+        for name in names:
+            key = self._identity(part, name, wanted[name]) | {"tokenizer": encoder.identity}
+            file = self._cache / "features" / f"{digest(key)}.arrow"
+            try:
+                features = cached(file, self._features(part, name, wanted[name], encoder))
+            except ValueError as error:
+                if isinstance(error, UsageError):
+                    raise
+                raise UsageError(f"data.{part}.{name}: the tokenizer finds nothing in it") from error
+            marker = self._marker(part, name, wanted[name])
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            marker.touch()
+            upsample = wanted[name].upsample if part == "sources" else 1
+            loaded.append(LoadedSource(name, wanted[name].language, features, upsample))
+        return loaded
+
+    def lines(self) -> Iterator[str]:
+        """Running text of the training sources, for a tokenizer to be trained on."""
+        for name, source in self.names("sources").items():
+            for example in self._examples("sources", name, source):
+                yield " ".join(texts_of(example))
+
+    @property
+    def _holds_out(self) -> bool:
+        return not self._config.data.validation
+
+    @staticmethod
+    def _is_held_out_of(source: SourceConfig) -> bool:
+        return source.origin == "gold"
+
+    def _check(self, part: str, name: str, source: SourceConfig) -> None:
+        marker = self._marker(part, name, source)
+        if marker in _CHECKED or marker.exists():
+            return
+        count = 0
+        examples = read_source(f"data.{part}.{name}", source, self._config.seed, self._overlap(part))
+        while chunk := list(islice(examples, _CHUNK)):
+            self._task.check(chunk, f"data.{part}.{name}")
+            count += len(chunk)
+        if part == "sources" and self._holds_out and self._is_held_out_of(source):
+            self._held_out(name, count)
+        _CHECKED.add(marker)
+
+    def _marker(self, part: str, name: str, source: SourceConfig) -> Path:
+        """The file that says that a source was found right and tokenised."""
+        return self._cache / "checked" / digest(self._identity(part, name, source))
+
+    def _examples(self, part: str, name: str, source: SourceConfig) -> Iterator[Example]:
+        """The examples of a source that a part takes."""
+        given = f"data.{'sources' if part == 'validation' and self._holds_out else part}.{name}"
+
+        def whole() -> Iterator[Example]:
+            return read_source(given, source, self._config.seed, self._overlap(part))
+
+        if part == "evaluation" or not self._holds_out or not self._is_held_out_of(source):
+            return whole()
+        held = self._held_out(name, sum(1 for _ in whole()))
+        return (example for number, example in enumerate(whole()) if (number in held) == (part == "validation"))
+
+    def _held_out(self, name: str, count: int) -> set[int]:
+        """Numbers of the examples that select the checkpoint."""
+        held = max(1, round(self._config.data.held_out_fraction * count))
+        if held >= count:
+            raise UsageError(f"data.sources.{name}: {count} examples are too few to hold some out for validation")
+        order = torch.randperm(count, generator=stream(self._config.seed, "held-out", name))
+        return set(order[:held].tolist())
+
+    def _features(self, part: str, name: str, source: SourceConfig, encoder: Encoder) -> Iterator[Features]:
+        examples = self._examples(part, name, source)
+        before = 0
+        while chunk := list(islice(examples, _CHUNK)):
+            self._task.check(chunk, f"data.{part}.{name}")
+            for row in self._task.features(chunk, encoder):
+                yield row | {"example": row["example"] + before} if "example" in row else row
+            before += len(chunk)
+
+    def _overlap(self, part: str) -> Overlap | None:
+        return self._excluded if part != "evaluation" else None
+
+    @cached_property
+    def _excluded(self) -> Overlap | None:
+        sources = self._config.data.excluded
+        if not sources:
+            return None
+        return Overlap(
+            text
+            for name, source in sources.items()
+            for example in read_source(f"data.excluded.{name}", source, self._config.seed)
+            for text in texts_of(example)
+        )
+
+    def _identity(self, part: str, name: str, source: SourceConfig) -> dict[str, Any]:
+        """All that decides which examples a part takes of a source, and what the task makes of them."""
+        data, held = self._config.data, self._holds_out and part != "evaluation" and self._is_held_out_of(source)
+        excluded = {} if part == "evaluation" else {n: source_identity(s) for n, s in data.excluded.items()}
+        drawn = source.cap is not None or held
+        return {
+            "source": source_identity(source) | {"upsample": 1},
+            "split": source.split,
+            "held out": [name, data.held_out_fraction, part] if held else None,
+            "seed": self._config.seed if drawn else None,
+            "excluded": excluded,
+            "task": dataclasses.asdict(self._config.task),
+        }

@@ -1,0 +1,122 @@
+"""Classification of a text or a pair of texts with a two-layer head on the first position (thesis §4.4.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from xlt.config import UsageError, key
+from xlt.data.encoding import Encoder
+from xlt.data.examples import Example
+from xlt.data.mix import Features
+from xlt.models.transfer import TransferModel
+from xlt.tasks.task import Task, Tensors
+
+
+@dataclass
+class ClassificationConfig:
+    """Classification of whole examples."""
+
+    _target_: str = "xlt.tasks.classification.Classification"
+    name: str = key("what the task is called in tables and module files")
+    labels: list[str] = key("the label inventory; a label outside it is an error")
+    pair: bool = key("whether an example is a pair of texts")
+    max_length: int = key("longest input, tokens; the longer text of a pair is cut first", low=8)
+    dropout: float = key("dropout before each layer of the head", low=0, high=0.9)
+    metric: str = key("what selects checkpoints", choices=("accuracy", "macro_f1"))
+
+    def faults(self, prefix: str) -> Iterator[str]:
+        if len(set(self.labels)) < max(2, len(self.labels)):
+            yield f"{prefix}.labels={self.labels}: must be two or more, each once"
+
+
+SCHEMA = ClassificationConfig
+
+
+class ClassificationHead(nn.Module):
+    """Dropout, a layer of the hidden size with tanh, dropout, a linear layer: (..., hidden) -> (..., labels)."""
+
+    def __init__(self, hidden_size: int, labels: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.dense = nn.Linear(hidden_size, hidden_size)
+        self.classifier = nn.Linear(hidden_size, labels)
+        for layer in (self.dense, self.classifier):
+            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        inner = torch.tanh(self.dense(self.dropout(hidden)))
+        return self.classifier(self.dropout(inner))
+
+
+class Classification(Task):
+    """One label an example, read off the first position ([CLS], <s>).
+
+    Metrics: accuracy, and F1 averaged over the labels that occur in gold or prediction (scikit-learn's default, and
+    NusaX's F1); a label that is nowhere would otherwise count as a failure.
+    """
+
+    def __init__(self, name: str, labels: list[str], pair: bool, max_length: int, dropout: float, metric: str) -> None:
+        self.name, self.pair, self.max_length, self.dropout, self.metric = name, pair, max_length, dropout, metric
+        self._labels = list(labels)
+        self._index = {label: number for number, label in enumerate(self._labels)}
+
+    def labels(self) -> list[str]:
+        return self._labels
+
+    def check(self, examples: Sequence[Example], source: str) -> None:
+        for example in examples:
+            lacking = "text" if example.text is None else "second text" if self.pair and example.pair is None else None
+            if lacking is not None:
+                raise UsageError(f"{example.place}: no {lacking}; source {source} cannot serve {self.name}")
+            if not self.pair and example.pair is not None:
+                raise UsageError(f"{example.place}: a pair of texts; {self.name} takes single ones (task.pair=false)")
+            if example.label is None:
+                raise UsageError(f"{example.place}: no label; source {source} cannot serve {self.name}")
+            if example.label not in self._index:
+                known = " ".join(self._labels)
+                raise UsageError(f"{example.place}: label {example.label!r} is not in task.labels ({known})")
+
+    def features(self, examples: Sequence[Example], encoder: Encoder) -> list[Features]:
+        texts = [str(example.text) for example in examples]
+        labels = [{"label": self._index[str(example.label)]} for example in examples]
+        if not self.pair:
+            room = encoder.room(self.max_length)
+            lines = encoder.lines(texts)
+            return [{"input_ids": encoder.wrap(ids[:room])} | label for ids, label in zip(lines, labels, strict=True)]
+        pairs = encoder.pairs(texts, [str(example.pair) for example in examples], self.max_length)
+        return [encoder.pair_inputs(*pair) | label for pair, label in zip(pairs, labels, strict=True)]
+
+    def head(self, hidden_size: int) -> nn.Module:
+        return ClassificationHead(hidden_size, len(self._labels), self.dropout)
+
+    def collate(self, features: Sequence[Features], encoder: Encoder, generator: torch.Generator) -> dict[str, Tensor]:
+        return encoder.batch(features) | {"labels": torch.tensor([item["label"] for item in features])}
+
+    def targets(self, batch: Tensors) -> int:
+        return len(batch["labels"])
+
+    def loss(self, model: TransferModel, batch: Tensors) -> Tensor:
+        return functional.cross_entropy(self._logits(model, batch).float(), batch["labels"], reduction="sum")
+
+    def score(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> tuple[list[int], list[int]]:
+        return batch["labels"].tolist(), self._logits(model, batch).argmax(-1).tolist()
+
+    def metrics(self, scores: Sequence[tuple[list[int], list[int]]]) -> dict[str, float]:
+        from sklearn.metrics import accuracy_score, f1_score
+
+        gold, predicted = ([label for batch in column for label in batch] for column in zip(*scores, strict=True))
+        return {
+            "accuracy": 100 * float(accuracy_score(gold, predicted)),
+            "macro_f1": 100 * float(f1_score(gold, predicted, average="macro", zero_division=0)),
+        }
+
+    def _logits(self, model: TransferModel, batch: Tensors) -> Tensor:
+        assert model.head is not None
+        hidden = model.encode(batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids"))
+        return model.head(hidden[:, 0])

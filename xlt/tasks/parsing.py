@@ -1,0 +1,275 @@
+"""Dependency parsing with a shallow biaffine head (thesis §3.4.3, §4.4.3).
+
+The head is that of Glavaš and Vulić (2021), a variant of Dozat and Manning (2017): biaffine products of the encoder's
+word vectors, without recurrent layers or MLPs between. What the papers leave open is settled thus ("the reference":
+the thesis's own code, cambridgeltl/composable-sft):
+
+- The root is the first position's vector of the last layer. The reference takes BERT's pooled output, which the bodies
+  of masked language models do not have (XLM-R's has none at all).
+- Dropout acts on the last layer, first position included, before the pieces of a word are averaged.
+- Arcs have a bias on the dependent's side only: on the head's side it would add the same to all scores of a word.
+  Relations have it on both. Both products start at zero, as in the reference: all trees alike.
+- A word is not a candidate for its own head, and padding for nobody's; the reference leaves both in.
+- Words under the root are trained and counted. The reference drops all arcs whose head has the padding token's number:
+  with mBERT (0) those to the root, with XLM-R (1) those to the first word; its scores leave these words out.
+- A word's relation is the best for its predicted head; nothing ties the relation `root` to the root, or only to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from xlt.config import UsageError, key
+from xlt.data.encoding import Encoder
+from xlt.data.examples import Example
+from xlt.data.mix import Features
+from xlt.models.transfer import TransferModel
+from xlt.tasks.spanning_tree import maximum_spanning_tree
+from xlt.tasks.task import Task, Tensors, pad
+
+# In `heads`: the head stands in another window of the sentence; there is no word here.
+_ELSEWHERE, _NO_WORD = -1, -100
+
+# Words whose relations are scored together: bounds the (words, relations, hidden) product between.
+_WORDS_AT_ONCE = 1024
+
+
+@dataclass
+class ParsingConfig:
+    """Dependency parsing."""
+
+    _target_: str = "xlt.tasks.parsing.Parsing"
+    relations: list[str] = key("the relation inventory, without subtypes; a relation outside it is an error")
+    decoding: str = key("heads in evaluation: each word's best, or the best tree", choices=("greedy", "tree"))
+    max_length: int = key("longest window, tokens; longer sentences are cut between words", low=8)
+    dropout: float = key("dropout before the head", low=0, high=0.9)
+
+
+SCHEMA = ParsingConfig
+
+
+class ParsingHead(nn.Module):
+    """Biaffine scores of arcs and relations, in float32 (float64 for a float64 model), also under autocast.
+
+    With x of the dependent, h of its head, and [.; 1] a vector with a one appended:
+    arc: [x; 1]^T U h; relation r: [x; 1]^T V_r [h; 1].
+    """
+
+    def __init__(self, hidden_size: int, relations: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.arcs = nn.Parameter(torch.zeros(hidden_size + 1, hidden_size))
+        self.relations = nn.Parameter(torch.zeros(relations, hidden_size + 1, hidden_size + 1))
+
+    def words(self, hidden: Tensor, word: Tensor, count: int) -> Tensor:
+        """Means over the pieces of each word.
+
+        Args:
+            hidden: (batch, length, hidden).
+            word: (batch, length) int, the number of the word that a piece is of, 0 for the root, -1 for none.
+            count: words of the longest sentence.
+        Returns:
+            (batch, count + 1, hidden); zeros where a sentence has no such word.
+        """
+        hidden = _wide(self.dropout(hidden))
+        with _full_precision(hidden):
+            # A product with the shares, not a scatter: it sums in the same order each time on a GPU, too.
+            of_word = word[:, None, :] == torch.arange(count + 1, device=word.device)[:, None]
+            shares = of_word.to(hidden.dtype) / of_word.sum(-1, keepdim=True).clamp(min=1)
+            return shares @ hidden
+
+    def arc_scores(self, vectors: Tensor) -> Tensor:
+        """(batch, words + 1, hidden), root first -> (batch, words, words + 1): each word with each head."""
+        with _full_precision(vectors):
+            return _with_one(vectors[:, 1:]) @ _wide(self.arcs) @ vectors.transpose(1, 2)
+
+    def relation_scores(self, dependents: Tensor, heads: Tensor) -> Tensor:
+        """(words, hidden) and the (words, hidden) of their heads -> (words, relations)."""
+        weights = _wide(self.relations)
+        pairs = zip(dependents.split(_WORDS_AT_ONCE), heads.split(_WORDS_AT_ONCE), strict=True)
+        with _full_precision(dependents):
+            return torch.cat([torch.einsum("ni,rij,nj->nr", _with_one(x), weights, _with_one(h)) for x, h in pairs])
+
+
+class Parsing(Task):
+    """Heads and universal relations of words; unlabelled and labelled attachment over all words, as CoNLL 2018 has it.
+
+    A sentence longer than `max_length` becomes windows cut between words, in training as in evaluation. A word whose
+    head stands in another window teaches nothing and counts as wrong. (Neither leaving sentences out nor cutting them
+    short counts every word, and of all treebanks of `conf/source` none has a sentence of 512 pieces.)
+
+    With `decoding: tree`, arcs of a window form the best tree with one word under the root, else every word has its
+    best head, which need not make a tree (the reference's default).
+    """
+
+    name = "parsing"
+    metric = "las"
+
+    def __init__(self, relations: list[str], decoding: str, max_length: int, dropout: float) -> None:
+        self.decoding, self.max_length, self.dropout = decoding, max_length, dropout
+        self._relations = list(relations)
+        self._index = {relation: number for number, relation in enumerate(self._relations)}
+
+    def labels(self) -> list[str]:
+        return self._relations
+
+    def check(self, examples: Sequence[Example], source: str) -> None:
+        for example in examples:
+            for column in ("head", "deprel"):
+                if column not in example.columns:
+                    raise UsageError(f"{example.place}: no column {column}; source {source} cannot serve {self.name}")
+            heads, relations = example.columns["head"], example.columns["deprel"]
+            _check_tree(heads, example.place)
+            for number, relation in enumerate(relations, start=1):
+                if _universal(relation) not in self._index:
+                    known = " ".join(self._relations)
+                    place = f"{example.place}: word {number}"
+                    raise UsageError(f"{place}: relation {relation!r} is not in task.relations ({known})")
+
+    def features(self, examples: Sequence[Example], encoder: Encoder) -> list[Features]:
+        if not encoder.prefix:
+            raise UsageError("task=parsing: the tokenizer puts no token before a sentence that could be its root")
+        room = encoder.room(self.max_length)
+        pieces = encoder.words([example.words or () for example in examples], [example.text for example in examples])
+        result: list[Features] = []
+        for example, words in zip(examples, pieces, strict=True):
+            words = [word[:room] for word in words]  # a word longer than a whole window keeps its beginning
+            start, used = 0, 0
+            for number, word in enumerate(words):
+                if used + len(word) > room:
+                    result.append(self._window(example, words, start, number, encoder))
+                    start, used = number, 0
+                used += len(word)
+            result.append(self._window(example, words, start, len(words), encoder))
+        return result
+
+    def head(self, hidden_size: int) -> nn.Module:
+        return ParsingHead(hidden_size, len(self._relations), self.dropout)
+
+    def collate(self, features: Sequence[Features], encoder: Encoder, generator: torch.Generator) -> dict[str, Tensor]:
+        # There are fewer words than tokens, so heads and relations are never taken for rows of tokens and cut.
+        return {
+            "input_ids": pad([item["input_ids"] for item in features], encoder.pad_id),
+            "attention_mask": pad([[1] * len(item["input_ids"]) for item in features], 0),
+            "word": pad([item["word"] for item in features], -1),
+            "heads": pad([item["heads"] for item in features], _NO_WORD),
+            "relations": pad([item["relations"] for item in features], _NO_WORD),
+        }
+
+    def targets(self, batch: Tensors) -> int:
+        return int((batch["heads"] >= 0).sum())
+
+    def loss(self, model: TransferModel, batch: Tensors) -> Tensor:
+        """Cross-entropy of heads plus cross-entropy of relations given the gold heads, summed over words."""
+        vectors, arcs = self._arcs(model, batch)
+        taught = batch["heads"] >= 0
+        heads, relations = batch["heads"][taught], batch["relations"][taught]
+        scores = self._relation_scores(model, vectors, taught, heads)
+        return functional.cross_entropy(arcs[taught], heads, reduction="sum") + functional.cross_entropy(
+            scores, relations, reduction="sum"
+        )
+
+    def predict(self, model: TransferModel, batch: Tensors) -> tuple[Tensor, Tensor]:
+        """Heads (0: root) and numbers of relations, (batch, words) int64 each; of no meaning where there is no word."""
+        vectors, arcs = self._arcs(model, batch)
+        here = batch["heads"] != _NO_WORD
+        heads = arcs.argmax(-1) if self.decoding == "greedy" else _trees(arcs, here)
+        scores = self._relation_scores(model, vectors, here, heads[here])
+        relations = torch.full_like(heads, _NO_WORD)
+        relations[here] = scores.argmax(-1)
+        return heads, relations
+
+    def score(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> tuple[int, int, int]:
+        heads, relations = self.predict(model, batch)
+        attached = heads == batch["heads"]  # never where there is no word, or the head is elsewhere
+        labelled = attached & (relations == batch["relations"])
+        return int(attached.sum()), int(labelled.sum()), int((batch["heads"] != _NO_WORD).sum())
+
+    def metrics(self, scores: Sequence[tuple[int, int, int]]) -> dict[str, float]:
+        attached, labelled, count = (sum(column) for column in zip(*scores, strict=True))
+        return {"uas": 100 * attached / count, "las": 100 * labelled / count, "words": float(count)}
+
+    def _arcs(self, model: TransferModel, batch: Tensors) -> tuple[Tensor, Tensor]:
+        """Word vectors (batch, words + 1, hidden); arc scores (batch, words, words + 1), -inf for what is no arc."""
+        head = _head_of(model)
+        count = batch["heads"].shape[1]
+        vectors = head.words(model.encode(batch["input_ids"], batch["attention_mask"]), batch["word"], count)
+        absent = functional.pad(batch["heads"] == _NO_WORD, (1, 0))  # the root is always there
+        itself = torch.eye(count, count + 1, dtype=torch.bool, device=absent.device).roll(1, 1)
+        return vectors, head.arc_scores(vectors).masked_fill(absent[:, None, :] | itself, -torch.inf)
+
+    @staticmethod
+    def _relation_scores(model: TransferModel, vectors: Tensor, of: Tensor, heads: Tensor) -> Tensor:
+        """(chosen words, relations) of the words marked in `of`, (batch, words) bool, given their heads."""
+        sentence, word = of.nonzero(as_tuple=True)
+        return _head_of(model).relation_scores(vectors[sentence, word + 1], vectors[sentence, heads])
+
+    def _window(self, example: Example, words: list[list[int]], start: int, end: int, encoder: Encoder) -> Features:
+        """The words from `start` up to `end`, numbered from 1, their heads likewise."""
+        heads = [int(head) for head in example.columns["head"][start:end]]
+        inside = [head == 0 or start < head <= end for head in heads]
+        of_word = [number for number, word in enumerate(words[start:end], start=1) for _ in word]
+        return {
+            "input_ids": encoder.wrap([piece for word in words[start:end] for piece in word]),
+            "word": [0, *[-1] * (len(encoder.prefix) - 1), *of_word, *[-1] * len(encoder.suffix)],
+            "heads": [max(head - start, 0) if ok else _ELSEWHERE for head, ok in zip(heads, inside, strict=True)],
+            "relations": [self._index[_universal(relation)] for relation in example.columns["deprel"][start:end]],
+        }
+
+
+def _head_of(model: TransferModel) -> ParsingHead:
+    assert isinstance(model.head, ParsingHead)
+    return model.head
+
+
+def _trees(arcs: Tensor, here: Tensor) -> Tensor:
+    """(batch, words, words + 1) scores and (batch, words) bool of the words there are -> (batch, words) heads."""
+    scores = arcs.detach().cpu().numpy()
+    heads = torch.zeros(here.shape, dtype=torch.int64)
+    for number, count in enumerate(here.sum(1).tolist()):
+        heads[number, :count] = torch.from_numpy(maximum_spanning_tree(scores[number, :count, : count + 1]))
+    return heads.to(arcs.device)
+
+
+def _check_tree(heads: Sequence[str], place: str) -> None:
+    """Refuses heads that are no numbers of words, more or fewer than one word under the root, and cycles."""
+    for number, head in enumerate(heads, start=1):
+        if not (head.isascii() and head.isdecimal() and int(head) <= len(heads)):
+            raise UsageError(f"{place}: word {number}: head {head!r} is not a number from 0 to {len(heads)}")
+        if int(head) == number:
+            raise UsageError(f"{place}: word {number}: is its own head")
+    up = [0, *map(int, heads)]
+    if (roots := up[1:].count(0)) != 1:
+        raise UsageError(f"{place}: {roots} words with head 0, must be one")
+    reaches_root = {0}
+    for number in range(1, len(up)):
+        path = []
+        while number not in reaches_root:
+            if number in path:
+                raise UsageError(f"{place}: word {number}: its heads lead back to it, not to the root")
+            path.append(number)
+            number = up[number]
+        reaches_root.update(path)
+
+
+def _universal(relation: str) -> str:
+    """`nsubj:pass` -> `nsubj`."""
+    return relation.split(":")[0]
+
+
+def _with_one(vectors: Tensor) -> Tensor:
+    return functional.pad(vectors, (0, 1), value=1.0)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """At least float32."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _full_precision(tensor: Tensor) -> torch.autocast:
+    return torch.autocast(tensor.device.type, enabled=False)
