@@ -7,7 +7,7 @@
 `--plan` prints the plan and stops.
 """
 
-from xlt.results.reproduce import main
+from xlt.reproduce import main
 
 if __name__ == "__main__":
     main()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from xlt.results.reproduce import reproduce
+from xlt.reproduce import reproduce
 
 TINY = [
     "train.max_steps=4",

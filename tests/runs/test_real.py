@@ -60,7 +60,7 @@ def test_every_treebank_of_conf_that_is_there_can_be_read_tagged_and_cut(data: s
     for name, source in config.data.sources.items():
         for split in ("train", "dev", "test"):
             source.split = split
-            folder = Path(str(source.path))
+            folder = source.location()
             if not [*folder.glob(f"*-ud-{split}.conllu"), *folder.glob(f"{split}.conllu")]:
                 continue
             examples = list(islice(read_source(name, source, seed=1), 200))

@@ -17,7 +17,7 @@ import torch
 
 from xlt.models.loading import load_pretrained
 from xlt.modules import Entries, ModuleHeader, SparseDelta
-from xlt.results.reproduce import main as reproduce_table
+from xlt.reproduce import main as reproduce_table
 
 WEIGHT = "backbone.encoder.layer.0.attention.self.query.weight"
 # A command that runs; every wrong one is this one with a mistake in it.

@@ -19,7 +19,7 @@ import xlt.tasks
 from xlt import config as shared
 from xlt.compose import checked, compose, hydra_ready
 from xlt.config import RunConfig, UsageError, faults
-from xlt.results.reproduce import _reproduction
+from xlt.reproduce import _reproduction
 from xlt.results.table import ReproductionConfig, SystemConfig, TableConfig
 
 CONF = Path(xlt.__file__).parent.parent / "conf"

@@ -32,7 +32,7 @@ FLOORS = {
     "xlt.sweeps": 8,
     "xlt.cli": 9,
     "xlt.__main__": 10,
-    "xlt.results.reproduce": 10,  # the other command
+    "xlt.reproduce": 10,  # the other command
     "scripts": 11,
 }
 # Rooms on one floor that must not know each other.
