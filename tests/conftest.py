@@ -140,7 +140,7 @@ def make_task() -> Callable[..., Task]:
     def make(kind: str, dropout: float = 0.0) -> Task:
         if kind == "mlm":
             return WideMlm(max_length=32, masked_share=0.3, packing=False)
-        return WideTagging("pos", "upos", LABELS, max_length=32, dropout=dropout)
+        return WideTagging("pos", "upos", LABELS, max_length=32, dropout=dropout, metric="accuracy")
 
     return make
 

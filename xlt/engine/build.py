@@ -57,6 +57,10 @@ def build_model(config: RunConfig, model_path: str | None, task: Task, encoder: 
             f"model.path={model.base_name}: the tokenizer has {len(encoder.tokenizer)} entries, "
             f"the model's embeddings {model.vocabulary}"
         )
+    if encoder.typed and getattr(model.backbone.config, "type_vocab_size", 2) < 2:
+        raise UsageError(
+            f"model.path={model.base_name}: the tokenizer numbers the two sequences of a pair, the model has one type"
+        )
     if not task.needs_lm_head:
         model.lm_head = None
     elif model.lm_head is None:

@@ -52,16 +52,8 @@ class MaskedLanguageModelling(Task):
                 raise UsageError(f"{example.place}: no running text; source {source} cannot serve task mlm")
 
     def features(self, examples: Sequence[Example], encoder: Encoder) -> list[Features]:
-        lines = [pieces for pieces in encoder.lines([str(example.text) for example in examples]) if pieces]
-        if not self.packing:
-            room = encoder.room(self.max_length)
-            return [
-                {"input_ids": encoder.wrap(pieces[at : at + room])}
-                for pieces in lines
-                for at in range(0, len(pieces), room)
-            ]
-        joined = [token for pieces in lines for token in encoder.wrap(pieces)]
-        return [{"input_ids": joined[at : at + self.max_length]} for at in range(0, len(joined), self.max_length)]
+        sequences = encoder.sequences([str(example.text) for example in examples], self.max_length, self.packing)
+        return [{"input_ids": ids} for ids in sequences]
 
     def collate(self, features: Sequence[Features], encoder: Encoder, generator: torch.Generator) -> dict[str, Tensor]:
         ids = pad([item["input_ids"] for item in features], encoder.pad_id)

@@ -76,9 +76,7 @@ class Tagging(Task):
     read them off: an I- that does not go on with an entity of its type begins one.
     """
 
-    def __init__(
-        self, name: str, column: str, labels: list[str], max_length: int, dropout: float, metric: str = "accuracy"
-    ) -> None:
+    def __init__(self, name: str, column: str, labels: list[str], max_length: int, dropout: float, metric: str) -> None:
         self.name, self.column, self.max_length, self.dropout = name, column, max_length, dropout
         self.metric = metric
         self._labels = list(labels)

@@ -20,7 +20,7 @@ LABELS = ["noun", "verb", "other"]
 
 
 def task(max_length: int = 16) -> Tagging:
-    return Tagging("pos", "upos", LABELS, max_length, dropout=0.0)
+    return Tagging("pos", "upos", LABELS, max_length, dropout=0.0, metric="accuracy")
 
 
 def example(words: list[str], tags: list[str], text: str | None = None) -> Example:
