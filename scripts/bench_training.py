@@ -24,9 +24,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import BertConfig, BertForMaskedLM
+from xlt_kernels.select import select_at_random
+
+from xlt.compose import checked, compose, hydra_ready
+from xlt.data.mix import LoadedSource
+from xlt.data.streams import stream
+from xlt.engine.activation import LanguageActivation
+from xlt.engine.build import build_method, build_task
+from xlt.engine.processes import Processes
+from xlt.engine.training import Trainer
+from xlt.methods.method import Setting
+from xlt.models.transfer import TransferModel, split_pretrained
+from xlt.modules import Entries, ModuleHeader, SparseDelta
 
 SIZES = {
     "mbert": {"vocab_size": 119547, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12},
+    "mini": {"vocab_size": 40000, "hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 12},
+    "tiny": {"vocab_size": 100, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2},
     "small": {"vocab_size": 8000, "hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4},
 }
 METHODS = ("full", "lt_sft", "random_sft", "bitfit")
@@ -78,21 +93,13 @@ def _high_water_mark() -> float:
     return float("nan")
 
 
-def measure(size: str, method_name: str, density: float, steps: int, threads: int, tokens: int) -> dict[str, Any]:
-    """One method's phases in this process: seconds of each step, peak memory, optimiser entries."""
-    from transformers import BertConfig, BertForMaskedLM
+def random_trainer(
+    size: str, method_name: str, overrides: list[str], tokens: int, languages: tuple[str, ...] = ("eng",)
+) -> Trainer:
+    """A trainer of a tagger with random weights on random sentences of `tokens` tokens.
 
-    from xlt.compose import checked, compose, hydra_ready
-    from xlt.data.mix import LoadedSource
-    from xlt.data.streams import stream
-    from xlt.engine.activation import LanguageActivation
-    from xlt.engine.build import build_method, build_task
-    from xlt.engine.processes import Processes
-    from xlt.engine.training import Trainer
-    from xlt.methods.method import Setting
-    from xlt.models.transfer import TransferModel, split_pretrained
-
-    torch.set_num_threads(threads)
+    With several languages each has a language module of 8% of the model's entries, drawn at random.
+    """
     torch.manual_seed(0)
     shape = SIZES[size]
     config = BertConfig(**shape, intermediate_size=4 * int(shape["hidden_size"]))
@@ -105,13 +112,10 @@ def measure(size: str, method_name: str, density: float, steps: int, threads: in
                 [
                     "experiment=nano_fields",
                     f"method={method_name}",
-                    f"train.density={density}",
-                    f"train.max_steps={steps + _WARM_UP}",
-                    f"train.dense_max_steps={steps + _WARM_UP}",
-                    "train.batch_size=8",
                     "train.evaluate_every_steps=1000000",
                     "train.save_every_seconds=1000000",
                     f"task.max_length={tokens}",
+                    *overrides,
                 ]
             )
         )
@@ -122,23 +126,57 @@ def measure(size: str, method_name: str, density: float, steps: int, threads: in
         {
             "input_ids": torch.randint(5, int(shape["vocab_size"]), (tokens,), generator=generator).tolist(),
             "labels": torch.randint(0, 13, (tokens,), generator=generator).tolist(),
+            "example": number,
+            "window": 0,
         }
-        for _ in range(64)
+        for number in range(64)
     ]
-    sources = [LoadedSource("random", "eng", rows)]
-    trainer = Trainer(
+    modules = {}
+    if len(languages) > 1:
+        modules = {language: _random_module(model, language, generator) for language in languages}
+    return Trainer(
         model=model,
         method=build_method(run.method),
         task=task,
         encoder=_NoTokenizer(),  # type: ignore[arg-type]
-        sources=sources,
-        validation=[LoadedSource("random", "eng", rows[:1])],
-        activation=LanguageActivation(model, {}, ["eng"]),
+        sources=[LoadedSource(language, language, rows) for language in languages],
+        validation=[LoadedSource("random", languages[0], rows[:1])],
+        activation=LanguageActivation(model, modules, list(languages)),
         recipe=run.train,
         setting=Setting(adapts_language=False, random=lambda *name: stream(0, *name)),
         seed=0,
         processes=Processes(),
     )
+
+
+def _random_module(model: TransferModel, language: str, generator: torch.Generator) -> SparseDelta:
+    shapes = {
+        name: weight.shape
+        for name, weight in model.named_parameters()
+        if not name.startswith("head.") and "LayerNorm" not in name
+    }
+    chosen = select_at_random(shapes, round(0.08 * model.pretrained_parameters), generator)
+    entries = {
+        name: Entries(indices, torch.randn(indices.numel(), generator=generator) / 100, shapes[name])
+        for name, indices in chosen.items()
+        if indices.numel()
+    }
+    header = ModuleHeader(
+        kind="sparse_delta", method="random_sft", base_model="random", base_hash="random", language=language
+    )
+    return SparseDelta(header, entries)
+
+
+def measure(size: str, method_name: str, density: float, steps: int, threads: int, tokens: int) -> dict[str, Any]:
+    """One method's phases in this process: seconds of each step, peak memory, optimiser entries."""
+    torch.set_num_threads(threads)
+    overrides = [
+        f"train.density={density}",
+        f"train.max_steps={steps + _WARM_UP}",
+        f"train.dense_max_steps={steps + _WARM_UP}",
+        "train.batch_size=8",
+    ]
+    trainer = random_trainer(size, method_name, overrides, tokens)
     clock = StepClock()
     with tempfile.TemporaryDirectory() as folder:
         trainer.train(Path(folder), clock)
@@ -147,7 +185,7 @@ def measure(size: str, method_name: str, density: float, steps: int, threads: in
         "seconds": {phase: times[_WARM_UP:] for phase, times in clock.seconds.items()},
         "peak_mib": clock.peak_mib,
         "optimiser_entries_at_end": trainable,
-        "parameters": model.pretrained_parameters,
+        "parameters": trainer.model.pretrained_parameters,
     }
 
 

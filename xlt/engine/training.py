@@ -107,7 +107,7 @@ class Trainer:
         if parts is not None:
             copy_into(trainable, parts["trainable"])
             load_optimizer(optimizer, trainable, parts["optimizer"])
-            self.method.write()
+        self.activation.begin(self.method)
         mix = Mix(self.sources, self.recipe.batch_size, self.seed, phase.name, self.sampling)
         evaluate_every = self._evaluation_interval(mix)
         self.watcher.begin_phase(phase.name, position.step, phase.steps)
@@ -134,6 +134,7 @@ class Trainer:
                 self._save_if_due(position, trainable, optimizer)
         if position.best_metric is not None:
             self._load_best(phase, trainable)
+        self.activation.end()
         self._state_after_phase(position, trainable, phase)
 
     def _forward_backward(self, phase: Phase, step: int, mix: Mix) -> tuple[float, float]:
@@ -197,7 +198,6 @@ class Trainer:
         if self.processes.leads:
             self._state.load_best(phase.name, trainable)
         self.processes.same_weights(trainable.values())
-        self.method.write()
 
     def _save_if_due(
         self, position: Position, trainable: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer

@@ -87,9 +87,12 @@ class LtSft(Method):
         if self.l1:
             (self._sparse or self._dense).add_l1(self.l1 / self._total)  # type: ignore[union-attr]
 
-    def write(self) -> None:
+    def write(self, base: Mapping[str, Tensor] | None = None) -> None:
         if self._sparse is not None:
-            self._sparse.write()
+            self._sparse.write(base)
+
+    def rewritten(self) -> Mapping[str, Tensor]:
+        return self._sparse.indices if self._sparse is not None else {}
 
     def state(self) -> dict[str, Tensor]:
         return pack_indices(self._indices)

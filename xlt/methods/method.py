@@ -70,8 +70,9 @@ class Setting:
 class Method(ABC):
     """Turns a model into a trainable one, and the trained model into a module.
 
-    The engine calls, for each phase: `attach`, then for each step `loss`, `after_backward` (once a micro-batch),
-    `before_step` (once, before clipping) and `after_step`; at the end `export`.
+    The engine calls, for each phase: `attach`, then for each step `write`, `loss` and `after_backward` (once a
+    micro-batch), `before_step` (once, before clipping) and `after_step`; `write` also before each validation and
+    after the last step; at the end `export`.
 
     Attributes:
         name: as in `conf/method`, and in module headers.
@@ -107,12 +108,23 @@ class Method(ABC):
     def before_step(self) -> None:  # noqa: B027
         """Once a step, gradients complete and summed over processes, before clipping."""
 
-    def after_step(self) -> None:
+    def after_step(self) -> None:  # noqa: B027
         """Once a step, after the optimiser."""
-        self.write()
 
-    def write(self) -> None:  # noqa: B027
-        """Brings the model's weights in line with the trainable values; called too when those were loaded."""
+    def write(self, base: Mapping[str, Tensor] | None = None) -> None:  # noqa: B027
+        """Brings the model's weights in line with the trainable values; called before each use of the weights.
+
+        Args:
+            base: name -> (N,) what to write onto at the entries that `rewritten` names, where that is not what
+                `attach` found there: a language's values. None: what it found.
+        """
+
+    def rewritten(self) -> Mapping[str, Tensor] | None:
+        """Name -> (N,) flat indices of the frozen tensors' entries that `write` sets, the same all phase long.
+
+        None where they may change within the phase; then source languages are written over what `write` wrote.
+        """
+        return {}
 
     def state(self) -> dict[str, Tensor]:
         """What a resumed run needs besides trainable values, optimiser and position."""

@@ -64,8 +64,11 @@ class RandomSft(Method):
         if self.l1:
             self._sparse.add_l1(self.l1 / self._total)
 
-    def write(self) -> None:
-        self._sparse.write()
+    def write(self, base: Mapping[str, Tensor] | None = None) -> None:
+        self._sparse.write(base)
+
+    def rewritten(self) -> Mapping[str, Tensor]:
+        return self._sparse.indices
 
     def state(self) -> dict[str, Tensor]:
         return pack_indices(self._indices)

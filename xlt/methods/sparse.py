@@ -53,10 +53,15 @@ class SparseDeltas:
             self._connect(name, weight, users[id(weight)])
 
     @torch.no_grad()
-    def write(self) -> None:
-        """Rewrites the chosen entries: base plus delta in the delta's dtype, rounded once."""
+    def write(self, base: Mapping[str, Tensor] | None = None) -> None:
+        """Rewrites the chosen entries: base plus delta in the delta's dtype, rounded once.
+
+        Args:
+            base: name -> (N_i,) the entries' base values; None: those the model had at the start.
+        """
+        values = self._base if base is None else base
         for name, weight in self._weights.items():
-            write_delta(weight, self.indices[name], self._base[name], self.deltas[name])
+            write_delta(weight, self.indices[name], values[name], self.deltas[name])
 
     def add_l1(self, scale: float) -> None:
         """Adds the gradient of `scale * sum |delta|` (thesis §4.3.1, with scale = lambda / N)."""

@@ -114,10 +114,10 @@ class SparseDelta(ModuleArtefact):
         return sum(entries.values.numel() for entries in self.entries.values())
 
     def check(self, model: nn.Module) -> None:
-        self._targets(model)
+        self.targets(model)
 
     def write_into(self, model: nn.Module) -> Undo:
-        targets = self._targets(model)
+        targets = self.targets(model)
         undo = _Displaced()
         try:
             with torch.no_grad():
@@ -151,8 +151,12 @@ class SparseDelta(ModuleArtefact):
             self._moved[name, device] = entries.to(device)
         return self._moved[name, device]
 
-    def _targets(self, model: nn.Module) -> dict[str, torch.Tensor]:
-        """Name -> the model's own tensor, for every name that applies to this model."""
+    def targets(self, model: nn.Module) -> dict[str, torch.Tensor]:
+        """Name -> the model's own tensor, for every name that applies to this model.
+
+        Raises:
+            ValueError: the module does not fit the model.
+        """
         available = dict(model.named_buffers(remove_duplicate=False))
         available.update(model.named_parameters(remove_duplicate=False))
         skip = getattr(model, LM_HEAD_PREFIX.rstrip("."), None) is None

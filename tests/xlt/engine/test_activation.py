@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from xlt.engine.activation import LanguageActivation
 from xlt.engine.watching import Silence
+from xlt.methods.method import Method
 from xlt.modules import Entries, ModuleStack, SparseDelta
 
 NAME = "backbone.encoder.layer.0.output.dense.weight"
@@ -71,12 +73,15 @@ def test_with_one_language_the_module_is_part_of_the_base_and_no_part_of_what_is
     assert float(task_module.entries[NAME].values.abs().max()) < 0.5
 
 
-def test_with_several_languages_the_module_is_out_while_the_optimiser_steps(
+def _two_languages(make_trainer: Any, make_method: Any, modules: Any, method: str, **recipe: Any) -> Any:
+    steps = {"max_steps": 8, "dense_max_steps": 8, **recipe}
+    return make_trainer(make_method(method), languages=("eng", "deu"), modules=modules, **steps)
+
+
+def test_in_a_dense_phase_the_module_is_out_while_the_optimiser_steps(
     make_trainer, make_method, modules, tmp_path: Path
 ) -> None:
-    trainer = make_trainer(
-        make_method("lt_sft"), languages=("eng", "deu"), modules=modules, max_steps=8, dense_max_steps=8
-    )
+    trainer = _two_languages(make_trainer, make_method, modules, "full")
     after_step, steps = trainer.method.after_step, []
 
     def spy() -> None:
@@ -86,27 +91,122 @@ def test_with_several_languages_the_module_is_out_while_the_optimiser_steps(
 
     trainer.method.after_step = spy
     trainer.train(tmp_path, Silence())
-    assert len(steps) == 16
+    assert len(steps) == 8
     validations = 2 * (8 // 2)
-    assert sum(module.written for module in modules.values()) == 16 + 2 * validations
+    assert sum(module.written for module in modules.values()) == 8 + validations
 
 
-def test_entering_the_active_language_again_writes_nothing(make_model, make_task, modules) -> None:
-    activation = LanguageActivation(make_model(make_task("tagging")), modules, ["eng", "deu"])
-    for language in ("eng", "eng", "deu", "deu", "deu"):
-        activation.enter(language)
+def test_where_the_base_is_frozen_each_module_is_written_once_a_phase(
+    make_trainer, make_method, modules, tmp_path: Path
+) -> None:
+    _two_languages(make_trainer, make_method, modules, "random_sft").train(tmp_path, Silence())
     assert [module.written for module in modules.values()] == [1, 1]
 
 
-def test_leaving_restores_the_base_bit_for_bit_after_any_number_of_switches(make_model, make_task, modules) -> None:
+@pytest.mark.parametrize("method", ["lt_sft", "random_sft"])
+def test_copies_and_switching_in_place_train_the_same_weights(
+    make_trainer, make_method, make_model, make_task, modules, method, tmp_path: Path, monkeypatch
+) -> None:
+    """Method and languages share entries: order and rounding must agree."""
+    trained = {}
+    for way, most in (("copies", 4), ("in place", 0)):
+        monkeypatch.setattr("xlt.engine.activation._MOST_COPIES", most)
+        trainer = _two_languages(make_trainer, make_method, modules, method)
+        losses: list[float] = []
+        forward_backward = trainer._forward_backward
+
+        def noted(*arguments: Any, forward_backward: Any = forward_backward, losses: Any = losses) -> Any:
+            found = forward_backward(*arguments)
+            losses.append(found[0])
+            return found
+
+        trainer._forward_backward = noted
+        trainer.train(tmp_path / way, Silence())
+        assert (trainer.activation._copies, ModuleStack(trainer.model).active) == ({}, ())
+        trained[way] = (losses, {name: p.detach().clone() for name, p in trainer.model.named_parameters()})
+    assert trained["copies"][0] == trained["in place"][0]
+    for name, weight in trained["copies"][1].items():
+        assert torch.equal(weight, trained["in place"][1][name]), name
+    written = trained["copies"][1][NAME]
+    base = _weight(make_model(make_task("tagging")))
+    assert not torch.equal(written, base)  # the method wrote into the tensor that the languages change
+
+
+@pytest.mark.parametrize("most", [0, 4])
+def test_the_weights_are_base_and_language_and_method(make_model, make_task, modules, most, monkeypatch) -> None:
+    """By hand: base 0; the method writes 5 at entries 0 and 3; English adds 1 at 0..49, German at 0, 2, 4, ..."""
+    monkeypatch.setattr("xlt.engine.activation._MOST_COPIES", most)
+    model = make_model(make_task("tagging"))
+    weight = dict(model.named_parameters())[NAME]
+    weight.data.zero_()
+    method = _Writes(weight, torch.tensor([0, 3]))
+    activation = LanguageActivation(model, modules, ["eng", "deu"])
+    activation.begin(method)
+    flat = lambda: weight.detach().view(-1)[:5].tolist()  # noqa: E731
+    for value in (5.0, 7.0):
+        method.value = value
+        for _ in range(2):
+            activation.enter("eng")
+            assert flat() == [value + 1, 1.0, 1.0, value + 1, 1.0]
+            activation.leave()
+            activation.enter("deu")
+            assert flat() == [value + 1, 0.0, 1.0, value, 1.0]
+            activation.leave()
+    activation.end()
+    assert flat() == [7.0, 0.0, 0.0, 7.0, 0.0]
+
+
+class _Writes(Method):
+    """A method that sets two entries of a frozen tensor."""
+
+    name = "writes"
+    value = 0.0
+
+    def __init__(self, weight: Any, indices: Tensor) -> None:
+        self.weight, self.indices = weight, indices
+
+    def attach(self, model: Any, phase: Any, setting: Any) -> None: ...
+
+    def trainable(self) -> dict[str, Any]:
+        return {}
+
+    def write(self, base: Mapping[str, Tensor] | None = None) -> None:
+        under = 0 if base is None else base[NAME]
+        self.weight.data.view(-1)[self.indices] = self.value + under
+
+    def rewritten(self) -> dict[str, Tensor]:
+        return {NAME: self.indices}
+
+    def export(self, model: Any, header: Any) -> Any: ...
+
+
+def test_a_method_whose_entries_may_change_switches_in_place(make_model, make_task, modules) -> None:
+    model = make_model(make_task("tagging"))
+    method = _Writes(dict(model.named_parameters())[NAME], torch.tensor([0]))
+    method.rewritten = lambda: None  # type: ignore[method-assign]
+    activation = LanguageActivation(model, modules, ["eng", "deu"])
+    activation.begin(method)
+    activation.enter("eng")
+    assert ModuleStack(model).active == (modules["eng"],)
+    activation.leave()
+    assert ModuleStack(model).active == ()
+
+
+@pytest.mark.parametrize("most", [0, 4])
+def test_leaving_restores_the_base_bit_for_bit_after_any_number_of_switches(
+    make_model, make_task, modules, most, monkeypatch
+) -> None:
+    monkeypatch.setattr("xlt.engine.activation._MOST_COPIES", most)
     model = make_model(make_task("tagging"))
     base = _weight(model)
     activation = LanguageActivation(model, modules, ["eng", "deu"])
-    assert torch.equal(_weight(model), base)
+    method = _Writes(dict(model.named_parameters())[NAME], torch.tensor([], dtype=torch.long))
+    activation.begin(method)
     for language in ("eng", "deu", "deu", "eng") * 25:
         activation.enter(language)
         assert not torch.equal(_weight(model), base)
         activation.leave()
+    activation.end()
     assert torch.equal(_weight(model), base)
 
 
@@ -114,6 +214,7 @@ def test_without_modules_nothing_is_touched(make_model, make_task) -> None:
     model = make_model(make_task("tagging"))
     base = _weight(model)
     activation = LanguageActivation(model, {}, ["eng", "deu"])
+    activation.begin(_Writes(dict(model.named_parameters())[NAME], torch.tensor([], dtype=torch.long)))
     activation.enter("deu")
     assert torch.equal(_weight(model), base)
     activation.leave()

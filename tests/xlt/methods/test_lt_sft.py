@@ -156,7 +156,7 @@ def test_a_hand_worked_example() -> None:
                     for parameter in method.trainable().values():
                         parameter -= 0.5 * parameter.grad
                         parameter.grad = None
-                method.after_step()
+                method.write()
             if phase is dense:
                 assert model.backbone.linear.weight.tolist() == [[3.0, 1.0, 0.5, 1.25, 1.0]]
         entries = method.export(model, _header()).entries["backbone.linear.weight"]
