@@ -45,11 +45,13 @@ def test_the_gradient_at_the_entries_equals_dot_products_in_float64(
     dy, x = randn(tokens, rows, seed=1, dtype=dtype), randn(tokens, columns, seed=2, dtype=dtype)
     pattern = make_pattern(rows, columns, density)
     expected = naive(dy, x, pattern.indices, columns)
-    # At most 33 terms of order 1, exact products of 16-bit operands: float32 rounding alone.
+    # At most 33 terms of order 1, exact products of 16-bit operands: float32 rounding, and once more of a bfloat16 tile.
     tolerance = 1e-12 if dtype == torch.float64 else 2e-5
-    for found in (sampled_gradient(dy, x, pattern), sampled_gradient_definition(dy, x, pattern)):
-        assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-        torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
+    rounded = 2**-8 if dtype == torch.bfloat16 else tolerance
+    found, defined = sampled_gradient(dy, x, pattern), sampled_gradient_definition(dy, x, pattern)
+    assert found.dtype == defined.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    torch.testing.assert_close(found.double(), expected, rtol=rounded, atol=tolerance)
+    torch.testing.assert_close(defined.double(), expected, rtol=tolerance, atol=tolerance)
 
 
 def test_blocks_choose_their_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +174,7 @@ def test_a_delta_used_twice_gets_both_gradients() -> None:
 
 def test_autocast_computes_in_bfloat16_and_accumulates_in_float32() -> None:
     rows, columns, tokens = 41, 17, 300
-    _, bias, pattern, delta, weight = layer(rows, columns, 0.1)
+    _, bias, pattern, delta, weight = layer(rows, columns, 0.04)
     bias.requires_grad_()
     x = randn(tokens, columns, seed=8).requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
