@@ -45,7 +45,7 @@ def test_the_gradient_at_the_entries_equals_dot_products_in_float64(
     dy, x = randn(tokens, rows, seed=1, dtype=dtype), randn(tokens, columns, seed=2, dtype=dtype)
     pattern = make_pattern(rows, columns, density)
     expected = naive(dy, x, pattern.indices, columns)
-    # At most 33 terms of order 1, exact products of 16-bit operands: float32 rounding, and once more of a bfloat16 tile.
+    # At most 33 terms of order 1, exact products of 16-bit operands: float32 rounding, and that of a bfloat16 tile.
     tolerance = 1e-12 if dtype == torch.float64 else 2e-5
     rounded = 2**-8 if dtype == torch.bfloat16 else tolerance
     found, defined = sampled_gradient(dy, x, pattern), sampled_gradient_definition(dy, x, pattern)
