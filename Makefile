@@ -25,6 +25,8 @@ bench: $(VENV)/installed
 	mkdir -p outputs/bench
 	$(BIN)/python scripts/bench_modules.py --output outputs/bench/modules.json
 	$(BIN)/python scripts/bench_training.py --size small --output outputs/bench/training.json
+	$(BIN)/python scripts/bench_switching.py --output outputs/bench/switching.json
+	$(BIN)/python scripts/bench_loader.py --output outputs/bench/loader.json
 
 # make table TABLE=pos_unseen ARGS="data_dir=... model.path=..."
 table: $(VENV)/installed
