@@ -96,15 +96,18 @@ def select_at_random(shapes: Mapping[str, torch.Size], k: int, generator: torch.
     total = sum(sizes)
     if not 0 <= k <= total:
         raise ValueError(f"k={k}: must be between 0 and the number of entries, {total}")
-    if k <= total // 2:
-        chosen = _distinct(total, k, generator)
-    else:
-        left_out = _distinct(total, total - k, generator)
-        chosen = _complement(left_out, total)
+    chosen = distinct(total, k, generator)
     offsets = torch.tensor([0, *sizes]).cumsum(0)
     bounds = torch.searchsorted(chosen, offsets.to(chosen.device)).tolist()
     starts = offsets.tolist()
     return {name: chosen[bounds[i] : bounds[i + 1]] - starts[i] for i, name in enumerate(shapes)}
+
+
+def distinct(total: int, k: int, generator: torch.Generator) -> Tensor:
+    """Draws a uniform k-subset of range(total): (k,) int64, ascending, on the generator's device. Memory is O(k)."""
+    if k <= total // 2:
+        return _fewer_than_half(total, k, generator)
+    return _complement(_fewer_than_half(total, total - k, generator), total)
 
 
 def _check_pairs(after: Mapping[str, Tensor], before: Mapping[str, Tensor], k: int) -> None:
@@ -188,7 +191,7 @@ def _refuse_nan(name: str, after: Tensor, before: Tensor) -> None:
             raise ValueError(f"{name}: the difference at flat index {start + int(found[0])} is NaN")
 
 
-def _distinct(total: int, k: int, generator: torch.Generator) -> Tensor:
+def _fewer_than_half(total: int, k: int, generator: torch.Generator) -> Tensor:
     """Draws a uniform k-subset of range(total), sorted, k <= total / 2.
 
     Independent draws are collected until at least k are distinct. Given its size the collected set is uniform over the

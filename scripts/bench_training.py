@@ -59,7 +59,7 @@ class StepClock:
 
     def begin_phase(self, name: str, start: int, steps: int) -> None:
         self._phase = name
-        _reset_high_water_mark()
+        reset_high_water_mark()
         self.seconds[name] = []
         self._last = time.perf_counter()
 
@@ -69,7 +69,7 @@ class StepClock:
         now = time.perf_counter()
         self.seconds[phase].append(now - self._last)
         self._last = now
-        self.peak_mib[phase] = _high_water_mark()
+        self.peak_mib[phase] = high_water_mark()
 
     def note(self, message: str) -> None: ...
 
@@ -81,12 +81,12 @@ class StepClock:
     def close(self) -> None: ...
 
 
-def _reset_high_water_mark() -> None:
+def reset_high_water_mark() -> None:
     if Path("/proc/self/clear_refs").exists():
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def _high_water_mark() -> float:
+def high_water_mark() -> float:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM"):
             return int(line.split()[1]) / 1024
