@@ -6,6 +6,8 @@ The effective weight, base plus delta, lives in the model's own tensor; only the
 import torch
 from torch import Tensor
 
+from .devices import uses_triton
+
 
 @torch.no_grad()
 def gather_entries(weight: Tensor, indices: Tensor) -> Tensor:
@@ -22,6 +24,13 @@ def gather_entries(weight: Tensor, indices: Tensor) -> Tensor:
     return weight[_coordinates(indices, weight.shape)]
 
 
+def write_delta_definition(weight: Tensor, indices: Tensor, base_values: Tensor, delta: Tensor) -> None:
+    """Says what `write_delta` does."""
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    values = base_values.to(wide) + delta.to(wide)
+    restore_entries(weight, indices, values.to(weight.dtype))
+
+
 @torch.no_grad()
 def write_delta(weight: Tensor, indices: Tensor, base_values: Tensor, delta: Tensor) -> None:
     """Writes base + delta into `weight` at `indices`, in place.
@@ -34,9 +43,42 @@ def write_delta(weight: Tensor, indices: Tensor, base_values: Tensor, delta: Ten
         base_values: (N,) what `gather_entries` returned before the first write.
         delta: (N,) master values, normally float32.
     """
-    wide = torch.promote_types(weight.dtype, torch.float32)
-    values = base_values.to(wide) + delta.to(wide)
-    restore_entries(weight, indices, values.to(weight.dtype))
+    if uses_triton(weight) and weight.is_contiguous():
+        from .delta_write_triton import launch_write_delta
+
+        launch_write_delta(weight, indices, base_values, delta)
+    else:
+        write_delta_definition(weight, indices, base_values, delta)
+
+
+def swap_delta_definition(
+    weight: Tensor, out_indices: Tensor, out_base: Tensor, indices: Tensor, base_values: Tensor, delta: Tensor
+) -> None:
+    """Says what `swap_delta` does."""
+    restore_entries(weight, out_indices, out_base)
+    write_delta_definition(weight, indices, base_values, delta)
+
+
+@torch.no_grad()
+def swap_delta(
+    weight: Tensor, out_indices: Tensor, out_base: Tensor, indices: Tensor, base_values: Tensor, delta: Tensor
+) -> None:
+    """Takes one delta out of `weight` and writes another: on a GPU in one launch.
+
+    Args:
+        weight: any shape, changed in place.
+        out_indices: (M,) ascending flat indices of the delta that goes.
+        out_base: (M,) the base values there, of the weight's dtype.
+        indices: (N,) ascending, of the delta that comes; the two may overlap.
+        base_values: (N,) the base values there: without the delta that goes.
+        delta: (N,) master values.
+    """
+    if uses_triton(weight) and weight.is_contiguous():
+        from .delta_write_triton import launch_swap_delta
+
+        launch_swap_delta(weight, out_indices, out_base, indices, base_values, delta)
+    else:
+        swap_delta_definition(weight, out_indices, out_base, indices, base_values, delta)
 
 
 @torch.no_grad()

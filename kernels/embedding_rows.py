@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from .devices import uses_triton
 from .sparse_linear import SparsePattern
 
 
@@ -79,6 +80,10 @@ def rows_gradient(ids: Tensor, dy: Tensor, pattern: SparsePattern, padding_idx: 
         (N,) float32 (float64 if dy is), accumulated in that dtype.
     """
     dtype = torch.promote_types(dy.dtype, torch.float32)
+    if uses_triton(dy) and dtype == torch.float32:
+        from .embedding_rows_triton import launch_rows_gradient
+
+        return launch_rows_gradient(ids, dy, pattern, padding_idx)
     gradient = torch.zeros(len(pattern), dtype=dtype, device=dy.device)
     touched, place = ids.long().unique(return_inverse=True)
     first = pattern.crow[touched].long()

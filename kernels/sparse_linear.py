@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from .devices import uses_triton
+
 # Cost of an entry by sampled dot products over its cost by the dense product, copies included, on AMD EPYC (AVX-512,
 # bf16), torch 2.13, one thread: 5.3 to 6.6 in float32 at density 0.15; in bfloat16, whose dense product is twice as
 # fast and needs no copies, 13 to 20 at 0.06. Constants, not measurements at run time: the choice changes the order of
@@ -35,6 +37,7 @@ class SparsePattern:
     def __init__(self, rows: int, columns: int, indices: Tensor, crow: Tensor, col: Tensor) -> None:
         self.rows, self.columns = rows, columns
         self.indices, self.crow, self.col = indices, crow, col
+        self._borders: dict[int, Tensor] = {}
 
     @classmethod
     def from_indices(cls, indices: Tensor, rows: int, columns: int) -> "SparsePattern":
@@ -67,6 +70,21 @@ class SparsePattern:
         return SparsePattern(
             self.rows, self.columns, self.indices.to(device), self.crow.to(device), self.col.to(device)
         )
+
+    def borders(self, width: int) -> Tensor:
+        """Where the entries of each piece of a row begin: (rows, pieces + 1) flat, dtype of `crow`; kept.
+
+        Args:
+            width: columns of a piece; the last one may be narrower.
+        """
+        if width not in self._borders:
+            pieces = -(-self.columns // width)
+            edges = torch.arange(pieces + 1, dtype=torch.int64, device=self.indices.device) * width
+            edges[-1] = self.columns
+            starts = torch.arange(self.rows, dtype=torch.int64, device=self.indices.device) * self.columns
+            flat = (starts[:, None] + edges).view(-1)
+            self._borders[width] = torch.searchsorted(self.indices.long(), flat).to(self.crow.dtype)
+        return self._borders[width]
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -158,6 +176,10 @@ def sampled_gradient(dy: Tensor, x: Tensor, pattern: SparsePattern) -> Tensor:
         rounded to bfloat16, as the weight gradient of `nn.Linear` is.
     """
     dtype = _accumulator(dy, x)
+    if uses_triton(dy) and dtype == torch.float32:
+        from .sparse_linear_triton import launch_sampled_gradient
+
+        return launch_sampled_gradient(dy, x, pattern)
     in_bf16 = dy.dtype == x.dtype == torch.bfloat16
     tile_dtype, cost = (torch.bfloat16, _SAMPLED_COST_BF16) if in_bf16 else (dtype, _SAMPLED_COST)
     gradient = torch.zeros(len(pattern), dtype=dtype, device=dy.device)

@@ -1,7 +1,15 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
-from xlt_kernels.delta_write import gather_entries, restore_entries, write_delta
+from xlt_kernels.delta_write import (
+    gather_entries,
+    restore_entries,
+    swap_delta_definition,
+    write_delta,
+    write_delta_definition,
+)
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 ROWS, COLUMNS = 9, 41
@@ -98,3 +106,58 @@ def test_indices_past_two_to_the_31() -> None:
 def test_values_of_another_dtype_are_refused() -> None:
     with pytest.raises(ValueError, match=r"torch.float32, the weight is torch.bfloat16"):
         restore_entries(torch.zeros(3, dtype=torch.bfloat16), torch.tensor([1]), torch.zeros(1))
+
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(params=["definition", "triton"])
+def way(request: pytest.FixtureRequest) -> Any:
+    """`write_delta` and `swap_delta` as plain torch, and as Triton kernels."""
+    if request.param == "definition":
+        return write_delta_definition, swap_delta_definition
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from xlt_kernels.delta_write_triton import launch_swap_delta, launch_write_delta
+
+    return launch_write_delta, launch_swap_delta
+
+
+def assert_same_bits(found: Tensor, expected: Tensor) -> None:
+    """But for Triton's interpreter, which truncates to bfloat16 where a GPU rounds to nearest."""
+    if found.dtype == torch.bfloat16 and DEVICE == "cpu":
+        torch.testing.assert_close(found, expected, rtol=2**-7, atol=0)
+    else:
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("count", [0, 1, 100, ROWS * COLUMNS])
+@pytest.mark.parametrize("index_dtype", [torch.int32, torch.int64])
+def test_both_ways_write_the_same_bits(way: Any, dtype: torch.dtype, count: int, index_dtype: torch.dtype) -> None:
+    weight, indices = some_weight(dtype).to(DEVICE), some_indices(count, index_dtype).to(DEVICE)
+    delta = (torch.randn(count, generator=torch.Generator().manual_seed(1)) * 1e-3).to(DEVICE)
+    expected = weight.clone()
+    write_delta_definition(expected, indices, gather_entries(weight, indices), delta)
+    way[0](weight, indices, gather_entries(weight, indices), delta)
+    assert_same_bits(weight, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("leaving", "coming"), [(0, 0), (0, 50), (50, 0), (100, 90), (1, 369), (369, 369), (2000, 3000)]
+)
+def test_a_swap_leaves_the_base_and_the_delta_that_came(
+    way: Any, dtype: torch.dtype, leaving: int, coming: int
+) -> None:
+    """However the two overlap."""
+    rows, columns = (ROWS, COLUMNS) if leaving < 1000 else (90, COLUMNS)
+    base = torch.randn(rows, columns, generator=torch.Generator().manual_seed(0)).to(DEVICE, dtype)
+    generator = torch.Generator().manual_seed(leaving + coming)
+    orders = (torch.randperm(rows * columns, generator=generator) for _ in range(2))
+    out, into = (order[:n].sort().values.to(DEVICE) for order, n in zip(orders, (leaving, coming), strict=True))
+    deltas = [torch.randn(n, generator=generator).to(DEVICE) for n in (leaving, coming)]
+    weight, expected = base.clone(), base.clone()
+    write_delta_definition(weight, out, gather_entries(base, out), deltas[0])
+    write_delta_definition(expected, into, gather_entries(base, into), deltas[1])
+    way[1](weight, out, gather_entries(base, out), into, gather_entries(base, into), deltas[1])
+    assert_same_bits(weight, expected)

@@ -52,6 +52,25 @@ def test_the_gradient_equals_sums_in_float64(dtype: torch.dtype, density: float,
         torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("density", [0.0, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("padding_idx", [None, 0, 3])
+@pytest.mark.parametrize(("tokens", "columns"), [(57, COLUMNS), (40, 150), (0, COLUMNS)])
+def test_the_triton_kernel_sums_the_same_gradient(
+    dtype: torch.dtype, density: float, padding_idx: int | None, tokens: int, columns: int
+) -> None:
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from xlt_kernels.embedding_rows_triton import launch_rows_gradient
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    pattern, ids = make_pattern(density, columns=columns), some_ids(tokens)
+    dy = randn(tokens, columns, seed=2, dtype=dtype)
+    found = launch_rows_gradient(ids.to(device), dy.to(device), pattern.to(device), padding_idx)
+    expected = naive(ids, dy, pattern.indices, columns, padding_idx)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double().cpu(), expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("padding_idx", [None, 2, -1])
 @pytest.mark.parametrize("shape", [(5,), (3, 4), (0,)])
 def test_values_and_gradients_equal_a_dense_embedding(shape: tuple[int, ...], padding_idx: int | None) -> None:

@@ -54,6 +54,26 @@ def test_the_gradient_at_the_entries_equals_dot_products_in_float64(
     torch.testing.assert_close(defined.double(), expected, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("launch", ["launch_dots", "launch_tiles"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("density", DENSITIES)
+@pytest.mark.parametrize(("tokens", "rows", "columns"), [*SHAPES, (70, 140, 200)])
+def test_the_triton_kernels_sample_the_same_gradient(
+    launch: str, dtype: torch.dtype, density: float, tokens: int, rows: int, columns: int
+) -> None:
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from xlt_kernels import sparse_linear_triton
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dy, x = randn(tokens, rows, seed=1, dtype=dtype), randn(tokens, columns, seed=2, dtype=dtype)
+    pattern = make_pattern(rows, columns, density)
+    found = getattr(sparse_linear_triton, launch)(dy.to(device), x.to(device), pattern.to(device))
+    expected = naive(dy, x, pattern.indices, columns)
+    assert found.dtype == torch.float32
+    # At most 70 exact products of order 1, summed in float32.
+    torch.testing.assert_close(found.double().cpu(), expected, rtol=5e-5, atol=5e-5)
+
+
 def test_blocks_choose_their_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_TILE_ENTRIES", 64 * 50)
     rows, columns, tokens = 300, 50, 20
