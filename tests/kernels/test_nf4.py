@@ -1,0 +1,125 @@
+"""NF4 under a sparse delta: against bitsandbytes, and in both ways."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from xlt_kernels.nf4 import Nf4Weight, dequantise, dequantise_definition, nf4_sparse_linear
+from xlt_kernels.sparse_linear import SparsePattern, sparse_linear
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+SHAPES = [(1, 64), (7, 33), (130, 192), (40, 300)]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+functional = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed").functional
+
+
+def _quantised(rows: int, columns: int, dtype: torch.dtype, double: bool) -> tuple[Nf4Weight, Tensor]:
+    """A random weight in NF4, and what bitsandbytes makes of it."""
+    weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(rows)).to(DEVICE, dtype)
+    packed, state = functional.quantize_4bit(weight, quant_type="nf4", compress_statistics=double)
+    return Nf4Weight.of(packed, state), functional.dequantize_4bit(packed, state)
+
+
+def _pattern(rows: int, columns: int, density: float) -> SparsePattern:
+    order = torch.randperm(rows * columns, generator=torch.Generator().manual_seed(1))
+    chosen = order[: round(density * rows * columns)].sort().values
+    return SparsePattern.from_indices(chosen, rows, columns).to(DEVICE)
+
+
+def test_on_paper() -> None:
+    """Two blocks of two: nibbles 15 0 | 7 15 are 1, -1 | 0, 1 of the code, times 2 and 3; then 0.5 on the last."""
+    code = torch.zeros(16)
+    code[[0, 15]] = torch.tensor([-1.0, 1.0])
+    weight = Nf4Weight(
+        torch.tensor([0xF0, 0x7F], dtype=torch.uint8),
+        torch.Size([2, 2]),
+        torch.float32,
+        code,
+        torch.tensor([2.0, 3]),
+        2,
+    )
+    assert dequantise(weight).tolist() == [[2.0, -2.0], [0.0, 3.0]]
+    assert dequantise(weight, torch.tensor([3]), torch.tensor([0.5])).tolist() == [[2.0, -2.0], [0.0, 3.5]]
+
+
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "columns"), SHAPES)
+def test_the_definition_is_bitsandbytes_own_dequantisation(
+    rows: int, columns: int, dtype: torch.dtype, double: bool
+) -> None:
+    weight, expected = _quantised(rows, columns, dtype, double)
+    assert torch.equal(dequantise(weight, out=torch.empty_like(expected)), expected)
+
+
+@pytest.mark.parametrize("density", [0.0, 0.01, 0.3, 1.0])
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "columns"), SHAPES)
+def test_the_triton_kernel_adds_the_delta_in_the_same_pass(
+    rows: int, columns: int, dtype: torch.dtype, double: bool, density: float
+) -> None:
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from xlt_kernels.nf4_triton import launch_dequantise
+
+    weight, dense = _quantised(rows, columns, dtype, double)
+    pattern = _pattern(rows, columns, density)
+    delta = torch.randn(len(pattern), generator=torch.Generator().manual_seed(2)).to(DEVICE)
+    found, expected = torch.empty_like(dense), torch.empty_like(dense)
+    launch_dequantise(weight, found, pattern.indices, delta)
+    dequantise_definition(weight, expected, pattern.indices, delta)
+    assert torch.equal(
+        expected.view(-1)[pattern.indices.long()], (dense.view(-1)[pattern.indices.long()].float() + delta).to(dtype)
+    )
+    # Triton's interpreter truncates to bfloat16; the order of a product and a sum may differ by float32 rounding.
+    tolerance = 2**-6 if dtype == torch.bfloat16 else 2e-3 if dtype == torch.float16 else 1e-6
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_output_and_gradients_are_those_of_the_dequantised_layer(dtype: torch.dtype) -> None:
+    rows, columns, tokens = 130, 192, 21
+    weight, dense = _quantised(rows, columns, dtype, double=True)
+    pattern = _pattern(rows, columns, 0.05)
+    results = []
+    for way in ("nf4", "dense"):
+        generator = torch.Generator().manual_seed(3)
+        x, bias, delta = (
+            torch.randn(shape, generator=generator).to(DEVICE).requires_grad_()
+            for shape in ((3, tokens // 3, columns), (rows,), (len(pattern),))
+        )
+        if way == "nf4":
+            y = nf4_sparse_linear(x, weight, bias, delta, pattern)
+        else:
+            written = torch.empty_like(dense)
+            dequantise_definition(weight, written, pattern.indices, delta.detach())
+            y = sparse_linear(x.to(dtype), written, bias.to(dtype), delta, pattern)
+        dy = torch.randn(y.shape, generator=generator).to(DEVICE, dtype)
+        results.append((y, *torch.autograd.grad(y, (x, bias, delta), dy)))
+    for ours, theirs in zip(*results, strict=True):
+        assert ours.dtype == theirs.dtype
+        # The reference's bias is of the layer's dtype, and so its gradient is rounded once more.
+        rounding = {torch.bfloat16: 2**-8, torch.float16: 2**-11}.get(dtype, 1e-6)
+        torch.testing.assert_close(ours, theirs, rtol=rounding, atol=1e-5)
+
+
+def test_the_dense_weight_lives_in_one_buffer() -> None:
+    weights = [_quantised(rows, columns, torch.float32, True)[0] for rows, columns in ((64, 64), (16, 64))]
+    first, second = (dequantise(weight) for weight in weights)
+    assert first.data_ptr() == second.data_ptr()
+
+
+def test_other_quantisations_are_refused() -> None:
+    packed, state = functional.quantize_4bit(torch.randn(8, 64, device=DEVICE), quant_type="fp4")
+    with pytest.raises(ValueError, match="quant_type='fp4': must be 'nf4'"):
+        Nf4Weight.of(packed, state)
+
+
+def test_shapes_that_disagree_are_refused() -> None:
+    weight: Any = _quantised(8, 64, torch.float32, False)[0]
+    with pytest.raises(ValueError, match="do not fit"):
+        nf4_sparse_linear(torch.randn(2, 64), weight, None, torch.zeros(3), _pattern(8, 64, 0.1))
