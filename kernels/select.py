@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+from .devices import uses_triton
+
 _CHUNK_ENTRIES = 1 << 18  # two buffers of this many float32 stay in the second-level cache
 _CUDA_CHUNK_ENTRIES = 1 << 25
 _LOW_BITS = 16  # a float32 magnitude has 31 bits: 15 are counted in the first pass, 16 in the second
@@ -76,6 +78,40 @@ def select_most_changed_definition(
     offsets = torch.tensor([0] + [len(c) for c in changes]).cumsum(0).tolist()
     bounds = torch.searchsorted(chosen, torch.tensor(offsets)).tolist()
     return {n: chosen[bounds[i] : bounds[i + 1]] - offsets[i] for i, n in enumerate(after)}
+
+
+@torch.no_grad()
+def select_largest(values: Tensor, k: int, excluded: Tensor, generator: torch.Generator) -> Tensor:
+    """Returns the `k` entries of largest magnitude outside the excluded ones, of one tensor.
+
+    SpIEL-AG's growth candidates (thesis §7.3.1): the entries of a dense gradient, without the active ones. Ties go to
+    the lower flat index, but entries that are zero are drawn: nothing speaks for any of them.
+
+    Args:
+        values: floating-point, any shape; zeroed at the excluded entries.
+        k: 0 <= k <= number of entries that are not excluded.
+        excluded: (M,) int32 or int64 flat indices, ascending.
+        generator: of the draw, on the CPU; advanced only where there is one.
+    Returns:
+        (k,) int64, ascending.
+    Raises:
+        ValueError: `k` is out of range, or a value is NaN.
+    """
+    free = values.numel() - len(excluded)
+    if not 0 <= k <= free:
+        raise ValueError(f"k={k}: must be between 0 and the number of entries that are not excluded, {free}")
+    flat = values.view(-1)
+    flat.index_fill_(0, excluded.long(), 0)
+    nonzero = int(torch.count_nonzero(flat))
+    chosen = select_most_changed({"": flat}, {"": flat.new_zeros(1).expand_as(flat)}, min(k, nonzero))[""]
+    if nonzero < k:
+        zeros = torch.ones_like(flat, dtype=torch.bool)
+        zeros[chosen] = False
+        zeros[excluded.long()] = False
+        rest = zeros.nonzero().view(-1)
+        drawn = rest[distinct(len(rest), k - nonzero, generator).to(rest.device)]
+        chosen = torch.cat([chosen, drawn]).sort().values
+    return chosen
 
 
 def select_at_random(shapes: Mapping[str, torch.Size], k: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -156,24 +192,49 @@ def _threshold(after: Mapping[str, Tensor], before: Mapping[str, Tensor], k: int
     """Finds the bits of the k-th largest change, and how many entries equal to it belong to the `k`."""
     high = torch.zeros(_BINS_HIGH, dtype=torch.int64)
     for name, a in after.items():
-        counts = torch.zeros(_BINS_HIGH, dtype=torch.int64, device=a.device)
-        for _, bits in _change_bits(a, before[name]):
-            counts += torch.bincount(bits >> _LOW_BITS, minlength=_BINS_HIGH)
-        counts = counts.cpu()
+        counts = _high_counts(a, before[name]).cpu()
         if bool(counts[_INFINITY >> _LOW_BITS :].any()):
             _refuse_nan(name, a, before[name])
         high += counts
     upper, wanted = _bin_of(high, k)
     low = torch.zeros(_BINS_LOW, dtype=torch.int64)
     for name, a in after.items():
-        counts = torch.zeros(_BINS_LOW, dtype=torch.int64, device=a.device)
-        for _, bits in _change_bits(a, before[name]):
-            bits -= upper << _LOW_BITS
-            members = bits.index_select(0, _places(bits, 0))
-            counts += torch.bincount(members.clamp_(max=_BINS_LOW), minlength=_BINS_LOW + 1)[:_BINS_LOW]
-        low += counts.cpu()
+        low += _low_counts(a, before[name], upper).cpu()
     lower, ties = _bin_of(low, wanted)
     return (upper << _LOW_BITS) | lower, ties
+
+
+def _high_counts(after: Tensor, before: Tensor) -> Tensor:
+    """(_BINS_HIGH,) int64: how many changes have each value of the upper bits."""
+    if uses_triton(after) and _counted_at_once(after, before):
+        from .select_triton import launch_counts
+
+        return launch_counts(after, before, 0, _LOW_BITS, _BINS_HIGH)
+    counts = torch.zeros(_BINS_HIGH, dtype=torch.int64, device=after.device)
+    for _, bits in _change_bits(after, before):
+        counts += torch.bincount(bits >> _LOW_BITS, minlength=_BINS_HIGH)
+    return counts
+
+
+def _low_counts(after: Tensor, before: Tensor, upper: int) -> Tensor:
+    """(_BINS_LOW,) int64: how many changes of these upper bits have each value of the lower ones."""
+    if uses_triton(after) and _counted_at_once(after, before):
+        from .select_triton import launch_counts
+
+        return launch_counts(after, before, upper << _LOW_BITS, 0, _BINS_LOW)
+    counts = torch.zeros(_BINS_LOW, dtype=torch.int64, device=after.device)
+    for _, bits in _change_bits(after, before):
+        bits -= upper << _LOW_BITS
+        members = bits.index_select(0, _places(bits, 0))
+        counts += torch.bincount(members.clamp_(max=_BINS_LOW), minlength=_BINS_LOW + 1)[:_BINS_LOW]
+    return counts
+
+
+def _counted_at_once(after: Tensor, before: Tensor) -> bool:
+    """Whether the kernel takes them: contiguous (or one value expanded), side by side, no float64."""
+    expanded = before.dim() == 1 and before.stride(0) == 0
+    together = after.is_contiguous() and (before.is_contiguous() or expanded) and after.device == before.device
+    return together and torch.float64 not in (after.dtype, before.dtype)
 
 
 def _bin_of(counts: Tensor, k: int) -> tuple[int, int]:

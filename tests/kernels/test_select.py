@@ -5,7 +5,12 @@ import pytest
 import torch
 from torch import Tensor
 from xlt_kernels import select
-from xlt_kernels.select import select_at_random, select_most_changed, select_most_changed_definition
+from xlt_kernels.select import (
+    select_at_random,
+    select_largest,
+    select_most_changed,
+    select_most_changed_definition,
+)
 
 Tensors = dict[str, Tensor]
 
@@ -207,3 +212,60 @@ def test_a_random_choice_reaches_past_two_to_the_31_without_the_model_in_memory(
 def test_a_random_choice_of_too_many_is_refused() -> None:
     with pytest.raises(ValueError, match="k=21: must be between 0 and the number of entries, 20"):
         select_at_random(SHAPES, 21, torch.Generator())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("excluded_share", [0.0, 0.1, 0.9])
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 1.0])
+def test_the_largest_of_one_tensor_without_the_excluded(
+    dtype: torch.dtype, excluded_share: float, share: float
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    values = torch.randn(23, 31, generator=generator).to(dtype)
+    order = torch.randperm(values.numel(), generator=generator)
+    excluded = order[: int(excluded_share * values.numel())].sort().values
+    k = int(share * (values.numel() - len(excluded)))
+    left_out = set(excluded.tolist())
+    ranked = sorted((-abs(v), n) for n, v in enumerate(values.float().view(-1).tolist()) if n not in left_out)
+    chosen = select_largest(values.clone(), k, excluded, generator)
+    assert chosen.tolist() == sorted(n for _, n in ranked[:k])
+
+
+def test_entries_without_a_value_are_drawn_not_taken_by_position() -> None:
+    values, excluded = torch.zeros(10), torch.tensor([0, 9])
+    values[4] = -2.0
+    generator, counts = torch.Generator().manual_seed(1), torch.zeros(10)
+    for _ in range(2000):
+        chosen = select_largest(values.clone(), 3, excluded, generator)
+        assert chosen.tolist() == sorted(set(chosen.tolist()))
+        counts[chosen] += 1
+    assert counts[[0, 9]].tolist() == [0, 0]
+    assert counts[4] == 2000
+    # Two of seven: 571 expected, standard deviation 20.
+    assert all(abs(float(counts[n]) - 571) < 5 * 20 for n in (1, 2, 3, 5, 6, 7, 8))
+
+
+def test_more_entries_than_are_free_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"k=9: must be between 0 and .* 8"):
+        select_largest(torch.ones(10), 9, torch.tensor([0, 1]), torch.Generator())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("expanded", [False, True])
+@pytest.mark.parametrize("entries", [0, 1, 5000])
+def test_the_triton_kernel_counts_the_same_bits(dtype: torch.dtype, expanded: bool, entries: int) -> None:
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from xlt_kernels.select_triton import launch_counts
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    generator = torch.Generator().manual_seed(1)
+    after = torch.randn(entries, generator=generator).to(device, dtype)
+    before = torch.randn(entries, generator=generator).to(device, dtype)
+    if expanded:
+        before = after.new_zeros(1).expand_as(after)
+    bits = (after.float() - before.float()).abs().cpu().view(torch.int32).long()
+    high = torch.bincount(bits >> 16, minlength=1 << 15)
+    assert torch.equal(launch_counts(after, before, 0, 16, 1 << 15).cpu(), high)
+    upper = int(high.argmax())
+    low = torch.bincount(bits[bits >> 16 == upper] & 0xFFFF, minlength=1 << 16)
+    assert torch.equal(launch_counts(after, before, upper << 16, 0, 1 << 16).cpu(), low)
