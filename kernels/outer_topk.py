@@ -61,9 +61,9 @@ def outer_topk(r: Tensor, c: Tensor, k: int, excluded: Tensor, generator: torch.
     if rows > columns:  # bisect the shorter side's rows: the cost is rows x log columns
         turned = excluded.long()
         turned = (turned % columns * rows + turned // columns).sort().values
-        cells, products = outer_topk(c, r, k, turned, generator)
-        cells, order = (cells % rows * columns + cells // rows).sort()
-        return cells, products[order]
+        found, products = outer_topk(c, r, k, turned, generator)
+        found, order = (found % rows * columns + found // rows).sort()
+        return found, products[order]
     cells = _Staircase(r.double(), c.double(), excluded.long())
     low, high = 0, _bits(float(r.max()) * float(c.max())) + 1
     above, at_least = 0, free  # free cells of products >= high, >= low

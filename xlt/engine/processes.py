@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -61,13 +64,19 @@ class Processes:
                 parameter.grad = torch.zeros_like(parameter)
             dist.all_reduce(parameter.grad)
 
-    def from_leader(self, values: list[float]) -> list[float]:
-        """The leader's numbers, in every process."""
+    def sum_tensors(self, tensors: Iterable[Tensor]) -> None:
+        """Adds every tensor over all processes, in place; all processes must have the same ones."""
+        if self.count > 1:
+            for tensor in tensors:
+                dist.all_reduce(tensor)
+
+    def from_leader(self, values: T) -> T:
+        """The leader's numbers or tensors, in every process."""
         if self.count == 1:
             return values
-        box: list[object] = [values]
+        box: list[Any] = [values]
         dist.broadcast_object_list(box, src=0)
-        return box[0]  # type: ignore[return-value]
+        return box[0]
 
     def same_weights(self, tensors: Iterable[Tensor]) -> None:
         """Copies the leader's tensors into those of every process."""

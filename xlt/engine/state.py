@@ -78,21 +78,20 @@ class RunState:
         header, tensors = read_module_file(self._file)
         if header.get("kind") != "run_state":
             raise ModuleFileError(self._file, "is not the state of a run; remove it to start the run again")
-        parts: dict[str, dict[str, Tensor]] = {"trainable": {}, "method": {}, "optimizer": {}}
-        for name, tensor in tensors.items():
-            part, _, rest = name.partition("/")
-            parts[part][rest] = tensor
-        return Position(**header["position"]), parts
+        return Position(**header["position"]), _parts(tensors)
 
-    def save_best(self, phase: str, trainable: Mapping[str, nn.Parameter]) -> None:
-        """Keeps the present trainable values as the phase's best checkpoint."""
+    def save_best(self, phase: str, trainable: Mapping[str, nn.Parameter], method: Mapping[str, Tensor]) -> None:
+        """Keeps the present trainable values, and the method's state with them, as the phase's best checkpoint."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: parameter.detach() for name, parameter in trainable.items()}
+        tensors = {f"trainable/{name}": parameter.detach() for name, parameter in trainable.items()}
+        tensors.update((f"method/{name}", tensor) for name, tensor in method.items())
         write_module_file(self._best(phase), {"kind": "best_checkpoint"}, tensors)
 
-    def load_best(self, phase: str, trainable: Mapping[str, nn.Parameter]) -> None:
-        """Puts the phase's best checkpoint back into the trainable tensors."""
-        copy_into(trainable, read_module_file(self._best(phase))[1])
+    def load_best(self, phase: str, trainable: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+        """Puts the phase's best checkpoint back into the trainable tensors; returns the method's state of then."""
+        parts = _parts(read_module_file(self._best(phase))[1])
+        copy_into(trainable, parts["trainable"])
+        return parts["method"]
 
     def discard_best(self, phase: str) -> None:
         self._best(phase).unlink(missing_ok=True)
@@ -105,6 +104,14 @@ class RunState:
 
     def _best(self, phase: str) -> Path:
         return self._folder / f"best-{phase}.safetensors"
+
+
+def _parts(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    parts: dict[str, dict[str, Tensor]] = {"trainable": {}, "method": {}, "optimizer": {}}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition("/")
+        parts[part][rest] = tensor
+    return parts
 
 
 @torch.no_grad()
@@ -122,9 +129,10 @@ def copy_into(trainable: Mapping[str, nn.Parameter], values: Mapping[str, Tensor
 def load_optimizer(
     optimizer: torch.optim.Optimizer, trainable: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Gives an optimiser the slots (moments, step counts) that were saved for it.
+    """Gives an optimiser the slots (moments, step counts) that were saved for it, in the dtypes they were saved in.
 
-    By name, not by position: a resumed run need not meet its parameters in the order in which they were saved.
+    By name, not by position: a resumed run need not meet its parameters in the order in which they were saved. An
+    optimiser whose slots are not of their parameter's shape says so in `keeps_other_shapes`.
 
     Raises:
         ValueError: a slot belongs to no trainable tensor, or has another shape (a fused optimiser would not notice).
@@ -133,7 +141,10 @@ def load_optimizer(
     state: dict[int, dict[str, Any]] = {}
     for key, tensor in tensors.items():
         name, _, slot = key.rpartition("/")
-        if name not in numbers or (tensor.dim() and tensor.shape != trainable[name].shape):
+        fits = name in numbers and (
+            not tensor.dim() or getattr(optimizer, "keeps_other_shapes", False) or tensor.shape == trainable[name].shape
+        )
+        if not fits:
             raise ValueError(f"saved optimiser state {key} of shape {tuple(tensor.shape)} fits no trainable tensor")
         state.setdefault(numbers[name], {})[slot] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

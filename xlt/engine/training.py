@@ -6,7 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
@@ -98,12 +98,11 @@ class Trainer:
         }
 
     def _train_phase(self, phase: Phase, position: Position, parts: dict[str, dict[str, Tensor]] | None) -> None:
-        self.method.attach(self.model, phase, self.setting)
+        in_parts = self.processes.count > 1 or self.recipe.micro_batch_size is not None
+        self.method.attach(self.model, phase, replace(self.setting, in_parts=in_parts))
         trainable = self.method.trainable()
         self.processes.same_weights(trainable.values())
-        optimizer = torch.optim.AdamW(
-            trainable.values(), lr=phase.learning_rate, weight_decay=self.recipe.weight_decay, fused=True
-        )
+        optimizer = self.method.optimizer(trainable, phase.learning_rate, self.recipe.weight_decay)
         if parts is not None:
             copy_into(trainable, parts["trainable"])
             load_optimizer(optimizer, trainable, parts["optimizer"])
@@ -118,11 +117,12 @@ class Trainer:
                 group["lr"] = rate
             loss, targets = self._forward_backward(phase, position.step, mix)
             self.processes.sum_gradients(trainable.values())
+            self.processes.sum_tensors(self.method.partial_sums())
             self.method.before_step()
-            norm = self._clip(trainable.values())
+            norm, clipping = self._clip(trainable.values())
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            self.method.after_step()
+            self.method.after_step(clipping)
             position.step += 1
             last = position.step == phase.steps
             self.watcher.metrics(
@@ -188,15 +188,17 @@ class Trainer:
         if best is None or (value > best if self.task.greater_is_better else value < best):
             position.best_metric, position.best_step = value, position.step
             if self.processes.leads:
-                self._state.save_best(phase.name, trainable)
+                self._state.save_best(phase.name, trainable, self.method.state())
 
     def _evaluate(self, sources: Sequence[LoadedSource]) -> dict[str, float]:
         size, precision = self.recipe.evaluation_batch_size, self.recipe.precision
         return evaluate(self.model, self.task, sources, self.encoder, size, precision)
 
     def _load_best(self, phase: Phase, trainable: dict[str, nn.Parameter]) -> None:
+        state: dict[str, Tensor] = {}
         if self.processes.leads:
-            self._state.load_best(phase.name, trainable)
+            state = self._state.load_best(phase.name, trainable)
+        self.method.load_state(self.processes.from_leader(state))
         self.processes.same_weights(trainable.values())
 
     def _save_if_due(
@@ -257,9 +259,11 @@ class Trainer:
         assert self.recipe.evaluate_every_epochs is not None
         return max(1, round(self.recipe.evaluate_every_epochs * mix.steps_per_epoch))
 
-    def _clip(self, parameters: Iterable[nn.Parameter]) -> float:
+    def _clip(self, parameters: Iterable[nn.Parameter]) -> tuple[float, float]:
+        """Clips in place; returns the norm before, and what the gradients were multiplied with."""
         limit = math.inf if self.recipe.clip_norm is None else self.recipe.clip_norm
-        return float(nn.utils.clip_grad_norm_(parameters, limit))
+        norm = float(nn.utils.clip_grad_norm_(parameters, limit))
+        return norm, min(1.0, limit / (norm + 1e-6))  # torch's own constant
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._started

@@ -7,9 +7,10 @@ out. It knows models and modules, and neither tasks nor data sets.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from xlt.models.transfer import TransferModel
@@ -61,10 +62,12 @@ class Setting:
     Attributes:
         adapts_language: the run leaves a language module, not a task module.
         random: makes the named random stream of this run, see `xlt.data.streams`.
+        in_parts: a step's gradients come in several parts, from micro-batches or processes.
     """
 
     adapts_language: bool
-    random: Callable[..., object]
+    random: Callable[..., torch.Generator]
+    in_parts: bool = False
 
 
 class Method(ABC):
@@ -98,6 +101,10 @@ class Method(ABC):
     def trainable(self) -> dict[str, nn.Parameter]:
         """Name -> what the optimiser updates in the present phase; a fixed order."""
 
+    def optimizer(self, trainable: Mapping[str, nn.Parameter], rate: float, decay: float) -> torch.optim.Optimizer:
+        """A fresh optimiser of the phase's trainable tensors, Adam with decoupled decay if nothing else is said."""
+        return torch.optim.AdamW(trainable.values(), lr=rate, weight_decay=decay, fused=True)
+
     def loss(self, model: TransferModel, batch: Mapping[str, Tensor], loss: Callable[..., Tensor]) -> Tensor:
         """The training loss of a micro-batch; `loss(model, batch)` is the task's, a sum over targets."""
         return loss(model, batch)
@@ -105,11 +112,15 @@ class Method(ABC):
     def after_backward(self) -> None:  # noqa: B027
         """Once a micro-batch, after its backward pass."""
 
+    def partial_sums(self) -> Iterable[Tensor]:
+        """What must be summed over processes as the gradients are, once a step, before `before_step`."""
+        return ()
+
     def before_step(self) -> None:  # noqa: B027
         """Once a step, gradients complete and summed over processes, before clipping."""
 
-    def after_step(self) -> None:  # noqa: B027
-        """Once a step, after the optimiser."""
+    def after_step(self, clipping: float) -> None:  # noqa: B027
+        """Once a step, after the optimiser; `clipping` is what the gradients were multiplied with, at most 1."""
 
     def write(self, base: Mapping[str, Tensor] | None = None) -> None:  # noqa: B027
         """Brings the model's weights in line with the trainable values; called before each use of the weights.
@@ -131,7 +142,7 @@ class Method(ABC):
         return {}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
-        """Takes back what `state` gave, before `attach`."""
+        """Takes back what `state` gave: before `attach` in a resumed run, after it with a phase's best checkpoint."""
 
     @abstractmethod
     def export(self, model: TransferModel, header: ModuleHeader) -> ModuleArtefact:

@@ -84,10 +84,10 @@ def test_in_a_dense_phase_the_module_is_out_while_the_optimiser_steps(
     trainer = _two_languages(make_trainer, make_method, modules, "full")
     after_step, steps = trainer.method.after_step, []
 
-    def spy() -> None:
+    def spy(clipping: float) -> None:
         assert ModuleStack(trainer.model).active == ()
         steps.append(1)
-        after_step()
+        after_step(clipping)
 
     trainer.method.after_step = spy
     trainer.train(tmp_path, Silence())

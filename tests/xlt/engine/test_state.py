@@ -126,17 +126,18 @@ def test_a_file_that_is_no_state_is_refused(tmp_path: Path) -> None:
 
 def test_the_best_checkpoint_of_a_phase_is_kept_apart(tmp_path: Path, bits) -> None:
     state, dense, sparse = RunState(tmp_path), _trainable(seed=1), _trainable(seed=2)
-    state.save_best("dense", dense)
-    state.save_best("sparse", sparse)
-    for phase, kept in (("dense", dense), ("sparse", sparse)):
+    of_method = {"indices/w": torch.arange(3)}
+    state.save_best("dense", dense, {})
+    state.save_best("sparse", sparse, of_method)
+    for phase, kept, expected in (("dense", dense, {}), ("sparse", sparse, of_method)):
         found = _trainable(seed=3)
-        state.load_best(phase, found)
+        assert bits(state.load_best(phase, found)) == bits(expected)
         assert bits(found) == bits(kept)
 
 
 def test_discarding_removes_state_and_what_a_kill_left_and_nothing_else(tmp_path: Path) -> None:
     state, trainable, _ = _saved(tmp_path)
-    state.save_best("dense", trainable)
+    state.save_best("dense", trainable, {})
     (tmp_path / ".state.safetensors.0a1b.tmp").write_bytes(b"half")
     (tmp_path / ".checkpoint.0a1b.tmp").mkdir()
     (tmp_path / ".checkpoint.0a1b.tmp" / "config.json").write_text("{")
