@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from .delta_write import gather_entries, write_delta_definition
 from .devices import uses_triton
-from .sparse_linear import SparsePattern, sampled_gradient
+from .sparse_linear import Receiver, SparsePattern, delta_gradient, other_gradients
 
 _BUFFERS: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
@@ -117,7 +117,12 @@ def dequantise(
 
 
 def nf4_sparse_linear(
-    x: Tensor, weight: Nf4Weight, bias: Tensor | None, delta: Tensor, pattern: SparsePattern
+    x: Tensor,
+    weight: Nf4Weight,
+    bias: Tensor | None,
+    delta: Tensor,
+    pattern: SparsePattern,
+    receive: Receiver | None = None,
 ) -> Tensor:
     """y = x (DEQUANT(W) + delta)^T + b; differentiable in x, bias and delta. The weight is dequantised in each pass.
 
@@ -127,6 +132,7 @@ def nf4_sparse_linear(
         bias: (rows,) or None.
         delta: (N,) master values.
         pattern: of the N entries.
+        receive: as in `sparse_linear`.
     Returns:
         (..., rows) of the weight's dtype.
     Raises:
@@ -134,17 +140,23 @@ def nf4_sparse_linear(
     """
     if tuple(weight.shape) != (pattern.rows, pattern.columns) or tuple(delta.shape) != (len(pattern),):
         raise ValueError(f"weight {tuple(weight.shape)} and delta {tuple(delta.shape)} do not fit {pattern}")
-    y: Tensor = _Nf4SparseLinear.apply(x, weight, bias, delta, pattern)
+    y: Tensor = _Nf4SparseLinear.apply(x, weight, bias, delta, pattern, receive)
     return y
 
 
 class _Nf4SparseLinear(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Nf4Weight, bias: Tensor | None, delta: Tensor, pattern: SparsePattern
+        ctx: Any,
+        x: Tensor,
+        weight: Nf4Weight,
+        bias: Tensor | None,
+        delta: Tensor,
+        pattern: SparsePattern,
+        receive: Receiver | None,
     ) -> Tensor:
-        ctx.weight, ctx.pattern = weight, pattern
-        ctx.dtypes = x.dtype, None if bias is None else bias.dtype, delta.dtype
+        ctx.weight, ctx.pattern, ctx.receive = weight, pattern, receive
+        ctx.dtypes = x.dtype, None if bias is None else bias.dtype
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(weight.dtype)
             dense = dequantise(weight, pattern.indices, delta)
@@ -154,20 +166,14 @@ class _Nf4SparseLinear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, None, Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, None, Tensor | None, Tensor | None, None, None]:
         x, delta = ctx.saved_tensors
-        x_dtype, bias_dtype, delta_dtype = ctx.dtypes
-        dx = dbias = ddelta = None
-        with torch.autocast(dy.device.type, enabled=False):
-            rows = dy.reshape(-1, dy.shape[-1])
-            if ctx.needs_input_grad[0]:
-                dense = dequantise(ctx.weight, ctx.pattern.indices, delta)
-                dx = torch.matmul(dy, dense.to(dy.dtype)).to(x_dtype)
-            if ctx.needs_input_grad[2]:
-                dbias = rows.sum(0, dtype=torch.promote_types(dy.dtype, torch.float32)).to(bias_dtype)
-            if ctx.needs_input_grad[3]:
-                ddelta = sampled_gradient(rows, x.reshape(-1, x.shape[-1]), ctx.pattern).to(delta_dtype)
-        return dx, None, dbias, ddelta, None
+        dense = dequantise(ctx.weight, ctx.pattern.indices, delta) if ctx.needs_input_grad[0] else None
+        dx, dbias, rows = other_gradients(ctx, dy, dense, *ctx.dtypes)
+        ddelta = None
+        if ctx.needs_input_grad[3]:
+            ddelta = delta_gradient(rows, x, ctx.pattern, ctx.receive).to(delta.dtype)
+        return dx, None, dbias, ddelta, None, None
 
 
 def _buffer(weight: Nf4Weight) -> Tensor:

@@ -6,6 +6,7 @@ gradient at the N active entries alone; dense dW is never stored (thesis appendi
 
 import functools
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -93,7 +94,18 @@ class SparsePattern:
         return f"SparsePattern({len(self)} of {self.rows} x {self.columns})"
 
 
-def sparse_linear(x: Tensor, weight: Tensor, bias: Tensor | None, delta: Tensor, pattern: SparsePattern) -> Tensor:
+Receiver = Callable[[Tensor], None]
+"""Takes a weight's whole gradient, (rows, columns), of the products' dtype; may change it; it is forgotten then."""
+
+
+def sparse_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    delta: Tensor,
+    pattern: SparsePattern,
+    receive: Receiver | None = None,
+) -> Tensor:
     """y = x W^T + b, where W already holds base plus delta; differentiable in x, bias and delta, not in W.
 
     Under autocast the products run in its dtype, as `nn.Linear`'s do; the delta's gradient accumulates in float32.
@@ -105,6 +117,7 @@ def sparse_linear(x: Tensor, weight: Tensor, bias: Tensor | None, delta: Tensor,
         bias: (rows,) or None.
         delta: (N,) master values. Only its gradient is formed: (dY^T X) at the pattern's entries.
         pattern: of N entries.
+        receive: forms dY^T X whole in the backward and hands it over; the delta's gradient is gathered from it.
     Returns:
         (..., rows).
     Raises:
@@ -112,41 +125,73 @@ def sparse_linear(x: Tensor, weight: Tensor, bias: Tensor | None, delta: Tensor,
     """
     if tuple(weight.shape) != (pattern.rows, pattern.columns) or tuple(delta.shape) != (len(pattern),):
         raise ValueError(f"weight {tuple(weight.shape)} and delta {tuple(delta.shape)} do not fit {pattern}")
-    y: Tensor = _SparseLinear.apply(x, weight, bias, delta, pattern)
+    y: Tensor = _SparseLinear.apply(x, weight, bias, delta, pattern, receive)
     return y
 
 
 class _SparseLinear(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, delta: Tensor, pattern: SparsePattern
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        delta: Tensor,
+        pattern: SparsePattern,
+        receive: Receiver | None,
     ) -> Tensor:
-        ctx.pattern = pattern
-        ctx.dtypes = x.dtype, None if bias is None else bias.dtype, delta.dtype
-        kind = x.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        with torch.autocast(kind, enabled=False):
-            x = _cast(x, dtype)
-            y = F.linear(x, _cast(weight, dtype), None if bias is None else _cast(bias, dtype))
+        ctx.pattern, ctx.receive, ctx.delta_dtype = pattern, receive, delta.dtype
+        ctx.dtypes = x.dtype, None if bias is None else bias.dtype
+        x, y = _product(x, weight, bias)
         # The weight is saved as it is and cast again in the backward: a cast copy a layer would be half the model.
         ctx.save_for_backward(x if ctx.needs_input_grad[3] else None, weight if ctx.needs_input_grad[0] else None)
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, None, Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, None, Tensor | None, Tensor | None, None, None]:
         x, weight = ctx.saved_tensors
-        x_dtype, bias_dtype, delta_dtype = ctx.dtypes
-        dx = dbias = ddelta = None
-        with torch.autocast(dy.device.type, enabled=False):
-            if ctx.needs_input_grad[0]:
-                dx = torch.matmul(dy, weight.to(dy.dtype)).to(x_dtype)
-            rows = dy.reshape(-1, dy.shape[-1])
-            if ctx.needs_input_grad[2]:
-                dbias = rows.sum(0, dtype=torch.promote_types(dy.dtype, torch.float32)).to(bias_dtype)
-            if ctx.needs_input_grad[3]:
-                ddelta = sampled_gradient(rows, x.reshape(-1, x.shape[-1]), ctx.pattern).to(delta_dtype)
-        return dx, None, dbias, ddelta, None
+        dx, dbias, rows = other_gradients(ctx, dy, weight, *ctx.dtypes)
+        ddelta = None
+        if ctx.needs_input_grad[3]:
+            ddelta = delta_gradient(rows, x, ctx.pattern, ctx.receive).to(ctx.delta_dtype)
+        return dx, None, dbias, ddelta, None, None
+
+
+def delta_gradient(dy: Tensor, x: Tensor, pattern: SparsePattern, receive: Receiver | None) -> Tensor:
+    """Gradient at the pattern's entries of the layer with output gradient `dy`, (tokens, rows), and input `x`."""
+    x = x.reshape(-1, x.shape[-1])
+    with torch.autocast(dy.device.type, enabled=False):
+        if receive is None:
+            return sampled_gradient(dy, x, pattern)
+        dtype = torch.promote_types(dy.dtype, x.dtype)
+        whole = dy.to(dtype).t() @ x.to(dtype)
+        gradient = whole.view(-1).index_select(0, pattern.indices)
+        receive(whole)
+        return gradient
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """x as the product takes it, and the product, under autocast in its dtype."""
+    kind = x.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    with torch.autocast(kind, enabled=False):
+        x = _cast(x, dtype)
+        return x, F.linear(x, _cast(weight, dtype), None if bias is None else _cast(bias, dtype))
+
+
+def other_gradients(
+    ctx: Any, dy: Tensor, weight: Tensor | None, x_dtype: torch.dtype, bias_dtype: torch.dtype | None
+) -> tuple[Tensor | None, Tensor | None, Tensor]:
+    """Gradients to x and bias where they are wanted, and dY as (tokens, rows)."""
+    dx = dbias = None
+    rows = dy.reshape(-1, dy.shape[-1])
+    with torch.autocast(dy.device.type, enabled=False):
+        if weight is not None:
+            dx = torch.matmul(dy, weight.to(dy.dtype)).to(x_dtype)
+        if ctx.needs_input_grad[2]:
+            dbias = rows.sum(0, dtype=torch.promote_types(dy.dtype, torch.float32)).to(bias_dtype)
+    return dx, dbias, rows
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

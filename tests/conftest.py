@@ -178,7 +178,11 @@ def make_source(encoder: Encoder) -> Callable[..., LoadedSource]:
 
 @pytest.fixture(scope="session")
 def make_method() -> Callable[..., Method]:
-    """`make_method("lt_sft", "method.l1=0.1")`: as `conf/method` has it, density 0.05 unless said otherwise."""
+    """`make_method("lt_sft", "method.l1=0.1")`: as `conf/method` has it, density 0.05 unless said otherwise.
+
+    SpIEL exchanges entries after three steps, so that runs of a few steps see it.
+    """
+    often = {name: ("method.update_interval=3", "method.estimation_steps=2") for name in ("spiel_ag", "spiel_ma")}
 
     @functools.cache
     def config(overrides: tuple[str, ...]) -> Any:
@@ -186,7 +190,9 @@ def make_method() -> Callable[..., Method]:
             composed = compose(overrides)
         return OmegaConf.to_container(composed.method, resolve=True, structured_config_mode=SCMode.INSTANTIATE)
 
-    return lambda name, *overrides: build_method(config((f"method={name}", "train.density=0.05", *overrides)))
+    return lambda name, *overrides: build_method(
+        config((f"method={name}", "train.density=0.05", *often.get(name, ()), *overrides))
+    )
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Tuning chosen entries in place: what LT-SFT's sparse phase and random SFT have in common.
+"""Tuning chosen entries in place: what LT-SFT's sparse phase, random SFT and SpIEL have in common.
 
 The model's own weights hold base plus delta; the optimiser sees the deltas alone (float32, one per chosen entry), so
 that its moments have the delta's size and a frozen entry cannot move. The gradient of a linear layer or an embedding
@@ -13,16 +13,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from xlt_kernels.delta_write import gather_entries, write_delta
+from xlt_kernels.delta_write import gather_entries, restore_entries, write_delta
 from xlt_kernels.embedding_rows import sparse_embedding
-from xlt_kernels.sparse_linear import SparsePattern, sparse_linear
+from xlt_kernels.sparse_linear import Receiver, SparsePattern, sparse_linear
 
 from xlt.models.transfer import TransferModel
 from xlt.modules import Entries
 
 
 class SparseDeltas:
-    """Deltas of a model at fixed entries, written into its weights in place.
+    """Deltas of a model at chosen entries, written into its weights in place.
 
     Args:
         model: all its parameters but the head's are frozen; gradients reach the deltas.
@@ -47,6 +47,9 @@ class SparseDeltas:
             )
             for name, chosen in self.indices.items()
         }
+        self.patterns: dict[str, SparsePattern] = {}
+        self._watches: dict[str, _Watch] = {}
+        self._receivers: dict[str, Receiver] = {}
         self._undo: list[Callable[[], None]] = []
         users = _users(model)
         for name, weight in self._weights.items():
@@ -69,6 +72,67 @@ class SparseDeltas:
             if delta.grad is not None:
                 delta.grad.add_(torch.sign(delta.detach()), alpha=scale)
 
+    @torch.no_grad()
+    def exchange(self, name: str, kept: Tensor, grown: Tensor) -> Tensor:
+        """Gives up some entries of a tensor, whose weights are the base again, and takes others, with deltas of zero.
+
+        Args:
+            name: of a linear layer's weight.
+            kept: (N,) bool, which of the present entries stay.
+            grown: flat indices of new entries, as many as are given up; none is a present one.
+        Returns:
+            (N,) int64: where each entry of the new order stood in (kept entries, grown entries).
+        """
+        weight, indices = self._weights[name], self.indices[name]
+        restore_entries(weight, indices[~kept], self._base[name][~kept])
+        merged, order = torch.cat([indices[kept], grown.to(indices)]).sort()
+        self.indices[name] = merged
+        self._base[name] = torch.cat([self._base[name][kept], gather_entries(weight, grown)])[order]
+        delta = self.deltas[name]
+        delta.copy_(torch.cat([delta[kept], delta.new_zeros(len(grown))])[order])
+        self.patterns[name] = SparsePattern.from_indices(merged, *weight.shape)
+        return order
+
+    @torch.no_grad()
+    def move_to(self, indices: Mapping[str, Tensor]) -> None:
+        """Has the deltas at other entries, as many of each tensor; the weights are the base until the next `write`."""
+        for name, chosen in indices.items():
+            weight = self._weights[name]
+            restore_entries(weight, self.indices[name], self._base[name])
+            self.indices[name] = chosen.to(weight.device)
+            self._base[name] = gather_entries(weight, self.indices[name])
+            if name in self.patterns:
+                self.patterns[name] = SparsePattern.from_indices(self.indices[name], *weight.shape)
+
+    def watch(self, name: str, indices: Tensor) -> None:
+        """From now on samples the gradient of a linear layer's weight at other entries too.
+
+        Args:
+            name: of the weight.
+            indices: (M,) ascending flat indices, none of them active.
+        """
+        self._receivers.pop(name, None)
+        self._watches[name] = _Watch(self.indices[name], indices, self.deltas[name], self._weights[name].shape)
+
+    def receive(self, name: str, receiver: Receiver) -> None:
+        """From now on hands over the whole gradient of a linear layer's weight in each backward pass."""
+        self._watches.pop(name, None)
+        self._receivers[name] = receiver
+
+    def look_away(self) -> None:
+        """Ends every `watch` and `receive`."""
+        self._watches.clear()
+        self._receivers.clear()
+
+    def after_backward(self) -> None:
+        """Brings watched gradients to the deltas and to `watched`; once a micro-batch."""
+        for name, watch in self._watches.items():
+            watch.share_out(self.deltas[name])
+
+    def watched(self) -> dict[str, Tensor]:
+        """Name -> (M,) gradients at watched entries, summed since they were set to zero."""
+        return {name: watch.gradient for name, watch in self._watches.items()}
+
     def detach(self) -> None:
         """Gives the model its own forward passes back; the weights keep base plus delta."""
         for undo in self._undo:
@@ -83,18 +147,26 @@ class SparseDeltas:
         }
 
     def _connect(self, name: str, weight: nn.Parameter, users: list[tuple[nn.Module, str]]) -> None:
-        delta = self.deltas[name]
         if len(users) == 1 and users[0][1] == "weight":
             module, chosen = users[0][0], self.indices[name]
             if type(module) is nn.Linear:
-                pattern = SparsePattern.from_indices(chosen, *weight.shape)
-                self._replace_forward(module, functools.partial(_linear_forward, module, delta, pattern))
+                self.patterns[name] = SparsePattern.from_indices(chosen, *weight.shape)
+                self._replace_forward(module, functools.partial(self._linear_forward, name, module))
                 return
             if type(module) is nn.Embedding and module.max_norm is None and not module.scale_grad_by_freq:
-                pattern = SparsePattern.from_indices(chosen, *weight.shape)
-                self._replace_forward(module, functools.partial(_embedding_forward, module, delta, pattern))
+                self.patterns[name] = SparsePattern.from_indices(chosen, *weight.shape)
+                self._replace_forward(module, functools.partial(self._embedding_forward, name, module))
                 return
-        self._gather_dense_gradient(name, weight, delta)
+        self._gather_dense_gradient(name, weight, self.deltas[name])
+
+    def _linear_forward(self, name: str, module: nn.Linear, x: Tensor) -> Tensor:
+        watch, delta, pattern = self._watches.get(name), self.deltas[name], self.patterns[name]
+        if watch is not None and torch.is_grad_enabled():
+            delta, pattern = watch.probe, watch.pattern
+        return sparse_linear(x, module.weight, module.bias, delta, pattern, self._receivers.get(name))
+
+    def _embedding_forward(self, name: str, module: nn.Embedding, ids: Tensor) -> Tensor:
+        return sparse_embedding(ids, module.weight, self.deltas[name], self.patterns[name], module.padding_idx)
 
     def _replace_forward(self, module: nn.Module, forward: Callable[..., Tensor]) -> None:
         module.__dict__["forward"] = forward
@@ -115,17 +187,31 @@ class SparseDeltas:
         self._undo.append(lambda: weight.requires_grad_(False))  # type: ignore[arg-type]
 
 
+class _Watch:
+    """The gradient at active and watched entries together, sampled at once."""
+
+    def __init__(self, active: Tensor, watched: Tensor, delta: Tensor, shape: torch.Size) -> None:
+        union, place = torch.cat([active, watched.to(active)]).sort()
+        self.pattern = SparsePattern.from_indices(union, *shape)
+        self.probe = nn.Parameter(delta.new_zeros(len(union)))  # only its gradient matters
+        self.gradient = delta.new_zeros(len(watched))
+        self._place, self._active = place, len(active)
+
+    @torch.no_grad()
+    def share_out(self, delta: nn.Parameter) -> None:
+        if self.probe.grad is None:
+            return
+        gradient = torch.empty_like(self.probe.grad)
+        gradient[self._place] = self.probe.grad
+        self.probe.grad = None
+        own, other = gradient.split([self._active, len(gradient) - self._active])
+        delta.grad = own.clone() if delta.grad is None else delta.grad.add_(own)
+        self.gradient += other
+
+
 def _master_dtype(weight: Tensor) -> torch.dtype:
     """What deltas of `weight` are kept in: float32, or float64 where the weight is."""
     return torch.promote_types(weight.dtype, torch.float32)
-
-
-def _linear_forward(module: nn.Linear, delta: nn.Parameter, pattern: SparsePattern, x: Tensor) -> Tensor:
-    return sparse_linear(x, module.weight, module.bias, delta, pattern)
-
-
-def _embedding_forward(module: nn.Embedding, delta: nn.Parameter, pattern: SparsePattern, ids: Tensor) -> Tensor:
-    return sparse_embedding(ids, module.weight, delta, pattern, module.padding_idx)
 
 
 def _users(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:

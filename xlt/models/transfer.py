@@ -91,6 +91,19 @@ def untie_embeddings(model: TransferModel) -> None:
             module.weight.requires_grad_(False)
 
 
+def block_linear_weights(model: TransferModel) -> dict[str, Tensor]:
+    """Name -> weight of every linear layer inside the backbone's blocks, in the model's order.
+
+    Blocks are what a backbone keeps in a list; embeddings, pooler and language-model head are none.
+    """
+    lists = [f"{path}." for path, module in model.backbone.named_modules() if isinstance(module, nn.ModuleList)]
+    return {
+        f"backbone.{path}.weight": module.weight
+        for path, module in model.backbone.named_modules()
+        if isinstance(module, nn.Linear) and path.startswith(tuple(lists))
+    }
+
+
 def layer_norm_parameters(model: nn.Module) -> set[str]:
     """Names of all layer-normalisation parameters, whatever class a model family uses for it."""
     found: set[str] = set()

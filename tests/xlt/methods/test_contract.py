@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import xlt_conf
+from omegaconf import OmegaConf
 from torch import Tensor
 
 import xlt.methods
@@ -29,10 +30,12 @@ every_method = pytest.mark.parametrize("name", CONFIGS)
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-def test_every_schema_has_a_config_of_its_name() -> None:
+def test_every_schema_has_a_config() -> None:
     modules = [info.name for info in pkgutil.iter_modules(xlt.methods.__path__)]
     schemas = {name for name in modules if hasattr(importlib.import_module(f"xlt.methods.{name}"), "SCHEMA")}
-    assert {"full", "bitfit", "random_sft", "lt_sft"} <= schemas <= set(CONFIGS)
+    folder = Path(xlt_conf.__file__).parent / "method"
+    used = {OmegaConf.load(folder / f"{name}.yaml").defaults[0].removeprefix("base_") for name in CONFIGS}
+    assert {"full", "bitfit", "random_sft", "lt_sft", "spiel"} <= schemas == used
 
 
 @every_method

@@ -1,0 +1,3 @@
+from xlt.methods.spiel.method import SCHEMA, Spiel, SpielConfig
+
+__all__ = ["SCHEMA", "Spiel", "SpielConfig"]

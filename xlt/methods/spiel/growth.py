@@ -1,0 +1,206 @@
+"""Which frozen entries are taken up: SpIEL-AG's estimated gradients, SpIEL-MA's momentum approximation."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from xlt_kernels.outer_topk import outer_topk
+from xlt_kernels.select import select_largest
+
+from xlt.methods.sparse import SparseDeltas
+from xlt.methods.spiel.optimisers import AgedAdam, EntryOptimiser, SparseSm3
+
+Draw = Callable[[str], torch.Generator]
+"""A tensor's stream of random numbers for the present update."""
+
+
+class Growth(ABC):
+    """What grows; the method calls the hooks of the same names as its own.
+
+    Args:
+        deltas: of the model.
+    """
+
+    def __init__(self, deltas: SparseDeltas) -> None:
+        self.deltas = deltas
+
+    @abstractmethod
+    def optimiser(self, head: Mapping[str, nn.Parameter], rate: float, decay: float) -> EntryOptimiser:
+        """The optimiser that this criterion stands on."""
+
+    def prepare(self, until_update: int | None, draw: Draw) -> None:  # noqa: B027
+        """Before a step: so many steps follow it up to the next update; None: there will be none."""
+
+    def partial_sums(self) -> Iterable[Tensor]:
+        return ()
+
+    def before_step(self) -> None:  # noqa: B027
+        pass
+
+    def after_step(self, clipping: float) -> None:  # noqa: B027
+        pass
+
+    @abstractmethod
+    def grow(self, name: str, count: int, draw: Draw) -> tuple[Tensor, dict[str, Tensor]]:
+        """At most `count` frozen entries, none of them active before the update, and what their state begins with."""
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
+        pass
+
+
+class GradientGrowth(Growth):
+    """SpIEL-AG: the entries of largest mean gradient over the last gamma steps before the update (§7.3.1, Eq. 7.5).
+
+    Means are kept for K_i candidates only: the frozen entries of largest gradient in the first of those steps, that of
+    the whole step, over all its micro-batches and processes. A step that comes in parts holds the whole gradient of
+    every tuned tensor meanwhile; a step in one piece never does.
+
+    Args:
+        deltas: of the model.
+        estimation_steps: gamma.
+        candidates: K_i as a multiple of a tensor's tuned entries, at least 1.
+        in_parts: steps come in several parts.
+        betas, epsilon: of Adam.
+    """
+
+    def __init__(
+        self,
+        deltas: SparseDeltas,
+        estimation_steps: int,
+        candidates: float,
+        in_parts: bool,
+        betas: tuple[float, float],
+        epsilon: float,
+    ) -> None:
+        super().__init__(deltas)
+        self.estimation_steps, self.candidates, self.in_parts = estimation_steps, candidates, in_parts
+        self.betas, self.epsilon = betas, epsilon
+        self._whole: dict[str, Tensor] = {}
+        self._candidates: dict[str, Tensor] = {}
+        self._sample: dict[str, Tensor] = {}
+        self._mean: dict[str, Tensor] = {}
+        self._square: dict[str, Tensor] = {}
+        self._choosing = self._estimating = False
+
+    def optimiser(self, head: Mapping[str, nn.Parameter], rate: float, decay: float) -> EntryOptimiser:
+        self._adam = AgedAdam(self.deltas.deltas, head, rate, decay, self.betas, self.epsilon)
+        return self._adam
+
+    def prepare(self, until_update: int | None, draw: Draw) -> None:
+        self._estimating = until_update is not None and until_update < self.estimation_steps
+        self._choosing = until_update == self.estimation_steps - 1
+        self._draw = draw
+        self._sample = {}
+        if self._choosing:
+            self._candidates, self._mean, self._square, self._whole = {}, {}, {}, {}
+            for name in self.deltas.deltas:
+                self.deltas.receive(name, partial(self._add if self.in_parts else self._choose_from, name))
+        elif self._estimating:
+            for name, candidates in self._candidates.items():
+                self.deltas.watch(name, candidates)
+        else:
+            self._candidates, self._mean, self._square = {}, {}, {}
+            self.deltas.look_away()
+
+    def partial_sums(self) -> Iterable[Tensor]:
+        if not (self._choosing and self.in_parts):
+            return list(self.deltas.watched().values())
+        for name, pattern in self.deltas.patterns.items():  # a process without examples has formed no gradient
+            if name not in self._whole:
+                self._whole[name] = self.deltas.deltas[name].new_zeros(pattern.rows, pattern.columns)
+        return [self._whole[name] for name in self.deltas.patterns]
+
+    def before_step(self) -> None:
+        if self._choosing:
+            for name in self.deltas.patterns:  # in one order in all processes
+                if name in self._whole:
+                    self._choose_from(name, self._whole.pop(name))
+        elif self._estimating:
+            self._sample = self.deltas.watched()
+
+    @torch.no_grad()
+    def after_step(self, clipping: float) -> None:
+        for name, sample in self._sample.items():
+            sample = sample * clipping
+            if name not in self._mean:
+                self._mean[name], self._square[name] = torch.zeros_like(sample), torch.zeros_like(sample)
+            self._mean[name] += sample / self.estimation_steps
+            self._square[name] += sample.square() / self.estimation_steps
+
+    @torch.no_grad()
+    def grow(self, name: str, count: int, draw: Draw) -> tuple[Tensor, dict[str, Tensor]]:
+        chosen = torch.arange(0, device=self.deltas.deltas[name].device)
+        if name in self._mean:
+            free = len(self._mean[name])
+            none = chosen.new_empty(0)
+            chosen = select_largest(self._mean[name].clone(), min(count, free), none, draw(name))
+        seeds = self._adam.seeds(self._mean[name][chosen], self._square[name][chosen], self.estimation_steps)
+        return self._candidates[name][chosen], seeds
+
+    def state(self) -> dict[str, Tensor]:
+        parts = {"candidates": self._candidates, "mean": self._mean, "square": self._square}
+        return {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        parts = {"candidates": self._candidates, "mean": self._mean, "square": self._square}
+        for part, named in parts.items():
+            named.clear()
+            named.update(
+                (name.removeprefix(f"{part}/"), tensor.to(self.deltas.deltas[name.removeprefix(f"{part}/")].device))
+                for name, tensor in state.items()
+                if name.startswith(f"{part}/")
+            )
+
+    def _add(self, name: str, gradient: Tensor) -> None:
+        if name in self._whole:
+            self._whole[name] += gradient
+        else:
+            self._whole[name] = gradient.to(self.deltas.deltas[name].dtype, copy=True)
+
+    def _choose_from(self, name: str, gradient: Tensor) -> None:
+        """Takes the candidates, and the first sample of their gradients, from the whole gradient of a step."""
+        if name in self._candidates:
+            raise ValueError(f"{name}: is used twice in a forward pass; give train.micro_batch_size=train.batch_size")
+        active = self.deltas.indices[name]
+        count = min(round(self.candidates * len(active)), gradient.numel() - len(active))
+        chosen = select_largest(gradient, count, active, self._draw(name))
+        self._candidates[name] = chosen
+        self._sample[name] = gradient.view(-1)[chosen].to(self.deltas.deltas[name].dtype)
+
+
+class MomentumGrowth(Growth):
+    """SpIEL-MA: the entries of largest r_i c_j, SM3's estimate of their momentum (§7.3.2, Eq. 7.7).
+
+    Args:
+        deltas: of the model.
+        momentum, epsilon: of SM3.
+    """
+
+    def __init__(self, deltas: SparseDeltas, momentum: float, epsilon: float) -> None:
+        super().__init__(deltas)
+        self.momentum, self.epsilon = momentum, epsilon
+        self._name = {id(delta): name for name, delta in deltas.deltas.items()}
+
+    def optimiser(self, head: Mapping[str, nn.Parameter], rate: float, decay: float) -> EntryOptimiser:
+        self._sm3 = SparseSm3(
+            self.deltas.deltas,
+            head,
+            rate,
+            decay,
+            lambda delta: self.deltas.patterns[self._name[id(delta)]],
+            self.momentum,
+            self.epsilon,
+        )
+        return self._sm3
+
+    def grow(self, name: str, count: int, draw: Draw) -> tuple[Tensor, dict[str, Tensor]]:
+        state, active = self._sm3.state[self.deltas.deltas[name]], self.deltas.indices[name]
+        count = min(count, len(state["rows"]) * len(state["columns"]) - len(active))
+        return outer_topk(state["rows"], state["columns"], count, active, draw(name))[0], {}

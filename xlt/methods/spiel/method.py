@@ -1,0 +1,240 @@
+"""SpIEL: sparse fine-tuning whose entries are dropped and grown as it goes (thesis chapter 7)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from xlt_kernels.select import select_at_random
+
+from xlt.config import key
+from xlt.methods.method import Method, Phase, Setting, head_parameters, trained_head
+from xlt.methods.random_sft import pack_indices, sparse_report, unpack_indices
+from xlt.methods.sparse import SparseDeltas
+from xlt.methods.spiel.growth import GradientGrowth, Growth, MomentumGrowth
+from xlt.methods.spiel.optimisers import EntryOptimiser
+from xlt.methods.spiel.schedule import replacements
+from xlt.models.transfer import TransferModel, block_linear_weights
+from xlt.modules import ModuleArtefact, ModuleHeader, SparseDelta
+
+
+@dataclass
+class SpielConfig:
+    """Sparse fine-tuning with entries that are dropped and grown."""
+
+    _target_: str = "xlt.methods.spiel.Spiel"
+    growth: str = key("AG: gradient; MA: momentum", choices=("gradient", "momentum"))
+    density: float | None = key("tuned share; null: as rank says", above=0, high=1, hint="thesis: 0.0024 to 0.023")
+    density_of: str = key("share of the tuned tensors or of the whole model", choices=("tuned", "model"))
+    rank: int | None = key("as many entries as LoRA of this rank has on the same layers; null: as density says", low=1)
+    update_interval: int = key("steps between updates of the entries (S)", low=1)
+    replacement_rate: float = key("initial share of the entries replaced at an update (xi)", low=0, high=1)
+    schedule: str = key("of the replacement rate", choices=("linear", "cosine"))
+    drop_by: str = key("drop the smallest delta, or the one that changed least since the last update",
+                       choices=("value", "change"))  # fmt: skip
+    estimation_steps: int = key("AG: steps over which candidates' gradients are averaged (gamma)", low=1)
+    candidates: float = key("AG: candidates as a multiple of a tensor's tuned entries", low=1)
+    adam_betas: tuple[float, float] = key("AG: decay of the moments")
+    adam_epsilon: float = key("AG: epsilon of Adam", above=0)
+    sm3_momentum: float = key("MA: momentum of SM3; 0: none", low=0, high=1)
+    sm3_epsilon: float = key("MA: epsilon of SM3, under the root", above=0)
+
+    def faults(self, prefix: str) -> Iterator[str]:
+        if (self.density is None) == (self.rank is None):
+            yield f"{prefix}: give one of {prefix}.density and {prefix}.rank, not both"
+        if self.growth == "gradient" and self.estimation_steps > self.update_interval:
+            interval = self.update_interval
+            yield f"{prefix}.estimation_steps={self.estimation_steps}: larger than {prefix}.update_interval={interval}"
+
+
+SCHEMA = SpielConfig
+
+
+class Spiel(Method):
+    """Tunes a fixed number of entries of every linear layer of the Transformer blocks, and keeps exchanging them.
+
+    Entries begin as a random draw, in the same share of each tensor. After every S steps the k(i, t) entries of tensor
+    i whose deltas are smallest go back to their pre-trained values, and as many frozen ones are taken up: SpIEL-AG
+    takes those of largest mean gradient (`GradientGrowth`, with Adam), SpIEL-MA those of largest estimated momentum
+    (`MomentumGrowth`, with SM3). An entry that is active before an update, though it be dropped there, is not grown at
+    that update. After the last step nothing is exchanged.
+
+    Where texts disagree: entries are dropped by |phi| as §7.3.1 says, or by |phi - phi0| as Algorithms 2 and 3 have it
+    (`drop_by`); updates are at multiples of S (§7.3.1), the first of which replaces every entry (Eq. 7.6, whose gamma
+    is the period there; the reference code updates at gamma, S + gamma, ...).
+
+    Deltas, moments and accumulators are float32 (float64 for a float64 model), also over a bfloat16 or 4-bit base. L2
+    is decoupled decay of the deltas, `train.weight_decay`.
+    """
+
+    def __init__(
+        self,
+        growth: str,
+        density: float | None,
+        density_of: str,
+        rank: int | None,
+        update_interval: int,
+        replacement_rate: float,
+        schedule: str,
+        drop_by: str,
+        estimation_steps: int,
+        candidates: float,
+        adam_betas: tuple[float, float],
+        adam_epsilon: float,
+        sm3_momentum: float,
+        sm3_epsilon: float,
+    ) -> None:
+        self.name = {"gradient": "spiel_ag", "momentum": "spiel_ma"}[growth]
+        self.density, self.density_of, self.rank = density, density_of, rank
+        self.update_interval, self.replacement_rate, self.schedule = update_interval, replacement_rate, schedule
+        self.drop_by, self.estimation_steps, self.candidates = drop_by, estimation_steps, candidates
+        self.adam_betas, self.adam_epsilon = (adam_betas[0], adam_betas[1]), adam_epsilon
+        self.sm3_momentum, self.sm3_epsilon = sm3_momentum, sm3_epsilon
+        self._loaded: dict[str, Tensor] = {}
+        self._sparse: SparseDeltas | None = None
+
+    def attach(self, model: TransferModel, phase: Phase, setting: Setting) -> None:
+        weights = block_linear_weights(model)
+        if not weights:
+            raise ValueError(f"method={self.name}: {model.base_name} has no linear layers in blocks")
+        self._setting, self._steps = setting, phase.steps
+        self._total, self._head = model.pretrained_parameters, head_parameters(model)
+        density = self._density_of_tensors(weights, model.pretrained_parameters)
+        self.entries = {n: max(1, min(round(density * w.numel()), w.numel())) for n, w in weights.items()}
+        indices = unpack_indices(self._loaded) or {
+            name: select_at_random({name: weight.shape}, self.entries[name], setting.random("start", name))[name]
+            for name, weight in weights.items()
+        }
+        self._sparse = SparseDeltas(model, indices)
+        self._growth = self._new_growth(self._sparse, setting.in_parts)
+        self._step = 0
+        self._grown_at = {n: torch.zeros_like(i, dtype=torch.int32) for n, i in self._sparse.indices.items()}
+        self._last: dict[str, Tensor] = {}
+        if self.drop_by == "change":
+            self._last = {name: torch.zeros_like(delta) for name, delta in self._sparse.deltas.items()}
+        self._take_state(self._loaded)
+        self._prepare()
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        return {**self._deltas, **self._head}
+
+    def optimizer(self, trainable: Mapping[str, nn.Parameter], rate: float, decay: float) -> EntryOptimiser:
+        self._optimizer = self._growth.optimiser(self._head, rate, decay)
+        return self._optimizer
+
+    def after_backward(self) -> None:
+        self._attached.after_backward()
+
+    def partial_sums(self) -> Iterable[Tensor]:
+        return self._growth.partial_sums()
+
+    def before_step(self) -> None:
+        self._growth.before_step()
+
+    def after_step(self, clipping: float) -> None:
+        self._growth.after_step(clipping)
+        self._step += 1
+        self._update()
+        self._prepare()
+
+    def write(self, base: Mapping[str, Tensor] | None = None) -> None:
+        self._attached.write()
+
+    def rewritten(self) -> None:
+        return None  # they change
+
+    def state(self) -> dict[str, Tensor]:
+        state = {"step": torch.tensor(self._step), **pack_indices(self._attached.indices)}
+        for part, named in (("grown_at", self._grown_at), ("last", self._last)):
+            state.update((f"{part}/{name}", tensor) for name, tensor in named.items())
+        return state | {f"growth/{name}": tensor for name, tensor in self._growth.state().items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        self._loaded = dict(state)
+        if self._sparse is not None:  # the best checkpoint of the phase
+            indices = unpack_indices(state)
+            assert indices is not None
+            self._sparse.look_away()
+            self._sparse.move_to(indices)
+            self._take_state(state)
+
+    def export(self, model: TransferModel, header: ModuleHeader) -> ModuleArtefact:
+        ages = {str(step): count for step, count in sorted(self._counts_by_step().items())}
+        header = dataclasses.replace(header, provenance={**header.provenance, "entries_grown_at_step": ages})
+        return SparseDelta(header, self._attached.entries(), trained_head(model))
+
+    def report(self) -> dict[str, float]:
+        return sparse_report(self._attached, self._total)
+
+    @property
+    def _attached(self) -> SparseDeltas:
+        assert self._sparse is not None
+        return self._sparse
+
+    @property
+    def _deltas(self) -> dict[str, nn.Parameter]:
+        return self._attached.deltas
+
+    def _density_of_tensors(self, weights: Mapping[str, Tensor], total: int) -> float:
+        """The share of each tensor's entries that is tuned."""
+        tuned = sum(weight.numel() for weight in weights.values())
+        if self.rank is not None:
+            return sum(self.rank * sum(weight.shape) for weight in weights.values()) / tuned
+        assert self.density is not None
+        return self.density * (total / tuned if self.density_of == "model" else 1)
+
+    def _new_growth(self, sparse: SparseDeltas, in_parts: bool) -> Growth:
+        if self.name == "spiel_ma":
+            return MomentumGrowth(sparse, self.sm3_momentum, self.sm3_epsilon)
+        return GradientGrowth(
+            sparse, self.estimation_steps, self.candidates, in_parts, self.adam_betas, self.adam_epsilon
+        )
+
+    def _take_state(self, state: Mapping[str, Tensor]) -> None:
+        if not state:
+            return
+        self._step = int(state["step"])
+        for part, named in (("grown_at", self._grown_at), ("last", self._last)):
+            for name in named:
+                named[name] = state[f"{part}/{name}"].to(named[name].device)
+        self._growth.load_state(
+            {name.removeprefix("growth/"): t for name, t in state.items() if name.startswith("growth/")}
+        )
+
+    def _replacements(self, step: int, entries: int) -> int:
+        return replacements(step, self._steps, self.update_interval, self.replacement_rate, self.schedule, entries)
+
+    def _prepare(self) -> None:
+        """Tells the growth what the next step is."""
+        until_update = -(self._step + 1) % self.update_interval
+        update = self._step + 1 + until_update
+        none = not any(self._replacements(update, entries) for entries in self.entries.values())
+        self._growth.prepare(None if none else until_update, self._draw)
+
+    def _draw(self, name: str) -> torch.Generator:
+        return self._setting.random("update", self._step, name)
+
+    @torch.no_grad()
+    def _update(self) -> None:
+        """Drops and grows, if entries are due after this step."""
+        for name, delta in self._deltas.items():
+            count = self._replacements(self._step, len(delta))
+            if count == 0:
+                continue
+            grown, seeds = self._growth.grow(name, count, self._draw)
+            change = delta - self._last[name] if self._last else delta
+            kept = torch.ones(len(delta), dtype=torch.bool, device=delta.device)
+            kept[change.abs().argsort(stable=True)[: len(grown)]] = False
+            order = self._attached.exchange(name, kept, grown)
+            self._optimizer.exchange(delta, kept, order, seeds)
+            ages = self._grown_at[name]
+            self._grown_at[name] = torch.cat([ages[kept], ages.new_full((len(grown),), self._step)])[order]
+            if self._last:
+                self._last[name] = delta.detach().clone()
+
+    def _counts_by_step(self) -> dict[int, int]:
+        steps, counts = torch.cat([ages.cpu() for ages in self._grown_at.values()]).unique(return_counts=True)
+        return dict(zip(steps.tolist(), counts.tolist(), strict=True))

@@ -1,0 +1,187 @@
+"""Optimisers of deltas whose entries change: their state can be exchanged entry by entry."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from xlt_kernels.sm3 import sm3_step
+from xlt_kernels.sparse_linear import SparsePattern
+
+
+class EntryOptimiser(torch.optim.Optimizer):
+    """An optimiser that keeps some state for each entry of a delta.
+
+    Weight decay is decoupled, and acts on the deltas alone (thesis §7.3.2): on none of the task head's tensors.
+
+    Args:
+        deltas, head: name -> tensor.
+        rate: learning rate; the engine sets it anew each step.
+        decay: of the deltas.
+    """
+
+    keeps_other_shapes = False
+
+    def __init__(
+        self, deltas: Mapping[str, nn.Parameter], head: Mapping[str, nn.Parameter], rate: float, decay: float
+    ) -> None:
+        groups = [
+            {"params": list(part.values()), "decay": decay_of}
+            for part, decay_of in ((deltas, decay), (head, 0.0))
+            if part
+        ]
+        super().__init__(groups, {"lr": rate})
+
+    @abstractmethod
+    def update(self, parameter: nn.Parameter, gradient: Tensor, rate: float, decay: float) -> None:
+        """One step on one tensor."""
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self.update(parameter, parameter.grad, group["lr"], group["decay"])
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's, but every slot keeps the dtype it was saved in: torch would make a delta's dtype of them all."""
+        super().load_state_dict(state_dict)
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        for number, slots in state_dict["state"].items():
+            parameter = parameters[number]
+            self.state[parameter] = {slot: value.to(parameter.device).clone() for slot, value in slots.items()}
+
+    @torch.no_grad()
+    def exchange(self, parameter: nn.Parameter, kept: Tensor, order: Tensor, seeds: Mapping[str, Tensor]) -> None:
+        """Follows an exchange of entries.
+
+        Args:
+            kept: (N,) bool, which of the old entries stay.
+            order: (N,) where each new entry stood in (kept, grown).
+            seeds: slot -> values of the grown entries; slots that are not named begin at zero.
+        """
+        state = self.state[parameter]
+        for slot in self._slots_by_entry():
+            if slot in state:
+                old = state[slot][kept]
+                grown = seeds.get(slot, old.new_zeros(len(order) - len(old))).to(old)
+                state[slot] = torch.cat([old, grown])[order]
+
+    @abstractmethod
+    def _slots_by_entry(self) -> tuple[str, ...]:
+        """Names of the state that each entry has of its own."""
+
+
+class AgedAdam(EntryOptimiser):
+    """Adam, each entry's bias corrected by its own age: the gradients its moments have seen (thesis §7.3.1).
+
+    Moments have the deltas' dtype, float32 or float64; ages are int32, exact however long the run.
+    """
+
+    def __init__(
+        self,
+        deltas: Mapping[str, nn.Parameter],
+        head: Mapping[str, nn.Parameter],
+        rate: float,
+        decay: float,
+        betas: tuple[float, float],
+        epsilon: float,
+    ) -> None:
+        super().__init__(deltas, head, rate, decay)
+        self.betas, self.epsilon = betas, epsilon
+
+    def update(self, parameter: nn.Parameter, gradient: Tensor, rate: float, decay: float) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["age"] = torch.zeros_like(parameter, dtype=torch.int32)
+            state["first"], state["second"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        first_beta, second_beta = self.betas
+        age = state["age"].add_(1)
+        first = state["first"].lerp_(gradient, 1 - first_beta)
+        second = state["second"].mul_(second_beta).addcmul_(gradient, gradient, value=1 - second_beta)
+        # phi -= rate * (m / (1 - b1^age)) / (sqrt(v / (1 - b2^age)) + eps)
+        exact = age.to(torch.float64)
+        first_bias, second_bias = ((1 - beta**exact).to(parameter.dtype) for beta in self.betas)
+        parameter.mul_(1 - rate * decay)
+        parameter.addcdiv_(first / first_bias, (second / second_bias).sqrt_().add_(self.epsilon), value=-rate)
+
+    def seeds(self, mean: Tensor, square: Tensor, samples: int) -> dict[str, Tensor]:
+        """Moments of entries whose gradients have been watched: after bias correction they are the estimates.
+
+        The reference keeps the estimates themselves, which the correction at age `samples` then enlarges, the second
+        two hundred times: its grown entries begin with steps a sixth as long.
+
+        Args:
+            mean, square: (M,) averages of gradients and of their squares.
+            samples: gradients averaged over.
+        """
+        first_beta, second_beta = self.betas
+        return {
+            "age": torch.full_like(mean, samples, dtype=torch.int32),
+            "first": mean * (1 - first_beta**samples),
+            "second": square * (1 - second_beta**samples),
+        }
+
+    def _slots_by_entry(self) -> tuple[str, ...]:
+        return ("age", "first", "second")
+
+
+class SparseSm3(EntryOptimiser):
+    """SM3 (Anil et al., 2019): a row and a column of accumulators a matrix, see `sm3_step`.
+
+    A vector of the task head is a matrix of one column, for which SM3 is Adagrad.
+
+    Args:
+        pattern: the present entries of a delta, by the delta.
+        momentum: of the steps; 0 keeps no state an entry.
+    """
+
+    keeps_other_shapes = True
+
+    def __init__(
+        self,
+        deltas: Mapping[str, nn.Parameter],
+        head: Mapping[str, nn.Parameter],
+        rate: float,
+        decay: float,
+        pattern: Callable[[nn.Parameter], SparsePattern],
+        momentum: float,
+        epsilon: float,
+    ) -> None:
+        super().__init__(deltas, head, rate, decay)
+        self.momentum, self.epsilon = momentum, epsilon
+        self._pattern = pattern
+        self._full = {id(parameter): _every_entry(parameter) for parameter in head.values()}
+
+    def update(self, parameter: nn.Parameter, gradient: Tensor, rate: float, decay: float) -> None:
+        pattern = self._full.get(id(parameter)) or self._pattern(parameter)
+        state = self.state[parameter]
+        if not state:
+            state["rows"], state["columns"] = parameter.new_zeros(pattern.rows), parameter.new_zeros(pattern.columns)
+            if self.momentum:
+                state["momentum"] = torch.zeros_like(parameter)
+        flat, buffer = parameter.view(-1), state.get("momentum")
+        sm3_step(
+            flat,
+            gradient.reshape(-1),
+            pattern,
+            state["rows"],
+            state["columns"],
+            rate,
+            self.epsilon,
+            decay,
+            self.momentum,
+            None if buffer is None else buffer.view(-1),
+        )
+
+    def _slots_by_entry(self) -> tuple[str, ...]:
+        return ("momentum",)
+
+
+def _every_entry(parameter: Tensor) -> SparsePattern:
+    rows = parameter.shape[0] if parameter.dim() else 1
+    columns = max(parameter.numel() // max(rows, 1), 1)
+    return SparsePattern.from_indices(torch.arange(parameter.numel(), device=parameter.device), rows, columns)
