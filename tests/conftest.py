@@ -180,9 +180,10 @@ def make_source(encoder: Encoder) -> Callable[..., LoadedSource]:
 def make_method() -> Callable[..., Method]:
     """`make_method("lt_sft", "method.l1=0.1")`: as `conf/method` has it, density 0.05 unless said otherwise.
 
-    SpIEL exchanges entries after three steps, so that runs of a few steps see it.
+    SpIEL exchanges entries after three steps, so that runs of a few steps see it. LoRA has no dropout.
     """
     often = {name: ("method.update_interval=3", "method.estimation_steps=2") for name in ("spiel_ag", "spiel_ma")}
+    often["lora"] = ("method.rank=2", "method.dropout=0.0")
 
     @functools.cache
     def config(overrides: tuple[str, ...]) -> Any:

@@ -3,16 +3,19 @@
 from xlt.modules.artefact import ModuleArtefact, ModuleHeader, check_base, load_module
 from xlt.modules.composable_sft import read_composable_sft
 from xlt.modules.compose import compose
+from xlt.modules.low_rank import LowRankDelta, Rescaling
 from xlt.modules.module_file import ModuleFileError
 from xlt.modules.sparse_delta import Entries, SparseDelta
 from xlt.modules.stack import ModuleStack
 
 __all__ = [
     "Entries",
+    "LowRankDelta",
     "ModuleArtefact",
     "ModuleFileError",
     "ModuleHeader",
     "ModuleStack",
+    "Rescaling",
     "SparseDelta",
     "check_base",
     "compose",

@@ -157,8 +157,7 @@ class SparseDelta(ModuleArtefact):
         Raises:
             ValueError: the module does not fit the model.
         """
-        available = dict(model.named_buffers(remove_duplicate=False))
-        available.update(model.named_parameters(remove_duplicate=False))
+        available = named_tensors(model)
         skip = getattr(model, LM_HEAD_PREFIX.rstrip("."), None) is None
         shapes = {name: tuple(entries.shape) for name, entries in self.entries.items()}
         shapes.update((name, tuple(tensor.shape)) for name, tensor in self.tensors.items())
@@ -215,6 +214,13 @@ class SparseDelta(ModuleArtefact):
                 raise ValueError(f"unexpected tensor {key!r}")
             whole[name] = tensor
         return cls(header, entries, whole)
+
+
+def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Buffers and parameters by the names that modules use: a layer that peft wraps keeps its own."""
+    named = dict(model.named_buffers(remove_duplicate=False))
+    named.update(model.named_parameters(remove_duplicate=False))
+    return {name.replace(".base_layer.", "."): tensor for name, tensor in named.items()}
 
 
 class _Displaced:

@@ -21,6 +21,7 @@ from xlt.engine.watching import Silence
 from xlt.methods.method import Budget
 from xlt.models.transfer import TransferModel
 from xlt.modules import Entries, ModuleStack, SparseDelta, load_module
+from xlt.modules.sparse_delta import named_tensors
 
 CONFIGS = sorted(file.stem for file in (Path(xlt_conf.__file__).parent / "method").glob("*.yaml"))
 KINDS = ["tagging", "mlm"]
@@ -58,8 +59,15 @@ def test_only_what_the_module_names_moves_under_weight_decay_and_momentum(
     before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
     trainer.train(tmp_path, Silence())
     module = trainer.method.export(trainer.model, module_header())
-    assert isinstance(module, SparseDelta)
     moved = 0
+    tuned = sum(parameter.numel() for parameter in trainer.method.trainable().values())
+    if not isinstance(module, SparseDelta):  # beside the base, which stays as it is
+        now = named_tensors(trainer.model)
+        base = {name: tensor for name, tensor in before.items() if name not in module.tensors}
+        assert bits({name: now[name] for name in base}) == bits(base)
+        parameters = {name.replace(".base_layer.", "."): p for name, p in trainer.model.named_parameters()}
+        assert tuned == sum(p.numel() for n, p in parameters.items() if n not in before or n in module.tensors)
+        return
     for tensor, parameter in trainer.model.named_parameters():
         # The output matrix is tied to the embeddings before, and a tensor of its own after, a language run.
         start = before[tensor] if tensor in before else before[EMBEDDINGS]
@@ -73,7 +81,6 @@ def test_only_what_the_module_names_moves_under_weight_decay_and_momentum(
         assert bits({"": now[~allowed]}) == bits({"": was[~allowed]}), f"{tensor} moved outside of the module"
         moved += int((now != was).sum()) if tensor not in module.tensors else 0
     assert moved > 0.5 * module.num_entries
-    tuned = sum(parameter.numel() for parameter in trainer.method.trainable().values())
     assert tuned == module.num_entries + sum(tensor.numel() for tensor in module.tensors.values())
 
 
@@ -99,7 +106,7 @@ def test_a_saved_module_on_a_fresh_base_reproduces_the_trained_model_and_comes_o
     untrained = _output(trainer)
     trainer.train(tmp_path, Silence())
     trained = _output(trainer)
-    assert (trained - untrained).abs().max() > 1e-2
+    assert (trained - untrained).abs().max() > 5e-3
     trainer.method.export(trainer.model, module_header()).save(tmp_path / "module.safetensors")
     fresh = make_trainer(make_method(name), kind)
     if fresh.model.head is not None:
@@ -261,4 +268,4 @@ def _language_module(language: str, model: TransferModel, module_header: Callabl
 def _entries_of(model: TransferModel, module: SparseDelta) -> Tensor:
     ((name, entries),) = module.entries.items()
     assert entries.indices is not None
-    return dict(model.named_parameters())[name].detach().reshape(-1)[entries.indices.long()].clone()
+    return named_tensors(model)[name].detach().reshape(-1)[entries.indices.long()].clone()

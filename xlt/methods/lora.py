@@ -1,0 +1,52 @@
+"""LoRA (Hu et al., 2022; thesis §2.2.1), the baseline of thesis chapter 7, through the `peft` library."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from xlt.config import key
+from xlt.methods.method import trained_head
+from xlt.methods.peft_baselines import ADAPTER, PeftMethod, on_cpu
+from xlt.models.transfer import TransferModel, block_linear_weights
+from xlt.modules import LowRankDelta, ModuleArtefact, ModuleHeader
+
+
+@dataclass
+class LoraConfig:
+    """Low-rank adaptation."""
+
+    _target_: str = "xlt.methods.lora.Lora"
+    rank: int = key("of each delta", low=1)
+    alpha: int = key("deltas are scaled by alpha / rank", low=1)
+    dropout: float = key("on the input of the low-rank path", low=0, high=1)
+
+
+SCHEMA = LoraConfig
+
+
+class Lora(PeftMethod):
+    """Adds B A alpha / rank to every linear layer of the Transformer blocks (thesis §7.4.3); B begins at zero."""
+
+    name = "lora"
+
+    def __init__(self, rank: int, alpha: int, dropout: float) -> None:
+        self.rank, self.alpha, self.dropout = rank, alpha, dropout
+
+    def peft_config(self, model: TransferModel) -> Any:
+        from peft import LoraConfig as PeftLora
+
+        layers = [name.removeprefix("backbone.").removesuffix(".weight") for name in block_linear_weights(model)]
+        return PeftLora(
+            r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=layers, bias="none"
+        )
+
+    def export(self, model: TransferModel, header: ModuleHeader) -> ModuleArtefact:
+        factors = {
+            f"{path}.weight": (on_cpu(layer.lora_A[ADAPTER].weight), on_cpu(layer.lora_B[ADAPTER].weight))
+            for path, layer in self._layers.items()
+        }
+        return LowRankDelta(
+            dataclasses.replace(header, kind=LowRankDelta.kind), factors, self.alpha / self.rank, trained_head(model)
+        )

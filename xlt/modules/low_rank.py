@@ -1,0 +1,194 @@
+"""Modules whose full delta is not stored: LoRA's products and (IA)^3's factors."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from xlt.modules.artefact import ModuleArtefact, ModuleHeader, Undo
+from xlt.modules.sparse_delta import named_tensors
+
+
+class _FullDeltas(ModuleArtefact):
+    """A module that changes whole weights, by deltas formed when it is applied; thesis §7.5.1, Eq. 7.9.
+
+    Applying writes round(float32(weight) + delta) and keeps the weights it displaces; `tensors` (the task head) replace
+    the model's, as in a sparse delta.
+    """
+
+    tensors: dict[str, Tensor]
+
+    def deltas(self, targets: Mapping[str, Tensor]) -> Mapping[str, Any]:
+        """Name -> what forms the float32 delta of that weight, given the weight."""
+        raise NotImplementedError
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of every tensor that the module changes."""
+        raise NotImplementedError
+
+    def check(self, model: nn.Module) -> None:
+        self._targets(model)
+
+    @torch.no_grad()
+    def write_into(self, model: nn.Module) -> Undo:
+        targets = self._targets(model)
+        saved = {name: weight.detach().clone() for name, weight in targets.items()}
+
+        @torch.no_grad()
+        def undo() -> None:
+            for name, weight in targets.items():
+                weight.copy_(saved[name])
+
+        for name, form in self.deltas(targets).items():
+            wide = torch.promote_types(targets[name].dtype, torch.float32)
+            targets[name].copy_(targets[name].to(wide) + form(targets[name].to(wide)))
+        for name, tensor in self.tensors.items():
+            targets[name].copy_(tensor)
+        return undo
+
+    def _targets(self, model: nn.Module) -> dict[str, Tensor]:
+        available = named_tensors(model)
+        shapes = self.shapes() | {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+        faults = [
+            f"the model has no tensor {name!r}"
+            if name not in available
+            else f"{name!r} has shape {shape}, the model's has {tuple(available[name].shape)}"
+            for name, shape in shapes.items()
+            if name not in available or tuple(available[name].shape) != shape
+        ]
+        if faults:
+            more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
+            raise ValueError(f"{self.header} does not fit the model: {faults[0]}{more}")
+        return {name: available[name] for name in shapes}
+
+
+class LowRankDelta(_FullDeltas):
+    """LoRA (Hu et al., 2022): the delta of a weight (out, in) is scale * B A.
+
+    Args:
+        header: with kind "low_rank".
+        factors: name of the weight -> (A of (rank, in), B of (out, rank)).
+        scale: alpha / rank.
+        tensors: name -> tensor stored whole.
+    """
+
+    kind: ClassVar[str] = "low_rank"
+
+    def __init__(
+        self,
+        header: ModuleHeader,
+        factors: Mapping[str, tuple[Tensor, Tensor]],
+        scale: float,
+        tensors: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        _check_kind(header, self.kind)
+        if not math.isfinite(scale):
+            raise ValueError(f"scale={scale}: must be finite")
+        for name, (a, b) in factors.items():
+            if a.dim() != 2 or b.dim() != 2 or a.shape[0] != b.shape[1]:
+                raise ValueError(f"{name!r}: A {tuple(a.shape)} and B {tuple(b.shape)} are no factors of a matrix")
+        self.header, self.scale = header, scale
+        self.factors = {name: (a.detach(), b.detach()) for name, (a, b) in factors.items()}
+        self.tensors = {name: tensor.detach() for name, tensor in (tensors or {}).items()}
+
+    def __repr__(self) -> str:
+        return f"<{self.header}: {len(self.factors)} weights, {len(self.tensors)} whole>"
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: (b.shape[0], a.shape[1]) for name, (a, b) in self.factors.items()}
+
+    def deltas(self, targets: Mapping[str, Tensor]) -> Mapping[str, Any]:
+        def form(a: Tensor, b: Tensor) -> Any:
+            return lambda weight: self.scale * (b.to(weight) @ a.to(weight))
+
+        return {name: form(a, b) for name, (a, b) in self.factors.items()}
+
+    def to_tensors(self, value_dtype: torch.dtype | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Layout: the scale; tensors `a:<name>`, `b:<name>`, `whole:<name>`."""
+        tensors = {f"whole:{name}": tensor for name, tensor in self.tensors.items()}
+        for name, (a, b) in self.factors.items():
+            tensors[f"a:{name}"], tensors[f"b:{name}"] = (
+                x if value_dtype is None else x.to(value_dtype) for x in (a, b)
+            )
+        return {"scale": self.scale}, tensors
+
+    @classmethod
+    def from_tensors(cls, header: ModuleHeader, layout: Mapping[str, Any], tensors: dict[str, Tensor]) -> Self:
+        parts = _by_role(tensors, ("a", "b", "whole"))
+        factors = {name: (a, parts["b"][name]) for name, a in parts["a"].items()}
+        return cls(header, factors, float(layout["scale"]), parts["whole"])
+
+
+class Rescaling(_FullDeltas):
+    """(IA)^3 (Liu et al., 2022): weights and biases multiplied by a vector along one dimension.
+
+    The delta of W is W (l - 1): of the weight as it stands when the module is applied, so several multiply.
+
+    Args:
+        header: with kind "rescaling".
+        factors: name of a weight or bias -> factor of a shape that broadcasts to it.
+        sizes: name -> shape of the tensor.
+        tensors: name -> tensor stored whole.
+    """
+
+    kind: ClassVar[str] = "rescaling"
+
+    def __init__(
+        self,
+        header: ModuleHeader,
+        factors: Mapping[str, Tensor],
+        sizes: Mapping[str, tuple[int, ...]],
+        tensors: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        _check_kind(header, self.kind)
+        for name, factor in factors.items():
+            size = tuple(sizes[name])
+            if factor.dim() != len(size) or any(f not in (1, n) for f, n in zip(factor.shape, size, strict=True)):
+                raise ValueError(f"{name!r}: a factor of shape {tuple(factor.shape)} for {size}")
+        self.header = header
+        self.factors = {name: factor.detach() for name, factor in factors.items()}
+        self._sizes = {name: tuple(size) for name, size in sizes.items()}
+        self.tensors = {name: tensor.detach() for name, tensor in (tensors or {}).items()}
+
+    def __repr__(self) -> str:
+        return f"<{self.header}: {len(self.factors)} tensors rescaled, {len(self.tensors)} whole>"
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return dict(self._sizes)
+
+    def deltas(self, targets: Mapping[str, Tensor]) -> Mapping[str, Any]:
+        def form(factor: Tensor) -> Any:
+            return lambda weight: weight * (factor.to(weight) - 1)
+
+        return {name: form(factor) for name, factor in self.factors.items()}
+
+    def to_tensors(self, value_dtype: torch.dtype | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Layout: name -> shape; tensors `factor:<name>`, `whole:<name>`."""
+        tensors = {f"whole:{name}": tensor for name, tensor in self.tensors.items()}
+        for name, factor in self.factors.items():
+            tensors[f"factor:{name}"] = factor if value_dtype is None else factor.to(value_dtype)
+        return {"sizes": {name: list(size) for name, size in self._sizes.items()}}, tensors
+
+    @classmethod
+    def from_tensors(cls, header: ModuleHeader, layout: Mapping[str, Any], tensors: dict[str, Tensor]) -> Self:
+        parts = _by_role(tensors, ("factor", "whole"))
+        sizes = {name: tuple(size) for name, size in layout["sizes"].items()}
+        return cls(header, parts["factor"], sizes, parts["whole"])
+
+
+def _check_kind(header: ModuleHeader, kind: str) -> None:
+    if header.kind != kind:
+        raise ValueError(f"kind={header.kind!r}: the header of this module must say {kind!r}")
+
+
+def _by_role(tensors: Mapping[str, Tensor], roles: tuple[str, ...]) -> dict[str, dict[str, Tensor]]:
+    """Takes `role:name` apart."""
+    parts: dict[str, dict[str, Tensor]] = {role: {} for role in roles}
+    for key, tensor in tensors.items():
+        role, _, name = key.partition(":")
+        if role not in parts:
+            raise ValueError(f"unexpected tensor {key!r}")
+        parts[role][name] = tensor
+    return parts
