@@ -136,6 +136,14 @@ class HubConfig:
 
 
 @dataclass
+class InstructionConfig:
+    """A conversation made of an example of another task; {text}, {pair}, {label} and {answer} stand for its parts."""
+
+    prompt: str = key("what the user says")
+    completion: str = key("what the assistant answers")
+
+
+@dataclass
 class SourceConfig:
     """One entry of the mix: labelled or raw data of one language."""
 
@@ -152,6 +160,8 @@ class SourceConfig:
     origin: str = key("how the labels came about", choices=("gold", "few-shot", "translated"))
     upsample: int = key("integer repetition of the examples", low=1)
     cap: int | None = key("at most this many examples, drawn by seed (K of few-shot transfer); null for all", low=1)
+    where: dict[str, str] = key("column -> value that a row must have to be read")
+    instruction: InstructionConfig | None = key("makes a conversation of each example; null: as it is")
 
     def faults(self, prefix: str) -> Iterator[str]:
         from xlt.data.languages import language_fault

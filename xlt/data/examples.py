@@ -15,8 +15,16 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """What one side of a conversation says; `role` is system, user or assistant."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Example:
-    """A sentence, a line, a pair of them, or a question.
+    """A sentence, a line, a pair of them, a question, or a conversation.
 
     Attributes:
         place: "file:line" (or its like), for messages about this example.
@@ -27,6 +35,7 @@ class Example:
         label: of the whole example.
         answers: all accepted answers to a question, in the context.
         id: the data set's own name of the example, where it has one.
+        turns: of a conversation.
     """
 
     place: str
@@ -37,3 +46,4 @@ class Example:
     label: str | None = None
     answers: tuple[Answer, ...] = ()
     id: str | None = None
+    turns: tuple[Turn, ...] = ()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from xlt.config import SourceConfig, UsageError
-from xlt.data.examples import Answer, Example
+from xlt.data.examples import Answer, Example, Turn
 
 _TEXTS = ("text", "pair", "label", "id")
+_PROMPTS = ("prompt", "input", "completion")
+ROLES = ("system", "user", "assistant")
 
 
 def fields_of(source: SourceConfig) -> dict[str, str]:
@@ -22,14 +24,35 @@ def fields_of(source: SourceConfig) -> dict[str, str]:
     return {role: column.replace("{code}", source.code) for role, column in source.fields.items()}
 
 
+def examples_of(
+    records: Iterable[tuple[str, Mapping[str, Any]]], fields: Mapping[str, str], where: Mapping[str, str]
+) -> Iterator[Example]:
+    """The examples of those records that have the wanted values.
+
+    Args:
+        records: place and columns of each.
+        fields: role -> column.
+        where: column -> wanted value.
+    Raises:
+        UsageError: as `example_of`, or a column of `where` is not there.
+    """
+    for place, record in records:
+        for column in where:
+            if column not in record:
+                raise UsageError(f"{place}: no column {column!r} (where); there are {', '.join(map(str, record))}")
+        if all(str(record[column]) == value for column, value in where.items()):
+            yield example_of(record, fields, place)
+
+
 def example_of(record: Mapping[str, Any], fields: Mapping[str, str], place: str) -> Example:
     """The example that a record holds.
 
     Args:
         record: column -> value.
         fields: role -> column. Roles are `text`, `pair`, `label`, `id` (strings or numbers), `words` (list of strings)
-            and `answers` (lists `text` and `answer_start` in a mapping, or a list of such pairs); any other role is a
-            column of word labels, a list as long as `words`.
+            and `answers` (lists `text` and `answer_start` in a mapping, or a list of such pairs); for conversations
+            `messages` (a list of mappings `role` and `content`), or `prompt`, `completion` and perhaps `input`, which
+            stands below the prompt; any other role is a column of word labels, a list as long as `words`.
         place: of the record, for messages.
     Raises:
         UsageError: a column is not there, of another type, or of another length, or an answer does not stand in `pair`
@@ -37,6 +60,7 @@ def example_of(record: Mapping[str, Any], fields: Mapping[str, str], place: str)
     """
     values: dict[str, Any] = {}
     columns: dict[str, tuple[str, ...]] = {}
+    said: dict[str, str] = {}
     for role, column in fields.items():
         if column not in record:
             there = ", ".join(map(str, record)) or "none"
@@ -46,12 +70,18 @@ def example_of(record: Mapping[str, Any], fields: Mapping[str, str], place: str)
             values[role] = _text(value, role, column, place)
         elif role == "answers":
             values[role] = _answers(value, column, place)
+        elif role == "messages":
+            values["turns"] = _turns(value, column, place)
+        elif role in _PROMPTS:
+            said[role] = _text(value, role, column, place)
         else:
             listed = _strings(value, role, column, place)
             if role == "words":
                 values[role] = listed
             else:
                 columns[role] = listed
+    if said:
+        values["turns"] = prompted(said.get("prompt", ""), said.get("input", ""), said.get("completion", ""), place)
     words = values.get("words", ())
     for role, labels in columns.items():
         if len(labels) != len(words):
@@ -61,6 +91,17 @@ def example_of(record: Mapping[str, Any], fields: Mapping[str, str], place: str)
     if "answers" in values and "pair" in values:
         check_answers(values["answers"], values["pair"], place)
     return Example(place, columns=columns, **values)
+
+
+def prompted(prompt: str, below: str, completion: str, place: str) -> tuple[Turn, ...]:
+    """A conversation of a prompt, with more text below it if there is any, and its completion.
+
+    Raises:
+        UsageError: prompt or completion is empty; names the place.
+    """
+    if not prompt.strip() or not completion.strip():
+        raise UsageError(f"{place}: an empty {'completion' if prompt.strip() else 'prompt'}")
+    return Turn("user", f"{prompt}\n\n{below}" if below.strip() else prompt), Turn("assistant", completion)
 
 
 def check_answers(answers: Sequence[Answer], context: str, place: str) -> None:
@@ -95,6 +136,17 @@ def _strings(value: Any, role: str, column: str, place: str) -> tuple[str, ...]:
         kind = type(value).__name__
         raise UsageError(f"{place}: column {column!r} (fields.{role}) holds {kind}, not a list of strings")
     return tuple(_text(item, role, column, place) for item in value)
+
+
+def _turns(value: Any, column: str, place: str) -> tuple[Turn, ...]:
+    try:
+        turns = tuple(Turn(str(message["role"]), str(message["content"])) for message in value)
+    except (TypeError, KeyError) as error:
+        raise UsageError(f"{place}: column {column!r} must hold a list of mappings role and content") from error
+    for turn in turns:
+        if turn.role not in ROLES:
+            raise UsageError(f"{place}: role {turn.role!r} in column {column!r}; there are {', '.join(ROLES)}")
+    return turns
 
 
 def _answers(value: Any, column: str, place: str) -> tuple[Answer, ...]:

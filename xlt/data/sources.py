@@ -23,18 +23,20 @@ from xlt.config import DataConfig, SourceConfig, UsageError
 from xlt.data import readers
 from xlt.data.examples import Example
 from xlt.data.overlap import Overlap
+from xlt.data.records import prompted
 from xlt.data.streams import stream
 
 PARTS = ("sources", "validation", "evaluation", "excluded")
 
 # How a reader's message begins that is about a key of the source.
-_ABOUT_KEYS = ("reader=", "path=", "language=", "fields=", "fields.", "hub=", "hub.")
+_ABOUT_KEYS = ("reader=", "path=", "language=", "fields=", "fields.", "hub=", "hub.", "instruction", "where=")
 
 
 def reader_of(source: SourceConfig) -> ModuleType:
     """The module of `xlt/data/readers` that reads the source: the one it names, or `hub` where it has no local path.
 
-    A reader has `files` and `read`, and `identity` where files alone do not say what is read.
+    A reader has `files` and `read`, `identity` where files alone do not say what is read, and says `CHOOSES_ROWS` if it
+    reads only what a source's `where` wants.
     """
     known = sorted(module.name for module in pkgutil.iter_modules(readers.__path__))
     if source.reader not in known:
@@ -53,7 +55,11 @@ def source_identity(source: SourceConfig) -> dict[str, object]:
     content = [_content_hash(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in reader.files(source)]
     if hasattr(reader, "identity"):
         content.append(reader.identity(source))
+    made = {"instruction": dataclasses.asdict(source.instruction)} if source.instruction is not None else {}
+    chosen = {"where": dict(source.where)} if source.where else {}
     return {
+        **made,
+        **chosen,
         "content": content,
         "reader": reader.__name__.rpartition(".")[2],
         "language": source.language,
@@ -76,7 +82,10 @@ def source_faults(data: DataConfig) -> list[str]:
     for part in PARTS:
         for name, source in getattr(data, part).items():
             try:
-                reader_of(source).files(source)
+                reader = reader_of(source)
+                reader.files(source)
+                if source.where and not getattr(reader, "CHOOSES_ROWS", False):
+                    raise UsageError(f"where={dict(source.where)}: reader {source.reader} reads every example")
             except UsageError as error:
                 separator = "." if error.lines[0].startswith(_ABOUT_KEYS) else ": "
                 lines += [f"data.{part}.{name}{separator}{line}" for line in error.lines]
@@ -98,7 +107,7 @@ def read_source(name: str, source: SourceConfig, seed: int, overlap: Overlap | N
     def stream_once() -> Iterator[Example]:
         for example in reader_of(source).read(source):
             if overlap is None or not overlap.holds(example):
-                yield _relabelled(example, source)
+                yield _as_instruction(_relabelled(example, source), source)
 
     kept: set[int] | None = None
     if source.cap is not None:
@@ -127,6 +136,29 @@ def _relabelled(example: Example, source: SourceConfig) -> Example:
     columns = {name: tuple(source.labels.get(tag, tag) for tag in tags) for name, tags in example.columns.items()}
     label = source.labels.get(example.label, example.label) if example.label is not None else None
     return dataclasses.replace(example, columns=columns, label=label)
+
+
+def _as_instruction(example: Example, source: SourceConfig) -> Example:
+    """A conversation of the example's parts, as the source's `instruction` has it.
+
+    Raises:
+        UsageError: a template names a part that the example lacks.
+    """
+    if source.instruction is None:
+        return example
+    parts = {"text": example.text, "pair": example.pair, "label": example.label}
+    if example.answers:
+        parts["answer"] = example.answers[0].text
+    there = {name: value for name, value in parts.items() if value is not None}
+    try:
+        prompt, completion = (
+            template.format_map(there) for template in (source.instruction.prompt, source.instruction.completion)
+        )
+    except (KeyError, ValueError, IndexError) as error:
+        raise UsageError(
+            f"instruction: {error} in a template is no part of {example.place}; there are {', '.join(there) or 'none'}"
+        ) from error
+    return dataclasses.replace(example, turns=prompted(prompt, "", completion, example.place))
 
 
 @lru_cache(maxsize=4096)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from xlt.config import SourceConfig, UsageError
 from xlt.data.examples import Example
-from xlt.data.records import example_of, fields_of
+from xlt.data.records import examples_of, fields_of
 
 
 def table_examples(source: SourceConfig, file: Path, rows: Iterable[tuple[int, list[str]]]) -> Iterator[Example]:
-    """An example a row.
+    """An example a row that has the values of the source's `where`.
 
     The first row is the header, unless every value of the source's `fields` is a number: then there is none, columns
     count from 0, and from the last one backwards with -1.
@@ -36,7 +36,7 @@ def table_examples(source: SourceConfig, file: Path, rows: Iterable[tuple[int, l
         if len(cells) != len(header):
             there = "the first row" if numbered else "the header"
             raise UsageError(f"{file}:{line}: {len(cells)} columns, {there} has {len(header)}")
-        yield example_of(dict(zip(header, cells, strict=True)), fields, f"{file}:{line}")
+        yield from examples_of([(f"{file}:{line}", dict(zip(header, cells, strict=True)))], fields, source.where)
     if header is None:
         wanted = "rows" if numbered else f"a header with {', '.join(dict.fromkeys(fields.values()))}"
         raise UsageError(f"{file}: has no line; wanted {wanted}")

@@ -16,7 +16,9 @@ from typing import Any
 
 from xlt.config import HubConfig, SourceConfig, UsageError
 from xlt.data.examples import Example
-from xlt.data.records import example_of
+from xlt.data.records import examples_of
+
+CHOOSES_ROWS = True
 
 _EXPORTED = "refs/convert/parquet"
 
@@ -58,8 +60,8 @@ def read(source: SourceConfig) -> Iterator[Example]:
         ) from error
     names = {column: named for column in fields.values() if (named := _class_names(rows.features.get(column)))}
     place = "/".join(filter(None, (hub.id, subset, split)))
-    for number, row in enumerate(rows, start=1):
-        yield example_of(_named(row, names, f"{place}:{number}"), fields, f"{place}:{number}")
+    numbered = ((f"{place}:{number}", row) for number, row in enumerate(rows, start=1))
+    yield from examples_of(((at, _named(row, names, at)) for at, row in numbered), fields, source.where)
 
 
 @lru_cache(maxsize=32)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from xlt.config import SourceConfig, UsageError
 from xlt.data.examples import Example
 from xlt.data.files import lines_of, split_file
-from xlt.data.records import example_of, fields_of
+from xlt.data.records import examples_of, fields_of
+
+CHOOSES_ROWS = True
 
 
 def files(source: SourceConfig) -> list[Path]:
@@ -29,7 +32,10 @@ def read(source: SourceConfig) -> Iterator[Example]:
         UsageError: a line is no JSON object, or lacks what `fields` name; names it.
     """
     (file,) = files(source)
-    fields = fields_of(source)
+    return examples_of(_records(file), fields_of(source), source.where)
+
+
+def _records(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, line in lines_of(file):
         if not line.strip():
             continue
@@ -40,4 +46,4 @@ def read(source: SourceConfig) -> Iterator[Example]:
             raise UsageError(f"{place}: not JSON: {error}") from error
         if not isinstance(record, dict):
             raise UsageError(f"{place}: a JSON {type(record).__name__}, wanted an object")
-        yield example_of(record, fields, place)
+        yield place, record

@@ -11,6 +11,8 @@ from xlt.data.files import lines_of, split_file
 from xlt.data.records import fields_of
 from xlt.data.tables import table_examples
 
+CHOOSES_ROWS = True
+
 
 def files(source: SourceConfig) -> list[Path]:
     """The file at `path`, or `SPLIT.tsv` in the folder there.
