@@ -64,7 +64,7 @@ def outer_topk(r: Tensor, c: Tensor, k: int, excluded: Tensor, generator: torch.
         found, products = outer_topk(c, r, k, turned, generator)
         found, order = (found % rows * columns + found // rows).sort()
         return found, products[order]
-    cells = _Staircase(r.double(), c.double(), excluded.long())
+    cells = _Staircase(r, c, excluded.long())
     low, high = 0, _bits(float(r.max()) * float(c.max())) + 1
     above, at_least = 0, free  # free cells of products >= high, >= low
     while high - low > 1 and at_least - above > max(k, _FEW):
@@ -88,8 +88,10 @@ class _Staircase:
     """Cells of an outer product, ordered within each row; a cell's rank runs through the rows' sorted columns."""
 
     def __init__(self, r: Tensor, c: Tensor, excluded: Tensor) -> None:
-        self.r, self.c, self.columns = r, c, len(c)
-        self.sorted, self.column = c.sort(descending=True, stable=True)
+        self.exact = r.dtype == c.dtype == torch.float32  # then float64 holds their products without rounding
+        self.r, self.c, self.columns = r.double(), c.double(), len(c)
+        self.sorted, self.column = self.c.sort(descending=True, stable=True)
+        self.ascending = self.sorted.flip(0)
         self.place = torch.empty_like(self.column)
         self.place[self.column] = torch.arange(len(c), device=c.device)
         self.excluded, self.excluded_products = excluded, self.product(excluded)
@@ -127,6 +129,14 @@ class _Staircase:
     def _reach(self, bits: int) -> Tensor:
         """(rows,) how many of a row's sorted cells have a product of at least `bits`."""
         threshold = _float(bits)
+        if threshold == 0:
+            return torch.full((len(self.r),), self.columns, dtype=torch.int64, device=self.r.device)
+        if self.exact:
+            # A factor above the rounded quotient reaches the threshold, one below does not; one that equals it may.
+            quotient = threshold / self.r
+            first = torch.searchsorted(self.ascending, quotient, right=False)
+            past = torch.searchsorted(self.ascending, quotient, right=True)
+            return self.columns - torch.where(self.r * quotient >= threshold, first, past)
         begin = torch.zeros(len(self.r), dtype=torch.int64, device=self.r.device)
         end = torch.full_like(begin, self.columns)
         for _ in range(self.columns.bit_length()):

@@ -1,4 +1,4 @@
-"""Step time and peak memory of full FT, LT-SFT (both phases), rand-SFT and BitFit, through the engine's own loop.
+"""Step time and peak memory of full FT, LT-SFT, rand-SFT, BitFit, SpIEL and peft's LoRA, through the engine's own loop.
 
     python scripts/bench_training.py --size mbert --steps 5 --output bench_training.json
 
@@ -6,7 +6,12 @@ Models have random weights; the task is tagging, 8 x 128 tokens a step. Methods 
 of its own, and the medians over all rounds are compared as ratios to full fine-tuning in the same run. What limits the
 step: full FT does three products of equal size a layer (output, input gradient, weight gradient) and moves the
 optimiser's 16 bytes a parameter; the sparse phase does two products, a sampled third, and 16 bytes an entry, so with
-density near zero it tends to 2/3. Peak memory is the resident set's high-water mark of a phase (Linux).
+density near zero it tends to 2/3. LoRA does the frozen layer's two products and six narrow ones, and keeps more
+activations. Peak memory is the resident set's high-water mark of a phase (Linux).
+
+For SpIEL the median of ordinary steps is given, and beside it, as shares of S = 20 ordinary ones (thesis §7.4.3), what
+an update of the entries costs (drop, growth, optimiser state), and what the steps before it take longer because they
+estimate gradients.
 """
 
 from __future__ import annotations
@@ -44,8 +49,22 @@ SIZES = {
     "tiny": {"vocab_size": 100, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2},
     "small": {"vocab_size": 8000, "hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4},
 }
-METHODS = ("full", "lt_sft", "random_sft", "bitfit")
+# Name -> method and its overrides.
+METHODS = {
+    "full": ("full", []),
+    "lt_sft": ("lt_sft", []),
+    "random_sft": ("random_sft", []),
+    "bitfit": ("bitfit", []),
+    "spiel_ag_1%": ("spiel_ag", ["train.density=0.01"]),
+    "spiel_ma_1%": ("spiel_ma", ["train.density=0.01"]),
+    "spiel_ag_4%": ("spiel_ag", ["train.density=0.04"]),
+    "spiel_ma_4%": ("spiel_ma", ["train.density=0.04"]),
+    "lora_8": ("lora", ["method.rank=8"]),
+    "lora_64": ("lora", ["method.rank=64"]),
+}
 _WARM_UP = 1
+_INTERVAL, _ESTIMATION = 8, 5  # steps between SpIEL's updates here, the last 5 of them with more to do
+_THESIS_INTERVAL = 20
 
 
 class StepClock:
@@ -167,26 +186,57 @@ def _random_module(model: TransferModel, language: str, generator: torch.Generat
     return SparseDelta(header, entries)
 
 
-def measure(size: str, method_name: str, density: float, steps: int, threads: int, tokens: int) -> dict[str, Any]:
-    """One method's phases in this process: seconds of each step, peak memory, optimiser entries."""
+def measure(size: str, name: str, density: float, steps: int, threads: int, tokens: int) -> dict[str, Any]:
+    """One method's phases in this process: seconds of each step, peak memory, entries of the optimiser's state."""
     torch.set_num_threads(threads)
+    method, own = METHODS[name]
+    exchanges = method.startswith("spiel")
+    timed = 2 * _INTERVAL if exchanges else steps + _WARM_UP
     overrides = [
         f"train.density={density}",
-        f"train.max_steps={steps + _WARM_UP}",
-        f"train.dense_max_steps={steps + _WARM_UP}",
+        f"train.max_steps={timed}",
+        f"train.dense_max_steps={timed}",
         "train.batch_size=8",
+        *([f"method.update_interval={_INTERVAL}", f"method.estimation_steps={_ESTIMATION}"] if exchanges else []),
+        *own,
     ]
-    trainer = random_trainer(size, method_name, overrides, tokens)
-    clock = StepClock()
+    trainer = random_trainer(size, method, overrides, tokens)
+    clock, after = StepClock(), AfterStep(trainer)
     with tempfile.TemporaryDirectory() as folder:
         trainer.train(Path(folder), clock)
-    trainable = sum(parameter.numel() for parameter in trainer.method.trainable().values())
-    return {
+    trainable = trainer.method.trainable().values()
+    found: dict[str, Any] = {
         "seconds": {phase: times[_WARM_UP:] for phase, times in clock.seconds.items()},
         "peak_mib": clock.peak_mib,
-        "optimiser_entries_at_end": trainable,
+        "optimiser_mb": 0.0,
         "parameters": trainer.model.pretrained_parameters,
     }
+    if method != "spiel_ma":
+        found["optimiser_mb"] = sum(8 * parameter.numel() for parameter in trainable) / 1e6
+    if exchanges:
+        (times,) = clock.seconds.values()
+        ordinary = [t for n, t in enumerate(times) if n >= _WARM_UP and n % _INTERVAL < _INTERVAL - _ESTIMATION]
+        busy = times[_INTERVAL - _ESTIMATION : _INTERVAL]
+        found["seconds"] = {"train": ordinary}
+        found["update_seconds"] = after.seconds[_INTERVAL - 1] - statistics.median(after.seconds)
+        beyond = sum(busy) - len(busy) * statistics.median(ordinary)
+        found["estimation_seconds"] = beyond - found["update_seconds"]
+    return found
+
+
+class AfterStep:
+    """Seconds that the method spends after each step."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.seconds: list[float] = []
+        after_step = trainer.method.after_step
+
+        def timed(clipping: float) -> None:
+            started = time.perf_counter()
+            after_step(clipping)
+            self.seconds.append(time.perf_counter() - started)
+
+        trainer.method.after_step = timed  # type: ignore[method-assign]
 
 
 class _NoTokenizer:
@@ -211,7 +261,8 @@ def main() -> None:
         return
     seconds: dict[str, list[float]] = {}
     memory: dict[str, float] = {}
-    entries: dict[str, int] = {}
+    optimiser: dict[str, float] = {}
+    besides: dict[str, dict[str, list[float]]] = {}
     arguments = [word for word in sys.argv[1:]]
     for _ in range(options.rounds):
         for method in options.methods:
@@ -222,22 +273,33 @@ def main() -> None:
                 name = f"{method} {phase}" if len(found["seconds"]) > 1 else method
                 seconds.setdefault(name, []).extend(times)
                 memory[name] = max(memory.get(name, 0.0), found["peak_mib"][phase])
-                entries[name] = found["optimiser_entries_at_end"]
+                optimiser[name] = found["optimiser_mb"]
+                for part in ("update_seconds", "estimation_seconds"):
+                    if part in found:
+                        besides.setdefault(name, {}).setdefault(part, []).append(found[part])
     full = statistics.median(seconds["full"]) if "full" in seconds else float("nan")
     rows = {
         name: {
             "seconds_per_step": statistics.median(times),
             "ratio_to_full": statistics.median(times) / full,
             "peak_mib": memory[name],
-            "optimiser_state_mb": entries[name] * 8 / 1e6 if name != "lt_sft dense" else None,
+            "optimiser_state_mb": optimiser[name] if name != "lt_sft dense" else None,
+            **{
+                part.replace("_seconds", "_share"): statistics.median(values)
+                / (_THESIS_INTERVAL * statistics.median(times))
+                for part, values in besides.get(name, {}).items()
+            },
         }
         for name, times in seconds.items()
     }
     for name, row in rows.items():
         state = "" if row["optimiser_state_mb"] is None else f"{row['optimiser_state_mb']:9.1f} MB optimiser"
+        update = ""
+        if "update_share" in row:
+            update = f"  update {row['update_share']:.1%}, estimation {row['estimation_share']:.1%}"
         print(
             f"{name:14} {row['seconds_per_step']:8.3f} s  {row['ratio_to_full']:.2f} x full  "
-            f"{row['peak_mib']:7.0f} MiB peak  {state}"
+            f"{row['peak_mib']:7.0f} MiB peak  {state}{update}"
         )
     record = {
         "device": platform.processor() or platform.machine(),

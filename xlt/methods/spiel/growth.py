@@ -103,8 +103,12 @@ class GradientGrowth(Growth):
             for name in self.deltas.deltas:
                 self.deltas.receive(name, partial(self._add if self.in_parts else self._choose_from, name))
         elif self._estimating:
+            watched = self.deltas.watched()
             for name, candidates in self._candidates.items():
-                self.deltas.watch(name, candidates)
+                if name in watched:
+                    watched[name].zero_()
+                else:
+                    self.deltas.watch(name, candidates)
         else:
             self._candidates, self._mean, self._square = {}, {}, {}
             self.deltas.look_away()
