@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from xlt.config import UsageError, key
 from xlt.data.encoding import Encoder
 from xlt.data.examples import Example
 from xlt.data.mix import Features
-from xlt.models.transfer import TransferModel
-from xlt.tasks.task import Task, Tensors, pad
+from xlt.tasks.task import pad
+from xlt.tasks.token_prediction import UNTAUGHT, TokenPrediction
 
 
 @dataclass
@@ -30,13 +28,10 @@ class CausalLmConfig:
 SCHEMA = CausalLmConfig
 
 
-class CausalLanguageModelling(Task):
+class CausalLanguageModelling(TokenPrediction):
     """Predicts every token of a sequence but the first from those before it, special tokens included."""
 
     name = "causal_lm"
-    metric = "loss"
-    greater_is_better = False
-    needs_lm_head = True
 
     def __init__(self, max_length: int, packing: bool) -> None:
         self.max_length, self.packing = max_length, packing
@@ -55,22 +50,5 @@ class CausalLanguageModelling(Task):
         return {
             "input_ids": pad(rows, encoder.pad_id),
             "attention_mask": pad([[1] * len(ids) for ids in rows], 0),
-            "labels": pad([[*ids[1:], -100] for ids in rows], -100),  # at each position the token that follows
+            "labels": pad([[*ids[1:], UNTAUGHT] for ids in rows], UNTAUGHT),  # at each position the token that follows
         }
-
-    def targets(self, batch: Tensors) -> int:
-        return int((batch["labels"] != -100).sum())
-
-    def loss(self, model: TransferModel, batch: Tensors) -> Tensor:
-        hidden = model.encode(batch["input_ids"], batch["attention_mask"])
-        followed = batch["labels"] != -100
-        logits = model.language_model_logits(hidden[followed])
-        return functional.cross_entropy(logits.float(), batch["labels"][followed], reduction="sum")
-
-    def score(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> tuple[float, int]:
-        return self.loss(model, batch).item(), self.targets(batch)
-
-    def metrics(self, scores: Sequence[tuple[float, int]]) -> dict[str, float]:
-        loss, count = (sum(column) for column in zip(*scores, strict=True))
-        mean = loss / max(count, 1)
-        return {"loss": mean, "perplexity": math.exp(min(mean, 700))}

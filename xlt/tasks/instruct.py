@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from xlt.config import UsageError, key
 from xlt.data.encoding import Encoder
 from xlt.data.examples import Example, Turn
 from xlt.data.mix import Features
-from xlt.models.transfer import TransferModel
-from xlt.tasks.task import Task, Tensors, pad
-
-_UNTAUGHT = -100
+from xlt.tasks.task import pad
+from xlt.tasks.token_prediction import UNTAUGHT, TokenPrediction
 
 
 @dataclass
@@ -43,7 +39,7 @@ class Rendered(NamedTuple):
     taught: list[tuple[int, int]]
 
 
-class Instruct(Task):
+class Instruct(TokenPrediction):
     """Predicts the assistant's turns, their end included, from all that stands before; nothing else is learned.
 
     The loss is summed over taught tokens and divided by their number over the whole step. A conversation longer than
@@ -55,9 +51,6 @@ class Instruct(Task):
     """
 
     name = "instruct"
-    metric = "loss"
-    greater_is_better = False
-    needs_lm_head = True
 
     def __init__(self, max_length: int, template: str, packing: bool) -> None:
         self.max_length, self.template, self.packing = max_length, template, packing
@@ -74,7 +67,7 @@ class Instruct(Task):
 
     def features(self, examples: Sequence[Example], encoder: Encoder) -> list[Features]:
         rendered = [self._rendered(example, encoder.tokenizer) for example in examples]
-        rows = [row for row in self._rows(rendered, encoder) if any(label != _UNTAUGHT for label in row["labels"][1:])]
+        rows = [row for row in self._rows(rendered, encoder) if any(label != UNTAUGHT for label in row["labels"][1:])]
         return list(_packed(rows, self.max_length)) if self.packing else rows
 
     def collate(self, features: Sequence[Features], encoder: Encoder, generator: torch.Generator) -> dict[str, Tensor]:
@@ -82,30 +75,8 @@ class Instruct(Task):
             "input_ids": pad([item["input_ids"] for item in features], encoder.pad_id),
             "attention_mask": pad([[1] * len(item["input_ids"]) for item in features], 0),
             # At each position the token that follows.
-            "labels": pad([[*item["labels"][1:], _UNTAUGHT] for item in features], _UNTAUGHT),
+            "labels": pad([[*item["labels"][1:], UNTAUGHT] for item in features], UNTAUGHT),
         }
-
-    def targets(self, batch: Tensors) -> int:
-        return int((batch["labels"] != _UNTAUGHT).sum())
-
-    def loss(self, model: TransferModel, batch: Tensors) -> Tensor:
-        logits, labels = self._logits(model, batch)
-        return functional.cross_entropy(logits.float(), labels, reduction="sum")
-
-    def score(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> tuple[float, int, int]:
-        logits, labels = self._logits(model, batch)
-        loss = functional.cross_entropy(logits.float(), labels, reduction="sum").item()
-        return loss, int((logits.argmax(-1) == labels).sum()), len(labels)
-
-    def metrics(self, scores: Sequence[tuple[float, int, int]]) -> dict[str, float]:
-        loss, right, count = (sum(column) for column in zip(*scores, strict=True))
-        mean = loss / max(count, 1)
-        return {"loss": mean, "perplexity": math.exp(min(mean, 700)), "accuracy": 100 * right / max(count, 1)}
-
-    def _logits(self, model: TransferModel, batch: Tensors) -> tuple[Tensor, Tensor]:
-        hidden = model.encode(batch["input_ids"], batch["attention_mask"])
-        taught = batch["labels"] != _UNTAUGHT
-        return model.language_model_logits(hidden[taught]), batch["labels"][taught]
 
     def _rendered(self, example: Example, tokenizer: Any) -> Rendered:
         if self.template == "tulu":
@@ -121,13 +92,13 @@ class Instruct(Task):
         )
         for one, ids, spans in zip(rendered, encoded["input_ids"], encoded["offset_mapping"], strict=True):
             labels = [
-                token if any(start < to and end > begin for begin, to in one.taught) else _UNTAUGHT
+                token if any(start < to and end > begin for begin, to in one.taught) else UNTAUGHT
                 for token, (start, end) in zip(ids, spans, strict=True)
             ]
             before = [] if own else encoder.prefix
             yield {
                 "input_ids": [*before, *ids][: self.max_length],
-                "labels": [*[_UNTAUGHT] * len(before), *labels][: self.max_length],
+                "labels": [*[UNTAUGHT] * len(before), *labels][: self.max_length],
             }
 
 
@@ -182,6 +153,6 @@ def _packed(rows: Sequence[Features], max_length: int) -> Iterator[Features]:
             yield {"input_ids": ids, "labels": labels}
             ids, labels = [], []
         # The first token of a conversation is not what the one before it is taught to say.
-        ids, labels = [*ids, *row["input_ids"]], [*labels, _UNTAUGHT, *row["labels"][1:]]
+        ids, labels = [*ids, *row["input_ids"]], [*labels, UNTAUGHT, *row["labels"][1:]]
     if ids:
         yield {"input_ids": ids, "labels": labels}

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from xlt.config import UsageError, key
 from xlt.data.encoding import Encoder
 from xlt.data.examples import Example
 from xlt.data.mix import Features
-from xlt.models.transfer import TransferModel
-from xlt.tasks.task import Task, Tensors, pad
+from xlt.tasks.task import pad
+from xlt.tasks.token_prediction import UNTAUGHT, TokenPrediction
 
 
 @dataclass
@@ -31,17 +29,14 @@ class MlmConfig:
 SCHEMA = MlmConfig
 
 
-class MaskedLanguageModelling(Task):
+class MaskedLanguageModelling(TokenPrediction):
     """Predicts masked pieces: of those chosen, 80% become the mask token, 10% a random piece, 10% stay (BERT).
 
     Training masks afresh at every step; evaluation masks the same pieces each time, because the engine hands it the
-    same generator. Only chosen positions pass through the language-model head.
+    same generator.
     """
 
     name = "mlm"
-    metric = "loss"
-    greater_is_better = False
-    needs_lm_head = True
 
     def __init__(self, max_length: int, masked_share: float, packing: bool) -> None:
         self.max_length, self.masked_share, self.packing = max_length, masked_share, packing
@@ -62,31 +57,9 @@ class MaskedLanguageModelling(Task):
         chosen = (torch.rand(ids.shape, generator=generator) < self.masked_share) & ~special
         if not chosen.any() and not special.all():  # a batch of a few pieces: still learn from one
             chosen.view(-1)[(~special).view(-1).nonzero()[0]] = True
-        labels = torch.where(chosen, ids, -100)
+        labels = torch.where(chosen, ids, UNTAUGHT)
         fate = torch.rand(ids.shape, generator=generator)
         random_pieces = torch.randint(len(encoder.tokenizer), ids.shape, generator=generator)
         ids = torch.where(chosen & (fate < 0.8), encoder.tokenizer.mask_token_id, ids)
         ids = torch.where(chosen & (fate >= 0.9), random_pieces, ids)
         return {"input_ids": ids, "attention_mask": attention, "labels": labels}
-
-    def targets(self, batch: Tensors) -> int:
-        return int((batch["labels"] != -100).sum())
-
-    def loss(self, model: TransferModel, batch: Tensors) -> Tensor:
-        logits, labels = self._logits(model, batch)
-        return functional.cross_entropy(logits.float(), labels, reduction="sum")
-
-    def score(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> tuple[float, int, int]:
-        logits, labels = self._logits(model, batch)
-        loss = functional.cross_entropy(logits.float(), labels, reduction="sum").item()
-        return loss, int((logits.argmax(-1) == labels).sum()), len(labels)
-
-    def metrics(self, scores: Sequence[tuple[float, int, int]]) -> dict[str, float]:
-        loss, right, count = (sum(column) for column in zip(*scores, strict=True))
-        mean = loss / max(count, 1)
-        return {"loss": mean, "perplexity": math.exp(min(mean, 700)), "accuracy": 100 * right / max(count, 1)}
-
-    def _logits(self, model: TransferModel, batch: Tensors) -> tuple[Tensor, Tensor]:
-        hidden = model.encode(batch["input_ids"], batch["attention_mask"])
-        chosen = batch["labels"] != -100
-        return model.language_model_logits(hidden[chosen]), batch["labels"][chosen]

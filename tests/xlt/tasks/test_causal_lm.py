@@ -54,7 +54,7 @@ def test_the_loss_is_the_definition_over_all_next_tokens(model: TransferModel, e
     model.double()
     rows = task().features(EXAMPLES, encoder)
     batch = task().collate(rows, encoder, torch.Generator())
-    by_hand, count = 0.0, 0
+    by_hand, count, right = 0.0, 0, 0
     with torch.no_grad():
         for row in rows:  # each alone, and each token from those before it alone
             ids = row["input_ids"]
@@ -62,9 +62,10 @@ def test_the_loss_is_the_definition_over_all_next_tokens(model: TransferModel, e
                 hidden = model.backbone(input_ids=torch.tensor([ids[:at]])).last_hidden_state[0, -1]
                 logits = model.lm_head(hidden).tolist()  # type: ignore[misc]
                 by_hand += math.log(sum(map(math.exp, logits))) - logits[ids[at]]
+                right += logits[ids[at]] == max(logits)
                 count += 1
         assert task().loss(model, batch).item() == pytest.approx(by_hand, rel=1e-5)
-        assert task().score(model, batch, rows) == (pytest.approx(by_hand, rel=1e-5), count)
+        assert task().score(model, batch, rows) == (pytest.approx(by_hand, rel=1e-5), right, count)
     assert task().targets(batch) == count == sum(len(row["input_ids"]) - 1 for row in rows)
 
 
@@ -88,9 +89,9 @@ def test_a_single_token_that_predicts_nothing_is_left_out(encoder: Encoder) -> N
 
 
 def test_metrics_of_a_worked_example() -> None:
-    found = task().metrics([(2.0, 4), (4.0, 8)])
-    assert found == {"loss": 0.5, "perplexity": pytest.approx(math.exp(0.5))}
-    assert math.isfinite(task().metrics([(1e6, 1)])["perplexity"])
+    found = task().metrics([(2.0, 1, 4), (4.0, 2, 8)])
+    assert found == {"loss": 0.5, "perplexity": pytest.approx(math.exp(0.5)), "accuracy": 25.0}
+    assert math.isfinite(task().metrics([(1e6, 0, 1)])["perplexity"])
 
 
 def test_a_source_without_running_text_is_refused() -> None:
@@ -102,7 +103,7 @@ def test_a_source_without_running_text_is_refused() -> None:
 def test_two_steps_through_the_engine(
     method: str, model: TransferModel, encoder: Encoder, fit: Callable[..., dict[str, float]]
 ) -> None:
-    assert set(fit(task(), EXAMPLES, model=model, max_steps=2, method=method)) == {"loss", "perplexity"}
+    assert set(fit(task(), EXAMPLES, model=model, max_steps=2, method=method)) == {"loss", "perplexity", "accuracy"}
 
 
 def test_more_steps_learn_the_lines_by_heart(
