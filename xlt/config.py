@@ -94,6 +94,9 @@ class ModelConfig:
     revision: str | None = key("commit or tag of a hub model")
     run: RunReference | None = key("the run whose checkpoint is the model")
     random: RandomModelConfig | None = key("random weights, for pre-training a model from scratch")
+    dtype: str = key("of the pre-trained weights in memory", choices=("float32", "bfloat16"))
+    quantise: str | None = key("nf4: the blocks' linear layers in 4 bits (thesis §7.2.3); null: as dtype says",
+                               choices=("nf4",))  # fmt: skip
 
     def faults(self, prefix: str) -> Iterator[str]:
         given = [name for name in ("path", "run", "random") if getattr(self, name) is not None]

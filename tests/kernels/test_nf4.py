@@ -11,7 +11,7 @@ from xlt_kernels.nf4 import Nf4Weight, dequantise, dequantise_definition, nf4_sp
 from xlt_kernels.sparse_linear import SparsePattern, sparse_linear
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-SHAPES = [(1, 64), (7, 33), (130, 192), (40, 300)]
+SHAPES = [(1, 64), (7, 33), (130, 192), (40, 300)]  # bitsandbytes itself fails at (32, 32) on a CPU
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 functional = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed").functional

@@ -15,6 +15,7 @@ from xlt.data.streams import stream_seed
 from xlt.engine.run_data import RunData
 from xlt.methods.method import Method
 from xlt.models.loading import load_pretrained, load_tokenizer, random_pretrained
+from xlt.models.quantised import quantise_blocks, through_nf4
 from xlt.models.transfer import TransferModel
 from xlt.models.vocabulary import train_tokenizer
 from xlt.tasks.task import Task
@@ -38,14 +39,18 @@ def build_encoder(config: RunConfig, model_path: str | None, data: RunData) -> E
     return Encoder(train_tokenizer(data.lines(), config.model.random.vocabulary))
 
 
-def build_model(config: RunConfig, model_path: str | None, task: Task, encoder: Encoder) -> TransferModel:
+def build_model(
+    config: RunConfig, model_path: str | None, task: Task, encoder: Encoder, *, trains: bool
+) -> TransferModel:
     """The pre-trained model with the task's head, drawn from the seed: the same at every call.
 
+    Args:
+        trains: a 4-bit base stays in 4 bits; else its layers are dense again, for modules to be written into.
     Raises:
         UsageError: model and task do not fit.
     """
     if model_path is not None:
-        model = load_pretrained(model_path, config.model.revision)
+        model = load_pretrained(model_path, config.model.revision, getattr(torch, config.model.dtype))
     else:
         assert config.model.random is not None
         model = random_pretrained(config.model.random, encoder.tokenizer, stream_seed(config.seed, "weights"))
@@ -68,7 +73,10 @@ def build_model(config: RunConfig, model_path: str | None, task: Task, encoder: 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(config.seed, "head"))
         model.head = task.head(model.hidden_size)
-    return model.to(device_of(config))
+    model = model.to(device_of(config))
+    if config.model.quantise is not None:
+        (quantise_blocks if trains else through_nf4)(model)
+    return model
 
 
 def device_of(config: RunConfig) -> torch.device:

@@ -137,7 +137,7 @@ def prepare(config: RunConfig, standing: Standing) -> PreparedRun:
     languages = {source.language for part in ("sources", "validation") for source in data.names(part).values()}
     modules = _language_modules(standing, languages)
     encoder = build_encoder(config, standing.model_path, data)
-    model = build_model(config, standing.model_path, task, encoder)
+    model = build_model(config, standing.model_path, task, encoder, trains=True)
     for language, module in modules.items():
         check_base(module.header, model.base_hash, standing.language_modules[language])
     sources, validation = (data.load(part, encoder) for part in ("sources", "validation"))
@@ -179,7 +179,7 @@ def evaluate_compositions(
     files = {file for composition in wanted.values() for file in composition.modules}
     modules = {file: load_module(file) for file in sorted(files)}
     encoder = build_encoder(config, model_path, data)
-    model = build_model(config, model_path, task, encoder)
+    model = build_model(config, model_path, task, encoder, trains=False)
     for file, module in modules.items():
         check_base(module.header, model.base_hash, file)
     names = {composition.source for composition in wanted.values()}

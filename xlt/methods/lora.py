@@ -9,7 +9,7 @@ from typing import Any
 from xlt.config import key
 from xlt.methods.method import trained_head
 from xlt.methods.peft_baselines import ADAPTER, PeftMethod, on_cpu
-from xlt.models.transfer import TransferModel, block_linear_weights
+from xlt.models.transfer import TransferModel, block_linear_layers
 from xlt.modules import LowRankDelta, ModuleArtefact, ModuleHeader
 
 
@@ -37,7 +37,7 @@ class Lora(PeftMethod):
     def peft_config(self, model: TransferModel) -> Any:
         from peft import LoraConfig as PeftLora
 
-        layers = [name.removeprefix("backbone.").removesuffix(".weight") for name in block_linear_weights(model)]
+        layers = [name.removeprefix("backbone.").removesuffix(".weight") for name in block_linear_layers(model)]
         return PeftLora(
             r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=layers, bias="none"
         )

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from xlt_kernels.delta_write import gather_entries, restore_entries, write_delta
 from xlt_kernels.embedding_rows import sparse_embedding
+from xlt_kernels.nf4 import Nf4Weight, nf4_sparse_linear
 from xlt_kernels.sparse_linear import Receiver, SparsePattern, sparse_linear
 
 from xlt.models.transfer import TransferModel
@@ -39,21 +40,28 @@ class SparseDeltas:
             for name, weight in weights.items()
             if name in indices and indices[name].numel()
         }
-        self._weights = {name: weights[name] for name in self.indices}
-        self._base = {name: gather_entries(weights[name], chosen) for name, chosen in self.indices.items()}
+        users = _users(model)
+        # Weights in 4 bits hold no deltas: those are added whenever such a weight is dequantised.
+        self._four_bit = {
+            name: Nf4Weight.of(weights[name], weights[name].quant_state)  # type: ignore[attr-defined]
+            for name in self.indices
+            if hasattr(weights[name], "quant_state")
+        }
+        self._weights = {name: weights[name] for name in self.indices if name not in self._four_bit}
+        self._shapes = {
+            name: self._four_bit[name].shape if name in self._four_bit else weights[name].shape for name in self.indices
+        }
+        self._base = {name: gather_entries(weight, self.indices[name]) for name, weight in self._weights.items()}
         self.deltas = {
-            name: nn.Parameter(
-                torch.zeros(chosen.numel(), dtype=_master_dtype(self._weights[name]), device=chosen.device)
-            )
+            name: nn.Parameter(torch.zeros(chosen.numel(), dtype=_master_dtype(weights[name]), device=chosen.device))
             for name, chosen in self.indices.items()
         }
         self.patterns: dict[str, SparsePattern] = {}
         self._watches: dict[str, _Watch] = {}
         self._receivers: dict[str, Receiver] = {}
         self._undo: list[Callable[[], None]] = []
-        users = _users(model)
-        for name, weight in self._weights.items():
-            self._connect(name, weight, users[id(weight)])
+        for name in self.indices:
+            self._connect(name, weights[name], users[id(weights[name])])
 
     @torch.no_grad()
     def write(self, base: Mapping[str, Tensor] | None = None) -> None:
@@ -83,26 +91,28 @@ class SparseDeltas:
         Returns:
             (N,) int64: where each entry of the new order stood in (kept entries, grown entries).
         """
-        weight, indices = self._weights[name], self.indices[name]
-        restore_entries(weight, indices[~kept], self._base[name][~kept])
+        indices = self.indices[name]
         merged, order = torch.cat([indices[kept], grown.to(indices)]).sort()
         self.indices[name] = merged
-        self._base[name] = torch.cat([self._base[name][kept], gather_entries(weight, grown)])[order]
+        if name in self._weights:
+            weight, base = self._weights[name], self._base[name]
+            restore_entries(weight, indices[~kept], base[~kept])
+            self._base[name] = torch.cat([base[kept], gather_entries(weight, grown)])[order]
         delta = self.deltas[name]
         delta.copy_(torch.cat([delta[kept], delta.new_zeros(len(grown))])[order])
-        self.patterns[name] = SparsePattern.from_indices(merged, *weight.shape)
+        self.patterns[name] = SparsePattern.from_indices(merged, *self._shapes[name])
         return order
 
     @torch.no_grad()
     def move_to(self, indices: Mapping[str, Tensor]) -> None:
         """Has the deltas at other entries, as many of each tensor; the weights are the base until the next `write`."""
         for name, chosen in indices.items():
-            weight = self._weights[name]
-            restore_entries(weight, self.indices[name], self._base[name])
-            self.indices[name] = chosen.to(weight.device)
-            self._base[name] = gather_entries(weight, self.indices[name])
+            before, self.indices[name] = self.indices[name], chosen.to(self.deltas[name].device)
+            if name in self._weights:
+                restore_entries(self._weights[name], before, self._base[name])
+                self._base[name] = gather_entries(self._weights[name], self.indices[name])
             if name in self.patterns:
-                self.patterns[name] = SparsePattern.from_indices(self.indices[name], *weight.shape)
+                self.patterns[name] = SparsePattern.from_indices(self.indices[name], *self._shapes[name])
 
     def watch(self, name: str, indices: Tensor) -> None:
         """From now on samples the gradient of a linear layer's weight at other entries too.
@@ -112,7 +122,7 @@ class SparseDeltas:
             indices: (M,) ascending flat indices, none of them active.
         """
         self._receivers.pop(name, None)
-        self._watches[name] = _Watch(self.indices[name], indices, self.deltas[name], self._weights[name].shape)
+        self._watches[name] = _Watch(self.indices[name], indices, self.deltas[name], self._shapes[name])
 
     def receive(self, name: str, receiver: Receiver) -> None:
         """From now on hands over the whole gradient of a linear layer's weight in each backward pass."""
@@ -142,15 +152,15 @@ class SparseDeltas:
     def entries(self) -> dict[str, Entries]:
         """The deltas as a module stores them, on the CPU."""
         return {
-            name: Entries(self.indices[name].cpu(), delta.detach().cpu().clone(), self._weights[name].shape)
+            name: Entries(self.indices[name].cpu(), delta.detach().cpu().clone(), self._shapes[name])
             for name, delta in self.deltas.items()
         }
 
     def _connect(self, name: str, weight: nn.Parameter, users: list[tuple[nn.Module, str]]) -> None:
         if len(users) == 1 and users[0][1] == "weight":
             module, chosen = users[0][0], self.indices[name]
-            if type(module) is nn.Linear:
-                self.patterns[name] = SparsePattern.from_indices(chosen, *weight.shape)
+            if type(module) is nn.Linear or name in self._four_bit:
+                self.patterns[name] = SparsePattern.from_indices(chosen, *self._shapes[name])
                 self._replace_forward(module, functools.partial(self._linear_forward, name, module))
                 return
             if type(module) is nn.Embedding and module.max_norm is None and not module.scale_grad_by_freq:
@@ -159,11 +169,16 @@ class SparseDeltas:
                 return
         self._gather_dense_gradient(name, weight, self.deltas[name])
 
-    def _linear_forward(self, name: str, module: nn.Linear, x: Tensor) -> Tensor:
+    def _linear_forward(self, name: str, module: Any, x: Tensor) -> Tensor:
         watch, delta, pattern = self._watches.get(name), self.deltas[name], self.patterns[name]
+        receiver = self._receivers.get(name)
         if watch is not None and torch.is_grad_enabled():
             delta, pattern = watch.probe, watch.pattern
-        return sparse_linear(x, module.weight, module.bias, delta, pattern, self._receivers.get(name))
+            if name in self._four_bit:
+                watch.copy_values(self.deltas[name])
+        if name in self._four_bit:
+            return nf4_sparse_linear(x, self._four_bit[name], module.bias, delta, pattern, receiver)
+        return sparse_linear(x, module.weight, module.bias, delta, pattern, receiver)
 
     def _embedding_forward(self, name: str, module: nn.Embedding, ids: Tensor) -> Tensor:
         return sparse_embedding(ids, module.weight, self.deltas[name], self.patterns[name], module.padding_idx)
@@ -193,9 +208,15 @@ class _Watch:
     def __init__(self, active: Tensor, watched: Tensor, delta: Tensor, shape: torch.Size) -> None:
         union, place = torch.cat([active, watched.to(active)]).sort()
         self.pattern = SparsePattern.from_indices(union, *shape)
-        self.probe = nn.Parameter(delta.new_zeros(len(union)))  # only its gradient matters
+        self.probe = nn.Parameter(delta.new_zeros(len(union)))  # whose gradient is wanted
         self.gradient = delta.new_zeros(len(watched))
         self._place, self._active = place, len(active)
+
+    @torch.no_grad()
+    def copy_values(self, delta: nn.Parameter) -> None:
+        """Gives the probe the deltas' values, for a weight that does not hold them; watched entries have none."""
+        values = torch.cat([delta, delta.new_zeros(len(self._place) - self._active)])
+        self.probe.copy_(values[self._place])
 
     @torch.no_grad()
     def share_out(self, delta: nn.Parameter) -> None:

@@ -40,8 +40,8 @@ def load_tokenizer(path: str, revision: str | None = None) -> Any:
     return tokenizer
 
 
-def load_pretrained(path: str, revision: str | None = None) -> TransferModel:
-    """A pre-trained encoder with its masked-language-model head, or a decoder with its own, in float32.
+def load_pretrained(path: str, revision: str | None = None, dtype: torch.dtype = torch.float32) -> TransferModel:
+    """A pre-trained encoder with its masked-language-model head, or a decoder with its own.
 
     Raises:
         UsageError: nothing there loads as such a model.
@@ -51,7 +51,7 @@ def load_pretrained(path: str, revision: str | None = None) -> TransferModel:
     try:
         masked = type(AutoConfig.from_pretrained(_expand(path), revision=revision)) in MODEL_FOR_MASKED_LM_MAPPING
         family = AutoModelForMaskedLM if masked else AutoModelForCausalLM
-        pretrained = family.from_pretrained(_expand(path), revision=revision, dtype=torch.float32)
+        pretrained = family.from_pretrained(_expand(path), revision=revision, dtype=dtype)
     except Exception as error:
         raise UsageError(f"model.path={path}: the model does not load: {_first_line(error)}") from error
     return _take_apart(pretrained, path)

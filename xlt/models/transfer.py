@@ -91,14 +91,14 @@ def untie_embeddings(model: TransferModel) -> None:
             module.weight.requires_grad_(False)
 
 
-def block_linear_weights(model: TransferModel) -> dict[str, Tensor]:
-    """Name -> weight of every linear layer inside the backbone's blocks, in the model's order.
+def block_linear_layers(model: TransferModel) -> dict[str, nn.Linear]:
+    """Name of the weight -> linear layer, of all inside the backbone's blocks, in the model's order.
 
     Blocks are what a backbone keeps in a list; embeddings, pooler and language-model head are none.
     """
     lists = [f"{path}." for path, module in model.backbone.named_modules() if isinstance(module, nn.ModuleList)]
     return {
-        f"backbone.{path}.weight": module.weight
+        f"backbone.{path}.weight": module
         for path, module in model.backbone.named_modules()
         if isinstance(module, nn.Linear) and path.startswith(tuple(lists))
     }

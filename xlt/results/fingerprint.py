@@ -70,9 +70,14 @@ def file_identity(path: str) -> str:
 
 
 def _model_identity(config: RunConfig, model_run: str | None) -> Any:
+    held = {
+        name: value
+        for name, value, usual in (("dtype", config.model.dtype, "float32"), ("quantise", config.model.quantise, None))
+        if value != usual
+    }
     if model_run is not None:
-        return {"run": model_run}
+        return {"run": model_run, **held}
     if config.model.random is not None:
-        return {"random": plain(config.model.random)}
+        return {"random": plain(config.model.random), **held}
     assert config.model.path is not None
-    return {"content": model_identity(config.model.path, config.model.revision)}
+    return {"content": model_identity(config.model.path, config.model.revision), **held}

@@ -27,7 +27,7 @@ def config(model: Path, *words: str) -> RunConfig:
 def build(model: Path, *words: str, encoder: Encoder | None = None) -> TransferModel:
     run = config(model, *words)
     encoder = encoder or Encoder(load_tokenizer(str(model)))
-    return build_model(run, str(model), build_task(run.task), encoder)
+    return build_model(run, str(model), build_task(run.task), encoder, trains=True)
 
 
 def test_the_head_is_drawn_from_the_seed_alone(tiny_bert: Path) -> None:

@@ -17,7 +17,7 @@ from xlt.methods.sparse import SparseDeltas
 from xlt.methods.spiel.growth import GradientGrowth, Growth, MomentumGrowth
 from xlt.methods.spiel.optimisers import EntryOptimiser
 from xlt.methods.spiel.schedule import replacements
-from xlt.models.transfer import TransferModel, block_linear_weights
+from xlt.models.transfer import TransferModel, block_linear_layers
 from xlt.modules import ModuleArtefact, ModuleHeader, SparseDelta
 
 
@@ -97,16 +97,17 @@ class Spiel(Method):
         self._sparse: SparseDeltas | None = None
 
     def attach(self, model: TransferModel, phase: Phase, setting: Setting) -> None:
-        weights = block_linear_weights(model)
-        if not weights:
+        layers = block_linear_layers(model)
+        shapes = {name: torch.Size((layer.out_features, layer.in_features)) for name, layer in layers.items()}
+        if not shapes:
             raise ValueError(f"method={self.name}: {model.base_name} has no linear layers in blocks")
         self._setting, self._steps = setting, phase.steps
         self._total, self._head = model.pretrained_parameters, head_parameters(model)
-        density = self._density_of_tensors(weights, model.pretrained_parameters)
-        self.entries = {n: max(1, min(round(density * w.numel()), w.numel())) for n, w in weights.items()}
+        density = self._density_of_tensors(shapes.values(), model.pretrained_parameters)
+        self.entries = {n: max(1, min(round(density * s.numel()), s.numel())) for n, s in shapes.items()}
         indices = unpack_indices(self._loaded) or {
-            name: select_at_random({name: weight.shape}, self.entries[name], setting.random("start", name))[name]
-            for name, weight in weights.items()
+            name: select_at_random({name: shape}, self.entries[name], setting.random("start", name))[name]
+            for name, shape in shapes.items()
         }
         self._sparse = SparseDeltas(model, indices)
         self._growth = self._new_growth(self._sparse, setting.in_parts)
@@ -178,11 +179,12 @@ class Spiel(Method):
     def _deltas(self) -> dict[str, nn.Parameter]:
         return self._attached.deltas
 
-    def _density_of_tensors(self, weights: Mapping[str, Tensor], total: int) -> float:
+    def _density_of_tensors(self, shapes: Iterable[torch.Size], total: int) -> float:
         """The share of each tensor's entries that is tuned."""
-        tuned = sum(weight.numel() for weight in weights.values())
+        shapes = list(shapes)
+        tuned = sum(shape.numel() for shape in shapes)
         if self.rank is not None:
-            return sum(self.rank * sum(weight.shape) for weight in weights.values()) / tuned
+            return sum(self.rank * sum(shape) for shape in shapes) / tuned
         assert self.density is not None
         return self.density * (total / tuned if self.density_of == "model" else 1)
 

@@ -15,7 +15,7 @@ from xlt.data.streams import stream
 from xlt.engine.processes import Processes
 from xlt.engine.watching import Silence
 from xlt.methods.spiel import Spiel
-from xlt.models.transfer import block_linear_weights
+from xlt.models.transfer import block_linear_layers
 
 STEPS = 14
 SETTINGS = ("method.update_interval=4", "method.estimation_steps=3", "method.replacement_rate=0.4")
@@ -171,9 +171,10 @@ def test_clipping_reaches_the_estimates(name: str, make_method, make_trainer, tm
 @pytest.mark.parametrize("name", ["spiel_ag", "spiel_ma"])
 def test_dropped_entries_hold_their_pre_trained_values(name: str, make_method, make_trainer, tmp_path: Path) -> None:
     trainer = make_trainer(make_method(name, *SETTINGS), "tagging", **{**RECIPE, "dtype": torch.bfloat16})
-    before = {n: w.detach().clone() for n, w in block_linear_weights(trainer.model).items()}
+    before = {n: layer.weight.detach().clone() for n, layer in block_linear_layers(trainer.model).items()}
     trainer.train(tmp_path, Silence())
-    for tensor, weight in block_linear_weights(trainer.model).items():
+    for tensor, layer in block_linear_layers(trainer.model).items():
+        weight = layer.weight
         untouched = torch.ones(weight.numel(), dtype=torch.bool)
         untouched[trainer.method._sparse.indices[tensor]] = False
         assert torch.equal(weight.detach().view(-1)[untouched], before[tensor].view(-1)[untouched])
@@ -224,7 +225,7 @@ def test_density_says_what_it_counts(options: tuple[str, ...], expected: Any, ma
     trainer = make_trainer(make_method("spiel_ag", *options), "tagging")
     method = trainer.method
     method.attach(trainer.model, method.phases(trainer._budget())[0], trainer.setting)
-    weights = block_linear_weights(trainer.model)
+    weights = {name: layer.weight for name, layer in block_linear_layers(trainer.model).items()}
     tuned = sum(weight.numel() for weight in weights.values())
     if "method.rank=2" in options:
         wanted = sum(2 * sum(weight.shape) for weight in weights.values())  # what LoRA of rank 2 has

@@ -1,0 +1,70 @@
+"""4-bit base models: the linear layers of the blocks in NF4 (Dettmers et al., 2023; thesis §7.2.3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from xlt_kernels.nf4 import Nf4Weight, dequantise
+
+from xlt.config import UsageError
+from xlt.models.transfer import TransferModel, block_linear_layers
+
+
+def quantise_blocks(model: TransferModel) -> None:
+    """Puts bitsandbytes' 4-bit layers, doubly quantised, in place of the blocks' linear layers.
+
+    What such a layer computes with is its weight dequantised to the dtype it had.
+
+    Raises:
+        UsageError: bitsandbytes is not installed.
+    """
+    bitsandbytes = _bitsandbytes()
+    for name, layer in block_linear_layers(model).items():
+        path = name.removesuffix(".weight")
+        parent, _, attribute = path.rpartition(".")
+        weight, device = layer.weight.detach(), layer.weight.device
+        four_bit = bitsandbytes.nn.Linear4bit(
+            layer.in_features,
+            layer.out_features,
+            bias=layer.bias is not None,
+            compute_dtype=weight.dtype,
+            compress_statistics=True,
+            quant_type="nf4",
+            device="meta",
+        )
+        four_bit.weight = bitsandbytes.nn.Params4bit(
+            weight, requires_grad=False, compress_statistics=True, quant_type="nf4", module=four_bit
+        )
+        four_bit.bias = layer.bias
+        # On a CPU with bfloat16 the layer would reorder its packed weight in place at the first evaluation.
+        four_bit.support_avx512bf16_for_cpu = False
+        setattr(model.get_submodule(parent), attribute, four_bit.to(device))
+    model.base_hash += "-nf4"
+
+
+def through_nf4(model: TransferModel) -> None:
+    """Gives the blocks' linear layers the weights that their 4-bit copies have, dense: for modules to be written into.
+
+    Raises:
+        UsageError: bitsandbytes is not installed.
+    """
+    functional: Any = _bitsandbytes().functional
+    with torch.no_grad():
+        for layer in block_linear_layers(model).values():
+            packed, state = functional.quantize_4bit(layer.weight, quant_type="nf4", compress_statistics=True)
+            # By our own kernel: bitsandbytes 0.50 goes wrong on a CPU where rows are shorter than its blocks of 64.
+            dense = torch.empty_like(layer.weight)
+            layer.weight = nn.Parameter(dequantise(Nf4Weight.of(packed, state), out=dense))
+    model.base_hash += "-nf4"
+
+
+def _bitsandbytes() -> Any:
+    try:
+        import bitsandbytes
+        import bitsandbytes.functional
+        import bitsandbytes.nn
+    except ImportError as error:
+        raise UsageError("model.quantise=nf4: needs the package bitsandbytes; pip install 'xlt[4bit]'") from error
+    return bitsandbytes
