@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import textwrap
+from collections import Counter
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
@@ -13,6 +14,7 @@ from xlt.config import LauncherConfig, ModelConfig, RunConfig, TrackerConfig, Tr
 
 _WIDTH = 79
 _NAME_WIDTH = 24
+_LONG, _FAMILY = 20, 3
 _SHARED: dict[str, Any] = {
     "": RunConfig,
     "model": ModelConfig,
@@ -44,7 +46,17 @@ def _folded(options: list[str]) -> list[str]:
     both = {name for name in scaled if f"{name}_thesis" in options}
     ends = ("_mini", "_thesis")
     folded = [next((f"{n}_SCALE" for n in both if o in (n + ends[0], n + ends[1])), o) for o in options]
-    return list(dict.fromkeys(folded))
+    return _by_family(list(dict.fromkeys(folded)))
+
+
+def _by_family(options: list[str]) -> list[str]:
+    """In a long list, the names that begin alike as one, `locale_...`, where there are more than three."""
+    if len(options) < _LONG:
+        return options
+    sizes = Counter(option.partition("_")[0] for option in options)
+    families = {family for family, size in sizes.items() if size > _FAMILY}
+    shown = [f"{f}_..." if (f := option.partition("_")[0]) in families else option for option in options]
+    return list(dict.fromkeys(shown))
 
 
 def keys_help(names: tuple[str, ...]) -> str:
