@@ -61,6 +61,7 @@ RECIPE: dict[str, Any] = {
     "evaluate_every_epochs": None,
     "evaluation_batch_size": 16,
     "save_every_seconds": 1e9,
+    "activation_checkpointing": False,
     "density": 0.05,
     "l1": 0.0,
     "freeze_layer_norm": False,

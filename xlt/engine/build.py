@@ -16,7 +16,7 @@ from xlt.engine.run_data import RunData
 from xlt.methods.method import Method
 from xlt.models.loading import load_pretrained, load_tokenizer, random_pretrained
 from xlt.models.quantised import quantise_blocks, through_nf4
-from xlt.models.transfer import TransferModel
+from xlt.models.transfer import TransferModel, recompute_activations
 from xlt.models.vocabulary import train_tokenizer
 from xlt.tasks.task import Task
 
@@ -76,6 +76,8 @@ def build_model(
     model = model.to(device_of(config))
     if config.model.quantise is not None:
         (quantise_blocks if trains else through_nf4)(model)
+    if trains and config.train.activation_checkpointing:
+        recompute_activations(model)
     return model
 
 

@@ -104,6 +104,18 @@ def block_linear_layers(model: TransferModel) -> dict[str, nn.Linear]:
     }
 
 
+def recompute_activations(model: TransferModel) -> None:
+    """Has each block keep its input alone, and compute the rest again in the backward pass.
+
+    Raises:
+        ValueError: the model family cannot.
+    """
+    backbone: Any = model.backbone
+    if not getattr(backbone, "supports_gradient_checkpointing", False):
+        raise ValueError(f"train.activation_checkpointing=true: {type(backbone).__name__} cannot do that")
+    backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
 def layer_norm_parameters(model: nn.Module) -> set[str]:
     """Names of all layer-normalisation parameters, whatever class a model family uses for it."""
     found: set[str] = set()

@@ -28,7 +28,7 @@ _NOT_PART = (
     "device",
     "threads",
 )
-_NOT_PART_OF_TRAIN = ("save_every_seconds",)
+_NOT_PART_OF_TRAIN = ("save_every_seconds", "activation_checkpointing")
 
 
 def run_identity(config: RunConfig, model_run: str | None, modules: Mapping[str, str]) -> dict[str, Any]:

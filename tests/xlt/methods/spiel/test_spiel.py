@@ -15,7 +15,7 @@ from xlt.data.streams import stream
 from xlt.engine.processes import Processes
 from xlt.engine.watching import Silence
 from xlt.methods.spiel import Spiel
-from xlt.models.transfer import block_linear_layers
+from xlt.models.transfer import block_linear_layers, recompute_activations
 
 STEPS = 14
 SETTINGS = ("method.update_interval=4", "method.estimation_steps=3", "method.replacement_rate=0.4")
@@ -236,3 +236,18 @@ def test_density_says_what_it_counts(options: tuple[str, ...], expected: Any, ma
     assert abs(sum(method.entries.values()) - wanted) <= len(weights)
     for name, weight in weights.items():
         assert abs(method.entries[name] / weight.numel() - wanted / tuned) < 1 / weight.numel()
+
+
+@pytest.mark.parametrize("name", ["spiel_ag", "spiel_ma"])
+def test_computing_activations_again_changes_no_bit(name: str, make_method, make_trainer, tmp_path: Path) -> None:
+    """Whole and watched gradients are formed once a backward pass, however often a block is computed."""
+    found = []
+    for again in (False, True):
+        trainer = make_trainer(make_method(name, *SETTINGS), "tagging", **{**RECIPE, "dropout": 0.1})
+        if again:
+            recompute_activations(trainer.model)
+        notes = _watched(trainer)
+        trainer.train(tmp_path / str(again), Silence())
+        found.append(notes)
+    for kept, recomputed in zip(*found, strict=True):
+        assert all(kept[n][0] == recomputed[n][0] and torch.equal(kept[n][1], recomputed[n][1]) for n in kept)
