@@ -18,6 +18,7 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
     [
         ("bench_training.py", "--size tiny --methods full lt_sft --steps 1 --rounds 1", 3),
         ("bench_switching.py", "--size tiny --steps 1 --batch 2", 2),
+        ("bench_llm.py", "--size tiny --batch 2 --methods spiel_ag --four-bit yes --checkpointing yes", 1),
     ],
 )
 def test_a_benchmark_writes_its_rows(script: str, arguments: str, rows: int, tmp_path: Path) -> None:
