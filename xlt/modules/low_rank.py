@@ -1,6 +1,7 @@
 """Modules whose full delta is not stored: LoRA's products and (IA)^3's factors."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
@@ -20,13 +21,13 @@ class _FullDeltas(ModuleArtefact):
 
     tensors: dict[str, Tensor]
 
+    @abstractmethod
     def deltas(self, targets: Mapping[str, Tensor]) -> Mapping[str, Any]:
         """Name -> what forms the float32 delta of that weight, given the weight."""
-        raise NotImplementedError
 
+    @abstractmethod
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape of every tensor that the module changes."""
-        raise NotImplementedError
 
     def check(self, model: nn.Module) -> None:
         self._targets(model)
