@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_training import StepClock, high_water_mark, reset_high_water_mark
+from bench_training import NoTokenizer, StepClock, high_water_mark, reset_high_water_mark
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from xlt.compose import checked, compose, hydra_ready
@@ -47,10 +47,6 @@ SIZES = {
 METHODS = ("lora", "spiel_ag", "spiel_ma")
 _EQUIVALENT_RANK = ["method.density=null", "method.rank=64"]
 _WARM_UP = 2
-
-
-class _NoTokenizer:
-    pad_id = 0
 
 
 def trainer_of(
@@ -109,7 +105,7 @@ def trainer_of(
         model=model,
         method=build_method(run.method),
         task=task,
-        encoder=_NoTokenizer(),  # type: ignore[arg-type]
+        encoder=NoTokenizer(),  # type: ignore[arg-type]
         sources=[LoadedSource("random", "eng", rows)],
         validation=[LoadedSource("random", "eng", rows[:1])],
         activation=LanguageActivation(model, {}, ["eng"]),

@@ -157,7 +157,7 @@ def random_trainer(
         model=model,
         method=build_method(run.method),
         task=task,
-        encoder=_NoTokenizer(),  # type: ignore[arg-type]
+        encoder=NoTokenizer(),  # type: ignore[arg-type]
         sources=[LoadedSource(language, language, rows) for language in languages],
         validation=[LoadedSource("random", languages[0], rows[:1])],
         activation=LanguageActivation(model, modules, list(languages)),
@@ -239,7 +239,9 @@ class AfterStep:
         trainer.method.after_step = timed  # type: ignore[method-assign]
 
 
-class _NoTokenizer:
+class NoTokenizer:
+    """Stands for an Encoder where sentences are numbers already."""
+
     pad_id = 0
 
 
