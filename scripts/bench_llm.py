@@ -14,6 +14,7 @@ ordinary steps.
 from __future__ import annotations
 
 import argparse
+import importlib.resources
 import json
 import platform
 import statistics
@@ -25,6 +26,7 @@ from typing import Any
 
 import torch
 from bench_training import NoTokenizer, StepClock, high_water_mark, reset_high_water_mark
+from omegaconf import OmegaConf
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from xlt.compose import checked, compose, hydra_ready
@@ -139,6 +141,19 @@ def measure(size: str, method: str, four_bit: bool, again: bool, batch: int, mic
     }
 
 
+def thesis(name: str, size: str) -> dict[str, float]:
+    """Table 7.4's numbers for a row, from conf/table: GB and seconds on an A100; empty for other sizes."""
+    method, _, again = name.partition(", ")
+    key = f"{size} again" if again else size
+    file = importlib.resources.files("xlt_conf") / "table" / "thesis_7_4.yaml"
+    published = OmegaConf.create(file.read_text(encoding="utf-8")).reference.get(method, {})
+    return {unit: published[f"{key} {unit}"] for unit in ("GB", "s") if f"{key} {unit}" in published}
+
+
+def _beside(published: dict[str, float]) -> str:
+    return f"  (thesis: {published['s']} s, {published['GB']:.0f} GB)" if published else ""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="llama2_7b")
@@ -172,7 +187,8 @@ def main() -> None:
                 row = rows[name] = json.loads(done.stdout.splitlines()[-1])
                 ordinary = f"({row['seconds_ordinary']:.3f} without updates)"
                 memory = f"{row['allocated_gib']:6.2f} GiB  {row['tuned']:,} tuned"
-                print(f"{name:28} {row['seconds_per_step']:8.3f} s a step {ordinary}  {memory}")
+                row["thesis"] = thesis(name, options.size)
+                print(f"{name:28} {row['seconds_per_step']:8.3f} s a step {ordinary}  {memory}{_beside(row['thesis'])}")
     record = {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
         "torch": torch.__version__,

@@ -36,6 +36,7 @@ _SHARED_SCHEMAS = {
     "model/base_model": shared.ModelConfig,
     "source/base_source": shared.SourceConfig,
     "data/base_data": shared.DataConfig,
+    "benchmark/base_benchmark": shared.BenchmarkConfig,
     "train/base_train": shared.TrainConfig,
     "language_modules/base_language_modules": shared.LanguageModulesConfig,
     "tracker/base_tracker": shared.TrackerConfig,

@@ -189,6 +189,25 @@ class SourceConfig:
 
 
 @dataclass
+class BenchmarkConfig:
+    """A published benchmark of causal language models, which the `lm-eval` library runs."""
+
+    tasks: list[str] = key("lm-eval's tasks or groups; the score is their mean")
+    metric: str = key("lm-eval's metric and filter, as its results name it")
+    split: str | None = key("which part of its data; null: the tasks' own test set")
+    shots: int = key("examples in the prompt", low=0)
+    limit: int | None = key("at most this many examples of each task, the first ones; null: all", low=1)
+    generation: str | None = key("sampling, as lm-eval's gen_kwargs: temperature=0.1,do_sample=True; null: the task's")
+    chat: bool = key("write prompts as conversations: by Tulu's format or the tokenizer's chat template, as the task")
+    folder: str | None = key("folder with further tasks in lm-eval's format")
+    runs_code: bool = key("allow that code the model wrote is run on this machine")
+
+    def faults(self, prefix: str) -> Iterator[str]:
+        if not self.tasks:
+            yield f"{prefix}.tasks: empty; name tasks of lm-eval"
+
+
+@dataclass
 class SamplingConfig:
     """How often each source's batches come."""
 
@@ -207,6 +226,7 @@ class DataConfig:
     sources: dict[str, SourceConfig] = key("training sources by name")
     validation: dict[str, SourceConfig] = key("sources that select the checkpoint; empty: held out of `sources`")
     evaluation: dict[str, SourceConfig] = key("sources that the finished module is evaluated on, by name")
+    benchmarks: dict[str, BenchmarkConfig] = key("benchmarks of language models that it is evaluated on, by name")
     excluded: dict[str, SourceConfig] = key("no example whose text is also in one of these is learned from")
     sampling: SamplingConfig = key("how often each source's batches come")
     held_out_fraction: float = key("share of each source held out where `validation` is empty", low=0, high=0.5)
@@ -217,6 +237,8 @@ class DataConfig:
             yield f"{prefix}.sources: empty; add one, for instance +source@{prefix}.sources.eng=ud_eng"
         if not self.validation and not self.held_out_fraction:
             yield f"{prefix}.validation: empty, and {prefix}.held_out_fraction=0: nothing selects the checkpoint"
+        for name in self.benchmarks.keys() & self.evaluation.keys():
+            yield f"{prefix}.benchmarks.{name}: a name in {prefix}.evaluation too; choose another"
         learned = {_place(source) for source in self.sources.values()}
         for name, source in self.validation.items():
             if source.split == "test":

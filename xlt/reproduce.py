@@ -16,6 +16,7 @@ from xlt.cli import FAILURE, guarded, is_stray
 from xlt.compose import compose, hydra_ready, strangers
 from xlt.config import UsageError, faults
 from xlt.results.execution import carry_out
+from xlt.results.figures import save_figure
 from xlt.results.planner import Plan, Run
 from xlt.results.render import duration, print_plan, print_table, table_markdown
 from xlt.results.store import RunStore
@@ -41,7 +42,7 @@ def reproduce(words: list[str]) -> int:
         print("usage: reproduce_table.py table=NAME [seeds=[1,2,3]] [workers=2] [--plan] [override of every run ...]")
         return 0
     plan_only = "--plan" in words
-    # A table by its number in the thesis: table=4.2, table=D.4.
+    # A table by its number in the thesis: table=4.2, table=D.4; a figure is table=figure_7_4.
     numbered = [re.sub(r"^table=([\dA-E])\.(\d+)$", r"table=thesis_\1_\2", word) for word in words]
     overrides = [word for word in numbered if word != "--plan"]
     stray = [word for word in overrides if is_stray(word)]
@@ -69,7 +70,13 @@ def reproduce(words: list[str]) -> int:
         shown.append(averages(name, config.table, config.seeds, grids))
     for grid in shown:
         grid.save(table_markdown(grid), store.root / "tables")
-        print_table(grid, Console())
+        if grid.columns:
+            print_table(grid, Console())
+    if config.table.figure is not None:
+        (table,) = tables.values()
+        picture = save_figure(name, config.table.title, config.table.figure, table.runs(), store)
+        if picture is not None:
+            console.print(f"figure: {picture}", highlight=False, soft_wrap=True)
     done = f"{len(outcome.done)} jobs in {duration(time.monotonic() - started)}" if outcome.done else "nothing to do"
     console.print(f"{done}; {store.root / 'tables' / name}.md and .json", highlight=False, soft_wrap=True)
     return FAILURE if outcome.failures else 0
@@ -110,6 +117,11 @@ def _reproduction(own: list[str]) -> tuple[ReproductionConfig, str]:
         raise UsageError(*found)
     assert isinstance(config, ReproductionConfig)
     name = next(word.partition("=")[2] for word in own if word.startswith("table="))
+    if config.table.same_as is not None:
+        return _reproduction([word.replace(f"table={name}", f"table={config.table.same_as}") for word in own])
+    if config.table.measured_by is not None:
+        raise UsageError(f"table={name}: measured, not trained; run python {config.table.measured_by} --help")
+    config.table = config.table.searched()
     return config, Path(name).name
 
 

@@ -5,6 +5,7 @@ import importlib
 import inspect
 import math
 import pkgutil
+import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from xlt import config as shared
 from xlt.compose import checked, compose, hydra_ready
 from xlt.config import RunConfig, UsageError, faults
 from xlt.reproduce import _reproduction
-from xlt.results.table import ReproductionConfig, SystemConfig, TableConfig
+from xlt.results.figures import FigureConfig
+from xlt.results.table import ReproductionConfig, SearchConfig, SystemConfig, TableConfig
 
 CONF = Path(xlt.__file__).parent.parent / "conf"
 SCHEMAS = [
@@ -34,6 +36,8 @@ SCHEMAS = [
     ReproductionConfig,
     TableConfig,
     SystemConfig,
+    SearchConfig,
+    FigureConfig,
 ]
 
 
@@ -114,7 +118,7 @@ def test_a_usage_error_has_one_line_a_fault_and_says_none_twice() -> None:
     [
         (folder.name, option)
         for folder in sorted(CONF.iterdir())
-        if folder.is_dir() and folder.name not in ("source", "experiment", "table", "__pycache__")
+        if folder.is_dir() and folder.name not in ("source", "benchmark", "experiment", "table", "__pycache__")
         for option in options(folder.name)
     ],
 )
@@ -122,6 +126,13 @@ def test_every_option_of_every_group_composes(group: str, option: str) -> None:
     composed = compose([f"{group}={option}"])
     if group != "scale":
         assert composed[group] is not None
+
+
+@pytest.mark.parametrize("option", options("benchmark"))
+def test_every_benchmark_composes(option: str) -> None:
+    composed = compose([f"+benchmark@data.benchmarks.x={option}"])
+    assert composed.data.benchmarks.x.tasks
+    assert not [name for name in composed.data.benchmarks.x if OmegaConf.is_missing(composed.data.benchmarks.x, name)]
 
 
 def test_every_source_composes_and_names_a_reader_and_where_its_data_are(tmp_path: Path, tiny_bert: Path) -> None:
@@ -162,21 +173,27 @@ def test_the_scale_sets_model_and_recipe(tmp_path: Path) -> None:
     assert mini.train.epochs is None and mini.train.max_steps < 1000
 
 
-@pytest.mark.parametrize("table", options("table"))
+MEASURED = ["thesis_7_4"]
+TABLES = [table for table in options("table") if table not in MEASURED]
+ALIASES = {"thesis_7_1", "thesis_E_1", "figure_7_4", "figure_E_2"}
+
+
+@pytest.mark.parametrize("table", TABLES)
 def test_every_table_composes_and_its_systems_evaluate_its_columns(table: str, tmp_path: Path, tiny_bert: Path) -> None:
     scale = "thesis" if table.endswith("_thesis") else "mini"
     reproduction, name = _reproduction([f"table={table}", f"scale={scale}"])
     shown = reproduction.table
-    assert name == table
+    assert name == table or (table in ALIASES and name.endswith("_mini"))
     for system in shown.systems.values():
         words = [f"experiment={system.experiment}", f"scale={scale}", *shown.overrides, *system.overrides]
-        column = shown.columns[0]
+        column = shown.columns[0] if shown.columns else ""
         where = [] if scale == "thesis" or system.experiment.startswith("nano") else [f"model.path={tiny_bert}"]
         composed = compose([word.replace("{column}", column) for word in [*words, f"data_dir={tmp_path}", *where]])
         run = checked(composed)
-        assert set(shown.columns) <= set(run.data.evaluation)
-        for evaluated in shown.columns:
-            assert run.data.evaluation[evaluated].language == evaluated
+        assert set(shown.columns) <= {*run.data.evaluation, *run.data.benchmarks}
+        if system.experiment != "instruct":
+            for evaluated in shown.columns:
+                assert run.data.evaluation[evaluated].language == evaluated
     assert set(shown.average) <= set(shown.columns)
     for numbers in shown.reference.values():
         assert set(numbers) <= {*shown.columns, "avg"}
@@ -185,15 +202,23 @@ def test_every_table_composes_and_its_systems_evaluate_its_columns(table: str, t
 @pytest.mark.parametrize("scale", ["mini", "thesis"])
 def test_every_table_of_averages_has_parts_that_are_there(scale: str) -> None:
     of_averages = 0
-    for table in options("table"):
+    for table in TABLES:
         reproduction, _ = _reproduction([f"table={table}", f"scale={scale}"])
         of_averages += bool(reproduction.table.parts)
         assert set(reproduction.table.parts.values()) <= set(options("table"))
     assert of_averages == 6  # 4.2, 4.4, 4.5, 6.2, 6.3, D.4
 
 
+@pytest.mark.parametrize("table", MEASURED)
+def test_a_measured_table_names_its_script(table: str) -> None:
+    with pytest.raises(UsageError, match=r"measured, not trained; run python (scripts/\w+\.py)") as raised:
+        _reproduction([f"table={table}"])
+    (script,) = re.findall(r"scripts/\w+\.py", str(raised.value))
+    assert (CONF.parent / script).is_file()
+
+
 def test_published_averages_are_those_of_the_published_numbers() -> None:
-    for table in options("table"):
+    for table in TABLES:
         reproduction, _ = _reproduction([f"table={table}"])
         shown = reproduction.table
         for system, numbers in shown.reference.items():

@@ -19,6 +19,7 @@ from xlt.data.encoding import Encoder
 from xlt.data.mix import Sampling
 from xlt.data.streams import stream
 from xlt.engine.activation import LanguageActivation
+from xlt.engine.benchmarks import SCORE, benchmark_faults, run_benchmark
 from xlt.engine.build import build_encoder, build_method, build_model, build_task, device_of
 from xlt.engine.evaluation import evaluate
 from xlt.engine.processes import Processes
@@ -61,7 +62,7 @@ class Composition:
     """One evaluation: a source of `data.evaluation`, and the modules in the model meanwhile.
 
     Attributes:
-        source: name in `data.evaluation`.
+        source: name in `data.evaluation` or `data.benchmarks`.
         label: `ALONE` or `COMPOSED`.
         modules: files, in the order in which they are applied.
     """
@@ -161,7 +162,7 @@ def prepare(config: RunConfig, standing: Standing) -> PreparedRun:
 def evaluate_compositions(
     config: RunConfig, model_path: str, wanted: Mapping[str, Composition], watcher: Watcher
 ) -> dict[str, dict[str, Any]]:
-    """Evaluates base model + modules on sources of `data.evaluation`.
+    """Evaluates base model + modules on sources of `data.evaluation` and on `data.benchmarks`.
 
     Args:
         config: of the run whose task module is evaluated.
@@ -182,13 +183,18 @@ def evaluate_compositions(
     model = build_model(config, model_path, task, encoder, trains=False)
     for file, module in modules.items():
         check_base(module.header, model.base_hash, file)
-    names = {composition.source for composition in wanted.values()}
+    names = {composition.source for composition in wanted.values()} - config.data.benchmarks.keys()
     sources = {source.name: source for source in data.load("evaluation", encoder, names)}
     stack = ModuleStack(model)
     records: dict[str, dict[str, Any]] = {}
     for key, composition in wanted.items():
-        source = sources[composition.source]
         stack.set([modules[file] for file in composition.modules])
+        if composition.source in config.data.benchmarks:
+            metrics = run_benchmark(model, encoder, config, composition.source)
+            records[key] = {"source": composition.source, "composition": composition.label, "metrics": metrics}
+            watcher.note(f"{composition.source}, {composition.label}: {SCORE} {metrics[SCORE]:.2f}")
+            continue
+        source = sources[composition.source]
         size, precision = config.train.evaluation_batch_size, config.train.precision
         metrics = evaluate(model, task, [source], encoder, size, precision)
         about = {"source": source.name, "language": source.language, "composition": composition.label}
@@ -204,6 +210,8 @@ def preflight(config: RunConfig) -> None:
         UsageError, ModuleFileError: what is wrong, a line each.
     """
     device_of(config)
+    if wrong := list(benchmark_faults(config.data.benchmarks, config.task)):
+        raise UsageError(*wrong)
     RunData(config, build_task(config.task)).check()
     for path in config.language_modules.paths.values():
         load_module(Path(path).expanduser())

@@ -84,9 +84,13 @@ def random_pretrained(config: RandomModelConfig, tokenizer: Any, seed: int) -> T
 
 def save_checkpoint(model: TransferModel, tokenizer: Any, folder: Path) -> None:
     """Writes backbone and language-model head as a transformers checkpoint that `from_pretrained` reads."""
-    pretrained: Any = model.backbone.__dict__["_xlt_pretrained"][0]
-    pretrained.save_pretrained(folder)
+    whole_pretrained(model).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def whole_pretrained(model: TransferModel) -> Any:
+    """The transformers model that was taken apart; its parameters are the parts' own."""
+    return model.backbone.__dict__["_xlt_pretrained"][0]
 
 
 @cache
@@ -121,7 +125,7 @@ def quiet_libraries() -> None:
 
 def _take_apart(pretrained: Any, name: str) -> TransferModel:
     backbone, lm_head = split_pretrained(pretrained)
-    # Kept outside the module tree: only `save_checkpoint` needs the whole, and its names must not count twice.
+    # Kept outside the module tree: only `whole_pretrained` needs it, and its names must not count twice.
     backbone.__dict__["_xlt_pretrained"] = (pretrained,)
     return TransferModel(backbone, lm_head, parameter_hash(backbone), name)
 

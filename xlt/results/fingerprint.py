@@ -59,9 +59,11 @@ def run_identity(config: RunConfig, model_run: str | None, modules: Mapping[str,
 
 def evaluation_key(config: RunConfig, name: str, modules: Mapping[str, str]) -> str:
     """Identity of one evaluation: its data and the modules in the model, by role."""
-    source = config.data.evaluation[name]
-    # Few examples for a quick look are another evaluation; where they lie is not.
-    return digest({"source": source_identity(source), "modules": dict(modules), "precision": config.train.precision})
+    if name in config.data.benchmarks:
+        what = {"benchmark": plain(config.data.benchmarks[name])}
+    else:  # few examples for a quick look are another evaluation; where they lie is not
+        what = {"source": source_identity(config.data.evaluation[name])}
+    return digest({**what, "modules": dict(modules), "precision": config.train.precision})
 
 
 def file_identity(path: str) -> str:

@@ -91,7 +91,7 @@ class Plan:
             UsageError: all faults of this config and of those it stands on.
         """
         run_config = checked(config)
-        wanted = run_config.data.evaluation if evaluate else {}
+        wanted = {**run_config.data.evaluation, **run_config.data.benchmarks} if evaluate else {}
         known = digest(plain(run_config))
         gathered = _Gathered()
         run = self.runs[self._known[known]] if known in self._known else None
@@ -102,7 +102,8 @@ class Plan:
             with gathered:
                 self._plan_evaluations(config, run_config, run)
         elif wanted and _adapts(run_config):  # faulty already: only to say what is wrong with the others too
-            self._language_modules(config, run_config, (source.language for source in wanted.values()), gathered)
+            languages = (source.language for source in run_config.data.evaluation.values())
+            self._language_modules(config, run_config, languages, gathered)
         gathered.refuse()
         assert run is not None
         self._known[known] = run.fingerprint
@@ -175,8 +176,12 @@ class Plan:
         return fingerprint, self.store.module_file(fingerprint), fingerprint
 
     def _plan_evaluations(self, config: DictConfig, run_config: RunConfig, run: Run) -> None:
-        """Each evaluation source with its language's module and, if asked for or without modules, alone."""
+        """Each evaluation source with its language's module and, if asked for or without modules, alone.
+
+        Benchmarks are evaluated alone: they have no one language.
+        """
         run.config.data.evaluation.update(run_config.data.evaluation)
+        run.config.data.benchmarks.update(run_config.data.benchmarks)
         checkpoint = build_method(run_config.method).leaves_checkpoint
         run.evaluation_model = str(self.store.checkpoint(run.fingerprint)) if checkpoint else run.standing.model_path
         own = () if checkpoint else (self.store.module_file(run.fingerprint),)
@@ -196,6 +201,8 @@ class Plan:
                     run.evaluation_needs.add(needed)
             if not _adapts(run_config) or run_config.language_modules.evaluate_without:
                 run.evaluations[evaluation_key(run_config, name, roles)] = Composition(name, ALONE, own)
+        for name in run_config.data.benchmarks:
+            run.evaluations[evaluation_key(run_config, name, roles)] = Composition(name, ALONE, own)
 
     def missing_evaluations(self, run: Run) -> dict[str, Composition]:
         """What of the wanted evaluations is not in the store."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from xlt.engine.benchmarks import SCORE
 from xlt.results.planner import Plan, Run
 from xlt.results.store import RunStore
 from xlt.results.table import AVERAGE, Cell, Grid
@@ -22,6 +23,9 @@ def table_markdown(grid: Grid) -> str:
             text = _cell(grid, name, column)
             shown.append(f"**{text}**" if name in best[column] else text)
         lines.append(f"| {system.label} | " + " | ".join(shown) + " |")
+    found = _found(grid)
+    if found:
+        lines += ["", *(f"- {line}" for line in found)]
     holes = _holes(grid)
     if holes:
         lines += ["", "Holes:", "", *(f"- {hole}" for hole in holes)]
@@ -31,21 +35,32 @@ def table_markdown(grid: Grid) -> str:
 
 
 def print_table(grid: Grid, console: Console) -> None:
-    """The table in the terminal: systems as columns, languages as rows, so that it fits a narrow one."""
-    config, best = grid.config, _best(grid)
+    """The table in the terminal: systems as columns, languages as rows, so that it fits a narrow one; a search's many
+    systems are rows."""
+    best = _best(grid)
+    config, columns = grid.config, grid.columns
     drawn = RichTable(title=config.title, caption=_legend(grid), title_justify="left", caption_justify="left")
     drawn.add_column("")
-    for system in config.systems.values():
-        drawn.add_column(system.label, justify="right")
-    for column in grid.columns:
-        if column == AVERAGE:
-            drawn.add_section()
-        shown = []
-        for name in config.systems:
-            text = _cell(grid, name, column)
-            shown.append(f"[bold]{text}[/]" if name in best[column] else text)
-        drawn.add_row(column, *shown)
+
+    def shown(name: str, column: str) -> str:
+        text = _cell(grid, name, column)
+        return f"[bold]{text}[/]" if name in best[column] else text
+
+    if config.searches:
+        for column in columns:
+            drawn.add_column(column, justify="right")
+        for name, system in config.systems.items():
+            drawn.add_row(system.label, *(shown(name, column) for column in columns))
+    else:
+        for system in config.systems.values():
+            drawn.add_column(system.label, justify="right")
+        for column in columns:
+            if column == AVERAGE:
+                drawn.add_section()
+            drawn.add_row(column, *(shown(name, column) for name in config.systems))
     console.print(drawn)
+    for line in _found(grid):
+        console.print(line, highlight=False, markup=False)
     for hole in _holes(grid):
         console.print(f"hole: {hole}", highlight=False, markup=False)
     if config.note:
@@ -76,7 +91,8 @@ def print_evaluations(run: Run, store: RunStore, console: Console) -> None:
     grid: dict[str, dict[str, float]] = {}
     for key, wanted in run.evaluations.items():
         if key in done:
-            grid.setdefault(wanted.source, {})[wanted.label] = done[key]["metrics"][metric]
+            metrics = done[key]["metrics"]
+            grid.setdefault(wanted.source, {})[wanted.label] = metrics[metric if metric in metrics else SCORE]
     if grid:
         labels = list(dict.fromkeys(label for row in grid.values() for label in row))
         drawn = RichTable(title=f"{run.label}: {metric}", title_justify="left")
@@ -118,6 +134,23 @@ def _best(grid: Grid) -> dict[str, set[str]]:
         top = max((round(mean, 1) for mean in means.values()), default=None)
         best[column] = {name for name, mean in means.items() if round(mean, 1) == top}
     return best
+
+
+def _found(grid: Grid) -> list[str]:
+    """The best setting of each search, by its average, beside the published one."""
+    lines = []
+    for name, search in grid.config.searches.items():
+        means = {
+            system.removeprefix(f"{name} "): row[AVERAGE].mean
+            for system, row in grid.cells.items()
+            if system.startswith(f"{name} ") and row[AVERAGE].values
+        }
+        if means:
+            label = next(s.label for system, s in grid.config.systems.items() if system.startswith(f"{name} "))
+            label = label.removesuffix(next(iter(means)))
+            published = f"; {grid.config.reference_name}: {search.best}" if search.best is not None else ""
+            lines.append(f"{label.strip()}: {max(means, key=means.__getitem__)} is best{published}")
+    return lines
 
 
 def _legend(grid: Grid) -> str:

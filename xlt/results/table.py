@@ -16,7 +16,9 @@ from omegaconf import DictConfig, open_dict
 
 from xlt.compose import compose
 from xlt.config import UsageError, key
+from xlt.engine.benchmarks import SCORE
 from xlt.engine.run import ALONE, COMPOSED, write_json
+from xlt.results.figures import FigureConfig
 from xlt.results.planner import Plan, Run
 from xlt.results.store import RunStore
 
@@ -36,6 +38,19 @@ class SystemConfig:
 
 
 @dataclass
+class SearchConfig:
+    """Settings of one system, a row for every combination."""
+
+    over: dict[str, list[str]] = key("config key -> its values, each on top of the system's overrides")
+    best: str | None = key("the combination found best where the reference numbers stand, as rows are named")
+
+    def faults(self, prefix: str) -> Any:
+        for name, values in self.over.items():
+            if len(set(values)) < max(len(values), 1):
+                yield f"{prefix}.over.{name}={values}: must be different values, at least one"
+
+
+@dataclass
 class TableConfig:
     """What a table shows; a file of conf/table."""
 
@@ -43,22 +58,47 @@ class TableConfig:
     metric: str = key("metric of every cell")
     overrides: list[str] = key("Hydra overrides for every run of the table")
     systems: dict[str, SystemConfig] = key("systems by name, in order")
+    searches: dict[str, SearchConfig] = key("system -> settings that are searched over")
     columns: list[str] = key("names in data.evaluation")
     average: list[str] = key("columns that the average is over; empty: all")
     reference: dict[str, dict[str, float]] = key("system -> column (or avg) -> the published number")
     reference_name: str = key("where the published numbers stand")
     note: str = key("a line under the table")
     parts: dict[str, str] = key("column -> table whose average it shows; such a table has no columns of its own")
+    figure: FigureConfig | None = key("the picture that goes with it; with one, a table need not have columns")
+    same_as: str | None = key("the table that this is another name of")
+    measured_by: str | None = key("the script whose measurements it shows; nothing is trained for it")
 
     def faults(self, prefix: str) -> Any:
+        if self.same_as is not None or self.measured_by is not None:
+            return
         if self.parts and (self.columns or self.systems or self.reference):
             yield f"{prefix}.parts: a table of averages has the systems of its parts; {prefix}.systems must be empty"
+        for name in self.searches.keys() - self.systems.keys():
+            yield f"{prefix}.searches.{name}: no such system; there are {', '.join(self.systems)}"
+        systems = self.searched().systems
         for name in self.reference:
-            if name not in self.systems:
-                yield f"{prefix}.reference.{name}: no such system; there are {', '.join(self.systems)}"
+            if name not in systems:
+                yield f"{prefix}.reference.{name}: no such system; there are {', '.join(systems)}"
         for name in self.average:
             if name not in self.columns:
                 yield f"{prefix}.average: {name} is not in {prefix}.columns"
+        if not self.columns and not self.parts and self.figure is None:
+            yield f"{prefix}.columns: empty; name sources of data.evaluation"
+
+    def searched(self) -> TableConfig:
+        """The same with every search written out: a system for each combination, named `SYSTEM KEY=VALUE ...`."""
+        systems: dict[str, SystemConfig] = {}
+        for name, system in self.systems.items():
+            over = self.searches[name].over if name in self.searches else {}
+            for values in itertools.product(*over.values()):
+                pairs = list(zip(over, values, strict=True))
+                words = [f"{word}={value}" for word, value in pairs]
+                setting = "".join(f" {word.rpartition('.')[2]}={value}" for word, value in pairs)
+                systems[name + setting] = dataclasses.replace(
+                    system, label=system.label + setting, overrides=[*system.overrides, *words]
+                )
+        return dataclasses.replace(self, systems=systems)
 
 
 @dataclass
@@ -105,8 +145,8 @@ class Grid:
 
     @property
     def columns(self) -> list[str]:
-        """Columns in the order shown; a table of averages has no average of its own."""
-        return list(self.config.columns) if self.config.parts else [*self.config.columns, AVERAGE]
+        """Columns in the order shown; a table of averages has no average of its own, nor has one without columns."""
+        return [*self.config.columns, *([AVERAGE] if self.config.columns and not self.config.parts else [])]
 
     def save(self, markdown: str, folder: Path) -> None:
         """Writes `NAME.md` and `NAME.json`; the latter has every value with the run that backs it."""
@@ -167,6 +207,13 @@ class Table:
         if faults:
             raise UsageError(*faults)
 
+    def runs(self) -> dict[str, list[Run]]:
+        """System's label -> its runs in order of their seeds; of a run a column, those of all columns."""
+        found: dict[str, list[Run]] = {}
+        for (name, _, _), run in self._runs.items():
+            found.setdefault(self.config.systems[name].label, []).append(run)
+        return found
+
     def run(self, system: str, seed: int, column: str) -> Run:
         """The run behind a cell."""
         return self._runs[system, seed, column if _is_per_column(self.config.systems[system]) else None]
@@ -191,7 +238,7 @@ class Table:
                         reason = failures.get(run.fingerprint) or store.failure(run.fingerprint) or "not run"
                         row[column].reason = f"seed {seed}: {reason}"
                 averaged = self.config.average or self.config.columns
-                if all(column in found for column in averaged):
+                if averaged and all(column in found for column in averaged):
                     row[AVERAGE].values.append(statistics.fmean(found[column] for column in averaged))
                     row[AVERAGE].backed_by += dict.fromkeys(behind[column] for column in averaged)
             cells[system_name] = row
@@ -201,7 +248,8 @@ class Table:
         done = store.evaluations(run.fingerprint)
         for name, wanted in run.evaluations.items():
             if (wanted.source, wanted.label) == (column, composition) and name in done:
-                return done[name]["metrics"].get(self.config.metric)
+                metric = SCORE if column in run.config.data.benchmarks else self.config.metric
+                return done[name]["metrics"].get(metric)
         return None
 
 
@@ -233,19 +281,20 @@ def _is_per_column(system: SystemConfig) -> bool:
 
 
 def _evaluate_only(composed: DictConfig, columns: Sequence[str]) -> None:
-    """Leaves those sources in `data.evaluation` that the table shows.
+    """Leaves those sources in `data.evaluation`, and benchmarks, that the table shows.
 
     Raises:
         UsageError: one is not there.
     """
-    evaluation = composed.data.evaluation
-    absent = [column for column in columns if column not in evaluation]
+    parts = (composed.data.evaluation, composed.data.benchmarks)
+    known = [name for part in parts for name in part]
+    absent = [column for column in columns if column not in known]
     if absent:
-        there = ", ".join(evaluation) or "none"
         raise UsageError(
-            f"table.columns: {', '.join(absent)} not in data.evaluation of experiment={composed.experiment_name}; "
-            f"there are {there}"
+            f"table.columns: {', '.join(absent)} not in data.evaluation or data.benchmarks of "
+            f"experiment={composed.experiment_name}; there are {', '.join(known) or 'none'}"
         )
-    with open_dict(evaluation):
-        for name in [name for name in evaluation if name not in columns]:
-            del evaluation[name]
+    for part in parts:
+        with open_dict(part):
+            for name in [name for name in part if name not in columns]:
+                del part[name]

@@ -12,11 +12,28 @@ from rich.console import Console
 
 from xlt.config import UsageError
 from xlt.engine.run import ALONE
+from xlt.results.figures import FigureConfig
 from xlt.results.planner import Plan
 from xlt.results.render import duration, print_plan, print_table, table_markdown
 from xlt.results.store import RunStore
-from xlt.results.table import SystemConfig, Table, TableConfig, averages
+from xlt.results.table import Cell, Grid, SearchConfig, SystemConfig, Table, TableConfig, averages
 
+EMPTY: dict[str, Any] = {
+    "title": "A table",
+    "metric": "accuracy",
+    "overrides": [],
+    "systems": {},
+    "searches": {},
+    "columns": [],
+    "average": [],
+    "reference": {},
+    "reference_name": "Table 1",
+    "note": "a note",
+    "parts": {},
+    "figure": None,
+    "same_as": None,
+    "measured_by": None,
+}
 BARE = ("data=empty", "language_modules=none")
 
 
@@ -29,8 +46,6 @@ def make_table(tmp_path: Path, words: tuple[str, ...]) -> Callable[..., tuple[Ta
         own = [word for word in words if not word.startswith(("data_dir", "model.path"))]
         user = [word for word in words if word.startswith(("data_dir", "model.path"))]
         values: dict[str, Any] = {
-            "title": "A table",
-            "metric": "accuracy",
             "overrides": own,
             "systems": {
                 name: SystemConfig(label, "pos_lt_sft", [*BARE, f"method={name}"], ALONE)
@@ -39,11 +54,8 @@ def make_table(tmp_path: Path, words: tuple[str, ...]) -> Callable[..., tuple[Ta
             "columns": ["eng", "fao"],
             "average": ["fao"],
             "reference": {"full": {"fao": 55.5, "avg": 50.0}},
-            "reference_name": "Table 1",
-            "note": "a note",
-            "parts": {},
         }
-        config = TableConfig(**{**values, **changes})
+        config = TableConfig(**{**EMPTY, **values, **changes})
         return Table("small", config, [1, 2], [*user, f"output_dir={tmp_path / 'outputs'}"], plan), plan
 
     return make
@@ -161,7 +173,8 @@ def test_the_saved_table_names_the_run_behind_every_value(
 
 def test_a_column_that_no_run_evaluates_is_refused(make_table: Callable[..., tuple[Table, Plan]]) -> None:
     with pytest.raises(
-        UsageError, match=r"table.columns: deu not in data.evaluation of experiment=pos_lt_sft; there are eng, fao"
+        UsageError,
+        match=r"table.columns: deu not in data.evaluation or data.benchmarks of experiment=pos_lt_sft; there are eng, ",
     ):
         make_table(columns=["eng", "deu"])
 
@@ -179,7 +192,7 @@ def test_faults_of_all_systems_are_gathered(make_table: Callable[..., tuple[Tabl
 def test_a_reference_for_a_system_that_is_not_there_is_a_fault() -> None:
     from xlt.config import faults
 
-    config = TableConfig("t", "accuracy", [], {}, ["eng"], [], {"lt_sft": {"eng": 1.0}}, "x", "", {})
+    config = TableConfig(**{**EMPTY, "columns": ["eng"], "reference": {"lt_sft": {"eng": 1.0}}})
     assert list(faults(config, "table")) == ["table.reference.lt_sft: no such system; there are "]
 
 
@@ -232,7 +245,7 @@ def test_a_table_of_averages_has_the_systems_of_its_parts_and_their_averages(
     few = dataclasses.replace(
         few, config=dataclasses.replace(few.config, systems={"full": whole.config.systems["full"]})
     )
-    config = TableConfig("All", "accuracy", [], {}, [], [], {}, "Table 1", "", {"POS": "small", "NER": "other"})
+    config = TableConfig(**{**EMPTY, "parts": {"POS": "small", "NER": "other"}})
     grid = averages("all", config, [1, 2], {"POS": whole, "NER": few})
     assert grid.columns == ["POS", "NER"]
     assert grid.cells["full"]["POS"].values == grid.cells["full"]["NER"].values == [51.0, 52.0]
@@ -240,3 +253,68 @@ def test_a_table_of_averages_has_the_systems_of_its_parts_and_their_averages(
     text = table_markdown(grid)
     assert "| full FT | **51.5±0.7 (50.0)** | **51.5±0.7 (50.0)** |" in text
     assert "| BitFit | 40.0±0.0 | - |" in text
+
+
+def test_a_search_becomes_a_row_for_every_combination(make_table: Callable[..., tuple[Table, Plan]]) -> None:
+    search = SearchConfig({"train.batch_size": ["2", "4"], "train.learning_rate": ["0.1", "0.2"]}, best=None)
+    named = {"full batch_size=4 learning_rate=0.1": {"fao": 1.0}}
+    table, _ = make_table(searches={"full": search}, reference=named)
+    config = table.config.searched()
+    assert list(config.systems) == [
+        "full batch_size=2 learning_rate=0.1",
+        "full batch_size=2 learning_rate=0.2",
+        "full batch_size=4 learning_rate=0.1",
+        "full batch_size=4 learning_rate=0.2",
+        "bitfit",
+    ]
+    row = config.systems["full batch_size=4 learning_rate=0.1"]
+    assert row.overrides == [*table.config.systems["full"].overrides, "train.batch_size=4", "train.learning_rate=0.1"]
+    assert row.label == "full FT batch_size=4 learning_rate=0.1"
+    assert config.systems["bitfit"] == table.config.systems["bitfit"]
+    assert not list(table.config.faults("table"))
+    unknown = dataclasses.replace(table.config, reference={"full": {}}, searches={"full": search, "x": search})
+    assert [line.partition(":")[0] for line in unknown.faults("table")] == ["table.searches.x", "table.reference.full"]
+    assert list(SearchConfig({"seed": ["1", "1"]}, None).faults("s")) == [
+        "s.over.seed=['1', '1']: must be different values, at least one"
+    ]
+
+
+def test_the_best_setting_of_a_search_is_said_beside_the_published_one(
+    make_table: Callable[..., tuple[Table, Plan]],
+) -> None:
+    search = SearchConfig({"train.learning_rate": ["0.1", "0.2"]}, best="learning_rate=0.1")
+    table, _ = make_table()
+    config = dataclasses.replace(table.config, searches={"full": search}, reference={}).searched()
+    scores = {"full learning_rate=0.1": [50.0], "full learning_rate=0.2": [60.0], "bitfit": [70.0]}
+    cells = {name: {column: Cell(list(of)) for column in ("eng", "fao", "avg")} for name, of in scores.items()}
+    grid = Grid("search", config, [1], cells)
+    text = table_markdown(grid)
+    assert "full FT: learning_rate=0.2 is best; Table 1: learning_rate=0.1" in text
+
+
+def test_a_table_of_nothing_is_refused_but_for_a_figure(make_table: Callable[..., tuple[Table, Plan]]) -> None:
+    table, _ = make_table(columns=[], average=[], reference={}, figure=FigureConfig("curves", "loss"))
+    assert not list(table.config.faults("table"))
+    assert list(dataclasses.replace(table.config, figure=None).faults("table")) == [
+        "table.columns: empty; name sources of data.evaluation"
+    ]
+    grid = table.grid(RunStore("nowhere"), {})
+    assert grid.columns == []
+    assert [run.config.seed for run in table.runs()["BitFit"]] == [1, 2]
+
+
+def test_a_benchmark_is_a_column_with_a_metric_of_its_own(
+    make_table: Callable[..., tuple[Table, Plan]], words: tuple[str, ...]
+) -> None:
+    own = [word for word in words if not word.startswith(("data_dir", "model.path"))]
+    table, plan = make_table(
+        columns=["eng", "mmlu"], average=[], reference={}, overrides=[*own, "+benchmark@data.benchmarks.mmlu=mmlu"]
+    )
+    run = table.run("full", 1, "mmlu")
+    assert {wanted.source: wanted.label for wanted in run.evaluations.values()} == {"eng": ALONE, "mmlu": ALONE}
+    metrics = {"eng": {"accuracy": 90.0}, "mmlu": {"score": 40.0, "score/mmlu": 40.0}}
+    plan.store.folder(run.fingerprint).mkdir(parents=True)
+    done = {key: {"metrics": metrics[wanted.source]} for key, wanted in run.evaluations.items()}
+    plan.store.add_evaluations(run.fingerprint, done)
+    grid = table.grid(plan.store, {}).cells["full"]
+    assert [grid[column].values for column in ("eng", "mmlu", "avg")] == [[90.0], [40.0], [65.0]]

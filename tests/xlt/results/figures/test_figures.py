@@ -1,0 +1,138 @@
+"""Figures from runs in a store; the numbers against hand-made modules and records."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from xlt.config import UsageError, faults
+from xlt.modules import ModuleHeader, SparseDelta
+from xlt.modules.sparse_delta import Entries
+from xlt.results.figures import FigureConfig, save_figure
+from xlt.results.planner import Plan, Run
+from xlt.results.store import RunStore
+
+HEADER = ModuleHeader(
+    kind="sparse_delta", method="spiel_ag", base_model="tiny", base_hash="0", language=None, task="pos",
+    fingerprint="f", provenance={},
+)  # fmt: skip
+
+
+@pytest.fixture
+def store(plan: Plan) -> RunStore:
+    return plan.store
+
+
+@pytest.fixture
+def finished(planned: Callable[..., Run], words: tuple[str, ...], store: RunStore) -> Callable[..., Run]:
+    """`finished(seed, indices, ages)`: a run that left such a module of two tensors, 10 and 5 entries large."""
+
+    def finish(seed: int, indices: tuple[list[int], list[int]], ages: dict[str, int] | None = None) -> Run:
+        run = planned(*words, f"seed={seed}")
+        folder = store.folder(run.fingerprint)
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text("{}")
+        entries = {
+            name: Entries(torch.tensor(chosen), torch.ones(len(chosen)), (size,))
+            for (name, size), chosen in zip((("a", 10), ("b", 5)), indices, strict=True)
+        }
+        provenance = {} if ages is None else {"entries_grown_at_step": ages}
+        SparseDelta(dataclasses.replace(HEADER, provenance=provenance), entries).save(folder / "module.safetensors")
+        return run
+
+    return finish
+
+
+def _records(store: RunStore, run: Run, losses: list[tuple[str, int, float]]) -> None:
+    lines = []
+    for phase, step, loss in losses:
+        lines.append({"phase": phase, "step": step, "loss": 1.0})
+        lines.append({"phase": phase, "step": step, "validation/loss": loss})
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (store.folder(run.fingerprint) / "metrics.jsonl").write_text(text)
+
+
+def _numbers(store: RunStore, name: str) -> dict[str, dict[str, object]]:
+    return json.loads((store.root / "tables" / f"{name}.figure.json").read_text())["numbers"]
+
+
+def test_overlap_is_the_share_of_common_entries(finished: Callable[..., Run], store: RunStore) -> None:
+    runs = [finished(1, ([0, 1, 2], [0])), finished(2, ([1, 2, 3], [4])), finished(3, ([2, 3, 4], [0]))]
+    picture = save_figure("overlap", "Overlap", FigureConfig("overlap", None), {"SpIEL-AG": runs}, store)
+    found = _numbers(store, "overlap")["SpIEL-AG"]
+    # Of 4 entries: 1 and 2 share {a1, a2}, 1 and 3 {a2, b0}, 2 and 3 {a2, a3}; all share {a2}.
+    assert found["pairs"] == [[100, 50, 50], [50, 100, 50], [50, 50, 100]]
+    assert found["all"] == 25
+    # Two random draws of 3 of 10 and 1 of 5 share 9/10 + 1/5 entries on average.
+    assert found["chance"] == pytest.approx(100 * (0.9 + 0.2) / 4)
+    assert found["seeds"] == [1, 2, 3]
+    _is_a_picture(picture)
+
+
+def test_ages_are_shares_of_a_modules_entries_averaged_over_seeds(
+    finished: Callable[..., Run], store: RunStore
+) -> None:
+    runs = [finished(1, ([0, 1, 2], [0]), {"20": 3, "40": 1}), finished(2, ([0, 1, 2], [0]), {"20": 4})]
+    picture = save_figure("ages", "Ages", FigureConfig("ages", None), {"SpIEL-AG": runs}, store)
+    assert _numbers(store, "ages") == {"SpIEL-AG": {"20": 87.5, "40": 12.5}}
+    _is_a_picture(picture)
+
+
+def test_curves_go_through_the_phases_and_show_every_seed(finished: Callable[..., Run], store: RunStore) -> None:
+    runs = [finished(seed, ([0], [0])) for seed in (1, 2)]
+    _records(store, runs[0], [("dense", 2, 3.0), ("sparse", 1, 2.0), ("sparse", 2, 1.0)])
+    _records(store, runs[1], [("dense", 2, 4.0), ("sparse", 1, 2.5), ("sparse", 2, 1.5)])
+    config = FigureConfig("curves", "loss")
+    picture = save_figure("curves", "Curves", config, {"LT-SFT": runs, "not run": []}, store)
+    assert _numbers(store, "curves") == {"LT-SFT": {"2": [3.0, 4.0], "3": [2.0, 2.5], "4": [1.0, 1.5]}}
+    _is_a_picture(picture)
+
+
+def test_the_runs_behind_a_figure_are_kept_with_it(finished: Callable[..., Run], store: RunStore) -> None:
+    runs = [finished(1, ([0], [0]), {"0": 2})]
+    save_figure("ages", "Ages", FigureConfig("ages", None), {"SpIEL-AG": runs}, store)
+    record = json.loads((store.root / "tables" / "ages.figure.json").read_text())
+    assert record["runs"] == {"SpIEL-AG": [runs[0].fingerprint]}
+
+
+def test_without_a_finished_run_there_is_no_figure(
+    planned: Callable[..., Run], words: tuple[str, ...], store: RunStore
+) -> None:
+    assert save_figure("ages", "Ages", FigureConfig("ages", None), {"x": [planned(*words)]}, store) is None
+    assert not (store.root / "tables").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "metric", "said"),
+    [
+        ("overlap", None, r"seeds: the overlap of BitFit takes two finished runs at least; give seeds=\[1,2,3\]"),
+        ("ages", None, "table.figure.kind=ages: BitFit has no entries that grow"),
+        ("curves", "loss", "table.figure.metric=loss: the runs of BitFit have no validation of that"),
+    ],
+)
+def test_runs_with_nothing_to_show_are_refused(
+    kind: str, metric: str | None, said: str, finished: Callable[..., Run], store: RunStore
+) -> None:
+    run = finished(1, ([0], [0]))
+    _records(store, run, [])
+    with pytest.raises(UsageError, match=said):
+        save_figure("f", "F", FigureConfig(kind, metric), {"BitFit": [run]}, store)
+
+
+def test_an_unknown_kind_names_those_there_are() -> None:
+    (line,) = faults(FigureConfig("pie", None), "table.figure")
+    assert line == "table.figure.kind=pie: no such figure; there are ages, curves, overlap"
+
+
+def _is_a_picture(path: Path | None) -> None:
+    from PIL import Image
+
+    assert path is not None
+    with Image.open(path) as image:
+        assert len(set(image.convert("RGB").resize((64, 64)).get_flattened_data())) > 10  # not a blank page
+    assert path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")

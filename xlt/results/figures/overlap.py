@@ -1,0 +1,78 @@
+"""Index overlap (thesis Figure E.2): which share of their entries two runs of different seeds have in common."""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from xlt.config import UsageError
+from xlt.modules import SparseDelta, load_module
+from xlt.results.figures.figure import FigureConfig, Runs
+from xlt.results.store import RunStore
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def gather(config: FigureConfig, runs: Runs, store: RunStore) -> dict[str, Any]:
+    """System -> seeds, percent of common entries for each pair, of those common to all, and what chance would give.
+
+    The modules of a system have equally many entries; the share is of those.
+    """
+    numbers: dict[str, Any] = {}
+    for label, of in runs.items():
+        if len(of) < 2:
+            raise UsageError(f"seeds: the overlap of {label} takes two finished runs at least; give seeds=[1,2,3]")
+        chosen, chance = zip(*(_chosen(store, run.fingerprint, label) for run in of), strict=True)
+        size = chosen[0].numel()
+        pairs = [[100 * _common(a, b).numel() / size for b in chosen] for a in chosen]
+        everywhere = 100 * reduce(_common, chosen).numel() / size
+        seeds = [run.config.seed for run in of]
+        numbers[label] = {"seeds": seeds, "pairs": pairs, "all": everywhere, "chance": chance[0]}
+    return numbers
+
+
+def draw(config: FigureConfig, numbers: dict[str, Any]) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(0.6 + 2.8 * len(numbers), 3.2))
+    image: Any = None
+    for axes, (label, found) in zip(figure.subplots(1, len(numbers), squeeze=False)[0], numbers.items(), strict=True):
+        pairs, seeds = found["pairs"], [str(seed) for seed in found["seeds"]]
+        image = axes.imshow(pairs, vmin=0, vmax=100, cmap="Blues")
+        for row, values in enumerate(pairs):
+            for column, value in enumerate(values):
+                ink = "white" if value > 55 else "black"
+                axes.text(column, row, f"{value:.1f}", ha="center", va="center", color=ink, fontsize=7)
+        axes.set_xticks(range(len(seeds)), seeds)
+        axes.set_yticks(range(len(seeds)), seeds)
+        axes.grid(visible=False)
+        axes.set_xlabel("seed")
+        axes.set_title(f"{label}\nall runs {found['all']:.1f}%, by chance {found['chance']:.1f}%", fontsize=8)
+    figure.colorbar(image, ax=figure.axes, label="common entries (%)", shrink=0.8)
+    return figure
+
+
+def _chosen(store: RunStore, fingerprint: str, label: str) -> tuple[torch.Tensor, float]:
+    """Sorted positions of the entries in the tuned tensors laid end to end, and the percent that two draws share."""
+    module = load_module(store.module_file(fingerprint))
+    sparse = {}
+    if isinstance(module, SparseDelta):
+        sparse = {n: e for n, e in module.entries.items() if e.indices is not None}
+    if not sparse:
+        raise UsageError(f"table.figure.kind=overlap: {label} leaves no sparse delta; leave its system out")
+    parts, start, expected, size = [], 0, 0.0, 0
+    for name in sorted(sparse):
+        indices = sparse[name].indices
+        assert indices is not None
+        parts.append(indices.long() + start)
+        start += sparse[name].total
+        expected += indices.numel() ** 2 / sparse[name].total
+        size += indices.numel()
+    return torch.cat(parts), 100 * expected / size
+
+
+def _common(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return a[torch.isin(a, b, assume_unique=True)]
