@@ -63,6 +63,7 @@ RECIPE: dict[str, Any] = {
     "save_every_seconds": 1e9,
     "activation_checkpointing": False,
     "density": 0.05,
+    "reduction_factor": 4.0,
     "l1": 0.0,
     "freeze_layer_norm": False,
 }

@@ -316,6 +316,7 @@ class TrainConfig:
     density: float = key(
         "share of the model's parameters a sparse method tunes", above=0, high=1, hint="thesis range 0.0025 to 0.08"
     )
+    reduction_factor: float = key("hidden size / bottleneck size of adapters", above=0, hint="thesis §4.4.3: 1 to 32")
     l1: float = key("lambda of the L1 term towards the pre-trained values (thesis §4.3.1)", low=0)
     freeze_layer_norm: bool = key("keep layer normalisation fixed (thesis §4.4.2, language modules)")
 

@@ -13,7 +13,7 @@ class TransferModel(nn.Module):
     """A pre-trained Transformer taken apart, so that one name means one tensor in every task and module file.
 
     `backbone.*` is the encoder or decoder body that all tasks share, `lm_head.*` the head it was pre-trained with,
-    `head.*` what a task adds. Modules refer to tensors by these names.
+    `head.*` what a task adds, `adapters.*` what a method inserts and trains. Modules refer to tensors by these names.
 
     Args:
         backbone: body; `forward(input_ids, attention_mask).last_hidden_state` is (batch, length, hidden).
@@ -31,6 +31,7 @@ class TransferModel(nn.Module):
         self.backbone = backbone
         self.lm_head = lm_head
         self.head: nn.Module | None = None
+        self.adapters = nn.ModuleDict()
         self.base_hash = base_hash
         self.base_name = base_name
         self.pretrained_parameters = sum(parameter.numel() for parameter in self.parameters())
@@ -120,10 +121,14 @@ def layer_norm_parameters(model: nn.Module) -> set[str]:
     """Names of all layer-normalisation parameters, whatever class a model family uses for it."""
     found: set[str] = set()
     for path, module in model.named_modules():
-        kind = type(module).__name__.lower()
-        if isinstance(module, nn.LayerNorm) or kind.endswith(("layernorm", "rmsnorm")):
+        if is_layer_norm(module):
             found.update(f"{path}.{name}" for name, _ in module.named_parameters(recurse=False))
     return found
+
+
+def is_layer_norm(module: nn.Module) -> bool:
+    """Whether a module is a layer normalisation, whatever class a model family uses for it."""
+    return isinstance(module, nn.LayerNorm) or type(module).__name__.lower().endswith(("layernorm", "rmsnorm"))
 
 
 def parameter_hash(module: nn.Module) -> str:

@@ -28,7 +28,8 @@ _NOT_PART = (
     "device",
     "threads",
 )
-_NOT_PART_OF_TRAIN = ("save_every_seconds", "activation_checkpointing")
+# `reduction_factor` counts where a method takes it over.
+_NOT_PART_OF_TRAIN = ("save_every_seconds", "activation_checkpointing", "reduction_factor")
 
 
 def run_identity(config: RunConfig, model_run: str | None, modules: Mapping[str, str]) -> dict[str, Any]:

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import transformers as hf
+
+from xlt.models.sublayers import Block, find_blocks, output_embeddings
+from xlt.models.transfer import TransferModel, split_pretrained
+
+SIZE: dict[str, Any] = {
+    "vocab_size": 50, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
+}  # fmt: skip
+BERT = Block(
+    "backbone.encoder.layer.1",
+    "backbone.encoder.layer.1.attention.output.dropout",
+    "backbone.encoder.layer.1.output.dropout",
+    "backbone.encoder.layer.1.output.LayerNorm",
+)
+LLAMA = Block("backbone.layers.1", "backbone.layers.1.self_attn.o_proj", "backbone.layers.1.mlp.down_proj", None)
+GPT2 = Block("backbone.h.1", "backbone.h.1.attn.resid_dropout", "backbone.h.1.mlp.dropout", None)
+FAMILIES: list[tuple[Callable[[], Any], Block, str]] = [
+    (lambda: hf.BertForMaskedLM(hf.BertConfig(**SIZE)), BERT, "lm_head.predictions.decoder"),
+    (lambda: hf.XLMRobertaForMaskedLM(hf.XLMRobertaConfig(**SIZE)), BERT, "lm_head.decoder"),
+    (lambda: hf.DebertaV2ForMaskedLM(hf.DebertaV2Config(**SIZE)), BERT, "lm_head.predictions.decoder"),
+    (lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**SIZE)), LLAMA, "lm_head"),
+    (lambda: hf.Qwen3ForCausalLM(hf.Qwen3Config(**SIZE, head_dim=8, num_key_value_heads=2)), LLAMA, "lm_head"),
+    (lambda: hf.GPT2LMHeadModel(hf.GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=2)), GPT2, "lm_head"),
+]
+
+
+@pytest.mark.parametrize(("make", "last", "output"), FAMILIES)
+def test_sub_layers_are_found_whatever_the_family(make: Callable[[], Any], last: Block, output: str) -> None:
+    model = TransferModel(*split_pretrained(make()), "hash", "model").train()
+    blocks = find_blocks(model)
+    assert len(blocks) == 2 and blocks[1] == last
+    assert output_embeddings(model) == output
+    assert model.training
+    assert all(not module._forward_hooks for module in model.modules())
+    model.lm_head = None
+    assert output_embeddings(model) is None
+
+
+def test_a_model_without_blocks_is_refused() -> None:
+    model = TransferModel(torch.nn.Linear(2, 2), None, "hash", "model")
+    with pytest.raises(ValueError, match="Linear has no blocks in a list"):
+        find_blocks(model)

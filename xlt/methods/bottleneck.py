@@ -1,0 +1,146 @@
+"""Bottleneck adapters: MAD-X's language and task adapters (thesis §2.2.1, §2.3.4), and Houlsby et al.'s (2019)."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from xlt.config import key
+from xlt.methods.method import Method, Phase, Setting, head_parameters, trained_head
+from xlt.models.sublayers import Block, find_blocks, output_embeddings
+from xlt.models.transfer import TransferModel
+from xlt.modules import ModuleArtefact, ModuleHeader
+from xlt.modules.adapter import ACTIVATIONS, Adapter, BottleneckAdapter, Ends, InvertibleAdapter, insert_invertible
+from xlt.modules.insertion import insert
+
+N = TypeVar("N", bound=nn.Module)
+_STANDARD_DEVIATION = 0.02  # AdapterHub's
+
+
+@dataclass
+class BottleneckConfig:
+    """Bottleneck adapters in every block."""
+
+    _target_: str = "xlt.methods.bottleneck.Bottleneck"
+    name: str = key("of the method, in module headers and tables")
+    reduction_factor: float = key("hidden size / bottleneck size", above=0, hint="thesis §4.4.3: 1 to 32")
+    where: str = key(
+        "after each block's feed_forward layer (Pfeiffer), or in both_sublayers (Houlsby)",
+        choices=("feed_forward", "both_sublayers"),
+    )
+    activation: str = key("of the bottleneck", choices=tuple(ACTIVATIONS))
+    invertible: bool = key("language modules: an invertible adapter at the embeddings as well")
+    invertible_reduction_factor: float = key("its half of the hidden size / its inner size", above=0)
+    leave_out_last: int = key("blocks at the top that get none; MAD-X 2.0: 1", low=0)
+    initialisation: str = key(
+        "zero: the up-projection is, so nothing changes at first; normal: all from N(0, 0.02^2)",
+        choices=("zero", "normal"),
+    )
+
+
+SCHEMA = BottleneckConfig
+
+
+class Bottleneck(Method):
+    """Trains small networks between the frozen layers of a model, a language's below a task's.
+
+    A language module has an adapter in every block but the last and an invertible one before the first, whose inverse
+    stands before the output embeddings (MAD-X, Pfeiffer et al., 2020b). A task module has adapters alone; it is trained
+    on top of its batch's language module, which stays as it is.
+
+    Adapters are float32 over a bfloat16 or 4-bit base. Beside them the task head is trained; a language module leaves
+    the language-model head as it was.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        reduction_factor: float,
+        where: str,
+        activation: str,
+        invertible: bool,
+        invertible_reduction_factor: float,
+        leave_out_last: int,
+        initialisation: str,
+    ) -> None:
+        self.name, self.reduction_factor, self.where, self.activation = name, reduction_factor, where, activation
+        self.invertible, self.invertible_reduction_factor = invertible, invertible_reduction_factor
+        self.leave_out_last, self.initialisation = leave_out_last, initialisation
+        self._invertible: InvertibleAdapter | None = None
+        self._ends: Ends | None = None
+
+    def attach(self, model: TransferModel, phase: Phase, setting: Setting) -> None:
+        blocks = find_blocks(model)
+        if self.leave_out_last >= len(blocks):
+            there = f"{model.base_name} has {len(blocks)} blocks"
+            raise ValueError(f"method.leave_out_last={self.leave_out_last}: {there}; none would be left")
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name.startswith("head."))
+        self._head, self._total = head_parameters(model), model.pretrained_parameters
+        self._placements = {
+            path: placement
+            for block in blocks[: len(blocks) - self.leave_out_last]
+            for path, placement in self._sites(block)
+        }
+        modules, size = dict(model.named_modules()), model.hidden_size
+        bottleneck = max(int(size / self.reduction_factor), 1)
+        self._adapters = {
+            path: self._drawn(BottleneckAdapter(size, bottleneck, self.activation), model, setting.random(path))
+            for path in self._placements
+        }
+        for path, adapter in self._adapters.items():
+            insert(modules[path], self._placements[path], adapter, below=setting.adapts_language)
+            model.adapters[path.replace(".", "/")] = adapter
+        if self.invertible and setting.adapts_language:
+            half = (size + 1) // 2
+            inner = (int(half / self.invertible_reduction_factor), int(size // 2 / self.invertible_reduction_factor))
+            network = InvertibleAdapter(size, (max(inner[0], 1), max(inner[1], 1)), self.activation)
+            self._invertible = self._drawn(network, model, setting.random("invertible"))
+            self._ends = Ends(blocks[0].path, output_embeddings(model))
+            insert_invertible(modules, self._ends, self._invertible)
+            model.adapters["invertible"] = self._invertible
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        networks: dict[str, nn.Module] = dict(self._adapters)
+        if self._invertible is not None:
+            networks["invertible"] = self._invertible
+        own = {
+            f"adapters.{path.replace('.', '/')}.{name}": parameter
+            for path, network in networks.items()
+            for name, parameter in network.named_parameters()
+        }
+        return {**own, **self._head}
+
+    def export(self, model: TransferModel, header: ModuleHeader) -> ModuleArtefact:
+        header = dataclasses.replace(header, kind=Adapter.kind)
+        adapters = {path: _copy(adapter) for path, adapter in self._adapters.items()}
+        invertible = None if self._invertible is None else _copy(self._invertible)
+        return Adapter(header, adapters, self._placements, invertible, self._ends, trained_head(model))
+
+    def report(self) -> dict[str, float]:
+        tuned = sum(p.numel() for name, p in self.trainable().items() if name not in self._head)
+        return {"tuned_entries": tuned, "density": tuned / self._total}
+
+    def _sites(self, block: Block) -> list[tuple[str, str]]:
+        """Path and placement of each adapter of a block."""
+        if self.where == "both_sublayers":
+            return [(block.attention, "branch"), (block.feed_forward, "branch")]
+        return [(block.norm, "norm") if block.norm is not None else (block.path, "sum")]
+
+    def _drawn(self, network: N, model: TransferModel, generator: torch.Generator) -> N:
+        """The network on the model's device, its weights drawn from the run's stream, its biases zero."""
+        wide = torch.promote_types(next(model.backbone.parameters()).dtype, torch.float32)
+        for name, parameter in network.named_parameters():
+            drawn = torch.randn(parameter.shape, generator=generator) * _STANDARD_DEVIATION
+            last = name.endswith("up.weight") and self.initialisation == "zero"
+            parameter.data = torch.zeros_like(drawn) if last or name.endswith("bias") else drawn
+        return network.to(device=model.device, dtype=wide)
+
+
+def _copy(network: N) -> N:
+    return copy.deepcopy(network).cpu()

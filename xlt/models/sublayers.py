@@ -1,0 +1,106 @@
+"""Where the sub-layers of a Transformer's blocks end, found by watching one forward pass instead of by model family."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from xlt.models.transfer import TransferModel, is_layer_norm
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block, by paths in the model.
+
+    Attributes:
+        path: of the block.
+        attention, feed_forward: the module whose output is added to the sub-layer's input (a linear layer or the
+            dropout after it).
+        norm: the layer normalisation whose output is the block's (post-norm, as in BERT); None where the block ends in
+            the sum (pre-norm, as in Llama).
+    """
+
+    path: str
+    attention: str
+    feed_forward: str
+    norm: str | None
+
+
+def find_blocks(model: TransferModel) -> list[Block]:
+    """The blocks of a model, lowest first. Runs the backbone on two tokens, in evaluation mode.
+
+    Raises:
+        ValueError: the model has no blocks in a list, or one of them is not made of two sub-layers.
+    """
+    paths = {module: f"backbone.{path}" for path, module in model.backbone.named_modules()}
+    blocks = _outermost_blocks(model.backbone)
+    trace = _Trace()
+    training = model.training
+    handles = [module.register_forward_hook(trace) for block in blocks for module in block.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
+            model.backbone.forward(input_ids=ids, attention_mask=torch.ones_like(ids))  # not for others' hooks
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()
+    return [_block(block, trace.called, paths, model.base_name) for block in blocks]
+
+
+class _Trace:
+    """Modules in the order in which they return, with what they return; kept, so that no address is used twice."""
+
+    def __init__(self) -> None:
+        self.called: list[tuple[nn.Module, Tensor | None]] = []
+
+    def __call__(self, module: nn.Module, _: object, output: object) -> None:
+        first = output[0] if isinstance(output, tuple) else output
+        self.called.append((module, first if isinstance(first, Tensor) else None))
+
+
+def _outermost_blocks(backbone: nn.Module) -> list[nn.Module]:
+    """The longest list of modules with a layer normalisation in each; the first of equally long ones."""
+    lists = [list(module) for module in backbone.modules() if isinstance(module, nn.ModuleList) and len(module) > 0]
+    of_blocks = [found for found in lists if any(is_layer_norm(module) for module in found[0].modules())]
+    if not of_blocks:
+        raise ValueError(f"{type(backbone).__name__} has no blocks in a list: no adapter fits between them")
+    return max(of_blocks, key=len)
+
+
+def _block(
+    block: nn.Module, called: Iterable[tuple[nn.Module, Tensor | None]], paths: dict[nn.Module, str], name: str
+) -> Block:
+    inside = set(block.modules())
+    returned = dict(called)[block]
+    assert returned is not None
+    leaves = [(module, out) for module, out in called if module in inside and next(module.children(), None) is None]
+    norms = [number for number, (module, _) in enumerate(leaves) if is_layer_norm(module)]
+    ends = [number for number in norms if leaves[number][1] is not None and _same(leaves[number][1], returned)]
+    if ends:
+        inner = [number for number in norms if number < ends[0]][-1:]
+        last = ends[0] - 1
+    else:
+        inner, last = norms[-1:], len(leaves) - 1
+    if not inner or not 0 < inner[0] <= last:
+        raise ValueError(f"{name}: block {paths[block]} does not end attention and feed-forward layer as expected")
+    norm = paths[leaves[ends[0]][0]] if ends else None
+    return Block(paths[block], paths[leaves[inner[0] - 1][0]], paths[leaves[last][0]], norm)
+
+
+def _same(a: Tensor | None, b: Tensor) -> bool:
+    return a is not None and a.data_ptr() == b.data_ptr() and a.shape == b.shape
+
+
+def output_embeddings(model: TransferModel) -> str | None:
+    """Path of the linear layer that makes logits over the vocabulary; None without a language-model head."""
+    if model.lm_head is None:
+        return None
+    for path, module in model.lm_head.named_modules():
+        if isinstance(module, nn.Linear) and module.weight.shape[0] == model.vocabulary:
+            return f"lm_head.{path}".rstrip(".")
+    return None
