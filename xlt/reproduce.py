@@ -74,7 +74,7 @@ def reproduce(words: list[str]) -> int:
             print_table(grid, Console())
     if config.table.figure is not None:
         (table,) = tables.values()
-        picture = save_figure(name, config.table.title, config.table.figure, table.runs(), store)
+        picture = save_figure(config.table.figure, table.runs(), store, grids[name])
         if picture is not None:
             console.print(f"figure: {picture}", highlight=False, soft_wrap=True)
     done = f"{len(outcome.done)} jobs in {duration(time.monotonic() - started)}" if outcome.done else "nothing to do"

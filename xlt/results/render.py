@@ -10,6 +10,8 @@ from xlt.results.planner import Plan, Run
 from xlt.results.store import RunStore
 from xlt.results.table import AVERAGE, Cell, Grid
 
+_SYSTEMS_AS_COLUMNS = 6
+
 
 def table_markdown(grid: Grid) -> str:
     """The table with systems as rows, best mean of each column in bold, the published numbers in brackets."""
@@ -35,8 +37,8 @@ def table_markdown(grid: Grid) -> str:
 
 
 def print_table(grid: Grid, console: Console) -> None:
-    """The table in the terminal: systems as columns, languages as rows, so that it fits a narrow one; a search's many
-    systems are rows."""
+    """The table in the terminal: systems as columns, languages as rows, so that it fits a narrow one; many
+    systems, as a search has, are rows."""
     best = _best(grid)
     config, columns = grid.config, grid.columns
     drawn = RichTable(title=config.title, caption=_legend(grid), title_justify="left", caption_justify="left")
@@ -46,7 +48,7 @@ def print_table(grid: Grid, console: Console) -> None:
         text = _cell(grid, name, column)
         return f"[bold]{text}[/]" if name in best[column] else text
 
-    if config.searches:
+    if config.searches or len(config.systems) > _SYSTEMS_AS_COLUMNS:
         for column in columns:
             drawn.add_column(column, justify="right")
         for name, system in config.systems.items():

@@ -12,8 +12,10 @@ from xlt.results.store import RunStore
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from xlt.results.table import Grid
 
-def gather(config: FigureConfig, runs: Runs, store: RunStore) -> dict[str, Any]:
+
+def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
     """System -> step -> share of the entries grown there, in percent, mean over seeds; they add up to 100."""
     numbers: dict[str, Any] = {}
     for label, of in runs.items():

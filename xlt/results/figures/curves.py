@@ -13,8 +13,10 @@ from xlt.results.store import RunStore
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from xlt.results.table import Grid
 
-def gather(config: FigureConfig, runs: Runs, store: RunStore) -> dict[str, Any]:
+
+def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
     """System -> step -> the metric of every seed; of several phases, steps go on from one to the next."""
     numbers: dict[str, Any] = {}
     for label, of in runs.items():

@@ -18,6 +18,8 @@ from xlt.results.store import RunStore
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from xlt.results.table import Grid
+
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLE = {
     "font.size": 9,
@@ -49,8 +51,8 @@ class FigureConfig:
 class Kind(Protocol):
     """What a file of this package offers."""
 
-    def gather(self, config: FigureConfig, runs: Runs, store: RunStore) -> dict[str, Any]:
-        """The numbers, as JSON values.
+    def gather(self, config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
+        """The numbers, as JSON values; `grid` has the table's cells.
 
         Raises:
             UsageError: these runs have nothing of the kind to show.
@@ -66,7 +68,7 @@ def kinds() -> list[str]:
     return sorted(info.name for info in pkgutil.iter_modules([str(package)]) if info.name != "figure")
 
 
-def save_figure(name: str, title: str, config: FigureConfig, runs: Runs, store: RunStore) -> Path | None:
+def save_figure(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> Path | None:
     """Writes `NAME.png`, `NAME.pdf` and `NAME.figure.json` (the numbers, and the runs behind them) beside the tables.
 
     Returns:
@@ -82,8 +84,8 @@ def save_figure(name: str, title: str, config: FigureConfig, runs: Runs, store: 
     from cycler import cycler
 
     kind = cast(Kind, importlib.import_module(f"xlt.results.figures.{config.kind}"))
-    numbers = kind.gather(config, finished, store)
-    folder = store.root / "tables"
+    numbers = kind.gather(config, finished, store, grid)
+    folder, name, title = store.root / "tables", grid.name, grid.config.title
     folder.mkdir(parents=True, exist_ok=True)
     backed_by = {label: [run.fingerprint for run in of] for label, of in finished.items()}
     write_json(folder / f"{name}.figure.json", {"title": title, "runs": backed_by, "numbers": numbers})

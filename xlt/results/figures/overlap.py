@@ -15,8 +15,10 @@ from xlt.results.store import RunStore
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from xlt.results.table import Grid
 
-def gather(config: FigureConfig, runs: Runs, store: RunStore) -> dict[str, Any]:
+
+def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
     """System -> seeds, percent of common entries for each pair, of those common to all, and what chance would give.
 
     The modules of a system have equally many entries; the share is of those.

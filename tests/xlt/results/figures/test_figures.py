@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from xlt.modules.sparse_delta import Entries
 from xlt.results.figures import FigureConfig, save_figure
 from xlt.results.planner import Plan, Run
 from xlt.results.store import RunStore
+from xlt.results.table import Cell, Grid, SystemConfig, TableConfig
 
 HEADER = ModuleHeader(
     kind="sparse_delta", method="spiel_ag", base_model="tiny", base_hash="0", language=None, task="pos",
@@ -48,6 +50,14 @@ def finished(planned: Callable[..., Run], words: tuple[str, ...], store: RunStor
     return finish
 
 
+def _grid(name: str, systems: dict[str, str] | None = None, scores: dict[str, list[float]] | None = None) -> Grid:
+    """A table with one system a name -> label, its averages over seeds given."""
+    shown = {system: SystemConfig(label, "pos_lt_sft", [], "task") for system, label in (systems or {}).items()}
+    empty: dict[str, Any] = {field.name: None for field in dataclasses.fields(TableConfig)}
+    config = TableConfig(**{**empty, "title": name, "systems": shown, "columns": ["fao"]})
+    return Grid(name, config, [1], {system: {"avg": Cell(values)} for system, values in (scores or {}).items()})
+
+
 def _records(store: RunStore, run: Run, losses: list[tuple[str, int, float]]) -> None:
     lines = []
     for phase, step, loss in losses:
@@ -63,7 +73,7 @@ def _numbers(store: RunStore, name: str) -> dict[str, dict[str, object]]:
 
 def test_overlap_is_the_share_of_common_entries(finished: Callable[..., Run], store: RunStore) -> None:
     runs = [finished(1, ([0, 1, 2], [0])), finished(2, ([1, 2, 3], [4])), finished(3, ([2, 3, 4], [0]))]
-    picture = save_figure("overlap", "Overlap", FigureConfig("overlap", None), {"SpIEL-AG": runs}, store)
+    picture = save_figure(FigureConfig("overlap", None), {"SpIEL-AG": runs}, store, _grid("overlap"))
     found = _numbers(store, "overlap")["SpIEL-AG"]
     # Of 4 entries: 1 and 2 share {a1, a2}, 1 and 3 {a2, b0}, 2 and 3 {a2, a3}; all share {a2}.
     assert found["pairs"] == [[100, 50, 50], [50, 100, 50], [50, 50, 100]]
@@ -78,7 +88,7 @@ def test_ages_are_shares_of_a_modules_entries_averaged_over_seeds(
     finished: Callable[..., Run], store: RunStore
 ) -> None:
     runs = [finished(1, ([0, 1, 2], [0]), {"20": 3, "40": 1}), finished(2, ([0, 1, 2], [0]), {"20": 4})]
-    picture = save_figure("ages", "Ages", FigureConfig("ages", None), {"SpIEL-AG": runs}, store)
+    picture = save_figure(FigureConfig("ages", None), {"SpIEL-AG": runs}, store, _grid("ages"))
     assert _numbers(store, "ages") == {"SpIEL-AG": {"20": 87.5, "40": 12.5}}
     _is_a_picture(picture)
 
@@ -88,14 +98,26 @@ def test_curves_go_through_the_phases_and_show_every_seed(finished: Callable[...
     _records(store, runs[0], [("dense", 2, 3.0), ("sparse", 1, 2.0), ("sparse", 2, 1.0)])
     _records(store, runs[1], [("dense", 2, 4.0), ("sparse", 1, 2.5), ("sparse", 2, 1.5)])
     config = FigureConfig("curves", "loss")
-    picture = save_figure("curves", "Curves", config, {"LT-SFT": runs, "not run": []}, store)
+    picture = save_figure(config, {"LT-SFT": runs, "not run": []}, store, _grid("curves"))
     assert _numbers(store, "curves") == {"LT-SFT": {"2": [3.0, 4.0], "3": [2.0, 2.5], "4": [1.0, 1.5]}}
+    _is_a_picture(picture)
+
+
+def test_sizes_put_the_rows_of_a_search_on_one_line(finished: Callable[..., Run], store: RunStore) -> None:
+    names = {"lt_sft density=0.1": "LT-SFT density=0.1", "lt_sft density=0.2": "LT-SFT density=0.2", "bitfit": "BitFit"}
+    runs = {label: [finished(seed, ([0], [0]))] for seed, label in enumerate(names.values())}
+    for density, (run,) in zip((0.1, 0.2, 0.001), runs.values(), strict=True):
+        (store.folder(run.fingerprint) / "result.json").write_text(json.dumps({"module": {"density": density}}))
+    scores = {"lt_sft density=0.1": [50.0, 52.0], "lt_sft density=0.2": [60.0], "bitfit": [40.0]}
+    picture = save_figure(FigureConfig("sizes", "accuracy"), runs, store, _grid("sizes", names, scores))
+    found = _numbers(store, "sizes")
+    assert found == {"LT-SFT": [[10.0, 51.0, 2**0.5], [20.0, 60.0, None]], "BitFit": [[0.1, 40.0, None]]}
     _is_a_picture(picture)
 
 
 def test_the_runs_behind_a_figure_are_kept_with_it(finished: Callable[..., Run], store: RunStore) -> None:
     runs = [finished(1, ([0], [0]), {"0": 2})]
-    save_figure("ages", "Ages", FigureConfig("ages", None), {"SpIEL-AG": runs}, store)
+    save_figure(FigureConfig("ages", None), {"SpIEL-AG": runs}, store, _grid("ages"))
     record = json.loads((store.root / "tables" / "ages.figure.json").read_text())
     assert record["runs"] == {"SpIEL-AG": [runs[0].fingerprint]}
 
@@ -103,7 +125,7 @@ def test_the_runs_behind_a_figure_are_kept_with_it(finished: Callable[..., Run],
 def test_without_a_finished_run_there_is_no_figure(
     planned: Callable[..., Run], words: tuple[str, ...], store: RunStore
 ) -> None:
-    assert save_figure("ages", "Ages", FigureConfig("ages", None), {"x": [planned(*words)]}, store) is None
+    assert save_figure(FigureConfig("ages", None), {"x": [planned(*words)]}, store, _grid("ages")) is None
     assert not (store.root / "tables").exists()
 
 
@@ -121,12 +143,12 @@ def test_runs_with_nothing_to_show_are_refused(
     run = finished(1, ([0], [0]))
     _records(store, run, [])
     with pytest.raises(UsageError, match=said):
-        save_figure("f", "F", FigureConfig(kind, metric), {"BitFit": [run]}, store)
+        save_figure(FigureConfig(kind, metric), {"BitFit": [run]}, store, _grid("f"))
 
 
 def test_an_unknown_kind_names_those_there_are() -> None:
     (line,) = faults(FigureConfig("pie", None), "table.figure")
-    assert line == "table.figure.kind=pie: no such figure; there are ages, curves, overlap"
+    assert line == "table.figure.kind=pie: no such figure; there are ages, curves, overlap, sizes"
 
 
 def _is_a_picture(path: Path | None) -> None:
