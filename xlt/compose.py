@@ -46,6 +46,7 @@ _SHARED_SCHEMAS = {
 # What a run hands down to the runs it stands on.
 _SETTINGS = ("data_dir", "output_dir", "device", "tracker", "launcher")
 _ADAPTATION = ("model", "method", "threads")
+_GENERATOR = (*_SETTINGS, "model", "threads")
 _OPTIONS_SHOWN = 20
 _NO_OPTION = "Config group override must be a string"
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
@@ -285,6 +286,12 @@ def compose_language_run(parent: DictConfig, language: str) -> DictConfig:
     child = _compose_child(parent, "language_modules", reference.experiment, overrides, _SETTINGS + _ADAPTATION)
     child.language = language
     return child
+
+
+def compose_generator_run(parent: DictConfig) -> DictConfig:
+    """The run whose generator makes the parent's language modules: same model, a method of its own."""
+    reference = parent.language_modules.generator
+    return _compose_child(parent, "language_modules.generator", reference.experiment, reference.overrides, _GENERATOR)
 
 
 def model_run_settings(parent: DictConfig) -> Any:

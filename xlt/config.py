@@ -283,9 +283,19 @@ class LanguageModulesConfig:
     experiment: str | None = key("experiment that trains one language's module; null: no language adaptation")
     overrides: list[str] = key("its overrides; {language} stands for the language's ISO 639-3 code")
     paths: dict[str, str] = key("module files by language, used in place of training")
+    generator: RunReference | None = key("the run whose generator makes every language's module (MAD-G)")
+    stand_in: dict[str, str] = key("language -> language whose module it uses; others: all but sources")
     evaluate_without: bool = key("evaluate the task module alone (TA-only) as well")
 
     def faults(self, prefix: str) -> Iterator[str]:
+        if self.generator is not None and self.experiment is not None:
+            yield f"{prefix}: give one of {prefix}.experiment and {prefix}.generator, not both"
+        from xlt.data.languages import language_fault
+
+        for language, other in self.stand_in.items():
+            for code in {language, other} - {"others"}:
+                if (fault := language_fault(code)) is not None:
+                    yield f"{prefix}.stand_in.{language}={other}: {code} is {fault}"
         for language, path in self.paths.items():
             if not Path(path).expanduser().is_file():
                 yield f"{prefix}.paths.{language}={path}: no such file; a module is a .safetensors file that a run left"

@@ -19,6 +19,7 @@ FLOORS = {
     "xlt.config": 1,
     "xlt.data.languages": 1,
     "xlt.data.streams": 1,
+    "xlt.data.typology": 1,
     "xlt.data": 2,
     "xlt.models": 2,
     "xlt.modules": 2,

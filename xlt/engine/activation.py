@@ -63,6 +63,7 @@ class LanguageActivation:
 
     def enter(self, language: str) -> None:
         """Makes `language` the active one, and the method's values the present ones, for passes through the model."""
+        self._method.language(language)
         if self._fixed:
             self._method.write()
         elif self._copies:

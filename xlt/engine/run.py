@@ -30,7 +30,7 @@ from xlt.engine.watching import Silence, Watcher
 from xlt.methods.method import Setting
 from xlt.models.loading import save_checkpoint
 from xlt.models.transfer import TransferModel
-from xlt.modules import ModuleArtefact, ModuleHeader, ModuleStack, check_base, load_module
+from xlt.modules import ModuleArtefact, ModuleFileError, ModuleHeader, ModuleStack, check_base, load_module
 
 MODULE_FILE = "module.safetensors"
 CHECKPOINT_FOLDER = "checkpoint"
@@ -41,19 +41,50 @@ COMPOSED = "task+language"
 
 
 @dataclass(frozen=True)
+class ModuleFile:
+    """A module on disk.
+
+    Attributes:
+        path: of the file.
+        language: of a language module, whose it is; a generator in the file makes it.
+    """
+
+    path: Path
+    language: str | None = None
+
+    def load(self) -> ModuleArtefact:
+        """The module.
+
+        Raises:
+            ModuleFileError: the file is unusable, or there is none for the language in it.
+        """
+        module = load_module(self.path)
+        if self.language is None:
+            return module
+        try:
+            module = module.for_language(self.language)
+        except ValueError as error:
+            raise ModuleFileError(self.path, str(error)) from error
+        if module.header.language not in (None, self.language):
+            other = module.header.language
+            raise ModuleFileError(self.path, f"a module of language {other}, wanted {self.language}")
+        return module
+
+
+@dataclass(frozen=True)
 class Standing:
     """What a run stands on, all of it trained already.
 
     Attributes:
         fingerprint: the run's identity.
         model_path: folder or hub id of the base model; None for a model from nothing.
-        language_modules: module file by ISO 639-3 code of the source languages; empty without language adaptation.
+        language_modules: module by ISO 639-3 code of the source languages; empty without language adaptation.
         depends_on: fingerprints of the runs it stands on, by their role.
     """
 
     fingerprint: str
     model_path: str | None
-    language_modules: Mapping[str, Path] = field(default_factory=dict)
+    language_modules: Mapping[str, ModuleFile] = field(default_factory=dict)
     depends_on: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -64,12 +95,12 @@ class Composition:
     Attributes:
         source: name in `data.evaluation` or `data.benchmarks`.
         label: `ALONE` or `COMPOSED`.
-        modules: files, in the order in which they are applied.
+        modules: in the order in which they are applied.
     """
 
     source: str
     label: str
-    modules: tuple[Path, ...]
+    modules: tuple[ModuleFile, ...]
 
 
 @dataclass
@@ -140,7 +171,7 @@ def prepare(config: RunConfig, standing: Standing) -> PreparedRun:
     encoder = build_encoder(config, standing.model_path, data)
     model = build_model(config, standing.model_path, task, encoder, trains=True)
     for language, module in modules.items():
-        check_base(module.header, model.base_hash, standing.language_modules[language])
+        check_base(module.header, model.base_hash, standing.language_modules[language].path)
     sources, validation = (data.load(part, encoder) for part in ("sources", "validation"))
     trainer = Trainer(
         model=model,
@@ -178,11 +209,11 @@ def evaluate_compositions(
     data = RunData(config, task)
     data.check()
     files = {file for composition in wanted.values() for file in composition.modules}
-    modules = {file: load_module(file) for file in sorted(files)}
+    modules = {file: file.load() for file in files}
     encoder = build_encoder(config, model_path, data)
     model = build_model(config, model_path, task, encoder, trains=False)
     for file, module in modules.items():
-        check_base(module.header, model.base_hash, file)
+        check_base(module.header, model.base_hash, file.path)
     names = {composition.source for composition in wanted.values()} - config.data.benchmarks.keys()
     sources = {source.name: source for source in data.load("evaluation", encoder, names)}
     stack = ModuleStack(model)
@@ -256,11 +287,7 @@ def _language_modules(standing: Standing, languages: set[str]) -> dict[str, Modu
                 f"language_modules: no module for {language}; give language_modules.paths.{language}=FILE "
                 "or an experiment that trains it"
             )
-        path = standing.language_modules[language]
-        module = load_module(path)
-        if module.header.language not in (None, language):
-            raise UsageError(f"{path}: a module of language {module.header.language}, wanted {language}")
-        loaded[language] = module
+        loaded[language] = standing.language_modules[language].load()
     return loaded
 
 

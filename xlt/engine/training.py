@@ -99,7 +99,8 @@ class Trainer:
 
     def _train_phase(self, phase: Phase, position: Position, parts: dict[str, dict[str, Tensor]] | None) -> None:
         in_parts = self.processes.count > 1 or self.recipe.micro_batch_size is not None
-        self.method.attach(self.model, phase, replace(self.setting, in_parts=in_parts))
+        languages = sorted({source.language for source in self.sources})
+        self.method.attach(self.model, phase, replace(self.setting, in_parts=in_parts, languages=languages))
         trainable = self.method.trainable()
         self.processes.same_weights(trainable.values())
         optimizer = self.method.optimizer(trainable, phase.learning_rate, self.recipe.weight_decay)

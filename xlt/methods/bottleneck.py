@@ -12,7 +12,7 @@ from torch import nn
 
 from xlt.config import key
 from xlt.methods.method import Method, Phase, Setting, head_parameters, trained_head
-from xlt.models.sublayers import Block, find_blocks, output_embeddings
+from xlt.models.sublayers import find_blocks, output_embeddings
 from xlt.models.transfer import TransferModel
 from xlt.modules import ModuleArtefact, ModuleHeader
 from xlt.modules.adapter import ACTIVATIONS, Adapter, BottleneckAdapter, Ends, InvertibleAdapter, insert_invertible
@@ -75,18 +75,10 @@ class Bottleneck(Method):
         self._ends: Ends | None = None
 
     def attach(self, model: TransferModel, phase: Phase, setting: Setting) -> None:
-        blocks = find_blocks(model)
-        if self.leave_out_last >= len(blocks):
-            there = f"{model.base_name} has {len(blocks)} blocks"
-            raise ValueError(f"method.leave_out_last={self.leave_out_last}: {there}; none would be left")
+        self._placements = adapter_sites(model, self.where, self.leave_out_last)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.startswith("head."))
         self._head, self._total = head_parameters(model), model.pretrained_parameters
-        self._placements = {
-            path: placement
-            for block in blocks[: len(blocks) - self.leave_out_last]
-            for path, placement in self._sites(block)
-        }
         modules, size = dict(model.named_modules()), model.hidden_size
         bottleneck = max(int(size / self.reduction_factor), 1)
         self._adapters = {
@@ -101,7 +93,7 @@ class Bottleneck(Method):
             inner = (int(half / self.invertible_reduction_factor), int(size // 2 / self.invertible_reduction_factor))
             network = InvertibleAdapter(size, (max(inner[0], 1), max(inner[1], 1)), self.activation)
             self._invertible = self._drawn(network, model, setting.random("invertible"))
-            self._ends = Ends(blocks[0].path, output_embeddings(model))
+            self._ends = Ends(find_blocks(model)[0].path, output_embeddings(model))
             insert_invertible(modules, self._ends, self._invertible)
             model.adapters["invertible"] = self._invertible
 
@@ -126,12 +118,6 @@ class Bottleneck(Method):
         tuned = sum(p.numel() for name, p in self.trainable().items() if name not in self._head)
         return {"tuned_entries": tuned, "density": tuned / self._total}
 
-    def _sites(self, block: Block) -> list[tuple[str, str]]:
-        """Path and placement of each adapter of a block."""
-        if self.where == "both_sublayers":
-            return [(block.attention, "branch"), (block.feed_forward, "branch")]
-        return [(block.norm, "norm") if block.norm is not None else (block.path, "sum")]
-
     def _drawn(self, network: N, model: TransferModel, generator: torch.Generator) -> N:
         """The network on the model's device, its weights drawn from the run's stream, its biases zero."""
         wide = torch.promote_types(next(model.backbone.parameters()).dtype, torch.float32)
@@ -140,6 +126,31 @@ class Bottleneck(Method):
             last = name.endswith("up.weight") and self.initialisation == "zero"
             parameter.data = torch.zeros_like(drawn) if last or name.endswith("bias") else drawn
         return network.to(device=model.device, dtype=wide)
+
+
+def adapter_sites(model: TransferModel, where: str, leave_out_last: int) -> dict[str, str]:
+    """Path and placement of each adapter, lowest block first.
+
+    Args:
+        model: as transformers made it.
+        where: "feed_forward" or "both_sublayers".
+        leave_out_last: blocks at the top that get none.
+    Raises:
+        ValueError: no block would be left.
+    """
+    blocks = find_blocks(model)
+    if leave_out_last >= len(blocks):
+        there = f"{model.base_name} has {len(blocks)} blocks"
+        raise ValueError(f"method.leave_out_last={leave_out_last}: {there}; none would be left")
+    sites: dict[str, str] = {}
+    for block in blocks[: len(blocks) - leave_out_last]:
+        if where == "both_sublayers":
+            sites |= {block.attention: "branch", block.feed_forward: "branch"}
+        elif block.norm is not None:
+            sites[block.norm] = "norm"
+        else:
+            sites[block.path] = "sum"
+    return sites
 
 
 def _copy(network: N) -> N:

@@ -7,7 +7,7 @@ out. It knows models and modules, and neither tasks nor data sets.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,19 +63,21 @@ class Setting:
         adapts_language: the run leaves a language module, not a task module.
         random: makes the named random stream of this run, see `xlt.data.streams`.
         in_parts: a step's gradients come in several parts, from micro-batches or processes.
+        languages: ISO 639-3 codes of the sources, sorted.
     """
 
     adapts_language: bool
     random: Callable[..., torch.Generator]
     in_parts: bool = False
+    languages: Sequence[str] = ()
 
 
 class Method(ABC):
     """Turns a model into a trainable one, and the trained model into a module.
 
-    The engine calls, for each phase: `attach`, then for each step `write`, `loss` and `after_backward` (once a
-    micro-batch), `before_step` (once, before clipping) and `after_step`; `write` also before each validation and
-    after the last step; at the end `export`.
+    The engine calls, for each phase: `attach`, then for each step `language`, `write`, `loss` and `after_backward`
+    (once a micro-batch), `before_step` (once, before clipping) and `after_step`; `language` and `write` also before
+    each validation, `write` after the last step; at the end `export`.
 
     Attributes:
         name: as in `conf/method`, and in module headers.
@@ -104,6 +106,13 @@ class Method(ABC):
     def optimizer(self, trainable: Mapping[str, nn.Parameter], rate: float, decay: float) -> torch.optim.Optimizer:
         """A fresh optimiser of the phase's trainable tensors, Adam with decoupled decay if nothing else is said."""
         return torch.optim.AdamW(trainable.values(), lr=rate, weight_decay=decay, fused=True)
+
+    def language_faults(self, languages: Iterable[str]) -> list[str]:
+        """Why the method cannot learn from sources in these languages, a line each; asked before anything is loaded."""
+        return []
+
+    def language(self, code: str) -> None:  # noqa: B027
+        """The ISO 639-3 code of what passes through the model from now on; before `write`."""
 
     def loss(self, model: TransferModel, batch: Mapping[str, Tensor], loss: Callable[..., Tensor]) -> Tensor:
         """The training loss of a micro-batch; `loss(model, batch)` is the task's, a sum over targets."""

@@ -84,6 +84,14 @@ class ModuleArtefact(ABC):
     kind: ClassVar[str]
     header: ModuleHeader
 
+    def for_language(self, language: str) -> "ModuleArtefact":
+        """The module to use for a language, by its ISO 639-3 code: this one, or what a generator makes.
+
+        Raises:
+            ValueError: there is none for it.
+        """
+        return self
+
     @abstractmethod
     def check(self, model: nn.Module) -> None:
         """Raises a ValueError if the module cannot be written into `model`; changes nothing."""

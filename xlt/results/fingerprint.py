@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,6 +44,7 @@ def run_identity(config: RunConfig, model_run: str | None, modules: Mapping[str,
         UsageError: a data file is missing, or the model.
     """
     settings = {name: value for name, value in plain(config).items() if name not in _NOT_PART}
+    settings["method"] |= _contents_of_files(config.method)
     settings["train"] = {k: v for k, v in settings["train"].items() if k not in _NOT_PART_OF_TRAIN}
     data: dict[str, Any] = {"held_out_fraction": config.data.held_out_fraction}
     if config.data.sampling.by == "size":
@@ -56,6 +58,12 @@ def run_identity(config: RunConfig, model_run: str | None, modules: Mapping[str,
         "model": _model_identity(config, model_run),
         "language_modules": dict(modules),
     }
+
+
+def _contents_of_files(config: Any) -> dict[str, Any]:
+    """Key -> content hash, of those keys of a config object that name a file."""
+    files = (item.name for item in dataclasses.fields(config) if item.metadata.get("file"))
+    return {name: file_identity(path) for name in files if (path := getattr(config, name)) is not None}
 
 
 def evaluation_key(config: RunConfig, name: str, modules: Mapping[str, str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from xlt.compose import (
     checked,
+    compose_generator_run,
     compose_language_run,
     compose_model_run,
     language_run_settings,
@@ -21,7 +22,7 @@ from xlt.compose import (
 from xlt.config import RunConfig, UsageError
 from xlt.data.sources import source_faults
 from xlt.engine.build import build_method, build_task
-from xlt.engine.run import ALONE, COMPOSED, Composition, Standing, preflight
+from xlt.engine.run import ALONE, COMPOSED, Composition, ModuleFile, Standing, preflight
 from xlt.modules import ModuleFileError
 from xlt.results.checks import model_faults, module_faults
 from xlt.results.fingerprint import digest, evaluation_key, file_identity, run_identity
@@ -145,7 +146,7 @@ class Plan:
 
     def _language_modules(
         self, config: DictConfig, run_config: RunConfig, languages: Iterable[str], gathered: _Gathered
-    ) -> dict[str, tuple[str, Path, str | None]]:
+    ) -> dict[str, tuple[str, ModuleFile, str | None]]:
         """`_language_module` of each language; what is wrong with any is gathered."""
         found = {}
         for language in sorted(set(languages)):
@@ -157,23 +158,35 @@ class Plan:
 
     def _language_module(
         self, config: DictConfig, run_config: RunConfig, language: str
-    ) -> tuple[str, Path, str | None]:
-        """Identity, file and, where one makes it, run of a language's module."""
+    ) -> tuple[str, ModuleFile, str | None]:
+        """Identity, file and, where one makes it, run of the module that a language uses."""
         settings = run_config.language_modules
-        if language in settings.paths:
-            path = settings.paths[language]
-            return file_identity(path), Path(path).expanduser(), None
+        sources = {source.language for source in run_config.data.sources.values()}
+        others = language if language in sources else settings.stand_in.get("others", language)
+        used = settings.stand_in.get(language, others)
+        if used in settings.paths:
+            path = settings.paths[used]
+            return file_identity(path), ModuleFile(Path(path).expanduser(), used), None
+        if settings.generator is not None:
+            run = self.runs[self._once(["generator", language_run_settings(config)], compose_generator_run, config)]
+            if faults := build_method(run.config.method).language_faults([used]):
+                raise UsageError(*faults)
+            file = ModuleFile(self.store.module_file(run.fingerprint), used)
+            return f"{run.fingerprint}/{used}", file, run.fingerprint
         if settings.experiment is None:
             raise UsageError(
-                f"language_modules: no module for {language}; give +language_modules.paths.{language}=FILE "
+                f"language_modules: no module for {used}; give +language_modules.paths.{used}=FILE "
                 "or language_modules.experiment"
             )
-        known = digest([language, language_run_settings(config)])
+        fingerprint = self._once([used, language_run_settings(config)], compose_language_run, config, used)
+        return fingerprint, ModuleFile(self.store.module_file(fingerprint), used), fingerprint
+
+    def _once(self, settings: Any, compose_run: Callable[..., DictConfig], *arguments: Any) -> str:
+        """Fingerprint of a run for language modules; composed and added once for the same settings."""
+        known = digest(settings)
         if known not in self._language_runs:
-            run = self.add(compose_language_run(config, language), evaluate=False)
-            self._language_runs[known] = run.fingerprint
-        fingerprint = self._language_runs[known]
-        return fingerprint, self.store.module_file(fingerprint), fingerprint
+            self._language_runs[known] = self.add(compose_run(*arguments), evaluate=False).fingerprint
+        return self._language_runs[known]
 
     def _plan_evaluations(self, config: DictConfig, run_config: RunConfig, run: Run) -> None:
         """Each evaluation source with its language's module and, if asked for or without modules, alone.
@@ -184,7 +197,7 @@ class Plan:
         run.config.data.benchmarks.update(run_config.data.benchmarks)
         checkpoint = build_method(run_config.method).leaves_checkpoint
         run.evaluation_model = str(self.store.checkpoint(run.fingerprint)) if checkpoint else run.standing.model_path
-        own = () if checkpoint else (self.store.module_file(run.fingerprint),)
+        own = () if checkpoint else (ModuleFile(self.store.module_file(run.fingerprint)),)
         roles = {"task": run.fingerprint}
         gathered = _Gathered()
         modules = {}
@@ -275,6 +288,9 @@ class _Gathered:
 
 def _contradictions(config: RunConfig) -> list[str]:
     task = build_task(config.task)
+    languages = {source.language for source in config.data.sources.values()}
+    if task.needs_lm_head and (faults := build_method(config.method).language_faults(languages)):
+        return faults
     if config.language is not None and not task.needs_lm_head:
         return [
             f"language={config.language}: task {task.name} leaves a task module; "
@@ -284,7 +300,8 @@ def _contradictions(config: RunConfig) -> list[str]:
 
 
 def _adapts(config: RunConfig) -> bool:
-    return config.language_modules.experiment is not None or bool(config.language_modules.paths)
+    modules = config.language_modules
+    return modules.experiment is not None or modules.generator is not None or bool(modules.paths)
 
 
 def _method_name(config: RunConfig) -> str:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.xlt.results.conftest import LANGUAGE_RECIPE
 from xlt.compose import compose
 from xlt.config import UsageError
-from xlt.engine.run import ALONE, COMPOSED
+from xlt.engine.run import ALONE, COMPOSED, ModuleFile
 from xlt.results.planner import Plan, Run
 from xlt.results.store import RunStore
 
@@ -56,11 +57,40 @@ def test_evaluations_are_composed_and_alone_with_the_module_of_their_own_languag
     run = planned(*adapted)
     found = {(wanted.source, wanted.label): wanted.modules for wanted in run.evaluations.values()}
     assert set(found) == {(source, label) for source in ("eng", "fao") for label in (ALONE, COMPOSED)}
-    own = plan.store.module_file(run.fingerprint)
+    own = ModuleFile(plan.store.module_file(run.fingerprint))
     faroese = next(r for r in plan.runs.values() if r.config.language == "fao")
-    assert found["fao", COMPOSED] == (plan.store.module_file(faroese.fingerprint), own)
+    assert found["fao", COMPOSED] == (ModuleFile(plan.store.module_file(faroese.fingerprint), "fao"), own)
     assert found["fao", ALONE] == (own,)
     assert run.evaluation_needs == {r.fingerprint for r in plan.runs.values() if r.config.language}
+
+
+def test_a_generator_is_one_run_that_serves_every_language(
+    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...]
+) -> None:
+    texts = ("data=text", "+source@data.sources.eng=mono", "+source@data.sources.fao=mono")
+    languages = ("data.sources.eng.language=eng", "data.sources.fao.language=fao", "method.typology=null")
+    listed = ",".join(f"'{word}'" for word in (*texts, *languages, *LANGUAGE_RECIPE))
+    modules = ("language_modules=mad_g", f"language_modules.generator.overrides=[{listed}]")
+    run = planned(*words, *modules, "language_modules.evaluate_without=false", "method=mad_g", "method.typology=null")
+    assert len(plan.runs) == 2
+    (generator,) = (other for other in plan.runs.values() if other is not run)
+    assert set(generator.config.data.sources) == {"eng", "fao"}
+    assert run.depends_on == {"eng": generator.fingerprint}
+    file = plan.store.module_file(generator.fingerprint)
+    found = {wanted.source: wanted.modules[0] for wanted in run.evaluations.values()}
+    assert found == {"eng": ModuleFile(file, "eng"), "fao": ModuleFile(file, "fao")}
+    assert run.identity["language_modules"] == {"eng": f"{generator.fingerprint}/eng"}
+
+
+def test_a_language_may_stand_in_for_others(plan: Plan, planned: Callable[..., Run], adapted: tuple[str, ...]) -> None:
+    own = planned(*adapted)
+    borrowed = planned(*adapted, "+language_modules.stand_in.fao=eng")
+    everywhere = planned(*adapted, "+language_modules.stand_in.others=eng")
+    assert own.fingerprint == borrowed.fingerprint == everywhere.fingerprint  # the source's own is what was learned on
+    files = {
+        (wanted.source, wanted.modules[0].language) for wanted in own.evaluations.values() if wanted.label == COMPOSED
+    }
+    assert files == {("eng", "eng"), ("fao", "fao"), ("fao", "eng")}
 
 
 def test_without_language_adaptation_there_is_one_evaluation_a_source(

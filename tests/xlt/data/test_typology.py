@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from xlt.config import UsageError
+from xlt.data.typology import Typology, load_typology
+
+
+def _save(path: Path, **changes: object) -> str:
+    table = {
+        "langs": np.array(["fao", "isl", "fin", "azd"]),
+        "features": np.array(["S_SVO", "P_TONE", "INV_VOWEL", "S_SOV"]),
+        "data": np.array([[1, 0, 1, 0], [1, 0, 1, 1], [0, 1, 0, 1], [0, 0, 0, 1]], dtype=np.uint8),
+    }
+    np.savez(path, **{name: value for name, value in {**table, **changes}.items() if value is not None})
+    return str(path)
+
+
+def test_vectors_are_the_rows_in_the_order_of_the_features_names(tmp_path: Path) -> None:
+    typology = load_typology(_save(tmp_path / "t.npz"))
+    assert typology.features == ["INV_VOWEL", "P_TONE", "S_SOV", "S_SVO"]
+    assert typology.vectors(["isl", "fao"]).tolist() == [[1, 0, 1, 1], [1, 0, 0, 1]]
+    assert typology.languages == ["azd", "fao", "fin", "isl"]
+    assert typology.ones() == 2.0
+
+
+def test_the_nearest_language_has_the_largest_cosine(tmp_path: Path) -> None:
+    typology = load_typology(_save(tmp_path / "t.npz"))
+    # fao (1 0 0 1): cosine with isl 2 / sqrt(6) = 0.82, with fin and azd 0.
+    assert typology.nearest("fao", ["fin", "isl", "azd"]) == "isl"
+    assert typology.nearest("fao", ["fin", "azd"]) == "azd"  # a tie
+    # azd (0 0 1 0): with fin 1 / sqrt(2), with isl 1 / sqrt(3).
+    assert typology.nearest("azd", ["isl", "fin"]) == "fin"
+
+
+def test_a_language_without_a_vector_names_its_relatives(tmp_path: Path) -> None:
+    typology = load_typology(_save(tmp_path / "t.npz"))
+    with pytest.raises(UsageError) as raised:
+        typology.vectors(["fao", "nah", "deu"])
+    assert raised.value.lines == [
+        "language=nah: t.npz has no vector of Nahuatl languages; languages of that name that have one: "
+        "azd (Eastern Durango Nahuatl)",
+        "language=deu: t.npz has no vector of German",
+    ]
+
+
+def test_what_is_not_known_comes_from_the_languages_that_agree_best() -> None:
+    """a lacks y, which only b knows: so does c. Nothing is known of d."""
+    codes, features = ["aaa", "bbb", "ccc", "ddd"], ["x", "y", "z"]
+    data = np.array([[1, 0, 1], [1, 1, 1], [0, 0, 0], [0, 0, 0]], dtype=np.uint8)
+    known = np.array([[1, 0, 1], [1, 1, 1], [1, 0, 1], [0, 0, 0]], dtype=bool)
+    typology = Typology(codes, features, data, "t", known)
+    assert typology.vectors(["aaa"]).tolist() == [[1, 1, 1]]
+    assert typology.vectors(["ccc"]).tolist() == [[0, 1, 0]]
+    assert "ddd" not in typology  # nothing is known of it
+    assert data[0, 1] == 0  # the table is left as it was
+
+
+def test_the_package_has_the_thesiss_features() -> None:
+    pytest.importorskip("urielplus", reason="urielplus is not installed: pip install 'xlt[typology]'")
+    typology = load_typology(None)
+    kinds = [feature.partition("_")[0] for feature in typology.features]
+    assert (kinds.count("S"), kinds.count("P"), kinds.count("INV")) == (103, 28, 158)
+    assert set(typology.vectors(["eng", "fao", "sme"]).unique().tolist()) == {0.0, 1.0}
+    assert typology.nearest("fao", ["isl", "zho", "yor"]) == "isl"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"data": None}, "has no array data"),
+        ({"data": np.full((4, 4), 2, dtype=np.uint8)}, "data must be 0 or 1"),
+        ({"data": np.zeros((3, 4), dtype=np.uint8)}, "one row a language"),
+    ],
+)
+def test_another_table_is_refused(changes: dict[str, object], said: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=said):
+        load_typology(_save(tmp_path / "t.npz", **changes))
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"nowhere.npz: no such file"):
+        load_typology(str(tmp_path / "nowhere.npz"))

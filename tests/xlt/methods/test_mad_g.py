@@ -1,0 +1,74 @@
+"""MAD-G: what the contract suite does not see, several languages and what is left for others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from xlt.engine.watching import Silence
+from xlt.modules.adapter import Adapter
+from xlt.modules.generator import Generator
+
+LANGUAGES = ("eng", "deu", "fao")
+
+
+@pytest.mark.parametrize("name", ["mad_g", "mad_g_ls"])
+def test_a_run_over_several_languages_leaves_a_generator_for_all(
+    name: str, make_method, make_trainer, module_header, tmp_path: Path
+) -> None:
+    trainer = make_trainer(make_method(name), "mlm", languages=LANGUAGES, learning_rate=2e-2, max_steps=6)
+    base = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
+    trainer.train(tmp_path, Silence())
+    generator = trainer.method.export(trainer.model, module_header())
+    assert isinstance(generator, Generator) and generator.header.method
+    assert set(LANGUAGES) < set(generator.codes) and "sme" in generator.codes
+    assert all(torch.equal(trainer.model.get_parameter(n), p) for n, p in base.items())
+    hidden = {}
+    rows = [row for source in trainer.sources for row in source.features]
+    batch = trainer.task.collate(rows, trainer.encoder, torch.Generator().manual_seed(0))
+    for language in (*LANGUAGES, "sme"):  # the last never trained on
+        fresh = make_trainer(make_method("mad_x"), "mlm").model.eval()
+        module = generator.for_language(language)
+        assert isinstance(module, Adapter)
+        module.apply(fresh)
+        with torch.no_grad():
+            hidden[language] = fresh.encode(batch["input_ids"], batch["attention_mask"])
+        if language == "sme":
+            continue
+        trainer.method.language(language)
+        trainer.method.write()
+        trainer.model.eval()
+        with torch.no_grad():
+            trained = trainer.model.encode(batch["input_ids"], batch["attention_mask"])
+        torch.testing.assert_close(hidden[language], trained, atol=1e-6, rtol=1e-5)
+    assert len({tuple(found.reshape(-1).tolist()) for found in hidden.values()}) == 4
+
+
+def test_every_batch_trains_the_generator_through_its_own_language(make_method, make_trainer, tmp_path: Path) -> None:
+    trainer = make_trainer(make_method("mad_g"), "mlm", languages=LANGUAGES)
+    method, heard = trainer.method, []
+    language, loss = method.language, method.loss
+
+    def listen(code: str) -> None:
+        language(code)
+        heard.append(code)
+
+    def check(model, batch, of_task):
+        result = loss(model, batch, of_task)
+        expected = method._network(method._typology.vectors([heard[-1]])[0])
+        for found, wanted in zip(method._made, expected, strict=True):
+            assert torch.equal(found[0], wanted[0]) and torch.equal(found[1], wanted[1])
+        assert all(made.requires_grad for pair in method._made for made in pair)
+        return result
+
+    method.language, method.loss = listen, check
+    trainer.train(tmp_path, Silence())
+    assert set(heard) == set(LANGUAGES)
+
+
+def test_languages_without_a_vector_are_named_before_anything_is_loaded(make_method) -> None:
+    (line,) = make_method("mad_g").language_faults(["eng", "nah"])
+    assert line.startswith("language=nah: urielplus has no vector of Nahuatl languages; languages of that name")
+    assert make_method("mad_x").language_faults(["nah"]) == []

@@ -1,0 +1,139 @@
+"""MAD-G: one generator of language adapters, trained on many languages at once (thesis chapter 3)."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from xlt.config import key
+from xlt.data.typology import load_typology
+from xlt.methods.bottleneck import Bottleneck, adapter_sites
+from xlt.methods.method import Method, Phase, Setting
+from xlt.models.transfer import TransferModel
+from xlt.modules import ModuleArtefact, ModuleHeader
+from xlt.modules.adapter import ACTIVATIONS
+from xlt.modules.generator import AdapterGenerator, Generator
+from xlt.modules.insertion import insert
+
+_NAME = "generator"
+
+
+@dataclass
+class MadGConfig:
+    """A generator of language adapters."""
+
+    _target_: str = "xlt.methods.mad_g.MadG"
+    reduction_factor: float = key("hidden size / bottleneck size of its adapters", above=0)
+    language_size: int = key("of a language's embedding (d_l)", low=1)
+    layer_size: int | None = key("of a layer's embedding (d_b; MAD-G-LS); null: none", low=1)
+    activation: str = key("of the bottleneck", choices=tuple(ACTIVATIONS))
+    leave_out_last: int = key("blocks at the top that get no adapter", low=0)
+    typology: str | None = key("file of URIEL's vectors (.npz); null: of the urielplus package", file=True)
+
+
+SCHEMA = MadGConfig
+
+
+class MadG(Method):
+    """Learns to make a bottleneck adapter for every block from the vector of the batch's language (§3.3.1, §3.3.2).
+
+    A run over texts of many languages, one a batch, leaves the generator; a run over one language leaves that
+    language's adapter. The model itself stays frozen. For a task this is MAD-X's task adapter (§3.4.3), to be trained
+    on top of generated language adapters (`language_modules.generator`).
+    """
+
+    def __init__(
+        self,
+        reduction_factor: float,
+        language_size: int,
+        layer_size: int | None,
+        activation: str,
+        leave_out_last: int,
+        typology: str | None,
+    ) -> None:
+        self.name = "mad_g" if layer_size is None else "mad_g_ls"
+        self.reduction_factor, self.activation, self.leave_out_last = reduction_factor, activation, leave_out_last
+        self.language_size, self.layer_size, self.path = language_size, layer_size, typology
+        self._for_task: Bottleneck | None = None
+        self._made: list[tuple[Tensor, Tensor]] = []
+        self._vector: Tensor | None = None
+
+    def language_faults(self, languages: Iterable[str]) -> list[str]:
+        typology = load_typology(self.path)
+        return [typology.fault(language) for language in sorted(set(languages)) if language not in typology]
+
+    def attach(self, model: TransferModel, phase: Phase, setting: Setting) -> None:
+        if not setting.adapts_language:
+            self._for_task = Bottleneck(
+                self.name, self.reduction_factor, "feed_forward", self.activation, False, 1, self.leave_out_last, "zero"
+            )
+            self._for_task.attach(model, phase, setting)
+            return
+        self._typology, self._languages = load_typology(self.path), setting.languages
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        self._total = model.pretrained_parameters
+        self._sites = adapter_sites(model, "feed_forward", self.leave_out_last)
+        size, features = model.hidden_size, len(self._typology.features)
+        bottleneck = max(int(size / self.reduction_factor), 1)
+        self._network = AdapterGenerator(
+            features, len(self._sites), size, bottleneck, self.language_size, self.layer_size
+        )
+        self._network.draw(setting.random(_NAME), self._typology.ones())
+        wide = torch.promote_types(next(model.backbone.parameters()).dtype, torch.float32)
+        self._network.to(device=model.device, dtype=wide)
+        model.adapters[_NAME] = self._network
+        modules = dict(model.named_modules())
+        for number, (path, placement) in enumerate(self._sites.items()):
+            insert(modules[path], placement, self._adapter(number), below=True)
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        if self._for_task is not None:
+            return self._for_task.trainable()
+        return {f"adapters.{_NAME}.{name}": parameter for name, parameter in self._network.named_parameters()}
+
+    def language(self, code: str) -> None:
+        if self._for_task is None:
+            self._vector = self._typology.vectors([code])[0].to(self._network.embed)
+
+    @torch.no_grad()
+    def write(self, base: Mapping[str, Tensor] | None = None) -> None:
+        if self._vector is not None:
+            self._made = self._network(self._vector)
+
+    def loss(self, model: TransferModel, batch: Mapping[str, Tensor], loss: Callable[..., Tensor]) -> Tensor:
+        if self._vector is not None:
+            with torch.autocast(model.device.type, enabled=False):
+                self._made = self._network(self._vector)
+        return loss(model, batch)
+
+    def export(self, model: TransferModel, header: ModuleHeader) -> ModuleArtefact:
+        if self._for_task is not None:
+            return self._for_task.export(model, header)
+        network, features = copy.deepcopy(self._network).cpu(), self._typology.features
+        codes = self._languages if len(self._languages) == 1 else self._typology.languages
+        table = self._typology.vectors(codes).bool()
+        header = dataclasses.replace(header, kind=Generator.kind)
+        generator = Generator(header, network, self._sites, self.activation, features, codes, table)
+        return generator.for_language(codes[0]) if len(codes) == 1 else generator
+
+    def report(self) -> dict[str, float]:
+        if self._for_task is not None:
+            return self._for_task.report()
+        tuned = sum(parameter.numel() for parameter in self._network.parameters())
+        return {"tuned_entries": tuned, "density": tuned / self._total}
+
+    def _adapter(self, number: int) -> Callable[[Tensor], Tensor]:
+        def adapter(hidden: Tensor) -> Tensor:
+            if not self._made:  # no language yet
+                return torch.zeros_like(hidden)
+            down, up = self._made[number]
+            return functional.linear(ACTIVATIONS[self.activation](functional.linear(hidden.to(down), down)), up)
+
+        return adapter

@@ -1,0 +1,202 @@
+"""MAD-G's generator (thesis §3.3): language adapters from typological vectors, also for languages never trained on."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from xlt.modules.adapter import Adapter, BottleneckAdapter
+from xlt.modules.artefact import ModuleArtefact, ModuleHeader, Undo
+
+
+class AdapterGenerator(nn.Module):
+    """Makes the projections of every block's adapter from a language's vector.
+
+    MAD-G (Eq. 3.1): theta = W V t, all blocks at once; W is (2 h m n, d_l). MAD-G-LS (Eq. 3.2): the projections of
+    block b are W (V t + lambda_b side by side); W is (2 h m, d_l + d_b). V is (d_l, features). There are no biases.
+
+    Args:
+        features: entries of a vector.
+        blocks: adapters to make, n.
+        hidden_size, bottleneck_size: h and m.
+        language_size: d_l.
+        layer_size: d_b; None for MAD-G without layer embeddings.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        blocks: int,
+        hidden_size: int,
+        bottleneck_size: int,
+        language_size: int,
+        layer_size: int | None,
+    ) -> None:
+        super().__init__()
+        self.blocks, self.hidden_size, self.bottleneck_size = blocks, hidden_size, bottleneck_size
+        one = 2 * hidden_size * bottleneck_size
+        rows, columns = (one * blocks, language_size) if layer_size is None else (one, language_size + layer_size)
+        self.embed = nn.Parameter(torch.empty(language_size, features))
+        self.weight = nn.Parameter(torch.empty(rows, columns))
+        self.layers = None if layer_size is None else nn.Parameter(torch.empty(blocks, layer_size))
+
+    @torch.no_grad()
+    def draw(self, generator: torch.Generator, ones: float) -> None:
+        """Fresh weights: embeddings of about unit variance, down-projections as N(0, 0.02^2), up-projections zero.
+
+        Args:
+            generator: of the run.
+            ones: how many features a language has on average.
+        """
+
+        def normal(parameter: Tensor, deviation: float) -> None:
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * deviation)
+
+        normal(self.embed, max(ones, 1.0) ** -0.5)
+        if self.layers is not None:
+            normal(self.layers, 1.0)
+        normal(self.weight, 0.02 * self.weight.shape[1] ** -0.5)
+        half = self.hidden_size * self.bottleneck_size
+        self.weight.view(-1, 2, half, self.weight.shape[1])[:, 1] = 0
+
+    def forward(self, vector: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """(features,) -> for each block a down-projection (m, h) and an up-projection (h, m)."""
+        language = self.embed @ vector.to(self.embed)
+        if self.layers is None:
+            whole = (self.weight @ language).view(self.blocks, -1)
+        else:
+            whole = torch.cat((language.expand(self.blocks, -1), self.layers), 1) @ self.weight.T
+        h, m = self.hidden_size, self.bottleneck_size
+        return [(one[: h * m].view(m, h), one[h * m :].view(h, m)) for one in whole]
+
+    @torch.no_grad()
+    def importance(self) -> Tensor:
+        """(blocks, features): norms of the columns of W V for each block's parameters (thesis §3.5.4).
+
+        Where blocks share W, they differ by their layer embeddings alone, and all rows are equal.
+        """
+        language_size = self.embed.shape[0]
+        parts = self.weight[:, :language_size].reshape(-1, 2 * self.hidden_size * self.bottleneck_size, language_size)
+        # |W v|^2 = v^T (W^T W) v, so that W V is never formed.
+        norms = [((part.T @ part @ self.embed) * self.embed).sum(0).clamp(min=0).sqrt() for part in parts]
+        return torch.stack(norms).expand(self.blocks, -1)
+
+
+class Generator(ModuleArtefact):
+    """A generator with the vectors of all languages that it can make an adapter for.
+
+    Args:
+        header: with kind "generator".
+        network: the trained generator.
+        sites: path and placement of each block's adapter, lowest first.
+        activation: of the adapters.
+        features: names of the vectors' columns.
+        vectors: ISO 639-3 code -> row of `table`.
+        table: (languages, features) bool.
+    """
+
+    kind: ClassVar[str] = "generator"
+    tensors: dict[str, Tensor] = {}  # noqa: RUF012 - a generator has no head
+
+    def __init__(
+        self,
+        header: ModuleHeader,
+        network: AdapterGenerator,
+        sites: Mapping[str, str],
+        activation: str,
+        features: Sequence[str],
+        codes: Sequence[str],
+        table: Tensor,
+    ) -> None:
+        if header.kind != self.kind:
+            raise ValueError(f"kind={header.kind!r}: the header of a Generator must say {self.kind!r}")
+        if table.shape != (len(codes), len(features)) or network.embed.shape[1] != len(features):
+            wanted = (len(codes), len(features))
+            raise ValueError(f"a table of shape {tuple(table.shape)}, wanted {wanted}: languages by features")
+        if len(sites) != network.blocks:
+            raise ValueError(f"{len(sites)} sites for a generator of {network.blocks} adapters")
+        self.header, self.network, self.sites, self.activation = (
+            header,
+            network.requires_grad_(False),
+            dict(sites),
+            activation,
+        )
+        self.features, self.codes, self.table = list(features), list(codes), table.bool()
+
+    def __repr__(self) -> str:
+        return f"<{self.header}: {self.network.blocks} adapters for any of {len(self.codes)} languages>"
+
+    def for_language(self, language: str) -> Adapter:
+        """The adapter of a language, an ordinary module.
+
+        Raises:
+            ValueError: the generator has no vector of it.
+        """
+        if language not in self.codes:
+            raise ValueError(f"{self.header}: no vector of {language} among its {len(self.codes)} languages")
+        vector = self.table[self.codes.index(language)].float()
+        adapters = {}
+        with torch.no_grad():
+            for path, (down, up) in zip(self.sites, self.network(vector), strict=True):
+                adapter = BottleneckAdapter(down.shape[1], down.shape[0], self.activation).to(down.dtype)
+                for parameter, value in zip(adapter.parameters(), (down, 0.0, up, 0.0), strict=True):
+                    parameter.copy_(torch.as_tensor(value))
+                adapters[path] = adapter
+        header = ModuleHeader(
+            kind=Adapter.kind,
+            method=self.header.method,
+            base_model=self.header.base_model,
+            base_hash=self.header.base_hash,
+            language=language,
+            fingerprint=self.header.fingerprint,
+            provenance={**self.header.provenance, "generated": True},
+        )
+        return Adapter(header, adapters, self.sites)
+
+    def check(self, model: nn.Module) -> None:
+        raise ValueError(f"{self.header} makes modules and is none: take for_language(CODE) of it")
+
+    def write_into(self, model: nn.Module) -> Undo:
+        self.check(model)
+        raise AssertionError
+
+    def to_tensors(self, value_dtype: torch.dtype | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Layout: sites, activation, bottleneck size, names; tensors `embed`, `weight`, `layers`, and the table, eight
+        features a byte."""
+        own = {name: tensor.cpu() for name, tensor in self.network.state_dict().items()}
+        tensors = {name: tensor if value_dtype is None else tensor.to(value_dtype) for name, tensor in own.items()}
+        layout = {
+            "sites": self.sites,
+            "activation": self.activation,
+            "hidden_size": self.network.hidden_size,
+            "features": self.features,
+            "codes": self.codes,
+        }
+        return layout, {**tensors, "table": _packed(self.table)}
+
+    @classmethod
+    def from_tensors(cls, header: ModuleHeader, layout: Mapping[str, Any], tensors: dict[str, Tensor]) -> Self:
+        weight, embed, layers = tensors["weight"].float(), tensors["embed"].float(), tensors.get("layers")
+        features, sites, h = layout["features"], layout["sites"], int(layout["hidden_size"])
+        blocks = 1 if layers is not None else len(sites)
+        size = None if layers is None else layers.shape[1]
+        network = AdapterGenerator(
+            len(features), len(sites), h, weight.shape[0] // (2 * h * blocks), embed.shape[0], size
+        )
+        network.load_state_dict(
+            {"weight": weight, "embed": embed} | ({} if layers is None else {"layers": layers.float()})
+        )
+        table = _unpacked(tensors["table"], len(features))
+        return cls(header, network, sites, layout["activation"], features, layout["codes"], table)
+
+
+def _packed(table: Tensor) -> Tensor:
+    """(languages, features) bool -> (languages, bytes) uint8."""
+    padded = nn.functional.pad(table.to(torch.uint8), (0, -table.shape[1] % 8)).view(len(table), -1, 8)
+    return (padded << torch.arange(8, dtype=torch.uint8)).sum(2).to(torch.uint8)
+
+
+def _unpacked(packed: Tensor, features: int) -> Tensor:
+    bits = (packed.unsqueeze(2) >> torch.arange(8, dtype=torch.uint8)) & 1
+    return bits.view(len(packed), -1)[:, :features].bool()
