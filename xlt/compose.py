@@ -60,6 +60,7 @@ def register_schemas() -> None:
     A file `xlt/methods/NAME.py` with a dataclass called `SCHEMA` is `method/base_NAME`.
     """
     OmegaConf.register_new_resolver("data", _in_data_dir, replace=True)
+    OmegaConf.register_new_resolver("data_if_there", _in_data_dir_if_there, replace=True)
     store = ConfigStore.instance()
     for path, node in _SHARED_SCHEMAS.items():
         group, _, name = path.rpartition("/")
@@ -74,6 +75,12 @@ def register_schemas() -> None:
 def _in_data_dir(path: str, *, _root_: DictConfig) -> str | None:
     """`${data:PATH}`: PATH in `data_dir`; null where there is none, for sources that then come from the hub."""
     return None if _root_.data_dir is None else f"{_root_.data_dir}/{path}"
+
+
+def _in_data_dir_if_there(path: str, *, _root_: DictConfig) -> str | None:
+    """`${data_if_there:PATH}`: PATH in `data_dir`; null where there is no such file, for what a package has as well."""
+    whole = _in_data_dir(path, _root_=_root_)
+    return whole if whole is not None and Path(whole).expanduser().exists() else None
 
 
 @contextmanager
