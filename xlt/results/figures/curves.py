@@ -33,7 +33,7 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
 def draw(config: FigureConfig, numbers: dict[str, Any]) -> Figure:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.0, 3.4))
+    figure = Figure(figsize=(5.0, 3.4), layout="constrained")
     axes = figure.subplots()
     for label, points in numbers.items():
         steps = [int(step) for step in points]

@@ -29,7 +29,6 @@ _STYLE = {
     "axes.grid": True,
     "grid.alpha": 0.3,
     "legend.frameon": False,
-    "figure.constrained_layout.use": True,
     "savefig.dpi": 200,
 }
 Runs = Mapping[str, Sequence[Run]]

@@ -39,7 +39,7 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
 def draw(config: FigureConfig, numbers: dict[str, Any]) -> Figure:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(0.6 + 2.8 * len(numbers), 3.2))
+    figure = Figure(figsize=(0.8 + 2.8 * len(numbers), 3.7), layout="constrained")
     image: Any = None
     for axes, (label, found) in zip(figure.subplots(1, len(numbers), squeeze=False)[0], numbers.items(), strict=True):
         pairs, seeds = found["pairs"], [str(seed) for seed in found["seeds"]]

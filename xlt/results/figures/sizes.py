@@ -34,7 +34,7 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
 def draw(config: FigureConfig, numbers: dict[str, Any]) -> Figure:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.0, 3.4))
+    figure = Figure(figsize=(5.0, 3.4), layout="constrained")
     axes = figure.subplots()
     for label, points in numbers.items():
         shares, means = [point[0] for point in points], [point[1] for point in points]
@@ -44,6 +44,7 @@ def draw(config: FigureConfig, numbers: dict[str, Any]) -> Figure:
         spreads = [point[2] or 0.0 for point in points]
         axes.errorbar(shares, means, yerr=spreads, marker="o", markersize=3, linewidth=1.4, capsize=2, label=label)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("parameters trained (% of the model)")
     axes.set_ylabel(f"{config.metric or 'score'}, average over targets")
     axes.legend()
