@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -66,6 +67,7 @@ def command(
     monkeypatch.chdir(folder)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     monkeypatch.delenv("XLT_TRACEBACK", raising=False)
+    logging.getLogger("hydra._internal.hydra").disabled = False  # as a command before it in this process leaves it
 
     def call(*words: object) -> Ended:
         monkeypatch.setattr(sys, "argv", ["xlt", *map(str, words)])
