@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from xlt.config import key
 from xlt.methods.method import Method, Phase, Setting, head_parameters, trained_head
-from xlt.models.sublayers import find_blocks, output_embeddings
+from xlt.models.sublayers import Block, find_blocks, output_embeddings
 from xlt.models.transfer import TransferModel
 from xlt.modules import ModuleArtefact, ModuleHeader
 from xlt.modules.adapter import ACTIVATIONS, Adapter, BottleneckAdapter, Ends, InvertibleAdapter, insert_invertible
@@ -75,7 +76,8 @@ class Bottleneck(Method):
         self._ends: Ends | None = None
 
     def attach(self, model: TransferModel, phase: Phase, setting: Setting) -> None:
-        self._placements = adapter_sites(model, self.where, self.leave_out_last)
+        blocks = find_blocks(model)
+        self._placements = adapter_sites(blocks, self.where, self.leave_out_last)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.startswith("head."))
         self._head, self._total = head_parameters(model), model.pretrained_parameters
@@ -93,7 +95,7 @@ class Bottleneck(Method):
             inner = (int(half / self.invertible_reduction_factor), int(size // 2 / self.invertible_reduction_factor))
             network = InvertibleAdapter(size, (max(inner[0], 1), max(inner[1], 1)), self.activation)
             self._invertible = self._drawn(network, model, setting.random("invertible"))
-            self._ends = Ends(find_blocks(model)[0].path, output_embeddings(model))
+            self._ends = Ends(blocks[0].path, output_embeddings(model))
             insert_invertible(modules, self._ends, self._invertible)
             model.adapters["invertible"] = self._invertible
 
@@ -128,19 +130,18 @@ class Bottleneck(Method):
         return network.to(device=model.device, dtype=wide)
 
 
-def adapter_sites(model: TransferModel, where: str, leave_out_last: int) -> dict[str, str]:
+def adapter_sites(blocks: Sequence[Block], where: str, leave_out_last: int) -> dict[str, str]:
     """Path and placement of each adapter, lowest block first.
 
     Args:
-        model: as transformers made it.
+        blocks: of the model, lowest first.
         where: "feed_forward" or "both_sublayers".
         leave_out_last: blocks at the top that get none.
     Raises:
         ValueError: no block would be left.
     """
-    blocks = find_blocks(model)
     if leave_out_last >= len(blocks):
-        there = f"{model.base_name} has {len(blocks)} blocks"
+        there = f"the model has {len(blocks)} blocks"
         raise ValueError(f"method.leave_out_last={leave_out_last}: {there}; none would be left")
     sites: dict[str, str] = {}
     for block in blocks[: len(blocks) - leave_out_last]:

@@ -15,6 +15,7 @@ from xlt.config import key
 from xlt.data.typology import load_typology
 from xlt.methods.bottleneck import Bottleneck, adapter_sites
 from xlt.methods.method import Method, Phase, Setting
+from xlt.models.sublayers import find_blocks
 from xlt.models.transfer import TransferModel
 from xlt.modules import ModuleArtefact, ModuleHeader
 from xlt.modules.adapter import ACTIVATIONS
@@ -79,7 +80,7 @@ class MadG(Method):
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         self._total = model.pretrained_parameters
-        self._sites = adapter_sites(model, "feed_forward", self.leave_out_last)
+        self._sites = adapter_sites(find_blocks(model), "feed_forward", self.leave_out_last)
         size, features = model.hidden_size, len(self._typology.features)
         bottleneck = max(int(size / self.reduction_factor), 1)
         self._network = AdapterGenerator(
