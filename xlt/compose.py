@@ -39,6 +39,7 @@ _SHARED_SCHEMAS = {
     "benchmark/base_benchmark": shared.BenchmarkConfig,
     "train/base_train": shared.TrainConfig,
     "language_modules/base_language_modules": shared.LanguageModulesConfig,
+    "start/base_start": shared.StartConfig,
     "tracker/base_tracker": shared.TrackerConfig,
     "launcher/base_launcher": shared.LauncherConfig,
     "base_run": shared.RunConfig,
@@ -287,12 +288,27 @@ def compose_model_run(parent: DictConfig, reference: RunReference) -> DictConfig
 
 
 def compose_language_run(parent: DictConfig, language: str) -> DictConfig:
-    """The run that makes the parent's language module for one language: same model and method, its own recipe."""
+    """The run that makes the parent's language module for one language: same model and method, its own recipe.
+
+    Beside a generator it has a method of its own, and perhaps goes on from what the generator makes.
+    """
     reference = parent.language_modules
     overrides = [override.replace("{language}", language) for override in reference.overrides]
-    child = _compose_child(parent, "language_modules", reference.experiment, overrides, _SETTINGS + _ADAPTATION)
+    inherited = _SETTINGS + _ADAPTATION if reference.generator is None else _GENERATOR
+    child = _compose_child(parent, "language_modules", reference.experiment, overrides, inherited)
     child.language = language
+    if reference.start_from_generator:
+        child.start.run = reference.generator
+    if reference.cap_words is not None:
+        for source in child.data.sources.values():
+            source.cap_words = reference.cap_words
     return child
+
+
+def compose_start_run(parent: DictConfig) -> DictConfig:
+    """The run whose module the parent begins with: same model, a method of its own."""
+    reference = parent.start.run
+    return _compose_child(parent, "start.run", reference.experiment, reference.overrides, _GENERATOR)
 
 
 def compose_generator_run(parent: DictConfig) -> DictConfig:

@@ -69,6 +69,18 @@ class RunReference:
 
 
 @dataclass
+class StartConfig:
+    """The module whose values training begins with, of the same method and shape; both null: fresh values."""
+
+    path: str | None = key("module file", file=True)
+    run: RunReference | None = key("the run that leaves it; a generator makes it for the run's language")
+
+    def faults(self, prefix: str) -> Iterator[str]:
+        if self.path is not None and self.run is not None:
+            yield f"{prefix}: give one of {prefix}.path and {prefix}.run, not both"
+
+
+@dataclass
 class RandomModelConfig:
     """A model with random weights and a tokenizer trained on the run's own sources."""
 
@@ -163,6 +175,7 @@ class SourceConfig:
     origin: str = key("how the labels came about", choices=("gold", "few-shot", "translated"))
     upsample: int = key("integer repetition of the examples", low=1)
     cap: int | None = key("at most this many examples, drawn by seed (K of few-shot transfer); null for all", low=1)
+    cap_words: int | None = key("of those, drawn by seed, as few as have this many words between blanks", low=1)
     where: dict[str, str] = key("column -> value that a row must have to be read")
     instruction: InstructionConfig | None = key("makes a conversation of each example; null: as it is")
 
@@ -283,19 +296,28 @@ class LanguageModulesConfig:
     experiment: str | None = key("experiment that trains one language's module; null: no language adaptation")
     overrides: list[str] = key("its overrides; {language} stands for the language's ISO 639-3 code")
     paths: dict[str, str] = key("module files by language, used in place of training")
-    generator: RunReference | None = key("the run whose generator makes every language's module (MAD-G)")
-    stand_in: dict[str, str] = key("language -> language whose module it uses; others: all but sources")
+    generator: RunReference | None = key("the run whose generator makes the modules; with experiment: the sources'")
+    cap_words: int | None = key("words of text that experiment learns from, drawn by seed; null: all of it", low=1)
+    start_from_generator: bool = key("experiment goes on from the module that the generator makes (MAD-G-ft)")
+    stand_in: dict[str, str] = key("language -> language whose module it uses; targets: all that is evaluated on")
+    among: list[str] = key(
+        "a language not among these uses the module of the nearest of them by URIEL (§3.4.2); empty: its own"
+    )
+    typology: str | None = key("file of URIEL's vectors (.npz) for `among`; null: of the urielplus package", file=True)
     evaluate_without: bool = key("evaluate the task module alone (TA-only) as well")
 
     def faults(self, prefix: str) -> Iterator[str]:
-        if self.generator is not None and self.experiment is not None:
-            yield f"{prefix}: give one of {prefix}.experiment and {prefix}.generator, not both"
+        if self.start_from_generator and (self.generator is None or self.experiment is None):
+            yield f"{prefix}.start_from_generator=true: needs {prefix}.generator and {prefix}.experiment"
         from xlt.data.languages import language_fault
 
         for language, other in self.stand_in.items():
-            for code in {language, other} - {"others"}:
+            for code in {language, other} - {"targets"}:
                 if (fault := language_fault(code)) is not None:
                     yield f"{prefix}.stand_in.{language}={other}: {code} is {fault}"
+        for code in self.among:
+            if (fault := language_fault(code)) is not None:
+                yield f"{prefix}.among: {code} is {fault}"
         for language, path in self.paths.items():
             if not Path(path).expanduser().is_file():
                 yield f"{prefix}.paths.{language}={path}: no such file; a module is a .safetensors file that a run left"
@@ -374,6 +396,7 @@ class RunConfig:
     data: DataConfig = key("what it learns from")
     train: TrainConfig = key("the recipe")
     language_modules: LanguageModulesConfig = key("language adaptation")
+    start: StartConfig = key("the module that training begins with")
     tracker: TrackerConfig = key("dashboards and progress")
     launcher: LauncherConfig = key("execution")
     language: str | None = key("ISO 639-3 code, for a language module; null for a task")

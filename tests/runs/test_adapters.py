@@ -83,7 +83,7 @@ def test_one_generator_serves_languages_that_it_never_saw(
     assert found == {(source, label) for source in ("eng", "sme", "myv") for label in ("task", "task+language")}
 
     # MAD-G-en: English stands in for all targets; nothing is trained again.
-    again = command(*words, *made, "+language_modules.stand_in.others=eng")
+    again = command(*words, *made, "+language_modules.stand_in.targets=eng")
     assert again.code == 0, again.lines
     assert len(_modules(tmp_path / "outputs")) == 2
     assert len(_evaluations(tmp_path / "outputs")) == 6 + 2

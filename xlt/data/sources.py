@@ -67,6 +67,7 @@ def source_identity(source: SourceConfig) -> dict[str, object]:
         "labels": dict(source.labels),
         "upsample": source.upsample,
         "cap": source.cap,
+        **({"cap_words": source.cap_words} if source.cap_words is not None else {}),
     }
 
 
@@ -115,6 +116,8 @@ def read_source(name: str, source: SourceConfig, seed: int, overlap: Overlap | N
         if source.cap < count:
             order = torch.randperm(count, generator=stream(seed, "cap", source.language, source.split))
             kept = set(order[: source.cap].tolist())
+    if source.cap_words is not None:
+        kept = _enough_words(stream_once, kept, source.cap_words, stream(seed, "words", source.language, source.split))
     empty = True
     for number, example in enumerate(stream_once()):
         if kept is None or number in kept:
@@ -127,6 +130,18 @@ def read_source(name: str, source: SourceConfig, seed: int, overlap: Overlap | N
 
 def _count(stream_once: Callable[[], Iterator[Example]]) -> int:
     return sum(1 for _ in stream_once())
+
+
+def _enough_words(
+    stream_once: Callable[[], Iterator[Example]], kept: set[int] | None, words: int, generator: torch.Generator
+) -> set[int]:
+    """Numbers of the examples that come first in a random order, until they have so many words; of `kept` alone."""
+    lengths = torch.tensor([len(example.words or (example.text or "").split()) for example in stream_once()])
+    order = torch.randperm(len(lengths), generator=generator)
+    if kept is not None:
+        order = order[torch.isin(order, torch.tensor(sorted(kept)))]
+    before = lengths[order].cumsum(0) - lengths[order]
+    return set(order[before < words].tolist())
 
 
 def _relabelled(example: Example, source: SourceConfig) -> Example:

@@ -27,7 +27,7 @@ from xlt.engine.run_data import RunData
 from xlt.engine.state import RunState
 from xlt.engine.training import Trainer
 from xlt.engine.watching import Silence, Watcher
-from xlt.methods.method import Setting
+from xlt.methods.method import Method, Setting
 from xlt.models.loading import save_checkpoint
 from xlt.models.transfer import TransferModel
 from xlt.modules import ModuleArtefact, ModuleFileError, ModuleHeader, ModuleStack, check_base, load_module
@@ -79,12 +79,14 @@ class Standing:
         fingerprint: the run's identity.
         model_path: folder or hub id of the base model; None for a model from nothing.
         language_modules: module by ISO 639-3 code of the source languages; empty without language adaptation.
+        start: the module that training begins with; None: fresh values.
         depends_on: fingerprints of the runs it stands on, by their role.
     """
 
     fingerprint: str
     model_path: str | None
     language_modules: Mapping[str, ModuleFile] = field(default_factory=dict)
+    start: ModuleFile | None = None
     depends_on: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -173,9 +175,12 @@ def prepare(config: RunConfig, standing: Standing) -> PreparedRun:
     for language, module in modules.items():
         check_base(module.header, model.base_hash, standing.language_modules[language].path)
     sources, validation = (data.load(part, encoder) for part in ("sources", "validation"))
+    method = build_method(config.method)
+    if standing.start is not None:
+        _start(method, standing.start, model)
     trainer = Trainer(
         model=model,
-        method=build_method(config.method),
+        method=method,
         task=task,
         encoder=encoder,
         sources=sources,
@@ -289,6 +294,21 @@ def _language_modules(standing: Standing, languages: set[str]) -> dict[str, Modu
             )
         loaded[language] = standing.language_modules[language].load()
     return loaded
+
+
+def _start(method: Method, file: ModuleFile, model: TransferModel) -> None:
+    """Gives the method the module to begin with.
+
+    Raises:
+        ModuleFileError: unusable, of another base model, or not what the method makes.
+    """
+    module = file.load()
+    check_base(module.header, model.base_hash, file.path)
+    try:
+        module.check(model)
+        method.start_from(module)
+    except ValueError as error:
+        raise ModuleFileError(file.path, str(error)) from error
 
 
 def _save_checkpoint(model: TransferModel, encoder: Encoder, folder: Path) -> None:

@@ -175,7 +175,7 @@ class RunData:
         """All that decides which examples a part takes of a source, and what the task makes of them."""
         data, held = self._config.data, self._holds_out and part != "evaluation" and self._is_held_out_of(source)
         excluded = {} if part == "evaluation" else {n: source_identity(s) for n, s in data.excluded.items()}
-        drawn = source.cap is not None or held
+        drawn = source.cap is not None or source.cap_words is not None or held
         return {
             "source": source_identity(source) | {"upsample": 1},
             "split": source.split,

@@ -55,8 +55,11 @@ class Bottleneck(Method):
     on top of its batch's language module, which stays as it is.
 
     Adapters are float32 over a bfloat16 or 4-bit base. Beside them the task head is trained; a language module leaves
-    the language-model head as it was.
+    the language-model head as it was. A run may begin with a module of the same shape, such as MAD-G's generator makes
+    (MAD-G-ft, thesis §3.5.3).
     """
+
+    starts_from_modules = True
 
     def __init__(
         self,
@@ -74,6 +77,12 @@ class Bottleneck(Method):
         self.leave_out_last, self.initialisation = leave_out_last, initialisation
         self._invertible: InvertibleAdapter | None = None
         self._ends: Ends | None = None
+        self._start: Adapter | None = None
+
+    def start_from(self, module: ModuleArtefact) -> None:
+        if not isinstance(module, Adapter):
+            raise ValueError(f"{module.header} is no adapter, and method {self.name} begins with one")
+        self._start = module
 
     def attach(self, model: TransferModel, phase: Phase, setting: Setting) -> None:
         blocks = find_blocks(model)
@@ -87,6 +96,8 @@ class Bottleneck(Method):
             path: self._drawn(BottleneckAdapter(size, bottleneck, self.activation), model, setting.random(path))
             for path in self._placements
         }
+        if self._start is not None:
+            self._begin_with(self._start, setting.adapts_language)
         for path, adapter in self._adapters.items():
             insert(modules[path], self._placements[path], adapter, below=setting.adapts_language)
             model.adapters[path.replace(".", "/")] = adapter
@@ -96,6 +107,8 @@ class Bottleneck(Method):
             network = InvertibleAdapter(size, (max(inner[0], 1), max(inner[1], 1)), self.activation)
             self._invertible = self._drawn(network, model, setting.random("invertible"))
             self._ends = Ends(blocks[0].path, output_embeddings(model))
+            if self._start is not None and self._start.invertible is not None:
+                _take_over(self._invertible, self._start.invertible, "the invertible adapter")
             insert_invertible(modules, self._ends, self._invertible)
             model.adapters["invertible"] = self._invertible
 
@@ -119,6 +132,25 @@ class Bottleneck(Method):
     def report(self) -> dict[str, float]:
         tuned = sum(p.numel() for name, p in self.trainable().items() if name not in self._head)
         return {"tuned_entries": tuned, "density": tuned / self._total}
+
+    @torch.no_grad()
+    def _begin_with(self, start: Adapter, adapts_language: bool) -> None:
+        """Gives the adapters, and the head, the values of a module.
+
+        Raises:
+            ValueError: its adapters stand elsewhere, or are of another size or activation.
+        """
+        if start.placements != self._placements:
+            theirs, ours = len(start.placements), len(self._placements)
+            raise ValueError(
+                f"start: {start.header} has {theirs} adapters, at other places than the {ours} of this run"
+            )
+        if (start.invertible is not None) != (self.invertible and adapts_language):
+            raise ValueError(f"start: method.invertible={self.invertible} does not go with {start!r}")
+        for path, adapter in self._adapters.items():
+            _take_over(adapter, start.adapters[path], f"the adapter at {path}")
+        for name, tensor in start.tensors.items():
+            self._head[name].copy_(tensor)
 
     def _drawn(self, network: N, model: TransferModel, generator: torch.Generator) -> N:
         """The network on the model's device, its weights drawn from the run's stream, its biases zero."""
@@ -152,6 +184,18 @@ def adapter_sites(blocks: Sequence[Block], where: str, leave_out_last: int) -> d
         else:
             sites[block.path] = "sum"
     return sites
+
+
+@torch.no_grad()
+def _take_over(network: nn.Module, start: nn.Module, what: str) -> None:
+    """Gives a network the values of another of its size."""
+    shapes = [tuple(parameter.shape) for parameter in start.parameters()]
+    if shapes != [tuple(parameter.shape) for parameter in network.parameters()]:
+        raise ValueError(f"start: {what} is of another size; check train.reduction_factor")
+    if getattr(start, "activation", None) != getattr(network, "activation", None):
+        raise ValueError(f"start: {what} has another activation; check method.activation")
+    for parameter, value in zip(network.parameters(), start.parameters(), strict=True):
+        parameter.copy_(value)
 
 
 def _copy(network: N) -> N:

@@ -82,14 +82,24 @@ class Method(ABC):
     Attributes:
         name: as in `conf/method`, and in module headers.
         leaves_checkpoint: the run leaves a whole model beside the module, for other runs to start from.
+        starts_from_modules: it has a `start_from`.
     """
 
     name: str
     leaves_checkpoint: bool = False
+    starts_from_modules: bool = False
 
     def phases(self, budget: Budget) -> list[Phase]:
         """The phases of a run, in order; by default one."""
         return [budget.phase("train")]
+
+    def start_from(self, module: ModuleArtefact) -> None:
+        """Lets training begin with a module's values in place of fresh ones; before the first `attach`.
+
+        Raises:
+            ValueError: a module of another kind or shape than this method makes.
+        """
+        raise ValueError(f"method {self.name} begins with fresh values")
 
     @abstractmethod
     def attach(self, model: TransferModel, phase: Phase, setting: Setting) -> None:

@@ -21,6 +21,7 @@ _NOT_PART = (
     "model",
     "data",
     "language_modules",
+    "start",
     "tracker",
     "launcher",
     "target",
@@ -33,13 +34,16 @@ _NOT_PART = (
 _NOT_PART_OF_TRAIN = ("save_every_seconds", "activation_checkpointing", "reduction_factor")
 
 
-def run_identity(config: RunConfig, model_run: str | None, modules: Mapping[str, str]) -> dict[str, Any]:
+def run_identity(
+    config: RunConfig, model_run: str | None, modules: Mapping[str, str], start: str | None = None
+) -> dict[str, Any]:
     """What determines a run's module, as JSON values.
 
     Args:
         config: of the run.
         model_run: fingerprint of the run that makes the base model, if one does.
         modules: identity of the language module of each source language.
+        start: identity of the module that training begins with, if there is one.
     Raises:
         UsageError: a data file is missing, or the model.
     """
@@ -57,6 +61,7 @@ def run_identity(config: RunConfig, model_run: str | None, modules: Mapping[str,
         "data": data,
         "model": _model_identity(config, model_run),
         "language_modules": dict(modules),
+        **({"start": start} if start is not None else {}),
     }
 
 

@@ -15,12 +15,14 @@ from xlt.compose import (
     compose_generator_run,
     compose_language_run,
     compose_model_run,
+    compose_start_run,
     language_run_settings,
     model_run_settings,
     plain,
 )
-from xlt.config import RunConfig, UsageError
+from xlt.config import LanguageModulesConfig, RunConfig, UsageError
 from xlt.data.sources import source_faults
+from xlt.data.typology import load_typology
 from xlt.engine.build import build_method, build_task
 from xlt.engine.run import ALONE, COMPOSED, Composition, ModuleFile, Standing, preflight
 from xlt.modules import ModuleFileError
@@ -103,8 +105,7 @@ class Plan:
             with gathered:
                 self._plan_evaluations(config, run_config, run)
         elif wanted and _adapts(run_config):  # faulty already: only to say what is wrong with the others too
-            languages = (source.language for source in run_config.data.evaluation.values())
-            self._language_modules(config, run_config, languages, gathered)
+            self._language_modules(config, run_config, "evaluation", gathered)
         gathered.refuse()
         assert run is not None
         self._known[known] = run.fingerprint
@@ -122,16 +123,20 @@ class Plan:
                 model_path = str(self.store.checkpoint(model_run))
         identities, files = {}, {}
         if _adapts(run_config):
-            languages = (source.language for source in run_config.data.sources.values())
-            for language, found in self._language_modules(config, run_config, languages, gathered).items():
+            for language, found in self._language_modules(config, run_config, "sources", gathered).items():
                 identities[language], files[language], needed = found
                 if needed is not None:
                     depends_on[language] = needed
+        start_identity, start, needed = None, None, None
+        with gathered:
+            start_identity, start, needed = self._start(config, run_config)
+        if needed is not None:
+            depends_on["start"] = needed
         gathered.refuse()
-        identity = run_identity(run_config, model_run, identities)
+        identity = run_identity(run_config, model_run, identities, start_identity)
         fingerprint = digest(identity)
         if fingerprint not in self.runs:
-            standing = Standing(fingerprint, model_path, files, depends_on)
+            standing = Standing(fingerprint, model_path, files, start, depends_on)
             self.runs[fingerprint] = Run(fingerprint, identity, run_config, standing)
         return self.runs[fingerprint]
 
@@ -144,30 +149,43 @@ class Plan:
             self._model_runs[known] = run.fingerprint
         return self._model_runs[known]
 
+    def _start(self, config: DictConfig, run_config: RunConfig) -> tuple[str | None, ModuleFile | None, str | None]:
+        """Identity, file and run of the module that training begins with; all None for fresh values."""
+        settings = run_config.start
+        if settings.path is not None:
+            file = ModuleFile(Path(settings.path).expanduser(), run_config.language)
+            return file_identity(settings.path), file, None
+        if settings.run is None:
+            return None, None, None
+        run = self.add(compose_start_run(config), evaluate=False)
+        file = ModuleFile(self.store.module_file(run.fingerprint), run_config.language)
+        return run.fingerprint, file, run.fingerprint
+
     def _language_modules(
-        self, config: DictConfig, run_config: RunConfig, languages: Iterable[str], gathered: _Gathered
+        self, config: DictConfig, run_config: RunConfig, part: str, gathered: _Gathered
     ) -> dict[str, tuple[str, ModuleFile, str | None]]:
-        """`_language_module` of each language; what is wrong with any is gathered."""
+        """Language -> its module, for the languages of "sources" or "evaluation"; what is wrong with any is gathered.
+
+        A module is its identity, its file and, where one makes it, the run.
+        """
         found = {}
-        for language in sorted(set(languages)):
+        for language in sorted({source.language for source in getattr(run_config.data, part).values()}):
             if any(f"language={language}:" in line for line in gathered.lines):
                 continue  # said already
             with gathered:
-                found[language] = self._language_module(config, run_config, language)
+                used = _used_language(run_config.language_modules, language, part)
+                found[language] = self._language_module(config, run_config, used)
         return found
 
     def _language_module(
-        self, config: DictConfig, run_config: RunConfig, language: str
+        self, config: DictConfig, run_config: RunConfig, used: str
     ) -> tuple[str, ModuleFile, str | None]:
-        """Identity, file and, where one makes it, run of the module that a language uses."""
         settings = run_config.language_modules
         sources = {source.language for source in run_config.data.sources.values()}
-        others = language if language in sources else settings.stand_in.get("others", language)
-        used = settings.stand_in.get(language, others)
         if used in settings.paths:
             path = settings.paths[used]
             return file_identity(path), ModuleFile(Path(path).expanduser(), used), None
-        if settings.generator is not None:
+        if settings.generator is not None and (settings.experiment is None or used in sources):
             run = self.runs[self._once(["generator", language_run_settings(config)], compose_generator_run, config)]
             if faults := build_method(run.config.method).language_faults([used]):
                 raise UsageError(*faults)
@@ -202,8 +220,7 @@ class Plan:
         gathered = _Gathered()
         modules = {}
         if _adapts(run_config):
-            languages = (source.language for source in run_config.data.evaluation.values())
-            modules = self._language_modules(config, run_config, languages, gathered)
+            modules = self._language_modules(config, run_config, "evaluation", gathered)
         gathered.refuse()
         for name, source in run_config.data.evaluation.items():
             if source.language in modules:
@@ -287,16 +304,33 @@ class _Gathered:
 
 
 def _contradictions(config: RunConfig) -> list[str]:
-    task = build_task(config.task)
+    task, method = build_task(config.task), build_method(config.method)
     languages = {source.language for source in config.data.sources.values()}
-    if task.needs_lm_head and (faults := build_method(config.method).language_faults(languages)):
+    if task.needs_lm_head and (faults := method.language_faults(languages)):
         return faults
+    if (config.start.path is not None or config.start.run is not None) and not method.starts_from_modules:
+        return [f"start: method {method.name} begins with fresh values; leave start out, or take an adapter method"]
     if config.language is not None and not task.needs_lm_head:
         return [
             f"language={config.language}: task {task.name} leaves a task module; "
             "leave language out, or learn a language module with experiment=language"
         ]
     return []
+
+
+def _used_language(settings: LanguageModulesConfig, language: str, part: str) -> str:
+    """The language whose module a language uses, in training ("sources") or evaluation.
+
+    Raises:
+        UsageError: URIEL has no vector of it, or of one of `among`.
+    """
+    if language in settings.stand_in:
+        return settings.stand_in[language]
+    if part == "evaluation" and "targets" in settings.stand_in:
+        return settings.stand_in["targets"]
+    if not settings.among or language in settings.among:
+        return language
+    return load_typology(settings.typology).nearest(language, settings.among)
 
 
 def _adapts(config: RunConfig) -> bool:

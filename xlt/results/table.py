@@ -59,7 +59,8 @@ class TableConfig:
     overrides: list[str] = key("Hydra overrides for every run of the table")
     systems: dict[str, SystemConfig] = key("systems by name, in order")
     searches: dict[str, SearchConfig] = key("system -> settings that are searched over")
-    columns: list[str] = key("names in data.evaluation")
+    columns: list[str] = key("names in data.evaluation, or in groups")
+    groups: dict[str, list[str]] = key("column -> names in data.evaluation whose mean it shows")
     average: list[str] = key("columns that the average is over; empty: all")
     reference: dict[str, dict[str, float]] = key("system -> column (or avg) -> the published number")
     reference_name: str = key("where the published numbers stand")
@@ -83,8 +84,16 @@ class TableConfig:
         for name in self.average:
             if name not in self.columns:
                 yield f"{prefix}.average: {name} is not in {prefix}.columns"
+        for name, members in self.groups.items():
+            if name not in self.columns or not members:
+                yield f"{prefix}.groups.{name}: must have members and be in {prefix}.columns"
         if not self.columns and not self.parts and self.figure is None:
             yield f"{prefix}.columns: empty; name sources of data.evaluation"
+
+    @property
+    def sources(self) -> list[str]:
+        """What is evaluated on: the columns, and in place of groups their members."""
+        return list(dict.fromkeys(name for column in self.columns for name in self.groups.get(column, [column])))
 
     def searched(self) -> TableConfig:
         """The same with every search written out: a system for each combination, named `SYSTEM KEY=VALUE ...`."""
@@ -145,8 +154,9 @@ class Grid:
 
     @property
     def columns(self) -> list[str]:
-        """Columns in the order shown; a table of averages has no average of its own, nor has one without columns."""
-        return [*self.config.columns, *([AVERAGE] if self.config.columns and not self.config.parts else [])]
+        """Columns in the order shown; tables of averages or groups have no average, nor has one without columns."""
+        averaged = self.config.columns and not self.config.parts and not self.config.groups
+        return [*self.config.columns, *([AVERAGE] if averaged else [])]
 
     def save(self, markdown: str, folder: Path) -> None:
         """Writes `NAME.md` and `NAME.json`; the latter has every value with the run that backs it."""
@@ -194,13 +204,13 @@ class Table:
         self._runs: dict[tuple[str, int, str | None], Run] = {}
         faults: list[str] = []
         for system_name, system in config.systems.items():
-            own: list[str | None] = list(config.columns) if _is_per_column(system) else [None]
+            own: list[str | None] = list(config.sources) if _is_per_column(system) else [None]
             for seed, column in itertools.product(seeds, own):
                 words = [f"experiment={system.experiment}", *config.overrides, *system.overrides, *overrides]
                 try:
                     composed = compose([word.replace("{column}", column or "") for word in words])
                     composed.seed = seed
-                    _evaluate_only(composed, [column] if column else config.columns)
+                    _evaluate_only(composed, [column] if column else config.sources)
                     self._runs[system_name, seed, column] = plan.add(composed)
                 except UsageError as error:
                     faults += error.lines
@@ -222,11 +232,11 @@ class Table:
         """The cells as the store has them now: only numbers that a finished evaluation backs."""
         cells: dict[str, dict[str, Cell]] = {}
         for system_name, system in self.config.systems.items():
-            row = {column: Cell() for column in [*self.config.columns, AVERAGE]}
+            row = {column: Cell() for column in [*self.config.columns, *self.config.sources, AVERAGE]}
             for seed in self.seeds:
                 found: dict[str, float] = {}
                 behind: dict[str, str] = {}
-                for column in self.config.columns:
+                for column in self.config.sources:
                     run = self.run(system_name, seed, column)
                     behind[column] = run.fingerprint
                     value = self._value(run, system.composition, column, store)
@@ -237,10 +247,13 @@ class Table:
                     else:
                         reason = failures.get(run.fingerprint) or store.failure(run.fingerprint) or "not run"
                         row[column].reason = f"seed {seed}: {reason}"
-                averaged = self.config.average or self.config.columns
-                if averaged and all(column in found for column in averaged):
-                    row[AVERAGE].values.append(statistics.fmean(found[column] for column in averaged))
-                    row[AVERAGE].backed_by += dict.fromkeys(behind[column] for column in averaged)
+                means = {AVERAGE: self.config.average or self.config.sources, **self.config.groups}
+                for column, members in means.items():
+                    if members and all(member in found for member in members):
+                        row[column].values.append(statistics.fmean(found[member] for member in members))
+                        row[column].backed_by += dict.fromkeys(behind[member] for member in members)
+                    elif column != AVERAGE:
+                        row[column].reason = next(row[m].reason for m in members if m not in found)
             cells[system_name] = row
         return Grid(self.name, self.config, self.seeds, cells)
 

@@ -81,3 +81,19 @@ def test_faults_of_all_sources_of_all_parts_are_found_without_reading_any(file: 
     found = source_faults(data)
     assert len(found) == 4
     assert all(line.startswith(start) for line, start in zip(found, starts, strict=True))
+
+
+def test_a_cap_of_words_takes_just_enough_examples_and_a_larger_one_the_same_and_more(file: Path) -> None:
+    file.write_text("".join(f"{'word ' * (n % 7 + 1)}{n}\n" for n in range(50)), encoding="utf-8")
+
+    def taken(**changes: object) -> dict[str, int]:
+        examples = list_source("s", text_of(file, **changes), seed=1)
+        return {example.place: len((example.text or "").split()) for example in examples}
+
+    everything, few, more = taken(), taken(cap_words=20), taken(cap_words=60)
+    for words, found in ((20, few), (60, more)):
+        assert sum(found.values()) >= words > sum(found.values()) - max(found.values())
+    assert few.keys() < more.keys() < everything.keys()
+    assert taken(cap_words=3, cap=2).keys() < taken(cap=2).keys()
+    assert taken(cap_words=10**6) == everything
+    assert source_identity(text_of(file, cap_words=20)) != source_identity(text_of(file))

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from xlt.engine.watching import Silence
+from xlt.methods.method import Budget
+from xlt.models.transfer import TransferModel
 from xlt.modules.adapter import Adapter
 from xlt.modules.generator import Generator
 
@@ -72,3 +74,62 @@ def test_languages_without_a_vector_are_named_before_anything_is_loaded(make_met
     (line,) = make_method("mad_g").language_faults(["eng", "nah"])
     assert line.startswith("language=nah: urielplus has no vector of Nahuatl languages; languages of that name")
     assert make_method("mad_x").language_faults(["nah"]) == []
+
+
+def test_an_adapter_is_fine_tuned_from_what_a_generator_makes(
+    make_method, make_trainer, module_header, tmp_path: Path
+) -> None:
+    trainer = make_trainer(make_method("mad_g"), "mlm", languages=LANGUAGES, learning_rate=2e-2, max_steps=6)
+    trainer.train(tmp_path / "generator", Silence())
+    made = trainer.method.export(trainer.model, module_header()).for_language("sme")
+    rows = [row for source in trainer.sources for row in source.features]
+    batch = trainer.task.collate(rows, trainer.encoder, torch.Generator().manual_seed(0))
+
+    def hidden(model: TransferModel) -> torch.Tensor:
+        with torch.no_grad():
+            return model.eval().encode(batch["input_ids"], batch["attention_mask"])
+
+    fresh = make_trainer(make_method("mad_x"), "mlm").model
+    plain = hidden(fresh)
+    made.apply(fresh)
+    generated = hidden(fresh)
+    assert (generated - plain).abs().max() > 1e-3
+
+    tuned = make_trainer(make_method("pfeiffer"), "mlm", learning_rate=1e-2)
+    tuned.method.start_from(made)
+    (phase,) = tuned.method.phases(Budget(2, 1e-2, 2, 1e-2))
+    tuned.method.attach(tuned.model, phase, tuned.setting)
+    torch.testing.assert_close(hidden(tuned.model), generated, atol=1e-6, rtol=1e-5)
+
+    again = make_trainer(make_method("pfeiffer"), "mlm", learning_rate=1e-2)
+    again.method.start_from(made)
+    again.train(tmp_path / "tuned", Silence())
+    module = again.method.export(again.model, module_header())
+    for path, adapter in module.adapters.items():
+        assert all(not torch.equal(adapter.get_parameter(n), p) for n, p in made.adapters[path].named_parameters())
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["method.leave_out_last=1"], r"has 2 adapters, at other places than the 1 of this run"),
+        (["method.reduction_factor=4"], r"the adapter at .* is of another size; check train.reduction_factor"),
+        (["method.activation=gelu"], r"the adapter at .* has another activation; check method.activation"),
+        (
+            ["method.invertible=true"],
+            r"method.invertible=True does not go with <adapter module \(.*language=sme\)",
+        ),
+    ],
+)
+def test_what_does_not_fit_the_run_is_no_start(
+    words: list[str], message: str, make_method, make_trainer, module_header, tmp_path: Path
+) -> None:
+    trainer = make_trainer(make_method("mad_g"), "mlm", languages=LANGUAGES)
+    trainer.train(tmp_path / "generator", Silence())
+    generator = trainer.method.export(trainer.model, module_header())
+    other = make_trainer(make_method("pfeiffer", *words), "mlm")
+    with pytest.raises(ValueError, match="is no adapter, and method pfeiffer begins with one"):
+        other.method.start_from(generator)
+    other.method.start_from(generator.for_language("sme"))
+    with pytest.raises(ValueError, match=message):
+        other.train(tmp_path / "other", Silence())

@@ -65,13 +65,9 @@ def test_evaluations_are_composed_and_alone_with_the_module_of_their_own_languag
 
 
 def test_a_generator_is_one_run_that_serves_every_language(
-    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...]
+    plan: Plan, planned: Callable[..., Run], generated: tuple[str, ...]
 ) -> None:
-    texts = ("data=text", "+source@data.sources.eng=mono", "+source@data.sources.fao=mono")
-    languages = ("data.sources.eng.language=eng", "data.sources.fao.language=fao", "method.typology=null")
-    listed = ",".join(f"'{word}'" for word in (*texts, *languages, *LANGUAGE_RECIPE))
-    modules = ("language_modules=mad_g", f"language_modules.generator.overrides=[{listed}]")
-    run = planned(*words, *modules, "language_modules.evaluate_without=false", "method=mad_g", "method.typology=null")
+    run = planned(*generated, "language_modules=mad_g")
     assert len(plan.runs) == 2
     (generator,) = (other for other in plan.runs.values() if other is not run)
     assert set(generator.config.data.sources) == {"eng", "fao"}
@@ -82,10 +78,69 @@ def test_a_generator_is_one_run_that_serves_every_language(
     assert run.identity["language_modules"] == {"eng": f"{generator.fingerprint}/eng"}
 
 
+@pytest.fixture
+def generated(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Overrides of a task run on MAD-G's modules, of a generator that learns from English and Faroese."""
+    texts = ("data=text", "+source@data.sources.eng=mono", "+source@data.sources.fao=mono")
+    languages = ("data.sources.eng.language=eng", "data.sources.fao.language=fao", "method.typology=null")
+    listed = ",".join(f"'{word}'" for word in (*texts, *languages, *LANGUAGE_RECIPE))
+    alone = "language_modules.evaluate_without=false"
+    return *words, f"language_modules.generator.overrides=[{listed}]", alone, "method=mad_g", "method.typology=null"
+
+
+@pytest.mark.parametrize("name", ["mad_g_ft", "rand_ft"])
+def test_targets_modules_are_fine_tuned_from_what_the_generator_makes_or_from_nothing(
+    name: str, plan: Plan, planned: Callable[..., Run], generated: tuple[str, ...]
+) -> None:
+    recipe = ",".join(f"'{word}'" for word in ("method=pfeiffer", *LANGUAGE_RECIPE))
+    run = planned(
+        *generated,
+        f"language_modules={name}",
+        f"language_modules.overrides=[{recipe}]",
+        "language_modules.cap_words=30",
+    )
+    generator = next(other for other in plan.runs.values() if len(other.config.data.sources) == 2)
+    tuned = next(other for other in plan.runs.values() if other.config.language == "fao")
+    assert len(plan.runs) == 3
+    assert tuned.config.data.sources["text"].cap_words == 30
+    made = plan.store.module_file(generator.fingerprint)
+    assert tuned.standing.start == (ModuleFile(made, "fao") if name == "mad_g_ft" else None)
+    assert tuned.depends_on == ({"start": generator.fingerprint} if name == "mad_g_ft" else {})
+    assert tuned.identity.get("start") == (generator.fingerprint if name == "mad_g_ft" else None)
+    files = {wanted.source: wanted.modules[0] for wanted in run.evaluations.values()}
+    assert files == {
+        "eng": ModuleFile(made, "eng"),
+        "fao": ModuleFile(plan.store.module_file(tuned.fingerprint), "fao"),
+    }
+
+
+def test_a_module_to_start_from_is_refused_where_the_method_cannot(
+    planned: Callable[..., Run], words: tuple[str, ...], tmp_path: Path
+) -> None:
+    file = tmp_path / "module.safetensors"
+    file.write_bytes(b"a module")
+    with pytest.raises(UsageError, match=r"start: method lt_sft begins with fresh values; leave start out"):
+        planned(*words, f"start.path={file}")
+    with pytest.raises(UsageError, match=r"start\.path=nowhere: no such file"):
+        planned(*words, "method=mad_x", "start.path=nowhere")
+    assert planned(*words, "method=mad_x", f"start.path={file}").standing.start == ModuleFile(file)
+
+
+def test_a_language_without_a_module_of_its_own_uses_the_nearest_ones(
+    plan: Plan, planned: Callable[..., Run], adapted: tuple[str, ...]
+) -> None:
+    run = planned(*adapted, "language_modules.among=[eng]", "language_modules.evaluate_without=false")
+    assert {wanted.source: wanted.modules[0].language for wanted in run.evaluations.values()} == {
+        "eng": "eng",
+        "fao": "eng",
+    }
+    assert len(plan.runs) == 2
+
+
 def test_a_language_may_stand_in_for_others(plan: Plan, planned: Callable[..., Run], adapted: tuple[str, ...]) -> None:
     own = planned(*adapted)
     borrowed = planned(*adapted, "+language_modules.stand_in.fao=eng")
-    everywhere = planned(*adapted, "+language_modules.stand_in.others=eng")
+    everywhere = planned(*adapted, "+language_modules.stand_in.targets=eng")
     assert own.fingerprint == borrowed.fingerprint == everywhere.fingerprint  # the source's own is what was learned on
     files = {
         (wanted.source, wanted.modules[0].language) for wanted in own.evaluations.values() if wanted.label == COMPOSED

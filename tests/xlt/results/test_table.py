@@ -25,6 +25,7 @@ EMPTY: dict[str, Any] = {
     "systems": {},
     "searches": {},
     "columns": [],
+    "groups": {},
     "average": [],
     "reference": {},
     "reference_name": "Table 1",
@@ -100,6 +101,27 @@ def test_a_failure_of_an_earlier_sitting_is_the_reason_too(make_table: Callable[
     plan.store.folder(fingerprint).mkdir(parents=True)
     plan.store.record_failure(fingerprint, "killed")
     assert table.grid(plan.store, {}).cells["bitfit"]["eng"].reason == "seed 2: killed"
+
+
+def test_a_group_shows_the_mean_of_its_members_and_keeps_them(
+    make_table: Callable[..., tuple[Table, Plan]], tmp_path: Path
+) -> None:
+    groups = {"seen": ["eng"], "all": ["eng", "fao"]}
+    table, plan = make_table(columns=["seen", "all"], groups=groups, average=[], reference={"full": {"all": 71.0}})
+    _score(table, plan, "full", 1, eng=90.0, fao=50.0)
+    _score(table, plan, "full", 2, eng=94.0, fao=56.0)
+    _score(table, plan, "bitfit", 1, eng=80.0)
+    grid = table.grid(plan.store, {})
+    assert grid.columns == ["seen", "all"]
+    assert grid.cells["full"]["all"].values == [70.0, 75.0]
+    assert grid.cells["full"]["seen"].values == [90.0, 94.0]
+    assert grid.cells["bitfit"]["all"].values == [] and grid.cells["bitfit"]["all"].reason == "seed 2: not run"
+    grid.save(table_markdown(grid), tmp_path / "tables")
+    saved = json.loads((tmp_path / "tables" / "small.json").read_text())["cells"]
+    assert saved["full"]["fao"]["values"] == [50.0, 56.0]
+    assert "72.5" in table_markdown(grid) and "fao" not in table_markdown(grid)
+    faults = TableConfig(**{**EMPTY, "columns": ["a"], "groups": {"b": ["eng"], "a": []}}).faults("table")
+    assert [line.partition(":")[0] for line in faults] == ["table.groups.b", "table.groups.a"]
 
 
 def test_an_average_needs_all_its_columns(make_table: Callable[..., tuple[Table, Plan]]) -> None:

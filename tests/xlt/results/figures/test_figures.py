@@ -13,6 +13,7 @@ import torch
 
 from xlt.config import UsageError, faults
 from xlt.modules import ModuleHeader, SparseDelta
+from xlt.modules.generator import AdapterGenerator, Generator
 from xlt.modules.sparse_delta import Entries
 from xlt.results.figures import FigureConfig, save_figure
 from xlt.results.planner import Plan, Run
@@ -115,6 +116,47 @@ def test_sizes_put_the_rows_of_a_search_on_one_line(finished: Callable[..., Run]
     _is_a_picture(picture)
 
 
+def test_settings_are_a_line_a_system_over_the_searched_number_and_a_panel_a_group(
+    finished: Callable[..., Run], store: RunStore
+) -> None:
+    labels = (("ft", "MAD-G-ft"), ("rand", "rand-ft"))
+    names = {f"{name} cap_words={n}": f"{label} cap_words={n}" for name, label in labels for n in (3000, 1000)}
+    runs = {label: [finished(seed, ([0], [0]))] for seed, label in enumerate(names.values())}
+    scores = dict(zip(names, ([70.0, 72.0], [50.0], [60.0], [40.0]), strict=True))
+    figure = FigureConfig("settings", "accuracy")
+    picture = save_figure(figure, runs, store, _grid("ft", names, scores))
+    lines = {
+        "MAD-G-ft": [[1000.0, 50.0, None], [3000.0, 71.0, 2**0.5]],
+        "rand-ft": [[1000.0, 40.0, None], [3000.0, 60.0, None]],
+    }
+    assert _numbers(store, "ft") == {"key": "cap_words", "panels": {"avg": lines}}
+    _is_a_picture(picture)
+    whole = _grid("groups", names, scores)
+    cells = {name: {**row, "seen": row["avg"], "unseen": Cell()} for name, row in whole.cells.items()}
+    config = dataclasses.replace(whole.config, groups={"seen": ["eng"], "unseen": ["fao"]})
+    save_figure(figure, runs, store, dataclasses.replace(whole, config=config, cells=cells))
+    assert _numbers(store, "groups")["panels"] == {"seen": lines}
+    with pytest.raises(UsageError, match="system bitfit has no number to stand over"):
+        save_figure(figure, {"BitFit": runs["rand-ft cap_words=1000"]}, store, _grid("x", {"bitfit": "BitFit"}, {}))
+
+
+def test_importance_sorts_features_by_their_columns_of_wv(finished: Callable[..., Run], store: RunStore) -> None:
+    network = AdapterGenerator(3, 2, 2, 1, 1, None)
+    with torch.no_grad():
+        network.embed.copy_(torch.tensor([[1.0, 3.0, 2.0]]))
+        network.weight.copy_(torch.tensor([[1.0], [0], [0], [0], [0], [0], [0], [2.0]]))
+    header = ModuleHeader(kind="generator", method="mad_g", base_model="b", base_hash="h")
+    sites = {"one": "norm", "two": "norm"}
+    module = Generator(header, network, sites, "relu", ["S_A", "S_B", "S_C"], ["eng"], torch.ones(1, 3))
+    run = finished(1, ([0], [0]))
+    module.save(store.module_file(run.fingerprint))
+    picture = save_figure(FigureConfig("importance", None), {"MAD-G": [run]}, store, _grid("w", {"g": "MAD-G"}, {}))
+    assert _numbers(store, "w") == {
+        "MAD-G": {"features": ["S_B", "S_C", "S_A"], "blocks": [[3.0, 2.0, 1.0], [6.0, 4.0, 2.0]]}
+    }
+    _is_a_picture(picture)
+
+
 def test_the_runs_behind_a_figure_are_kept_with_it(finished: Callable[..., Run], store: RunStore) -> None:
     runs = [finished(1, ([0], [0]), {"0": 2})]
     save_figure(FigureConfig("ages", None), {"SpIEL-AG": runs}, store, _grid("ages"))
@@ -148,7 +190,7 @@ def test_runs_with_nothing_to_show_are_refused(
 
 def test_an_unknown_kind_names_those_there_are() -> None:
     (line,) = faults(FigureConfig("pie", None), "table.figure")
-    assert line == "table.figure.kind=pie: no such figure; there are ages, curves, overlap, sizes"
+    assert line == "table.figure.kind=pie: no such figure; there are ages, curves, importance, overlap, settings, sizes"
 
 
 def _is_a_picture(path: Path | None) -> None:

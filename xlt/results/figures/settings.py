@@ -1,0 +1,65 @@
+"""Scores by a searched number (thesis Figures 3.2 and 3.3): a line a system, a panel a group of languages."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from xlt.config import UsageError
+from xlt.results.figures.figure import FigureConfig, Runs
+from xlt.results.store import RunStore
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from xlt.results.table import Grid
+
+_AVERAGE = "avg"
+_WORDS = {"cap_words": "words of text", "data": "source languages", "cap": "examples"}
+
+
+def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
+    """`panels`: group (or `avg`) -> system -> its points, [number of the setting, mean, spread]; `key`: its name."""
+    panels: dict[str, dict[str, list[Any]]] = {}
+    names = set()
+    for name, system in grid.config.systems.items():
+        setting = name.partition(" ")[2]  # of a search: SYSTEM KEY=VALUE
+        word, _, value = setting.partition("=")
+        number = re.search(r"\d+(\.\d+)?", value)
+        if number is None:
+            raise UsageError(f"table.figure.kind=settings: system {name} has no number to stand over; give a search")
+        names.add(word)
+        label = system.label.removesuffix(setting).strip()
+        for panel in grid.config.groups or (_AVERAGE,):
+            cell = grid.cells[name][panel]
+            if cell.values and system.label in runs:
+                panels.setdefault(panel, {}).setdefault(label, []).append([float(number[0]), cell.mean, cell.spread])
+    if not panels:
+        raise UsageError("table.figure.kind=settings: no system has all its columns yet")
+    ordered = {p: {label: sorted(of, key=lambda point: point[0]) for label, of in lines.items()}
+               for p, lines in panels.items()}  # fmt: skip
+    return {"key": ", ".join(sorted(names)), "panels": ordered}
+
+
+def draw(config: FigureConfig, numbers: dict[str, Any]) -> Figure:
+    from matplotlib.figure import Figure
+
+    panels = numbers["panels"]
+    figure = Figure(figsize=(1.4 + 2.6 * len(panels) if len(panels) > 1 else 5.0, 3.2), layout="constrained")
+    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (panel, lines) in zip(all_axes, panels.items(), strict=True):
+        for label, points in lines.items():
+            at, means = [point[0] for point in points], [point[1] for point in points]
+            spreads = [point[2] or 0.0 for point in points]
+            axes.errorbar(at, means, yerr=spreads, marker="o", markersize=3, linewidth=1.4, capsize=2, label=label)
+        ticks = sorted({point[0] for points in lines.values() for point in points})
+        axes.set_xscale("log")
+        axes.set_xticks(ticks, [f"{tick:,.0f}" if tick >= 1 else f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+        axes.set_xlabel(_WORDS.get(numbers["key"], numbers["key"]))
+        if panel != _AVERAGE:
+            axes.set_title(panel)
+    all_axes[0].set_ylabel(f"{config.metric or 'score'}, average over targets")
+    if len(next(iter(panels.values()))) > 1:
+        all_axes[0].legend()
+    return figure
