@@ -1,5 +1,6 @@
 """What runs leave and other runs build on: formats on disk, apply, remove, compose."""
 
+from xlt.modules.adapter_hub import read_adapter_hub, write_adapter_hub
 from xlt.modules.artefact import ModuleArtefact, ModuleHeader, check_base, load_module
 from xlt.modules.composable_sft import read_composable_sft
 from xlt.modules.compose import compose
@@ -20,5 +21,7 @@ __all__ = [
     "check_base",
     "compose",
     "load_module",
+    "read_adapter_hub",
     "read_composable_sft",
+    "write_adapter_hub",
 ]

@@ -9,20 +9,15 @@ where the flat index of coordinate c is sum_d c[d] * prod(size[:d]), the first d
 decoder (`src/sft/sft.py: decode_sparse_tensor`) reduces dimension d modulo prod(size[:d + 1]) in int32: wrong from
 three dimensions on and above 2^31 entries. Here it is modulo size[d], in int64.
 
-A pickle is a program. This one is read by an unpickler that builds lists, dicts, numbers and strings and knows seven
-names besides, each replaced by an inert stand-in; any other name stops it.
+A pickle is a program; `torch_archive` reads it without running it.
 """
 
-import dataclasses
 import hashlib
-import io
 import math
 import os
-import pickle
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,19 +25,11 @@ import torch
 from xlt.modules.artefact import ModuleHeader
 from xlt.modules.module_file import ModuleFileError
 from xlt.modules.sparse_delta import LM_HEAD_PREFIX, Entries, SparseDelta
+from xlt.modules.torch_archive import StoredTensor, read_archive
 
 _DIFF_KEYS = ("diffs", "body")
 _WHOLE_KEYS = ("abs", "head")
 _LM_HEAD_PREFIXES = ("cls.", "lm_head.")
-_STORAGE_DTYPES = {
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "BoolStorage": torch.bool,
-}
 _WANTED = "expected a pytorch_diff.bin of composable-sft"
 
 
@@ -78,7 +65,7 @@ def read_composable_sft(
     except OSError as error:
         raise ModuleFileError(path, f"cannot be read ({error.strerror}); {_WANTED}") from error
     try:
-        content = _read_archive(data)
+        content = read_archive(data)
         diffs, whole = _part(content, _DIFF_KEYS), _part(content, _WHOLE_KEYS)
         if not diffs and not whole:
             raise ValueError("it holds neither differences nor tensors")
@@ -123,7 +110,7 @@ def _renamed(name: str, base_prefix: str) -> str:
 
 
 def _tensor(name: str, stored: object) -> torch.Tensor:
-    if not isinstance(stored, _StoredTensor):
+    if not isinstance(stored, StoredTensor):
         raise ValueError(f"{name!r} is not a tensor")
     return stored.read()
 
@@ -154,141 +141,3 @@ def _row_major(flat: np.ndarray, shape: Sequence[int]) -> np.ndarray:
         indices += flat % side * stride
         flat = flat // side
     return indices
-
-
-def _read_archive(data: bytes) -> object:
-    """What `torch.save` wrote, with `_StoredTensor` in place of tensors."""
-    try:
-        archive = zipfile.ZipFile(io.BytesIO(data))
-    except zipfile.BadZipFile as error:
-        raise ValueError("is truncated or not a zip archive of torch.save") from error
-    with archive:
-        pickles = [info.filename for info in archive.infolist() if info.filename.endswith("/data.pkl")]
-        if len(pickles) != 1:
-            raise ValueError("is a zip archive, but not one of torch.save")
-        folder = pickles[0].removesuffix("data.pkl")
-        files: dict[str, bytes] = {}
-        for info in archive.infolist():
-            if info.compress_type != zipfile.ZIP_STORED:
-                raise ValueError(f"has a compressed member {info.filename!r}, which torch.save never writes")
-            files[info.filename.removeprefix(folder)] = archive.read(info)
-    if files.get("byteorder", b"little") != b"little":
-        raise ValueError("was written on a big-endian machine")
-    return _Unpickler(files).load()
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Storage:
-    dtype: torch.dtype
-    data: bytes
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _StoredTensor:
-    """A view of a storage, checked against its bounds before anything is read."""
-
-    storage: _Storage
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-    def read(self) -> torch.Tensor:
-        numel = len(self.storage.data) // self.storage.dtype.itemsize
-        numbers = (self.offset, *self.shape, *self.strides)
-        if len(self.shape) != len(self.strides) or not all(isinstance(n, int) and n >= 0 for n in numbers):
-            raise ValueError("a tensor has an impossible shape")
-        if 0 in self.shape:
-            return torch.empty(self.shape, dtype=self.storage.dtype)
-        last = self.offset + sum((side - 1) * stride for side, stride in zip(self.shape, self.strides, strict=True))
-        if last >= numel:
-            raise ValueError(f"a tensor reaches to entry {last} of a storage of {numel}")
-        flat = torch.frombuffer(bytearray(self.storage.data), dtype=self.storage.dtype)
-        return flat.as_strided(self.shape, self.strides, self.offset).contiguous()
-
-
-class _Integer:
-    """Stand-in for a numpy integer dtype: `numpy.dtype("i8", ...)`, whose byte order a pickle sets afterwards."""
-
-    __slots__ = ("_bytes", "_order")
-
-    def __init__(self, code: object, *_: object) -> None:
-        if code not in ("i4", "i8"):
-            raise pickle.UnpicklingError(f"asks for numpy dtype {code!r}, which such a file does not need")
-        self._bytes = int(str(code)[1:])
-        self._order: Literal["little", "big"] = "little"
-
-    def __setstate__(self, state: object) -> None:
-        mark = state[1] if isinstance(state, tuple) and len(state) > 1 else None
-        if mark not in ("<", ">"):
-            raise pickle.UnpicklingError("has a numpy dtype of unknown byte order")
-        self._order = "little" if mark == "<" else "big"
-
-    def read(self, data: bytes) -> int:
-        if len(data) != self._bytes:
-            raise pickle.UnpicklingError("has a numpy scalar of the wrong length")
-        return int.from_bytes(data, self._order, signed=True)
-
-
-class _StandIn:
-    """What the unpickler gives for an admitted name: it can be called, and nothing on it can be set."""
-
-    __slots__ = ("_function",)
-
-    def __init__(self, function: Callable[..., object]) -> None:
-        self._function = function
-
-    def __call__(self, *args: object) -> object:
-        return self._function(*args)
-
-    def __setstate__(self, state: object) -> None:
-        raise pickle.UnpicklingError("changes a function")
-
-
-def _rebuilt_tensor(storage: object, offset: Any, size: Any, stride: Any, *_: object) -> _StoredTensor:
-    if not isinstance(storage, _Storage):
-        raise pickle.UnpicklingError("has a tensor without a storage")
-    return _StoredTensor(storage, offset, tuple(size), tuple(stride))
-
-
-def _scalar(dtype: object, data: object) -> int:
-    if not isinstance(dtype, _Integer) or not isinstance(data, bytes):
-        raise pickle.UnpicklingError("has a numpy scalar that is not an integer")
-    return dtype.read(data)
-
-
-def _latin1(text: object, encoding: object = "latin1") -> bytes:
-    """Bytes in pickle protocol 2 are text, encoded."""
-    if not isinstance(text, str) or encoding != "latin1":
-        raise pickle.UnpicklingError("has bytes in an unknown coding")
-    return text.encode("latin1")
-
-
-_ADMITTED: dict[tuple[str, str], Callable[..., object]] = {
-    ("collections", "OrderedDict"): dict,
-    ("torch", "Size"): tuple,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuilt_tensor,
-    ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
-    ("numpy", "dtype"): _Integer,
-    ("numpy.core.multiarray", "scalar"): _scalar,
-    ("numpy._core.multiarray", "scalar"): _scalar,
-    ("_codecs", "encode"): _latin1,
-}
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, files: Mapping[str, bytes]) -> None:
-        super().__init__(io.BytesIO(files["data.pkl"]))
-        self._files = files
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module == "torch" and name in _STORAGE_DTYPES:
-            return _STORAGE_DTYPES[name]
-        if (module, name) not in _ADMITTED:
-            raise pickle.UnpicklingError(f"asks for {module}.{name}, which such a file does not need")
-        return _StandIn(_ADMITTED[module, name])
-
-    def persistent_load(self, pid: Any) -> _Storage:
-        match pid:
-            case ("storage", torch.dtype() as dtype, str(key), _, int()):
-                return _Storage(dtype, self._files[f"data/{key}"])
-        raise pickle.UnpicklingError("refers to something other than a tensor's storage")
