@@ -198,7 +198,7 @@ def _check_tensors(found: Mapping[str, Tensor], wanted: Mapping[str, HubTensor],
         raise ValueError(f"has no adapters in block {empty[0]}, which leave_out does not name")
     if missing := [key for key in wanted if key not in found]:
         raise ValueError(f"lacks the tensor {missing[0]!r} and {len(missing) - 1} more")
-    if unexpected := [key for key in found if key not in wanted]:
+    if unexpected := sorted(found.keys() - wanted.keys()):
         raise ValueError(f"has the tensor {unexpected[0]!r} and {len(unexpected) - 1} more that no setting asks for")
     for key, place in wanted.items():
         if tuple(found[key].shape) != place.shape or not found[key].is_floating_point():
