@@ -93,23 +93,31 @@ class Plan:
         Raises:
             UsageError: all faults of this config and of those it stands on.
         """
+        return self._add(config, evaluate)[0]
+
+    def ask(self, config: DictConfig) -> tuple[Run, dict[str, Composition]]:
+        """As `add`, with the evaluations that this config wants of the run: other configs may want others of it."""
+        return self._add(config, evaluate=True)
+
+    def _add(self, config: DictConfig, evaluate: bool) -> tuple[Run, dict[str, Composition]]:
         run_config = checked(config)
         wanted = {**run_config.data.evaluation, **run_config.data.benchmarks} if evaluate else {}
         known = digest(plain(run_config))
         gathered = _Gathered()
         run = self.runs[self._known[known]] if known in self._known else None
+        evaluations: dict[str, Composition] = {}
         if run is None:
             with gathered:
                 run = self._plan(config, run_config)
         if run is not None and wanted:
             with gathered:
-                self._plan_evaluations(config, run_config, run)
+                evaluations = self._plan_evaluations(config, run_config, run)
         elif wanted and _adapts(run_config):  # faulty already: only to say what is wrong with the others too
             self._language_modules(config, run_config, "evaluation", gathered)
         gathered.refuse()
         assert run is not None
         self._known[known] = run.fingerprint
-        return run
+        return run, evaluations
 
     def _plan(self, config: DictConfig, run_config: RunConfig) -> Run:
         gathered = _Gathered(source_faults(run_config.data), _contradictions(run_config))
@@ -206,7 +214,7 @@ class Plan:
             self._language_runs[known] = self.add(compose_run(*arguments), evaluate=False).fingerprint
         return self._language_runs[known]
 
-    def _plan_evaluations(self, config: DictConfig, run_config: RunConfig, run: Run) -> None:
+    def _plan_evaluations(self, config: DictConfig, run_config: RunConfig, run: Run) -> dict[str, Composition]:
         """Each evaluation source with its language's module and, if asked for or without modules, alone.
 
         Benchmarks are evaluated alone: they have no one language.
@@ -222,17 +230,20 @@ class Plan:
         if _adapts(run_config):
             modules = self._language_modules(config, run_config, "evaluation", gathered)
         gathered.refuse()
+        wanted: dict[str, Composition] = {}
         for name, source in run_config.data.evaluation.items():
             if source.language in modules:
                 identity, file, needed = modules[source.language]
                 key = evaluation_key(run_config, name, {**roles, "language": identity})
-                run.evaluations[key] = Composition(name, COMPOSED, (file, *own))
+                wanted[key] = Composition(name, COMPOSED, (file, *own))
                 if needed is not None:
                     run.evaluation_needs.add(needed)
             if not _adapts(run_config) or run_config.language_modules.evaluate_without:
-                run.evaluations[evaluation_key(run_config, name, roles)] = Composition(name, ALONE, own)
+                wanted[evaluation_key(run_config, name, roles)] = Composition(name, ALONE, own)
         for name in run_config.data.benchmarks:
-            run.evaluations[evaluation_key(run_config, name, roles)] = Composition(name, ALONE, own)
+            wanted[evaluation_key(run_config, name, roles)] = Composition(name, ALONE, own)
+        run.evaluations |= wanted
+        return wanted
 
     def missing_evaluations(self, run: Run) -> dict[str, Composition]:
         """What of the wanted evaluations is not in the store."""

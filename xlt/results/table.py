@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from omegaconf import DictConfig, open_dict
 from xlt.compose import compose
 from xlt.config import UsageError, key
 from xlt.engine.benchmarks import SCORE
-from xlt.engine.run import ALONE, COMPOSED, write_json
+from xlt.engine.run import ALONE, COMPOSED, Composition, write_json
 from xlt.results.figures import FigureConfig
 from xlt.results.planner import Plan, Run
 from xlt.results.store import RunStore
@@ -201,7 +201,7 @@ class Table:
 
     def __init__(self, name: str, config: TableConfig, seeds: list[int], overrides: list[str], plan: Plan) -> None:
         self.name, self.config, self.seeds = name, config, seeds
-        self._runs: dict[tuple[str, int, str | None], Run] = {}
+        self._runs: dict[tuple[str, int, str | None], tuple[Run, dict[str, Composition]]] = {}
         faults: list[str] = []
         for system_name, system in config.systems.items():
             own: list[str | None] = list(config.sources) if _is_per_column(system) else [None]
@@ -211,7 +211,7 @@ class Table:
                     composed = compose([word.replace("{column}", column or "") for word in words])
                     composed.seed = seed
                     _evaluate_only(composed, [column] if column else config.sources)
-                    self._runs[system_name, seed, column] = plan.add(composed)
+                    self._runs[system_name, seed, column] = plan.ask(composed)
                 except UsageError as error:
                     faults += error.lines
         if faults:
@@ -220,12 +220,16 @@ class Table:
     def runs(self) -> dict[str, list[Run]]:
         """System's label -> its runs in order of their seeds; of a run a column, those of all columns."""
         found: dict[str, list[Run]] = {}
-        for (name, _, _), run in self._runs.items():
+        for (name, _, _), (run, _) in self._runs.items():
             found.setdefault(self.config.systems[name].label, []).append(run)
         return found
 
     def run(self, system: str, seed: int, column: str) -> Run:
         """The run behind a cell."""
+        return self._asked(system, seed, column)[0]
+
+    def _asked(self, system: str, seed: int, column: str) -> tuple[Run, dict[str, Composition]]:
+        """The run, and its evaluations that this system shows: others may share it with other language modules."""
         return self._runs[system, seed, column if _is_per_column(self.config.systems[system]) else None]
 
     def grid(self, store: RunStore, failures: dict[str, str]) -> Grid:
@@ -237,9 +241,9 @@ class Table:
                 found: dict[str, float] = {}
                 behind: dict[str, str] = {}
                 for column in self.config.sources:
-                    run = self.run(system_name, seed, column)
+                    run, evaluations = self._asked(system_name, seed, column)
                     behind[column] = run.fingerprint
-                    value = self._value(run, system.composition, column, store)
+                    value = self._value(run, evaluations, system.composition, column, store)
                     if value is not None:
                         found[column] = value
                         row[column].values.append(value)
@@ -257,9 +261,11 @@ class Table:
             cells[system_name] = row
         return Grid(self.name, self.config, self.seeds, cells)
 
-    def _value(self, run: Run, composition: str, column: str, store: RunStore) -> float | None:
+    def _value(
+        self, run: Run, evaluations: Mapping[str, Composition], composition: str, column: str, store: RunStore
+    ) -> float | None:
         done = store.evaluations(run.fingerprint)
-        for name, wanted in run.evaluations.items():
+        for name, wanted in evaluations.items():
             if (wanted.source, wanted.label) == (column, composition) and name in done:
                 metric = SCORE if column in run.config.data.benchmarks else self.config.metric
                 return done[name]["metrics"].get(metric)

@@ -255,6 +255,26 @@ def test_a_system_with_a_column_in_its_overrides_has_a_run_for_each_that_is_eval
     assert row["eng"].values == [10.0, 10.0] and row["fao"].values == row["avg"].values == [30.0, 30.0]
 
 
+def test_systems_that_share_a_task_module_each_show_it_with_their_own_language_modules(
+    make_table: Callable[..., tuple[Table, Plan]], adapted: tuple[str, ...]
+) -> None:
+    modules = ["data=empty", "method=bitfit", *(word for word in adapted if word.startswith("language_modules"))]
+    others = {"own": [], "english": ["+language_modules.stand_in.targets=eng"]}
+    systems = {
+        name: SystemConfig(name, "pos_lt_sft", [*modules, *more], "task+language") for name, more in others.items()
+    }
+    table, plan = make_table(systems=systems, reference={}, columns=["fao"], average=[])
+    for seed in (1, 2):
+        run = table.run("own", seed, "fao")
+        assert run is table.run("english", seed, "fao")
+        plan.store.folder(run.fingerprint).mkdir(parents=True)
+        scores = {"fao": 70.0 + seed, "eng": 40.0 + seed}
+        found = {key: scores.get(wanted.modules[0].language or "", 0.0) for key, wanted in run.evaluations.items()}
+        plan.store.add_evaluations(run.fingerprint, {key: {"metrics": {"accuracy": v}} for key, v in found.items()})
+    grid = table.grid(plan.store, {}).cells
+    assert grid["own"]["fao"].values == [71.0, 72.0] and grid["english"]["fao"].values == [41.0, 42.0]
+
+
 def test_a_table_of_averages_has_the_systems_of_its_parts_and_their_averages(
     make_table: Callable[..., tuple[Table, Plan]],
 ) -> None:
