@@ -22,6 +22,7 @@ from xlt.compose import (
     COMPOSITION_ERRORS,
     CONFIG_MODULE,
     VERSION_BASE,
+    a_source_each,
     hydra_ready,
     is_of_composition,
     one_line,
@@ -136,7 +137,7 @@ def run(config: DictConfig) -> int:
     console = Console(stderr=True, quiet=not Processes.join().leads)
     store = RunStore(config.output_dir)
     plan = Plan(store)
-    asked = plan.add(config)
+    asked = plan.add(a_source_each(config))
     plan.preflight()
     if len(plan.runs) > 1:
         print_plan(plan, console)

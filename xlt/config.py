@@ -164,6 +164,7 @@ class SourceConfig:
 
     reader: str = key("format: a file of xlt/data/readers")
     language: str = key("ISO 639-3 code")
+    languages: list[str] = key("several codes: stands for a source of each, named by its code")
     path: str | None = key("file or folder, {code} as in `codes`; null: from the hub, or a reader with its own data")
     files: dict[str, str] = key("split -> file under path; a split that is not there has the format's usual name")
     hub: HubConfig | None = key("where path is null")

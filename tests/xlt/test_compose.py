@@ -32,6 +32,20 @@ def test_what_is_composed_may_be_changed_without_changing_what_others_get() -> N
     assert (second.seed, second.data.sources.eng.cap) == (1, 2000)
 
 
+def test_a_source_of_several_languages_stands_for_one_of_each_named_by_its_code() -> None:
+    words = ["experiment=pos_lt_sft", "data=ud_1_thesis", "data.evaluation.ud.languages=[tur,sme,fao]"]
+    config = compose([*words, "data.evaluation.ud.cap=7", "+source@data.evaluation.fao=ud_fao"])
+    assert list(config.data.evaluation) == ["tur", "sme", "fao"] and list(config.data.sources) == ["eng"]
+    turkish, sami, faroese = config.data.evaluation.values()
+    assert (turkish.language, turkish.cap, list(turkish.languages)) == ("tur", 7, [])
+    assert turkish.codes == {"tur": "Turkish-GB"} and turkish.hub.codes == {"tur": "tr_gb"}
+    assert sami.codes == {"sme": "North_Sami-Giella"} and sami.split == "test"
+    assert faroese.cap is None  # a source of its own
+    config = compose([*words[:2], "data.evaluation.ud.languages=[fao,xx]", "model.path=a/b"])
+    with pytest.raises(UsageError, match=r"data.evaluation.xx.language=xx: not an ISO 639-3 code"):
+        checked(config)
+
+
 def test_wrong_overrides_are_reported_together_each_once() -> None:
     words = ["seed=2", "seeed=3", "train.batch_size=x", "train.max_steps=7", "method=nope"]
     with pytest.raises(UsageError) as raised:

@@ -176,6 +176,7 @@ def test_the_scale_sets_model_and_recipe(tmp_path: Path) -> None:
 MEASURED = ["thesis_7_4"]
 TABLES = [table for table in options("table") if table not in MEASURED]
 ALIASES = {"thesis_7_1", "thesis_E_1", "figure_4_2", "figure_7_4", "figure_E_2"}
+ALIASES |= {"thesis_3_2", "thesis_3_3", "thesis_3_4", "thesis_A_5", "thesis_A_6", "figure_3_2", "figure_3_3"}
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -184,15 +185,20 @@ def test_every_table_composes_and_its_systems_evaluate_its_columns(table: str, t
     reproduction, name = _reproduction([f"table={table}", f"scale={scale}"])
     shown = reproduction.table
     assert name == table or (table in ALIASES and name.endswith("_mini"))
-    for system in shown.systems.values():
+    for number, system in enumerate(shown.systems.values()):
         words = [f"experiment={system.experiment}", f"scale={scale}", *shown.overrides, *system.overrides]
         column = shown.columns[0] if shown.columns else ""
         where = [] if scale == "thesis" or system.experiment.startswith("nano") else [f"model.path={tiny_bert}"]
+        # The first system with all 95 languages, the others with one: that takes a tenth of the time.
+        many = number > 0 and any(re.fullmatch(r"data=ud_\d+_thesis", word) for word in words)
+        where += ["data.evaluation.ud.languages=[fao]"] if many else []
         composed = compose([word.replace("{column}", column) for word in [*words, f"data_dir={tmp_path}", *where]])
         run = checked(composed)
-        assert set(shown.columns) <= {*run.data.evaluation, *run.data.benchmarks}
+        if many:
+            continue
+        assert set(shown.sources) <= {*run.data.evaluation, *run.data.benchmarks}
         if system.experiment != "instruct":
-            for evaluated in shown.columns:
+            for evaluated in shown.sources:
                 assert run.data.evaluation[evaluated].language == evaluated
     assert set(shown.average) <= set(shown.columns)
     for numbers in shown.reference.values():

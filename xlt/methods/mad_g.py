@@ -103,16 +103,17 @@ class MadG(Method):
         if self._for_task is None:
             self._vector = self._typology.vectors([code])[0].to(self._network.embed)
 
-    @torch.no_grad()
     def write(self, base: Mapping[str, Tensor] | None = None) -> None:
-        if self._vector is not None:
-            self._made = self._network(self._vector)
+        self._made = []  # made again when they are needed
 
     def loss(self, model: TransferModel, batch: Mapping[str, Tensor], loss: Callable[..., Tensor]) -> Tensor:
         if self._vector is not None:
-            with torch.autocast(model.device.type, enabled=False):
-                self._made = self._network(self._vector)
+            self._make(self._vector)  # before the blocks, which may be computed twice
         return loss(model, batch)
+
+    def _make(self, vector: Tensor) -> None:
+        with torch.autocast(vector.device.type, enabled=False):
+            self._made = self._network(vector)
 
     def export(self, model: TransferModel, header: ModuleHeader) -> ModuleArtefact:
         if self._for_task is not None:
@@ -132,8 +133,10 @@ class MadG(Method):
 
     def _adapter(self, number: int) -> Callable[[Tensor], Tensor]:
         def adapter(hidden: Tensor) -> Tensor:
-            if not self._made:  # no language yet
+            if self._vector is None:  # no language yet
                 return torch.zeros_like(hidden)
+            if not self._made:
+                self._make(self._vector)
             down, up = self._made[number]
             return functional.linear(ACTIVATIONS[self.activation](functional.linear(hidden.to(down), down)), up)
 
