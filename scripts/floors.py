@@ -5,7 +5,7 @@
 Takes the overrides of a run, trains nothing, and prints the task's metrics of a constant answer on every validation and
 evaluation source. That is the most frequent label of the training sources; for parsing the neighbour as the head,
 before or after as suits the training sources, with the most frequent relation; for questions the whole window; for
-masked language modelling the pieces' frequencies, each piece counted once more than it occurs. The task itself scores.
+language modelling the pieces' frequencies, each piece counted once more than it occurs. The task itself scores.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ from xlt.data.mix import Features
 from xlt.data.streams import stream
 from xlt.engine.build import build_encoder, build_task
 from xlt.engine.run_data import RunData
+from xlt.tasks.causal_lm import CausalLanguageModelling
 from xlt.tasks.classification import Classification
 from xlt.tasks.mlm import MaskedLanguageModelling
 from xlt.tasks.parsing import Parsing
 from xlt.tasks.question_answering import Prediction, QuestionAnswering
 from xlt.tasks.tagging import Tagging, Window
 from xlt.tasks.task import Task
+from xlt.tasks.token_prediction import TokenPrediction
 
 Floor = Callable[[Sequence[Features]], Any]
 """Rows of a source -> what the task's `metrics` takes of one batch."""
@@ -86,7 +88,7 @@ def question_floor(task: QuestionAnswering, training: Iterable[Features], encode
     return lambda rows: [Prediction(row["example"], 0.0, row["window"], row["text"], row["answers"]) for row in rows]
 
 
-def mlm_floor(task: MaskedLanguageModelling, training: Iterable[Features], encoder: Encoder) -> Floor:
+def language_model_floor(task: TokenPrediction, training: Iterable[Features], encoder: Encoder) -> Floor:
     counts = torch.ones(len(encoder.tokenizer), dtype=torch.float64)
     for row in training:
         counts += torch.bincount(torch.tensor(row["input_ids"]), minlength=len(counts))
@@ -106,7 +108,8 @@ FLOORS: dict[type[Task], Callable[[Any, Iterable[Features], Encoder], Floor]] = 
     Classification: classification_floor,
     Parsing: parsing_floor,
     QuestionAnswering: question_floor,
-    MaskedLanguageModelling: mlm_floor,
+    MaskedLanguageModelling: language_model_floor,
+    CausalLanguageModelling: language_model_floor,
 }
 
 
