@@ -55,6 +55,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         "~table.systems.full",
         "~table.systems.bitfit",
         "~table.systems.random_sft",
+        "~table.systems.mad_x",
         "table.columns=[eng,fao]",
         "table.average=[fao]",
         *TINY,
