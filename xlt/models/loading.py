@@ -12,6 +12,7 @@ import torch
 
 from xlt.config import RandomModelConfig, UsageError
 from xlt.models.transfer import TransferModel, parameter_hash, split_pretrained
+from xlt.models.vocabulary_reduction import save_tokenizer
 
 _IDENTITY_FILES = (
     "config.json",
@@ -54,7 +55,7 @@ def load_pretrained(path: str, revision: str | None = None, dtype: torch.dtype =
         pretrained = family.from_pretrained(_expand(path), revision=revision, dtype=dtype)
     except Exception as error:
         raise UsageError(f"model.path={path}: the model does not load: {_first_line(error)}") from error
-    return _take_apart(pretrained, path)
+    return take_apart(pretrained, path)
 
 
 def random_pretrained(config: RandomModelConfig, tokenizer: Any, seed: int) -> TransferModel:
@@ -79,13 +80,13 @@ def random_pretrained(config: RandomModelConfig, tokenizer: Any, seed: int) -> T
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         pretrained = AutoModelForMaskedLM.from_config(shape)
-    return _take_apart(pretrained, "random")
+    return take_apart(pretrained, "random")
 
 
 def save_checkpoint(model: TransferModel, tokenizer: Any, folder: Path) -> None:
     """Writes backbone and language-model head as a transformers checkpoint that `from_pretrained` reads."""
     whole_pretrained(model).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
 
 
 def whole_pretrained(model: TransferModel) -> Any:
@@ -123,7 +124,8 @@ def quiet_libraries() -> None:
     transformers.logging.disable_progress_bar()
 
 
-def _take_apart(pretrained: Any, name: str) -> TransferModel:
+def take_apart(pretrained: Any, name: str) -> TransferModel:
+    """A transformers language model as the parts that modules name; `name`: path or hub id, for messages."""
     backbone, lm_head = split_pretrained(pretrained)
     # Kept outside the module tree: only `whole_pretrained` needs it, and its names must not count twice.
     backbone.__dict__["_xlt_pretrained"] = (pretrained,)

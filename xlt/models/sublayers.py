@@ -36,7 +36,7 @@ def find_blocks(model: TransferModel) -> list[Block]:
         ValueError: the model has no blocks in a list, or one of them is not made of two sub-layers.
     """
     paths = {module: f"backbone.{path}" for path, module in model.backbone.named_modules()}
-    blocks = _outermost_blocks(model.backbone)
+    blocks = outermost_blocks(model.backbone)
     trace = _Trace()
     training = model.training
     handles = [module.register_forward_hook(trace) for block in blocks for module in block.modules()]
@@ -63,7 +63,7 @@ class _Trace:
         self.called.append((module, first if isinstance(first, Tensor) else None))
 
 
-def _outermost_blocks(backbone: nn.Module) -> list[nn.Module]:
+def outermost_blocks(backbone: nn.Module) -> list[nn.Module]:
     """The longest list of modules with a layer normalisation in each; the first of equally long ones."""
     lists = [list(module) for module in backbone.modules() if isinstance(module, nn.ModuleList) and len(module) > 0]
     of_blocks = [found for found in lists if any(is_layer_norm(module) for module in found[0].modules())]

@@ -105,6 +105,17 @@ def block_linear_layers(model: TransferModel) -> dict[str, nn.Linear]:
     }
 
 
+def parameter_report(model: TransferModel) -> dict[str, int]:
+    """How many parameters the backbone has (thesis Table 5.2), those that grow with the vocabulary for themselves."""
+    total = sum(parameter.numel() for parameter in model.backbone.parameters())
+    embeddings: Any = model.backbone.get_input_embeddings()  # type: ignore[operator]
+    return {
+        "parameters": total,
+        "embedding_parameters": embeddings.weight.numel(),
+        "body_parameters": total - embeddings.weight.numel(),
+    }
+
+
 def recompute_activations(model: TransferModel) -> None:
     """Has each block keep its input alone, and compute the rest again in the backward pass.
 

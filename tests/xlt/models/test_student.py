@@ -1,0 +1,105 @@
+"""Students: which layers and tokens they keep, and that each tensor is its teacher's."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from tests.xlt.models.conftest import encoder_model
+from xlt.config import UsageError
+from xlt.models.loading import whole_pretrained
+from xlt.models.student import counterpart, kept_blocks, make_student
+
+KEPT = torch.tensor([0, 1, 2, 3, 4, 7, 11, 12, 30, 39])
+
+
+@pytest.mark.parametrize(
+    ("layers", "reduction", "wanted"),
+    [(12, 2, [1, 3, 5, 7, 9, 11]), (12, 3, [2, 5, 8, 11]), (12, 1, [*range(12)]), (4, 4, [3])],
+)
+def test_blocks_are_those_whose_number_is_a_multiple_of_the_stride(
+    layers: int, reduction: int, wanted: list[int]
+) -> None:
+    assert kept_blocks(layers, reduction) == wanted
+
+
+def test_a_reduction_that_does_not_divide_the_layers_is_refused() -> None:
+    with pytest.raises(
+        UsageError, match=r"layer_reduction=5: the teacher has 12 layers; must be one of 1, 2, 3, 4, 6, 12"
+    ):
+        kept_blocks(12, 5)
+
+
+def test_each_matrix_of_the_student_is_its_teachers(family: str) -> None:
+    teacher = encoder_model(family)
+    student = make_student(teacher, [1, 3], KEPT, copies=True, seed=1)
+    theirs = whole_pretrained(teacher).state_dict()
+    ours = whole_pretrained(student).state_dict()
+    of_blocks = 0
+    for name, tensor in ours.items():
+        numbers = re.findall(r"layer\.(\d+)\.", name)
+        source = name.replace("layer.0.", "layer.1.") if numbers == ["0"] else name.replace("layer.1.", "layer.3.")
+        value = theirs[source if numbers else name]
+        of_blocks += bool(numbers)
+        assert torch.equal(tensor, value[KEPT] if value.shape[:1] == (40,) else value), name
+    assert of_blocks == 2 * sum(".layer.0." in name for name in theirs)
+    assert (student.vocabulary, student.backbone.config.num_hidden_layers) == (10, 2)
+
+
+def test_a_student_of_all_computes_what_its_teacher_does(family: str) -> None:
+    teacher = encoder_model(family).eval()
+    student = make_student(teacher, range(4), torch.arange(40), copies=True, seed=1)
+    ids = torch.randint(5, 40, (2, 7), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    assert torch.equal(student.encode(ids, mask), teacher.encode(ids, mask))
+    hidden = teacher.encode(ids, mask)
+    torch.testing.assert_close(student.language_model_logits(hidden), teacher.language_model_logits(hidden))
+
+
+def test_fewer_tokens_give_the_same_states_and_the_logits_of_those_kept(family: str) -> None:
+    teacher = encoder_model(family).eval()
+    student = make_student(teacher, range(4), KEPT, copies=True, seed=1)
+    ids = torch.tensor([[0, 5, 9, 7, 6, 2], [0, 8, 8, 5, 2, 4]])
+    mask = torch.ones_like(ids)
+    assert torch.equal(student.encode(ids, mask), teacher.encode(KEPT[ids], mask))
+    hidden = teacher.encode(KEPT[ids], mask)
+    wanted = teacher.language_model_logits(hidden)[..., KEPT]
+    torch.testing.assert_close(student.language_model_logits(hidden), wanted)
+
+
+def test_a_student_from_scratch_has_the_shape_and_none_of_the_values(family: str) -> None:
+    teacher = encoder_model(family)
+    copied, fresh, again = (
+        make_student(teacher, [1, 3], KEPT, copies=copies, seed=3) for copies in (True, False, False)
+    )
+    shapes = [{name: p.shape for name, p in model.named_parameters()} for model in (copied, fresh)]
+    assert shapes[0] == shapes[1]
+    matrices = [name for name, p in copied.named_parameters() if p.dim() > 1]
+    same = [n for n in matrices if torch.equal(copied.get_parameter(n), fresh.get_parameter(n))]
+    assert not same
+    assert fresh.base_hash == again.base_hash != copied.base_hash
+
+
+def test_the_teacher_stays_as_it_was(family: str) -> None:
+    teacher = encoder_model(family)
+    before = {name: p.clone() for name, p in teacher.named_parameters()}
+    student = make_student(teacher, [1, 3], KEPT, copies=True, seed=1)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(1)
+    assert all(torch.equal(before[name], p) for name, p in teacher.named_parameters())
+    assert teacher.backbone.config.num_hidden_layers == 4
+
+
+def test_a_vocabulary_without_the_padding_token_is_refused() -> None:
+    with pytest.raises(UsageError, match="pad_token_id=1"):
+        make_student(encoder_model("xlm-roberta"), [1, 3], torch.tensor([0, 2, 3]), copies=True, seed=1)
+
+
+def test_names_of_blocks_are_renumbered_and_no_others() -> None:
+    assert counterpart("bert.encoder.layer.1.output.dense.weight", "bert.encoder.layer", [2, 5]) == (
+        "bert.encoder.layer.5.output.dense.weight"
+    )
+    assert counterpart("cls.layer.1.weight", "bert.encoder.layer", [2, 5]) == "cls.layer.1.weight"
