@@ -40,6 +40,7 @@ _SHARED_SCHEMAS = {
     "train/base_train": shared.TrainConfig,
     "language_modules/base_language_modules": shared.LanguageModulesConfig,
     "start/base_start": shared.StartConfig,
+    "teacher/base_teacher": shared.TeacherConfig,
     "tracker/base_tracker": shared.TrackerConfig,
     "launcher/base_launcher": shared.LauncherConfig,
     "base_run": shared.RunConfig,
@@ -333,13 +334,16 @@ def compose_model_run(parent: DictConfig, reference: RunReference) -> DictConfig
 def compose_language_run(parent: DictConfig, language: str) -> DictConfig:
     """The run that makes the parent's language module for one language: same model and method, its own recipe.
 
-    Beside a generator it has a method of its own, and perhaps goes on from what the generator makes.
+    Beside a generator it has a method of its own, and perhaps goes on from what the generator makes; also where the
+    parent's method makes a student. The modules are of the whole model, never of a student.
     """
     reference = parent.language_modules
     overrides = [override.replace("{language}", language) for override in reference.overrides]
-    inherited = _SETTINGS + _ADAPTATION if reference.generator is None else _GENERATOR
+    makes_student = parent.model.student is not None and parent.model.student.run is None
+    inherited = _SETTINGS + _ADAPTATION if reference.generator is None and not makes_student else _GENERATOR
     child = _compose_child(parent, "language_modules", reference.experiment, overrides, inherited)
     child.language = language
+    child.model.student = None
     if reference.start_from_generator:
         child.start.run = reference.generator
     if reference.cap_words is not None:
@@ -358,6 +362,32 @@ def compose_generator_run(parent: DictConfig) -> DictConfig:
     """The run whose generator makes the parent's language modules: same model, a method of its own."""
     reference = parent.language_modules.generator
     return _compose_child(parent, "language_modules.generator", reference.experiment, reference.overrides, _GENERATOR)
+
+
+def compose_student_run(parent: DictConfig, reference: RunReference) -> DictConfig:
+    """The run that trains the parent's student: of the same model, with a recipe of its own.
+
+    Raises:
+        UsageError: {source} or {target} is to be filled in, and the parent has no or several such languages.
+    """
+    overrides = list(reference.overrides)
+    sources = sorted({source.language for source in parent.data.sources.values()})
+    if any("{source}" in override for override in overrides) and len(sources) != 1:
+        raise UsageError(f"model.student: made for one source language; data.sources has {', '.join(sources)}")
+    if any("{target}" in override for override in overrides) and parent.target is None:
+        raise UsageError("target=null: a student is made for one target language; give target=CODE")
+    overrides = [o.replace("{target}", str(parent.target)).replace("{source}", sources[0]) for o in overrides]
+    child = _compose_child(parent, "model.student.run", reference.experiment, overrides, _GENERATOR)
+    child.model.student.run = None
+    return child
+
+
+def compose_teacher_run(parent: DictConfig) -> DictConfig:
+    """The run whose module the teacher of the parent's student has: the parent itself, on the whole model."""
+    child = copy.deepcopy(parent)
+    child.model.student = None
+    child.teacher = compose(["teacher=none"]).teacher
+    return child
 
 
 def model_run_settings(parent: DictConfig) -> Any:

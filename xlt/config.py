@@ -99,8 +99,41 @@ class RandomModelConfig:
 
 
 @dataclass
+class StudentConfig:
+    """What a smaller model keeps of a pre-trained one, to be distilled for two languages (thesis §5.3.2)."""
+
+    layer_reduction: int = key("layers of the model / layers of the student", low=1, hint="thesis §5.4.2: 2 and 3")
+    token_probability: float = key(
+        "a token is kept whose share of a language's text is at least this; 0: all that occur", low=0, high=1
+    )
+    characters: bool = key("keep all single characters as well")
+    copies: bool = key("start from the model's values; false: from random ones (thesis §5.4.1, Scratch)")
+    run: RunReference | None = key("the run that trains it, {source} and {target} filled in; null: this run")
+
+
+@dataclass
+class TeacherConfig:
+    """Distillation from the whole model into its student (thesis §5.3)."""
+
+    losses: list[str] = key("of attention (Eq. 5.1), hidden (Eq. 5.2), prediction (Eq. 5.3); empty: no teacher")
+    knows_task: bool = key("the teacher has the module of the same run without student, not only language modules")
+    path: str | None = key("module file of the task that the teacher has, used in place of training it", file=True)
+    dtype: str = key("of the teacher's weights", choices=("float32", "bfloat16"))
+
+    def faults(self, prefix: str) -> Iterator[str]:
+        known = ("attention", "hidden", "prediction")
+        for name in self.losses:
+            if name not in known:
+                yield f"{prefix}.losses: {name} is none of {', '.join(known)}"
+        if "prediction" in self.losses and not self.knows_task:
+            yield f"{prefix}.losses: prediction needs a teacher that knows the task; give {prefix}.knows_task=true"
+        if self.path is not None and not self.knows_task:
+            yield f"{prefix}.path={self.path}: needs {prefix}.knows_task=true"
+
+
+@dataclass
 class ModelConfig:
-    """Which pre-trained Transformer: exactly one of `path`, `run` and `random`."""
+    """Which pre-trained Transformer: exactly one of `path`, `run` and `random`; and whether it or a student of it."""
 
     path: str | None = key("local folder or hub id of a pre-trained model")
     revision: str | None = key("commit or tag of a hub model")
@@ -109,6 +142,7 @@ class ModelConfig:
     dtype: str = key("of the pre-trained weights in memory", choices=("float32", "bfloat16"))
     quantise: str | None = key("nf4: the blocks' linear layers in 4 bits (thesis §7.2.3); null: as dtype says",
                                choices=("nf4",))  # fmt: skip
+    student: StudentConfig | None = key("use a smaller model made of it; null: the model itself")
 
     def faults(self, prefix: str) -> Iterator[str]:
         given = [name for name in ("path", "run", "random") if getattr(self, name) is not None]
@@ -120,6 +154,10 @@ class ModelConfig:
             )
         if self.path is not None and (fault := self._path_fault(self.path)) is not None:
             yield f"{prefix}.path={self.path}: {fault}"
+        if self.student is not None and self.random is not None:
+            yield f"{prefix}.student: of random weights nothing is to be learned; give {prefix}.path or {prefix}.run"
+        if self.student is not None and self.quantise is not None:
+            yield f"{prefix}.quantise={self.quantise}: not together with {prefix}.student"
 
     @staticmethod
     def _path_fault(path: str) -> str | None:
@@ -398,6 +436,7 @@ class RunConfig:
     train: TrainConfig = key("the recipe")
     language_modules: LanguageModulesConfig = key("language adaptation")
     start: StartConfig = key("the module that training begins with")
+    teacher: TeacherConfig = key("distillation from the whole model into its student")
     tracker: TrackerConfig = key("dashboards and progress")
     launcher: LauncherConfig = key("execution")
     language: str | None = key("ISO 639-3 code, for a language module; null for a task")
@@ -421,6 +460,8 @@ class RunConfig:
                     f"language={self.language}: data.sources.{name} is of language {source.language}; "
                     "a language module is learned from its own language"
                 )
+        if self.teacher.losses and self.model.student is None:
+            yield "teacher.losses: only a student has a teacher; give model=student, or teacher=none"
         if self.data_dir is not None and not Path(self.data_dir).expanduser().is_dir():
             yield f"data_dir={self.data_dir}: no such folder"
         if (fault := _folder_fault(Path(self.output_dir).expanduser())) is not None:

@@ -124,7 +124,9 @@ def test_a_usage_error_has_one_line_a_fault_and_says_none_twice() -> None:
 )
 def test_every_option_of_every_group_composes(group: str, option: str) -> None:
     composed = compose([f"{group}={option}"])
-    if group != "scale":
+    if group == "student":
+        assert (composed.model.student is None) == (option == "none")
+    elif group != "scale":
         assert composed[group] is not None
 
 
@@ -157,6 +159,8 @@ def test_every_experiment_composes_at_both_scales_and_passes_the_checks(
     words = [f"experiment={experiment}", f"scale={scale}", f"data_dir={tmp_path}"]
     if experiment in ("nano_language", "language"):
         words.append("language=fao")
+    if "bistil" in experiment:
+        words.append("target=fao")
     composed = compose(words)
     if all(composed.model[way] is None for way in ("path", "run", "random")):
         composed.model.path = str(tiny_bert)

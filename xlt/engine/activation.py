@@ -15,6 +15,29 @@ from xlt.modules import ModuleArtefact, ModuleStack, SparseDelta
 _MOST_COPIES = 4
 
 
+class TeacherModules:
+    """The modules of a frozen teacher: those it has of the task, over the module of the batch's language.
+
+    Args:
+        teacher: the base model, no module applied.
+        modules: by ISO 639-3 code; empty for a teacher without language adaptation.
+        task: module of the task; None for a teacher that only knows the languages.
+    """
+
+    def __init__(
+        self, teacher: TransferModel, modules: Mapping[str, ModuleArtefact], task: ModuleArtefact | None
+    ) -> None:
+        self._stack = ModuleStack(teacher)
+        self._modules = modules
+        self._task = () if task is None else (task,)
+        self._stack.set([*self._task])
+
+    def enter(self, language: str) -> None:
+        """Has the teacher know `language`; costs nothing where it does already."""
+        if self._modules:
+            self._stack.set([self._modules[language], *self._task])
+
+
 class LanguageActivation:
     """Brings the model's weights up to date, with the batch's language in them, before they are used.
 
@@ -34,16 +57,24 @@ class LanguageActivation:
         model: the base model, no module applied.
         modules: by ISO 639-3 code; empty for training without language adaptation.
         languages: of all sources, those for validation included.
+        teacher: modules that follow the language in a teacher's weights.
     Raises:
         ValueError: a language has no module though others have.
     """
 
-    def __init__(self, model: TransferModel, modules: Mapping[str, ModuleArtefact], languages: list[str]) -> None:
+    def __init__(
+        self,
+        model: TransferModel,
+        modules: Mapping[str, ModuleArtefact],
+        languages: list[str],
+        teacher: TeacherModules | None = None,
+    ) -> None:
         missing = [language for language in languages if modules and language not in modules]
         if missing:
             raise ValueError(f"language_modules: no module for source language {', '.join(missing)}")
         self._model = model
         self._stack = ModuleStack(model)
+        self._teacher = teacher
         wanted = dict.fromkeys(languages) if modules else {}
         self._fixed = len(wanted) <= 1
         self._modules = {language: modules[language] for language in wanted}
@@ -64,6 +95,8 @@ class LanguageActivation:
     def enter(self, language: str) -> None:
         """Makes `language` the active one, and the method's values the present ones, for passes through the model."""
         self._method.language(language)
+        if self._teacher is not None:
+            self._teacher.enter(language)
         if self._fixed:
             self._method.write()
         elif self._copies:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,12 +13,21 @@ from hydra.utils import get_class
 from xlt.config import RunConfig, UsageError
 from xlt.data.encoding import Encoder
 from xlt.data.streams import stream_seed
+from xlt.engine.distillation import Distillation
 from xlt.engine.run_data import RunData
 from xlt.methods.method import Method
 from xlt.models.loading import load_pretrained, load_tokenizer, random_pretrained
 from xlt.models.quantised import quantise_blocks, through_nf4
-from xlt.models.transfer import TransferModel, recompute_activations
+from xlt.models.student import count_blocks, kept_blocks, make_student
+from xlt.models.transfer import TransferModel, parameter_report, recompute_activations
 from xlt.models.vocabulary import train_tokenizer
+from xlt.models.vocabulary_reduction import (
+    compare_segmentation,
+    count_tokens,
+    frequent_tokens,
+    piece_map,
+    reduce_vocabulary,
+)
 from xlt.tasks.task import Task
 
 
@@ -50,10 +60,102 @@ def build_model(
         UsageError: model and task do not fit.
     """
     if model_path is not None:
-        model = load_pretrained(model_path, config.model.revision, getattr(torch, config.model.dtype))
+        model = _load(config, model_path)
     else:
         assert config.model.random is not None
         model = random_pretrained(config.model.random, encoder.tokenizer, stream_seed(config.seed, "weights"))
+    model = _with_head(config, model, task, encoder)
+    if config.model.quantise is not None:
+        (quantise_blocks if trains else through_nf4)(model)
+    if trains and config.train.activation_checkpointing:
+        recompute_activations(model)
+    return model
+
+
+@dataclass(frozen=True)
+class NewStudent:
+    """A student that nothing was learned into yet.
+
+    Attributes:
+        encoder: its tokenizer.
+        model: with the task's head.
+        report: how large it is, and what its vocabulary lost, told by the text that selects checkpoints.
+    """
+
+    encoder: Encoder
+    model: TransferModel
+    report: dict[str, int]
+
+
+def build_student(config: RunConfig, model_path: str, task: Task, data: RunData) -> NewStudent:
+    """Makes the student of a pre-trained model for the languages of the run's sources (thesis §5.3.2).
+
+    Raises:
+        UsageError: its layers cannot be so reduced, or model and task do not fit.
+    """
+    settings = config.model.student
+    assert settings is not None
+    tokenizer = load_tokenizer(model_path, config.model.revision)
+    by_language: dict[str, list[str]] = {}
+    for name, source in data.names("sources").items():
+        by_language.setdefault(source.language, []).append(name)
+    counts = [count_tokens(tokenizer, data.lines(names)) for names in by_language.values()]
+    frequent = frequent_tokens(counts, settings.token_probability)
+    reduced, kept = reduce_vocabulary(tokenizer, frequent, characters=settings.characters)
+    teacher = _load(config, model_path)
+    blocks = kept_blocks(count_blocks(teacher), settings.layer_reduction)
+    seed = stream_seed(config.seed, "weights")
+    student = make_student(teacher, blocks, kept, copies=settings.copies, seed=seed)
+    encoder = Encoder(reduced)
+    segmentation = compare_segmentation(tokenizer, reduced, kept, data.lines(part="validation"))
+    report = {
+        **parameter_report(student),
+        "teacher_parameters": teacher.pretrained_parameters,
+        "teacher_tokens": len(tokenizer),
+        "tokens": len(kept),
+        "words": segmentation.words,
+        "words_cut_otherwise": segmentation.changed,
+        "words_made_unknown": segmentation.unknown,
+    }
+    model = _with_head(config, student, task, encoder)
+    if config.train.activation_checkpointing:
+        recompute_activations(model)
+    return NewStudent(encoder, model, report)
+
+
+def build_teacher(
+    config: RunConfig, model_path: str, task: Task, encoder: Encoder, student: TransferModel
+) -> tuple[TransferModel, Task]:
+    """The whole model, frozen, and the task of learning from it.
+
+    Raises:
+        UsageError: the student's tokens or layers are not the teacher's.
+    """
+    settings = config.teacher
+    tokenizer = load_tokenizer(model_path, config.model.revision)
+    teacher = _load(config, model_path)
+    pieces = piece_map(encoder.tokenizer, tokenizer)
+    layers = count_blocks(student)
+    if count_blocks(teacher) % layers:
+        raise UsageError(f"model.student: {layers} layers do not divide the teacher's {count_blocks(teacher)}")
+    teacher.lm_head = None
+    if settings.knows_task:
+        teacher.head = task.head(teacher.hidden_size)
+    teacher.to(device=device_of(config), dtype=getattr(torch, settings.dtype))
+    teacher.requires_grad_(False).eval()
+    return teacher, Distillation(task, teacher, layers, pieces, settings.losses)
+
+
+def _load(config: RunConfig, model_path: str) -> TransferModel:
+    return load_pretrained(model_path, config.model.revision, getattr(torch, config.model.dtype))
+
+
+def _with_head(config: RunConfig, model: TransferModel, task: Task, encoder: Encoder) -> TransferModel:
+    """The model with the task's head, on the device of the run.
+
+    Raises:
+        UsageError: model and task do not fit.
+    """
     positions = getattr(model.backbone.config, "max_position_embeddings", None)
     if isinstance(positions, int) and task.max_length > positions:
         raise UsageError(f"task.max_length={task.max_length}: {model.base_name} has {positions} positions")
@@ -73,12 +175,7 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(config.seed, "head"))
         model.head = task.head(model.hidden_size)
-    model = model.to(device_of(config))
-    if config.model.quantise is not None:
-        (quantise_blocks if trains else through_nf4)(model)
-    if trains and config.train.activation_checkpointing:
-        recompute_activations(model)
-    return model
+    return model.to(device_of(config))
 
 
 def device_of(config: RunConfig) -> torch.device:

@@ -18,9 +18,17 @@ from xlt.config import RunConfig, SamplingConfig, UsageError
 from xlt.data.encoding import Encoder
 from xlt.data.mix import Sampling
 from xlt.data.streams import stream
-from xlt.engine.activation import LanguageActivation
+from xlt.engine.activation import LanguageActivation, TeacherModules
 from xlt.engine.benchmarks import SCORE, benchmark_faults, run_benchmark
-from xlt.engine.build import build_encoder, build_method, build_model, build_task, device_of
+from xlt.engine.build import (
+    build_encoder,
+    build_method,
+    build_model,
+    build_student,
+    build_task,
+    build_teacher,
+    device_of,
+)
 from xlt.engine.evaluation import evaluate
 from xlt.engine.processes import Processes
 from xlt.engine.run_data import RunData
@@ -78,8 +86,11 @@ class Standing:
     Attributes:
         fingerprint: the run's identity.
         model_path: folder or hub id of the base model; None for a model from nothing.
-        language_modules: module by ISO 639-3 code of the source languages; empty without language adaptation.
+        language_modules: module by ISO 639-3 code of the source languages; empty without language adaptation. Those
+            of a student's teacher, where there is one.
         start: the module that training begins with; None: fresh values.
+        teacher_path: folder or hub id of the whole model that a student is of; None without a teacher.
+        teacher_module: the task's, for the teacher; None where it only knows the languages.
         depends_on: fingerprints of the runs it stands on, by their role.
     """
 
@@ -87,6 +98,8 @@ class Standing:
     model_path: str | None
     language_modules: Mapping[str, ModuleFile] = field(default_factory=dict)
     start: ModuleFile | None = None
+    teacher_path: str | None = None
+    teacher_module: ModuleFile | None = None
     depends_on: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -107,11 +120,16 @@ class Composition:
 
 @dataclass
 class PreparedRun:
-    """A run with everything in memory and nothing on disk yet; what could be refused has been."""
+    """A run with everything in memory and nothing on disk yet; what could be refused has been.
+
+    Attributes:
+        student: facts about the student that the run begins with, if it does.
+    """
 
     config: RunConfig
     standing: Standing
     trainer: Trainer
+    student: dict[str, int] | None = None
 
     def train(self, folder: Path, watcher: Watcher) -> dict[str, Any]:
         """Carries out the training, or what is left of it, in the run's folder.
@@ -132,6 +150,8 @@ class PreparedRun:
                 _save_checkpoint(trainer.model, trainer.encoder, folder)
             module = method.export(trainer.model, self._header())
             module.save(folder / MODULE_FILE)
+            if self.student is not None:
+                result["student"] = self.student
             result["module"] = {**method.report(), "bytes": (folder / MODULE_FILE).stat().st_size}
             write_json(folder / RESULT_FILE, result)
             RunState(folder).discard()
@@ -170,14 +190,26 @@ def prepare(config: RunConfig, standing: Standing) -> PreparedRun:
     data.check()
     languages = {source.language for part in ("sources", "validation") for source in data.names(part).values()}
     modules = _language_modules(standing, languages)
-    encoder = build_encoder(config, standing.model_path, data)
-    model = build_model(config, standing.model_path, task, encoder, trains=True)
+    student = None
+    if config.model.student is not None and config.model.student.run is None:
+        assert standing.model_path is not None
+        new = build_student(config, standing.model_path, task, data)
+        encoder, model, student = new.encoder, new.model, new.report
+    else:
+        encoder = build_encoder(config, standing.model_path, data)
+        model = build_model(config, standing.model_path, task, encoder, trains=True)
+    teacher = None
+    if standing.teacher_path is not None:
+        whole, task = build_teacher(config, standing.teacher_path, task, encoder, model)
+        teacher = TeacherModules(whole, modules, _teacher_module(standing, whole))
     for language, module in modules.items():
-        check_base(module.header, model.base_hash, standing.language_modules[language].path)
+        base_hash = model.base_hash if teacher is None else whole.base_hash
+        check_base(module.header, base_hash, standing.language_modules[language].path)
     sources, validation = (data.load(part, encoder) for part in ("sources", "validation"))
     method = build_method(config.method)
     if standing.start is not None:
         _start(method, standing.start, model)
+    languages_of = [source.language for source in (*sources, *validation)]
     trainer = Trainer(
         model=model,
         method=method,
@@ -185,14 +217,14 @@ def prepare(config: RunConfig, standing: Standing) -> PreparedRun:
         encoder=encoder,
         sources=sources,
         validation=validation,
-        activation=LanguageActivation(model, modules, [source.language for source in (*sources, *validation)]),
+        activation=LanguageActivation(model, modules if teacher is None else {}, languages_of, teacher),
         recipe=config.train,
         setting=Setting(adapts_language=task.needs_lm_head, random=lambda *name: stream(config.seed, "method", *name)),
         sampling=_sampling(config.data.sampling),
         seed=config.seed,
         processes=processes,
     )
-    return PreparedRun(config, standing, trainer)
+    return PreparedRun(config, standing, trainer, student)
 
 
 def evaluate_compositions(
@@ -294,6 +326,24 @@ def _language_modules(standing: Standing, languages: set[str]) -> dict[str, Modu
             )
         loaded[language] = standing.language_modules[language].load()
     return loaded
+
+
+def _teacher_module(standing: Standing, teacher: TransferModel) -> ModuleArtefact | None:
+    """The task's module for the teacher.
+
+    Raises:
+        ModuleFileError: unusable, or not made for this model and task.
+    """
+    file = standing.teacher_module
+    if file is None:
+        return None
+    module = file.load()
+    check_base(module.header, teacher.base_hash, file.path)
+    try:
+        module.check(teacher)
+    except ValueError as error:
+        raise ModuleFileError(file.path, str(error)) from error
+    return module
 
 
 def _start(method: Method, file: ModuleFile, model: TransferModel) -> None:

@@ -96,10 +96,11 @@ class RunData:
             loaded.append(LoadedSource(name, wanted[name].language, features, upsample))
         return loaded
 
-    def lines(self) -> Iterator[str]:
-        """Running text of the training sources, for a tokenizer to be trained on."""
-        for name, source in self.names("sources").items():
-            for example in self._examples("sources", name, source):
+    def lines(self, only: Iterable[str] | None = None, part: str = "sources") -> Iterator[str]:
+        """Running text of a part's sources, or of those named, for a vocabulary to be made of and tried on."""
+        wanted = self.names(part)
+        for name, source in wanted.items() if only is None else ((name, wanted[name]) for name in only):
+            for example in self._examples(part, name, source):
                 yield " ".join(texts_of(example))
 
     @property

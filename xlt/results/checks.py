@@ -7,6 +7,7 @@ from pathlib import Path
 from xlt.config import LanguageModulesConfig, RunConfig, UsageError
 from xlt.engine.build import build_task
 from xlt.models.loading import load_tokenizer
+from xlt.models.student import kept_blocks
 from xlt.modules import ModuleFileError, load_module
 
 # Families that count positions from the padding id on: 514 positions hold 512 tokens.
@@ -30,7 +31,7 @@ def module_faults(config: LanguageModulesConfig) -> list[str]:
 
 
 def model_faults(config: RunConfig, model_run: RunConfig | None) -> list[str]:
-    """A base model that is not there, or whose positions are too few for the task; a line each.
+    """A base model that is not there, has too few positions for the task or no such layers for a student; a line each.
 
     Args:
         config: of the run.
@@ -38,23 +39,31 @@ def model_faults(config: RunConfig, model_run: RunConfig | None) -> list[str]:
     """
     shape = model_run.model.random if model_run is not None else config.model.random
     if shape is not None:
-        name, positions = "model.random", shape.max_positions
+        name, positions, layers = "model.random", shape.max_positions, shape.layers
     elif config.model.path is not None:
         name = config.model.path
         try:
-            positions = _positions(config.model.path, config.model.revision)
+            positions, layers = _positions_and_layers(config.model.path, config.model.revision)
         except UsageError as error:
             return error.lines
     else:
         return []
+    lines = []
     wanted = build_task(config.task).max_length
     if wanted > positions:
-        return [f"task.max_length={wanted}: {name} has {positions} positions; give task.max_length={positions} or less"]
-    return []
+        lines = [
+            f"task.max_length={wanted}: {name} has {positions} positions; give task.max_length={positions} or less"
+        ]
+    if config.model.student is not None:
+        try:
+            kept_blocks(layers, config.model.student.layer_reduction)
+        except UsageError as error:
+            lines += error.lines
+    return lines
 
 
-def _positions(path: str, revision: str | None) -> int:
-    """Longest input of a pre-trained model; loads its config and tokenizer.
+def _positions_and_layers(path: str, revision: str | None) -> tuple[int, int]:
+    """Longest input of a pre-trained model, and how many blocks it has; loads its config and tokenizer.
 
     Raises:
         UsageError: one of them is not there or does not load.
@@ -70,4 +79,4 @@ def _positions(path: str, revision: str | None) -> int:
     positions = int(getattr(shape, "max_position_embeddings", 1 << 30))
     if shape.model_type in _OFFSET_FAMILIES:
         positions -= int(shape.pad_token_id) + 1
-    return positions
+    return positions, int(shape.num_hidden_layers)

@@ -10,7 +10,7 @@ from typing import Any
 
 import xlt
 from xlt.compose import plain
-from xlt.config import RunConfig
+from xlt.config import RunConfig, StudentConfig
 from xlt.data.sources import digest, source_identity
 from xlt.models.loading import model_identity
 
@@ -22,6 +22,7 @@ _NOT_PART = (
     "data",
     "language_modules",
     "start",
+    "teacher",
     "tracker",
     "launcher",
     "target",
@@ -35,7 +36,12 @@ _NOT_PART_OF_TRAIN = ("save_every_seconds", "activation_checkpointing", "reducti
 
 
 def run_identity(
-    config: RunConfig, model_run: str | None, modules: Mapping[str, str], start: str | None = None
+    config: RunConfig,
+    model_run: str | None,
+    modules: Mapping[str, str],
+    start: str | None = None,
+    student_run: str | None = None,
+    teacher_module: str | None = None,
 ) -> dict[str, Any]:
     """What determines a run's module, as JSON values.
 
@@ -44,6 +50,8 @@ def run_identity(
         model_run: fingerprint of the run that makes the base model, if one does.
         modules: identity of the language module of each source language.
         start: identity of the module that training begins with, if there is one.
+        student_run: fingerprint of the run that makes the student in use, if one does.
+        teacher_module: identity of the task's module that the teacher has, if it has one.
     Raises:
         UsageError: a data file is missing, or the model.
     """
@@ -55,14 +63,26 @@ def run_identity(
         data["sampling"] = plain(config.data.sampling)
     for part in ("sources", "validation", "excluded"):
         data[part] = {name: source_identity(source) for name, source in getattr(config.data, part).items()}
+    whole = _model_identity(config, model_run)
+    teacher = None
+    if config.teacher.losses:
+        told = {"losses": sorted(config.teacher.losses), "dtype": config.teacher.dtype}
+        teacher = {"model": whole, "module": teacher_module, **told}
     return {
         "xlt": xlt.__version__,
         "settings": settings,
         "data": data,
-        "model": _model_identity(config, model_run),
+        "model": whole if config.model.student is None else _student_identity(config.model.student, whole, student_run),
         "language_modules": dict(modules),
         **({"start": start} if start is not None else {}),
+        **({"teacher": teacher} if teacher is not None else {}),
     }
+
+
+def _student_identity(config: StudentConfig, whole: Any, run: str | None) -> Any:
+    if run is not None:
+        return {"run": run}
+    return {"of": whole, "student": {name: value for name, value in plain(config).items() if name != "run"}}
 
 
 def _contents_of_files(config: Any) -> dict[str, Any]:

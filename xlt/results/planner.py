@@ -16,11 +16,13 @@ from xlt.compose import (
     compose_language_run,
     compose_model_run,
     compose_start_run,
+    compose_student_run,
+    compose_teacher_run,
     language_run_settings,
     model_run_settings,
     plain,
 )
-from xlt.config import LanguageModulesConfig, RunConfig, UsageError
+from xlt.config import LanguageModulesConfig, RunConfig, RunReference, UsageError
 from xlt.data.sources import source_faults
 from xlt.data.typology import load_typology
 from xlt.engine.build import build_method, build_task
@@ -101,7 +103,7 @@ class Plan:
 
     def _add(self, config: DictConfig, evaluate: bool) -> tuple[Run, dict[str, Composition]]:
         run_config = checked(config)
-        wanted = {**run_config.data.evaluation, **run_config.data.benchmarks} if evaluate else {}
+        wanted = _evaluated(run_config) if evaluate else {}
         known = digest(plain(run_config))
         gathered = _Gathered()
         run = self.runs[self._known[known]] if known in self._known else None
@@ -112,7 +114,7 @@ class Plan:
         if run is not None and wanted:
             with gathered:
                 evaluations = self._plan_evaluations(config, run_config, run)
-        elif wanted and _adapts(run_config):  # faulty already: only to say what is wrong with the others too
+        elif wanted and _composes(run_config):  # faulty already: only to say what is wrong with the others too
             self._language_modules(config, run_config, "evaluation", gathered)
         gathered.refuse()
         assert run is not None
@@ -129,8 +131,20 @@ class Plan:
                 model_run = self._model_run(config, run_config)
                 depends_on["model"] = model_run
                 model_path = str(self.store.checkpoint(model_run))
+        student_run, teacher_module = None, None
+        teacher = _Teacher(model_path) if run_config.teacher.losses else _Teacher()
+        if run_config.model.student is not None and run_config.model.student.run is not None:
+            with gathered:
+                student_run = self._student_run(config, run_config.model.student.run)
+                depends_on["student"] = student_run
+                model_path = str(self.store.checkpoint(student_run))
+        if run_config.teacher.knows_task and run_config.teacher.losses:
+            with gathered:
+                teacher_module, teacher.module, needed = self._teacher_module(config, run_config)
+                if needed is not None:
+                    depends_on["teacher"] = needed
         identities, files = {}, {}
-        if _adapts(run_config):
+        if _adapts_in_training(run_config):
             for language, found in self._language_modules(config, run_config, "sources", gathered).items():
                 identities[language], files[language], needed = found
                 if needed is not None:
@@ -141,10 +155,10 @@ class Plan:
         if needed is not None:
             depends_on["start"] = needed
         gathered.refuse()
-        identity = run_identity(run_config, model_run, identities, start_identity)
+        identity = run_identity(run_config, model_run, identities, start_identity, student_run, teacher_module)
         fingerprint = digest(identity)
         if fingerprint not in self.runs:
-            standing = Standing(fingerprint, model_path, files, start, depends_on)
+            standing = Standing(fingerprint, model_path, files, start, teacher.path, teacher.module, depends_on)
             self.runs[fingerprint] = Run(fingerprint, identity, run_config, standing)
         return self.runs[fingerprint]
 
@@ -156,6 +170,27 @@ class Plan:
             run = self.add(compose_model_run(config, run_config.model.run), evaluate=False)
             self._model_runs[known] = run.fingerprint
         return self._model_runs[known]
+
+    def _student_run(self, config: DictConfig, reference: RunReference) -> str:
+        """Fingerprint of the run that trains the student in use."""
+        sources = sorted({source.language for source in config.data.sources.values()})
+        known = digest([model_run_settings(config), plain(reference), config.target, sources])
+        if known not in self._model_runs:
+            run = self.add(compose_student_run(config, reference), evaluate=False)
+            if not build_method(run.config.method).leaves_checkpoint:
+                raise UsageError(
+                    f"model.student.run: method {_method_name(run.config)} leaves no checkpoint; take method=pretrain"
+                )
+            self._model_runs[known] = run.fingerprint
+        return self._model_runs[known]
+
+    def _teacher_module(self, config: DictConfig, run_config: RunConfig) -> tuple[str, ModuleFile, str | None]:
+        """Identity, file and run of the task's module that the teacher has."""
+        path = run_config.teacher.path
+        if path is not None:
+            return file_identity(path), ModuleFile(Path(path).expanduser()), None
+        run = self.add(compose_teacher_run(config), evaluate=False)
+        return run.fingerprint, ModuleFile(self.store.module_file(run.fingerprint)), run.fingerprint
 
     def _start(self, config: DictConfig, run_config: RunConfig) -> tuple[str | None, ModuleFile | None, str | None]:
         """Identity, file and run of the module that training begins with; all None for fresh values."""
@@ -227,20 +262,25 @@ class Plan:
         roles = {"task": run.fingerprint}
         gathered = _Gathered()
         modules = {}
-        if _adapts(run_config):
+        evaluated = _evaluated(run_config)
+        if _composes(run_config):
             modules = self._language_modules(config, run_config, "evaluation", gathered)
         gathered.refuse()
         wanted: dict[str, Composition] = {}
         for name, source in run_config.data.evaluation.items():
+            if name not in evaluated:
+                continue
             if source.language in modules:
                 identity, file, needed = modules[source.language]
                 key = evaluation_key(run_config, name, {**roles, "language": identity})
                 wanted[key] = Composition(name, COMPOSED, (file, *own))
                 if needed is not None:
                     run.evaluation_needs.add(needed)
-            if not _adapts(run_config) or run_config.language_modules.evaluate_without:
+            if not _composes(run_config) or run_config.language_modules.evaluate_without:
                 wanted[evaluation_key(run_config, name, roles)] = Composition(name, ALONE, own)
         for name in run_config.data.benchmarks:
+            if name not in evaluated:
+                continue
             wanted[evaluation_key(run_config, name, roles)] = Composition(name, ALONE, own)
         run.evaluations |= wanted
         return wanted
@@ -290,6 +330,14 @@ class Plan:
         return rows
 
 
+@dataclass
+class _Teacher:
+    """What the teacher of a run is: the whole model, and the task's module for it."""
+
+    path: str | None = None
+    module: ModuleFile | None = None
+
+
 class _Gathered:
     """Gathers faults: `with gathered: ...` goes on after a UsageError, `refuse` raises all of them as one."""
 
@@ -317,6 +365,11 @@ class _Gathered:
 def _contradictions(config: RunConfig) -> list[str]:
     task, method = build_task(config.task), build_method(config.method)
     languages = {source.language for source in config.data.sources.values()}
+    student = config.model.student
+    if student is not None and student.run is None and not method.leaves_checkpoint:
+        return [
+            f"model.student.run=null: method {method.name} leaves no checkpoint; take method=pretrain, or give a run"
+        ]
     if task.needs_lm_head and (faults := method.language_faults(languages)):
         return faults
     if (config.start.path is not None or config.start.run is not None) and not method.starts_from_modules:
@@ -347,6 +400,25 @@ def _used_language(settings: LanguageModulesConfig, language: str, part: str) ->
 def _adapts(config: RunConfig) -> bool:
     modules = config.language_modules
     return modules.experiment is not None or modules.generator is not None or bool(modules.paths)
+
+
+def _adapts_in_training(config: RunConfig) -> bool:
+    """Whether language modules are in the model while it learns; of a student, in its teacher."""
+    return _adapts(config) and (config.model.student is None or bool(config.teacher.losses))
+
+
+def _composes(config: RunConfig) -> bool:
+    """Whether language modules are in the model that is evaluated; a student knows its languages itself."""
+    return _adapts(config) and config.model.student is None
+
+
+def _evaluated(config: RunConfig) -> dict[str, Any]:
+    """What the run's module is evaluated on; a student, only on languages that it was made for."""
+    wanted = {**config.data.evaluation, **config.data.benchmarks}
+    if config.model.student is None:
+        return wanted
+    spoken = {source.language for source in config.data.sources.values()} | {config.target}
+    return {name: source for name, source in wanted.items() if getattr(source, "language", None) in spoken}
 
 
 def _method_name(config: RunConfig) -> str:

@@ -14,7 +14,7 @@ from xlt.data.encoding import Encoder
 from xlt.data.examples import Example
 from xlt.data.mix import Features
 from xlt.models.transfer import TransferModel
-from xlt.tasks.task import Task, Tensors
+from xlt.tasks.task import Decisions, Task, Tensors
 
 
 @dataclass
@@ -103,6 +103,10 @@ class Classification(Task):
 
     def loss(self, model: TransferModel, batch: Tensors) -> Tensor:
         return functional.cross_entropy(self._logits(model, batch).float(), batch["labels"], reduction="sum")
+
+    def decisions(self, model: TransferModel, batch: Tensors) -> list[Decisions]:
+        logits = self._logits(model, batch)
+        return [Decisions(logits, torch.arange(len(logits), device=logits.device))]
 
     def score(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> tuple[list[int], list[int]]:
         return batch["labels"].tolist(), self._logits(model, batch).argmax(-1).tolist()

@@ -30,7 +30,7 @@ from xlt.data.examples import Example
 from xlt.data.mix import Features
 from xlt.models.transfer import TransferModel
 from xlt.tasks.spanning_tree import maximum_spanning_tree
-from xlt.tasks.task import Task, Tensors, pad
+from xlt.tasks.task import Decisions, Task, Tensors, pad
 
 # In `heads`: the head stands in another window of the sentence; there is no word here.
 _ELSEWHERE, _NO_WORD = -1, -100
@@ -166,13 +166,19 @@ class Parsing(Task):
 
     def loss(self, model: TransferModel, batch: Tensors) -> Tensor:
         """Cross-entropy of heads plus cross-entropy of relations given the gold heads, summed over words."""
+        arcs, relations = self.decisions(model, batch)
+        taught = batch["heads"] >= 0
+        return functional.cross_entropy(arcs.logits, batch["heads"][taught], reduction="sum") + (
+            functional.cross_entropy(relations.logits, batch["relations"][taught], reduction="sum")
+        )
+
+    def decisions(self, model: TransferModel, batch: Tensors) -> list[Decisions]:
+        """Heads of the words that have one here, and relations given the gold heads."""
         vectors, arcs = self._arcs(model, batch)
         taught = batch["heads"] >= 0
-        heads, relations = batch["heads"][taught], batch["relations"][taught]
-        scores = self._relation_scores(model, vectors, taught, heads)
-        return functional.cross_entropy(arcs[taught], heads, reduction="sum") + functional.cross_entropy(
-            scores, relations, reduction="sum"
-        )
+        scores = self._relation_scores(model, vectors, taught, batch["heads"][taught])
+        sentence = taught.nonzero()[:, 0]
+        return [Decisions(arcs[taught], sentence), Decisions(scores, sentence)]
 
     def predict(self, model: TransferModel, batch: Tensors) -> tuple[Tensor, Tensor]:
         """Heads (0: root) and numbers of relations, (batch, words) int64 each; of no meaning where there is no word."""

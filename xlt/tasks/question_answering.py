@@ -19,7 +19,7 @@ from xlt.data.encoding import Encoder, Pieces
 from xlt.data.examples import Answer, Example
 from xlt.data.mix import Features
 from xlt.models.transfer import TransferModel
-from xlt.tasks.task import Task, Tensors
+from xlt.tasks.task import Decisions, Task, Tensors
 
 # Special tokens around a pair, at most (XLM-R's <s> </s></s> </s>).
 _SPECIAL = 4
@@ -181,12 +181,18 @@ class QuestionAnswering(Task):
 
     def loss(self, model: TransferModel, batch: Tensors) -> Tensor:
         """Mean of the cross-entropies of start and end, summed over windows."""
+        start, end = self.decisions(model, batch)
+        first = functional.cross_entropy(start.logits, batch["start"], reduction="sum")
+        last = functional.cross_entropy(end.logits, batch["end"], reduction="sum")
+        return (first + last) / 2
+
+    def decisions(self, model: TransferModel, batch: Tensors) -> list[Decisions]:
+        """Start and end of the answer among the pieces of the context and the first position."""
         candidates = batch["context"].bool()
         candidates[:, 0] = True
-        start, end = self._logits(model, batch).masked_fill(~candidates[:, None], -torch.inf).unbind(1)
-        first = functional.cross_entropy(start, batch["start"], reduction="sum")
-        last = functional.cross_entropy(end, batch["end"], reduction="sum")
-        return (first + last) / 2
+        logits = self._logits(model, batch).masked_fill(~candidates[:, None], -torch.inf)
+        window = torch.arange(len(logits), device=logits.device)
+        return [Decisions(position, window, weight=0.5) for position in logits.unbind(1)]
 
     def score(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> list[Prediction]:
         start, end = self._logits(model, batch).unbind(1)
@@ -214,10 +220,11 @@ class QuestionAnswering(Task):
         return {"f1": 100 * f1 / count, "exact_match": 100 * exact / count}
 
     def _logits(self, model: TransferModel, batch: Tensors) -> Tensor:
-        """(windows, 2, length) float32."""
+        """(windows, 2, length), at least float32."""
         assert model.head is not None
         hidden = model.encode(batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids"))
-        return model.head(hidden).float().transpose(1, 2)
+        logits = model.head(hidden)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)).transpose(1, 2)
 
 
 def tokens_of(answer: Answer, spans: Sequence[tuple[int, int]]) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from xlt.data.encoding import Encoder
 from xlt.data.examples import Example
 from xlt.data.mix import Features
 from xlt.models.transfer import TransferModel
-from xlt.tasks.task import Task, Tensors, pad
+from xlt.tasks.task import Decisions, Task, Tensors, pad
 
 
 @dataclass
@@ -132,6 +132,9 @@ class Tagging(Task):
     def loss(self, model: TransferModel, batch: Tensors) -> Tensor:
         logits, labels = self._logits(model, batch)
         return functional.cross_entropy(logits.float(), labels, reduction="sum")
+
+    def decisions(self, model: TransferModel, batch: Tensors) -> list[Decisions]:
+        return [Decisions(self._logits(model, batch)[0], (batch["labels"] != -100).nonzero()[:, 0])]
 
     def score(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> list[Window]:
         logits, labels = self._logits(model, batch)

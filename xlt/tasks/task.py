@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,20 @@ from xlt.data.mix import Features
 from xlt.models.transfer import TransferModel
 
 Tensors = Mapping[str, Tensor]
+
+
+class Decisions(NamedTuple):
+    """Choices of one kind that a model makes in a batch.
+
+    Attributes:
+        logits: (decisions, choices), -inf for what cannot be chosen.
+        row: (decisions,) int64, the row of the batch that each belongs to.
+        weight: of the kind in the task's loss.
+    """
+
+    logits: Tensor
+    row: Tensor
+    weight: float = 1.0
 
 
 class Task(ABC):
@@ -62,6 +76,10 @@ class Task(ABC):
     @abstractmethod
     def loss(self, model: TransferModel, batch: Tensors) -> Tensor:
         """Sum of the losses of all targets, float32 scalar."""
+
+    def decisions(self, model: TransferModel, batch: Tensors) -> list[Decisions]:
+        """What the loss judges, by kind and in an order that only the batch decides: a teacher's match a student's."""
+        raise NotImplementedError(f"task {self.name} makes no decisions that a teacher could guide")
 
     @abstractmethod
     def score(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> Any:
