@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+
+# Language-model heads in several parts, which act in this order.
+_HEADS_IN_PARTS = {"DistilBertForMaskedLM": ("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector")}
 
 
 class TransferModel(nn.Module):
@@ -69,6 +74,8 @@ def split_pretrained(pretrained: Any) -> tuple[nn.Module, nn.Module | None]:
         ValueError: the head is not one submodule that maps hidden states to logits.
     """
     backbone = pretrained.base_model
+    if (parts := _HEADS_IN_PARTS.get(type(pretrained).__name__)) is not None:
+        return backbone, nn.Sequential(OrderedDict((name, getattr(pretrained, name)) for name in parts))
     heads = [module for module in pretrained.children() if module is not backbone]
     if len(heads) > 1:
         kind = type(pretrained).__name__

@@ -1,0 +1,54 @@
+"""Pre-trained models taken apart: body and head together are what transformers computes."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from tests.xlt.models.conftest import encoder_model
+from xlt.models.loading import take_apart, whole_pretrained
+from xlt.models.student import count_blocks, make_student
+from xlt.models.transfer import parameter_report, untie_embeddings
+
+
+def _distilbert() -> object:
+    from transformers import DistilBertConfig, DistilBertForMaskedLM
+
+    torch.manual_seed(1)
+    shape = DistilBertConfig(vocab_size=40, dim=16, n_layers=2, n_heads=2, hidden_dim=32, max_position_embeddings=24)
+    return DistilBertForMaskedLM(shape)
+
+
+def test_head_of_body_is_what_transformers_computes(family: str) -> None:
+    model = encoder_model(family).eval()
+    ids = torch.randint(5, 40, (2, 7), generator=torch.Generator().manual_seed(1))
+    wanted = whole_pretrained(model)(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    torch.testing.assert_close(model.language_model_logits(model.encode(ids, torch.ones_like(ids))), wanted)
+
+
+def test_a_head_in_parts_is_one_head() -> None:
+    """DistilmBERT, the baseline of thesis §5.4.1, keeps its head in four parts beside the body."""
+    pretrained = _distilbert()
+    model = take_apart(pretrained, "distilbert").eval()
+    ids = torch.randint(5, 40, (2, 7), generator=torch.Generator().manual_seed(1))
+    wanted = pretrained(input_ids=ids, attention_mask=torch.ones_like(ids)).logits  # type: ignore[operator]
+    torch.testing.assert_close(model.language_model_logits(model.encode(ids, torch.ones_like(ids))), wanted)
+    assert model.pretrained_parameters == sum(p.numel() for p in pretrained.parameters())  # type: ignore[attr-defined]
+    assert (model.hidden_size, count_blocks(model)) == (16, 2)
+    untie_embeddings(model)
+    projector = model.lm_head.get_submodule("vocab_projector")  # type: ignore[union-attr]
+    assert isinstance(projector, nn.Linear) and not projector.weight.requires_grad
+    student = make_student(model, [1], torch.arange(30), copies=True, seed=1)
+    assert torch.equal(
+        student.get_parameter("backbone.transformer.layer.0.attention.q_lin.weight"),
+        model.get_parameter("backbone.transformer.layer.1.attention.q_lin.weight"),
+    )
+
+
+def test_embeddings_and_body_are_counted_apart() -> None:
+    model = encoder_model("bert")
+    told = parameter_report(model)
+    embeddings = model.backbone.embeddings.word_embeddings  # type: ignore[union-attr]
+    assert told["embedding_parameters"] == embeddings.weight.numel() == 40 * 16  # type: ignore[union-attr]
+    assert told["parameters"] == told["embedding_parameters"] + told["body_parameters"]
+    assert told["parameters"] == sum(p.numel() for p in model.backbone.parameters())
