@@ -29,6 +29,7 @@ from xlt.engine.build import (
     build_teacher,
     device_of,
 )
+from xlt.engine.cost import inference_cost
 from xlt.engine.evaluation import evaluate
 from xlt.engine.processes import Processes
 from xlt.engine.run_data import RunData
@@ -237,7 +238,7 @@ def evaluate_compositions(
         model_path: folder or hub id of the base model.
         wanted: key -> composition.
     Returns:
-        key -> record: source, language, composition, metrics.
+        key -> record: source, language, composition, metrics, and for sources what an example costs.
     Raises:
         UsageError: data, model and modules do not fit.
     """
@@ -266,7 +267,7 @@ def evaluate_compositions(
         size, precision = config.train.evaluation_batch_size, config.train.precision
         metrics = evaluate(model, task, [source], encoder, size, precision)
         about = {"source": source.name, "language": source.language, "composition": composition.label}
-        records[key] = {**about, "metrics": metrics}
+        records[key] = {**about, "metrics": metrics, "cost": inference_cost(model, task, source, encoder)}
         watcher.note(f"{source.name}, {composition.label}: {task.metric} {metrics[task.metric]:.2f}")
     return records
 

@@ -66,9 +66,14 @@ class Run:
 
     @property
     def label(self) -> str:
-        """For people: experiment, method, what it adapts to."""
+        """For people: experiment, method, what it adapts to; of a student, its target and how it learns."""
         about = self.config.language or ",".join(sorted({s.language for s in self.config.data.sources.values()}))
         shown = about if len(about) <= 24 else f"{about[:20]}..."
+        student = self.config.model.student
+        if student is not None:
+            taught = " taught" if self.config.teacher.losses else ""
+            begins = "" if student.copies else " from random weights"
+            shown += f" 1/{student.layer_reduction} for {self.config.target}{taught}{begins}"
         return f"{self.config.experiment_name} {_method_name(self.config)} {shown} seed={self.config.seed}"
 
 

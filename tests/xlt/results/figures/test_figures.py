@@ -55,7 +55,7 @@ def _grid(name: str, systems: dict[str, str] | None = None, scores: dict[str, li
     """A table with one system a name -> label, its averages over seeds given."""
     shown = {system: SystemConfig(label, "pos_lt_sft", [], "task") for system, label in (systems or {}).items()}
     empty: dict[str, Any] = {field.name: None for field in dataclasses.fields(TableConfig)}
-    config = TableConfig(**{**empty, "title": name, "systems": shown, "columns": ["fao"]})
+    config = TableConfig(**{**empty, "title": name, "systems": shown, "columns": ["fao"], "groups": {}})
     return Grid(name, config, [1], {system: {"avg": Cell(values)} for system, values in (scores or {}).items()})
 
 
@@ -157,6 +157,35 @@ def test_importance_sorts_features_by_their_columns_of_wv(finished: Callable[...
     _is_a_picture(picture)
 
 
+def test_trade_off_puts_scores_over_operations_and_keeps_parameters(
+    finished: Callable[..., Run], store: RunStore
+) -> None:
+    figure = FigureConfig("trade_off", None)
+    runs = {"LtSft": [finished(1, ([0], [0]))], "BiStil": [finished(2, ([0], [0])), finished(3, ([1], [1]))]}
+    for (label, of), flops in zip(runs.items(), (8e6, 4e6), strict=True):
+        for number, run in enumerate(of):
+            cost = {"flops": flops, "parameters": 3e7 + number * 1e7}
+            records = {
+                "a": {"source": "fao", "language": "fao", "composition": "task", "metrics": {}, "cost": cost},
+                "b": {"source": "eng", "language": "eng", "composition": "task", "metrics": {}, "cost": {"flops": 0}},
+                "c": {"source": "fao", "language": "fao", "composition": "task+language", "metrics": {}, "cost": {}},
+            }
+            store.add_evaluations(run.fingerprint, records)
+    grid = _grid("cost", {"lt_sft": "LtSft", "tf": "BiStil"}, {"lt_sft": [60.0], "tf": [50.0, 52.0]})
+    _is_a_picture(save_figure(figure, runs, store, grid))
+    found = _numbers(store, "cost")
+    assert found["LtSft"] == {"score": 60.0, "spread": None, "flops": 8e6, "parameters": 3e7}
+    assert found["BiStil"] == {"score": 51.0, "spread": pytest.approx(2**0.5), "flops": 4e6, "parameters": 3.5e7}
+
+
+def test_a_trade_off_of_evaluations_without_costs_is_refused(finished: Callable[..., Run], store: RunStore) -> None:
+    run = finished(1, ([0], [0]))
+    store.add_evaluations(run.fingerprint, {"a": {"source": "fao", "composition": "task", "metrics": {}}})
+    grid = _grid("cost", {"lt_sft": "LtSft"}, {"lt_sft": [60.0]})
+    with pytest.raises(UsageError, match="the evaluations of LtSft do not say what an example costs"):
+        save_figure(FigureConfig("trade_off", None), {"LtSft": [run]}, store, grid)
+
+
 def test_the_runs_behind_a_figure_are_kept_with_it(finished: Callable[..., Run], store: RunStore) -> None:
     runs = [finished(1, ([0], [0]), {"0": 2})]
     save_figure(FigureConfig("ages", None), {"SpIEL-AG": runs}, store, _grid("ages"))
@@ -190,7 +219,10 @@ def test_runs_with_nothing_to_show_are_refused(
 
 def test_an_unknown_kind_names_those_there_are() -> None:
     (line,) = faults(FigureConfig("pie", None), "table.figure")
-    assert line == "table.figure.kind=pie: no such figure; there are ages, curves, importance, overlap, settings, sizes"
+    assert (
+        line
+        == "table.figure.kind=pie: no such figure; there are ages, curves, importance, overlap, settings, sizes, trade_off"
+    )
 
 
 def _is_a_picture(path: Path | None) -> None:

@@ -1,0 +1,434 @@
+"""What a student saves: speed, FLOPs and size beside the whole model (thesis §5.5; Tables 5.7 and 5.2).
+
+    python scripts/bench_student.py table=bistil_pos_mini seeds=[1] data_dir=... model.path=... --output student.json
+
+Takes a table as `scripts/reproduce_table.py` does, trains nothing, and measures what it has trained: each system's run
+of the first seed and of one column, put together as its evaluation does. A system that is not there yet is named and
+left out. All systems get the same examples of the column, each cut by its own tokenizer; tokenising and collating are
+not timed, the task's own scoring, head and decoding included, is.
+
+    cpu     examples a second one at a time, unpadded; an example of several windows is as many passes
+    gpu     examples a second in batches of training's size, as alike in length as an evaluation's; null without a GPU
+    flops   of an example, one at a time; "body" is what the Transformer's blocks do, the rest is the task's head
+
+Systems are timed in turn (A B C, B C A, ...) in one process after a round that does not count; a ratio is the median
+over rounds of the ratio within the round, the range is over all rounds. Arithmetic is float32, whatever the run was
+trained with: under autocast every pass casts all weights of the body first, which one example cannot make up for.
+
+What limits the speed: at batch 1 the body's FLOPs, 2 a weight and token; for very short sentences, and small models on
+a GPU, what comes with every layer in any case, reading its weights and launching its operators. Both go with the number
+of layers. Embeddings are looked up: they cost nothing but memory, so a smaller vocabulary makes a model smaller and not
+faster. A head is as dear for a student: to score R relations of a word, a parser's takes 2 R hidden_size^2, 0.28 of
+mBERT's body if one solves the thesis's DP for it (lrf 2: (0.50 + 0.28) / 1.28 = 0.61; lrf 3: (0.33 + 0.28) / 1.28 =
+0.48). A reduced vocabulary cuts rare words smaller, so a student may have more tokens to go through; they are shown.
+
+FLOPs are those of matrix products. torch's counter (2.13) sees none in the fused attention of a CPU, so they are
+counted with attention's plain definition, which does the same products. A product with a sum is two operations;
+the thesis counted with fvcore, to which it is one: ratios are the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.resources
+import json
+import platform
+import re
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from xlt.cli import guarded, is_stray
+from xlt.compose import hydra_ready
+from xlt.config import RunConfig, UsageError
+from xlt.data.encoding import Encoder
+from xlt.data.examples import Example
+from xlt.data.mix import Features
+from xlt.data.sources import read_source
+from xlt.data.streams import stream
+from xlt.engine.build import build_encoder, build_model, build_task
+from xlt.engine.evaluation import autocast
+from xlt.engine.run import Composition
+from xlt.engine.run_data import RunData
+from xlt.models.loading import quiet_libraries
+from xlt.models.student import count_blocks
+from xlt.models.sublayers import outermost_blocks
+from xlt.models.transfer import TransferModel, parameter_report
+from xlt.modules import ModuleStack, check_base
+
+# Private: what turns a command line into a table's plan has no public name yet.
+from xlt.reproduce import _OWN, _reproduction
+from xlt.results.planner import Plan, Run
+from xlt.results.store import RunStore
+from xlt.results.table import Table
+from xlt.tasks.task import Task
+
+Batches = list[tuple[dict[str, Tensor], list[Features]]]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the table says about one system.
+
+    Attributes:
+        composition: the evaluation that fills the column.
+        score: its metric in the store, None where it was not evaluated.
+        missing: runs that are not trained yet, in words.
+    """
+
+    label: str
+    run: Run
+    composition: Composition
+    score: float | None
+    missing: list[str]
+
+
+@dataclass
+class System:
+    """A system as its evaluation puts it together: in evaluation mode, its modules in it."""
+
+    task: Task
+    encoder: Encoder
+    model: TransferModel
+
+    def rows(self, examples: Sequence[Example]) -> list[list[Features]]:
+        """Model inputs of each example."""
+        return [self.task.features([example], self.encoder) for example in examples]
+
+    def collate(self, rows: Sequence[list[Features]]) -> Batches:
+        """A batch of each list of rows, on the model's device."""
+        generator = stream(0, "evaluation")
+        batches = ((self.task.collate(part, self.encoder, generator), part) for part in rows)
+        return [({key: tensor.to(self.model.device) for key, tensor in batch.items()}, part) for batch, part in batches]
+
+    @torch.no_grad()
+    def score(self, batches: Batches, precision: str) -> None:
+        for batch, rows in batches:
+            with autocast(self.model, precision):
+                self.task.score(self.model, batch, rows)
+
+
+def ask(words: Sequence[str], column: str | None) -> tuple[dict[str, Asked], dict[str, Any]]:
+    """The systems of a table in one column, and facts about the table.
+
+    Raises:
+        UsageError: wrong overrides, faulty configs, or no such column.
+    """
+    if stray := [word for word in words if is_stray(word)]:
+        raise UsageError(*(f"{word}: not an override; write KEY=VALUE" for word in stray))
+    if not any(word.startswith("table=") for word in words):
+        raise UsageError("table: give table=NAME, for instance table=bistil_pos_mini")
+    own = [word for word in words if word.partition("=")[0].lstrip("+~").split(".")[0] in _OWN]
+    others = [word for word in words if word not in own]
+    with hydra_ready():
+        config, name = _reproduction(own)
+        if not config.table.systems or not config.table.sources:
+            raise UsageError(f"table={name}: has no systems and columns of its own; take one that has")
+        column = column or config.table.sources[0]
+        if column not in config.table.sources:
+            raise UsageError(f"--column {column}: table={name} has {', '.join(config.table.sources)}")
+        others += [f"scale={config.scale}", f"output_dir={config.output_dir}"]
+        seed, store = config.seeds[0], RunStore(config.output_dir)
+        narrow = dataclasses.replace(config.table, columns=[column], groups={}, average=[])
+        plan = Plan(store)
+        table = Table(name, narrow, [seed], others, plan)
+    cells = table.grid(store, {}).cells
+    found = {}
+    for system, settings in config.table.systems.items():
+        run, evaluations = table._asked(system, seed, column)  # the evaluations are in no public function's answer
+        wanted = [one for one in evaluations.values() if (one.source, one.label) == (column, settings.composition)]
+        if not wanted or column not in run.config.data.evaluation:
+            raise UsageError(f"table={name}: {system} is not evaluated on examples of {column}; give another --column")
+        needed = {run.fingerprint, *run.evaluation_needs, *_base_runs(run)}
+        missing = [one.label for one in plan.runs.values() if one.fingerprint in needed - _trained(plan)]
+        score = next(iter(cells[system][column].values), None)
+        found[system] = Asked(settings.label, run, wanted[0], score, missing)
+    return found, {"table": name, "column": column, "seed": seed, "metric": config.table.metric}
+
+
+def _base_runs(run: Run) -> list[str]:
+    """Fingerprints of the runs that leave what the run's module is a change of."""
+    return [run.depends_on[role] for role in ("model", "student") if role in run.depends_on]
+
+
+def _trained(plan: Plan) -> set[str]:
+    return plan.runs.keys() - {run.fingerprint for run in plan.to_train()}
+
+
+def load(asked: Asked) -> System:
+    """Encoder, model on the CPU and modules, as `evaluate_compositions` puts them together.
+
+    Raises:
+        UsageError, ModuleFileError: model and modules do not fit.
+    """
+    config, path = dataclasses.replace(asked.run.config, device="cpu"), asked.run.evaluation_model
+    assert path is not None
+    task = build_task(config.task)
+    encoder = build_encoder(config, path, RunData(config, task))
+    model = build_model(config, path, task, encoder, trains=False)
+    modules = [file.load() for file in asked.composition.modules]
+    for file, module in zip(asked.composition.modules, modules, strict=True):
+        check_base(module.header, model.base_hash, file.path)
+    ModuleStack(model).set(modules)
+    return System(task, encoder, model.eval())
+
+
+def examples_of(config: RunConfig, column: str, count: int, task: Task) -> list[Example]:
+    """The first examples of an evaluation source, checked."""
+    name = f"data.evaluation.{column}"
+    examples = list(islice(read_source(name, config.data.evaluation[column], config.seed), count))
+    task.check(examples, name)
+    return examples
+
+
+def count_flops(system: System, batches: Batches) -> dict[str, int]:
+    """FLOPs of scoring the batches: of the whole, and of the backbone's blocks alone."""
+    counter = FlopCounterMode(display=False)
+    before: list[int] = []
+    body = 0
+
+    def enter(*_: object) -> None:
+        before.append(counter.get_total_flops())
+
+    def leave(*_: object) -> None:
+        nonlocal body
+        body += counter.get_total_flops() - before.pop()
+
+    blocks = outermost_blocks(system.model.backbone)
+    handles = [block.register_forward_pre_hook(enter) for block in blocks]
+    handles += [block.register_forward_hook(leave) for block in blocks]
+    try:
+        with counter, sdpa_kernel(SDPBackend.MATH):
+            system.score(batches, "fp32")
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {"flops": counter.get_total_flops(), "body_flops": body}
+
+
+def time_in_turn(
+    systems: Mapping[str, System], batches: Mapping[str, Batches], rounds: int, precision: str
+) -> dict[str, list[float]]:
+    """Seconds of all batches, per system and round; the first round warms up and is not among them."""
+    names = list(systems)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(rounds + 1):
+        first = turn % len(names)
+        for name in (*names[first:], *names[:first]):
+            started = time.perf_counter()
+            systems[name].score(batches[name], precision)
+            if systems[name].model.device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds[name].append(time.perf_counter() - started)
+    return {name: times[1:] for name, times in seconds.items()}
+
+
+def measure(
+    systems: Mapping[str, System],
+    reference: str,
+    examples: Sequence[Example],
+    batch: int,
+    rounds: int,
+    precision: str,
+    gpu: torch.device | None,
+) -> dict[str, dict[str, Any]]:
+    """Everything that is measured, by system; ratios are to the reference. Leaves the models on the GPU."""
+    count = len(examples)
+    rows = {name: system.rows(examples) for name, system in systems.items()}
+    ones = {name: system.collate([[row] for part in rows[name] for row in part]) for name, system in systems.items()}
+    found: dict[str, dict[str, Any]] = {}
+    for name, system in systems.items():
+        flops = count_flops(system, ones[name])
+        head = system.model.head
+        found[name] = {
+            "layers": count_blocks(system.model),
+            "hidden_size": system.model.hidden_size,
+            "tokens": system.model.vocabulary,
+            **parameter_report(system.model),
+            "head_parameters": 0 if head is None else sum(parameter.numel() for parameter in head.parameters()),
+            "tokens_per_example": sum(len(row["input_ids"]) for part in rows[name] for row in part) / count,
+            **{key: value / count for key, value in flops.items()},
+        }
+    times = {"cpu": time_in_turn(systems, ones, rounds, precision)}
+    if gpu is not None:
+        # Which examples share a batch is decided once, by the reference's lengths, longest first as in an evaluation.
+        longest = [max((len(row["input_ids"]) for row in part), default=0) for part in rows[reference]]
+        order = sorted(range(count), key=longest.__getitem__, reverse=True)
+        groups = [order[at : at + batch] for at in range(0, count, batch)]
+        batches = {}
+        for name, system in systems.items():
+            system.model.to(gpu)
+            batches[name] = system.collate([[row for one in group for row in rows[name][one]] for group in groups])
+        times["gpu"] = time_in_turn(systems, batches, rounds, precision)
+    whole = found[reference]
+    for name, told in found.items():
+        told["ratios"] = {key: told[key] / whole[key] for key in ("flops", "body_flops", "parameters")}
+        for device in ("cpu", "gpu"):
+            told[device] = told["ratios"][device] = None
+            if device in times:
+                pairs = zip(times[device][reference], times[device][name], strict=True)
+                faster = [theirs / ours for theirs, ours in pairs]
+                told["ratios"][device] = statistics.median(faster)
+                told[device] = {
+                    "examples_per_second": count / statistics.median(times[device][name]),
+                    "seconds": times[device][name],
+                    "ratios": faster,
+                }
+    return found
+
+
+def published(task: str) -> list[str]:
+    """The thesis's own ratios for a task, a line for each model; empty where it has none."""
+    file = importlib.resources.files("xlt_conf") / "table" / "thesis_5_7.yaml"
+    table = OmegaConf.create(file.read_text(encoding="utf-8"))
+    lines = []
+    for name, numbers in table.reference.items():
+        told = [f"{key.split()[1]} {value:.2f}x" for key, value in numbers.items() if key.split()[0] == task]
+        if told:
+            lines.append(f"{table.reference_name}, {task}: {name:11} {'  '.join(told)}")
+    return lines
+
+
+def show(record: Mapping[str, Any], console: Console) -> None:
+    """Speed, FLOPs and sizes, each a table of 80 columns at most."""
+    systems = record["systems"]
+    about = f"{record['column']}, {record['metric']}; {record['examples']} examples, x of {record['reference']}"
+    where = f"{record['devices']['cpu']}, {record['threads']} threads, {record['precision']}, torch {record['torch']}"
+    console.print(f"{record['table']}: {about}", highlight=False, soft_wrap=True)
+    console.print(where, highlight=False, soft_wrap=True)
+    gpu = record["devices"]["gpu"]
+    told = "no GPU here: not measured on one" if gpu is None else f"{gpu}, batches of {record['batch']}"
+    console.print(told, highlight=False, soft_wrap=True)
+
+    def speed(system: Mapping[str, Any], device: str) -> list[str]:
+        if system[device] is None:
+            return ["-", "-"]
+        low, high = min(system[device]["ratios"]), max(system[device]["ratios"])
+        ratio = f"{system['ratios'][device]:.2f} ({low:.2f}-{high:.2f})"
+        return [ratio, f"{system[device]['examples_per_second']:.0f}"]
+
+    columns = ["score", "cpu x (range)", "ex/s", *([] if gpu is None else ["gpu x (range)", "ex/s"])]
+    drawn = _drawn("Speed", columns)
+    for system in systems.values():
+        score = "-" if system["score"] is None else f"{system['score']:.1f}"
+        on_gpu = [] if gpu is None else speed(system, "gpu")
+        drawn.add_row(system["label"], score, *speed(system, "cpu"), *on_gpu)
+    console.print(drawn)
+
+    drawn = _drawn("MFLOPs an example", ["x", "whole", "body x", "body", "rest", "its tokens"])
+    for system in systems.values():
+        ratios, flops, body = system["ratios"], system["flops"], system["body_flops"]
+        numbers = [f"{ratios['flops']:.2f}", _millions(flops), f"{ratios['body_flops']:.2f}", _millions(body)]
+        drawn.add_row(system["label"], *numbers, _millions(flops - body), f"{system['tokens_per_example']:.1f}")
+    console.print(drawn)
+
+    columns = ["x", "whole", "embeddings", "body", "layers", "width", "tokens"]
+    drawn = _drawn("Size, millions of parameters", columns)
+    for system in systems.values():
+        parts = [_millions(system[f"{part}parameters"]) for part in ("", "embedding_", "body_")]
+        shape = [str(system[part]) for part in ("layers", "hidden_size", "tokens")]
+        drawn.add_row(system["label"], f"{system['ratios']['parameters']:.2f}", *parts, *shape)
+    console.print(drawn)
+
+
+def _drawn(title: str, columns: Sequence[str]) -> RichTable:
+    drawn = RichTable(title=f"\n{title}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    drawn.add_column("")
+    for column in columns:
+        drawn.add_column(column, justify="right")
+    return drawn
+
+
+def _millions(number: float) -> str:
+    """Three digits or more: 0.0123, 1.23, 123, 12345."""
+    value = number / 1e6
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def cpu_name() -> str:
+    """The processor's name where Linux tells it, else its architecture."""
+    told = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*:\s*(.+)$", told.read_text(), re.MULTILINE) if told.is_file() else []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--reference", default=None, help="system that ratios are to; the table's first")
+    parser.add_argument("--column", default=None, help="whose examples; the table's first")
+    parser.add_argument("--examples", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=8, help="examples a pass on a GPU; the thesis: as in training")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="bf16: autocast, in the timing")
+    parser.add_argument("--output", type=Path, default=None)
+    parser.add_argument("overrides", nargs="*", help="table=NAME, and those of reproduce_table.py")
+    options = parser.parse_intermixed_args()
+    guarded(lambda: bench(options))
+
+
+def bench(options: argparse.Namespace) -> int:
+    """Measures what there is of a table; returns the exit code.
+
+    Raises:
+        UsageError: wrong input, or the reference is not trained.
+    """
+    for name in ("examples", "rounds", "batch"):
+        if getattr(options, name) < 1:
+            raise UsageError(f"--{name} {getattr(options, name)}: must be at least 1")
+    quiet_libraries()
+    asked, about = ask(options.overrides, options.column)
+    reference = options.reference or next(iter(asked))
+    if reference not in asked:
+        raise UsageError(f"--reference {reference}: table={about['table']} has {', '.join(asked)}")
+    left_out = {name: f"not trained yet: {'; '.join(one.missing)}" for name, one in asked.items() if one.missing}
+    if reference in left_out:
+        raise UsageError(f"{reference}, which all ratios are to, is {left_out[reference]}; give --reference NAME")
+    for name, why in left_out.items():
+        print(f"{name} left out, {why}")
+    config = asked[reference].run.config
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    systems = {name: load(one) for name, one in asked.items() if not one.missing}
+    examples = examples_of(config, about["column"], options.examples, systems[reference].task)
+    gpu = torch.device("cuda") if torch.cuda.is_available() else None
+    measured = measure(systems, reference, examples, options.batch, options.rounds, options.precision, gpu)
+    record = {
+        **about,
+        "devices": {"cpu": cpu_name(), "gpu": None if gpu is None else torch.cuda.get_device_name()},
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "precision": options.precision,
+        "examples": len(examples),
+        "rounds": options.rounds,
+        "batch": options.batch,
+        "reference": reference,
+        "left_out": left_out,
+        "systems": {
+            name: {"label": asked[name].label, "run": asked[name].run.fingerprint, "score": asked[name].score, **told}
+            for name, told in measured.items()
+        },
+    }
+    show(record, Console())
+    for line in published(systems[reference].task.name):
+        print(line)
+    if options.output is not None:
+        options.output.write_text(json.dumps(record, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    main()

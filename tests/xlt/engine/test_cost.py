@@ -1,0 +1,36 @@
+"""Operations of an example, counted on paper: products of the layers, of attention and of the head."""
+
+from __future__ import annotations
+
+import pytest
+
+from xlt.data.mix import LoadedSource
+from xlt.engine.cost import inference_cost
+
+
+def _by_hand(tokens: int, layers: int, words: int, labels: int = 3, hidden: int = 32, inner: int = 64) -> int:
+    """A product of (m, k) and (k, n) is 2 m k n operations; attention is two of (tokens, hidden) and (hidden, tokens)."""
+    block = 2 * tokens * (4 * hidden * hidden + 2 * hidden * inner) + 2 * 2 * tokens * tokens * hidden
+    return layers * block + 2 * words * hidden * labels
+
+
+def test_operations_are_those_on_paper(make_model, make_task, make_source, encoder) -> None:
+    task = make_task("tagging")
+    model, source = make_model(task), make_source(task, "eng", examples=1)
+    (row,) = source.features
+    words = sum(label != -100 for label in row["labels"])
+    found = inference_cost(model, task, source, encoder)
+    assert found["flops"] == _by_hand(len(row["input_ids"]), 2, words)
+    assert found["parameters"] == sum(p.numel() for p in model.backbone.parameters())
+
+
+def test_it_is_the_mean_over_rows_spread_over_the_source(make_model, make_task, make_source, encoder) -> None:
+    task = make_task("tagging")
+    model, source = make_model(task), make_source(task, "eng", examples=3)
+    alone = [
+        inference_cost(model, task, LoadedSource("eng", "eng", [row], 1), encoder)["flops"] for row in source.features
+    ]
+    assert inference_cost(model, task, source, encoder)["flops"] == pytest.approx(sum(alone) / 3)
+    model.train()
+    inference_cost(model, task, source, encoder)
+    assert model.training
