@@ -105,6 +105,8 @@ def our_loss(teacher: TransferModel, student: TransferModel, kept: Tensor) -> Ca
 
 def naive_loss(teacher: TransferModel, student: TransferModel, head: bool) -> Callable[[dict[str, Tensor]], Tensor]:
     """Eq. 5.1 and 5.2 as one writes them down first."""
+    theirs: Any
+    ours: Any
     theirs, ours = (whole_pretrained(model) if head else model.backbone for model in (teacher, student))
     for model in (theirs, ours):
         model.set_attn_implementation("eager")  # what gives attention out

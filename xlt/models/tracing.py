@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from xlt_kernels.attention_maps import AttentionInputs
+from xlt_kernels.lean_attention import lean_attention
 
 from xlt.models.sublayers import outermost_blocks
 from xlt.models.transfer import TransferModel
@@ -34,9 +35,9 @@ class Trace:
 class Tracer:
     """Watches chosen blocks of a model; passes outside of `watch` cost nothing more than a few empty calls.
 
-    Nothing of the model is changed: hidden states are taken by hooks, and attention is recognised by the functions
-    that it calls, `scaled_dot_product_attention` or, for families with an attention of their own (DeBERTa), a softmax
-    over (batch, heads, length, length). No block that is not asked for leaves anything.
+    What the model computes is not changed: hidden states are taken by hooks, and attention is recognised by the
+    functions that it calls, `scaled_dot_product_attention` or, for families with an attention of their own (DeBERTa), a
+    softmax over (batch, heads, length, length). No block that is not asked for leaves anything.
 
     Args:
         model: with its blocks in a list.
@@ -49,7 +50,7 @@ class Tracer:
         found = outermost_blocks(model.backbone)
         if blocks and blocks[-1] >= len(found):
             raise ValueError(f"{model.base_name} has {len(found)} blocks, block {blocks[-1]} is asked for")
-        self._name = model.base_name
+        self._name, self._backbone = model.base_name, model.backbone
         self._blocks = len(blocks)
         self._trace: Trace | None = None
         self._attention: AttentionInputs | Tensor | None = None
@@ -68,7 +69,9 @@ class Tracer:
         """
         self._trace = trace = Trace()
         try:
-            with _AttentionCalls(self._saw):
+            # A block that is computed again in the backward pass is so without this.
+            again = getattr(self._backbone, "is_gradient_checkpointing", False)
+            with _AttentionCalls(self._saw, lean=not again):
                 yield trace
         finally:
             self._trace = None
@@ -100,18 +103,27 @@ class Tracer:
 
 
 class _AttentionCalls(TorchFunctionMode):
-    """Hands over the inputs of each fast attention, and each distribution that a softmax makes of four dimensions."""
+    """Hands over the inputs of each fast attention, and each distribution that a softmax makes of four dimensions.
 
-    def __init__(self, saw: Callable[[AttentionInputs | Tensor], None]) -> None:
+    Args:
+        saw: is told.
+        lean: where torch's fast attention would keep distributions for the backward pass, ours takes its place.
+    """
+
+    def __init__(self, saw: Callable[[AttentionInputs | Tensor], None], *, lean: bool) -> None:
         super().__init__()
-        self._saw = saw
+        self._saw, self._lean = saw, lean
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        result = func(*args, **kwargs)
         if func is functional.scaled_dot_product_attention:
-            self._saw(_inputs(*args, **kwargs))
-        elif func in (functional.softmax, torch.softmax, Tensor.softmax) and result.dim() == 4:
+            inputs, value, dropout = _inputs(*args, **kwargs)
+            self._saw(inputs)
+            if self._lean and dropout and value.device.type == "cpu" and torch.is_grad_enabled():
+                return lean_attention(inputs, value, dropout)
+            return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if func in (functional.softmax, torch.softmax, Tensor.softmax) and result.dim() == 4:
             self._saw(result)
         return result
 
@@ -125,10 +137,11 @@ def _inputs(
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
-) -> AttentionInputs:
-    """The arguments of `scaled_dot_product_attention` as it names them."""
+) -> tuple[AttentionInputs, Tensor, float]:
+    """The arguments of `scaled_dot_product_attention` as it names them; value and dropout beside."""
     if is_causal:
         attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()[None, None]
     if query.shape[1] != key.shape[1]:
-        key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
-    return AttentionInputs(query, key, query.shape[-1] ** -0.5 if scale is None else scale, attn_mask)
+        key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], dim=1) for part in (key, value))
+    inputs = AttentionInputs(query, key, query.shape[-1] ** -0.5 if scale is None else scale, attn_mask)
+    return inputs, value, dropout_p

@@ -9,7 +9,7 @@ from xlt.engine.cost import inference_cost
 
 
 def _by_hand(tokens: int, layers: int, words: int, labels: int = 3, hidden: int = 32, inner: int = 64) -> int:
-    """A product of (m, k) and (k, n) is 2 m k n operations; attention is two of (tokens, hidden) and (hidden, tokens)."""
+    """A product of (m, k) and (k, n) is 2 m k n operations; attention is two, of tokens and tokens over hidden."""
     block = 2 * tokens * (4 * hidden * hidden + 2 * hidden * inner) + 2 * 2 * tokens * tokens * hidden
     return layers * block + 2 * words * hidden * labels
 

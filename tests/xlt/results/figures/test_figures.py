@@ -162,7 +162,7 @@ def test_trade_off_puts_scores_over_operations_and_keeps_parameters(
 ) -> None:
     figure = FigureConfig("trade_off", None)
     runs = {"LtSft": [finished(1, ([0], [0]))], "BiStil": [finished(2, ([0], [0])), finished(3, ([1], [1]))]}
-    for (label, of), flops in zip(runs.items(), (8e6, 4e6), strict=True):
+    for of, flops in zip(runs.values(), (8e6, 4e6), strict=True):
         for number, run in enumerate(of):
             cost = {"flops": flops, "parameters": 3e7 + number * 1e7}
             records = {
@@ -219,10 +219,8 @@ def test_runs_with_nothing_to_show_are_refused(
 
 def test_an_unknown_kind_names_those_there_are() -> None:
     (line,) = faults(FigureConfig("pie", None), "table.figure")
-    assert (
-        line
-        == "table.figure.kind=pie: no such figure; there are ages, curves, importance, overlap, settings, sizes, trade_off"
-    )
+    known = "ages, curves, importance, overlap, settings, sizes, trade_off"
+    assert line == f"table.figure.kind=pie: no such figure; there are {known}"
 
 
 def _is_a_picture(path: Path | None) -> None:
