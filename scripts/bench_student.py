@@ -12,15 +12,16 @@ not timed, the task's own scoring, head and decoding included, is.
     flops   of an example, one at a time; "body" is what the Transformer's blocks do, the rest is the task's head
 
 Systems are timed in turn (A B C, B C A, ...) in one process after a round that does not count; a ratio is the median
-over rounds of the ratio within the round, the range is over all rounds. Arithmetic is float32, whatever the run was
-trained with: under autocast every pass casts all weights of the body first, which one example cannot make up for.
+over rounds of the ratio within the round, the range is over all rounds. Arithmetic is that of the reference's
+evaluation (`train.precision`) unless `--precision` says otherwise; in bf16 each pass casts the body's weights first.
 
-What limits the speed: at batch 1 the body's FLOPs, 2 a weight and token; for very short sentences, and small models on
-a GPU, what comes with every layer in any case, reading its weights and launching its operators. Both go with the number
-of layers. Embeddings are looked up: they cost nothing but memory, so a smaller vocabulary makes a model smaller and not
-faster. A head is as dear for a student: to score R relations of a word, a parser's takes 2 R hidden_size^2, 0.28 of
-mBERT's body if one solves the thesis's DP for it (lrf 2: (0.50 + 0.28) / 1.28 = 0.61; lrf 3: (0.33 + 0.28) / 1.28 =
-0.48). A reduced vocabulary cuts rare words smaller, so a student may have more tokens to go through; they are shown.
+What limits the speed: at batch 1 the body's FLOPs, 2 a weight and token; for short sentences, and small models on a
+GPU, what each layer costs in any case: reading its weights, launching its operators. Both go with the number of layers;
+what is done once a pass does not, and holds small models back. Embeddings are looked up: they cost nothing but memory,
+so a smaller vocabulary makes a model smaller and not faster. A head is as dear for a student: to score R relations of a
+word, a parser's takes 2 R hidden_size^2. The thesis's 0.61 and 0.48 for DP are a head of 0.28 of mBERT's body: (0.50 +
+0.28) / 1.28 and (0.33 + 0.28) / 1.28. And a reduced vocabulary cuts rare words smaller, so that a student may have
+more tokens to go through; they are shown.
 
 FLOPs are those of matrix products. torch's counter (2.13) sees none in the fused attention of a CPU, so they are
 counted with attention's plain definition, which does the same products. A product with a sum is two operations;
@@ -122,11 +123,13 @@ class System:
                 self.task.score(self.model, batch, rows)
 
 
-def ask(words: Sequence[str], column: str | None) -> tuple[dict[str, Asked], dict[str, Any]]:
+def ask(words: Sequence[str], column: str | None, reference: str | None) -> tuple[dict[str, Asked], dict[str, Any]]:
     """The systems of a table in one column, and facts about the table.
 
+    Args:
+        column, reference: None for the table's first.
     Raises:
-        UsageError: wrong overrides, faulty configs, or no such column.
+        UsageError: wrong overrides, faulty configs, no such column or system.
     """
     if stray := [word for word in words if is_stray(word)]:
         raise UsageError(*(f"{word}: not an override; write KEY=VALUE" for word in stray))
@@ -138,9 +141,11 @@ def ask(words: Sequence[str], column: str | None) -> tuple[dict[str, Asked], dic
         config, name = _reproduction(own)
         if not config.table.systems or not config.table.sources:
             raise UsageError(f"table={name}: has no systems and columns of its own; take one that has")
-        column = column or config.table.sources[0]
-        if column not in config.table.sources:
-            raise UsageError(f"--column {column}: table={name} has {', '.join(config.table.sources)}")
+        columns, systems = config.table.sources, list(config.table.systems)
+        column, reference = column or columns[0], reference or systems[0]
+        for option, given, known in (("column", column, columns), ("reference", reference, systems)):
+            if given not in known:
+                raise UsageError(f"--{option} {given}: table={name} has {', '.join(known)}")
         others += [f"scale={config.scale}", f"output_dir={config.output_dir}"]
         seed, store = config.seeds[0], RunStore(config.output_dir)
         narrow = dataclasses.replace(config.table, columns=[column], groups={}, average=[])
@@ -157,7 +162,8 @@ def ask(words: Sequence[str], column: str | None) -> tuple[dict[str, Asked], dic
         missing = [one.label for one in plan.runs.values() if one.fingerprint in needed - _trained(plan)]
         score = next(iter(cells[system][column].values), None)
         found[system] = Asked(settings.label, run, wanted[0], score, missing)
-    return found, {"table": name, "column": column, "seed": seed, "metric": config.table.metric}
+    about = {"table": name, "column": column, "seed": seed, "metric": config.table.metric, "reference": reference}
+    return found, about
 
 
 def _base_runs(run: Run) -> list[str]:
@@ -318,7 +324,7 @@ def show(record: Mapping[str, Any], console: Console) -> None:
         if system[device] is None:
             return ["-", "-"]
         low, high = min(system[device]["ratios"]), max(system[device]["ratios"])
-        ratio = f"{system['ratios'][device]:.2f} ({low:.2f}-{high:.2f})"
+        ratio = f"{_ratio(system['ratios'][device])} ({_ratio(low)}-{_ratio(high)})"
         return [ratio, f"{system[device]['examples_per_second']:.0f}"]
 
     columns = ["score", "cpu x (range)", "ex/s", *([] if gpu is None else ["gpu x (range)", "ex/s"])]
@@ -346,11 +352,16 @@ def show(record: Mapping[str, Any], console: Console) -> None:
 
 
 def _drawn(title: str, columns: Sequence[str]) -> RichTable:
-    drawn = RichTable(title=f"\n{title}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    narrow: dict[str, Any] = {"box": box.SIMPLE_HEAD, "pad_edge": False, "show_edge": False, "padding": (0, 1, 0, 0)}
+    drawn = RichTable(title=f"\n{title}", title_justify="left", **narrow)
     drawn.add_column("")
     for column in columns:
         drawn.add_column(column, justify="right")
     return drawn
+
+
+def _ratio(number: float) -> str:
+    return f"{number:.2f}" if number < 10 else f"{number:.1f}"
 
 
 def _millions(number: float) -> str:
@@ -373,7 +384,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=8, help="examples a pass on a GPU; the thesis: as in training")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="bf16: autocast, in the timing")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default=None, help="in the timing; bf16: autocast")
     parser.add_argument("--output", type=Path, default=None)
     parser.add_argument("overrides", nargs="*", help="table=NAME, and those of reproduce_table.py")
     options = parser.parse_intermixed_args()
@@ -390,10 +401,8 @@ def bench(options: argparse.Namespace) -> int:
         if getattr(options, name) < 1:
             raise UsageError(f"--{name} {getattr(options, name)}: must be at least 1")
     quiet_libraries()
-    asked, about = ask(options.overrides, options.column)
-    reference = options.reference or next(iter(asked))
-    if reference not in asked:
-        raise UsageError(f"--reference {reference}: table={about['table']} has {', '.join(asked)}")
+    asked, about = ask(options.overrides, options.column, options.reference)
+    reference = about["reference"]
     left_out = {name: f"not trained yet: {'; '.join(one.missing)}" for name, one in asked.items() if one.missing}
     if reference in left_out:
         raise UsageError(f"{reference}, which all ratios are to, is {left_out[reference]}; give --reference NAME")
@@ -405,17 +414,17 @@ def bench(options: argparse.Namespace) -> int:
     systems = {name: load(one) for name, one in asked.items() if not one.missing}
     examples = examples_of(config, about["column"], options.examples, systems[reference].task)
     gpu = torch.device("cuda") if torch.cuda.is_available() else None
-    measured = measure(systems, reference, examples, options.batch, options.rounds, options.precision, gpu)
+    precision = options.precision or config.train.precision
+    measured = measure(systems, reference, examples, options.batch, options.rounds, precision, gpu)
     record = {
         **about,
         "devices": {"cpu": cpu_name(), "gpu": None if gpu is None else torch.cuda.get_device_name()},
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "precision": options.precision,
+        "precision": precision,
         "examples": len(examples),
         "rounds": options.rounds,
         "batch": options.batch,
-        "reference": reference,
         "left_out": left_out,
         "systems": {
             name: {"label": asked[name].label, "run": asked[name].run.fingerprint, "score": asked[name].score, **told}

@@ -103,6 +103,7 @@ class StudentConfig:
     """What a smaller model keeps of a pre-trained one, to be distilled for two languages (thesis §5.3.2)."""
 
     layer_reduction: int = key("layers of the model / layers of the student", low=1, hint="thesis §5.4.2: 2 and 3")
+    hidden_size: int | None = key("width of the student; null: the model's", low=2)
     token_probability: float = key(
         "a token is kept whose share of a language's text is at least this; 0: all that occur", low=0, high=1
     )

@@ -71,6 +71,8 @@ def made(data_dir: Path, tiny_bert: Path, tmp_path_factory: pytest.TempPathFacto
             "tf": plan.add(compose(_words(data_dir, tiny_bert, out, "bistil_tf"))),
             "st": plan.add(compose(_words(data_dir, tiny_bert, out, "bistil_st"))),
         }
+        narrow = [*_words(data_dir, tiny_bert, out, "bistil_tf"), "model.student.hidden_size=16"]
+        asked["narrow"] = plan.add(compose(narrow))
         whole = [word for word in _words(data_dir, tiny_bert, out, "none") if not word.startswith("model.student")]
         asked["lt_sft"] = plan.add(compose(whole), evaluate=False)
         plan.preflight()
@@ -79,15 +81,24 @@ def made(data_dir: Path, tiny_bert: Path, tmp_path_factory: pytest.TempPathFacto
     for name, run in asked.items():
         folders[name] = plan.store.folder(run.fingerprint)
     folders["stage 1"] = plan.store.folder(asked["tf"].depends_on["student"])
+    folders["narrow stage 1"] = plan.store.folder(asked["narrow"].depends_on["student"])
     folders["teacher"] = plan.store.folder(asked["tf"].depends_on["teacher"])
     folders["runs"] = plan.store.runs
     return folders
 
 
 def test_stages_share_what_they_stand_on(made: dict[str, Path]) -> None:
-    """Two language modules, one stage 1, BiStil-TF and -ST, and the teacher, which is LT-SFT on the whole model."""
+    """Two language modules, stage 1 of two widths, BiStil-TF of both, -ST, and the teacher: LT-SFT itself."""
     assert made["teacher"] == made["lt_sft"]
-    assert len(list(made["runs"].glob("*/result.json"))) == 6
+    assert len(list(made["runs"].glob("*/result.json"))) == 8
+
+
+def test_a_narrow_student_learns_in_both_stages(made: dict[str, Path]) -> None:
+    shape = load_pretrained(str(made["narrow stage 1"] / "checkpoint")).backbone.config
+    assert (shape.hidden_size, shape.num_hidden_layers) == (16, 1)
+    widening = load_module(made["narrow stage 1"] / "module.safetensors").tensors["head.weight"]  # type: ignore[attr-defined]
+    assert widening.shape == (32, 16)
+    assert (made["narrow"] / "evaluation.json").is_file()
 
 
 def test_a_student_is_evaluated_alone_and_only_on_its_languages(made: dict[str, Path]) -> None:
@@ -136,6 +147,7 @@ def test_the_students_module_is_sparse_and_of_the_student(made: dict[str, Path])
     [
         (["~target"], "target=null: a student is made for one target language; give target=CODE"),
         (["model.student.layer_reduction=3"], "model.student.layer_reduction=3: the teacher has 2 layers"),
+        (["model.student.hidden_size=15"], "model.student.hidden_size=15: must be a multiple of the 2 heads below 32"),
         (["model.student.token_probability=2"], "model.student.token_probability=2.0: must be in [0, 1]"),
         (["teacher.losses=[logits]"], "teacher.losses: logits is none of attention, hidden, prediction"),
         (["teacher.knows_task=false"], "teacher.losses: prediction needs a teacher that knows the task"),

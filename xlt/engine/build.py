@@ -15,10 +15,10 @@ from xlt.data.encoding import Encoder
 from xlt.data.streams import stream_seed
 from xlt.engine.distillation import Distillation
 from xlt.engine.run_data import RunData
-from xlt.methods.method import Method
+from xlt.methods.method import HEAD, Method
 from xlt.models.loading import load_pretrained, load_tokenizer, random_pretrained
 from xlt.models.quantised import quantise_blocks, through_nf4
-from xlt.models.student import count_blocks, kept_blocks, make_student
+from xlt.models.student import Widening, count_blocks, kept_blocks, make_student
 from xlt.models.transfer import TransferModel, parameter_report, recompute_activations
 from xlt.models.vocabulary import train_tokenizer
 from xlt.models.vocabulary_reduction import (
@@ -28,6 +28,7 @@ from xlt.models.vocabulary_reduction import (
     piece_map,
     reduce_vocabulary,
 )
+from xlt.modules import ModuleArtefact, SparseDelta
 from xlt.tasks.task import Task
 
 
@@ -105,7 +106,8 @@ def build_student(config: RunConfig, model_path: str, task: Task, data: RunData)
     teacher = _load(config, model_path)
     blocks = kept_blocks(count_blocks(teacher), settings.layer_reduction)
     seed = stream_seed(config.seed, "weights")
-    student = make_student(teacher, blocks, kept, copies=settings.copies, seed=seed)
+    student = make_student(teacher, blocks, kept, copies=settings.copies, seed=seed, hidden=settings.hidden_size)
+    widening = student.head
     encoder = Encoder(reduced)
     segmentation = compare_segmentation(tokenizer, reduced, kept, data.lines(part="validation"))
     report = {
@@ -118,16 +120,26 @@ def build_student(config: RunConfig, model_path: str, task: Task, data: RunData)
         "words_made_unknown": segmentation.unknown,
     }
     model = _with_head(config, student, task, encoder)
+    if config.teacher.losses and model.head is None:
+        model.head = widening
+        model.to(device_of(config))
     if config.train.activation_checkpointing:
         recompute_activations(model)
     return NewStudent(encoder, model, report)
 
 
 def build_teacher(
-    config: RunConfig, model_path: str, task: Task, encoder: Encoder, student: TransferModel
+    config: RunConfig,
+    model_path: str,
+    task: Task,
+    encoder: Encoder,
+    student: TransferModel,
+    distilled: ModuleArtefact | None,
 ) -> tuple[TransferModel, Task]:
     """The whole model, frozen, and the task of learning from it.
 
+    Args:
+        distilled: what the run that made the student left; None where this run makes it.
     Raises:
         UsageError: the student's tokens or layers are not the teacher's.
     """
@@ -143,7 +155,11 @@ def build_teacher(
         teacher.head = task.head(teacher.hidden_size)
     teacher.to(device=device_of(config), dtype=getattr(torch, settings.dtype))
     teacher.requires_grad_(False).eval()
-    return teacher, Distillation(task, teacher, layers, pieces, settings.losses)
+    widening = None
+    if distilled is not None and student.hidden_size != teacher.hidden_size:
+        assert isinstance(distilled, SparseDelta)
+        widening = Widening(distilled.tensors[f"{HEAD}weight"]).to(device_of(config)).requires_grad_(False)
+    return teacher, Distillation(task, teacher, layers, pieces, settings.losses, widening)
 
 
 def _load(config: RunConfig, model_path: str) -> TransferModel:

@@ -12,7 +12,7 @@ from xlt_kernels.attention_maps import AttentionInputs, map_distance, map_distan
 from xlt.data.encoding import Encoder
 from xlt.data.examples import Example
 from xlt.data.mix import Features
-from xlt.models.student import count_blocks, kept_blocks
+from xlt.models.student import Widening, count_blocks, kept_blocks
 from xlt.models.tracing import Trace, Tracer
 from xlt.models.transfer import TransferModel
 from xlt.tasks.task import Decisions, Task, Tensors
@@ -31,22 +31,33 @@ class Distillation(Task):
     Without the prediction loss nothing is learned about labels, so what selects checkpoints is the loss itself, and no
     head is evaluated: the first stage (§5.3.2). With it the task's metric does: the second (§5.3.3).
 
+    A narrower student's hidden states are taken to the teacher's by a matrix (Mukherjee and Awadallah 2020; the thesis
+    has no equation for it, §8.2, footnote 2). The first stage learns it as the model's head, the second keeps it.
+
     Args:
         task: what is learned.
         teacher: in evaluation mode, whatever modules it is to have in it; passes through it leave no gradient.
         student_layers: how many blocks the student has; a divisor of the teacher's.
         pieces: (student's tokens,) int64, the teacher's id of each.
         losses: of ATTENTION, HIDDEN, PREDICTION.
+        widening: of a narrower student, from the first stage; None where its own head is it.
     """
 
     def __init__(
-        self, task: Task, teacher: TransferModel, student_layers: int, pieces: Tensor, losses: Sequence[str]
+        self,
+        task: Task,
+        teacher: TransferModel,
+        student_layers: int,
+        pieces: Tensor,
+        losses: Sequence[str],
+        widening: Widening | None = None,
     ) -> None:
         self._task, self.teacher, self._losses = task, teacher, tuple(losses)
         layers = count_blocks(teacher)
         self._pieces = pieces.to(teacher.device)
         self._teacher_tracer = Tracer(teacher, kept_blocks(layers, layers // student_layers) if self._traces else [])
         self._student: TransferModel | None = None
+        self._widening = widening
         self.name, self.max_length, self.needs_lm_head = task.name, task.max_length, task.needs_lm_head
         self._selects_by_task = PREDICTION in losses
         self.metric = task.metric if self._selects_by_task else "loss"
@@ -83,7 +94,8 @@ class Distillation(Task):
         if ATTENTION in self._losses:
             found[ATTENTION] = attention_loss(ours, theirs, real)
         if HIDDEN in self._losses:
-            found[HIDDEN] = hidden_loss(ours, theirs, real)
+            widened = [self._widen(model, state) for state in ours.hidden]
+            found[HIDDEN] = hidden_loss(Trace(widened), theirs, real)
         if PREDICTION in self._losses:
             found[PREDICTION] = prediction_loss(made, wanted, len(real))
         return found
@@ -111,6 +123,13 @@ class Distillation(Task):
                 return trace, self._task.decisions(model, batch)
             model.encode(batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids"))
             return trace, []
+
+    def _widen(self, model: TransferModel, hidden: Tensor) -> Tensor:
+        if hidden.shape[-1] == self.teacher.hidden_size:
+            return hidden
+        widening = self._widening if self._widening is not None else model.head
+        assert isinstance(widening, Widening)
+        return widening(hidden)
 
     def _for_teacher(self, batch: Tensors) -> Mapping[str, Tensor]:
         return {**batch, "input_ids": self._pieces[batch["input_ids"]]}

@@ -92,6 +92,7 @@ class Standing:
         start: the module that training begins with; None: fresh values.
         teacher_path: folder or hub id of the whole model that a student is of; None without a teacher.
         teacher_module: the task's, for the teacher; None where it only knows the languages.
+        student_module: what the run left that made the student in use; None where this run makes it.
         depends_on: fingerprints of the runs it stands on, by their role.
     """
 
@@ -101,6 +102,7 @@ class Standing:
     start: ModuleFile | None = None
     teacher_path: str | None = None
     teacher_module: ModuleFile | None = None
+    student_module: ModuleFile | None = None
     depends_on: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -201,7 +203,9 @@ def prepare(config: RunConfig, standing: Standing) -> PreparedRun:
         model = build_model(config, standing.model_path, task, encoder, trains=True)
     teacher = None
     if standing.teacher_path is not None:
-        whole, task = build_teacher(config, standing.teacher_path, task, encoder, model)
+        narrow = config.model.student is not None and config.model.student.hidden_size is not None
+        distilled = standing.student_module.load() if standing.student_module is not None and narrow else None
+        whole, task = build_teacher(config, standing.teacher_path, task, encoder, model, distilled)
         teacher = TeacherModules(whole, modules, _teacher_module(standing, whole))
     for language, module in modules.items():
         base_hash = model.base_hash if teacher is None else whole.base_hash

@@ -1,4 +1,4 @@
-"""A student of a pre-trained model: fewer layers and fewer tokens, and what is left copied (thesis §5.3.2)."""
+"""A student of a pre-trained model: fewer layers, fewer tokens, perhaps narrower, the rest copied (thesis §5.3.2)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from xlt.config import UsageError
 from xlt.models.loading import take_apart, whole_pretrained
+from xlt.models.narrowing import Width, narrow, principal_directions
 from xlt.models.sublayers import outermost_blocks
 from xlt.models.transfer import TransferModel
 
@@ -40,11 +41,13 @@ def count_blocks(model: TransferModel) -> int:
     return len(outermost_blocks(model.backbone))
 
 
-def make_student(teacher: TransferModel, blocks: Sequence[int], kept: Tensor, *, copies: bool, seed: int) -> Any:
+def make_student(
+    teacher: TransferModel, blocks: Sequence[int], kept: Tensor, *, copies: bool, seed: int, hidden: int | None = None
+) -> TransferModel:
     """A model of the teacher's family with some of its blocks and tokens.
 
     Every tensor of the student has its counterpart in the teacher, of equal shape but for the rows of tokens; the
-    student's is a copy of it, which is checked (the reference code copies none).
+    student's is a copy of it, which is checked (the reference code copies none). A narrower one is narrowed from it.
 
     Args:
         teacher: with its language-model head, if it has one; left as it is.
@@ -52,22 +55,51 @@ def make_student(teacher: TransferModel, blocks: Sequence[int], kept: Tensor, *,
         kept: (tokens,) int64, the teacher's id of each of the student's tokens.
         copies: start from the teacher's values; else from random ones, as the family initialises them.
         seed: of the random values.
+        hidden: the student's hidden size; None: the teacher's.
     Returns:
-        The student, its head and all.
+        The student, its head and all; with copies of a narrower one, its `head` takes its hidden states to the
+        teacher's.
     Raises:
-        UsageError: a tensor of the student has no counterpart, or a special token's id would be lost.
+        UsageError: a tensor of the student has no counterpart, a special token's id would be lost, or the teacher
+            cannot be made so narrow.
     """
     whole = whole_pretrained(teacher)
     shape = _shape(whole.config, len(blocks), kept)
+    before = Width(shape.hidden_size, shape.num_attention_heads, shape.intermediate_size)
+    after = before if hidden is None else before.narrowed(hidden)
+    shape.hidden_size, shape.intermediate_size = after.hidden, after.inner
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         student = type(whole)(shape)
     student = student.to(next(whole.parameters()).dtype)
+    widening = None
     if copies:
-        _copy(teacher, student, blocks, kept)
+        theirs = _counterparts(teacher, student, blocks, kept)
+        if after != before:
+            embeddings: Any = teacher.backbone.get_input_embeddings()  # type: ignore[operator]
+            basis = principal_directions(embeddings.weight.detach()[kept], after.hidden)
+            theirs = narrow(theirs, basis, before, after)
+            widening = Widening(basis)
+        _copy(theirs, student)
     result = take_apart(student, teacher.base_name)
+    result.head = widening
     result.train(teacher.training)
     return result
+
+
+class Widening(nn.Module):
+    """Takes a narrow student's hidden states to its teacher's, (..., narrow) -> (..., wide), so that they compare.
+
+    Args:
+        basis: (wide, narrow), what it begins with.
+    """
+
+    def __init__(self, basis: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(basis.detach().clone())
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return nn.functional.linear(hidden, self.weight)
 
 
 def _shape(config: Any, layers: int, kept: Tensor) -> Any:
@@ -87,22 +119,37 @@ def _shape(config: Any, layers: int, kept: Tensor) -> Any:
     return shape
 
 
-@torch.no_grad()
-def _copy(teacher: TransferModel, student: nn.Module, blocks: Sequence[int], kept: Tensor) -> None:
-    """Gives each tensor of the student its counterpart's values."""
+def _counterparts(teacher: TransferModel, student: nn.Module, blocks: Sequence[int], kept: Tensor) -> dict[str, Tensor]:
+    """The student's name -> the teacher's tensor, only the kept rows of those with a row a token."""
     whole = whole_pretrained(teacher)
-    theirs: Mapping[str, Tensor] = whole.state_dict(keep_vars=True)
+    theirs: Mapping[str, Tensor] = whole.state_dict()
     path = next(p for p, module in whole.named_modules() if module is _block_list(teacher))
-    vocabulary = teacher.vocabulary
-    for name, tensor in student.state_dict(keep_vars=True).items():
+    found = {}
+    for name, tensor in student.state_dict().items():
         value = theirs.get(counterpart(name, path, blocks))
-        if value is not None and value.shape[:1] == (vocabulary,) and tensor.shape[:1] == (len(kept),):
+        if value is None:
+            raise UsageError(f"model.student: {name} has no counterpart in the teacher")
+        if value.shape[:1] == (teacher.vocabulary,) and tensor.shape[:1] == (len(kept),):
             value = value.index_select(0, kept.to(value.device))
-        if value is None or value.shape != tensor.shape:
-            there = "absent" if value is None else str(tuple(value.shape))
+        found[name] = value
+    return found
+
+
+@torch.no_grad()
+def _copy(values: Mapping[str, Tensor], student: nn.Module) -> None:
+    """Gives each tensor of the student its values, and sees that it has them.
+
+    Raises:
+        UsageError: one has another shape, or shares its memory with one of other values.
+    """
+    tensors = student.state_dict(keep_vars=True)
+    for name, tensor in tensors.items():
+        if values[name].shape != tensor.shape:
+            there = tuple(values[name].shape)
             raise UsageError(f"model.student: {name} is {tuple(tensor.shape)}, its counterpart in the teacher {there}")
-        tensor.copy_(value)
-        if not torch.equal(tensor, value):  # a tensor that shares its memory with another
+        tensor.copy_(values[name])
+    for name, tensor in tensors.items():
+        if not torch.equal(tensor, values[name].to(tensor)):
             raise UsageError(f"model.student: {name} did not keep its teacher's values")
 
 

@@ -70,7 +70,7 @@ class Tracer:
         self._trace = trace = Trace()
         try:
             # A block that is computed again in the backward pass is so without this.
-            again = getattr(self._backbone, "is_gradient_checkpointing", False)
+            again = any(getattr(module, "gradient_checkpointing", False) for module in self._backbone.modules())
             with _AttentionCalls(self._saw, lean=not again):
                 yield trace
         finally:

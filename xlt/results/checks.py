@@ -7,6 +7,7 @@ from pathlib import Path
 from xlt.config import LanguageModulesConfig, RunConfig, UsageError
 from xlt.engine.build import build_task
 from xlt.models.loading import load_tokenizer
+from xlt.models.narrowing import Width
 from xlt.models.student import kept_blocks
 from xlt.modules import ModuleFileError, load_module
 
@@ -39,11 +40,12 @@ def model_faults(config: RunConfig, model_run: RunConfig | None) -> list[str]:
     """
     shape = model_run.model.random if model_run is not None else config.model.random
     if shape is not None:
-        name, positions, layers = "model.random", shape.max_positions, shape.layers
+        name, positions = "model.random", shape.max_positions
+        layers, width = shape.layers, Width(shape.hidden_size, shape.heads, shape.intermediate_size)
     elif config.model.path is not None:
         name = config.model.path
         try:
-            positions, layers = _positions_and_layers(config.model.path, config.model.revision)
+            positions, layers, width = _shape(config.model.path, config.model.revision)
         except UsageError as error:
             return error.lines
     else:
@@ -57,13 +59,15 @@ def model_faults(config: RunConfig, model_run: RunConfig | None) -> list[str]:
     if config.model.student is not None:
         try:
             kept_blocks(layers, config.model.student.layer_reduction)
+            if config.model.student.hidden_size is not None:
+                width.narrowed(config.model.student.hidden_size)
         except UsageError as error:
             lines += error.lines
     return lines
 
 
-def _positions_and_layers(path: str, revision: str | None) -> tuple[int, int]:
-    """Longest input of a pre-trained model, and how many blocks it has; loads its config and tokenizer.
+def _shape(path: str, revision: str | None) -> tuple[int, int, Width]:
+    """Longest input of a pre-trained model, how many blocks it has and how wide; loads its config and tokenizer.
 
     Raises:
         UsageError: one of them is not there or does not load.
@@ -79,4 +83,5 @@ def _positions_and_layers(path: str, revision: str | None) -> tuple[int, int]:
     positions = int(getattr(shape, "max_position_embeddings", 1 << 30))
     if shape.model_type in _OFFSET_FAMILIES:
         positions -= int(shape.pad_token_id) + 1
-    return positions, int(shape.num_hidden_layers)
+    inner = int(getattr(shape, "intermediate_size", 0))
+    return positions, int(shape.num_hidden_layers), Width(shape.hidden_size, shape.num_attention_heads, inner)

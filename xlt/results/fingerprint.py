@@ -82,7 +82,8 @@ def run_identity(
 def _student_identity(config: StudentConfig, whole: Any, run: str | None) -> Any:
     if run is not None:
         return {"run": run}
-    return {"of": whole, "student": {name: value for name, value in plain(config).items() if name != "run"}}
+    own = {name: value for name, value in plain(config).items() if name != "run" and value is not None}
+    return {"of": whole, "student": own}
 
 
 def _contents_of_files(config: Any) -> dict[str, Any]:

@@ -163,7 +163,8 @@ class Plan:
         identity = run_identity(run_config, model_run, identities, start_identity, student_run, teacher_module)
         fingerprint = digest(identity)
         if fingerprint not in self.runs:
-            standing = Standing(fingerprint, model_path, files, start, teacher.path, teacher.module, depends_on)
+            left = None if student_run is None else ModuleFile(self.store.module_file(student_run))
+            standing = Standing(fingerprint, model_path, files, start, teacher.path, teacher.module, left, depends_on)
             self.runs[fingerprint] = Run(fingerprint, identity, run_config, standing)
         return self.runs[fingerprint]
 

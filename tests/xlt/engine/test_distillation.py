@@ -13,7 +13,7 @@ from torch.nn import functional
 from tests.xlt.models.conftest import encoder_model
 from xlt.engine.distillation import ATTENTION, HIDDEN, PREDICTION, Distillation, prediction_loss
 from xlt.models.loading import whole_pretrained
-from xlt.models.student import make_student
+from xlt.models.student import Widening, make_student
 from xlt.models.transfer import TransferModel
 from xlt.tasks.classification import Classification
 from xlt.tasks.mlm import MaskedLanguageModelling
@@ -249,6 +249,25 @@ def test_padding_changes_no_loss() -> None:
     alone = distillation.losses(student, short)
     for name in whole:
         torch.testing.assert_close(whole[name][1:2], alone[name])
+
+
+def test_a_narrow_student_is_compared_after_it_was_widened() -> None:
+    task = MaskedLanguageModelling(16, 0.15, packing=False)
+    teacher, _ = _pair(task, [1, 3])
+    student = make_student(encoder_model("bert"), [1, 3], KEPT, copies=True, seed=1, hidden=8).double().eval()
+    batch = _batch("classification")
+    found = Distillation(task, teacher, 2, KEPT, [HIDDEN]).losses(student, batch)[HIDDEN]
+    weight = student.head.weight
+    wanted = []
+    for row, length in enumerate(LENGTHS):
+        ids, mask = batch["input_ids"][row : row + 1, :length], torch.ones(1, length, dtype=torch.long)
+        ours, theirs = _given_out(student, ids, mask).hidden_states, _given_out(teacher, KEPT[ids], mask).hidden_states
+        wanted.append(torch.stack([functional.mse_loss(ours[i] @ weight.T, theirs[2 * i]) for i in range(3)]).mean())
+    torch.testing.assert_close(found, torch.stack(wanted), rtol=1e-9, atol=1e-13)
+    (gradient,) = torch.autograd.grad(found.sum(), [weight])
+    assert gradient.abs().max() > 0
+    fixed = Distillation(task, teacher, 2, KEPT, [HIDDEN], Widening(2 * weight))
+    assert not torch.allclose(fixed.losses(student, batch)[HIDDEN], found)
 
 
 def test_the_general_stage_is_selected_by_its_loss_and_needs_no_head() -> None:

@@ -10,7 +10,7 @@ import torch
 from tests.xlt.models.conftest import encoder_model
 from xlt.config import UsageError
 from xlt.models.loading import whole_pretrained
-from xlt.models.student import counterpart, kept_blocks, make_student
+from xlt.models.student import Widening, counterpart, kept_blocks, make_student
 
 KEPT = torch.tensor([0, 1, 2, 3, 4, 7, 11, 12, 30, 39])
 
@@ -80,6 +80,31 @@ def test_a_student_from_scratch_has_the_shape_and_none_of_the_values(family: str
     same = [n for n in matrices if torch.equal(copied.get_parameter(n), fresh.get_parameter(n))]
     assert not same
     assert fresh.base_hash == again.base_hash != copied.base_hash
+
+
+def test_a_narrow_student_has_its_width_and_a_way_back_to_the_teachers() -> None:
+    teacher = encoder_model("bert").eval()
+    student = make_student(teacher, [1, 3], KEPT, copies=True, seed=1, hidden=8)
+    shape = student.backbone.config
+    assert (shape.hidden_size, shape.intermediate_size, shape.num_attention_heads) == (8, 16, 2)
+    ids = torch.tensor([[0, 5, 9, 7]])
+    states = student.encode(ids, torch.ones_like(ids))
+    assert isinstance(student.head, Widening) and student.head(states).shape == (1, 4, 16)
+    assert student.language_model_logits(states).shape == (1, 4, 10)
+    embeddings = teacher.backbone.embeddings.word_embeddings.weight[KEPT]  # type: ignore[union-attr]
+    narrow = student.backbone.embeddings.word_embeddings.weight  # type: ignore[union-attr]
+    torch.testing.assert_close(narrow, embeddings @ student.head.weight)
+
+
+@pytest.mark.parametrize(("family", "hidden", "said"), [("bert", 7, "must be a multiple"), ("bert", 16, "below 16")])
+def test_a_width_that_does_not_fit_is_refused(family: str, hidden: int, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        make_student(encoder_model(family), [1, 3], KEPT, copies=True, seed=1, hidden=hidden)
+
+
+def test_a_family_with_other_names_is_not_narrowed() -> None:
+    with pytest.raises(UsageError, match="only models that name their matrices as BERT does"):
+        make_student(encoder_model("deberta-v2"), [1, 3], KEPT, copies=True, seed=1, hidden=8)
 
 
 def test_the_teacher_stays_as_it_was(family: str) -> None:
