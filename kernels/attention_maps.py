@@ -43,8 +43,10 @@ class AttentionInputs:
         if self.mask is not None:
             mask = self.mask if self.mask.shape[0] == 1 else self.mask[rows]
             mask = mask[..., : scores.shape[-2] if mask.shape[-2] > 1 else 1, : scores.shape[-1]]
-            # Not -inf: the query of a padded position may see no key at all.
-            scores = scores.masked_fill(~mask, -1e30) if mask.dtype is torch.bool else scores + mask
+            if mask.dtype is torch.bool:  # much smaller than the scores, and adding is faster than filling
+                # Not -inf: the query of a padded position may see no key at all.
+                mask = torch.zeros_like(mask, dtype=wide).masked_fill_(~mask, -1e30)
+            scores.add_(mask)
         return scores.softmax(-1)
 
 
@@ -134,9 +136,7 @@ def _distance(
         # d distance / d map = 2 difference / entries; through the softmax: map * (that - its mean under the map).
         upstream = difference.mul_((2 / entries_of)[:, None, None, None])
         scores = ours * (upstream - (upstream * ours).sum(-1, keepdim=True))
-        scores *= student.scale
-        found[0][rows, :, :upto] = (scores @ student.key[rows, :, :upto].to(wide)).to(found[0].dtype)
-        found[1][rows, :, :upto] = (scores.transpose(-1, -2) @ student.query[rows, :, :upto].to(wide)).to(
-            found[1].dtype
-        )
+        scores = scores.mul_(student.scale).to(student.query.dtype)
+        found[0][rows, :, :upto] = scores @ student.key[rows, :, :upto]
+        found[1][rows, :, :upto] = scores.transpose(-1, -2) @ student.query[rows, :, :upto]
     return distance, found

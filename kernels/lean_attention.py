@@ -8,6 +8,7 @@ is kept besides the inputs is the mask, a byte an entry.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -24,7 +25,8 @@ def lean_attention(inputs: AttentionInputs, value: Tensor, dropout: float) -> Te
     """softmax(query key^T scale + mask) times value; entries dropped with probability `dropout`, the rest scaled up.
 
     The same as `scaled_dot_product_attention`; differentiable in query, key and value. Entries to drop are drawn from
-    the device's default generator. Sums are at least float32.
+    the device's default generator, 16 bits each. The distribution is at least float32; it is multiplied in the inputs'
+    dtype.
 
     Args:
         inputs: query, key: (batch, heads, length, head size).
@@ -36,8 +38,7 @@ def lean_attention(inputs: AttentionInputs, value: Tensor, dropout: float) -> Te
     batch, heads, length, _ = inputs.query.shape
     kept = None
     if dropout:
-        kept = torch.empty(batch, heads, length, inputs.key.shape[2], dtype=torch.bool, device=value.device)
-        kept.bernoulli_(1 - dropout)
+        kept = _draw_kept((batch, heads, length, inputs.key.shape[2]), dropout, value.device)
     out: Tensor = _LeanAttention.apply(inputs.query, inputs.key, value, inputs, kept, 1 / (1 - dropout))
     return out
 
@@ -62,8 +63,8 @@ class _LeanAttention(torch.autograd.Function):
             for rows in _chunks(query, key):
                 attention = inputs.map(rows)
                 if kept is not None:
-                    attention.mul_(kept[rows]).mul_(scaled)
-                out[rows] = attention @ value[rows].to(attention.dtype)
+                    attention.mul_(_weights(kept[rows], scaled, attention.dtype))
+                out[rows] = attention.to(value.dtype) @ value[rows]
         return out
 
     @staticmethod
@@ -76,19 +77,32 @@ class _LeanAttention(torch.autograd.Function):
             for rows in _chunks(query, key):
                 attention = inputs.map(rows)
                 wide = attention.dtype
-                given = upstream[rows].to(wide)
-                to_attention = given @ value[rows].to(wide).transpose(-1, -2)
+                given = upstream[rows].to(value.dtype)
+                to_attention = (given @ value[rows].transpose(-1, -2)).to(wide)
                 dropped = attention
                 if kept is not None:
-                    to_attention.mul_(kept[rows]).mul_(ctx.scaled)
-                    dropped = (attention * kept[rows]).mul_(ctx.scaled)
-                found[2][rows] = dropped.transpose(-1, -2) @ given
+                    weights = _weights(kept[rows], ctx.scaled, wide)
+                    to_attention.mul_(weights)
+                    dropped = weights.mul_(attention)
+                found[2][rows] = dropped.to(value.dtype).transpose(-1, -2) @ given
                 # Through the softmax: map * (gradient - its mean under the map).
                 mean = (to_attention * attention).sum(-1, keepdim=True)
-                scores = to_attention.sub_(mean).mul_(attention).mul_(ctx.scale)
-                found[0][rows] = scores @ key[rows].to(wide)
-                found[1][rows] = scores.transpose(-1, -2) @ query[rows].to(wide)
+                scores = to_attention.sub_(mean).mul_(attention).mul_(ctx.scale).to(query.dtype)
+                found[0][rows] = scores @ key[rows]
+                found[1][rows] = scores.transpose(-1, -2) @ query[rows]
         return *found, None, None, None
+
+
+def _draw_kept(shape: tuple[int, ...], dropout: float, device: torch.device) -> Tensor:
+    """Bool, True with probability 1 - dropout to 16 bits; several times as fast as `bernoulli_`."""
+    count = math.prod(shape)
+    bits = torch.empty(-(-count // 4), dtype=torch.int64, device=device).random_(-(2**63), None)
+    return (bits.view(torch.int16)[:count] >= round(dropout * 2**16) - 2**15).view(shape)
+
+
+def _weights(kept: Tensor, scaled: float, dtype: torch.dtype) -> Tensor:
+    """What a map is multiplied with: 0 for an entry that is dropped."""
+    return kept.view(torch.uint8).to(dtype).mul_(scaled)  # of bytes the conversion is vectorised, of bools it is not
 
 
 def _chunks(query: Tensor, key: Tensor) -> list[slice]:

@@ -19,9 +19,9 @@ What limits the speed: at batch 1 the body's FLOPs, 2 a weight and token; for sh
 GPU, what each layer costs in any case: reading its weights, launching its operators. Both go with the number of layers;
 what is done once a pass does not, and holds small models back. Embeddings are looked up: they cost nothing but memory,
 so a smaller vocabulary makes a model smaller and not faster. A head is as dear for a student: to score R relations of a
-word, a parser's takes 2 R hidden_size^2. The thesis's 0.61 and 0.48 for DP are a head of 0.28 of mBERT's body: (0.50 +
-0.28) / 1.28 and (0.33 + 0.28) / 1.28. And a reduced vocabulary cuts rare words smaller, so that a student may have
-more tokens to go through; they are shown.
+word, a parser's takes 2 R hidden_size^2 (the thesis's 0.61 and 0.48 for DP amount to a head of 0.28 of mBERT's body:
+(0.50 + 0.28) / 1.28, (0.33 + 0.28) / 1.28). And a reduced vocabulary cuts rare words smaller, so that a student may
+have more tokens to go through; they are shown.
 
 FLOPs are those of matrix products. torch's counter (2.13) sees none in the fused attention of a CPU, so they are
 counted with attention's plain definition, which does the same products. A product with a sum is two operations;

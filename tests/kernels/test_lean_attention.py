@@ -35,7 +35,7 @@ def test_result_and_gradients_equal_the_definition(
     torch.manual_seed(3)
     found = lean_attention(inputs, value, dropout)
     torch.manual_seed(3)
-    kept = torch.empty(3, 2, 7, 7, dtype=torch.bool).bernoulli_(1 - dropout) if dropout else None
+    kept = module._draw_kept((3, 2, 7, 7), dropout, query.device) if dropout else None
     wanted = lean_attention_definition(inputs, value, kept, dropout)
     torch.testing.assert_close(found, wanted)
     weights = torch.randn(found.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
@@ -57,6 +57,20 @@ def test_one_query_on_paper() -> None:
     value = torch.tensor([[[[1.0], [3.0]]]])
     assert lean_attention(inputs, value, 0.0).item() == 2
     assert lean_attention_definition(inputs, value, torch.tensor([[[[False, True]]]]), 0.5).item() == 3
+
+
+@pytest.mark.parametrize("dropout", [0.1, 0.5, 0.9])
+def test_entries_are_dropped_independently_with_their_probability(dropout: float) -> None:
+    torch.manual_seed(0)
+    dropped = ~module._draw_kept((999, 1001), dropout, torch.device("cpu"))
+    deviation = (dropout * (1 - dropout) / dropped.numel()) ** 0.5
+    assert dropped.double().mean().item() == pytest.approx(dropout, abs=5 * deviation + 2**-16)
+    flat = dropped.flatten()
+    for step in (1, 2, 3, 4):  # four entries share a draw
+        both = (flat[:-step] & flat[step:]).double().mean().item()
+        assert both == pytest.approx(dropout**2, abs=5 * (dropout**2 * (1 - dropout**2) / len(flat)) ** 0.5 + 1e-4)
+        every_fourth = flat[step - 1 :: 4].double().mean().item()
+        assert every_fourth == pytest.approx(dropout, abs=10 * deviation + 2**-16)
 
 
 def test_dropout_keeps_the_mean() -> None:
