@@ -177,10 +177,11 @@ def test_the_scale_sets_model_and_recipe(tmp_path: Path) -> None:
     assert mini.train.epochs is None and mini.train.max_steps < 1000
 
 
-MEASURED = ["thesis_7_4"]
+MEASURED = ["thesis_5_2", "thesis_5_7", "thesis_7_4"]
 TABLES = [table for table in options("table") if table not in MEASURED]
 ALIASES = {"thesis_7_1", "thesis_E_1", "figure_4_2", "figure_7_4", "figure_E_2"}
 ALIASES |= {"thesis_3_2", "thesis_3_3", "thesis_3_4", "thesis_A_5", "thesis_A_6", "figure_3_2", "figure_3_3"}
+ALIASES |= {"thesis_5_3", "thesis_5_4", "thesis_5_5", "thesis_5_6", "thesis_C_2", "thesis_C_3", "figure_5_1"}
 
 
 @pytest.mark.parametrize("table", TABLES)
