@@ -65,9 +65,11 @@ def make_student(
     """
     whole = whole_pretrained(teacher)
     shape = _shape(whole.config, len(blocks), kept)
-    before = Width(shape.hidden_size, shape.num_attention_heads, shape.intermediate_size)
-    after = before if hidden is None else before.narrowed(hidden)
-    shape.hidden_size, shape.intermediate_size = after.hidden, after.inner
+    if hidden is not None:
+        inner = getattr(shape, "intermediate_size", 0)  # not all families have one of that name
+        before = Width(shape.hidden_size, shape.num_attention_heads, inner)
+        after = before.narrowed(hidden)
+        shape.hidden_size, shape.intermediate_size = after.hidden, after.inner
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         student = type(whole)(shape)
@@ -75,7 +77,7 @@ def make_student(
     widening = None
     if copies:
         theirs = _counterparts(teacher, student, blocks, kept)
-        if after != before:
+        if hidden is not None:
             embeddings: Any = teacher.backbone.get_input_embeddings()  # type: ignore[operator]
             basis = principal_directions(embeddings.weight.detach()[kept], after.hidden)
             theirs = narrow(theirs, basis, before, after)
