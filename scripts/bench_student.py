@@ -53,7 +53,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from xlt.cli import guarded, is_stray
+from xlt.cli import guarded
 from xlt.compose import hydra_ready
 from xlt.config import RunConfig, UsageError
 from xlt.data.encoding import Encoder
@@ -72,7 +72,7 @@ from xlt.models.transfer import TransferModel, parameter_report
 from xlt.modules import ModuleStack, check_base
 
 # Private: what turns a command line into a table's plan has no public name yet.
-from xlt.reproduce import _OWN, _reproduction
+from xlt.reproduce import compose_table, split_overrides
 from xlt.results.planner import Plan, Run
 from xlt.results.store import RunStore
 from xlt.results.table import Table
@@ -131,14 +131,11 @@ def ask(words: Sequence[str], column: str | None, reference: str | None) -> tupl
     Raises:
         UsageError: wrong overrides, faulty configs, no such column or system.
     """
-    if stray := [word for word in words if is_stray(word)]:
-        raise UsageError(*(f"{word}: not an override; write KEY=VALUE" for word in stray))
-    if not any(word.startswith("table=") for word in words):
+    own, others = split_overrides(words)
+    if not any(word.startswith("table=") for word in own):
         raise UsageError("table: give table=NAME, for instance table=bistil_pos_mini")
-    own = [word for word in words if word.partition("=")[0].lstrip("+~").split(".")[0] in _OWN]
-    others = [word for word in words if word not in own]
     with hydra_ready():
-        config, name = _reproduction(own)
+        config, name = compose_table(own)
         if not config.table.systems or not config.table.sources:
             raise UsageError(f"table={name}: has no systems and columns of its own; take one that has")
         columns, systems = config.table.sources, list(config.table.systems)
@@ -154,14 +151,13 @@ def ask(words: Sequence[str], column: str | None, reference: str | None) -> tupl
     cells = table.grid(store, {}).cells
     found = {}
     for system, settings in config.table.systems.items():
-        run, evaluations = table._asked(system, seed, column)  # the evaluations are in no public function's answer
-        wanted = [one for one in evaluations.values() if (one.source, one.label) == (column, settings.composition)]
-        if not wanted or column not in run.config.data.evaluation:
+        run, wanted = table.run(system, seed, column), table.composition(system, seed, column)
+        if wanted is None or column not in run.config.data.evaluation:
             raise UsageError(f"table={name}: {system} is not evaluated on examples of {column}; give another --column")
         needed = {run.fingerprint, *run.evaluation_needs, *_base_runs(run)}
         missing = [one.label for one in plan.runs.values() if one.fingerprint in needed - _trained(plan)]
         score = next(iter(cells[system][column].values), None)
-        found[system] = Asked(settings.label, run, wanted[0], score, missing)
+        found[system] = Asked(settings.label, run, wanted, score, missing)
     about = {"table": name, "column": column, "seed": seed, "metric": config.table.metric, "reference": reference}
     return found, about
 

@@ -42,17 +42,10 @@ def reproduce(words: list[str]) -> int:
         print("usage: reproduce_table.py table=NAME [seeds=[1,2,3]] [workers=2] [--plan] [override of every run ...]")
         return 0
     plan_only = "--plan" in words
-    # A table by its number in the thesis: table=4.2, table=D.4; a figure is table=figure_7_4.
-    numbered = [re.sub(r"^table=([\dA-E])\.(\d+)$", r"table=thesis_\1_\2", word) for word in words]
-    overrides = [word for word in numbered if word != "--plan"]
-    stray = [word for word in overrides if is_stray(word)]
-    if stray:
-        raise UsageError(*(f"{word}: neither --plan nor an override; write KEY=VALUE" for word in stray))
-    own = [word for word in overrides if word.partition("=")[0].lstrip("+~").split(".")[0] in _OWN]
-    others = [word for word in overrides if word not in own]
+    own, others = split_overrides([word for word in words if word != "--plan"])
     console = Console(stderr=True)
     with hydra_ready():
-        config, name = _reproduction(own)
+        config, name = compose_table(own)
         store = RunStore(config.output_dir)
         plan = Plan(store)
         tables = _tables(name, config, own, [*others, f"scale={config.scale}", f"output_dir={config.output_dir}"], plan)
@@ -95,7 +88,7 @@ def _tables(name: str, config: ReproductionConfig, own: list[str], others: list[
     for column, part in config.table.parts.items():
         words = [f"table={part}" if word.startswith("table=") else word for word in own]
         try:
-            part_config, part_name = _reproduction(words)
+            part_config, part_name = compose_table(words)
             tables[column] = Table(part_name, part_config.table, config.seeds, others, plan)
         except UsageError as error:
             faults += error.lines
@@ -104,7 +97,26 @@ def _tables(name: str, config: ReproductionConfig, own: list[str], others: list[
     return tables
 
 
-def _reproduction(own: list[str]) -> tuple[ReproductionConfig, str]:
+def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What is said of the table and its making, and what of every run; a table may be named by its number.
+
+    Raises:
+        UsageError: a word is no override.
+    """
+    # A table by its number in the thesis: table=4.2, table=D.4; a figure is table=figure_7_4.
+    numbered = [re.sub(r"^table=([\dA-E])\.(\d+)$", r"table=thesis_\1_\2", word) for word in words]
+    if stray := [word for word in numbered if is_stray(word)]:
+        raise UsageError(*(f"{word}: neither an option nor an override; write KEY=VALUE" for word in stray))
+    own = [word for word in numbered if word.partition("=")[0].lstrip("+~").split(".")[0] in _OWN]
+    return own, [word for word in numbered if word not in own]
+
+
+def compose_table(own: list[str]) -> tuple[ReproductionConfig, str]:
+    """The checked config of a table and its name, another's where it is an alias; `own` as from `split_overrides`.
+
+    Raises:
+        UsageError: wrong overrides or values, or a table that a script measures.
+    """
     ConfigStore.instance().store(name="base_reproduction", node=ReproductionConfig)
     ConfigStore.instance().store(group="table", name="base_table", node=TableConfig)
     ConfigStore.instance().store(group="table", name="base_system", node=SystemConfig)
@@ -118,7 +130,7 @@ def _reproduction(own: list[str]) -> tuple[ReproductionConfig, str]:
     assert isinstance(config, ReproductionConfig)
     name = next(word.partition("=")[2] for word in own if word.startswith("table="))
     if config.table.same_as is not None:
-        return _reproduction([word.replace(f"table={name}", f"table={config.table.same_as}") for word in own])
+        return compose_table([word.replace(f"table={name}", f"table={config.table.same_as}") for word in own])
     if config.table.measured_by is not None:
         raise UsageError(f"table={name}: measured, not trained; run python {config.table.measured_by} --help")
     config.table = config.table.searched()

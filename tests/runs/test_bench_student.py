@@ -166,7 +166,7 @@ def test_a_reference_that_is_not_trained_is_refused_in_one_line(call: Callable[.
         (["--reference", "x"], "--reference x: table=bistil_pos_mini has lt_sft, st_2, tf_2"),
         (["--column", "x"], "--column x: table=bistil_pos_mini has fao"),
         (["--rounds", "0"], "--rounds 0: must be at least 1"),
-        (["stray"], "stray: not an override; write KEY=VALUE"),
+        (["stray"], "stray: neither an option nor an override; write KEY=VALUE"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(call: Callable[..., Any], more: list[str], said: str) -> None:

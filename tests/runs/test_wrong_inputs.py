@@ -472,8 +472,8 @@ TABLE_MISTAKES: dict[str, tuple[tuple[str, ...], list[list[str]]]] = {
         ("table=pos_unseen", "table.columns=[qqq]", "table.average=[]", "data_dir={data}", "model.path={model}"),
         [["table.columns: qqq not in data.evaluation"]],
     ),
-    "unknown option": (("table=pos_unseen", "--nope"), [["--nope: neither --plan nor an override"]]),
-    "word that is no override": (("table=pos_unseen", "foo"), [["foo: neither --plan nor an override"]]),
+    "unknown option": (("table=pos_unseen", "--nope"), [["--nope: neither an option nor an override"]]),
+    "word that is no override": (("table=pos_unseen", "foo"), [["foo: neither an option nor an override"]]),
     "absent data": (
         ("table=pos_unseen", "data_dir=/no/such/folder", "model.path={model}"),
         [["data_dir=/no/such/folder: no such folder"]],

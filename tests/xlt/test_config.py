@@ -20,7 +20,7 @@ import xlt.tasks
 from xlt import config as shared
 from xlt.compose import checked, compose, hydra_ready
 from xlt.config import RunConfig, UsageError, faults
-from xlt.reproduce import _reproduction
+from xlt.reproduce import compose_table
 from xlt.results.figures import FigureConfig
 from xlt.results.table import ReproductionConfig, SearchConfig, SystemConfig, TableConfig
 
@@ -187,7 +187,7 @@ ALIASES |= {"thesis_5_3", "thesis_5_4", "thesis_5_5", "thesis_5_6", "thesis_C_2"
 @pytest.mark.parametrize("table", TABLES)
 def test_every_table_composes_and_its_systems_evaluate_its_columns(table: str, tmp_path: Path, tiny_bert: Path) -> None:
     scale = "thesis" if table.endswith("_thesis") else "mini"
-    reproduction, name = _reproduction([f"table={table}", f"scale={scale}"])
+    reproduction, name = compose_table([f"table={table}", f"scale={scale}"])
     shown = reproduction.table
     assert name == table or (table in ALIASES and name.endswith("_mini"))
     for number, system in enumerate(shown.systems.values()):
@@ -214,7 +214,7 @@ def test_every_table_composes_and_its_systems_evaluate_its_columns(table: str, t
 def test_every_table_of_averages_has_parts_that_are_there(scale: str) -> None:
     of_averages = 0
     for table in TABLES:
-        reproduction, _ = _reproduction([f"table={table}", f"scale={scale}"])
+        reproduction, _ = compose_table([f"table={table}", f"scale={scale}"])
         of_averages += bool(reproduction.table.parts)
         assert set(reproduction.table.parts.values()) <= set(options("table"))
     assert of_averages == 6  # 4.2, 4.4, 4.5, 6.2, 6.3, D.4
@@ -223,14 +223,14 @@ def test_every_table_of_averages_has_parts_that_are_there(scale: str) -> None:
 @pytest.mark.parametrize("table", MEASURED)
 def test_a_measured_table_names_its_script(table: str) -> None:
     with pytest.raises(UsageError, match=r"measured, not trained; run python (scripts/\w+\.py)") as raised:
-        _reproduction([f"table={table}"])
+        compose_table([f"table={table}"])
     (script,) = re.findall(r"scripts/\w+\.py", str(raised.value))
     assert (CONF.parent / script).is_file()
 
 
 def test_published_averages_are_those_of_the_published_numbers() -> None:
     for table in TABLES:
-        reproduction, _ = _reproduction([f"table={table}"])
+        reproduction, _ = compose_table([f"table={table}"])
         shown = reproduction.table
         for system, numbers in shown.reference.items():
             if "avg" in numbers:
@@ -242,7 +242,7 @@ def test_published_averages_are_those_of_the_published_numbers() -> None:
 
 def test_no_target_language_of_the_quickstart_is_one_that_its_encoder_has_seen() -> None:
     seen = {source.language for source in compose(["experiment=nano_pretrain"]).data.sources.values()}
-    reproduction, _ = _reproduction(["table=quickstart"])
+    reproduction, _ = compose_table(["table=quickstart"])
     assert len(seen) >= 25
     assert len(reproduction.table.average) >= 8
     assert not seen & set(reproduction.table.average)

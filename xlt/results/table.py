@@ -228,6 +228,14 @@ class Table:
         """The run behind a cell."""
         return self._asked(system, seed, column)[0]
 
+    def composition(self, system: str, seed: int, column: str) -> Composition | None:
+        """What of the run is evaluated for a cell; None for a benchmark or a group."""
+        label = self.config.systems[system].composition
+        for wanted in self._asked(system, seed, column)[1].values():
+            if (wanted.source, wanted.label) == (column, label):
+                return wanted
+        return None
+
     def _asked(self, system: str, seed: int, column: str) -> tuple[Run, dict[str, Composition]]:
         """The run, and its evaluations that this system shows: others may share it with other language modules."""
         return self._runs[system, seed, column if _is_per_column(self.config.systems[system]) else None]
