@@ -453,7 +453,10 @@ def _listing(things: dict[str, Path]) -> list[str]:
 
 
 TABLE_MISTAKES: dict[str, tuple[tuple[str, ...], list[list[str]]]] = {
-    "no table": (("seeds=[1]",), [["table is not given; write table=..., there are bistil_las_mini, bistil_las_thesis"]]),
+    "no table": (
+        ("seeds=[1]",),
+        [["table is not given; write table=..., there are bistil_las_mini, bistil_las_thesis"]],
+    ),
     "typo in the table's name": (("table=pos_unsen",), [["no table/pos_unsen", "did you mean pos_unseen?"]]),
     "seeds that are no numbers": (("table=pos_unseen", "seeds=[a]"), [["seeds=[a]", "converted to Integer"]]),
     "no seeds": (("table=pos_unseen", "seeds=[]"), [["seeds=[]: must be different numbers", "seeds=[1,2,3]"]]),

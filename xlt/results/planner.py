@@ -376,6 +376,8 @@ def _contradictions(config: RunConfig) -> list[str]:
         return [
             f"model.student.run=null: method {method.name} leaves no checkpoint; take method=pretrain, or give a run"
         ]
+    if "prediction" in config.teacher.losses and not task.decides:
+        return [f"teacher.losses: task {task.name} makes no decisions that a teacher could guide; leave out prediction"]
     if task.needs_lm_head and (faults := method.language_faults(languages)):
         return faults
     if (config.start.path is not None or config.start.run is not None) and not method.starts_from_modules:

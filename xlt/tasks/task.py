@@ -77,6 +77,11 @@ class Task(ABC):
     def loss(self, model: TransferModel, batch: Tensors) -> Tensor:
         """Sum of the losses of all targets, float32 scalar."""
 
+    @property
+    def decides(self) -> bool:
+        """Whether it has `decisions`, which a teacher can guide."""
+        return type(self).decisions is not Task.decisions
+
     def decisions(self, model: TransferModel, batch: Tensors) -> list[Decisions]:
         """What the loss judges, by kind and in an order that only the batch decides: a teacher's match a student's."""
         raise NotImplementedError(f"task {self.name} makes no decisions that a teacher could guide")
