@@ -112,7 +112,7 @@ def build_student(config: RunConfig, model_path: str, task: Task, data: RunData)
     segmentation = compare_segmentation(tokenizer, reduced, kept, data.lines(part="validation"))
     report = {
         **parameter_report(student),
-        "teacher_parameters": teacher.pretrained_parameters,
+        "teacher_parameters": parameter_report(teacher)["parameters"],
         "teacher_tokens": len(tokenizer),
         "tokens": len(kept),
         "words": segmentation.words,
