@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf, SCMode, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from xlt import config as shared
-from xlt.config import RunConfig, RunReference, UsageError, faults
+from xlt.config import RunConfig, RunReference, SourceConfig, UsageError, faults
 from xlt.data.sources import PARTS
 
 CONFIG_MODULE = "xlt_conf"
@@ -388,6 +388,23 @@ def compose_teacher_run(parent: DictConfig) -> DictConfig:
     child.model.student = None
     child.teacher = compose(["teacher=none"]).teacher
     return child
+
+
+def compose_translator_run(parent: DictConfig, name: str, source: SourceConfig) -> DictConfig:
+    """The run whose model translates a source of the parent's: wholly its own but for where things lie.
+
+    Args:
+        name: of the source's key, for messages.
+        source: with a translation.
+    """
+    assert source.translation is not None
+    reference = source.translation.run
+    filled = {"{source}": source.translation.source_language, "{target}": source.language}
+    overrides = list(reference.overrides)
+    for placeholder, code in filled.items():
+        overrides = [override.replace(placeholder, code) for override in overrides]
+    settings = (*_SETTINGS, "threads")
+    return _compose_child(parent, f"{name}.translation.run", reference.experiment, overrides, settings)
 
 
 def model_run_settings(parent: DictConfig) -> Any:

@@ -84,8 +84,8 @@ class StartConfig:
 class RandomModelConfig:
     """A model with random weights and a tokenizer trained on the run's own sources."""
 
-    architecture: str = key("transformers model type", choices=("bert", "roberta", "xlm-roberta"))
-    layers: int = key("number of Transformer blocks", low=1)
+    architecture: str = key("transformers model type", choices=("bert", "roberta", "xlm-roberta", "m2m_100"))
+    layers: int = key("number of Transformer blocks; of an encoder-decoder, in each half", low=1)
     hidden_size: int = key("width", low=8)
     heads: int = key("attention heads", low=1)
     intermediate_size: int = key("feed-forward width", low=8)
@@ -144,6 +144,9 @@ class ModelConfig:
     quantise: str | None = key("nf4: the blocks' linear layers in 4 bits (thesis §7.2.3); null: as dtype says",
                                choices=("nf4",))  # fmt: skip
     student: StudentConfig | None = key("use a smaller model made of it; null: the model itself")
+    new_languages: dict[str, str | None] = key(
+        "of a translator: language it gets a token for -> relative whose embedding that begins with; null: the mean"
+    )
 
     def faults(self, prefix: str) -> Iterator[str]:
         given = [name for name in ("path", "run", "random") if getattr(self, name) is not None]
@@ -155,6 +158,12 @@ class ModelConfig:
             )
         if self.path is not None and (fault := self._path_fault(self.path)) is not None:
             yield f"{prefix}.path={self.path}: {fault}"
+        from xlt.data.languages import language_fault
+
+        for language, relative in self.new_languages.items():
+            for code in (language,) if relative is None else (language, relative):
+                if (fault := language_fault(code)) is not None:
+                    yield f"{prefix}.new_languages.{language}={relative}: {code} is {fault}"
         if self.student is not None and self.random is not None:
             yield f"{prefix}.student: of random weights nothing is to be learned; give {prefix}.path or {prefix}.run"
         if self.student is not None and self.quantise is not None:
@@ -198,6 +207,42 @@ class InstructionConfig:
 
 
 @dataclass
+class TranslationConfig:
+    """How a source came into its language: read in another one, and translated by a model (thesis §6.3.1)."""
+
+    source_language: str = key("ISO 639-3 code of the language it is read in")
+    run: RunReference = key("the run that leaves the translator, {source} and {target} filled in")
+    adapt: list[str] = key("languages it has to learn first: that run is trained; for others its model does as it is")
+    fields: list[str] = key("which parts of an example are translated: text, pair")
+    beams: int = key("hypotheses kept in beam search; 1: greedy", low=1)
+    batch_tokens: int = key("tokens a batch, padding included", low=1)
+    cap: int | None = key("translate at most this many examples, drawn with seed 0; null: all", low=1)
+
+    def faults(self, prefix: str) -> Iterator[str]:
+        from xlt.data.languages import language_fault
+
+        if (fault := language_fault(self.source_language)) is not None:
+            yield f"{prefix}.source_language={self.source_language}: {fault}"
+        for code in self.adapt:
+            if (fault := language_fault(code)) is not None:
+                yield f"{prefix}.adapt: {code} is {fault}"
+        if not self.fields or not set(self.fields) <= {"text", "pair"}:
+            yield f"{prefix}.fields={self.fields}: must be of text, pair; other parts point into a text, or name labels"
+
+    def adapts(self, language: str) -> bool:
+        """Whether the translator learns first, to translate into a language."""
+        return bool({self.source_language, language} & set(self.adapt))
+
+
+@dataclass
+class PlannedTranslation(TranslationConfig):
+    """The same once the plan knows who translates: `fingerprint` of the translation, and the `file` it is in."""
+
+    fingerprint: str = ""
+    file: str = ""
+
+
+@dataclass
 class SourceConfig:
     """One entry of the mix: labelled or raw data of one language."""
 
@@ -218,12 +263,43 @@ class SourceConfig:
     cap_words: int | None = key("of those, drawn by seed, as few as have this many words between blanks", low=1)
     where: dict[str, str] = key("column -> value that a row must have to be read")
     instruction: InstructionConfig | None = key("makes a conversation of each example; null: as it is")
+    text_language: str | None = key("of parallel text, the language of `text`; null: the source's own")
+    pair_language: str | None = key("of parallel text, the language of `pair`; null: the source's own")
+    translation: TranslationConfig | None = key("read in another language and translated into this one; null: as it is")
 
     def faults(self, prefix: str) -> Iterator[str]:
         from xlt.data.languages import language_fault
 
-        if (fault := language_fault(self.language)) is not None:
-            yield f"{prefix}.language={self.language}: {fault}"
+        for name in ("language", "text_language", "pair_language"):
+            code = getattr(self, name)
+            if code is not None and (fault := language_fault(code)) is not None:
+                yield f"{prefix}.{name}={code}: {fault}"
+        if self.translation is not None and self.translation.source_language == self.language:
+            yield f"{prefix}.translation.source_language={self.language}: the source's own; leave translation out"
+        if self.translation is not None and self.origin != "translated":
+            yield f"{prefix}.origin={self.origin}: what a model translated is of origin translated"
+
+    @property
+    def parallel(self) -> tuple[str, str] | None:
+        """Languages of `text` and `pair`; None for what is no parallel text."""
+        if self.text_language is None and self.pair_language is None:
+            return None
+        return self.text_language or self.language, self.pair_language or self.language
+
+    def untranslated(self) -> SourceConfig:
+        """The source that the translation is made of, as far as that takes it."""
+        assert self.translation is not None
+        return dataclasses.replace(
+            self,
+            language=self.translation.source_language,
+            origin="gold",
+            cap=self.translation.cap,
+            cap_words=None,
+            upsample=1,
+            labels={},
+            instruction=None,
+            translation=None,
+        )
 
     @property
     def code(self) -> str:
@@ -284,6 +360,10 @@ class DataConfig:
     sampling: SamplingConfig = key("how often each source's batches come")
     held_out_fraction: float = key("share of each source held out where `validation` is empty", low=0, high=0.5)
     select_on_targets: bool = key("allow languages in `validation` that are only targets, not sources")
+    leaks: str = key(
+        "where a text of `sources` stands in `evaluation`: refuse, also what the sources' translators learned from",
+        choices=("refuse", "allow"),
+    )
 
     def faults(self, prefix: str) -> Iterator[str]:
         if not self.sources:

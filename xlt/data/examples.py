@@ -36,6 +36,8 @@ class Example:
         answers: all accepted answers to a question, in the context.
         id: the data set's own name of the example, where it has one.
         turns: of a conversation.
+        languages: of `text` and `pair`, where one translates the other.
+        untranslated: the texts that a model translated into those of the example.
     """
 
     place: str
@@ -47,3 +49,5 @@ class Example:
     answers: tuple[Answer, ...] = ()
     id: str | None = None
     turns: tuple[Turn, ...] = ()
+    languages: tuple[str, str] | None = None
+    untranslated: tuple[str, ...] = ()

@@ -39,8 +39,8 @@ class Overlap:
             self._sizes.append(len(trigrams))
 
     def holds(self, example: Example) -> bool:
-        """Whether a text of the example equals one of the index, or is an edited copy of it."""
-        return any(self._holds(text) for text in texts_of(example))
+        """Whether a text of the example equals one of the index, or is an edited copy, or a translation of either."""
+        return any(self._holds(text) for text in (*texts_of(example), *example.untranslated))
 
     def _holds(self, text: str) -> bool:
         if _letters(text) in self._letters:

@@ -42,6 +42,8 @@ def reader_of(source: SourceConfig) -> ModuleType:
     if source.reader not in known:
         raise UsageError(f"reader={source.reader}: no such reader; there are {', '.join(known)}")
     name = "hub" if source.path is None and source.hub is not None else source.reader
+    if source.translation is not None:
+        name = "translated"
     return importlib.import_module(f"{readers.__name__}.{name}")
 
 
@@ -68,7 +70,14 @@ def source_identity(source: SourceConfig) -> dict[str, object]:
         "upsample": source.upsample,
         "cap": source.cap,
         **({"cap_words": source.cap_words} if source.cap_words is not None else {}),
+        **({"parallel": list(source.parallel)} if source.parallel is not None else {}),
     }
+
+
+def parallel_languages(data: DataConfig) -> list[str]:
+    """ISO 639-3 codes of the languages of all parallel text in a run's data, sorted."""
+    sources = [source for part in PARTS for source in getattr(data, part).values()]
+    return sorted({code for source in sources if source.parallel is not None for code in source.parallel})
 
 
 def digest(value: Any) -> str:
@@ -108,7 +117,7 @@ def read_source(name: str, source: SourceConfig, seed: int, overlap: Overlap | N
     def stream_once() -> Iterator[Example]:
         for example in reader_of(source).read(source):
             if overlap is None or not overlap.holds(example):
-                yield _as_instruction(_relabelled(example, source), source)
+                yield _as_instruction(_in_languages(_relabelled(example, source), source), source)
 
     kept: set[int] | None = None
     if source.cap is not None:
@@ -151,6 +160,10 @@ def _relabelled(example: Example, source: SourceConfig) -> Example:
     columns = {name: tuple(source.labels.get(tag, tag) for tag in tags) for name, tags in example.columns.items()}
     label = source.labels.get(example.label, example.label) if example.label is not None else None
     return dataclasses.replace(example, columns=columns, label=label)
+
+
+def _in_languages(example: Example, source: SourceConfig) -> Example:
+    return example if source.parallel is None else dataclasses.replace(example, languages=source.parallel)
 
 
 def _as_instruction(example: Example, source: SourceConfig) -> Example:

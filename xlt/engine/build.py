@@ -12,10 +12,12 @@ from hydra.utils import get_class
 
 from xlt.config import RunConfig, UsageError
 from xlt.data.encoding import Encoder
+from xlt.data.sources import parallel_languages
 from xlt.data.streams import stream_seed
 from xlt.engine.distillation import Distillation
 from xlt.engine.run_data import RunData
 from xlt.methods.method import HEAD, Method
+from xlt.models.language_tokens import add_language_tokens, begin_language_embeddings
 from xlt.models.loading import load_pretrained, load_tokenizer, random_pretrained
 from xlt.models.quantised import quantise_blocks, through_nf4
 from xlt.models.student import Widening, count_blocks, kept_blocks, make_student
@@ -43,11 +45,21 @@ def build_method(config: Any) -> Method:
 
 
 def build_encoder(config: RunConfig, model_path: str | None, data: RunData) -> Encoder:
-    """The model's tokenizer, or one trained on the run's own sources where the model starts from nothing."""
+    """The model's tokenizer, or one trained on the run's own sources where the model starts from nothing.
+
+    It has tokens for the languages that the config says are new, and one trained here for those of all parallel text.
+
+    Raises:
+        UsageError: there is none, or a new language's relative has no token.
+    """
     if model_path is not None:
-        return Encoder(load_tokenizer(model_path, config.model.revision))
+        tokenizer = load_tokenizer(model_path, config.model.revision)
+        add_language_tokens(tokenizer, config.model.new_languages)
+        return Encoder(tokenizer)
     assert config.model.random is not None
-    return Encoder(train_tokenizer(data.lines(), config.model.random.vocabulary))
+    tokenizer = train_tokenizer(data.lines(), config.model.random.vocabulary)
+    add_language_tokens(tokenizer, dict.fromkeys(parallel_languages(config.data)))
+    return Encoder(tokenizer)
 
 
 def build_model(
@@ -163,7 +175,13 @@ def build_teacher(
 
 
 def _load(config: RunConfig, model_path: str) -> TransferModel:
-    return load_pretrained(model_path, config.model.revision, getattr(torch, config.model.dtype))
+    def with_new_languages(pretrained: Any) -> None:
+        tokenizer = load_tokenizer(model_path, config.model.revision)
+        added = add_language_tokens(tokenizer, config.model.new_languages)
+        begin_language_embeddings(pretrained, tokenizer, config.model.new_languages, added)
+
+    prepare = with_new_languages if config.model.new_languages else lambda _: None
+    return load_pretrained(model_path, config.model.revision, getattr(torch, config.model.dtype), prepare)
 
 
 def _with_head(config: RunConfig, model: TransferModel, task: Task, encoder: Encoder) -> TransferModel:

@@ -13,6 +13,7 @@ from xlt.models.transfer import TransferModel, parameter_report
 from xlt.tasks.task import Task
 
 _EXAMPLES = 16
+_EXAMPLES_DECODED = 2  # token by token, with the counter at every product
 
 
 @torch.no_grad()
@@ -26,7 +27,8 @@ def inference_cost(model: TransferModel, task: Task, source: LoadedSource, encod
     training = model.training
     model.eval()
     rows = source.features
-    chosen = sorted({round(at * (len(rows) - 1) / max(_EXAMPLES - 1, 1)) for at in range(_EXAMPLES)})
+    count = _EXAMPLES_DECODED if model.decodes else _EXAMPLES
+    chosen = sorted({round(at * (len(rows) - 1) / max(count - 1, 1)) for at in range(count)})
     try:
         # torch's counter does not know the CPU's fused attention; the plain one does the same products.
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):

@@ -111,14 +111,16 @@ class Composition:
     """One evaluation: a source of `data.evaluation`, and the modules in the model meanwhile.
 
     Attributes:
-        source: name in `data.evaluation` or `data.benchmarks`.
+        source: what the source or benchmark is called by who asks for it.
         label: `ALONE` or `COMPOSED`.
         modules: in the order in which they are applied.
+        entry: name in the run's `data.evaluation` or `data.benchmarks`; two who ask may mean different data.
     """
 
     source: str
     label: str
     modules: tuple[ModuleFile, ...]
+    entry: str
 
 
 @dataclass
@@ -256,23 +258,23 @@ def evaluate_compositions(
     model = build_model(config, model_path, task, encoder, trains=False)
     for file, module in modules.items():
         check_base(module.header, model.base_hash, file.path)
-    names = {composition.source for composition in wanted.values()} - config.data.benchmarks.keys()
+    names = {composition.entry for composition in wanted.values()} - config.data.benchmarks.keys()
     sources = {source.name: source for source in data.load("evaluation", encoder, names)}
     stack = ModuleStack(model)
     records: dict[str, dict[str, Any]] = {}
     for key, composition in wanted.items():
         stack.set([modules[file] for file in composition.modules])
-        if composition.source in config.data.benchmarks:
-            metrics = run_benchmark(model, encoder, config, composition.source)
+        if composition.entry in config.data.benchmarks:
+            metrics = run_benchmark(model, encoder, config, composition.entry)
             records[key] = {"source": composition.source, "composition": composition.label, "metrics": metrics}
             watcher.note(f"{composition.source}, {composition.label}: {SCORE} {metrics[SCORE]:.2f}")
             continue
-        source = sources[composition.source]
+        source = sources[composition.entry]
         size, precision = config.train.evaluation_batch_size, config.train.precision
         metrics = evaluate(model, task, [source], encoder, size, precision)
-        about = {"source": source.name, "language": source.language, "composition": composition.label}
+        about = {"source": composition.source, "language": source.language, "composition": composition.label}
         records[key] = {**about, "metrics": metrics, "cost": inference_cost(model, task, source, encoder)}
-        watcher.note(f"{source.name}, {composition.label}: {task.metric} {metrics[task.metric]:.2f}")
+        watcher.note(f"{composition.source}, {composition.label}: {task.metric} {metrics[task.metric]:.2f}")
     return records
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
-from xlt.config import RunConfig, SourceConfig, UsageError
+from xlt.config import PlannedTranslation, RunConfig, SourceConfig, UsageError
 from xlt.data.encoding import Encoder
 from xlt.data.examples import Example
 from xlt.data.feature_cache import cached
+from xlt.data.leaks import EvaluationTexts, leak_fault
 from xlt.data.mix import Features, LoadedSource
 from xlt.data.overlap import Overlap, texts_of
 from xlt.data.sources import digest, read_source, source_identity
@@ -62,10 +63,31 @@ class RunData:
                     self._check(part, name, source)
                 except UsageError as error:
                     faults += error.lines
+        if not faults and self._config.data.leaks == "refuse":
+            faults += self.leaks({"data.sources": self})
         if self._holds_out and not self.names("validation"):
             faults.append("data.validation: empty, and data.sources has no gold source to hold some out of")
         if faults:
             raise UsageError(*faults)
+
+    def leaks(self, learners: Mapping[str, RunData]) -> list[str]:
+        """Training sources with texts that this run is evaluated on, a line each.
+
+        Args:
+            learners: name for messages -> the data of a run that learns; what it excludes it does not learn from.
+        """
+        evaluated = EvaluationTexts(
+            {
+                f"data.evaluation.{name}": read_source(f"data.evaluation.{name}", _as_read(source), self._config.seed)
+                for name, source in self._config.data.evaluation.items()
+            }
+        )
+        lines = []
+        for prefix, data in learners.items():
+            for name, source in data._config.data.sources.items():
+                read = read_source(f"{prefix}.{name}", _as_read(source), data._config.seed, data._overlap("sources"))
+                lines.append(leak_fault(f"{prefix}.{name}", evaluated.leaks(read)))
+        return [line for line in lines if line is not None]
 
     def load(self, part: str, encoder: Encoder, only: Iterable[str] | None = None) -> list[LoadedSource]:
         """The part's sources as the task's features, tokenised now if they were not before.
@@ -112,9 +134,12 @@ class RunData:
         return source.origin == "gold"
 
     def _check(self, part: str, name: str, source: SourceConfig) -> None:
-        marker = self._marker(part, name, source)
+        marker: Path | None = self._marker(part, name, source)
+        assert marker is not None
         if marker in _CHECKED or marker.exists():
             return
+        if (read := _as_read(source)) is not source:
+            source, marker = read, None
         count = 0
         examples = read_source(f"data.{part}.{name}", source, self._config.seed, self._overlap(part))
         while chunk := list(islice(examples, _CHUNK)):
@@ -122,7 +147,8 @@ class RunData:
             count += len(chunk)
         if part == "sources" and self._holds_out and self._is_held_out_of(source):
             self._held_out(name, count)
-        _CHECKED.add(marker)
+        if marker is not None:
+            _CHECKED.add(marker)
 
     def _marker(self, part: str, name: str, source: SourceConfig) -> Path:
         """The file that says that a source was found right and tokenised."""
@@ -185,3 +211,10 @@ class RunData:
             "excluded": excluded,
             "task": dataclasses.asdict(self._config.task),
         }
+
+
+def _as_read(source: SourceConfig) -> SourceConfig:
+    """The source, or what it is to be translated from as long as it is not."""
+    if isinstance(source.translation, PlannedTranslation) and not Path(source.translation.file).exists():
+        return dataclasses.replace(source.untranslated(), labels=source.labels, instruction=source.instruction)
+    return source

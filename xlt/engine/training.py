@@ -85,7 +85,7 @@ class Trainer:
             self.method.load_state(parts["method"])
         watcher.rewind(position.records)
         phases = self.method.phases(self._budget())
-        with _StopSignals() as self._stop:
+        with StopSignals() as self._stop:
             for index in range(position.phase, len(phases)):
                 if index > position.phase:
                     position = Position(phase=index, seconds=self._elapsed())
@@ -270,12 +270,12 @@ class Trainer:
         return time.monotonic() - self._started
 
 
-class _StopSignals:
+class StopSignals:
     """Remembers SIGTERM and SIGINT until the loop has finished its step; a second SIGINT stops at once."""
 
     number = 0
 
-    def __enter__(self) -> _StopSignals:
+    def __enter__(self) -> StopSignals:
         self._before: dict[int, object] = {}
         for number in (signal.SIGTERM, signal.SIGINT):
             try:
@@ -299,4 +299,6 @@ def _rows(batch: Mapping[str, Tensor], rows: range) -> dict[str, Tensor]:
     width = batch["attention_mask"].shape[1]
     length = int(batch["attention_mask"][rows.start : rows.stop].sum(1).max())
     part = {name: tensor[rows.start : rows.stop] for name, tensor in batch.items()}
-    return {name: t[:, :length] if t.dim() > 1 and t.shape[1] == width else t for name, t in part.items()}
+    whole = ("decoder_input_ids", "labels") if "decoder_input_ids" in batch else ()  # as long as the targets are
+    cut = {name for name, tensor in part.items() if tensor.dim() > 1 and tensor.shape[1] == width} - {*whole}
+    return {name: tensor[:, :length] if name in cut else tensor for name, tensor in part.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,28 +42,57 @@ def load_tokenizer(path: str, revision: str | None = None) -> Any:
     return tokenizer
 
 
-def load_pretrained(path: str, revision: str | None = None, dtype: torch.dtype = torch.float32) -> TransferModel:
-    """A pre-trained encoder with its masked-language-model head, or a decoder with its own.
+def load_pretrained(
+    path: str,
+    revision: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    prepare: Callable[[Any], None] = lambda _: None,
+) -> TransferModel:
+    """A pre-trained encoder with its masked-language-model head, or a decoder or an encoder-decoder with its own.
 
+    Args:
+        path: local folder or hub id.
+        revision: of the hub.
+        dtype: of the weights.
+        prepare: changes the transformers model before it is taken apart.
     Raises:
         UsageError: nothing there loads as such a model.
     """
-    from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
+    from transformers import (
+        MODEL_FOR_MASKED_LM_MAPPING,
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForMaskedLM,
+        AutoModelForSeq2SeqLM,
+    )
 
     try:
-        masked = type(AutoConfig.from_pretrained(_expand(path), revision=revision)) in MODEL_FOR_MASKED_LM_MAPPING
-        family = AutoModelForMaskedLM if masked else AutoModelForCausalLM
+        config = AutoConfig.from_pretrained(_expand(path), revision=revision)
+        masked = AutoModelForMaskedLM if type(config) in MODEL_FOR_MASKED_LM_MAPPING else AutoModelForCausalLM
+        family = AutoModelForSeq2SeqLM if config.is_encoder_decoder else masked
         pretrained = family.from_pretrained(_expand(path), revision=revision, dtype=dtype)
     except Exception as error:
         raise UsageError(f"model.path={path}: the model does not load: {_first_line(error)}") from error
+    prepare(pretrained)
     return take_apart(pretrained, path)
 
 
 def random_pretrained(config: RandomModelConfig, tokenizer: Any, seed: int) -> TransferModel:
     """A model of the given shape with random weights; its vocabulary is the tokenizer's."""
-    from transformers import AutoConfig, AutoModelForMaskedLM
+    from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
-    shape = AutoConfig.for_model(
+    translates = config.architecture == "m2m_100"
+    shape = _shape_of_translator(config, tokenizer) if translates else _shape_of_encoder(config, tokenizer)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        pretrained = (AutoModelForSeq2SeqLM if translates else AutoModelForMaskedLM).from_config(shape)
+    return take_apart(pretrained, "random")
+
+
+def _shape_of_encoder(config: RandomModelConfig, tokenizer: Any) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.for_model(
         config.architecture,
         vocab_size=len(tokenizer),
         hidden_size=config.hidden_size,
@@ -77,10 +107,35 @@ def random_pretrained(config: RandomModelConfig, tokenizer: Any, seed: int) -> T
         eos_token_id=tokenizer.sep_token_id,
         type_vocab_size=1,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        pretrained = AutoModelForMaskedLM.from_config(shape)
-    return take_apart(pretrained, "random")
+
+
+def _shape_of_translator(config: RandomModelConfig, tokenizer: Any) -> Any:
+    from transformers import AutoConfig
+
+    halves = {
+        f"{half}_{name}": value
+        for half in ("encoder", "decoder")
+        for name, value in (
+            ("layers", config.layers),
+            ("attention_heads", config.heads),
+            ("ffn_dim", config.intermediate_size),
+            ("layerdrop", 0.0),
+        )
+    }
+    return AutoConfig.for_model(
+        config.architecture,
+        vocab_size=len(tokenizer),
+        d_model=config.hidden_size,
+        max_position_embeddings=config.max_positions,
+        dropout=config.dropout,
+        attention_dropout=config.dropout,
+        activation_dropout=0.0,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.cls_token_id,
+        eos_token_id=tokenizer.sep_token_id,
+        decoder_start_token_id=tokenizer.sep_token_id,
+        **halves,
+    )
 
 
 def save_checkpoint(model: TransferModel, tokenizer: Any, folder: Path) -> None:

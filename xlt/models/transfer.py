@@ -60,6 +60,23 @@ class TransferModel(nn.Module):
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         return self.backbone(input_ids=input_ids, attention_mask=attention_mask, **types).last_hidden_state
 
+    def decode(self, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor) -> Tensor:
+        """Of an encoder-decoder: (batch, length) source ids and mask, (batch, target length) ids -> representations.
+
+        Returns:
+            (batch, target length, hidden). Each position sees itself and those before it, so padding on the right of
+            the target needs no mask.
+        """
+        made = self.backbone(
+            input_ids=input_ids, attention_mask=attention_mask, decoder_input_ids=decoder_input_ids, use_cache=False
+        )
+        return made.last_hidden_state
+
+    @property
+    def decodes(self) -> bool:
+        """Whether it is an encoder-decoder."""
+        return bool(self.backbone.config.is_encoder_decoder)  # type: ignore[union-attr]
+
     def language_model_logits(self, hidden: Tensor) -> Tensor:
         """(tokens, hidden) -> (tokens, vocabulary); only the positions asked for are projected."""
         assert self.lm_head is not None

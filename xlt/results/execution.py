@@ -15,6 +15,7 @@ from xlt.config import UsageError
 from xlt.engine.processes import Processes
 from xlt.engine.run import evaluate_compositions, prepare
 from xlt.engine.training import Interrupted
+from xlt.engine.translate import translate_source
 from xlt.engine.watching import Watcher
 from xlt.models.loading import quiet_libraries
 from xlt.modules import ModuleFileError
@@ -162,7 +163,9 @@ def _do(job: Job, arguments: tuple[Any, ...]) -> _Verdict:
     run, store, evaluations, watcher_for = arguments
     quiet_libraries()
     try:
-        if job[0] == "train":
+        if job[0] == "train" and run.translation is not None:
+            _translate(run, store, watcher_for)
+        elif job[0] == "train":
             _train(run, store, watcher_for)
         else:
             _evaluate(run, store, evaluations, watcher_for)
@@ -177,6 +180,21 @@ def _do(job: Job, arguments: tuple[Any, ...]) -> _Verdict:
             raise
         return _Verdict(f"{type(error).__name__}: {' '.join(str(error).split())}")
     return _Verdict()
+
+
+def _translate(run: Run, store: RunStore, watcher_for: WatcherFor) -> None:
+    if not Processes.join().leads:
+        return
+    assert run.translation is not None
+    with store.lock(run.fingerprint):
+        if store.is_trained(run.fingerprint):
+            return
+        watcher = watcher_for(run, store)
+        try:
+            translate_source(run.config, run.standing, run.translation, store.folder(run.fingerprint), watcher)
+        finally:
+            watcher.close()
+        store.record_manifest(run.fingerprint, run.config, run.identity, run.kind, run.depends_on)
 
 
 def _train(run: Run, store: RunStore, watcher_for: WatcherFor) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import xlt
 from xlt.compose import plain
-from xlt.config import RunConfig, StudentConfig
+from xlt.config import RunConfig, SourceConfig, StudentConfig, TranslationConfig
 from xlt.data.sources import digest, source_identity
 from xlt.models.loading import model_identity
 
@@ -79,6 +79,33 @@ def run_identity(
     }
 
 
+def translation_identity(
+    config: RunConfig, run: str | None, source: SourceConfig, language: str, settings: TranslationConfig
+) -> dict[str, Any]:
+    """What determines the translation of a source, as JSON values.
+
+    Args:
+        config: of the translator's run.
+        run: fingerprint of the run that leaves the translator; None for a model with a path.
+        source: untranslated.
+        language: that it is translated into.
+        settings: how.
+    """
+    task = {name: value for name, value in plain(config.task).items() if name in ("max_length", "tokens")}
+    return {
+        "xlt": xlt.__version__,
+        "translator": {"model": _model_identity(config, run), **task},
+        "source": {**source_identity(source), "split": source.split},
+        "languages": [settings.source_language, language],
+        "fields": sorted(settings.fields),
+        "decoding": {
+            "beams": settings.beams,
+            "batch_tokens": settings.batch_tokens,
+            "precision": config.train.precision,
+        },
+    }
+
+
 def _student_identity(config: StudentConfig, whole: Any, run: str | None) -> Any:
     if run is not None:
         return {"run": run}
@@ -109,7 +136,11 @@ def file_identity(path: str) -> str:
 def _model_identity(config: RunConfig, model_run: str | None) -> Any:
     held = {
         name: value
-        for name, value, usual in (("dtype", config.model.dtype, "float32"), ("quantise", config.model.quantise, None))
+        for name, value, usual in (
+            ("dtype", config.model.dtype, "float32"),
+            ("quantise", config.model.quantise, None),
+            ("new_languages", dict(config.model.new_languages), {}),
+        )
         if value != usual
     }
     if model_run is not None:

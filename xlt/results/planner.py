@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,18 +20,30 @@ from xlt.compose import (
     compose_start_run,
     compose_student_run,
     compose_teacher_run,
+    compose_translator_run,
     language_run_settings,
     model_run_settings,
     plain,
 )
-from xlt.config import LanguageModulesConfig, RunConfig, RunReference, UsageError
-from xlt.data.sources import source_faults
+from xlt.config import (
+    DataConfig,
+    LanguageModulesConfig,
+    PlannedTranslation,
+    RunConfig,
+    RunReference,
+    SourceConfig,
+    UsageError,
+)
+from xlt.data.sources import PARTS, source_faults
+from xlt.data.translation import TRANSLATED_FILE
 from xlt.data.typology import load_typology
 from xlt.engine.build import build_method, build_task
 from xlt.engine.run import ALONE, COMPOSED, Composition, ModuleFile, Standing, preflight
+from xlt.engine.run_data import RunData
+from xlt.engine.translate import TranslationJob
 from xlt.modules import ModuleFileError
 from xlt.results.checks import model_faults, module_faults
-from xlt.results.fingerprint import digest, evaluation_key, file_identity, run_identity
+from xlt.results.fingerprint import digest, evaluation_key, file_identity, run_identity, translation_identity
 from xlt.results.store import RunStore
 
 
@@ -43,7 +57,8 @@ class Run:
         depends_on: fingerprints of runs that training needs, by role.
         evaluations: key -> composition that is wanted of it.
         evaluation_needs: fingerprints of runs that its evaluations need besides.
-        asked_for: it was asked for itself, not only as a base for others.
+        evaluation_model: folder or hub id of the model that is evaluated.
+        translation: what it translates; None for a run that trains.
     """
 
     fingerprint: str
@@ -53,6 +68,7 @@ class Run:
     evaluations: dict[str, Composition] = field(default_factory=dict)
     evaluation_needs: set[str] = field(default_factory=set)
     evaluation_model: str | None = None
+    translation: TranslationJob | None = None
 
     @property
     def depends_on(self) -> dict[str, str]:
@@ -62,11 +78,18 @@ class Run:
     def kind(self) -> str:
         """What runs of similar duration have in common."""
         model = self.config.model.path or (self.config.model.run and self.config.model.run.experiment) or "random"
+        if self.translation is not None:
+            return f"translate/{Path(str(model)).name}/{self.translation.language}"
         return f"{self.config.experiment_name}/{_method_name(self.config)}/{Path(str(model)).name}"
 
     @property
     def label(self) -> str:
         """For people: experiment, method, what it adapts to; of a student, its target and how it learns."""
+        if self.translation is not None:
+            job = self.translation
+            what = Path(job.source.path).name if job.source.path else job.source.reader
+            into = f"{job.settings.source_language} -> {job.language}"
+            return f"translate {what} {job.source.split} {into}"
         about = self.config.language or ",".join(sorted({s.language for s in self.config.data.sources.values()}))
         shown = about if len(about) <= 24 else f"{about[:20]}..."
         student = self.config.model.student
@@ -111,14 +134,19 @@ class Plan:
         wanted = _evaluated(run_config) if evaluate else {}
         known = digest(plain(run_config))
         gathered = _Gathered()
+        translations = self._translations(config, run_config, gathered)
+        gathered.refuse()
         run = self.runs[self._known[known]] if known in self._known else None
         evaluations: dict[str, Composition] = {}
         if run is None:
             with gathered:
-                run = self._plan(config, run_config)
+                run = self._plan(config, run_config, translations)
         if run is not None and wanted:
             with gathered:
                 evaluations = self._plan_evaluations(config, run_config, run)
+                run.evaluation_needs |= {
+                    needed for role, needed in translations.items() if role.startswith("evaluation.")
+                }
         elif wanted and _composes(run_config):  # faulty already: only to say what is wrong with the others too
             self._language_modules(config, run_config, "evaluation", gathered)
         gathered.refuse()
@@ -126,9 +154,9 @@ class Plan:
         self._known[known] = run.fingerprint
         return run, evaluations
 
-    def _plan(self, config: DictConfig, run_config: RunConfig) -> Run:
+    def _plan(self, config: DictConfig, run_config: RunConfig, translations: dict[str, str]) -> Run:
         gathered = _Gathered(source_faults(run_config.data), _contradictions(run_config))
-        depends_on: dict[str, str] = {}
+        depends_on = {role: needed for role, needed in translations.items() if not role.startswith("evaluation.")}
         model_run = None
         model_path = run_config.model.path
         if run_config.model.run is not None:
@@ -167,6 +195,52 @@ class Plan:
             standing = Standing(fingerprint, model_path, files, start, teacher.path, teacher.module, left, depends_on)
             self.runs[fingerprint] = Run(fingerprint, identity, run_config, standing)
         return self.runs[fingerprint]
+
+    def _translations(self, config: DictConfig, run_config: RunConfig, gathered: _Gathered) -> dict[str, str]:
+        """Has the run's translated sources know their translation; returns part and name -> the run that makes it."""
+        found = {}
+        for part in PARTS:
+            for name, source in getattr(run_config.data, part).items():
+                if source.translation is not None:
+                    with gathered:
+                        found[f"{part}.{name}"] = self._translation(config, f"data.{part}.{name}", source)
+        return found
+
+    def _translation(self, config: DictConfig, name: str, source: SourceConfig) -> str:
+        """Fingerprint of the run that translates a source, planned with all it stands on."""
+        settings = source.translation
+        assert settings is not None
+        child = compose_translator_run(config, name, source)
+        if settings.adapts(source.language):
+            translator = self._add(child, evaluate=False)[0]
+            translates, model, depends_on = translator.config, translator.fingerprint, {"model": translator.fingerprint}
+            whole = build_method(translates.method).leaves_checkpoint
+            path = str(self.store.checkpoint(model)) if whole else translator.standing.model_path
+            modules = () if whole else (ModuleFile(self.store.module_file(model)),)
+        else:
+            translates, modules, depends_on = checked(child), (), {}
+            model, path = None, translates.model.path
+            if translates.model.run is not None:
+                model = self._model_run(child, translates)
+                depends_on, path = {"model": model}, str(self.store.checkpoint(model))
+        task = build_task(translates.task)
+        if not task.translates:
+            raise UsageError(f"{name}.translation.run: task {task.name} does not translate; take task=translation")
+        if path is None:
+            raise UsageError(
+                f"{name}.translation.adapt: {translates.experiment_name} begins with random weights; name the language"
+            )
+        original = source.untranslated()
+        identity = translation_identity(translates, model, original, source.language, settings)
+        fingerprint = digest(identity)
+        if fingerprint not in self.runs:
+            standing = Standing(fingerprint, path, depends_on=depends_on)
+            job = TranslationJob(original, source.language, settings, modules)
+            self.runs[fingerprint] = Run(fingerprint, identity, translates, standing, translation=job)
+        told = {item.name: getattr(settings, item.name) for item in dataclasses.fields(settings)}
+        file = str(self.store.folder(fingerprint) / TRANSLATED_FILE)
+        source.translation = PlannedTranslation(**told | {"fingerprint": fingerprint, "file": file})
+        return fingerprint
 
     def _model_run(self, config: DictConfig, run_config: RunConfig) -> str:
         """Fingerprint of the run that makes the base model."""
@@ -260,7 +334,7 @@ class Plan:
 
         Benchmarks are evaluated alone: they have no one language.
         """
-        run.config.data.evaluation.update(run_config.data.evaluation)
+        entries = {name: _entry(run.config.data, name, source) for name, source in run_config.data.evaluation.items()}
         run.config.data.benchmarks.update(run_config.data.benchmarks)
         checkpoint = build_method(run_config.method).leaves_checkpoint
         run.evaluation_model = str(self.store.checkpoint(run.fingerprint)) if checkpoint else run.standing.model_path
@@ -279,15 +353,15 @@ class Plan:
             if source.language in modules:
                 identity, file, needed = modules[source.language]
                 key = evaluation_key(run_config, name, {**roles, "language": identity})
-                wanted[key] = Composition(name, COMPOSED, (file, *own))
+                wanted[key] = Composition(name, COMPOSED, (file, *own), entries[name])
                 if needed is not None:
                     run.evaluation_needs.add(needed)
             if not _composes(run_config) or run_config.language_modules.evaluate_without:
-                wanted[evaluation_key(run_config, name, roles)] = Composition(name, ALONE, own)
+                wanted[evaluation_key(run_config, name, roles)] = Composition(name, ALONE, own, entries[name])
         for name in run_config.data.benchmarks:
             if name not in evaluated:
                 continue
-            wanted[evaluation_key(run_config, name, roles)] = Composition(name, ALONE, own)
+            wanted[evaluation_key(run_config, name, roles)] = Composition(name, ALONE, own, name)
         run.evaluations |= wanted
         return wanted
 
@@ -317,9 +391,25 @@ class Plan:
             model_run = self.runs[run.depends_on["model"]] if "model" in run.depends_on else None
             with gathered:
                 preflight(run.config)
+            with gathered:
+                gathered.lines += self._leaks(run)
             gathered.lines += module_faults(run.config.language_modules)
             gathered.lines += model_faults(run.config, model_run.config if model_run is not None else None)
         gathered.refuse()
+
+    def _leaks(self, run: Run) -> list[str]:
+        """What the translators of a run's sources learned from and the run is evaluated on, a line each."""
+        if run.config.data.leaks != "refuse":
+            return []
+        learners = {}
+        for part in ("sources", "validation", "evaluation"):
+            for source in getattr(run.config.data, part).values():
+                if isinstance(source.translation, PlannedTranslation) and source.translation.adapts(source.language):
+                    translator = self.runs[source.translation.fingerprint].config
+                    learners[f"{source.translation.run.experiment}: data.sources"] = RunData(
+                        translator, build_task(translator.task)
+                    )
+        return RunData(run.config, build_task(run.config.task)).leaks(learners) if learners else []
 
     def rows(self) -> list[tuple[str, str, float | None]]:
         """For display: label, what is there or to be done, seconds that past runs of the kind took."""
@@ -366,6 +456,13 @@ class _Gathered:
     def refuse(self) -> None:
         if self.lines:
             raise UsageError(*self.lines)
+
+
+def _entry(data: DataConfig, name: str, source: SourceConfig) -> str:
+    """The name by which a run knows an evaluation source: its own, or a further one where that means other data."""
+    names = (name if number == 1 else f"{name} ({number})" for number in itertools.count(1))
+    entry = next(one for one in names if data.evaluation.setdefault(one, source) == source)
+    return entry
 
 
 def _contradictions(config: RunConfig) -> list[str]:

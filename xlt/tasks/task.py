@@ -86,6 +86,27 @@ class Task(ABC):
         """What the loss judges, by kind and in an order that only the batch decides: a teacher's match a student's."""
         raise NotImplementedError(f"task {self.name} makes no decisions that a teacher could guide")
 
+    @property
+    def translates(self) -> bool:
+        """Whether it can `translate`."""
+        return type(self).translate is not Task.translate
+
+    def translate(
+        self, model: TransferModel, encoder: Encoder, texts: Sequence[str], languages: tuple[str, str], beams: int
+    ) -> list[str]:
+        """Translates texts in one batch.
+
+        Args:
+            model: in evaluation mode.
+            encoder: the tokenizer.
+            texts: in one language.
+            languages: ISO 639-3 codes, from which and into which.
+            beams: hypotheses kept in beam search; 1: greedy.
+        Raises:
+            UsageError: the model does not know a language.
+        """
+        raise NotImplementedError(f"task {self.name} does not translate")
+
     @abstractmethod
     def score(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> Any:
         """What `metrics` needs to know of one batch; `rows`: the features that it was collated from, in order."""

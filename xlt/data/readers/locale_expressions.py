@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Iterator
 from functools import lru_cache
@@ -11,7 +12,7 @@ import babel
 
 from xlt.config import SourceConfig, UsageError
 from xlt.data.examples import Example
-from xlt.data.locale_expressions import CORPUS_VERSION, available_languages, expressions
+from xlt.data.locale_expressions import CORPUS_VERSION, available_languages, expressions, parallel_expressions
 
 # Examples of a source without a cap: as many as a run of a nano model can use.
 _DEFAULT_COUNT = 2000
@@ -29,8 +30,11 @@ def identity(source: SourceConfig) -> str:
 
 
 def read(source: SourceConfig) -> Iterator[Example]:
-    """`cap` expressions of the split, with text, words and column `field`."""
+    """`cap` expressions of the split, with text, words and column `field`; of parallel text, pairs without words."""
     _check(source)
+    if source.parallel is not None:
+        yield from _pairs(*source.parallel, source.split, _count(source))
+        return
     yield from _examples(source.language, source.split, _count(source))
 
 
@@ -43,14 +47,28 @@ def _examples(language: str, split: str, count: int) -> tuple[Example, ...]:
     )
 
 
+@lru_cache(maxsize=512)
+def _pairs(language: str, other: str, split: str, count: int) -> tuple[Example, ...]:
+    """The same values in two languages, or texts beside themselves."""
+    if language == other:
+        return tuple(dataclasses.replace(one, pair=one.text, words=None) for one in _examples(language, split, count))
+    pairs = parallel_expressions(language, other, split, count)
+    return tuple(
+        Example(f"cldr:{language}-{other}/{split}:{number}", one.text, pair=two.text)
+        for number, (one, two) in enumerate(pairs, start=1)
+    )
+
+
 def _count(source: SourceConfig) -> int:
     return source.cap if source.cap is not None else _DEFAULT_COUNT
 
 
 def _check(source: SourceConfig) -> None:
-    if source.language not in available_languages():
-        near = difflib.get_close_matches(source.language, available_languages(), n=3, cutoff=0.6)
+    for language in source.parallel or (source.language,):
+        if language in available_languages():
+            continue
+        near = difflib.get_close_matches(language, available_languages(), n=3, cutoff=0.6)
         raise UsageError(
-            f"language={source.language}: not one of the {len(available_languages())} languages of the embedded corpus"
+            f"language={language}: not one of the {len(available_languages())} languages of the embedded corpus"
             + (f"; close are {', '.join(near)}" if near else "")
         )

@@ -1,0 +1,100 @@
+"""Translated examples on disk: what is done while a model translates, and the finished file (thesis §6.3.1)."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from xlt.config import UsageError
+from xlt.data.examples import Example
+
+TRANSLATED_FILE = "translated.jsonl"
+_DONE_FILE = "done.jsonl"
+
+
+class DoneTexts:
+    """Translations made so far, in a file that grows batch by batch; what a kill tore off at its end is dropped.
+
+    Args:
+        folder: of the run that translates.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / _DONE_FILE
+        self.translations: dict[str, str] = {}
+        whole = 0
+        if self._path.exists():
+            for raw in self._path.read_bytes().splitlines(keepends=True):
+                if not raw.endswith(b"\n"):
+                    break
+                text, translation = json.loads(raw)
+                self.translations[text] = translation
+                whole += len(raw)
+            with self._path.open("r+b") as file:
+                file.truncate(whole)
+
+    def add(self, texts: Sequence[str], translations: Sequence[str]) -> None:
+        """Keeps a batch: all of it or, if it is cut short, nothing that is not whole."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        pairs = list(zip(texts, translations, strict=True))
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs))
+            file.flush()
+            os.fsync(file.fileno())
+        self.translations.update(pairs)
+
+    def discard(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+
+def save_translated(
+    path: Path, examples: Sequence[Example], translations: Mapping[str, str], fields: Sequence[str]
+) -> None:
+    """Writes examples with their `fields` translated and all else as it was; atomically.
+
+    Args:
+        path: of the file.
+        examples: untranslated.
+        translations: of every text in their `fields`.
+        fields: of `text` and `pair`.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            for example in examples:
+                record = {name: getattr(example, name) for name in ("text", "pair", "label", "id")}
+                originals = {name: str(record[name]) for name in fields}
+                record |= {name: translations[text] for name, text in originals.items()}
+                told = {name: value for name, value in record.items() if value is not None}
+                whole = {**told, "place": example.place, "untranslated": list(originals.values())}
+                file.write(json.dumps(whole, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def translated_examples(path: Path) -> Iterator[Example]:
+    """The examples of a finished file; those of which nothing is left in translation are passed over.
+
+    Raises:
+        UsageError: it is not there, or a line is not as it was written.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file; the run that translates leaves it")
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                record: dict[str, Any] = json.loads(line)
+                parts: dict[str, Any] = {name: record.get(name) for name in ("text", "pair", "label", "id")}
+                place, untranslated = str(record["place"]), tuple(record["untranslated"])
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise UsageError(f"{path}:{number}: not a translated example ({error})") from error
+            if all(parts[name] != "" for name in ("text", "pair")):
+                yield Example(f"{place} translated", **parts, untranslated=untranslated)

@@ -1,0 +1,143 @@
+"""Has a translator translate a source: batched by length, each text once, going on where it was stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from xlt.config import RunConfig, SourceConfig, TranslationConfig, UsageError
+from xlt.data.encoding import Encoder
+from xlt.data.examples import Example
+from xlt.data.sources import read_source
+from xlt.data.translation import TRANSLATED_FILE, DoneTexts, save_translated
+from xlt.engine.build import build_encoder, build_model, build_task
+from xlt.engine.evaluation import autocast
+from xlt.engine.run import RESULT_FILE, ModuleFile, Standing, write_json
+from xlt.engine.run_data import RunData
+from xlt.engine.training import Interrupted, StopSignals
+from xlt.engine.watching import Watcher
+from xlt.models.transfer import TransferModel
+from xlt.modules import ModuleStack, check_base
+from xlt.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class TranslationJob:
+    """A source to be translated.
+
+    Attributes:
+        source: untranslated.
+        language: ISO 639-3 code of the language that it is translated into.
+        settings: how.
+        modules: of the translator, in the order in which they are applied.
+    """
+
+    source: SourceConfig
+    language: str
+    settings: TranslationConfig
+    modules: tuple[ModuleFile, ...] = ()
+
+
+def translate_source(
+    config: RunConfig, standing: Standing, job: TranslationJob, folder: Path, watcher: Watcher
+) -> dict[str, Any]:
+    """Translates what is left of a source; leaves `translated.jsonl` and, last, `result.json`.
+
+    The batches do not depend on where it was stopped, so neither do the translations.
+
+    Args:
+        config: of the translator's run.
+        standing: what the translator stands on.
+        job: what to translate.
+        folder: of this run.
+        watcher: told of every batch.
+    Returns:
+        The content of `result.json`: how many examples and different texts, how many of them lost their end.
+    Raises:
+        UsageError: the source, or the translator, cannot be used for it.
+        Interrupted: stopped by a signal; what was translated is kept.
+    """
+    started = time.monotonic()
+    task = build_task(config.task)
+    texts, examples = _texts(job)
+    model, encoder = _translator(config, standing, job, task)
+    lengths = {text: len(encoder.wrap(ids)) for text, ids in zip(texts, encoder.lines(texts), strict=True)}
+    order = sorted(texts, key=lambda text: (lengths[text], text))
+    done = DoneTexts(folder)
+    watcher.begin_phase("translate", len(done.translations), len(texts))
+    with StopSignals() as stop:
+        for batch in _batches(order, lengths, job.settings.batch_tokens):
+            if all(text in done.translations for text in batch):
+                continue
+            if stop.number:
+                raise Interrupted(stop.number)
+            with autocast(model, config.train.precision):
+                languages = (job.settings.source_language, job.language)
+                made = task.translate(model, encoder, batch, languages, job.settings.beams)
+            done.add(batch, made)
+            watcher.metrics("translate", len(done.translations), {"texts": len(done.translations)})
+    save_translated(folder / TRANSLATED_FILE, examples, done.translations, job.settings.fields)
+    result = {
+        "fingerprint": standing.fingerprint,
+        "training": {"seconds": time.monotonic() - started},
+        "examples": len(examples),
+        "texts": len(texts),
+        "texts_cut": sum(length > task.max_length for length in lengths.values()),
+        "texts_translated_to_nothing": sum(not done.translations[text] for text in texts),
+    }
+    write_json(folder / RESULT_FILE, result)
+    done.discard()
+    return result
+
+
+def _texts(job: TranslationJob) -> tuple[list[str], list[Example]]:
+    """The different texts to be translated, in order, and the examples that they are of.
+
+    Raises:
+        UsageError: an example lacks one, or has labels that stand in a text.
+    """
+    examples = list(read_source(f"{job.source.reader} {job.source.language}", job.source, seed=0))
+    found: dict[str, None] = {}
+    for example in examples:
+        if example.words is not None or example.answers:
+            raise UsageError(f"{example.place}: labels of words or spans do not survive translation")
+        for field in job.settings.fields:
+            text = getattr(example, field)
+            if text is None:
+                raise UsageError(f"{example.place}: no {field} to translate; give translation.fields")
+            found[text] = None
+    return list(found), examples
+
+
+def _translator(
+    config: RunConfig, standing: Standing, job: TranslationJob, task: Task
+) -> tuple[TransferModel, Encoder]:
+    """Raises UsageError, ModuleFileError: model and modules do not fit."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    encoder = build_encoder(config, standing.model_path, RunData(config, task))
+    model = build_model(config, standing.model_path, task, encoder, trains=False)
+    modules = []
+    for file in job.modules:
+        module = file.load()
+        check_base(module.header, model.base_hash, file.path)
+        modules.append(module)
+    ModuleStack(model).set(modules)
+    return model.eval(), encoder
+
+
+def _batches(texts: Sequence[str], lengths: dict[str, int], most_tokens: int) -> Iterator[list[str]]:
+    """Texts in their order, as many as fit when each is filled up to the longest; at least one."""
+    batch: list[str] = []
+    for text in texts:
+        if batch and max(lengths[text], lengths[batch[-1]]) * (len(batch) + 1) > most_tokens:
+            yield batch
+            batch = []
+        batch.append(text)
+    if batch:
+        yield batch
