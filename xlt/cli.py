@@ -32,11 +32,8 @@ from xlt.compose import (
 from xlt.config import UsageError
 from xlt.engine.processes import Processes
 from xlt.engine.training import Interrupted
-from xlt.sweeps import JobFailed, SweepFolder, end_job, sweep_job
+from xlt.sweeps import FAILURE, USAGE, Sweep, SweepFolder, TrialFailed, is_gathered, is_sweep
 from xlt.usage import register_help
-
-USAGE = 2
-FAILURE = 1
 
 
 def main() -> None:
@@ -52,6 +49,8 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module="hydra")
     try:
         _hydra_main()
+        if (sweep := Sweep.gathered) is not None:
+            guarded(sweep.carry_out)
     except COMPOSITION_ERRORS as error:
         if not is_of_composition(error):
             raise
@@ -60,27 +59,35 @@ def main() -> None:
                 refuse([one_line(error)])
             lines = override_faults(options.overrides, options.config_name or "config", options.multirun)
             refuse(lines or [one_line(error)])
-    except JobFailed as failed:
+    except TrialFailed as failed:
         sys.exit(failed.code)
     finally:
+        Sweep.gathered = None
         SweepFolder.remove_if_nothing_was_done()
-    if SweepFolder.code:
-        sys.exit(SweepFolder.code)
 
 
 @hydra.main(config_path=f"pkg://{CONFIG_MODULE}", config_name="config", version_base=VERSION_BASE)
-def _hydra_main(config: DictConfig) -> None:
-    job = sweep_job()
-    if job is None:
-        guarded(lambda: run(config))
-        return
+def _hydra_main(config: DictConfig) -> float | None:
+    """One run, or a job of a sweep; returns the best validation metric to a sweeper that searches."""
+    if is_sweep() and is_gathered():
+        Sweep.gathered = Sweep.gathered or Sweep()
+        Sweep.gathered.add(config)
+        return None
+    value: float | None = None
+
+    def action() -> int:
+        nonlocal value
+        code, value = run(config)
+        return code
+
     try:
-        guarded(lambda: run(config), f"{job}: ")
-        end_job(0)
+        guarded(action)
     except SystemExit as stop:
-        if stop.code not in (FAILURE, USAGE):
-            raise
-        end_job(FAILURE if stop.code == FAILURE else USAGE)
+        if is_sweep() and stop.code in (FAILURE, USAGE):
+            raise TrialFailed(int(stop.code)) from stop
+        raise
+    SweepFolder.done = True
+    return value
 
 
 def _options(words: Sequence[str]) -> argparse.Namespace:
@@ -126,12 +133,17 @@ def _refuse_option(parser: argparse.ArgumentParser, message: str) -> NoReturn:
     refuse(lines)
 
 
-def run(config: DictConfig) -> int:
-    """Plans one config, does what is missing, shows what came out; returns the exit code."""
+def run(config: DictConfig) -> tuple[int, float | None]:
+    """Plans one config, does what is missing, shows what came out.
+
+    Returns:
+        The exit code, and the validation metric of the selected checkpoint.
+    """
     from xlt.results.execution import carry_out
     from xlt.results.planner import Plan
     from xlt.results.render import print_evaluations, print_plan
     from xlt.results.store import RunStore
+    from xlt.results.workers import make_workers
     from xlt.tracking.watch import watch
 
     console = Console(stderr=True, quiet=not Processes.join().leads)
@@ -141,7 +153,7 @@ def run(config: DictConfig) -> int:
     plan.preflight()
     if len(plan.runs) > 1:
         print_plan(plan, console)
-    outcome = carry_out(plan, asked.config.launcher.workers, watch)
+    outcome = carry_out(plan, make_workers(asked.config.launcher, store.root / "cluster"), watch)
     if outcome.refused:
         raise UsageError(*(outcome.failures[fingerprint] for fingerprint in outcome.refused))
     for fingerprint, reason in outcome.failures.items():
@@ -150,10 +162,11 @@ def run(config: DictConfig) -> int:
     if outcome.failures:
         if outcome.skipped:
             print(f"xlt: not tried because of that: {len(outcome.skipped)} runs", file=sys.stderr)
-        return FAILURE
+        return FAILURE, None
     if Processes.join().leads:
         print_evaluations(asked, store, Console())
-    return 0
+    result = store.result(asked.fingerprint)
+    return 0, result["training"].get(f"best/{result.get('metric')}")
 
 
 def guarded(action: Callable[[], int], prefix: str = "") -> None:

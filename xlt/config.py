@@ -11,6 +11,7 @@ import dataclasses
 import importlib.util
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -501,7 +502,24 @@ class TrackerConfig:
 class LauncherConfig:
     """How the runs that a command needs are executed."""
 
-    workers: int = key("runs side by side on this machine", low=1)
+    workers: int = key("runs side by side, or jobs of a cluster's array", low=1)
+    cluster: str | None = key("slurm, or local: as if there were one; null: this machine", choices=("slurm", "local"))
+    partition: str | None = key("of SLURM")
+    account: str | None = key("of SLURM")
+    minutes: int = key("longest time of a job; what is not done by then saves its state and is submitted again", low=1)
+    memory_gb: float = key("memory of a job, GB", above=0)
+    cpus: int = key("cores of a job", low=1)
+    gpus: int = key("GPUs of a job", low=0)
+    seconds_to_save: int = key("how long before the end of its time a job is told to save its state", low=10)
+    requeues: int = key("how often a job that was stopped is submitted again", low=0)
+    setup: list[str] = key("shell lines before a job, for instance ['source .venv/bin/activate']")
+    sbatch: dict[str, str] = key("further options of sbatch, without their dashes: qos, constraint, ...")
+
+    def faults(self, prefix: str) -> Iterator[str]:
+        if self.cluster is not None and importlib.util.find_spec("submitit") is None:
+            yield f"{prefix}.cluster={self.cluster}: submitit is not installed; pip install 'xlt[slurm]'"
+        if self.cluster == "slurm" and shutil.which("sbatch") is None:
+            yield f"{prefix}.cluster=slurm: no sbatch here; run it where jobs are submitted, or take launcher=parallel"
 
 
 @dataclass

@@ -17,13 +17,14 @@ from xlt.compose import compose, hydra_ready, strangers
 from xlt.config import UsageError, faults
 from xlt.results.execution import carry_out
 from xlt.results.figures import save_figure
-from xlt.results.planner import Plan, Run
-from xlt.results.render import duration, print_plan, print_table, table_markdown
+from xlt.results.planner import Plan
+from xlt.results.render import JobReport, duration, print_plan, print_table, table_markdown
 from xlt.results.store import RunStore
 from xlt.results.table import ReproductionConfig, SystemConfig, Table, TableConfig, averages
+from xlt.results.workers import make_workers
 from xlt.tracking.watch import watch
 
-_OWN = ("table", "seeds", "workers", "output_dir", "scale")
+_OWN = ("table", "seeds", "launcher", "output_dir", "scale")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,7 +40,9 @@ def reproduce(words: list[str]) -> int:
         UsageError: wrong overrides or faulty configs, all together.
     """
     if not words or "--help" in words or "-h" in words:
-        print("usage: reproduce_table.py table=NAME [seeds=[1,2,3]] [workers=2] [--plan] [override of every run ...]")
+        print(
+            "usage: reproduce_table.py table=NAME [seeds=[1,2,3]] [launcher=NAME] [--plan] [override of every run ...]"
+        )
         return 0
     plan_only = "--plan" in words
     own, others = split_overrides([word for word in words if word != "--plan"])
@@ -56,7 +59,8 @@ def reproduce(words: list[str]) -> int:
         print_plan(plan, console)
     if plan_only:
         return 0
-    outcome = carry_out(plan, config.workers, watch, _Report(console, remaining))
+    workers = make_workers(config.launcher, store.root / "cluster")
+    outcome = carry_out(plan, workers, watch, JobReport(console, remaining))
     grids = {column: table.grid(store, outcome.failures) for column, table in tables.items()}
     shown = list(grids.values())
     if config.table.parts:
@@ -135,18 +139,3 @@ def compose_table(own: list[str]) -> tuple[ReproductionConfig, str]:
         raise UsageError(f"table={name}: measured, not trained; run python {config.table.measured_by} --help")
     config.table = config.table.searched()
     return config, Path(name).name
-
-
-class _Report:
-    """One line a finished job."""
-
-    def __init__(self, console: Console, total: int) -> None:
-        self._console, self._total, self._done, self._started = console, total, 0, time.monotonic()
-
-    def __call__(self, what: str, run: Run, message: str) -> None:
-        if what == "start":
-            return
-        self._done += 1
-        style = {"failed": "red", "skipped": "yellow"}.get(what, "")
-        text = f"[{self._done}/{self._total} {duration(time.monotonic() - self._started)}] {run.label}: {message}"
-        self._console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)

@@ -1,8 +1,12 @@
-"""What a sweep (`xlt -m`) leaves where nothing came of it: nothing."""
+"""A sweep (`xlt -m`): one plan for all its jobs, carried out side by side, and what became of each."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,10 +14,26 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from rich.console import Console
+
+from xlt.config import LauncherConfig, UsageError
+from xlt.engine.run import write_json
+from xlt.modules import ModuleFileError
+from xlt.results.execution import Outcome, carry_out
+from xlt.results.planner import Plan, Run
+from xlt.results.render import JobReport, SweepRow, mean_scores, print_plan, print_sweep
+from xlt.results.store import RunStore
+from xlt.results.workers import make_workers
+from xlt.tracking.watch import watch
+
+USAGE = 2
+FAILURE = 1
+_GRID = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+_IN_TURN = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
-class JobFailed(Exception):
-    """One job of a sweep came to nothing; what it had to say has been said. `code`: its exit code."""
+class TrialFailed(Exception):
+    """A job that a search chose came to nothing; what it had to say has been said. `code`: its exit code."""
 
     def __init__(self, code: int) -> None:
         self.code = code
@@ -24,23 +44,23 @@ class SweepFolder(Callback):
     """Told by Hydra where a sweep begins, before it makes any folder.
 
     Attributes:
+        folder: of the sweep.
         made: the folders that the sweep will make, innermost first.
-        done: whether a job of it was carried out.
-        code: exit code of the first job that came to nothing, 0 if there was none.
+        done: whether there was anything to carry out.
     """
 
+    folder: ClassVar[str] = ""
     made: ClassVar[list[Path]] = []
     done: ClassVar[bool] = False
-    code: ClassVar[int] = 0
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(str(config.hydra.sweep.dir)).absolute()
         SweepFolder.made = [path for path in (folder, *folder.parents) if not path.exists()]
-        SweepFolder.done, SweepFolder.code = False, 0
+        SweepFolder.folder, SweepFolder.done = str(folder), False
 
     @classmethod
     def remove_if_nothing_was_done(cls) -> None:
-        """Takes away the folders that a sweep made, unless a job was carried out or left something in them."""
+        """Takes away the folders that a sweep made, unless there was a job to carry out or something is in them."""
         if cls.done or not cls.made:
             return
         folder = cls.made[0]
@@ -54,21 +74,120 @@ class SweepFolder(Callback):
         cls.made = []
 
 
-def end_job(code: int) -> None:
-    """Ends a job of a sweep with an exit code, so that the other jobs still have their turn.
+@dataclass
+class SweepJob:
+    """One job of a sweep.
 
-    Raises:
-        JobFailed: with `code`, from a process that the sweep's launcher started; Hydra hands it to the command.
+    Attributes:
+        number, overrides: as Hydra counts and names it.
+        run: that it asked for; None for one that was refused.
+        faults: what was wrong with it, a line each.
+        existed: there was nothing left to do for it.
     """
-    if code and HydraConfig.get().launcher._target_ != "hydra._internal.core_plugins.basic_launcher.BasicLauncher":
-        raise JobFailed(code)
-    SweepFolder.done = SweepFolder.done or not code
-    SweepFolder.code = SweepFolder.code or code
+
+    number: int
+    overrides: str
+    run: Run | None = None
+    faults: list[str] = field(default_factory=list)
+    existed: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"job {self.number} ({self.overrides})"
 
 
-def sweep_job() -> str | None:
-    """What this job of a sweep is called in messages; None for a single run."""
-    hydra_config = HydraConfig.get()
-    if hydra_config.mode != RunMode.MULTIRUN:
-        return None
-    return f"job {hydra_config.job.num} ({hydra_config.job.override_dirname})"
+class Sweep:
+    """The jobs of a sweep, gathered first and then carried out as one plan.
+
+    What several jobs stand on is trained once, a job that was done before is not done again, and one that fails stops
+    only those that stand on it.
+
+    Attributes:
+        gathered: the one whose jobs Hydra is naming.
+    """
+
+    gathered: ClassVar[Sweep | None] = None
+
+    def __init__(self) -> None:
+        self.jobs: list[SweepJob] = []
+        self._plan: Plan | None = None
+        self._launcher: LauncherConfig | None = None
+
+    def add(self, config: DictConfig) -> None:
+        """Plans a job, called by Hydra for each in turn; one with faults has said them and is left out."""
+        settings = HydraConfig.get()
+        job = SweepJob(int(settings.job.num), str(settings.job.override_dirname))
+        self.jobs.append(job)
+        store = RunStore(config.output_dir)
+        if self._plan is not None and self._plan.store.root != store.root:
+            self._refuse(job, [f"output_dir={config.output_dir}: the jobs of a sweep share one"])
+            return
+        self._plan = self._plan or Plan(store)
+        try:
+            alone = Plan(store)
+            alone.add(config)
+            alone.preflight()
+            job.run = self._plan.add(config)
+        except (UsageError, ModuleFileError) as error:
+            self._refuse(job, error.lines if isinstance(error, UsageError) else [str(error)])
+            return
+        self._launcher = self._launcher or job.run.config.launcher
+        job.existed = not alone.to_train() and not alone.to_evaluate()
+        SweepFolder.done = True
+
+    def carry_out(self) -> int:
+        """Does what is missing of all jobs and says what became of each.
+
+        Returns:
+            The exit code: 0, 1 if a job failed, 2 if one was refused.
+        Raises:
+            Interrupted: a signal came; what was running saved its state.
+        """
+        refused = any(job.faults for job in self.jobs)
+        plan, console = self._plan, Console(stderr=True)
+        if plan is None or self._launcher is None:
+            return USAGE if refused else 0
+        remaining = len(plan.to_train()) + len(plan.to_evaluate())
+        if remaining:
+            print_plan(plan, console)
+        workers = make_workers(self._launcher, plan.store.root / "cluster")
+        outcome = carry_out(plan, workers, watch, JobReport(console, remaining))
+        rows = [self._row(job, plan.store, outcome) for job in self.jobs]
+        print_sweep(rows, Console())
+        self._save(rows, plan, outcome)
+        return USAGE if refused else FAILURE if outcome.failures else 0
+
+    def _row(self, job: SweepJob, store: RunStore, outcome: Outcome) -> SweepRow:
+        if job.run is None:
+            return SweepRow(job.number, job.overrides, "refused", {}, "; ".join(job.faults))
+        reason = outcome.failures.get(job.run.fingerprint)
+        if reason is not None:
+            state = "not tried" if job.run.fingerprint in outcome.skipped else "failed"
+        else:
+            state = "existed" if job.existed else "done"
+        return SweepRow(job.number, job.overrides, state, mean_scores(job.run, store), reason)
+
+    @staticmethod
+    def _save(rows: Sequence[SweepRow], plan: Plan, outcome: Outcome) -> None:
+        folder = Path(SweepFolder.folder)
+        if folder.is_dir():
+            write_json(folder / "summary.json", [dataclasses.asdict(row) for row in rows])
+
+    def _refuse(self, job: SweepJob, lines: Sequence[str]) -> None:
+        job.faults = list(lines)
+        for line in lines:
+            print(f"xlt: {job.name}: {line}", file=sys.stderr)
+
+
+def is_sweep() -> bool:
+    """Whether this is a job of a sweep."""
+    return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
+
+
+def is_gathered() -> bool:
+    """Whether the jobs of the sweep are known beforehand and carried out here; else each is carried out in its turn.
+
+    A sweeper that searches chooses a job by what came of others; another launcher has its own processes.
+    """
+    settings = HydraConfig.get()
+    return str(settings.sweeper._target_) == _GRID and str(settings.launcher._target_) == _IN_TURN

@@ -45,7 +45,7 @@ def words(data_dir: Path, tiny_bert: Path, tmp_path_factory: pytest.TempPathFact
         f"model.path={tiny_bert}",
         "tracker=silent",
         "threads=1",
-        "workers=1",
+        "launcher.workers=1",
         *TINY,
         f"language_modules.overrides={_list(TINY)}",
         "+source@data.evaluation.fao=ud_fao",

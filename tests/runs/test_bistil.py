@@ -76,7 +76,7 @@ def made(data_dir: Path, tiny_bert: Path, tmp_path_factory: pytest.TempPathFacto
         whole = [word for word in _words(data_dir, tiny_bert, out, "none") if not word.startswith("model.student")]
         asked["lt_sft"] = plan.add(compose(whole), evaluate=False)
         plan.preflight()
-        outcome = carry_out(plan, 1, lambda run, store: Silence(), lambda *report: None)
+        outcome = carry_out(plan, None, lambda run, store: Silence(), lambda *report: None)
     assert not outcome.failures
     for name, run in asked.items():
         folders[name] = plan.store.folder(run.fingerprint)

@@ -50,7 +50,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [
         "table=quickstart",
         "seeds=[1]",
-        "workers=1",
+        "launcher.workers=1",
         f"output_dir={out}",
         "~table.systems.full",
         "~table.systems.bitfit",

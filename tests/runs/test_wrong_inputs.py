@@ -461,7 +461,7 @@ TABLE_MISTAKES: dict[str, tuple[tuple[str, ...], list[list[str]]]] = {
     "seeds that are no numbers": (("table=pos_unseen", "seeds=[a]"), [["seeds=[a]", "converted to Integer"]]),
     "no seeds": (("table=pos_unseen", "seeds=[]"), [["seeds=[]: must be different numbers", "seeds=[1,2,3]"]]),
     "a seed twice": (("table=pos_unseen", "seeds=[1,1]"), [["seeds=[1, 1]: must be different numbers"]]),
-    "no workers": (("table=pos_unseen", "workers=0"), [["workers=0: must be at least 1"]]),
+    "no workers": (("table=pos_unseen", "launcher.workers=0"), [["launcher.workers=0: must be at least 1"]]),
     "unknown key of a table": (("table=pos_unseen", "+table.foo=1"), [["table.foo=1: no such key in TableConfig"]]),
     "average over what is no column": (
         ("table=pos_unseen", "table.columns=[eng]", "table.average=[eng,fao]", "table.reference={{}}"),

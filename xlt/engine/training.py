@@ -271,13 +271,16 @@ class Trainer:
 
 
 class StopSignals:
-    """Remembers SIGTERM and SIGINT until the loop has finished its step; a second SIGINT stops at once."""
+    """Remembers what asks a process to stop until the loop has finished its step; a second SIGINT stops at once.
+
+    SIGUSR2 is how SLURM tells that a job's time is nearly over.
+    """
 
     number = 0
 
     def __enter__(self) -> StopSignals:
         self._before: dict[int, object] = {}
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
             try:
                 self._before[number] = signal.signal(number, self._remember)
             except ValueError:  # not the main thread: whoever owns the signals decides

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import functools
 import os
 import signal
-from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from xlt.config import UsageError
 from xlt.engine.processes import Processes
@@ -21,6 +19,7 @@ from xlt.models.loading import quiet_libraries
 from xlt.modules import ModuleFileError
 from xlt.results.planner import Plan, Run
 from xlt.results.store import RunStore
+from xlt.results.workers import Verdict, Workers
 
 WatcherFor = Callable[[Run, RunStore], Watcher]
 Job = tuple[str, str]
@@ -44,22 +43,18 @@ class Outcome:
     done: list[Job] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _Verdict:
-    reason: str | None = None
-    refused: bool = False
-    interrupted: int = 0
-
-
 def carry_out(
-    plan: Plan, workers: int, watcher_for: WatcherFor, report: Callable[[str, Run, str], None] = lambda *_: None
+    plan: Plan,
+    workers: Workers | None,
+    watcher_for: WatcherFor,
+    report: Callable[[str, Run, str], None] = lambda *_: None,
 ) -> Outcome:
     """Does what is missing of a plan. A failed run stops only those that stand on it.
 
     Args:
         plan: with its store.
-        workers: runs side by side; 1 keeps everything in this process.
-        watcher_for: makes the watcher of a run; must be picklable if there are several workers.
+        workers: where runs are carried out side by side; None keeps everything in this process.
+        watcher_for: makes the watcher of a run; must be picklable if there are workers.
         report: told of every job: what ("start", "done", "failed", "skipped"), the run, a message.
     Raises:
         Interrupted: a signal came; what was running saved its state.
@@ -79,8 +74,8 @@ class _Execution:
         self._plan, self._waiting, self._watcher_for, self._report = plan, jobs, watcher_for, report
         self._outcome = Outcome()
 
-    def run(self, workers: int) -> Outcome:
-        if workers == 1 or Processes.join().count > 1:
+    def run(self, workers: Workers | None) -> Outcome:
+        if workers is None or Processes.join().count > 1:
             while (job := self._next()) is not None:
                 self._report("start", self._plan.runs[job[1]], job[0])
                 self._settle(job, _do(job, self._arguments(job)))
@@ -107,7 +102,7 @@ class _Execution:
                 return job
         return None
 
-    def _settle(self, job: Job, verdict: _Verdict) -> None:
+    def _settle(self, job: Job, verdict: Verdict) -> None:
         run = self._plan.runs[job[1]]
         if verdict.interrupted:
             raise Interrupted(verdict.interrupted)
@@ -127,38 +122,35 @@ class _Execution:
         run = self._plan.runs[job[1]]
         return run, self._plan.store, self._plan.missing_evaluations(run), self._watcher_for
 
-    def _run_side_by_side(self, workers: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(workers, mp_context=context)
-        running: dict[Future[_Verdict], Job] = {}
+    def _run_side_by_side(self, workers: Workers) -> None:
+        running = 0
         before = signal.signal(signal.SIGTERM, _as_interrupt)
         try:
             while True:
-                while len(running) < workers and (job := self._next()) is not None:
+                ready: dict[Hashable, Callable[[], Verdict]] = {}
+                while running + len(ready) < workers.count and (job := self._next()) is not None:
                     self._report("start", self._plan.runs[job[1]], job[0])
-                    running[pool.submit(_do, job, self._arguments(job))] = job
+                    ready[job] = functools.partial(_do, job, self._arguments(job))
+                if ready:
+                    workers.start(ready)
+                    running += len(ready)
                 if not running:
                     return
-                finished, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    job = running.pop(future)
-                    try:
-                        self._settle(job, future.result())
-                    except BrokenProcessPool:
-                        self._settle(job, _Verdict("its process died (out of memory, or killed)"))
-                        pool.shutdown(wait=False)
-                        pool = ProcessPoolExecutor(workers, mp_context=context)
+                for key, verdict in workers.finished():
+                    running -= 1
+                    if verdict.interrupted:  # that one alone was told to stop
+                        name = signal.Signals(verdict.interrupted).name
+                        verdict = Verdict(f"stopped by {name}; state saved, the same command goes on from there")
+                    self._settle(cast(Job, key), verdict)
         except (KeyboardInterrupt, Interrupted) as stop:
-            for process in multiprocessing.active_children():
-                process.terminate()  # SIGTERM: the run saves its state and ends
-            wait(running, timeout=60)
+            workers.stop()
             raise stop if isinstance(stop, Interrupted) else Interrupted(signal.SIGINT) from stop
         finally:
             signal.signal(signal.SIGTERM, before)
-            pool.shutdown(wait=False, cancel_futures=True)
+            workers.close()
 
 
-def _do(job: Job, arguments: tuple[Any, ...]) -> _Verdict:
+def _do(job: Job, arguments: tuple[Any, ...]) -> Verdict:
     """One job, in whichever process; what goes wrong comes back as a line."""
     run, store, evaluations, watcher_for = arguments
     quiet_libraries()
@@ -170,16 +162,16 @@ def _do(job: Job, arguments: tuple[Any, ...]) -> _Verdict:
         else:
             _evaluate(run, store, evaluations, watcher_for)
     except Interrupted as stop:
-        return _Verdict("interrupted", interrupted=stop.signal)
+        return Verdict("interrupted", interrupted=stop.signal)
     except KeyboardInterrupt:
-        return _Verdict("interrupted", interrupted=signal.SIGINT)
+        return Verdict("interrupted", interrupted=signal.SIGINT)
     except (UsageError, ModuleFileError) as error:
-        return _Verdict("; ".join(str(error).splitlines()), refused=True)
+        return Verdict("; ".join(str(error).splitlines()), refused=True)
     except Exception as error:
         if os.environ.get("XLT_TRACEBACK"):
             raise
-        return _Verdict(f"{type(error).__name__}: {' '.join(str(error).split())}")
-    return _Verdict()
+        return Verdict(f"{type(error).__name__}: {' '.join(str(error).split())}")
+    return Verdict()
 
 
 def _translate(run: Run, store: RunStore, watcher_for: WatcherFor) -> None:

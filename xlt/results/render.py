@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import statistics
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from rich.console import Console
 from rich.table import Table as RichTable
 
@@ -112,6 +118,69 @@ def print_evaluations(run: Run, store: RunStore, console: Console) -> None:
             highlight=False,
         )
     console.print(f"module: {store.module_file(run.fingerprint)}", highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class SweepRow:
+    """What became of one job of a sweep.
+
+    Attributes:
+        number, overrides: as Hydra counts and names it.
+        state: done, existed, failed, not tried or refused.
+        scores: mean over what it was evaluated on, by composition.
+        reason: why it came to nothing.
+    """
+
+    number: int
+    overrides: str
+    state: str
+    scores: dict[str, float]
+    reason: str | None
+
+
+def mean_scores(run: Run, store: RunStore) -> dict[str, float]:
+    """Composition -> mean of the run's metric over what it was evaluated on with it."""
+    metric, done = store.result(run.fingerprint).get("metric", ""), store.evaluations(run.fingerprint)
+    found: dict[str, list[float]] = {}
+    for key, wanted in run.evaluations.items():
+        if key in done:
+            metrics = done[key]["metrics"]
+            found.setdefault(wanted.label, []).append(metrics[metric if metric in metrics else SCORE])
+    return {label: statistics.fmean(values) for label, values in found.items()}
+
+
+def print_sweep(rows: Sequence[SweepRow], console: Console) -> None:
+    """What became of each job, and below why some came to nothing."""
+    labels = list(dict.fromkeys(label for row in rows for label in row.scores))
+    drawn = RichTable(title="Sweep", title_justify="left")
+    for heading in ("job", "overrides", "", *labels):
+        drawn.add_column(heading, justify="left" if heading in ("overrides", "") else "right")
+    for row in rows:
+        style = {"failed": "red", "refused": "red", "not tried": "yellow"}.get(row.state, "")
+        scores = (f"{row.scores[label]:.1f}" if label in row.scores else "-" for label in labels)
+        drawn.add_row(str(row.number), row.overrides, f"[{style}]{row.state}[/]" if style else row.state, *scores)
+    console.print(drawn)
+    for row in rows:
+        if row.reason is not None and row.state != "refused":
+            line = f"job {row.number} {row.state}: {row.reason}"
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+    counts = Counter(row.state for row in rows)
+    console.print(", ".join(f"{count} {state}" for state, count in counts.items()), highlight=False)
+
+
+class JobReport:
+    """One line a finished job."""
+
+    def __init__(self, console: Console, total: int) -> None:
+        self._console, self._total, self._done, self._started = console, total, 0, time.monotonic()
+
+    def __call__(self, what: str, run: Run, message: str) -> None:
+        if what == "start":
+            return
+        self._done += 1
+        style = {"failed": "red", "skipped": "yellow"}.get(what, "")
+        text = f"[{self._done}/{self._total} {duration(time.monotonic() - self._started)}] {run.label}: {message}"
+        self._console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def duration(seconds: float) -> str:

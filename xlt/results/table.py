@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, open_dict
 
 from xlt.compose import compose
-from xlt.config import UsageError, key
+from xlt.config import LauncherConfig, UsageError, key
 from xlt.engine.benchmarks import SCORE
 from xlt.engine.run import ALONE, COMPOSED, Composition, write_json
 from xlt.results.figures import FigureConfig
@@ -116,7 +116,7 @@ class ReproductionConfig:
 
     table: TableConfig = key("which table")
     seeds: list[int] = key("one run of every system for each")
-    workers: int = key("runs side by side", low=1)
+    launcher: LauncherConfig = key("how its runs are executed")
     output_dir: str = key("where runs and tables are kept")
     scale: str = key("mini or thesis, of the table and of its runs", choices=("mini", "thesis"))
 

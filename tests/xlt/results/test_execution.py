@@ -16,6 +16,7 @@ from xlt.results import execution
 from xlt.results.execution import carry_out
 from xlt.results.planner import Plan, Run
 from xlt.results.store import RunStore
+from xlt.results.workers import LocalWorkers
 
 
 def silent(run: Run, store: RunStore) -> Silence:
@@ -47,7 +48,7 @@ def test_everything_missing_is_done_and_a_second_call_does_nothing(
     plan: Plan, planned: Callable[..., Run], adapted: tuple[str, ...]
 ) -> None:
     run = planned(*adapted)
-    outcome = carry_out(plan, 1, silent)
+    outcome = carry_out(plan, None, silent)
     assert outcome.failures == {}
     assert [what for what, _ in outcome.done] == ["train", "train", "train", "evaluate"]
     assert {record["composition"] for record in plan.store.evaluations(run.fingerprint).values()} == {
@@ -57,7 +58,7 @@ def test_everything_missing_is_done_and_a_second_call_does_nothing(
     assert plan.store.manifest(run.fingerprint)["depends_on"] == {"eng": _run_of(plan, "eng").fingerprint}
     again = Plan(plan.store)
     again.add(compose([*adapted, f"output_dir={plan.store.root}"]))
-    assert carry_out(again, 1, silent).done == []
+    assert carry_out(again, None, silent).done == []
     assert again.to_train() == again.to_evaluate() == []
 
 
@@ -68,7 +69,7 @@ def test_side_by_side_gives_the_modules_and_numbers_of_one_after_the_other(
     for workers in (1, 2):
         plan = Plan(RunStore(tmp_path / str(workers)))
         run = plan.add(compose([*adapted, f"output_dir={tmp_path / str(workers)}"]))
-        outcome = carry_out(plan, workers, silent)
+        outcome = carry_out(plan, None if workers == 1 else LocalWorkers(workers), silent)
         assert outcome.failures == {} and len(outcome.done) == 4
         found.append((_hashes(plan), plan.store.evaluations(run.fingerprint)))
     assert found[0] == found[1]
@@ -80,7 +81,7 @@ def test_a_failed_run_stops_only_those_that_stand_on_it(
     run = planned(*adapted)
     _failing(monkeypatch, "fao", RuntimeError("out of\nmemory"))
     said: list[tuple[str, str]] = []
-    outcome = carry_out(plan, 1, silent, lambda what, run, message: said.append((what, run.label)))
+    outcome = carry_out(plan, None, silent, lambda what, run, message: said.append((what, run.label)))
     faroese, english = _run_of(plan, "fao"), _run_of(plan, "eng")
     assert plan.store.is_trained(english.fingerprint) and plan.store.is_trained(run.fingerprint)
     assert outcome.failures[faroese.fingerprint] == "RuntimeError: out of memory"
@@ -94,7 +95,7 @@ def test_what_stands_on_a_failed_source_language_is_not_tried(
 ) -> None:
     run = planned(*adapted)
     _failing(monkeypatch, "eng", UsageError("wrong", "twice"))
-    outcome = carry_out(plan, 1, silent)
+    outcome = carry_out(plan, None, silent)
     english, faroese = _run_of(plan, "eng"), _run_of(plan, "fao")
     assert plan.store.is_trained(faroese.fingerprint) and not plan.store.is_trained(run.fingerprint)
     assert outcome.failures[english.fingerprint] == "wrong; twice"
@@ -107,12 +108,12 @@ def test_a_failure_is_recorded_in_the_runs_folder_and_forgotten_when_it_succeeds
     run = planned(*words)
     with monkeypatch.context() as patch:
         patch.setattr("xlt.engine.training.Trainer._validate", lambda *_: 1 / 0)
-        assert carry_out(plan, 1, silent).failures == {run.fingerprint: "ZeroDivisionError: division by zero"}
+        assert carry_out(plan, None, silent).failures == {run.fingerprint: "ZeroDivisionError: division by zero"}
     assert plan.store.failure(run.fingerprint) is None  # it had not got as far as to have a folder
     plan.store.folder(run.fingerprint).mkdir()
     plan.store.record_failure(run.fingerprint, "no luck")
     assert plan.store.failure(run.fingerprint) == "no luck"
-    assert carry_out(plan, 1, silent).failures == {}
+    assert carry_out(plan, None, silent).failures == {}
     assert plan.store.failure(run.fingerprint) is None
 
 
@@ -122,7 +123,7 @@ def test_an_interruption_stops_the_plan(
     planned(*adapted)
     _failing(monkeypatch, "eng", Interrupted(signal.SIGTERM))
     with pytest.raises(Interrupted) as raised:
-        carry_out(plan, 1, silent)
+        carry_out(plan, None, silent)
     assert raised.value.signal == signal.SIGTERM
     assert not any(plan.store.is_trained(fingerprint) for fingerprint in plan.runs)
 
@@ -134,4 +135,4 @@ def test_an_unexpected_error_shows_its_traceback_to_who_asks_for_it(
     _failing(monkeypatch, None, ZeroDivisionError("why"))
     monkeypatch.setenv("XLT_TRACEBACK", "1")
     with pytest.raises(ZeroDivisionError):
-        carry_out(plan, 1, silent)
+        carry_out(plan, None, silent)

@@ -1,0 +1,233 @@
+"""Where jobs are carried out besides this process: processes of this machine, or a cluster through submitit."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from xlt.config import LauncherConfig
+
+_DIED = "its process died (out of memory, or killed)"
+_SECONDS_TO_SAVE = 60
+_SECONDS_BETWEEN_LOOKS = {"slurm": 5.0, "local": 0.2}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a job ended.
+
+    Attributes:
+        reason: one line why it came to nothing; None if it did not.
+        refused: the reason is the user's to mend.
+        interrupted: number of the signal that stopped it after it had saved its state; 0 for none.
+    """
+
+    reason: str | None = None
+    refused: bool = False
+    interrupted: int = 0
+
+
+class Workers(Protocol):
+    """Carry out jobs side by side.
+
+    Attributes:
+        count: how many at once.
+    """
+
+    count: int
+
+    def start(self, calls: Mapping[Hashable, Callable[[], Verdict]]) -> None:
+        """Begins jobs, named by their keys; no more than there are workers without one."""
+
+    def finished(self) -> list[tuple[Hashable, Verdict]]:
+        """Waits for at least one job to end; those that have."""
+
+    def stop(self) -> None:
+        """Has all running jobs save their state and end."""
+
+    def close(self) -> None:
+        """No further job will come."""
+
+
+def make_workers(config: LauncherConfig, folder: Path) -> Workers | None:
+    """The workers that a launcher asks for; None: everything in this process.
+
+    Args:
+        folder: for the logs of a cluster's jobs.
+    """
+    if config.cluster is not None:
+        return ClusterWorkers(config, folder)
+    return LocalWorkers(config.workers) if config.workers > 1 else None
+
+
+class LocalWorkers:
+    """Processes of this machine, each with its share of the cores and, where there are several, a GPU of its own.
+
+    A job whose process is killed takes no other with it.
+
+    Args:
+        count: at least one.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._slots: list[ProcessPoolExecutor | None] = [None] * count
+        self._running: dict[Future[Verdict], tuple[Hashable, int]] = {}
+
+    def start(self, calls: Mapping[Hashable, Callable[[], Verdict]]) -> None:
+        taken = {slot for _, slot in self._running.values()}
+        free = (slot for slot in range(self.count) if slot not in taken)
+        for key, call in calls.items():
+            slot = next(free)
+            executor = self._slots[slot] or self._begin(slot)
+            self._running[executor.submit(call)] = (key, slot)
+
+    def finished(self) -> list[tuple[Hashable, Verdict]]:
+        done, _ = wait(self._running, return_when=FIRST_COMPLETED)
+        ended = []
+        for future in done:
+            key, slot = self._running.pop(future)
+            try:
+                verdict = future.result()
+            except BrokenProcessPool:
+                verdict = Verdict(_DIED)
+                executor, self._slots[slot] = self._slots[slot], None
+                if executor is not None:
+                    executor.shutdown(wait=False)
+            ended.append((key, verdict))
+        return ended
+
+    def stop(self) -> None:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        wait(self._running, timeout=_SECONDS_TO_SAVE)
+
+    def close(self) -> None:
+        for executor in self._slots:
+            if executor is not None:
+                executor.shutdown(wait=False, cancel_futures=True)
+
+    def _begin(self, slot: int) -> ProcessPoolExecutor:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        gpus = torch.cuda.device_count()
+        gpu = str(slot % gpus) if gpus > 1 else None
+        executor = ProcessPoolExecutor(
+            1,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_begin_worker,
+            initargs=(max(1, cores // self.count), gpu),
+        )
+        self._slots[slot] = executor
+        return executor
+
+
+def _begin_worker(threads: int, gpu: str | None) -> None:
+    torch.set_num_threads(threads)  # a run's own `threads` has the last word
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+
+
+class ClusterWorkers:
+    """Jobs of a cluster, those that can begin at once as one array.
+
+    A job that a signal stopped after saving its state (preemption, the end of its time) is submitted again; what it did
+    is not lost. A job that SLURM itself puts back into the queue goes on likewise.
+
+    Args:
+        config: what is asked of the cluster for each job.
+        folder: for scripts and logs.
+    """
+
+    def __init__(self, config: LauncherConfig, folder: Path) -> None:
+        import submitit
+
+        assert config.cluster is not None
+        self.count = config.workers
+        self._config = config
+        self._executor = submitit.AutoExecutor(folder=str(folder / "%j"), cluster=config.cluster)
+        self._executor.update_parameters(**_asked_for(config))
+        self._running: dict[Hashable, tuple[Any, Callable[[], Verdict]]] = {}
+        self._requeued: dict[Hashable, int] = {}
+
+    def start(self, calls: Mapping[Hashable, Callable[[], Verdict]]) -> None:
+        with self._executor.batch():
+            jobs = {key: self._executor.submit(ClusterJob(call)) for key, call in calls.items()}
+        self._running |= {key: (job, calls[key]) for key, job in jobs.items()}
+
+    def finished(self) -> list[tuple[Hashable, Verdict]]:
+        while True:
+            ended = []
+            for key, (job, call) in list(self._running.items()):
+                if not job.done():
+                    continue
+                del self._running[key]
+                verdict = _verdict_of(job)
+                if verdict.interrupted and self._requeued.get(key, 0) < self._config.requeues:
+                    self._requeued[key] = self._requeued.get(key, 0) + 1
+                    self.start({key: call})
+                else:
+                    ended.append((key, verdict))
+            if ended:
+                return ended
+            time.sleep(_SECONDS_BETWEEN_LOOKS[str(self._config.cluster)])
+
+    def stop(self) -> None:
+        for job, _ in self._running.values():
+            job.cancel(check=False)
+        until = time.monotonic() + _SECONDS_TO_SAVE
+        while time.monotonic() < until and not all(job.done() for job, _ in self._running.values()):
+            time.sleep(0.2)
+
+    def close(self) -> None: ...
+
+
+class ClusterJob:
+    """A job as submitit carries it out: one that is stopped while it does not train begins again."""
+
+    def __init__(self, call: Callable[[], Verdict]) -> None:
+        self._call = call
+
+    def __call__(self) -> Verdict:
+        return self._call()
+
+    def checkpoint(self) -> Any:
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self)
+
+
+def _verdict_of(job: Any) -> Verdict:
+    try:
+        return job.result()
+    except Exception as error:  # the job's own errors are verdicts; this one is the cluster's
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return Verdict(f"{_DIED}: {lines[0] if lines else type(error).__name__}; see {job.paths.stderr}")
+
+
+def _asked_for(config: LauncherConfig) -> dict[str, Any]:
+    asked: dict[str, Any] = {
+        "name": "xlt",
+        "timeout_min": config.minutes,
+        "mem_gb": config.memory_gb,
+        "cpus_per_task": config.cpus,
+        "gpus_per_node": config.gpus,
+    }
+    if config.cluster == "slurm":
+        asked |= {
+            "slurm_partition": config.partition,
+            "slurm_account": config.account,
+            "slurm_array_parallelism": config.workers,
+            "slurm_signal_delay_s": config.seconds_to_save,
+            "slurm_setup": list(config.setup) or None,
+            "slurm_additional_parameters": {"requeue": True, **config.sbatch},
+        }
+    return {name: value for name, value in asked.items() if value is not None}
