@@ -21,6 +21,7 @@ from xlt import config as shared
 from xlt.compose import checked, compose, hydra_ready
 from xlt.config import RunConfig, UsageError, faults
 from xlt.reproduce import compose_table
+from xlt.results.claims import ClaimConfig, ClaimsConfig, ComparisonConfig, StoreConfig
 from xlt.results.figures import FigureConfig
 from xlt.results.table import ReproductionConfig, SearchConfig, SystemConfig, TableConfig
 
@@ -38,6 +39,10 @@ SCHEMAS = [
     SystemConfig,
     SearchConfig,
     FigureConfig,
+    ClaimsConfig,
+    ClaimConfig,
+    ComparisonConfig,
+    StoreConfig,
 ]
 
 
