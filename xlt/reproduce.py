@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
@@ -16,11 +16,11 @@ from xlt.cli import FAILURE, guarded, is_stray
 from xlt.compose import compose, hydra_ready, strangers
 from xlt.config import UsageError, faults
 from xlt.results.execution import carry_out
-from xlt.results.figures import save_figure
+from xlt.results.figures import FigureConfig, Panel, save_panels
 from xlt.results.planner import Plan
 from xlt.results.render import JobReport, duration, print_plan, print_table, table_markdown
 from xlt.results.store import RunStore
-from xlt.results.table import ReproductionConfig, SystemConfig, Table, TableConfig, averages
+from xlt.results.table import Grid, ReproductionConfig, SystemConfig, Table, TableConfig, averages
 from xlt.results.workers import make_workers
 from xlt.tracking.watch import watch
 
@@ -51,7 +51,10 @@ def reproduce(words: list[str]) -> int:
         config, name = compose_table(own)
         store = RunStore(config.output_dir)
         plan = Plan(store)
-        tables = _tables(name, config, own, [*others, f"scale={config.scale}", f"output_dir={config.output_dir}"], plan)
+        others += [f"scale={config.scale}", f"output_dir={config.output_dir}"]
+        tables, faulty = make_tables(name, config, own, others, plan)
+    if faulty:
+        raise UsageError(*faulty)
     started = time.monotonic()
     remaining = len(plan.to_train()) + len(plan.to_evaluate())
     if remaining or plan_only:
@@ -70,8 +73,7 @@ def reproduce(words: list[str]) -> int:
         if grid.columns:
             print_table(grid, Console())
     if config.table.figure is not None:
-        (table,) = tables.values()
-        picture = save_figure(config.table.figure, table.runs(), store, grids[name])
+        picture, _ = save_panels(name, config.table.title, panels(config.table.figure, tables, grids), store)
         if picture is not None:
             console.print(f"figure: {picture}", highlight=False, soft_wrap=True)
     done = f"{len(outcome.done)} jobs in {duration(time.monotonic() - started)}" if outcome.done else "nothing to do"
@@ -79,26 +81,32 @@ def reproduce(words: list[str]) -> int:
     return FAILURE if outcome.failures else 0
 
 
-def _tables(name: str, config: ReproductionConfig, own: list[str], others: list[str], plan: Plan) -> dict[str, Table]:
-    """The table itself, or the parts of a table of averages by their columns.
+def panels(figure: FigureConfig, tables: Mapping[str, Table], grids: Mapping[str, Grid]) -> dict[str, Panel]:
+    """Heading -> what a table's picture is drawn from; parts with a picture of their own are drawn as that is."""
+    return {
+        column: Panel(table.config.figure or figure, table.runs(), grids[column]) for column, table in tables.items()
+    }
 
-    Raises:
-        UsageError: faults of all of them.
-    """
-    if not config.table.parts:
-        return {name: Table(name, config.table, config.seeds, others, plan)}
+
+def make_tables(
+    name: str, config: ReproductionConfig, own: list[str], others: list[str], plan: Plan
+) -> tuple[dict[str, Table], list[str]]:
+    """The table itself, or the parts of a table of averages by their columns; and the faults of those not made."""
     tables: dict[str, Table] = {}
-    faults: list[str] = []
-    for column, part in config.table.parts.items():
+    faulty: list[str] = []
+    for column, part in (config.table.parts or {name: name}).items():
         words = [f"table={part}" if word.startswith("table=") else word for word in own]
         try:
-            part_config, part_name = compose_table(words)
-            tables[column] = Table(part_name, part_config.table, config.seeds, others, plan)
+            table, part_name = (config.table, name) if part == name else _named_table(words)
+            tables[column] = Table(part_name, table, config.seeds, others, plan)
         except UsageError as error:
-            faults += error.lines
-    if faults:
-        raise UsageError(*faults)
-    return tables
+            faulty += error.lines
+    return tables, faulty
+
+
+def _named_table(own: list[str]) -> tuple[TableConfig, str]:
+    config, name = compose_table(own)
+    return config.table, name
 
 
 def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -34,6 +34,8 @@ FLOORS = {
     "xlt.cli": 9,
     "xlt.__main__": 10,
     "xlt.reproduce": 10,  # the other command
+    "xlt.plot": 10,  # these stand on it
+    "xlt.claims": 10,
     "scripts": 11,
 }
 # Rooms on one floor that must not know each other.

@@ -64,6 +64,7 @@ class TableConfig:
     average: list[str] = key("columns that the average is over; empty: all")
     reference: dict[str, dict[str, float]] = key("system -> column (or avg) -> the published number")
     reference_name: str = key("where the published numbers stand")
+    facts: dict[str, dict[str, float]] = key("system or column -> what else is published of it, for the figure")
     note: str = key("a line under the table")
     parts: dict[str, str] = key("column -> table whose average it shows; such a table has no columns of its own")
     figure: FigureConfig | None = key("the picture that goes with it; with one, a table need not have columns")
@@ -236,6 +237,12 @@ class Table:
                 return wanted
         return None
 
+    def cost(self, system: str, seed: int, column: str, store: RunStore) -> dict[str, float]:
+        """What an example costs in the evaluation behind a cell; empty where that is not done, or does not say."""
+        run, evaluations = self._asked(system, seed, column)
+        found = _record(run, evaluations, self.config.systems[system].composition, column, store)
+        return (found or {}).get("cost", {})
+
     def _asked(self, system: str, seed: int, column: str) -> tuple[Run, dict[str, Composition]]:
         """The run, and its evaluations that this system shows: others may share it with other language modules."""
         return self._runs[system, seed, column if _is_per_column(self.config.systems[system]) else None]
@@ -272,12 +279,19 @@ class Table:
     def _value(
         self, run: Run, evaluations: Mapping[str, Composition], composition: str, column: str, store: RunStore
     ) -> float | None:
-        done = store.evaluations(run.fingerprint)
-        for name, wanted in evaluations.items():
-            if (wanted.source, wanted.label) == (column, composition) and name in done:
-                metric = SCORE if column in run.config.data.benchmarks else self.config.metric
-                return done[name]["metrics"].get(metric)
-        return None
+        found = _record(run, evaluations, composition, column, store)
+        metric = SCORE if column in run.config.data.benchmarks else self.config.metric
+        return None if found is None else found["metrics"].get(metric)
+
+
+def _record(
+    run: Run, evaluations: Mapping[str, Composition], composition: str, column: str, store: RunStore
+) -> dict[str, Any] | None:
+    done = store.evaluations(run.fingerprint)
+    for name, wanted in evaluations.items():
+        if (wanted.source, wanted.label) == (column, composition) and name in done:
+            return done[name]
+    return None
 
 
 def averages(name: str, config: TableConfig, seeds: list[int], parts: dict[str, Grid]) -> Grid:

@@ -29,6 +29,7 @@ EMPTY: dict[str, Any] = {
     "average": [],
     "reference": {},
     "reference_name": "Table 1",
+    "facts": {},
     "note": "a note",
     "parts": {},
     "figure": None,

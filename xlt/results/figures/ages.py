@@ -10,7 +10,7 @@ from xlt.results.figures.figure import FigureConfig, Runs
 from xlt.results.store import RunStore
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import FigureBase
 
     from xlt.results.table import Grid
 
@@ -31,16 +31,16 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
     return numbers
 
 
-def draw(config: FigureConfig, numbers: dict[str, Any]) -> Figure:
-    from matplotlib.figure import Figure
+def size(numbers: dict[str, Any]) -> tuple[float, float]:
+    return 5.0, 3.4
 
-    figure = Figure(figsize=(5.0, 3.4), layout="constrained")
+
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase) -> None:
     axes = figure.subplots()
     for label, shares in numbers.items():
         steps = [int(step) for step in shares]
-        axes.plot(steps, list(shares.values()), marker="o", markersize=3, linewidth=1.4, label=label)
+        axes.plot(steps, list(shares.values()), label=label)
     axes.set_xlabel("step at which an entry was last grown")
     axes.set_ylabel("entries of the module (%)")
     axes.set_ylim(bottom=0)
     axes.legend()
-    return figure

@@ -11,7 +11,7 @@ from xlt.results.figures.figure import FigureConfig, Runs
 from xlt.results.store import RunStore
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import FigureBase
 
     from xlt.results.table import Grid
 
@@ -30,22 +30,22 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
     return numbers
 
 
-def draw(config: FigureConfig, numbers: dict[str, Any]) -> Figure:
-    from matplotlib.figure import Figure
+def size(numbers: dict[str, Any]) -> tuple[float, float]:
+    return 5.0, 3.4
 
-    figure = Figure(figsize=(5.0, 3.4), layout="constrained")
+
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase) -> None:
     axes = figure.subplots()
     for label, points in numbers.items():
         steps = [int(step) for step in points]
         means = [statistics.fmean(values) for values in points.values()]
-        (line,) = axes.plot(steps, means, marker="o", markersize=3, linewidth=1.4, label=label)
+        (line,) = axes.plot(steps, means, label=label)
         if any(len(values) > 1 for values in points.values()):
             low, high = [min(values) for values in points.values()], [max(values) for values in points.values()]
             axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
     axes.set_xlabel("step")
     axes.set_ylabel(f"validation {config.metric}")
     axes.legend()
-    return figure
 
 
 def _curve(store: RunStore, fingerprint: str, metric: str) -> list[tuple[int, float]]:

@@ -13,7 +13,7 @@ from xlt.results.figures.figure import FigureConfig, Runs
 from xlt.results.store import RunStore
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import FigureBase
 
     from xlt.results.table import Grid
 
@@ -43,10 +43,11 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
     return numbers
 
 
-def draw(config: FigureConfig, numbers: dict[str, Any]) -> Figure:
-    from matplotlib.figure import Figure
+def size(numbers: dict[str, Any]) -> tuple[float, float]:
+    return 1.0 + 4.4 * len(numbers), 5.2
 
-    figure = Figure(figsize=(1.0 + 4.4 * len(numbers), 5.2), layout="constrained")
+
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase) -> None:
     all_axes = figure.subplots(1, len(numbers), squeeze=False)[0]
     for axes, (label, found) in zip(all_axes, numbers.items(), strict=True):
         names = found["features"][:_SHOWN]
@@ -58,4 +59,3 @@ def draw(config: FigureConfig, numbers: dict[str, Any]) -> Figure:
         axes.set_xlabel("block")
         axes.set_title(label)
         figure.colorbar(image, ax=axes, label="norm of the column of WV", fraction=0.05)
-    return figure

@@ -13,35 +13,40 @@ from xlt.results.figures.figure import FigureConfig, Runs
 from xlt.results.store import RunStore
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import FigureBase
 
     from xlt.results.table import Grid
 
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
-    """System -> seeds, percent of common entries for each pair, of those common to all, and what chance would give.
+    """System -> seeds, percent of common entries for each pair, of those common to all, what chance would give, and
+    the published percent common to all.
 
     The modules of a system have equally many entries; the share is of those.
     """
     numbers: dict[str, Any] = {}
+    facts = {system.label: (grid.config.facts or {}).get(name, {}) for name, system in grid.config.systems.items()}
     for label, of in runs.items():
         if len(of) < 2:
             raise UsageError(f"seeds: the overlap of {label} takes two finished runs at least; give seeds=[1,2,3]")
-        chosen, chance = zip(*(_chosen(store, run.fingerprint, label) for run in of), strict=True)
+        chosen, chance = zip(*(chosen_entries(store, run.fingerprint, label) for run in of), strict=True)
         size = chosen[0].numel()
-        pairs = [[100 * _common(a, b).numel() / size for b in chosen] for a in chosen]
-        everywhere = 100 * reduce(_common, chosen).numel() / size
+        pairs = [[100 * common_entries(a, b).numel() / size for b in chosen] for a in chosen]
+        everywhere = 100 * reduce(common_entries, chosen).numel() / size
         seeds = [run.config.seed for run in of]
         numbers[label] = {"seeds": seeds, "pairs": pairs, "all": everywhere, "chance": chance[0]}
+        numbers[label]["published"] = facts.get(label, {}).get("common to all")
     return numbers
 
 
-def draw(config: FigureConfig, numbers: dict[str, Any]) -> Figure:
-    from matplotlib.figure import Figure
+def size(numbers: dict[str, Any]) -> tuple[float, float]:
+    return 0.8 + 2.8 * len(numbers), 3.7
 
-    figure = Figure(figsize=(0.8 + 2.8 * len(numbers), 3.7), layout="constrained")
+
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase) -> None:
     image: Any = None
-    for axes, (label, found) in zip(figure.subplots(1, len(numbers), squeeze=False)[0], numbers.items(), strict=True):
+    all_axes = figure.subplots(1, len(numbers), squeeze=False)[0]
+    for axes, (label, found) in zip(all_axes, numbers.items(), strict=True):
         pairs, seeds = found["pairs"], [str(seed) for seed in found["seeds"]]
         image = axes.imshow(pairs, vmin=0, vmax=100, cmap="Blues")
         for row, values in enumerate(pairs):
@@ -52,12 +57,13 @@ def draw(config: FigureConfig, numbers: dict[str, Any]) -> Figure:
         axes.set_yticks(range(len(seeds)), seeds)
         axes.grid(visible=False)
         axes.set_xlabel("seed")
-        axes.set_title(f"{label}\nall runs {found['all']:.1f}%, by chance {found['chance']:.1f}%", fontsize=8)
-    figure.colorbar(image, ax=figure.axes, label="common entries (%)", shrink=0.8)
-    return figure
+        theirs = "" if found["published"] is None else f" (thesis {found['published']:.1f}%)"
+        told = f"common to all runs {found['all']:.1f}%{theirs},\nby chance to two {found['chance']:.1f}%"
+        axes.set_title(f"{label}\n{told}", fontsize=8)
+    figure.colorbar(image, ax=list(all_axes), label="common entries (%)", shrink=0.8)
 
 
-def _chosen(store: RunStore, fingerprint: str, label: str) -> tuple[torch.Tensor, float]:
+def chosen_entries(store: RunStore, fingerprint: str, label: str) -> tuple[torch.Tensor, float]:
     """Sorted positions of the entries in the tuned tensors laid end to end, and the percent that two draws share."""
     module = load_module(store.module_file(fingerprint))
     sparse = {}
@@ -76,5 +82,5 @@ def _chosen(store: RunStore, fingerprint: str, label: str) -> tuple[torch.Tensor
     return torch.cat(parts), 100 * expected / size
 
 
-def _common(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def common_entries(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return a[torch.isin(a, b, assume_unique=True)]

@@ -6,11 +6,11 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from xlt.config import UsageError
-from xlt.results.figures.figure import FigureConfig, Runs
+from xlt.results.figures.figure import FigureConfig, Point, Runs, draw_lines, has_published, legend, published
 from xlt.results.store import RunStore
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import FigureBase
 
     from xlt.results.table import Grid
 
@@ -19,8 +19,8 @@ _WORDS = {"cap_words": "words of text", "data": "source languages", "cap": "exam
 
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
-    """`panels`: group (or `avg`) -> system -> its points, [number of the setting, mean, spread]; `key`: its name."""
-    panels: dict[str, dict[str, list[Any]]] = {}
+    """`panels`: group (or `avg`) -> system -> its points by the number of the setting; `key`: the setting's name."""
+    panels: dict[str, dict[str, list[Point]]] = {}
     names = set()
     for name, system in grid.config.systems.items():
         setting = name.partition(" ")[2]  # of a search: SYSTEM KEY=VALUE
@@ -31,9 +31,13 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
         names.add(word)
         label = system.label.removesuffix(setting).strip()
         for panel in grid.config.groups or (_AVERAGE,):
-            cell = grid.cells[name][panel]
-            if cell.values and system.label in runs:
-                panels.setdefault(panel, {}).setdefault(label, []).append([float(number[0]), cell.mean, cell.spread])
+            cell, theirs = grid.cells[name][panel], published(grid, name, panel)
+            ours = (cell.mean, cell.spread) if cell.values and system.label in runs else (None, None)
+            if ours[0] is not None or theirs is not None:
+                panels.setdefault(panel, {}).setdefault(label, []).append([float(number[0]), *ours, theirs])
+    panels = {
+        panel: lines for panel, lines in panels.items() if any(p[1] is not None for of in lines.values() for p in of)
+    }
     if not panels:
         raise UsageError("table.figure.kind=settings: no system has all its columns yet")
     ordered = {p: {label: sorted(of, key=lambda point: point[0]) for label, of in lines.items()}
@@ -41,17 +45,16 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
     return {"key": ", ".join(sorted(names)), "panels": ordered}
 
 
-def draw(config: FigureConfig, numbers: dict[str, Any]) -> Figure:
-    from matplotlib.figure import Figure
+def size(numbers: dict[str, Any]) -> tuple[float, float]:
+    panels = len(numbers["panels"])
+    return (1.4 + 2.6 * panels if panels > 1 else 5.0), 3.2
 
+
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase) -> None:
     panels = numbers["panels"]
-    figure = Figure(figsize=(1.4 + 2.6 * len(panels) if len(panels) > 1 else 5.0, 3.2), layout="constrained")
     all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (panel, lines) in zip(all_axes, panels.items(), strict=True):
-        for label, points in lines.items():
-            at, means = [point[0] for point in points], [point[1] for point in points]
-            spreads = [point[2] or 0.0 for point in points]
-            axes.errorbar(at, means, yerr=spreads, marker="o", markersize=3, linewidth=1.4, capsize=2, label=label)
+        draw_lines(axes, lines)
         ticks = sorted({point[0] for points in lines.values() for point in points})
         axes.set_xscale("log")
         axes.set_xticks(ticks, [f"{tick:,.0f}" if tick >= 1 else f"{tick:g}" for tick in ticks])
@@ -60,6 +63,4 @@ def draw(config: FigureConfig, numbers: dict[str, Any]) -> Figure:
         if panel != _AVERAGE:
             axes.set_title(panel)
     all_axes[0].set_ylabel(f"{config.metric or 'score'}, average over targets")
-    if len(next(iter(panels.values()))) > 1:
-        all_axes[0].legend()
-    return figure
+    legend(all_axes[0], any(has_published(lines) for lines in panels.values()))

@@ -6,11 +6,11 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 from xlt.config import UsageError
-from xlt.results.figures.figure import FigureConfig, Runs
+from xlt.results.figures.figure import COLOURS, MARKERS, PUBLISHED, FigureConfig, Runs, legend, published
 from xlt.results.store import RunStore
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import FigureBase
 
     from xlt.results.table import Grid
 
@@ -19,7 +19,8 @@ _LARGEST = 900.0  # points squared, of the disc with the most parameters
 
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
-    """System -> `score`, mean over its columns, `flops` of an example and `parameters`, means over its evaluations."""
+    """System -> `score`, mean over its columns, `flops` of an example and `parameters`, means over its evaluations;
+    `published`: score, and flops relative to the whole model."""
     numbers: dict[str, Any] = {}
     for name, system in grid.config.systems.items():
         cell = grid.cells[name][_AVERAGE]
@@ -42,32 +43,42 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
             "score": cell.mean,
             "spread": cell.spread,
             **{what: statistics.fmean(cost[what] for cost in costs) for what in ("flops", "parameters")},
+            "published": _published(grid, name),
         }
     if not numbers:
         raise UsageError("table.figure.kind=trade_off: no system has all its columns yet")
     return numbers
 
 
-def draw(config: FigureConfig, numbers: dict[str, Any]) -> Figure:
-    from matplotlib.figure import Figure
+def size(numbers: dict[str, Any]) -> tuple[float, float]:
+    return 5.0, 4.2
 
-    figure = Figure(figsize=(5.6, 3.6), layout="constrained")
+
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase) -> None:
     axes = figure.subplots()
     whole = max(point["flops"] for point in numbers.values())
     most = max(point["parameters"] for point in numbers.values())
-    for label, point in numbers.items():
-        at, size = point["flops"] / whole, _LARGEST * point["parameters"] / most
+    for number, (label, point) in enumerate(numbers.items()):
+        look: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+        at, area = point["flops"] / whole, _LARGEST * point["parameters"] / most
         told = f"{label} ({_short(point['parameters'])})"
-        (bars, *_) = axes.errorbar([at], [point["score"]], yerr=[point["spread"] or 0.0], marker=".", linestyle="")
-        axes.scatter([at], [point["score"]], s=size, alpha=0.35, linewidth=0, color=bars.get_color(), label=told)
+        axes.scatter([at], [point["score"]], s=area, alpha=0.3, linewidth=0, color=look["color"])
+        axes.errorbar([at], [point["score"]], yerr=[point["spread"] or 0.0], linestyle="", label=told, **look)
+        if point["published"] is not None:
+            theirs = point["published"]
+            axes.plot([theirs["flops"]], [theirs["score"]], **{**PUBLISHED, **look, "linestyle": ""})
     axes.set_xlim(0, 1.12)
     axes.margins(y=0.15)
-    axes.set_xlabel("operations an example, relative to the largest")
+    axes.set_xlabel("operations an example, relative to the whole model")
     axes.set_ylabel("score, average over targets")
-    legend = axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), title="system (parameters)")
-    for handle in legend.legend_handles:
-        handle.set_sizes([60.0])  # type: ignore[union-attr]
-    return figure
+    theirs = any(point["published"] is not None for point in numbers.values())
+    legend(axes, theirs, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, title="system (parameters)")
+
+
+def _published(grid: Grid, name: str) -> dict[str, float] | None:
+    """The published score, and operations relative to the whole model."""
+    score, flops = published(grid, name, _AVERAGE), (grid.config.facts or {}).get(name, {}).get("flops")
+    return None if score is None or flops is None else {"score": score, "flops": flops}
 
 
 def _short(count: float) -> str:

@@ -112,7 +112,10 @@ def test_sizes_put_the_rows_of_a_search_on_one_line(finished: Callable[..., Run]
     scores = {"lt_sft density=0.1": [50.0, 52.0], "lt_sft density=0.2": [60.0], "bitfit": [40.0]}
     picture = save_figure(FigureConfig("sizes", "accuracy"), runs, store, _grid("sizes", names, scores))
     found = _numbers(store, "sizes")
-    assert found == {"LT-SFT": [[10.0, 51.0, 2**0.5], [20.0, 60.0, None]], "BitFit": [[0.1, 40.0, None]]}
+    assert found == {
+        "LT-SFT": [[10.0, 51.0, 2**0.5, None], [20.0, 60.0, None, None]],
+        "BitFit": [[0.1, 40.0, None, None]],
+    }
     _is_a_picture(picture)
 
 
@@ -126,8 +129,8 @@ def test_settings_are_a_line_a_system_over_the_searched_number_and_a_panel_a_gro
     figure = FigureConfig("settings", "accuracy")
     picture = save_figure(figure, runs, store, _grid("ft", names, scores))
     lines = {
-        "MAD-G-ft": [[1000.0, 50.0, None], [3000.0, 71.0, 2**0.5]],
-        "rand-ft": [[1000.0, 40.0, None], [3000.0, 60.0, None]],
+        "MAD-G-ft": [[1000.0, 50.0, None, None], [3000.0, 71.0, 2**0.5, None]],
+        "rand-ft": [[1000.0, 40.0, None, None], [3000.0, 60.0, None, None]],
     }
     assert _numbers(store, "ft") == {"key": "cap_words", "panels": {"avg": lines}}
     _is_a_picture(picture)
@@ -174,8 +177,9 @@ def test_trade_off_puts_scores_over_operations_and_keeps_parameters(
     grid = _grid("cost", {"lt_sft": "LtSft", "tf": "BiStil"}, {"lt_sft": [60.0], "tf": [50.0, 52.0]})
     _is_a_picture(save_figure(figure, runs, store, grid))
     found = _numbers(store, "cost")
-    assert found["LtSft"] == {"score": 60.0, "spread": None, "flops": 8e6, "parameters": 3e7}
-    assert found["BiStil"] == {"score": 51.0, "spread": pytest.approx(2**0.5), "flops": 4e6, "parameters": 3.5e7}
+    assert found["LtSft"] == {"score": 60.0, "spread": None, "flops": 8e6, "parameters": 3e7, "published": None}
+    expected = {"score": 51.0, "spread": pytest.approx(2**0.5), "flops": 4e6, "parameters": 3.5e7, "published": None}
+    assert found["BiStil"] == expected
 
 
 def test_a_trade_off_of_evaluations_without_costs_is_refused(finished: Callable[..., Run], store: RunStore) -> None:
@@ -219,7 +223,8 @@ def test_runs_with_nothing_to_show_are_refused(
 
 def test_an_unknown_kind_names_those_there_are() -> None:
     (line,) = faults(FigureConfig("pie", None), "table.figure")
-    known = "ages, curves, importance, overlap, settings, sizes, trade_off"
+    known = "ages, curves, densities, gains, importance, languages, overlap, resources, search, settings, shots, "
+    known += "sizes, speed, trade_off"
     assert line == f"table.figure.kind=pie: no such figure; there are {known}"
 
 
@@ -230,3 +235,4 @@ def _is_a_picture(path: Path | None) -> None:
     with Image.open(path) as image:
         assert len(set(image.convert("RGB").resize((64, 64)).get_flattened_data())) > 10  # not a blank page
     assert path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+    assert "</svg>" in path.with_suffix(".svg").read_text()

@@ -1,0 +1,219 @@
+"""Claims on hand-made rows of scores, and the list in conf."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+import xlt
+from xlt.claims import check_claims, compose_claims
+from xlt.compose import hydra_ready
+from xlt.config import UsageError, faults
+from xlt.results.claim_report import claims_markdown, print_claims
+from xlt.results.claims import (
+    ClaimConfig,
+    ClaimsConfig,
+    ComparisonConfig,
+    Finding,
+    Row,
+    StoreConfig,
+    Value,
+    as_record,
+    correct,
+    examine,
+    overall,
+)
+from xlt.results.verdict import CLOSE, FAILS, HOLDS, UNTESTED, Trial, Verdict
+
+TRIAL = Trial(level=0.05, confidence=0.95, resamples=999, enough_languages=5)
+LANGUAGES = ["fao", "sme", "myv", "glv", "bam"]
+PLAIN = ComparisonConfig("small", "encoder", "good", "bad", [], [], [], None, 0.0)
+Scores = Mapping[tuple[str, int], Mapping[str, float]]
+
+
+def comparison(**changes: Any) -> ComparisonConfig:
+    return ComparisonConfig(**{**vars(PLAIN), **changes})
+
+
+def found(scores: Scores, asked: ComparisonConfig = PLAIN, seeds: Sequence[int] = (1,)) -> Finding:
+    """A finding from (system, seed) -> language -> score; a run is called SYSTEM-SEED."""
+
+    def rows(_: ComparisonConfig, system: str, seed: int) -> Row:
+        if (system, seed) not in scores:
+            raise UsageError(f"no system {system}")
+        return {language: Value(score, f"{system}-{seed}") for language, score in scores[system, seed].items()}
+
+    return examine(asked, rows, lambda columns: columns or LANGUAGES, seeds, TRIAL)
+
+
+def flat(score: float) -> dict[str, float]:
+    return {language: score + number for number, language in enumerate(LANGUAGES)}
+
+
+def test_systems_are_paired_by_language_and_seed() -> None:
+    scores = {("good", 1): flat(50.0), ("good", 2): flat(54.0), ("bad", 1): flat(49.0), ("bad", 2): {"fao": 50.0}}
+    finding = found(scores, seeds=(1, 2))
+    differences = {(pair.language, pair.seed): pair.difference for pair in finding.pairs}
+    assert differences == {**{(language, 1): 1.0 for language in LANGUAGES}, ("fao", 2): 4.0}
+    # Means over seeds: 2.5 and four times 1.
+    assert finding.verdict.mean == pytest.approx(1.3)
+    assert (finding.verdict.word, finding.verdict.p) == (HOLDS, 1 / 32)
+    assert finding.runs == ["good-1", "bad-1", "good-2", "bad-2"]
+    assert finding.reason == "6 of 10 pairs are in the store"
+
+
+def test_a_claim_the_wrong_way_round_does_not_hold() -> None:
+    assert found({("good", 1): flat(40.0), ("bad", 1): flat(49.0)}).verdict.word == FAILS
+
+
+def test_a_margin_is_what_the_difference_must_exceed() -> None:
+    scores = {("good", 1): flat(50.0), ("bad", 1): flat(49.0)}
+    assert found(scores, comparison(margin=10.0)).verdict.word == FAILS
+    assert found({("good", 1): flat(48.0), ("bad", 1): flat(49.0)}, comparison(margin=-1.3)).verdict.word == HOLDS
+
+
+def test_a_gain_can_be_compared_with_another_gain() -> None:
+    scores = {(name, 1): flat(score) for name, score in (("good", 60.0), ("bad", 50.0), ("c", 44.0), ("d", 41.0))}
+    finding = found(scores, comparison(over=["c", "d"]))
+    assert [pair.difference for pair in finding.pairs] == [7.0] * 5
+    assert len(finding.pairs[0].values) == 4
+
+
+def test_a_gain_can_be_compared_with_that_on_other_languages() -> None:
+    seen = ["eng", "deu", "fra", "spa", "tur"]
+    scores = {
+        ("good", 1): {**flat(60.0), **dict.fromkeys(seen, 80.0)},
+        ("bad", 1): {**flat(50.0), **dict.fromkeys(seen, 79.0)},
+    }
+    finding = found(scores, comparison(against=seen))
+    # 10 points on each of five languages against 1 on five others: one division of 252 is as extreme.
+    assert (finding.verdict.mean, finding.verdict.word) == (9.0, HOLDS)
+    assert finding.verdict.p == pytest.approx(1 / 252)
+
+
+def test_costs_are_compared_as_a_ratio() -> None:
+    scores = {("good", 1): flat(10.0), ("bad", 1): {language: 2 * cost for language, cost in flat(10.0).items()}}
+    finding = found(scores, comparison(cost="flops", margin=1.8))
+    assert finding.verdict.mean == pytest.approx(math.log(2 / 1.8))
+    assert finding.verdict.word == HOLDS
+    assert found(scores, comparison(cost="flops", margin=2.5)).verdict.word == FAILS
+
+
+def test_what_cannot_be_composed_is_said_and_not_tested() -> None:
+    finding = found({("good", 1): flat(50.0)})
+    assert (finding.verdict.word, finding.reason, finding.pairs) == (UNTESTED, "no system bad", [])
+    empty = found({("good", 1): flat(50.0), ("bad", 1): {}})
+    assert (empty.verdict.word, empty.reason) == (UNTESTED, "0 of 5 pairs are in the store")
+
+
+@pytest.mark.parametrize(
+    ("words", "word"),
+    [
+        ([], UNTESTED),
+        ([UNTESTED], UNTESTED),
+        ([UNTESTED, CLOSE], CLOSE),
+        ([HOLDS, CLOSE, UNTESTED], HOLDS),
+        ([FAILS, FAILS], FAILS),
+        ([HOLDS, FAILS], CLOSE),
+    ],
+)
+def test_a_claim_has_the_word_on_which_its_decided_tests_agree(words: list[str], word: str) -> None:
+    assert overall(Finding(PLAIN, Verdict(one)) for one in words) == word
+
+
+def test_corrections_count_the_tests_that_were_made() -> None:
+    findings = [
+        Finding(PLAIN, Verdict(HOLDS, p=0.02)),
+        Finding(PLAIN, Verdict(UNTESTED)),
+        Finding(PLAIN, Verdict(CLOSE, p=0.5)),
+    ]
+    correct(findings)
+    assert [finding.corrected for finding in findings] == [0.04, None, 0.5]
+
+
+@pytest.fixture
+def reported() -> tuple[dict[str, ClaimConfig], dict[str, dict[str, Finding]], ClaimsConfig]:
+    claims = {
+        "first": ClaimConfig("Good is better.", "§1, Table 2", {"POS": [71.1, 68.6]}, {"POS": PLAIN}),
+        "second": ClaimConfig("Nobody knows.", "§2", {}, {}),
+    }
+    findings = {"first": {"POS": found({("good", 1): flat(52.0), ("bad", 1): flat(49.0)})}, "second": {}}
+    correct(findings["first"].values())
+    stores = {"encoder": StoreConfig("outputs", [1], [])}
+    return claims, findings, ClaimsConfig(claims, [], stores, "outputs", [1], "mini", 0.05, 0.95, 999, 5)
+
+
+def test_the_report_has_claims_numbers_and_the_runs_behind_them(reported: Any) -> None:
+    claims, findings, config = reported
+    text = claims_markdown(claims, findings, config)
+    assert "2 claims: 1 holds, 0 does not hold, 0 too close to call, 1 not tested" in text
+    row = (
+        "| 1 | Good is better. **holds** | §1, Table 2: POS 71.1 : 68.6 | POS: small, good - bad | +3.0 [+3.0, +3.0] |"
+    )
+    assert f"{row} 5 languages | 0.031 | 0.031 | holds |" in text
+    assert "| 2 | Nobody knows. **not tested** | §2 | no table tests it |" in text
+    assert "- first, POS: good-1 bad-1" in text
+    record = as_record("first", claims["first"], findings["first"])
+    assert record["verdict"] == HOLDS
+    assert record["tests"]["POS"]["pairs"][0] == {
+        "language": "fao", "seed": 1, "difference": 3.0, "values": [52.0, 49.0], "runs": ["good-1", "bad-1"],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [40, 80, 160])
+def test_the_report_fits_any_terminal(width: int, reported: Any) -> None:
+    out = StringIO()
+    print_claims(*reported, Console(file=out, width=width))
+    assert max(map(len, out.getvalue().splitlines())) <= width
+    assert "Good is better." in out.getvalue() and "[holds]" in out.getvalue()
+
+
+def test_faults_of_the_list_are_all_named(reported: Any) -> None:
+    claims, _, config = reported
+    claims["first"].tests["POS"] = comparison(store="cellar", over=["a"], cost="flops")
+    config.only = ["third"]
+    assert sorted(line.partition(":")[0] for line in faults(config)) == [
+        "claims.first.tests.POS.margin=0.0",
+        "claims.first.tests.POS.over=['a']",
+        "claims.first.tests.POS.store=cellar",
+        "only",
+    ]
+
+
+def test_every_claim_says_where_it_stands_and_names_tables_that_there_are() -> None:
+    tables = {file.stem for file in (Path(xlt.__file__).parent.parent / "conf" / "table").glob("*.yaml")}
+    tables |= {"bistil_pos_thesis"}  # the thesis has no such table; the claims say that it is not there
+    with hydra_ready():
+        configs = [compose_claims([f"scale={scale}"]) for scale in ("mini", "thesis")]
+    for config in configs:
+        assert len(config.claims) >= 20
+        for claim in config.claims.values():
+            assert claim.where.startswith("§") and claim.says.endswith(".")
+            assert all(len(numbers) == 2 for numbers in claim.published.values())
+            assert {test.table for test in claim.tests.values()} <= tables
+
+
+def test_the_numbers_given_for_a_claim_are_on_its_side_or_within_its_margin() -> None:
+    with hydra_ready():
+        claims = compose_claims([]).claims
+    for name, claim in claims.items():
+        margin = min([0.0, *(test.margin for test in claim.tests.values())])
+        for what, (better, worse) in claim.published.items():
+            assert better - worse >= margin, (name, what)
+
+
+def test_without_runs_nothing_is_tested_and_no_number_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["only=[taught_students,composed_instructions]", f"output_dir={tmp_path}", "seeds=[1]"]
+    words += ["model.path=/no/such/model", "data_dir=/no/such/data"]
+    assert check_claims(words) == 0
+    out = capfd.readouterr().out
+    assert "2 claims: 0 holds, 0 does not hold, 0 too close to call, 2 not tested" in " ".join(out.split())
+    assert "fields: bistil_nano, tf_2 - st_2: 0 of 3 pairs are in the store" in " ".join(out.split())
+    assert (tmp_path / "claims.md").is_file() and (tmp_path / "claims.json").is_file()
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,190 @@
+"""From conf/claims.yaml to verdicts: what `scripts/claims.py` does."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf, SCMode
+from rich.console import Console
+
+from xlt.cli import guarded, is_stray
+from xlt.compose import compose, hydra_ready, strangers
+from xlt.config import UsageError, faults
+from xlt.engine.run import write_json
+from xlt.reproduce import compose_table
+from xlt.results.claim_report import claims_markdown, print_claims
+from xlt.results.claims import (
+    ClaimsConfig,
+    ComparisonConfig,
+    Finding,
+    Row,
+    Value,
+    as_record,
+    correct,
+    examine,
+    only,
+    searched_columns,
+)
+from xlt.results.planner import Plan
+from xlt.results.store import RunStore
+from xlt.results.table import Table, TableConfig
+
+_OWN = ("only", "stores", "claims", "output_dir", "seeds", "scale", "level", "confidence", "resamples")
+_PLAIN = "encoder"
+"""The store whose runs the command's other overrides are for."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the script."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    guarded(lambda: check_claims(words))
+
+
+def check_claims(words: list[str]) -> int:
+    """Looks up the cells of every claim, judges, reports; returns the exit code.
+
+    Raises:
+        UsageError: wrong overrides or values.
+    """
+    if "--help" in words or "-h" in words:
+        print("usage: claims.py [only=[NAME,...]] [seeds=[1,2]] [stores.NAME.KEY=...] [override of every run ...]")
+        return 0
+    if stray := [word for word in words if is_stray(word)]:
+        raise UsageError(*(f"{word}: neither an option nor an override; write KEY=VALUE" for word in stray))
+    own = [word for word in words if word.partition("=")[0].lstrip("+~").split(".")[0] in _OWN]
+    with hydra_ready():
+        config = compose_claims(own)
+        config.stores[_PLAIN].overrides += [word for word in words if word not in own]
+        findings = _findings(config)
+    correct(finding for of in findings.values() for finding in of.values())
+    claims = only(config)
+    folder = Path(config.output_dir).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    records = [as_record(name, claim, findings[name]) for name, claim in claims.items()]
+    trial = dataclasses.asdict(config.trial)
+    write_json(folder / "claims.json", {"scale": config.scale, "trial": trial, "claims": records})
+    (folder / "claims.md").write_text(claims_markdown(claims, findings, config), encoding="utf-8")
+    print_claims(claims, findings, config, Console())
+    Console(stderr=True).print(f"{folder / 'claims'}.md and .json", highlight=False, soft_wrap=True)
+    return 0
+
+
+def compose_claims(own: list[str]) -> ClaimsConfig:
+    """The checked list of claims.
+
+    Raises:
+        UsageError: wrong overrides or values.
+    """
+    ConfigStore.instance().store(name="base_claims", node=ClaimsConfig)
+    composed = compose(own, config_name="claims")
+    config = OmegaConf.to_container(
+        composed, resolve=True, throw_on_missing=False, structured_config_mode=SCMode.INSTANTIATE
+    )
+    found = [*strangers(composed), *faults(config)]
+    if found:
+        raise UsageError(*found)
+    assert isinstance(config, ClaimsConfig)
+    return config
+
+
+def _findings(config: ClaimsConfig) -> dict[str, dict[str, Finding]]:
+    """Claim -> test -> what it came to."""
+    claims = only(config)
+    tests = [test for claim in claims.values() for test in claim.tests.values()]
+    shelves: dict[tuple[str, str], _Shelf] = {}
+    plans = {name: Plan(RunStore(store.output_dir)) for name, store in config.stores.items()}
+    for name, store in config.stores.items():
+        for table in dict.fromkeys(test.table for test in tests if test.store == name):
+            columns = searched_columns(test for test in tests if (test.store, test.table) == (name, table))
+            words = [*store.overrides, f"scale={config.scale}", f"output_dir={store.output_dir}"]
+            shelves[name, table] = _Shelf(table, config.scale, columns, words, plans[name])
+    found: dict[str, dict[str, Finding]] = {}
+    for claim_name, claim in claims.items():
+        found[claim_name] = {}
+        for label, test in claim.tests.items():
+            shelf, seeds = shelves[test.store, test.table], config.stores[test.store].seeds
+            found[claim_name][label] = examine(test, shelf.row, shelf.languages, seeds, config.trial)
+    return found
+
+
+class _Shelf:
+    """A table's cells in a store, system by system, composed when they are asked for.
+
+    Args:
+        name, scale: of the table.
+        columns: of it, that claims name; with those of its average they are looked up.
+        overrides: of every run.
+        plan: runs are added to it; of the store.
+    """
+
+    def __init__(self, name: str, scale: str, columns: list[str], overrides: list[str], plan: Plan) -> None:
+        self._name, self._scale, self._overrides, self._plan = name, scale, overrides, plan
+        self._named = columns
+        self._config: TableConfig | None = None
+        self._rows: dict[tuple[str, int, str | None], Row | UsageError] = {}
+
+    def languages(self, columns: Sequence[str]) -> list[str]:
+        """Columns with groups written out; for none, those of the table's average.
+
+        Raises:
+            UsageError: no such table, or no such column in it.
+        """
+        config = self._table()
+        for column in columns:
+            if column not in (*config.columns, *config.sources):
+                raise UsageError(f"table {self._name} has no column {column}; there are {', '.join(config.columns)}")
+        wanted = columns or config.average or config.columns
+        return list(dict.fromkeys(one for column in wanted for one in config.groups.get(column, [column])))
+
+    def row(self, comparison: ComparisonConfig, system: str, seed: int) -> Row:
+        """What is there of a system's scores, or of what an example costs it.
+
+        Raises:
+            UsageError: the table has no such system, or it cannot be composed.
+        """
+        key = (system, seed, comparison.cost)
+        if key not in self._rows:
+            try:
+                self._rows[key] = self._look_up(*key)
+            except UsageError as error:
+                self._rows[key] = error
+        found = self._rows[key]
+        if isinstance(found, UsageError):
+            raise found
+        return found
+
+    def _look_up(self, system: str, seed: int, cost: str | None) -> Row:
+        config = self._table()
+        if system not in config.systems:
+            raise UsageError(f"table {self._name} has no system {system}; there are {', '.join(config.systems)}")
+        languages = list(dict.fromkeys([*self.languages([]), *self.languages(self._named)]))
+        shown = dataclasses.replace(
+            config,
+            systems={system: config.systems[system]},
+            searches={},
+            reference={},
+            columns=languages,
+            groups={},
+            average=[],
+            figure=None,
+        )
+        table = Table(self._name, shown, [seed], self._overrides, self._plan)
+        if cost is not None:
+            costs = {language: table.cost(system, seed, language, self._plan.store) for language in languages}
+            run = {language: table.run(system, seed, language).fingerprint for language in languages}
+            return {language: Value(of[cost], run[language]) for language, of in costs.items() if cost in of}
+        cells = table.grid(self._plan.store, {}).cells[system]
+        return {
+            language: Value(cells[language].values[0], cells[language].backed_by[0])
+            for language in languages
+            if cells[language].values
+        }
+
+    def _table(self) -> TableConfig:
+        if self._config is None:
+            self._config = compose_table([f"table={self._name}", f"scale={self._scale}"])[0].table
+        return self._config

@@ -1,0 +1,56 @@
+"""Gains from language adaptation by the size of a language's text (thesis Figure 6.2): a mark a language."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from xlt.config import UsageError
+from xlt.results.figures._text_size import as_points, published_megabytes, scatter, series_handles, text_megabytes
+from xlt.results.figures.figure import FigureConfig, Runs, published
+from xlt.results.store import RunStore
+
+if TYPE_CHECKING:
+    from matplotlib.figure import FigureBase
+
+    from xlt.results.table import Grid
+
+_WITHOUT = "_la"
+"""A system NAME_la is NAME without language adaptation."""
+
+
+def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
+    """`ours` and `thesis`: system -> language -> [megabytes of text, gain in points]."""
+    sizes, their_sizes = text_megabytes(runs, store), published_megabytes(grid)
+    numbers: dict[str, dict[str, Any]] = {"ours": {}, "thesis": {}}
+    for name, system in grid.config.systems.items():
+        without = grid.cells.get(name + _WITHOUT)
+        if without is None:
+            continue
+        ours, theirs = {}, {}
+        for column in grid.config.sources:
+            if grid.cells[name][column].values and without[column].values:
+                ours[column] = grid.cells[name][column].mean - without[column].mean
+            pair = published(grid, name, column), published(grid, name + _WITHOUT, column)
+            if pair[0] is not None and pair[1] is not None:
+                theirs[column] = round(pair[0] - pair[1], 6)
+        for part, gains, megabytes in (("ours", ours, sizes), ("thesis", theirs, their_sizes)):
+            if points := as_points(gains, megabytes):
+                numbers[part][system.label] = points
+    if not numbers["ours"]:
+        raise UsageError("table.figure.kind=gains: no language with and without adaptation, its text in a file, yet")
+    return {part: of for part, of in numbers.items() if of}
+
+
+def size(numbers: dict[str, Any]) -> tuple[float, float]:
+    return (7.2 if len(numbers) > 1 else 5.0), 3.4
+
+
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase) -> None:
+    all_axes = figure.subplots(1, len(numbers), squeeze=False)[0]
+    labels = list(dict.fromkeys(label for series in numbers.values() for label in series))
+    for axes, (part, series) in zip(all_axes, numbers.items(), strict=True):
+        scatter(axes, series, labels)
+        axes.axhline(0, color="0.4", linewidth=0.8)
+        axes.set_title(part)
+    all_axes[0].set_ylabel(f"gain in {config.metric or 'score'}")
+    figure.legend(handles=series_handles(labels, True), loc="outside lower center", ncols=4, fontsize=7)

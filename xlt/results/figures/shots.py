@@ -1,0 +1,51 @@
+"""Scores by the number of gold target examples (thesis Figure 6.1): a line a kind of module, languages as its band."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from typing import TYPE_CHECKING, Any
+
+from xlt.config import UsageError
+from xlt.results.figures.figure import FigureConfig, Point, Runs, draw_lines, has_published, legend, published
+from xlt.results.store import RunStore
+
+if TYPE_CHECKING:
+    from matplotlib.figure import FigureBase
+
+    from xlt.results.table import Grid
+
+_LINES = {"": "SFT", "adapter_": "adapters"}
+
+
+def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
+    """Kind of module -> its points by the number of shots; the spread is over the target languages."""
+    numbers: dict[str, list[Point]] = {}
+    for name, system in grid.config.systems.items():
+        named = re.fullmatch(r"(\w*?)k(\d+)", name)
+        if named is None or named[1] not in _LINES:
+            raise UsageError(f"table.figure.kind=shots: system {name} is not called kNUMBER or adapter_kNUMBER")
+        means = [cell.mean for column in grid.config.sources if (cell := grid.cells[name][column]).values]
+        whole = len(means) == len(grid.config.sources) and system.label in runs
+        spread = statistics.stdev(means) if whole and len(means) > 1 else None
+        point = [float(named[2]), statistics.fmean(means) if whole else None, spread, published(grid, name, "avg")]
+        numbers.setdefault(_LINES[named[1]], []).append(point)
+    if all(point[1] is None for points in numbers.values() for point in points):
+        raise UsageError("table.figure.kind=shots: no system has all its columns yet")
+    return {label: sorted(points, key=lambda point: point[0]) for label, points in numbers.items()}
+
+
+def size(numbers: dict[str, Any]) -> tuple[float, float]:
+    return 5.0, 3.4
+
+
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase) -> None:
+    axes = figure.subplots()
+    draw_lines(axes, numbers, band=True)
+    ticks = sorted({point[0] for points in numbers.values() for point in points})
+    axes.set_xscale("symlog", linthresh=20)
+    axes.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("gold examples of the target language")
+    axes.set_ylabel(f"{config.metric or 'score'}, average over targets")
+    legend(axes, has_published(numbers), loc="lower right")

@@ -1,0 +1,139 @@
+"""Whether paired differences are above nothing: an exact permutation test, a bootstrap interval, a word."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+HOLDS, FAILS, CLOSE, UNTESTED = "holds", "does not hold", "too close to call", "not tested"
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How a comparison is judged.
+
+    Attributes:
+        level: of the one-sided test, in either direction.
+        confidence: of the interval, two-sided.
+        resamples: permutations where there are more than that, and bootstrap samples.
+        enough_languages: from as many on, a language's mean over seeds is what is permuted and resampled; with
+            fewer it is each language and seed.
+    """
+
+    level: float
+    confidence: float
+    resamples: int
+    enough_languages: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the differences say.
+
+    Attributes:
+        word: one of the four.
+        units, unit: how many were permuted, and what they are: "languages" or "languages x seeds".
+        mean: of the units.
+        low, high: the bootstrap interval of the mean; None for fewer than two units.
+        p: of a mean at least as large, were the signs (or the groups) drawn by lot; None without units.
+    """
+
+    word: str
+    units: int = 0
+    unit: str = ""
+    mean: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+
+
+def judge(differences: Mapping[tuple[str, int], float], trial: Trial) -> Verdict:
+    """Whether differences are above 0.
+
+    Args:
+        differences: (language, seed) -> difference in the claimed direction.
+    """
+    units, unit = _units(differences, trial.enough_languages)
+    if not units.size:
+        return Verdict(UNTESTED)
+    return _decide((units,), unit, trial)
+
+
+def judge_groups(
+    first: Mapping[tuple[str, int], float], second: Mapping[tuple[str, int], float], trial: Trial
+) -> Verdict:
+    """Whether the differences of the first languages are above those of the second, unpaired."""
+    groups = [_units(of, trial.enough_languages)[0] for of in (first, second)]
+    unit = "languages x seeds"
+    if min(len({language for language, _ in of}) for of in (first, second)) >= trial.enough_languages:
+        unit = "languages"
+    if not all(group.size for group in groups):
+        return Verdict(UNTESTED)
+    return _decide(tuple(groups), unit, trial)
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction: p-values as they count beside all the others."""
+    corrected, largest = [0.0] * len(values), 0.0
+    for rank, place in enumerate(sorted(range(len(values)), key=values.__getitem__)):
+        largest = max(largest, min(1.0, (len(values) - rank) * values[place]))
+        corrected[place] = largest
+    return corrected
+
+
+def _units(differences: Mapping[tuple[str, int], float], enough_languages: int) -> tuple[Any, str]:
+    """What is permuted: a mean over seeds a language where there are enough of these."""
+    by_language: dict[str, list[float]] = {}
+    for (language, _), value in differences.items():
+        by_language.setdefault(language, []).append(value)
+    if len(by_language) >= enough_languages:
+        return np.array([np.mean(values) for values in by_language.values()]), "languages"
+    return np.array(list(differences.values()), dtype=float), "languages x seeds"
+
+
+def _decide(samples: tuple[Any, ...], unit: str, trial: Trial) -> Verdict:
+    """Mean of one sample, or difference of two means: holds if `p` and the interval both say that it is above 0."""
+    paired = len(samples) == 1
+
+    def statistic(*drawn: Any, axis: int = -1) -> Any:
+        means = [np.mean(one, axis=axis) for one in drawn]
+        return means[0] if paired else means[0] - means[1]
+
+    units = sum(sample.size for sample in samples)
+    mean = float(statistic(*samples))
+    if min(sample.size for sample in samples) < 2:
+        return Verdict(CLOSE, units, unit, mean, None, None, 0.5 if mean > 0 else 1.0)
+    rules: dict[str, Any] = {"vectorized": True, "n_resamples": trial.resamples}
+    above, below = (
+        float(
+            stats.permutation_test(
+                samples,
+                statistic,
+                permutation_type="samples" if paired else "independent",
+                alternative=side,
+                rng=np.random.default_rng(_SEED),
+                **rules,
+            ).pvalue
+        )
+        for side in ("greater", "less")
+    )
+    drawn = stats.bootstrap(
+        samples,
+        statistic,
+        confidence_level=trial.confidence,
+        method="percentile",
+        rng=np.random.default_rng(_SEED),
+        **rules,
+    ).confidence_interval
+    low, high = float(drawn.low), float(drawn.high)
+    word = CLOSE
+    if above <= trial.level and low > 0:
+        word = HOLDS
+    elif below <= trial.level and high < 0:
+        word = FAILS
+    return Verdict(word, units, unit, mean, low, high, above)
