@@ -48,7 +48,8 @@ def reproduce(words: list[str]) -> int:
         config, name = compose_table(own)
         store = RunStore(config.output_dir)
         plan = Plan(store)
-        tables = _tables(name, config, own, [*others, f"scale={config.scale}", f"output_dir={config.output_dir}"], plan)
+        others = [f"tracker.group={name}", *others, f"scale={config.scale}", f"output_dir={config.output_dir}"]
+        tables = _tables(name, config, own, others, plan)
     started = time.monotonic()
     remaining = len(plan.to_train()) + len(plan.to_evaluate())
     if remaining or plan_only:
