@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
@@ -17,10 +17,11 @@ from xlt.compose import compose, hydra_ready, strangers
 from xlt.config import UsageError, faults
 from xlt.results.execution import carry_out
 from xlt.results.figures import save_figure
+from xlt.results.page import save_page
 from xlt.results.planner import Plan, Run
 from xlt.results.render import duration, print_plan, print_table, table_markdown
 from xlt.results.store import RunStore
-from xlt.results.table import ReproductionConfig, SystemConfig, Table, TableConfig, averages
+from xlt.results.table import Grid, ReproductionConfig, SystemConfig, Table, TableConfig, averages
 from xlt.tracking.watch import watch
 
 _OWN = ("table", "seeds", "workers", "output_dir", "scale")
@@ -66,13 +67,15 @@ def reproduce(words: list[str]) -> int:
         grid.save(table_markdown(grid), store.root / "tables")
         if grid.columns:
             print_table(grid, Console())
+        behind = [table for table in tables.values() if table.name == grid.name]
+        _save_page(grid, behind or list(tables.values()), plan, outcome.failures)
     if config.table.figure is not None:
         (table,) = tables.values()
         picture = save_figure(config.table.figure, table.runs(), store, grids[name])
         if picture is not None:
             console.print(f"figure: {picture}", highlight=False, soft_wrap=True)
     done = f"{len(outcome.done)} jobs in {duration(time.monotonic() - started)}" if outcome.done else "nothing to do"
-    console.print(f"{done}; {store.root / 'tables' / name}.md and .json", highlight=False, soft_wrap=True)
+    console.print(f"{done}; {store.root / 'tables' / name}.md, .json and .html", highlight=False, soft_wrap=True)
     return FAILURE if outcome.failures else 0
 
 
@@ -96,6 +99,22 @@ def _tables(name: str, config: ReproductionConfig, own: list[str], others: list[
     if faults:
         raise UsageError(*faults)
     return tables
+
+
+def _save_page(grid: Grid, tables: Sequence[Table], plan: Plan, failures: Mapping[str, str]) -> None:
+    """Writes `NAME.html`, with the runs of all the tables that the grid is of."""
+    labels: dict[str, list[str]] = {}
+    for table in tables:
+        for label, of in table.runs().items():
+            for run in of:
+                labels.setdefault(run.fingerprint, []).append(label)
+    runs = [plan.runs[fingerprint] for fingerprint in labels]
+    names = {}
+    for run in runs:
+        systems = ", ".join(dict.fromkeys(labels[run.fingerprint]))
+        names[run.fingerprint] = f"{systems}, seed {run.config.seed}"
+    path = plan.store.root / "tables" / f"{grid.name}.html"
+    save_page(path, grid.config.title, runs, plan.store, failures, grid, plan, names)
 
 
 def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -1,9 +1,10 @@
-"""What a run leaves for those who watch: W&B's offline runs, written by its real client."""
+"""What runs leave for those who watch: W&B's offline runs, written by its real client, and a table's page."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -77,6 +78,14 @@ def test_lineage_and_scores_of_a_composed_evaluation_are_those_of_the_store(trac
         row = dict(zip(columns, rows[record["source"], record["composition"]], strict=True))
         assert {name: row[name] for name in record["metrics"]} == record["metrics"]
         assert row["modules"].count(" + ") == (record["composition"] == "task+language")
+
+
+def test_a_page_of_the_table_lies_beside_it_and_leads_to_its_runs(tracked: tuple[list[str], Path]) -> None:
+    page = tracked[1] / "tables" / "quickstart.html"
+    text = page.read_text(encoding="utf-8")
+    links = [(page.parent / link).resolve() for link in re.findall(r'href="(\.\./runs/[^"]+)"', text)]
+    assert len({link.parent for link in links}) == 4 and all(link.is_file() for link in links)
+    assert "LT-SFT, LT-SFT TA-only, seed 1" in text  # one run behind both systems
 
 
 def test_a_run_killed_outright_goes_on_in_the_same_one_without_gap_or_repetition(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-METRICS_FILE = "metrics.jsonl"
+from xlt.results.store import METRICS_FILE
 
 
 class MetricsFile:

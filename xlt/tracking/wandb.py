@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -15,7 +14,6 @@ from xlt.engine.build import build_method, build_task
 from xlt.engine.run import MODULE_FILE
 from xlt.results.planner import Run
 from xlt.results.store import RunStore
-from xlt.tracking.jsonl import METRICS_FILE
 from xlt.tracking.wandb_file import rows_kept, wait_for_end
 
 _ID_DIGITS = 16
@@ -100,7 +98,7 @@ class WandbRun:
     def rewind(self, lines: int) -> None:
         """Also sends those of the `lines` records that W&B lacks."""
         self._record = 0
-        for record in self._recorded()[:lines]:
+        for record in self._store.metrics(self._asked.fingerprint)[:lines]:
             phase, step = record.pop("phase"), record.pop("step")
             if phase not in self._phases:
                 self.begin_phase(phase, 0, 0)
@@ -123,7 +121,7 @@ class WandbRun:
         """The evaluation grid as a table, its scores in the summary, the modules in use as what the run stands on."""
         import wandb
 
-        lines = len(self._recorded())
+        lines = len(self._store.metrics(self._asked.fingerprint))
         self.rewind(lines)
         if self._is_new:  # trained without W&B
             self.trained()
@@ -153,10 +151,6 @@ class WandbRun:
     def _log(self, values: Mapping[str, Any], row: int) -> None:
         self._run.log(dict(values), step=row, commit=True)
         self._sent = row + 1
-
-    def _recorded(self) -> list[dict[str, Any]]:
-        file = self._folder / METRICS_FILE
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
 
     def _use(self, files: Iterable[Path]) -> None:
         """Says that the run stands on modules. By their content: where W&B has them it takes them as the same."""
