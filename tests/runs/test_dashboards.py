@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from xlt.dashboard import workspace_of
 from xlt.reproduce import reproduce
 from xlt.tracking.wandb_file import records
 
@@ -78,6 +79,21 @@ def test_lineage_and_scores_of_a_composed_evaluation_are_those_of_the_store(trac
         row = dict(zip(columns, rows[record["source"], record["composition"]], strict=True))
         assert {name: row[name] for name in record["metrics"]} == record["metrics"]
         assert row["modules"].count(" + ") == (record["composition"] == "task+language")
+
+
+def test_the_tables_workspace_asks_for_nothing_that_its_runs_did_not_send(tracked: tuple[list[str], Path]) -> None:
+    sent = set()
+    for folder in (tracked[1] / "runs").iterdir():
+        for kind in ("history", "summary"):
+            for record in _records(folder, kind):
+                items = record.item if kind == "history" else record.update
+                sent |= {"/".join(item.nested_key) or item.key for item in items}
+    workspace = workspace_of(tracked[0])
+    panels = [panel for section in workspace.sections.values() for panel in section]
+    asked = {name for panel in panels for name in (*panel.metrics, panel.x) if name is not None} - {"evaluation"}
+    assert len(asked) > 8 and asked <= sent
+    assert {column.removeprefix("summary:") for column in workspace.columns} <= sent
+    assert any(name.startswith("evaluation/") and "_type" in name for name in sent)  # the table
 
 
 def test_a_page_of_the_table_lies_beside_it_and_leads_to_its_runs(tracked: tuple[list[str], Path]) -> None:

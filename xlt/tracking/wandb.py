@@ -60,7 +60,7 @@ class WandbRun:
                 name=run.label,
                 id=name,
                 resume="allow",
-                config={"fingerprint": run.fingerprint, "stands_on": run.depends_on, **plain(run.config)},
+                config={**_about(run), **plain(run.config)},
                 dir=str(self._folder),
                 settings=wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True),
             )
@@ -135,8 +135,7 @@ class WandbRun:
             used = " + ".join(self._artifact_name(path) for path in modules[key])
             table.add_data(source, record.get("language"), composition, used, *(metrics.get(name) for name in names))
             if key in wanted:
-                prefix = f"evaluation/{source}/{composition.replace('+', '_with_')}"
-                scores.update({f"{prefix}/{name}": value for name, value in metrics.items()})
+                scores.update({score_name(source, composition, name): value for name, value in metrics.items()})
         self._log({"evaluation": table}, max(lines, self._sent))
         self._run.summary.update(scores)
         if self._asked.config.tracker.artifacts:
@@ -180,6 +179,11 @@ class WandbRun:
         return self._store.manifest(file.parent.name) if file.parent.parent == self._store.runs else {}
 
 
+def score_name(source: str, composition: str, metric: str) -> str:
+    """What a score is called in a run's summary."""
+    return f"evaluation/{source}/{composition.replace('+', '_with_')}/{metric}"
+
+
 def job_type(run: Run) -> str:
     """What the run leaves."""
     if build_method(run.config.method).leaves_checkpoint:
@@ -192,3 +196,9 @@ def tags(run: Run) -> list[str]:
     languages = sorted({source.language for source in run.config.data.sources.values()})
     told = languages if len(languages) <= _TAGGED_LANGUAGES else [f"{len(languages)} languages"]
     return list(dict.fromkeys([build_task(run.config.task).name, str(build_method(run.config.method).name), *told]))
+
+
+def _about(run: Run) -> dict[str, Any]:
+    """What the config does not say itself, to find and group runs by."""
+    name = str(build_method(run.config.method).name)
+    return {"fingerprint": run.fingerprint, "stands_on": run.depends_on, "method_name": name}
