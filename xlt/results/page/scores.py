@@ -60,14 +60,14 @@ def run_scores(runs: Sequence[Run], names: Mapping[str, str], store: RunStore) -
         cells = [
             tag("td", f"{scores[c]:.1f}", class_=_classes(scores[c] == best.get(c), c == AVERAGE))
             if c in scores
-            else tag("td", _NOTHING, class_="none")
+            else tag("td", _NOTHING, class_="none average" if c == AVERAGE else "none")
             for c in [*sources, *averaged]
         ]
         head = tag("th", tag("a", names[run.fingerprint], href=f"#{anchor(run)}"), scope="row")
-        words = (metric, _validated(store, run, metric), label)
-        body.append(tag("tr", head, *(tag("td", word, class_="word") for word in words), *cells))
-    columns = ["run", "metric", "best validation", "modules", *sources, *averaged]
-    return scrolling("Scores", _head(columns, average=AVERAGE), tag("tbody", *body), class_="scores")
+        told = (metric, _validated(store, run, metric), label)
+        body.append(tag("tr", head, *(tag("td", word, class_="word") for word in told), *cells))
+    head = _head(["run", "metric", "best validation", "modules", *sources, *averaged], AVERAGE, words=4)
+    return scrolling("Scores", head, tag("tbody", *body), class_="scores")
 
 
 def scrolling(label: str, *parts: Markup, class_: str = "") -> Markup:
@@ -76,8 +76,12 @@ def scrolling(label: str, *parts: Markup, class_: str = "") -> Markup:
     return tag("div", table, class_="scroll", tabindex=0, role="region", aria_label=label)
 
 
-def _head(columns: Sequence[str], average: str) -> Markup:
-    cells = (tag("th", column, scope="col", class_="average" if column == average else None) for column in columns)
+def _head(columns: Sequence[str], average: str | None = None, words: int = 1) -> Markup:
+    """Column heads; the first `words` stand over text."""
+    cells = []
+    for number, column in enumerate(columns):
+        kind = "word" if number < words else "average" if column == average else None
+        cells.append(tag("th", column, scope="col", class_=kind))
     return tag("thead", tag("tr", *cells))
 
 
@@ -101,9 +105,13 @@ def _every_value(grid: Grid) -> Markup:
                 values = " ".join(f"{value:.2f}" for value in cell.values)
                 runs = list(dict.fromkeys(fingerprint[:12] for fingerprint in cell.backed_by))
                 links = [joined(tag("a", run[:7], href=f"#run-{run}"), " ") for run in runs]
-                row = (tag("th", system.label, scope="row"), tag("td", column, class_="word"), tag("td", values))
+                row = (
+                    tag("th", system.label, scope="row"),
+                    tag("td", column, class_="word"),
+                    tag("td", values, class_="word"),
+                )
                 body.append(tag("tr", *row, tag("td", *links, class_="word")))
-    table = scrolling("Every value", _head(["system", "column", "values", "runs"], ""), tag("tbody", *body))
+    table = scrolling("Every value", _head(["system", "column", "values", "runs"], words=4), tag("tbody", *body))
     return tag("details", tag("summary", "Every value, and the run behind it"), table)
 
 
