@@ -97,6 +97,10 @@ class StepClock:
     def written(self) -> int:
         return 0
 
+    def trained(self) -> None: ...
+
+    def evaluated(self, records: Mapping[str, Mapping[str, Any]]) -> None: ...
+
     def close(self) -> None: ...
 
 

@@ -74,6 +74,14 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _wandb_keeps_to_itself(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What W&B's client keeps besides a run's own folder lies in the tests' folder, and it reports to nobody."""
+    for what in ("CACHE", "CONFIG", "DATA", "ARTIFACT"):
+        os.environ[f"WANDB_{what}_DIR"] = str(tmp_path_factory.mktemp(f"wandb-{what.lower()}"))
+    os.environ.update(WANDB_MODE="offline", WANDB_ERROR_REPORTING="false")
+
+
 def sentences(language: str, count: int) -> list[Example]:
     """Made-up sentences of a made-up language: what a word is, its first letter says."""
     draw = random.Random(language)
@@ -278,6 +286,10 @@ class Records:
 
     def written(self) -> int:
         return len(self.kept)
+
+    def trained(self) -> None: ...
+
+    def evaluated(self, records: Mapping[str, Mapping[str, Any]]) -> None: ...
 
     def close(self) -> None: ...
 

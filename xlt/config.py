@@ -491,6 +491,9 @@ class TrackerConfig:
 
     wandb: str = key("Weights & Biases", choices=("off", "online", "offline"))
     project: str = key("W&B project")
+    entity: str | None = key("W&B user or team; null: the account's own")
+    group: str | None = key("W&B group: the table or sweep that a run is part of")
+    artifacts: bool = key("modules as W&B artifacts, with what they stand on; they take space there")
     progress: bool = key("progress bar in the terminal")
 
     def faults(self, prefix: str) -> Iterator[str]:

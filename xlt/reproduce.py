@@ -17,6 +17,7 @@ from xlt.compose import compose, hydra_ready, strangers
 from xlt.config import UsageError, faults
 from xlt.results.execution import carry_out
 from xlt.results.figures import FigureConfig, Panel, save_panels
+from xlt.results.page import save_page
 from xlt.results.planner import Plan
 from xlt.results.render import JobReport, duration, print_plan, print_table, table_markdown
 from xlt.results.store import RunStore
@@ -51,7 +52,7 @@ def reproduce(words: list[str]) -> int:
         config, name = compose_table(own)
         store = RunStore(config.output_dir)
         plan = Plan(store)
-        others += [f"scale={config.scale}", f"output_dir={config.output_dir}"]
+        others = [f"tracker.group={name}", *others, f"scale={config.scale}", f"output_dir={config.output_dir}"]
         tables, faulty = make_tables(name, config, own, others, plan)
     if faulty:
         raise UsageError(*faulty)
@@ -72,12 +73,14 @@ def reproduce(words: list[str]) -> int:
         grid.save(table_markdown(grid), store.root / "tables")
         if grid.columns:
             print_table(grid, Console())
+        behind = [table for table in tables.values() if table.name == grid.name]
+        _save_page(grid, behind or list(tables.values()), plan, outcome.failures)
     if config.table.figure is not None:
         picture, _ = save_panels(name, config.table.title, panels(config.table.figure, tables, grids), store)
         if picture is not None:
             console.print(f"figure: {picture}", highlight=False, soft_wrap=True)
     done = f"{len(outcome.done)} jobs in {duration(time.monotonic() - started)}" if outcome.done else "nothing to do"
-    console.print(f"{done}; {store.root / 'tables' / name}.md and .json", highlight=False, soft_wrap=True)
+    console.print(f"{done}; {store.root / 'tables' / name}.md, .json and .html", highlight=False, soft_wrap=True)
     return FAILURE if outcome.failures else 0
 
 
@@ -107,6 +110,22 @@ def make_tables(
 def _named_table(own: list[str]) -> tuple[TableConfig, str]:
     config, name = compose_table(own)
     return config.table, name
+
+
+def _save_page(grid: Grid, tables: Sequence[Table], plan: Plan, failures: Mapping[str, str]) -> None:
+    """Writes `NAME.html`, with the runs of all the tables that the grid is of."""
+    labels: dict[str, list[str]] = {}
+    for table in tables:
+        for label, of in table.runs().items():
+            for run in of:
+                labels.setdefault(run.fingerprint, []).append(label)
+    runs = [plan.runs[fingerprint] for fingerprint in labels]
+    names = {}
+    for run in runs:
+        systems = ", ".join(dict.fromkeys(labels[run.fingerprint]))
+        names[run.fingerprint] = f"{systems}, seed {run.config.seed}"
+    path = plan.store.root / "tables" / f"{grid.name}.html"
+    save_page(path, grid.config.title, runs, plan.store, failures, grid, plan, names)
 
 
 def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -20,6 +20,7 @@ from xlt.config import LauncherConfig, UsageError
 from xlt.engine.run import write_json
 from xlt.modules import ModuleFileError
 from xlt.results.execution import Outcome, carry_out
+from xlt.results.page import save_page
 from xlt.results.planner import Plan, Run
 from xlt.results.render import JobReport, SweepRow, mean_scores, print_plan, print_sweep
 from xlt.results.store import RunStore
@@ -123,6 +124,8 @@ class Sweep:
             self._refuse(job, [f"output_dir={config.output_dir}: the jobs of a sweep share one"])
             return
         self._plan = self._plan or Plan(store)
+        if config.tracker.group is None:
+            config.tracker.group = self._title(config)
         try:
             alone = Plan(store)
             alone.add(config)
@@ -167,11 +170,24 @@ class Sweep:
             state = "existed" if job.existed else "done"
         return SweepRow(job.number, job.overrides, state, mean_scores(job.run, store), reason)
 
-    @staticmethod
-    def _save(rows: Sequence[SweepRow], plan: Plan, outcome: Outcome) -> None:
+    def _save(self, rows: Sequence[SweepRow], plan: Plan, outcome: Outcome) -> None:
+        """Writes `summary.json` and the page `sweep.html` into the sweep's folder."""
         folder = Path(SweepFolder.folder)
-        if folder.is_dir():
-            write_json(folder / "summary.json", [dataclasses.asdict(row) for row in rows])
+        if not folder.is_dir():
+            return
+        write_json(folder / "summary.json", [dataclasses.asdict(row) for row in rows])
+        names: dict[str, str] = {}
+        for job in self.jobs:
+            if job.run is not None:  # jobs that differ in nothing that is learned share a run
+                names[job.run.fingerprint] = "; ".join(filter(None, (names.get(job.run.fingerprint), job.overrides)))
+        title = next(job.run.config.tracker.group for job in self.jobs if job.run is not None)
+        runs = [plan.runs[fingerprint] for fingerprint in names]
+        page = save_page(folder / "sweep.html", str(title), runs, plan.store, outcome.failures, None, plan, names)
+        Console(stderr=True).print(f"{page}", highlight=False, soft_wrap=True)
+
+    @staticmethod
+    def _title(config: DictConfig) -> str:
+        return f"{config.experiment_name} {Path(SweepFolder.folder).name}"
 
     def _refuse(self, job: SweepJob, lines: Sequence[str]) -> None:
         job.faults = list(lines)

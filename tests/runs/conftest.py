@@ -1,4 +1,4 @@
-"""The `xlt` command called from an empty folder, and a small shelf of data to call it with."""
+"""The `xlt` command called from an empty folder, a small shelf of data to call it with, and a tiny table."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from xlt.cli import main
+from xlt.compose import compose, hydra_ready
 
 TREEBANKS = {
     "eng": "UD_English-EWT",
@@ -21,6 +22,26 @@ TREEBANKS = {
     "fao": "UD_Faroese-FarPaHC",
 }
 TEXTS = {"eng": "en", "sme": "sme", "myv": "myv", "glv": "gv", "bam": "bm", "fao": "fo"}
+
+
+_TINY = [
+    "train.max_steps=4",
+    "train.dense_max_steps=2",
+    "train.evaluate_every_steps=2",
+    "train.batch_size=8",
+    "threads=1",
+]
+_MODEL = [
+    *_TINY,
+    "model.random.layers=1",
+    "model.random.hidden_size=32",
+    "model.random.heads=2",
+    "model.random.intermediate_size=64",
+    "model.random.vocabulary=400",
+    "data.held_out_fraction=0.1",
+]
+_LANGUAGE = [*_TINY, "data.sources.text.cap=30"]
+_KEPT = {"eng", "fao"}
 
 
 @dataclass(frozen=True)
@@ -55,6 +76,42 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text = "".join(f"the {code} cat sat on mat {number}\n" for number in range(20))
         (folder / "mono" / f"{code}.txt").write_text(text, encoding="utf-8")
     return folder
+
+
+def _list(words: list[str]) -> str:
+    return "[" + ",".join(f"'{word}'" for word in words) + "]"
+
+
+@pytest.fixture(scope="session")
+def nano_table() -> Callable[[Path], list[str]]:
+    """`nano_table(output_dir)`: words of a table of LT-SFT with and without language modules, English and Faroese."""
+    with hydra_ready():
+        evaluation = set(compose(["experiment=nano_fields"]).data.evaluation)
+        seen = list(compose(["experiment=nano_pretrain"]).data.sources)
+    model = [
+        *_MODEL,
+        *(f"data.sources.{name}.cap=20" for name in seen[:8]),
+        *(f"~data.sources.{name}" for name in seen[8:]),
+    ]
+    return lambda output_dir: [
+        "table=quickstart",
+        "seeds=[1]",
+        "launcher.workers=1",
+        f"output_dir={output_dir}",
+        "~table.systems.full",
+        "~table.systems.bitfit",
+        "~table.systems.random_sft",
+        "~table.systems.mad_x",
+        "table.columns=[eng,fao]",
+        "table.average=[fao]",
+        *_TINY,
+        f"model.run.overrides={_list(model)}",
+        f"language_modules.overrides={_list(_LANGUAGE)}",
+        *(f"~data.evaluation.{name}" for name in sorted(evaluation - _KEPT)),
+        *(f"data.evaluation.{name}.cap=10" for name in sorted(_KEPT)),
+        "data.sources.eng.cap=30",
+        "data.validation.eng.cap=10",
+    ]
 
 
 @pytest.fixture

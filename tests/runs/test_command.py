@@ -103,7 +103,7 @@ def test_a_sweep_runs_every_job_and_leaves_what_hydra_leaves(
     assert sum(path.endswith("module.safetensors") for path in ended.left) == 2
     (sweep,) = {"/".join(path.split("/")[:3]) for path in ended.left if path.startswith("out/sweeps/2")}
     assert [path for path in ended.left if path.startswith(sweep + "/")] == [
-        f"{sweep}/{name}" for name in ("0", "1", "multirun.yaml", "summary.json")
+        f"{sweep}/{name}" for name in ("0", "1", "multirun.yaml", "summary.json", "sweep.html")
     ]
 
 

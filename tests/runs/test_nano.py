@@ -3,69 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from xlt.reproduce import reproduce
 
-TINY = [
-    "train.max_steps=4",
-    "train.dense_max_steps=2",
-    "train.evaluate_every_steps=2",
-    "train.batch_size=8",
-    "threads=1",
-]
-MODEL = [
-    *TINY,
-    "model.random.layers=1",
-    "model.random.hidden_size=32",
-    "model.random.heads=2",
-    "model.random.intermediate_size=64",
-    "model.random.vocabulary=400",
-    "data.held_out_fraction=0.1",
-]
-LANGUAGE = [*TINY, "data.sources.text.cap=30"]
-KEPT = {"eng", "fao"}
-
-
-def _list(words: list[str]) -> str:
-    return "[" + ",".join(f"'{word}'" for word in words) + "]"
-
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Words of a table of LT-SFT with and without language modules, on English and Faroese."""
-    from xlt.compose import compose, hydra_ready
-
-    with hydra_ready():
-        evaluation = set(compose(["experiment=nano_fields"]).data.evaluation)
-        seen = list(compose(["experiment=nano_pretrain"]).data.sources)
-    model = [
-        *MODEL,
-        *(f"data.sources.{name}.cap=20" for name in seen[:8]),
-        *(f"~data.sources.{name}" for name in seen[8:]),
-    ]
-    out = tmp_path_factory.mktemp("nano") / "outputs"
-    return [
-        "table=quickstart",
-        "seeds=[1]",
-        "launcher.workers=1",
-        f"output_dir={out}",
-        "~table.systems.full",
-        "~table.systems.bitfit",
-        "~table.systems.random_sft",
-        "~table.systems.mad_x",
-        "table.columns=[eng,fao]",
-        "table.average=[fao]",
-        *TINY,
-        f"model.run.overrides={_list(model)}",
-        f"language_modules.overrides={_list(LANGUAGE)}",
-        *(f"~data.evaluation.{name}" for name in sorted(evaluation - KEPT)),
-        *(f"data.evaluation.{name}.cap=10" for name in sorted(KEPT)),
-        "data.sources.eng.cap=30",
-        "data.validation.eng.cap=10",
-    ]
+def table(nano_table: Callable[[Path], list[str]], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return nano_table(tmp_path_factory.mktemp("nano") / "outputs")
 
 
 def test_a_table_is_made_from_nothing_and_a_second_call_does_nothing(

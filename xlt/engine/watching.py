@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Watcher(Protocol):
@@ -24,8 +24,14 @@ class Watcher(Protocol):
     def written(self) -> int:
         """How many metric records there are."""
 
+    def trained(self) -> None:
+        """Training is complete: the module and all that is recorded about it are in the run's folder."""
+
+    def evaluated(self, records: Mapping[str, Mapping[str, Any]]) -> None:
+        """The module has been evaluated, perhaps long after training: all finished evaluations, key -> record."""
+
     def close(self) -> None:
-        """The run has ended."""
+        """Nothing more comes, whether or not the run has got to its end."""
 
 
 class Silence:
@@ -41,5 +47,9 @@ class Silence:
 
     def written(self) -> int:
         return 0
+
+    def trained(self) -> None: ...
+
+    def evaluated(self, records: Mapping[str, Mapping[str, Any]]) -> None: ...
 
     def close(self) -> None: ...

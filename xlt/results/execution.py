@@ -14,7 +14,7 @@ from xlt.engine.processes import Processes
 from xlt.engine.run import evaluate_compositions, prepare
 from xlt.engine.training import Interrupted
 from xlt.engine.translate import translate_source
-from xlt.engine.watching import Watcher
+from xlt.engine.watching import Silence, Watcher
 from xlt.models.loading import quiet_libraries
 from xlt.modules import ModuleFileError
 from xlt.results.planner import Plan, Run
@@ -184,16 +184,16 @@ def _translate(run: Run, store: RunStore, watcher_for: WatcherFor) -> None:
         watcher = watcher_for(run, store)
         try:
             translate_source(run.config, run.standing, run.translation, store.folder(run.fingerprint), watcher)
+            store.record_manifest(run.fingerprint, run.config, run.identity, run.kind, run.depends_on)
         finally:
             watcher.close()
-        store.record_manifest(run.fingerprint, run.config, run.identity, run.kind, run.depends_on)
 
 
 def _train(run: Run, store: RunStore, watcher_for: WatcherFor) -> None:
     prepared = prepare(run.config, run.standing)
     leads = prepared.trainer.processes.leads
     if not leads:  # the leader holds the lock for all
-        prepared.train(store.folder(run.fingerprint), watcher_for(run, store))
+        prepared.train(store.folder(run.fingerprint), Silence())
         return
     with store.lock(run.fingerprint):
         if store.is_trained(run.fingerprint):
@@ -201,9 +201,10 @@ def _train(run: Run, store: RunStore, watcher_for: WatcherFor) -> None:
         watcher = watcher_for(run, store)
         try:
             prepared.train(store.folder(run.fingerprint), watcher)
+            store.record_manifest(run.fingerprint, run.config, run.identity, run.kind, run.depends_on)
+            watcher.trained()
         finally:
             watcher.close()
-        store.record_manifest(run.fingerprint, run.config, run.identity, run.kind, run.depends_on)
 
 
 def _evaluate(run: Run, store: RunStore, wanted: dict[str, Any], watcher_for: WatcherFor) -> None:
@@ -213,10 +214,11 @@ def _evaluate(run: Run, store: RunStore, wanted: dict[str, Any], watcher_for: Wa
     watcher = watcher_for(run, store)
     try:
         found = evaluate_compositions(run.config, run.evaluation_model, wanted, watcher)
+        with store.lock(run.fingerprint):
+            store.add_evaluations(run.fingerprint, found)
+        watcher.evaluated(store.evaluations(run.fingerprint))
     finally:
         watcher.close()
-    with store.lock(run.fingerprint):
-        store.add_evaluations(run.fingerprint, found)
 
 
 def _as_interrupt(number: int, frame: object) -> None:

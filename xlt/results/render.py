@@ -21,8 +21,8 @@ _SYSTEMS_AS_COLUMNS = 6
 
 def table_markdown(grid: Grid) -> str:
     """The table with systems as rows, best mean of each column in bold, the published numbers in brackets."""
-    config, columns, best = grid.config, grid.columns, _best(grid)
-    lines = [f"# {config.title}", "", f"{_legend(grid)}", ""]
+    config, columns, best = grid.config, grid.columns, best_systems(grid)
+    lines = [f"# {config.title}", "", f"{legend(grid)}", ""]
     lines.append("| | " + " | ".join(columns) + " |")
     lines.append("|---|" + "---:|" * len(columns))
     for name, system in config.systems.items():
@@ -31,12 +31,10 @@ def table_markdown(grid: Grid) -> str:
             text = _cell(grid, name, column)
             shown.append(f"**{text}**" if name in best[column] else text)
         lines.append(f"| {system.label} | " + " | ".join(shown) + " |")
-    found = _found(grid)
-    if found:
+    if found := best_settings(grid):
         lines += ["", *(f"- {line}" for line in found)]
-    holes = _holes(grid)
-    if holes:
-        lines += ["", "Holes:", "", *(f"- {hole}" for hole in holes)]
+    if empty := holes(grid):
+        lines += ["", "Holes:", "", *(f"- {hole}" for hole in empty)]
     if config.note:
         lines += ["", config.note]
     return "\n".join(lines) + "\n"
@@ -45,9 +43,9 @@ def table_markdown(grid: Grid) -> str:
 def print_table(grid: Grid, console: Console) -> None:
     """The table in the terminal: systems as columns, languages as rows, so that it fits a narrow one; many
     systems, as a search has, are rows."""
-    best = _best(grid)
+    best = best_systems(grid)
     config, columns = grid.config, grid.columns
-    drawn = RichTable(title=config.title, caption=_legend(grid), title_justify="left", caption_justify="left")
+    drawn = RichTable(title=config.title, caption=legend(grid), title_justify="left", caption_justify="left")
     drawn.add_column("")
 
     def shown(name: str, column: str) -> str:
@@ -67,9 +65,9 @@ def print_table(grid: Grid, console: Console) -> None:
                 drawn.add_section()
             drawn.add_row(column, *(shown(name, column) for name in config.systems))
     console.print(drawn)
-    for line in _found(grid):
+    for line in best_settings(grid):
         console.print(line, highlight=False, markup=False)
-    for hole in _holes(grid):
+    for hole in holes(grid):
         console.print(f"hole: {hole}", highlight=False, markup=False)
     if config.note:
         console.print(config.note, highlight=False, markup=False)
@@ -198,7 +196,8 @@ def _cell(grid: Grid, system: str, column: str) -> str:
     return text if published is None else f"{text} ({published:.1f})"
 
 
-def _best(grid: Grid) -> dict[str, set[str]]:
+def best_systems(grid: Grid) -> dict[str, set[str]]:
+    """Column -> the systems with the highest mean there, as far as one decimal tells."""
     best = {}
     for column in grid.columns:
         means = {name: row[column].mean for name, row in grid.cells.items() if row[column].values}
@@ -207,7 +206,7 @@ def _best(grid: Grid) -> dict[str, set[str]]:
     return best
 
 
-def _found(grid: Grid) -> list[str]:
+def best_settings(grid: Grid) -> list[str]:
     """The best setting of each search, by its average, beside the published one."""
     lines = []
     for name, search in grid.config.searches.items():
@@ -224,13 +223,15 @@ def _found(grid: Grid) -> list[str]:
     return lines
 
 
-def _legend(grid: Grid) -> str:
+def legend(grid: Grid) -> str:
+    """What the numbers are."""
     config, seeds = grid.config, len(grid.seeds)
     text = f"{config.metric}, mean ± standard deviation over {seeds} seeds" if seeds > 1 else config.metric
     return text + (f"; in brackets: {config.reference_name}" if config.reference else "")
 
 
-def _holes(grid: Grid) -> list[str]:
+def holes(grid: Grid) -> list[str]:
+    """A line for each reason that cells are missing."""
     reasons = {
         f"{grid.config.systems[name].label}, {cell.reason}"
         for name, row in grid.cells.items()

@@ -21,8 +21,9 @@ from xlt.config import RunConfig
 from xlt.engine.run import CHECKPOINT_FOLDER, MODULE_FILE, RESULT_FILE, write_json
 
 _DIGITS = 12
-_EVALUATION_FILE = "evaluation.json"
-_MANIFEST_FILE = "manifest.json"
+METRICS_FILE = "metrics.jsonl"
+EVALUATION_FILE = "evaluation.json"
+MANIFEST_FILE = "manifest.json"
 _FAILURE_FILE = "failure.json"
 
 
@@ -59,12 +60,18 @@ class RunStore:
 
     def evaluations(self, fingerprint: str) -> dict[str, dict[str, Any]]:
         """Finished evaluations of the run's module: key -> record."""
-        return _read(self.folder(fingerprint) / _EVALUATION_FILE)
+        return _read(self.folder(fingerprint) / EVALUATION_FILE)
 
     def add_evaluations(self, fingerprint: str, found: dict[str, dict[str, Any]]) -> None:
         merged = {**self.evaluations(fingerprint), **found}
         (self.folder(fingerprint) / _FAILURE_FILE).unlink(missing_ok=True)
-        write_json(self.folder(fingerprint) / _EVALUATION_FILE, merged)
+        write_json(self.folder(fingerprint) / EVALUATION_FILE, merged)
+
+    def metrics(self, fingerprint: str) -> list[dict[str, Any]]:
+        """The metric records so far, each with phase and step; half a line from a kill is left out."""
+        file = self.folder(fingerprint) / METRICS_FILE
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.is_file() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def failure(self, fingerprint: str) -> str | None:
         """Why the run failed last, if it did."""
@@ -94,16 +101,16 @@ class RunStore:
             "threads": torch.get_num_threads(),
             "commit": _commit(),
         }
-        write_json(folder / _MANIFEST_FILE, manifest)
+        write_json(folder / MANIFEST_FILE, manifest)
 
     def manifest(self, fingerprint: str) -> dict[str, Any]:
-        return _read(self.folder(fingerprint) / _MANIFEST_FILE)
+        return _read(self.folder(fingerprint) / MANIFEST_FILE)
 
     def seconds_of_kind(self, kind: str) -> float | None:
         """Median time that past runs of a kind took; None where there were none."""
         times = sorted(
             manifest["seconds"]
-            for file in self.runs.glob(f"*/{_MANIFEST_FILE}")
+            for file in self.runs.glob(f"*/{MANIFEST_FILE}")
             if (manifest := _read(file)).get("kind") == kind
         )
         return times[len(times) // 2] if times else None

@@ -6,6 +6,9 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from xlt.results.store import METRICS_FILE
 
 
 class MetricsFile:
@@ -15,7 +18,7 @@ class MetricsFile:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / "metrics.jsonl"
+        self._path = folder / METRICS_FILE
         self._count = 0
 
     def begin_phase(self, name: str, start: int, steps: int) -> None: ...
@@ -39,5 +42,9 @@ class MetricsFile:
 
     def written(self) -> int:
         return self._count
+
+    def trained(self) -> None: ...
+
+    def evaluated(self, records: Mapping[str, Mapping[str, Any]]) -> None: ...
 
     def close(self) -> None: ...

@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -58,6 +59,10 @@ class ProgressBar:
 
     def written(self) -> int:
         return 0
+
+    def trained(self) -> None: ...
+
+    def evaluated(self, records: Mapping[str, Mapping[str, Any]]) -> None: ...
 
     def close(self) -> None:
         if self._progress is not None:

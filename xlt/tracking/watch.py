@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from xlt.compose import plain
 from xlt.engine.watching import Watcher
 from xlt.results.planner import Run
 from xlt.results.store import RunStore
@@ -38,6 +38,14 @@ class Watchers:
     def written(self) -> int:
         return self._watchers[0].written()
 
+    def trained(self) -> None:
+        for watcher in self._watchers:
+            watcher.trained()
+
+    def evaluated(self, records: Mapping[str, Mapping[str, Any]]) -> None:
+        for watcher in self._watchers:
+            watcher.evaluated(records)
+
     def close(self) -> None:
         for watcher in self._watchers:
             watcher.close()
@@ -45,12 +53,13 @@ class Watchers:
 
 def watch(run: Run, store: RunStore) -> Watcher:
     """The watchers that a run's config asks for."""
-    folder = store.folder(run.fingerprint)
     tracker = run.config.tracker
-    watchers: list[Watcher] = [MetricsFile(folder)]
+    watchers: list[Watcher] = [MetricsFile(store.folder(run.fingerprint))]
     if tracker.progress:
         watchers.append(ProgressBar(run.label))
     if tracker.wandb != "off":
-        settings = plain(run.config)
-        watchers.append(WandbRun(tracker.wandb, tracker.project, run.label, run.fingerprint, settings, folder))
+        tracked = WandbRun(run, store)
+        watchers.append(tracked)
+        if tracker.progress:
+            watchers[1].note(f"W&B: {tracked.where}")
     return Watchers(watchers)

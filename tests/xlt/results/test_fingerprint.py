@@ -53,6 +53,8 @@ def test_what_determines_the_module_is_in_the_fingerprint(override: str, plan_of
     [
         "output_dir=elsewhere",
         "tracker=terminal",
+        "tracker.group=small",
+        "tracker.entity=us",
         "threads=2",
         "device=auto",
         "launcher.workers=2",

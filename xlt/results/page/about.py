@@ -1,0 +1,96 @@
+"""What the page says about a run: its name, its state, where its files lie."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from xlt.compose import plain
+from xlt.engine.run import MODULE_FILE, RESULT_FILE
+from xlt.results.page.markup import Markup, tag
+from xlt.results.planner import Plan, Run
+from xlt.results.store import EVALUATION_FILE, MANIFEST_FILE, METRICS_FILE, RunStore
+
+_FILES = {
+    "manifest": MANIFEST_FILE,
+    "metrics": METRICS_FILE,
+    "result": RESULT_FILE,
+    "evaluation": EVALUATION_FILE,
+    "module": MODULE_FILE,
+}
+# What may differ between runs of one name and tells nobody why there are two.
+_SILENT = ("data.", "tracker.", "launcher.", "experiment_name", "output_dir", "data_dir", "seed", "method._target_")
+
+
+@dataclass(frozen=True)
+class State:
+    """Whether a run is there. `kind`: exists, partial, failed or missing; `words` for people, with the reason."""
+
+    kind: str
+    words: str
+
+
+def state_of(run: Run, plan: Plan, failures: Mapping[str, str]) -> State:
+    """The run's state as the store has it now, and the failures of this sitting."""
+    store, fingerprint = plan.store, run.fingerprint
+    reason = failures.get(fingerprint) or store.failure(fingerprint)
+    if reason is not None:
+        return State("failed", f"failed: {reason}")
+    if not store.is_trained(fingerprint):
+        return State("partial", "interrupted") if store.has_state(fingerprint) else State("missing", "missing")
+    lacking = len(plan.missing_evaluations(run))
+    return State("partial", f"{lacking} evaluations missing") if lacking else State("exists", "exists")
+
+
+def lineage(runs: Iterable[Run], plan: Plan) -> list[Run]:
+    """The runs and all that they and their evaluations stand on, bases first."""
+    wanted: set[str] = set()
+    waiting = [run.fingerprint for run in runs]
+    while waiting:
+        fingerprint = waiting.pop()
+        if fingerprint not in wanted:
+            wanted.add(fingerprint)
+            run = plan.runs[fingerprint]
+            waiting += [*run.depends_on.values(), *run.evaluation_needs]
+    return [run for run in plan.runs.values() if run.fingerprint in wanted]
+
+
+def names_of(runs: Sequence[Run], given: Mapping[str, str]) -> dict[str, str]:
+    """Fingerprint -> what a run is called: as given, or its label; and the settings that tell it from namesakes."""
+    alike: dict[str, list[Run]] = {}
+    for run in runs:
+        alike.setdefault(given.get(run.fingerprint, run.label), []).append(run)
+    names = {}
+    for name, namesakes in alike.items():
+        settings = [_flat(plain(run.config)) for run in namesakes] if len(namesakes) > 1 else []
+        differing = [key for key in (settings[0] if settings else ()) if len({str(s.get(key)) for s in settings}) > 1]
+        for number, run in enumerate(namesakes):
+            words = [f"{key}={settings[number].get(key)}" for key in differing if not key.startswith(_SILENT)]
+            names[run.fingerprint] = " ".join([name, *words])
+    return names
+
+
+def files_of(run: Run, store: RunStore, page: Path) -> Markup | None:
+    """Links to those of a run's files that there are, relative to the page."""
+    folder = store.folder(run.fingerprint)
+    links = [
+        tag("a", word, href=quote(Path(os.path.relpath(folder / file, page.parent)).as_posix()))
+        for word, file in _FILES.items()
+        if (folder / file).is_file()
+    ]
+    return tag("span", *links, class_="files") if links else None
+
+
+def anchor(run: Run) -> str:
+    """Where on the page the run stands in the plan."""
+    return f"run-{run.fingerprint[:12]}"
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(values, dict) or not values:
+        return {prefix.removesuffix("."): values}
+    return {key: value for name, part in values.items() for key, value in _flat(part, f"{prefix}{name}.").items()}

@@ -1,0 +1,175 @@
+"""A W&B workspace for a table: what it shows, in words and as W&B's own objects."""
+
+from __future__ import annotations
+
+import netrc
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from omegaconf import DictConfig, OmegaConf, SCMode
+
+from xlt.compose import compose, compose_language_run
+from xlt.config import UsageError
+from xlt.engine.benchmarks import SCORE
+from xlt.engine.build import build_method, build_task
+from xlt.methods.method import Budget
+from xlt.results.table import TableConfig
+from xlt.tracking.wandb import score_name
+
+_SERVER = "https://api.wandb.ai"
+_METHOD = "method_name"  # in a run's config at W&B
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A picture. `kind`: bars (of summaries, by method, seeds as spread), lines (over `x`), or table."""
+
+    kind: str
+    title: str
+    metrics: tuple[str, ...]
+    x: str | None = None
+
+    def __str__(self) -> str:
+        over = f" over {self.x}" if self.x is not None else ""
+        return f"{self.kind}: {self.title} [{', '.join(self.metrics)}]{over}"
+
+
+@dataclass
+class Workspace:
+    """What a workspace shows, and of which runs.
+
+    Attributes:
+        name, project, entity: where it is; no entity: the account's own.
+        group: of the runs it shows.
+        columns: pinned in the list of runs.
+        sections: heading -> its panels.
+    """
+
+    name: str
+    project: str
+    entity: str | None
+    group: str
+    columns: list[str] = field(default_factory=list)
+    sections: dict[str, list[Panel]] = field(default_factory=dict)
+
+    def lines(self) -> Iterator[str]:
+        """All of it in words."""
+        yield f"workspace {self.name!r} in {self.entity or 'your entity'}/{self.project}"
+        yield f"  runs: Group == {self.group!r}, grouped by job type; columns {', '.join(self.columns)}"
+        for heading, panels in self.sections.items():
+            yield f"  section {heading!r}, {len(panels)} panels"
+            yield from (f"    {panel}" for panel in panels)
+
+
+def table_workspace(group: str, tables: Sequence[TableConfig], overrides: Sequence[str]) -> Workspace:
+    """The workspace for a table's runs.
+
+    Args:
+        group: the table's name.
+        tables: the table, or its parts.
+        overrides: the user's, for every run.
+    Raises:
+        UsageError: an override does not compose.
+    """
+    scores: dict[str, Panel] = {}
+    curves: dict[str, dict[str, Panel]] = {"Learning curves": {}, "Learning curves of language modules": {}}
+    columns: dict[str, None] = {}
+    tracker: Any = None
+    for table in tables:
+        compositions = list(dict.fromkeys(system.composition for system in table.systems.values()))
+        for system in table.systems.values():
+            words = [f"experiment={system.experiment}", *table.overrides, *system.overrides, *overrides]
+            config = compose([word.replace("{column}", table.sources[0]) for word in words])
+            tracker = config.tracker
+            columns[f"summary:best/{_part(config, 'task').metric}"] = None
+            for panel in _curves(config):
+                curves["Learning curves"][panel.title] = panel
+            if config.language_modules.experiment is not None:
+                language = next((source.language for source in config.data.sources.values()), None)
+                for panel in _curves(compose_language_run(config, str(language))):
+                    curves["Learning curves of language modules"][panel.title] = panel
+            for column in table.sources:
+                metric = SCORE if column in config.data.benchmarks else table.metric
+                names = tuple(score_name(column, composition, metric) for composition in compositions)
+                scores[f"{column} {metric}"] = Panel("bars", f"{column} {metric}", names)
+    grid = Panel("table", "every evaluation", ("evaluation",))
+    sections = {"Scores": [grid, *scores.values()]} | {name: list(of.values()) for name, of in curves.items() if of}
+    return Workspace(f"xlt {group}", tracker.project, tracker.entity, group, list(columns), sections)
+
+
+def _curves(config: DictConfig) -> Iterator[Panel]:
+    """Validation and loss of each phase that the method has."""
+    metric = _part(config, "task").metric
+    for phase in _part(config, "method").phases(Budget(1, 1.0, 1, 1.0)):
+        for name in (f"validation/{metric}", "loss"):
+            yield Panel("lines", f"{phase.name}: {name}", (f"{phase.name}/{name}",), f"{phase.name}/step")
+
+
+def _part(config: DictConfig, name: str) -> Any:
+    node = OmegaConf.to_container(config[name], resolve=True, structured_config_mode=SCMode.INSTANTIATE)
+    return {"task": build_task, "method": build_method}[name](node)
+
+
+def has_account() -> bool:
+    """Whether there is a key for W&B, in the environment or where `wandb login` leaves it; nobody is asked."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", _SERVER)).hostname
+    file = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    try:
+        return host is not None and netrc.netrc(file).authenticators(host) is not None
+    except (FileNotFoundError, netrc.NetrcParseError):
+        return False
+
+
+def create(workspace: Workspace) -> str:
+    """Creates the workspace at W&B; returns its address.
+
+    Raises:
+        UsageError: the client is not installed, or W&B refuses.
+        OSError: W&B cannot be reached.
+    """
+    try:
+        import wandb
+        import wandb_workspaces.workspaces  # noqa: F401
+    except ImportError as error:
+        raise UsageError("wandb_dashboard: W&B's client is not installed; pip install 'xlt[wandb]'") from error
+    try:
+        made = as_wandb(workspace, workspace.entity or str(wandb.Api().default_entity))
+        made.save()
+    except wandb.errors.Error as error:
+        raise UsageError(f"wandb_dashboard: W&B refused: {error}") from error
+    return str(made.url)
+
+
+def as_wandb(workspace: Workspace, entity: str) -> Any:
+    """The same as an object of W&B's workspace API, not yet saved."""
+    import wandb_workspaces.workspaces as ws
+
+    sections = [
+        ws.Section(name=heading, panels=[_as_wandb(panel) for panel in panels], is_open=number == 0)
+        for number, (heading, panels) in enumerate(workspace.sections.items())
+    ]
+    runs = ws.RunsetSettings(
+        filters=[ws.Metric("Group") == workspace.group],
+        groupby=[ws.Metric("JobType")],
+        pinned_columns=list(workspace.columns),
+    )
+    return ws.Workspace(
+        entity=entity, project=workspace.project, name=workspace.name, sections=sections, runset_settings=runs
+    )
+
+
+def _as_wandb(panel: Panel) -> Any:
+    import wandb_workspaces.reports.v2 as wr
+
+    if panel.kind == "table":
+        return wr.WeavePanelSummaryTable(table_name=panel.metrics[0])
+    shared: dict[str, Any] = {"title": panel.title, "groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
+    if panel.kind == "bars":
+        return wr.BarPlot(metrics=list(panel.metrics), groupby=wr.Config(_METHOD), **shared)
+    return wr.LinePlot(x=panel.x, y=list(panel.metrics), groupby=wr.Config(_METHOD), **shared)
