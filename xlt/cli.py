@@ -77,7 +77,7 @@ def _hydra_main(config: DictConfig) -> float | None:
 
     def action() -> int:
         nonlocal value
-        code, value = run(config)
+        code, value = run(config, evaluate=not is_sweep())
         return code
 
     try:
@@ -133,9 +133,12 @@ def _refuse_option(parser: argparse.ArgumentParser, message: str) -> NoReturn:
     refuse(lines)
 
 
-def run(config: DictConfig) -> tuple[int, float | None]:
+def run(config: DictConfig, *, evaluate: bool = True) -> tuple[int, float | None]:
     """Plans one config, does what is missing, shows what came out.
 
+    Args:
+        config: composed, not yet checked.
+        evaluate: also evaluate the module on `data.evaluation`; a search does not look at it.
     Returns:
         The exit code, and the validation metric of the selected checkpoint.
     """
@@ -149,7 +152,7 @@ def run(config: DictConfig) -> tuple[int, float | None]:
     console = Console(stderr=True, quiet=not Processes.join().leads)
     store = RunStore(config.output_dir)
     plan = Plan(store)
-    asked = plan.add(a_source_each(config))
+    asked = plan.add(a_source_each(config), evaluate=evaluate)
     plan.preflight()
     if len(plan.runs) > 1:
         print_plan(plan, console)

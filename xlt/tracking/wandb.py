@@ -186,6 +186,8 @@ def score_name(source: str, composition: str, metric: str) -> str:
 
 def job_type(run: Run) -> str:
     """What the run leaves."""
+    if run.translation is not None:
+        return "translation"
     if build_method(run.config.method).leaves_checkpoint:
         return "base model" if run.config.model.student is None else "student"
     return "language module" if build_task(run.config.task).needs_lm_head else "task module"
