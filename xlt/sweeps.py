@@ -80,21 +80,18 @@ class SweepJob:
     """One job of a sweep.
 
     Attributes:
-        number, overrides: as Hydra counts and names it.
+        number: as Hydra counts it.
+        words: its overrides.
         run: that it asked for; None for one that was refused.
         faults: what was wrong with it, a line each.
         existed: there was nothing left to do for it.
     """
 
     number: int
-    overrides: str
+    words: list[str]
     run: Run | None = None
     faults: list[str] = field(default_factory=list)
     existed: bool = False
-
-    @property
-    def name(self) -> str:
-        return f"job {self.number} ({self.overrides})"
 
 
 class Sweep:
@@ -117,7 +114,7 @@ class Sweep:
     def add(self, config: DictConfig) -> None:
         """Plans a job, called by Hydra for each in turn; one with faults has said them and is left out."""
         settings = HydraConfig.get()
-        job = SweepJob(int(settings.job.num), str(settings.job.override_dirname))
+        job = SweepJob(int(settings.job.num), list(settings.overrides.task))
         self.jobs.append(job)
         store = RunStore(config.output_dir)
         if self._plan is not None and self._plan.store.root != store.root:
@@ -162,13 +159,18 @@ class Sweep:
 
     def _row(self, job: SweepJob, store: RunStore, outcome: Outcome) -> SweepRow:
         if job.run is None:
-            return SweepRow(job.number, job.overrides, "refused", {}, "; ".join(job.faults))
+            return SweepRow(job.number, self._overrides(job), "refused", {}, "; ".join(job.faults))
         reason = outcome.failures.get(job.run.fingerprint)
         if reason is not None:
             state = "not tried" if job.run.fingerprint in outcome.skipped else "failed"
         else:
             state = "existed" if job.existed else "done"
-        return SweepRow(job.number, job.overrides, state, mean_scores(job.run, store), reason)
+        return SweepRow(job.number, self._overrides(job), state, mean_scores(job.run, store), reason)
+
+    def _overrides(self, job: SweepJob) -> str:
+        """Those in which the jobs differ; all of a single job."""
+        common = set.intersection(*(set(one.words) for one in self.jobs)) if len(self.jobs) > 1 else set()
+        return " ".join(word for word in job.words if word not in common)
 
     def _save(self, rows: Sequence[SweepRow], plan: Plan, outcome: Outcome) -> None:
         """Writes `summary.json` and the page `sweep.html` into the sweep's folder."""
@@ -179,7 +181,9 @@ class Sweep:
         names: dict[str, str] = {}
         for job in self.jobs:
             if job.run is not None:  # jobs that differ in nothing that is learned share a run
-                names[job.run.fingerprint] = "; ".join(filter(None, (names.get(job.run.fingerprint), job.overrides)))
+                names[job.run.fingerprint] = "; ".join(
+                    filter(None, (names.get(job.run.fingerprint), self._overrides(job)))
+                )
         title = next(job.run.config.tracker.group for job in self.jobs if job.run is not None)
         runs = [plan.runs[fingerprint] for fingerprint in names]
         page = save_page(folder / "sweep.html", str(title), runs, plan.store, outcome.failures, None, plan, names)
@@ -192,7 +196,7 @@ class Sweep:
     def _refuse(self, job: SweepJob, lines: Sequence[str]) -> None:
         job.faults = list(lines)
         for line in lines:
-            print(f"xlt: {job.name}: {line}", file=sys.stderr)
+            print(f"xlt: job {job.number} ({','.join(job.words)}): {line}", file=sys.stderr)
 
 
 def is_sweep() -> bool:

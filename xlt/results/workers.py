@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import getpass
+import math
 import multiprocessing
 import os
+import subprocess
 import time
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -18,7 +21,8 @@ from xlt.config import LauncherConfig
 
 _DIED = "its process died (out of memory, or killed)"
 _SECONDS_TO_SAVE = 60
-_SECONDS_BETWEEN_LOOKS = {"slurm": 5.0, "local": 0.2}
+_SECONDS_BETWEEN_LOOKS = {"slurm": 2.0, "local": 0.2}
+_SECONDS_BETWEEN_QUESTIONS = {"slurm": 30.0, "local": 0.2}
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,8 @@ class ClusterWorkers:
     """Jobs of a cluster, those that can begin at once as one array.
 
     A job that a signal stopped after saving its state (preemption, the end of its time) is submitted again; what it did
-    is not lost. A job that SLURM itself puts back into the queue goes on likewise.
+    is not lost. A job that SLURM itself puts back into the queue goes on likewise. One that is no longer in the queue
+    and has left no result has died; `squeue` is asked, which also clusters without accounting have.
 
     Args:
         config: what is asked of the cluster for each job.
@@ -157,6 +162,7 @@ class ClusterWorkers:
         self._executor.update_parameters(**_asked_for(config))
         self._running: dict[Hashable, tuple[Any, Callable[[], Verdict]]] = {}
         self._requeued: dict[Hashable, int] = {}
+        self._asked = time.monotonic()
 
     def start(self, calls: Mapping[Hashable, Callable[[], Verdict]]) -> None:
         with self._executor.batch():
@@ -166,11 +172,15 @@ class ClusterWorkers:
     def finished(self) -> list[tuple[Hashable, Verdict]]:
         while True:
             ended = []
+            queue = self._queue()
             for key, (job, call) in list(self._running.items()):
-                if not job.done():
+                if job.paths.result_pickle.exists():
+                    verdict = _verdict_of(job)
+                elif queue is not None and job.job_id not in queue and not job.paths.result_pickle.exists():
+                    verdict = Verdict(f"{_DIED}; see {job.paths.stderr}")
+                else:
                     continue
                 del self._running[key]
-                verdict = _verdict_of(job)
                 if verdict.interrupted and self._requeued.get(key, 0) < self._config.requeues:
                     self._requeued[key] = self._requeued.get(key, 0) + 1
                     self.start({key: call})
@@ -180,12 +190,27 @@ class ClusterWorkers:
                 return ended
             time.sleep(_SECONDS_BETWEEN_LOOKS[str(self._config.cluster)])
 
+    def _queue(self) -> set[str] | None:
+        """Ids of the jobs that are waiting or running; None where that was found out a moment ago, or cannot be."""
+        if time.monotonic() - self._asked < _SECONDS_BETWEEN_QUESTIONS[str(self._config.cluster)]:
+            return None
+        self._asked = time.monotonic()
+        if self._config.cluster == "local":
+            return {job.job_id for job, _ in self._running.values() if not job.done()}
+        asked = ["squeue", "--noheader", "--array", "--format=%i", f"--user={getpass.getuser()}"]
+        answer = subprocess.run(asked, capture_output=True, text=True, check=False)
+        return set(answer.stdout.split()) if answer.returncode == 0 else None
+
     def stop(self) -> None:
         for job, _ in self._running.values():
             job.cancel(check=False)
         until = time.monotonic() + _SECONDS_TO_SAVE
-        while time.monotonic() < until and not all(job.done() for job, _ in self._running.values()):
-            time.sleep(0.2)
+        while time.monotonic() < until and self._running:
+            self._asked = -math.inf
+            queue = self._queue()
+            if queue is not None and not any(job.job_id in queue for job, _ in self._running.values()):
+                break
+            time.sleep(0.5)
 
     def close(self) -> None: ...
 
