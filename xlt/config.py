@@ -237,10 +237,10 @@ class TranslationConfig:
 
 @dataclass
 class PlannedTranslation(TranslationConfig):
-    """The same once the plan knows who translates: `fingerprint` of the translation, and the `file` it is in."""
+    """The same once the plan knows who translates."""
 
-    fingerprint: str = ""
-    file: str = ""
+    fingerprint: str = key("of the translation")
+    file: str = key("that it is in, once it is made")
 
 
 @dataclass
@@ -542,6 +542,7 @@ class RunConfig:
     tracker: TrackerConfig = key("dashboards and progress")
     launcher: LauncherConfig = key("execution")
     language: str | None = key("ISO 639-3 code, for a language module; null for a task")
+    translator: str = key("file of conf/model that translates the sources with a `translation`")
     target: str | None = key("ISO 639-3 code of the target language, for mixes made for one (FS-SINGLE, TTRAIN-SINGLE)")
     seed: int = key("seed of every random stream", low=0)
     data_dir: str | None = key("folder of data sets that the sources' paths start from")

@@ -26,6 +26,7 @@ _NOT_PART = (
     "tracker",
     "launcher",
     "target",
+    "translator",
     "data_dir",
     "output_dir",
     "device",
