@@ -1,0 +1,155 @@
+"""Sweeps: what jobs share is trained once, one that fails or is killed stops no other, a repeat does what is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xlt.results import execution
+from xlt.results.planner import Run
+
+EXPERIMENT = """\
+# @package _global_
+defaults:
+  - /source@data.sources.eng: ud_eng
+  - /source@data.validation.eng: ud_eng
+  - /source@data.evaluation.fao: ud_fao
+  - override /method: bitfit
+  - override /language_modules: mono
+  - override /tracker: silent
+  - _self_
+experiment_name: swept
+task: {max_length: 40}
+data:
+  validation: {eng: {split: dev}}
+  evaluation: {fao: {split: test}}
+train: {max_steps: 4, evaluate_every_steps: 2, batch_size: 4}
+language_modules:
+  overrides: [train.max_steps=2, train.evaluate_every_steps=2, task.max_length=40, data.held_out_fraction=0.2]
+device: cpu
+threads: 1
+"""
+
+
+@pytest.fixture
+def words(tmp_path: Path, data_dir: Path, tiny_bert: Path) -> tuple[str, ...]:
+    folder = tmp_path / "own"
+    (folder / "experiment").mkdir(parents=True)
+    (folder / "experiment" / "swept.yaml").write_text(EXPERIMENT, encoding="utf-8")
+    model = f"model.path={tiny_bert}"
+    return ("--config-dir", str(folder), "-m", "experiment=swept", f"data_dir={data_dir}", model, "output_dir=out")
+
+
+def summary(ended: Any) -> list[dict[str, Any]]:
+    """The last sweep's."""
+    files = sorted(path for path in ended.left if path.endswith("summary.json"))
+    return json.loads(Path(files[-1]).read_text(encoding="utf-8"))
+
+
+def trained(ended: Any) -> int:
+    return sum(path.endswith("module.safetensors") for path in ended.left)
+
+
+def test_what_jobs_share_is_trained_once_and_a_repeat_does_nothing(
+    command: Callable[..., Any], words: tuple[str, ...]
+) -> None:
+    ended = command(*words, "seed=1,2")
+    assert ended.code == 0, ended.lines
+    assert trained(ended) == 2 + 2  # two task modules, the English and the Faroese language module
+    assert [(row["overrides"], row["state"]) for row in summary(ended)] == [("seed=1", "done"), ("seed=2", "done")]
+    assert set(summary(ended)[0]["scores"]) == {"task", "task+language"}
+    time.sleep(1)  # the folder's name is of the second
+    again = command(*words, "seed=1,2,3")
+    assert [row["state"] for row in summary(again)] == ["existed", "existed", "done"]
+    assert summary(again)[:2] == [row | {"state": "existed"} for row in summary(ended)]
+    assert trained(again) == trained(ended) + 1
+
+
+def test_a_job_that_fails_is_named_with_its_reason_and_tried_again(
+    command: Callable[..., Any], words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = execution._train
+
+    def failing(run: Run, *others: Any) -> None:
+        if run.config.seed == 2 and run.config.language is None:
+            raise RuntimeError("no room left")
+        train(run, *others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(execution, "_train", failing)
+        ended = command(*words, "seed=1,2,3")
+    assert ended.code == 1
+    assert [(row["state"], row["reason"]) for row in summary(ended)] == [
+        ("done", None),
+        ("failed", "RuntimeError: no room left"),
+        ("done", None),
+    ]
+    assert "job 1 failed: RuntimeError: no room left" in ended.out
+    assert "2 done, 1 failed" in ended.out
+    time.sleep(1)
+    again = command(*words, "seed=1,2,3")
+    assert (again.code, [row["state"] for row in summary(again)]) == (0, ["existed", "done", "existed"])
+
+
+def _kill_one_child(after: Path, killed: list[int]) -> None:
+    """Kills a process of this one's, as the kernel does when memory runs out, once a run has begun to train."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not killed:
+        children = Path(f"/proc/self/task/{os.getpid()}/children")
+        if list(after.glob("*/metrics.jsonl")) and children.exists():
+            for child in map(int, children.read_text(encoding="utf-8").split()):
+                if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text(encoding="utf-8"):
+                    os.kill(child, signal.SIGKILL)
+                    killed.append(child)
+                    return
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the worker by /proc")
+def test_a_job_whose_process_is_killed_stops_no_other_and_is_done_by_the_repeat(
+    command: Callable[..., Any], words: tuple[str, ...]
+) -> None:
+    killed: list[int] = []
+    killer = threading.Thread(target=_kill_one_child, args=(Path("out/runs"), killed))
+    killer.start()
+    side_by_side = (*words, "seed=1,2", "launcher=parallel", "language_modules=none", "train.max_steps=200")
+    ended = command(*side_by_side)
+    killer.join()
+    assert killed and ended.code == 1
+    assert sorted(row["state"] for row in summary(ended)) == ["done", "failed"]
+    assert "its process died (out of memory, or killed)" in ended.out
+    time.sleep(1)
+    again = command(*side_by_side)
+    assert again.code == 0, again.lines
+    assert sorted(row["state"] for row in summary(again)) == ["done", "existed"]
+
+
+def test_jobs_that_differ_in_nothing_that_is_learned_are_one_run(
+    command: Callable[..., Any], words: tuple[str, ...]
+) -> None:
+    ended = command(*words, "threads=1,2", "language_modules=none")
+    assert ended.code == 0, ended.lines
+    assert trained(ended) == 1
+    assert [row["state"] for row in summary(ended)] == ["done", "done"]
+
+
+def test_a_search_hands_the_validation_metric_to_the_sweeper(
+    command: Callable[..., Any], words: tuple[str, ...]
+) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    searched = ("language_modules=none", "search=learning_rate", "hydra.sweeper.n_trials=2")
+    ended = command(*words, *searched, "hydra.sweeper.direction=maximize")
+    assert ended.code == 0, ended.lines
+    (found,) = (path for path in ended.left if path.endswith("optimization_results.yaml"))
+    text = Path(found).read_text(encoding="utf-8")
+    assert "train.learning_rate" in text and "best_value" in text
+    assert trained(ended) == 2
+    assert not [path for path in ended.left if path.endswith("evaluation.json")]  # no test set was looked at
