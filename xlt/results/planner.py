@@ -401,15 +401,24 @@ class Plan:
         """What the translators of a run's sources learned from and the run is evaluated on, a line each."""
         if run.config.data.leaks != "refuse":
             return []
-        learners = {}
+        learners: dict[str, RunConfig] = {}
         for part in ("sources", "validation", "evaluation"):
             for source in getattr(run.config.data, part).values():
-                if isinstance(source.translation, PlannedTranslation) and source.translation.adapts(source.language):
-                    translator = self.runs[source.translation.fingerprint].config
-                    learners[f"{source.translation.run.experiment}: data.sources"] = RunData(
-                        translator, build_task(translator.task)
-                    )
-        return RunData(run.config, build_task(run.config.task)).leaks(learners) if learners else []
+                if isinstance(source.translation, PlannedTranslation):
+                    learners |= self._translators(source.translation.fingerprint)
+        if not learners:
+            return []
+        data = [(f"{self.runs[f].label}: data.sources", RunData(c, build_task(c.task))) for f, c in learners.items()]
+        return RunData(run.config, build_task(run.config.task)).leaks(data)
+
+    def _translators(self, translation: str) -> dict[str, RunConfig]:
+        """Fingerprint -> config of the runs that made a translation's model: adapted, and trained before that."""
+        found = {}
+        run = self.runs[translation]
+        while "model" in run.depends_on:
+            run = self.runs[run.depends_on["model"]]
+            found[run.fingerprint] = run.config
+        return found
 
     def rows(self) -> list[tuple[str, str, float | None]]:
         """For display: label, what is there or to be done, seconds that past runs of the kind took."""
