@@ -34,13 +34,13 @@ from xlt.config import (
     SourceConfig,
     UsageError,
 )
-from xlt.data.sources import PARTS, source_faults
+from xlt.data.sources import PARTS, parallel_languages, source_faults
 from xlt.data.translation import TRANSLATED_FILE
 from xlt.data.typology import load_typology
 from xlt.engine.build import build_method, build_task
 from xlt.engine.run import ALONE, COMPOSED, Composition, ModuleFile, Standing, preflight
 from xlt.engine.run_data import RunData
-from xlt.engine.translate import TranslationJob
+from xlt.engine.translate import TranslationJob, check_source
 from xlt.modules import ModuleFileError
 from xlt.results.checks import model_faults, module_faults
 from xlt.results.fingerprint import digest, evaluation_key, file_identity, run_identity, translation_identity
@@ -390,11 +390,15 @@ class Plan:
         for run in {id(run): run for run in [*self.to_train(), *self.to_evaluate()]}.values():
             model_run = self.runs[run.depends_on["model"]] if "model" in run.depends_on else None
             with gathered:
-                preflight(run.config)
+                if run.translation is None:
+                    preflight(run.config)
+                else:  # whatever its translator learned from, is that one's to read
+                    check_source(run.translation)
             with gathered:
                 gathered.lines += self._leaks(run)
             gathered.lines += module_faults(run.config.language_modules)
-            gathered.lines += model_faults(run.config, model_run.config if model_run is not None else None)
+            made_by = model_run.config if model_run is not None else None
+            gathered.lines += model_faults(run.config, made_by, _spoken(run))
         gathered.refuse()
 
     def _leaks(self, run: Run) -> list[str]:
@@ -465,6 +469,13 @@ class _Gathered:
     def refuse(self) -> None:
         if self.lines:
             raise UsageError(*self.lines)
+
+
+def _spoken(run: Run) -> list[str]:
+    """ISO 639-3 codes of the languages that a run's model has to be told."""
+    if run.translation is None:
+        return parallel_languages(run.config.data)
+    return [run.translation.settings.source_language, run.translation.language]
 
 
 def _entry(data: DataConfig, name: str, source: SourceConfig) -> str:

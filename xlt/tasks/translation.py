@@ -112,6 +112,9 @@ class Translation(Task):
             "bleu": BLEU().corpus_score(made, [references]).score,
         }
 
+    def check_languages(self, encoder: Encoder, languages: Sequence[str]) -> None:
+        self._language_ids(languages, encoder)
+
     @torch.no_grad()
     def translate(
         self, model: TransferModel, encoder: Encoder, texts: Sequence[str], languages: tuple[str, str], beams: int
