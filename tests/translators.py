@@ -1,0 +1,62 @@
+"""Tiny translators of the M2M-100 family, and parallel text made up for them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from xlt.config import RandomModelConfig
+from xlt.data.encoding import Encoder
+from xlt.data.examples import Example
+from xlt.models.language_tokens import add_language_tokens
+from xlt.models.loading import random_pretrained
+from xlt.models.transfer import TransferModel
+from xlt.models.vocabulary import train_tokenizer
+
+WORDS = {
+    "ind": ("saya", "kamu", "makan", "minum", "nasi", "air", "di", "rumah", "pasar", "besar", "kecil", "baik"),
+    "jav": ("aku", "kowe", "mangan", "ngombe", "sega", "banyu", "ing", "omah", "dalan", "gedhe", "cilik", "apik"),
+    "mad": ("engko", "ba'na", "ngakan", "ngenom", "nase'", "aeng", "e", "roma", "lorong", "raja", "keni'", "bagus"),
+}
+"""A word of one language stands where its translation stands in the others."""
+
+
+def parallel(source: str, target: str, count: int, seed: int = 0, words: tuple[int, int] = (2, 7)) -> list[Example]:
+    """Sentences of words drawn at random, word for word beside themselves; the same for every pair of languages."""
+    draw = random.Random(seed)
+    examples = []
+    for number in range(count):
+        said = [draw.randrange(len(WORDS["ind"])) for _ in range(draw.randint(*words))]
+        text, pair = (" ".join(WORDS[language][word] for word in said) for language in (source, target))
+        examples.append(Example(f"{source}-{target}:{number}", text, pair=pair, languages=(source, target)))
+    return examples
+
+
+def tokenizer(languages: Sequence[str] = ("ind", "jav"), size: int = 300) -> Any:
+    """Byte-level BPE of the made-up text, with tokens of the languages as NLLB writes them."""
+    made = train_tokenizer((str(example.text) for language in WORDS for example in parallel(language, "ind", 20)), size)
+    add_language_tokens(made, dict.fromkeys(languages))
+    return made
+
+
+def translator(
+    languages: Sequence[str] = ("ind", "jav"), *, seed: int = 1, spread: float = 0.1, dropout: float = 0.0
+) -> tuple[TransferModel, Encoder]:
+    """M2M-100 of 2 + 2 layers x 32, no tensor of it like another, in evaluation mode.
+
+    Args:
+        languages: that it has tokens of.
+        seed: of the weights.
+        spread: standard deviation of what is added to each of them.
+        dropout: of hidden states and attention.
+    """
+    words = tokenizer(languages)
+    model = random_pretrained(RandomModelConfig("m2m_100", 2, 32, 2, 64, 48, 300, dropout), words, seed)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=spread)
+    return model.eval(), Encoder(words)
