@@ -12,7 +12,7 @@ from xlt.config import RandomModelConfig
 from xlt.data.encoding import Encoder
 from xlt.data.examples import Example
 from xlt.models.language_tokens import add_language_tokens
-from xlt.models.loading import random_pretrained
+from xlt.models.loading import random_pretrained, whole_pretrained
 from xlt.models.transfer import TransferModel
 from xlt.models.vocabulary import train_tokenizer
 
@@ -35,7 +35,7 @@ def parallel(source: str, target: str, count: int, seed: int = 0, words: tuple[i
     return examples
 
 
-def tokenizer(languages: Sequence[str] = ("ind", "jav"), size: int = 300) -> Any:
+def tokenizer(languages: Sequence[str] = ("ind", "jav"), size: int = 400) -> Any:
     """Byte-level BPE of the made-up text, with tokens of the languages as NLLB writes them."""
     made = train_tokenizer((str(example.text) for language in WORDS for example in parallel(language, "ind", 20)), size)
     add_language_tokens(made, dict.fromkeys(languages))
@@ -54,9 +54,34 @@ def translator(
         dropout: of hidden states and attention.
     """
     words = tokenizer(languages)
-    model = random_pretrained(RandomModelConfig("m2m_100", 2, 32, 2, 64, 48, 300, dropout), words, seed)
+    model = random_pretrained(RandomModelConfig("m2m_100", 2, 32, 2, 64, 48, 400, dropout), words, seed)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=spread)
     return model.eval(), Encoder(words)
+
+
+def taught_translator(pairs: Sequence[tuple[str, str]], steps: int) -> tuple[TransferModel, Encoder]:
+    """A translator that transformers' own loss has taught sixteen sentences of each pair, one pair a step in turn."""
+    model, encoder = translator(sorted({language for pair in pairs for language in pair}), spread=0.02)
+    words, whole = encoder.tokenizer, whole_pretrained(model)
+    optimizer = torch.optim.AdamW(whole.parameters(), lr=1e-2)
+    for step in range(steps):
+        source, target = pairs[step % len(pairs)]
+        examples = parallel(source, target, 16, words=(1, 4))
+        batch = {}
+        for name, language, texts in (
+            ("input_ids", source, [example.text for example in examples]),
+            ("labels", target, [example.pair for example in examples]),
+        ):
+            token = words.convert_tokens_to_ids(f"{language}_Latn")
+            rows = [[token, *ids, words.sep_token_id] for ids in encoder.lines([str(text) for text in texts])]
+            longest = max(map(len, rows))
+            batch[name] = torch.tensor([[*row, *[words.pad_token_id] * (longest - len(row))] for row in rows])
+        batch["attention_mask"] = (batch["input_ids"] != words.pad_token_id).long()
+        batch["labels"][batch["labels"] == words.pad_token_id] = -100
+        whole(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval(), encoder
