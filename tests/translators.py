@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -85,3 +86,27 @@ def taught_translator(pairs: Sequence[tuple[str, str]], steps: int) -> tuple[Tra
         optimizer.step()
         optimizer.zero_grad()
     return model.eval(), encoder
+
+
+def write_shelf(folder: Path) -> None:
+    """SMSA's sentiment, NusaX's parallel text of Madurese and Javanese, and its sentiment, four texts a split.
+
+    No text stands in two splits or data sets; NusaX's sentiment has the texts of its parallel text.
+    """
+    (folder / "smsa").mkdir(parents=True)
+    (folder / "nusax" / "mt").mkdir(parents=True)
+    for number, split in enumerate(("train", "valid", "test")):
+        made = {language: parallel("ind", language, 8, seed=number, words=(5, 7)) for language in ("ind", "mad", "jav")}
+        labels = ["positive", "negative", "neutral", "positive"]
+        rows = [f"{one.text}\t{label}\n" for one, label in zip(made["ind"][:4], labels, strict=True)]
+        (folder / "smsa" / f"{split}.tsv").write_text("".join(rows), encoding="utf-8")
+        pairs = [",".join(str(made[language][n].pair) for language in ("ind", "mad", "jav")) for n in range(4, 8)]
+        table = "\n".join(["indonesian,madurese,javanese", *pairs])
+        (folder / "nusax" / "mt" / f"{split}.csv").write_text(table + "\n", encoding="utf-8")
+        for language, examples in made.items():
+            texts = [
+                f"{n},{one.pair},{label}\n" for n, (one, label) in enumerate(zip(examples[4:], labels, strict=True))
+            ]
+            (folder / "nusax" / "senti" / language).mkdir(parents=True, exist_ok=True)
+            file = folder / "nusax" / "senti" / language / f"{split}.csv"
+            file.write_text("id,text,label\n" + "".join(texts), encoding="utf-8")
