@@ -211,6 +211,10 @@ class Plan:
         settings = source.translation
         assert settings is not None
         child = compose_translator_run(config, name, source)
+        translates = checked(child)
+        task = build_task(translates.task)
+        if not task.translates:
+            raise UsageError(f"{name}.translation.run: task {task.name} does not translate; take task=translation")
         if settings.adapts(source.language):
             translator = self._add(child, evaluate=False)[0]
             translates, model, depends_on = translator.config, translator.fingerprint, {"model": translator.fingerprint}
@@ -218,14 +222,11 @@ class Plan:
             path = str(self.store.checkpoint(model)) if whole else translator.standing.model_path
             modules = () if whole else (ModuleFile(self.store.module_file(model)),)
         else:
-            translates, modules, depends_on = checked(child), (), {}
+            modules, depends_on = (), {}
             model, path = None, translates.model.path
             if translates.model.run is not None:
                 model = self._model_run(child, translates)
                 depends_on, path = {"model": model}, str(self.store.checkpoint(model))
-        task = build_task(translates.task)
-        if not task.translates:
-            raise UsageError(f"{name}.translation.run: task {task.name} does not translate; take task=translation")
         if path is None:
             raise UsageError(
                 f"{name}.translation.adapt: {translates.experiment_name} begins with random weights; name the language"
