@@ -51,7 +51,8 @@ _ADAPTATION = ("model", "method", "threads")
 _GENERATOR = (*_SETTINGS, "model", "threads")
 _OPTIONS_SHOWN = 20
 _NO_OPTION = "Config group override must be a string"
-COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
+_INSIDE_NULL = "Unexpected type for root: NoneType"  # an assertion of OmegaConf's
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError, AssertionError)
 
 _COMPOSED: weakref.WeakKeyDictionary[Any, dict[tuple[str, ...], DictConfig]] = weakref.WeakKeyDictionary()
 
@@ -440,6 +441,8 @@ def _compose_child(
 
 def is_of_composition(error: Exception) -> bool:
     """Whether one of COMPOSITION_ERRORS is about the user's words; Hydra has a plain ValueError among them."""
+    if isinstance(error, AssertionError):
+        return _INSIDE_NULL in str(error)
     return not isinstance(error, ValueError) or isinstance(error, OmegaConfBaseException) or _NO_OPTION in str(error)
 
 
@@ -467,6 +470,8 @@ def one_line(error: BaseException, overrides: Sequence[str] = ()) -> str:
     if (found := re.search(r"You must specify '(.*?)'", text)) is not None:
         there = ", ".join(_options(found.group(1)))
         return f"{found.group(1)} is not given; write {found.group(1)}=..., there are {there}"
+    if _INSIDE_NULL in text:
+        return "it is a part of what is null here; give that first, whole: KEY={...}, or an option that has it"
     if _NO_OPTION in text:
         return "not the name of an option; leave it out for the default"
     if "is not Optional" in text:
@@ -496,9 +501,13 @@ def _no_such_key(name: str, overrides: Sequence[str]) -> str:
             return f"no such key {name}{_suggestion(name, _keys(overrides))}"
         near = _suggestion(f"{mapping}.{source}", there)
         return f"no {mapping}.{source}{near}" + ("" if near else f"; add it with +source@{mapping}.{source}=...")
+    if name in (keys := _keys(overrides)):
+        return f"has no such entry yet; to add one, write +{name}.ENTRY=..."
+    if name.rpartition(".")[0] == "model.new_languages":
+        return f"nothing is there yet to be replaced; to add it, write +{name}=RELATIVE"
     if name.startswith("language_modules.paths."):
         return f"nothing is there yet to be replaced; to add it, write +{name}=FILE"
-    return f"no such key {name}{_suggestion(name, _keys(overrides))}"
+    return f"no such key {name}{_suggestion(name, keys)}"
 
 
 def _suggestion(word: str, options: Sequence[str]) -> str:

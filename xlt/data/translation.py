@@ -88,7 +88,7 @@ def translated_examples(path: Path) -> Iterator[Example]:
     """
     if not path.is_file():
         raise UsageError(f"{path}: no such file; the run that translates leaves it")
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
                 record: dict[str, Any] = json.loads(line)

@@ -226,7 +226,11 @@ def prepare(config: RunConfig, standing: Standing) -> PreparedRun:
         validation=validation,
         activation=LanguageActivation(model, modules if teacher is None else {}, languages_of, teacher),
         recipe=config.train,
-        setting=Setting(adapts_language=task.needs_lm_head, random=lambda *name: stream(config.seed, "method", *name)),
+        # A translator's output embeddings stay tied, for they are used where its module is.
+        setting=Setting(
+            adapts_language=task.needs_lm_head and not task.translates,
+            random=lambda *name: stream(config.seed, "method", *name),
+        ),
         sampling=_sampling(config.data.sampling),
         seed=config.seed,
         processes=processes,

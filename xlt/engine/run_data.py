@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -64,17 +64,17 @@ class RunData:
                 except UsageError as error:
                     faults += error.lines
         if not faults and self._config.data.leaks == "refuse":
-            faults += self.leaks({"data.sources": self})
+            faults += self.leaks([("data.sources", self)])
         if self._holds_out and not self.names("validation"):
             faults.append("data.validation: empty, and data.sources has no gold source to hold some out of")
         if faults:
             raise UsageError(*faults)
 
-    def leaks(self, learners: Mapping[str, RunData]) -> list[str]:
+    def leaks(self, learners: Iterable[tuple[str, RunData]]) -> list[str]:
         """Training sources with texts that this run is evaluated on, a line each.
 
         Args:
-            learners: name for messages -> the data of a run that learns; what it excludes it does not learn from.
+            learners: name for messages, and the data of a run that learns; what it excludes it does not learn from.
         """
         evaluated = EvaluationTexts(
             {
@@ -83,7 +83,7 @@ class RunData:
             }
         )
         lines = []
-        for prefix, data in learners.items():
+        for prefix, data in learners:
             for name, source in data._config.data.sources.items():
                 read = read_source(f"{prefix}.{name}", _as_read(source), data._config.seed, data._overlap("sources"))
                 lines.append(leak_fault(f"{prefix}.{name}", evaluated.leaks(read)))

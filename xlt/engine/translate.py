@@ -95,6 +95,15 @@ def translate_source(
     return result
 
 
+def check_source(job: TranslationJob) -> None:
+    """Reads what is to be translated: what would be refused later is refused now.
+
+    Raises:
+        UsageError: an example lacks a text, or has labels that stand in one.
+    """
+    _texts(job)
+
+
 def _texts(job: TranslationJob) -> tuple[list[str], list[Example]]:
     """The different texts to be translated, in order, and the examples that they are of.
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from xlt.config import LanguageModulesConfig, RunConfig, UsageError
+from xlt.data.encoding import Encoder
 from xlt.engine.build import build_task
+from xlt.models.language_tokens import add_language_tokens
 from xlt.models.loading import load_tokenizer
 from xlt.models.narrowing import Width
 from xlt.models.student import kept_blocks
 from xlt.modules import ModuleFileError, load_module
 
+_TRANSLATOR = "m2m_100"
 # Families that count positions from the padding id on: 514 positions hold 512 tokens.
 _OFFSET_FAMILIES = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl")
 
@@ -31,27 +35,38 @@ def module_faults(config: LanguageModulesConfig) -> list[str]:
     return lines
 
 
-def model_faults(config: RunConfig, model_run: RunConfig | None) -> list[str]:
-    """A base model that is not there, has too few positions for the task or no such layers for a student; a line each.
+def model_faults(config: RunConfig, model_run: RunConfig | None, languages: Sequence[str] = ()) -> list[str]:
+    """A base model that is not there or does not fit the run; a line each.
+
+    It has too few positions for the task, cannot translate or has no token of a language, or no such layers for a
+    student.
 
     Args:
         config: of the run.
         model_run: config of the run that makes its base model, if one does.
+        languages: that it is told, if the task translates.
     """
     shape = model_run.model.random if model_run is not None else config.model.random
+    task = build_task(config.task)
     if shape is not None:
+        if task.translates and shape.architecture != _TRANSLATOR:
+            return [f"model.random.architecture={shape.architecture}: task {task.name} needs {_TRANSLATOR}"]
         name, positions = "model.random", shape.max_positions
         layers, width = shape.layers, Width(shape.hidden_size, shape.heads, shape.intermediate_size)
     elif config.model.path is not None:
         name = config.model.path
         try:
-            positions, layers, width = _shape(config.model.path, config.model.revision)
+            positions, layers, width = _shape(config.model.path, config.model.revision, task.translates)
+            if task.translates:
+                tokenizer = load_tokenizer(config.model.path, config.model.revision)
+                add_language_tokens(tokenizer, config.model.new_languages)
+                task.check_languages(Encoder(tokenizer), languages)
         except UsageError as error:
             return error.lines
     else:
         return []
     lines = []
-    wanted = build_task(config.task).max_length
+    wanted = task.max_length
     if wanted > positions:
         lines = [
             f"task.max_length={wanted}: {name} has {positions} positions; give task.max_length={positions} or less"
@@ -66,11 +81,11 @@ def model_faults(config: RunConfig, model_run: RunConfig | None) -> list[str]:
     return lines
 
 
-def _shape(path: str, revision: str | None) -> tuple[int, int, Width]:
+def _shape(path: str, revision: str | None, translates: bool) -> tuple[int, int, Width]:
     """Longest input of a pre-trained model, how many blocks it has and how wide; loads its config and tokenizer.
 
     Raises:
-        UsageError: one of them is not there or does not load.
+        UsageError: one of them is not there or does not load, or it is to translate and cannot.
     """
     from transformers import AutoConfig
 
@@ -79,6 +94,8 @@ def _shape(path: str, revision: str | None) -> tuple[int, int, Width]:
     except Exception as error:
         said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UsageError(f"model.path={path}: no local folder, and the hub does not give it: {said}") from error
+    if translates and not shape.is_encoder_decoder:
+        raise UsageError(f"model.path={path}: {shape.model_type} is no encoder-decoder; take NLLB or another M2M-100")
     load_tokenizer(path, revision)
     positions = int(getattr(shape, "max_position_embeddings", 1 << 30))
     if shape.model_type in _OFFSET_FAMILIES:

@@ -34,13 +34,13 @@ from xlt.config import (
     SourceConfig,
     UsageError,
 )
-from xlt.data.sources import PARTS, source_faults
+from xlt.data.sources import PARTS, parallel_languages, source_faults
 from xlt.data.translation import TRANSLATED_FILE
 from xlt.data.typology import load_typology
 from xlt.engine.build import build_method, build_task
 from xlt.engine.run import ALONE, COMPOSED, Composition, ModuleFile, Standing, preflight
 from xlt.engine.run_data import RunData
-from xlt.engine.translate import TranslationJob
+from xlt.engine.translate import TranslationJob, check_source
 from xlt.modules import ModuleFileError
 from xlt.results.checks import model_faults, module_faults
 from xlt.results.fingerprint import digest, evaluation_key, file_identity, run_identity, translation_identity
@@ -211,6 +211,10 @@ class Plan:
         settings = source.translation
         assert settings is not None
         child = compose_translator_run(config, name, source)
+        translates = checked(child)
+        task = build_task(translates.task)
+        if not task.translates:
+            raise UsageError(f"{name}.translation.run: task {task.name} does not translate; take task=translation")
         if settings.adapts(source.language):
             translator = self._add(child, evaluate=False)[0]
             translates, model, depends_on = translator.config, translator.fingerprint, {"model": translator.fingerprint}
@@ -218,14 +222,11 @@ class Plan:
             path = str(self.store.checkpoint(model)) if whole else translator.standing.model_path
             modules = () if whole else (ModuleFile(self.store.module_file(model)),)
         else:
-            translates, modules, depends_on = checked(child), (), {}
+            modules, depends_on = (), {}
             model, path = None, translates.model.path
             if translates.model.run is not None:
                 model = self._model_run(child, translates)
                 depends_on, path = {"model": model}, str(self.store.checkpoint(model))
-        task = build_task(translates.task)
-        if not task.translates:
-            raise UsageError(f"{name}.translation.run: task {task.name} does not translate; take task=translation")
         if path is None:
             raise UsageError(
                 f"{name}.translation.adapt: {translates.experiment_name} begins with random weights; name the language"
@@ -390,26 +391,39 @@ class Plan:
         for run in {id(run): run for run in [*self.to_train(), *self.to_evaluate()]}.values():
             model_run = self.runs[run.depends_on["model"]] if "model" in run.depends_on else None
             with gathered:
-                preflight(run.config)
+                if run.translation is None:
+                    preflight(run.config)
+                else:  # whatever its translator learned from, is that one's to read
+                    check_source(run.translation)
             with gathered:
                 gathered.lines += self._leaks(run)
             gathered.lines += module_faults(run.config.language_modules)
-            gathered.lines += model_faults(run.config, model_run.config if model_run is not None else None)
+            made_by = model_run.config if model_run is not None else None
+            gathered.lines += model_faults(run.config, made_by, _spoken(run))
         gathered.refuse()
 
     def _leaks(self, run: Run) -> list[str]:
         """What the translators of a run's sources learned from and the run is evaluated on, a line each."""
         if run.config.data.leaks != "refuse":
             return []
-        learners = {}
+        learners: dict[str, RunConfig] = {}
         for part in ("sources", "validation", "evaluation"):
             for source in getattr(run.config.data, part).values():
-                if isinstance(source.translation, PlannedTranslation) and source.translation.adapts(source.language):
-                    translator = self.runs[source.translation.fingerprint].config
-                    learners[f"{source.translation.run.experiment}: data.sources"] = RunData(
-                        translator, build_task(translator.task)
-                    )
-        return RunData(run.config, build_task(run.config.task)).leaks(learners) if learners else []
+                if isinstance(source.translation, PlannedTranslation):
+                    learners |= self._translators(source.translation.fingerprint)
+        if not learners:
+            return []
+        data = [(f"{self.runs[f].label}: data.sources", RunData(c, build_task(c.task))) for f, c in learners.items()]
+        return RunData(run.config, build_task(run.config.task)).leaks(data)
+
+    def _translators(self, translation: str) -> dict[str, RunConfig]:
+        """Fingerprint -> config of the runs that made a translation's model: adapted, and trained before that."""
+        found = {}
+        run = self.runs[translation]
+        while "model" in run.depends_on:
+            run = self.runs[run.depends_on["model"]]
+            found[run.fingerprint] = run.config
+        return found
 
     def rows(self) -> list[tuple[str, str, float | None]]:
         """For display: label, what is there or to be done, seconds that past runs of the kind took."""
@@ -456,6 +470,13 @@ class _Gathered:
     def refuse(self) -> None:
         if self.lines:
             raise UsageError(*self.lines)
+
+
+def _spoken(run: Run) -> list[str]:
+    """ISO 639-3 codes of the languages that a run's model has to be told."""
+    if run.translation is None:
+        return parallel_languages(run.config.data)
+    return [run.translation.settings.source_language, run.translation.language]
 
 
 def _entry(data: DataConfig, name: str, source: SourceConfig) -> str:

@@ -107,6 +107,10 @@ class Task(ABC):
         """
         raise NotImplementedError(f"task {self.name} does not translate")
 
+    def check_languages(self, encoder: Encoder, languages: Sequence[str]) -> None:
+        """Refuses, before a model is loaded, a language that `translate` cannot be told; UsageError names it."""
+        raise NotImplementedError(f"task {self.name} does not translate")
+
     @abstractmethod
     def score(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> Any:
         """What `metrics` needs to know of one batch; `rows`: the features that it was collated from, in order."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,10 +66,11 @@ class Translation(Task):
 
     def features(self, examples: Sequence[Example], encoder: Encoder) -> list[Features]:
         texts, pairs = (encoder.lines([str(getattr(e, part)) for e in examples]) for part in ("text", "pair"))
+        tokens = self._language_ids({code for example in examples for code in example.languages or ()}, encoder)
         rows = []
         for example, text, pair in zip(examples, texts, pairs, strict=True):
             assert example.languages is not None
-            source, target = (self._language(code, encoder) for code in example.languages)
+            source, target = (tokens[code] for code in example.languages)
             rows.append(
                 {
                     "input_ids": self._sequence(source, text, encoder),
@@ -98,8 +100,7 @@ class Translation(Task):
 
     def score(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> tuple[list[str], list[str]]:
         """Translations and references."""
-        starts = batch["decoder_input_ids"][:, :2]
-        made = self._generate(model, batch["input_ids"], batch["attention_mask"], starts, self.beams)
+        made = self._generate(model, self._encoder, batch, batch["labels"][:, 0], self.beams)
         return _texts(made, self._encoder), [row["reference"] for row in rows]
 
     def metrics(self, scores: Sequence[tuple[list[str], list[str]]]) -> dict[str, float]:
@@ -111,38 +112,55 @@ class Translation(Task):
             "bleu": BLEU().corpus_score(made, [references]).score,
         }
 
+    def check_languages(self, encoder: Encoder, languages: Sequence[str]) -> None:
+        self._language_ids(languages, encoder)
+
     @torch.no_grad()
     def translate(
         self, model: TransferModel, encoder: Encoder, texts: Sequence[str], languages: tuple[str, str], beams: int
     ) -> list[str]:
-        source, target = (self._language(code, encoder) for code in languages)
+        tokens = self._language_ids(languages, encoder)
+        source, target = (tokens[code] for code in languages)
         inputs = self._inputs([self._sequence(source, ids, encoder) for ids in encoder.lines(texts)], encoder)
-        starts = torch.tensor([[_end(encoder), target]] * len(texts))
-        ids, mask, starts = (t.to(model.device) for t in (inputs["input_ids"], inputs["attention_mask"], starts))
-        return _texts(self._generate(model, ids, mask, starts, beams), encoder)
+        batch = {name: part.to(model.device) for name, part in inputs.items()}
+        into = torch.tensor([target] * len(texts), device=model.device)
+        return _texts(self._generate(model, encoder, batch, into, beams), encoder)
 
-    def _generate(self, model: TransferModel, ids: Tensor, mask: Tensor, starts: Tensor, beams: int) -> Tensor:
-        """(texts, at most `max_length`) token ids, without the two that each begins with."""
-        limit = self.max_length - 1
+    def _generate(self, model: TransferModel, encoder: Encoder, batch: Tensors, into: Tensor, beams: int) -> Tensor:
+        """(texts, at most `max_length` - 1) token ids, without the two that each begins with.
+
+        The language's token is forced and not given, as for one language `forced_bos_token_id` has it: beam search
+        then counts it in the length that it divides by.
+        """
         made = whole_pretrained(model).generate(
-            input_ids=ids,
-            attention_mask=mask,
-            decoder_input_ids=starts,
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            decoder_input_ids=torch.full_like(into, _end(encoder))[:, None],
+            logits_processor=[_beginning_with(into)],
             num_beams=beams,
             do_sample=False,
-            max_new_tokens=limit,
+            max_new_tokens=self.max_length,
         )
-        return made[:, starts.shape[1] :]
+        return made[:, 2:]
 
-    def _language(self, code: str, encoder: Encoder) -> int:
+    def _language_ids(self, codes: Iterable[str], encoder: Encoder) -> dict[str, int]:
+        """Code -> id of the token. A large vocabulary takes tenths of a second to be listed, so it is listed once.
+
+        Raises:
+            UsageError: a language has none.
+        """
         tokenizer = encoder.tokenizer
-        token = self._tokens.get(code) or language_tokens(tokenizer).get(code)
-        if token is None or token not in tokenizer.get_vocab():
-            missing = f"the model has no token {token}" if token is not None else "the model has no token of it"
-            raise UsageError(
-                f"language {code}: {missing}; give +model.new_languages.{code}=RELATIVE, or task.tokens.{code}"
-            )
-        return int(tokenizer.convert_tokens_to_ids(token))
+        usual, vocabulary = language_tokens(tokenizer), tokenizer.get_vocab()
+        found = {}
+        for code in sorted(set(codes)):
+            token = self._tokens.get(code) or usual.get(code)
+            if token is None or token not in vocabulary:
+                missing = f"the model has no token {token}" if token is not None else "the model has no token of it"
+                raise UsageError(
+                    f"language {code}: {missing}; give +model.new_languages.{code}=RELATIVE, or task.tokens.{code}"
+                )
+            found[code] = int(vocabulary[token])
+        return found
 
     def _sequence(self, language: int, pieces: list[int], encoder: Encoder) -> list[int]:
         return [language, *pieces[: self.max_length - 2], _end(encoder)]
@@ -156,6 +174,19 @@ def _end(encoder: Encoder) -> int:
     """The token that ends a text, and that the decoder of this family begins with."""
     tokenizer: Any = encoder.tokenizer
     return int(tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id)
+
+
+def _beginning_with(languages: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """For `generate`: the token that each text begins with, one a text whatever the number of beams."""
+
+    def forced(ids: Tensor, scores: Tensor) -> Tensor:
+        if ids.shape[1] > 1:
+            return scores
+        beams = len(scores) // len(languages)
+        only = torch.full_like(scores, -math.inf)
+        return only.scatter_(1, languages.repeat_interleave(beams)[:, None], 0.0)
+
+    return forced
 
 
 def _texts(made: Tensor, encoder: Encoder) -> list[str]:
