@@ -13,7 +13,7 @@ from xlt.config import UsageError
 from xlt.data.examples import Example
 
 TRANSLATED_FILE = "translated.jsonl"
-_DONE_FILE = "done.jsonl"
+DONE_FILE = "done.jsonl"
 
 
 class DoneTexts:
@@ -24,7 +24,7 @@ class DoneTexts:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / _DONE_FILE
+        self._path = folder / DONE_FILE
         self.translations: dict[str, str] = {}
         whole = 0
         if self._path.exists():

@@ -87,7 +87,7 @@ class Run:
         """For people: experiment, method, what it adapts to; of a student, its target and how it learns."""
         if self.translation is not None:
             job = self.translation
-            what = Path(job.source.path).name if job.source.path else job.source.reader
+            what = job.source.location().name if job.source.path else job.source.reader
             into = f"{job.settings.source_language} -> {job.language}"
             return f"translate {what} {job.source.split} {into}"
         about = self.config.language or ",".join(sorted({s.language for s in self.config.data.sources.values()}))
@@ -431,7 +431,8 @@ class Plan:
         for run in self.runs.values():
             todo = len(self.missing_evaluations(run))
             if not self.store.is_trained(run.fingerprint):
-                state = "resume" if self.store.has_state(run.fingerprint) else "train"
+                begun = self.store.has_state(run.fingerprint)
+                state = "resume" if begun else "train" if run.translation is None else "translate"
                 state += f" + evaluate {todo}" if todo else ""
             else:
                 state = f"evaluate {todo}" if todo else "exists"

@@ -18,6 +18,7 @@ from filelock import FileLock
 import xlt
 from xlt.compose import plain
 from xlt.config import RunConfig
+from xlt.data.translation import DONE_FILE
 from xlt.engine.run import CHECKPOINT_FOLDER, MODULE_FILE, RESULT_FILE, write_json
 
 _DIGITS = 12
@@ -47,7 +48,8 @@ class RunStore:
 
     def has_state(self, fingerprint: str) -> bool:
         """Whether an interrupted run can go on."""
-        return (self.folder(fingerprint) / "state.safetensors").is_file()
+        folder = self.folder(fingerprint)
+        return any((folder / name).is_file() for name in ("state.safetensors", DONE_FILE))
 
     def module_file(self, fingerprint: str) -> Path:
         return self.folder(fingerprint) / MODULE_FILE
