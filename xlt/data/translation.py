@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from xlt.config import UsageError
 from xlt.data.examples import Example
+from xlt.data.files import atomic_text
 
 TRANSLATED_FILE = "translated.jsonl"
 DONE_FILE = "done.jsonl"
@@ -62,22 +62,14 @@ def save_translated(
         translations: of every text in their `fields`.
         fields: of `text` and `pair`.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            for example in examples:
-                record = {name: getattr(example, name) for name in ("text", "pair", "label", "id")}
-                originals = {name: str(record[name]) for name in fields}
-                record |= {name: translations[text] for name, text in originals.items()}
-                told = {name: value for name, value in record.items() if value is not None}
-                whole = {**told, "place": example.place, "untranslated": list(originals.values())}
-                file.write(json.dumps(whole, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with atomic_text(path) as file:
+        for example in examples:
+            record = {name: getattr(example, name) for name in ("text", "pair", "label", "id")}
+            originals = {name: str(record[name]) for name in fields}
+            record |= {name: translations[text] for name, text in originals.items()}
+            told = {name: value for name, value in record.items() if value is not None}
+            whole = {**told, "place": example.place, "untranslated": list(originals.values())}
+            file.write(json.dumps(whole, ensure_ascii=False) + "\n")
 
 
 def translated_examples(path: Path) -> Iterator[Example]:

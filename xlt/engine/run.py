@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ import torch
 import xlt
 from xlt.config import RunConfig, SamplingConfig, UsageError
 from xlt.data.encoding import Encoder
+from xlt.data.files import atomic_text
 from xlt.data.mix import Sampling
 from xlt.data.streams import stream
 from xlt.engine.activation import LanguageActivation, TeacherModules
@@ -298,17 +298,9 @@ def preflight(config: RunConfig) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON atomically."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1, ensure_ascii=False, sort_keys=True)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with atomic_text(path) as file:
+        json.dump(value, file, indent=1, ensure_ascii=False, sort_keys=True)
+        file.write("\n")
 
 
 def _set_threads(config: RunConfig) -> None:
