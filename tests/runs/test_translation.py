@@ -28,7 +28,7 @@ import sys, torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
 model = AutoModelForSeq2SeqLM.from_pretrained(sys.argv[1]).eval()
-batch = torch.load(sys.argv[2])
+batch = torch.load(sys.argv[2], weights_only=True)
 torch.save(model.generate(**batch, forced_bos_token_id=tokenizer.convert_tokens_to_ids("mad_Latn"), num_beams=4,
                           do_sample=False, max_new_tokens=24), sys.argv[3])
 """
@@ -100,7 +100,7 @@ def _the_checkpoint_is_transformers_own(before: Path, adapted: Path, tmp_path: P
     subprocess.run([sys.executable, "-c", FRESH, *arguments], check=True)
     with torch.no_grad():
         found = task._generate(model, encoder, batch, batch["labels"][:, 0], 4)
-    assert torch.equal(torch.load(tmp_path / "made.pt")[:, 2:], found)
+    assert torch.equal(torch.load(tmp_path / "made.pt", weights_only=True)[:, 2:], found)
 
 
 def test_a_translator_that_learned_what_is_evaluated_on_is_refused(
