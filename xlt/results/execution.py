@@ -91,7 +91,8 @@ class _Execution:
             if broken is not None:
                 del self._waiting[job]
                 run, base = self._plan.runs[job[1]], self._plan.runs[broken[1]]
-                reason = f"stands on {base.label}, which failed: {self._outcome.failures[broken[1]]}"
+                about = "" if base is run else f"stands on {base.label}, which failed: "
+                reason = f"{about}{self._outcome.failures[broken[1]]}"
                 if job[1] not in self._outcome.failures:  # its training may have failed itself
                     self._outcome.failures[job[1]] = reason
                     self._outcome.skipped.add(job[1])
