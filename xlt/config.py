@@ -146,7 +146,7 @@ class ModelConfig:
                                choices=("nf4",))  # fmt: skip
     student: StudentConfig | None = key("use a smaller model made of it; null: the model itself")
     new_languages: dict[str, str | None] = key(
-        "of a translator: language it gets a token for -> relative whose embedding that begins with; null: the mean"
+        "of a translator: language that it gets a token for -> relative it begins as; null: the mean"
     )
 
     def faults(self, prefix: str) -> Iterator[str]:
@@ -362,7 +362,7 @@ class DataConfig:
     held_out_fraction: float = key("share of each source held out where `validation` is empty", low=0, high=0.5)
     select_on_targets: bool = key("allow languages in `validation` that are only targets, not sources")
     leaks: str = key(
-        "where a text of `sources` stands in `evaluation`: refuse, also what the sources' translators learned from",
+        "where a text of `sources`, or of their translators' data, stands in `evaluation`",
         choices=("refuse", "allow"),
     )
 
