@@ -147,7 +147,8 @@ def test_every_source_composes_and_names_a_reader_and_where_its_data_are(tmp_pat
     for option in named:
         words = [f"+source@data.sources.x={option}", f"data_dir={tmp_path}", f"model.path={tiny_bert}"]
         composed = compose(words)
-        if OmegaConf.is_missing(composed.data.sources.x, "language") or option == "mono":
+        missing = OmegaConf.is_missing(composed.data.sources.x, "language")
+        if missing or option == "mono" or option.startswith("translated"):
             composed.data.sources.x.language = "fao"
         if option.endswith("_ttest"):
             composed.data.sources.x.translation.source_language = "ace"
