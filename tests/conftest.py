@@ -143,13 +143,20 @@ class WideMlm(MaskedLanguageModelling):
         return F.cross_entropy(*self._logits(model, batch), reduction="sum")
 
 
+class Cloze(WideMlm):
+    """The same as a task of its own, which leaves a task module: instruction tuning of an encoder, so to say."""
+
+    name = "cloze"
+    adapts_language = False
+
+
 @pytest.fixture(scope="session")
 def make_task() -> Callable[..., Task]:
-    """`make_task("tagging" | "mlm")`, without dropout in the head unless asked for."""
+    """`make_task("tagging" | "mlm" | "cloze")`, without dropout in the head unless asked for."""
 
     def make(kind: str, dropout: float = 0.0) -> Task:
-        if kind == "mlm":
-            return WideMlm(max_length=32, masked_share=0.3, packing=False)
+        if kind != "tagging":
+            return {"mlm": WideMlm, "cloze": Cloze}[kind](max_length=32, masked_share=0.3, packing=False)
         return WideTagging("pos", "upos", LABELS, max_length=32, dropout=dropout, metric="accuracy")
 
     return make
@@ -240,7 +247,7 @@ def make_trainer(
             validation=[make_source(task, language, 6, f"{language}-dev") for language in languages],
             activation=LanguageActivation(model, modules or {}, list(languages)),
             recipe=TrainConfig(**{**RECIPE, **recipe}),
-            setting=Setting(task.needs_lm_head, lambda *name: stream(seed, "method", *name)),
+            setting=Setting(task.adapts_language, lambda *name: stream(seed, "method", *name)),
             seed=seed,
             processes=processes,
         )

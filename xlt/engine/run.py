@@ -38,7 +38,7 @@ from xlt.engine.training import Trainer
 from xlt.engine.watching import Silence, Watcher
 from xlt.methods.method import Method, Setting
 from xlt.models.loading import save_checkpoint
-from xlt.models.transfer import TransferModel
+from xlt.models.transfer import TransferModel, is_untied, untie_embeddings
 from xlt.modules import ModuleArtefact, ModuleFileError, ModuleHeader, ModuleStack, check_base, load_module
 
 MODULE_FILE = "module.safetensors"
@@ -173,6 +173,7 @@ class PreparedRun:
             language=config.language,
             task=None if config.language is not None else task.name,
             fingerprint=self.standing.fingerprint,
+            untied=is_untied(model),
             provenance={
                 "xlt": xlt.__version__,
                 "experiment": config.experiment_name,
@@ -212,6 +213,8 @@ def prepare(config: RunConfig, standing: Standing) -> PreparedRun:
     for language, module in modules.items():
         base_hash = model.base_hash if teacher is None else whole.base_hash
         check_base(module.header, base_hash, standing.language_modules[language].path)
+    if teacher is None and any(module.header.untied for module in modules.values()):
+        untie_embeddings(model)
     sources, validation = (data.load(part, encoder) for part in ("sources", "validation"))
     method = build_method(config.method)
     if standing.start is not None:
@@ -226,11 +229,7 @@ def prepare(config: RunConfig, standing: Standing) -> PreparedRun:
         validation=validation,
         activation=LanguageActivation(model, modules if teacher is None else {}, languages_of, teacher),
         recipe=config.train,
-        # A translator's output embeddings stay tied, for they are used where its module is.
-        setting=Setting(
-            adapts_language=task.needs_lm_head and not task.translates,
-            random=lambda *name: stream(config.seed, "method", *name),
-        ),
+        setting=Setting(task.adapts_language, random=lambda *name: stream(config.seed, "method", *name)),
         sampling=_sampling(config.data.sampling),
         seed=config.seed,
         processes=processes,

@@ -7,15 +7,16 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from xlt.models.transfer import TransferModel, layer_norm_parameters, untie_embeddings
+from xlt.models.transfer import TransferModel, layer_norm_parameters, output_embeddings, untie_embeddings
 from xlt.modules import Entries
 
 
 def tunable_names(model: TransferModel, *, adapts_language: bool, freeze_layer_norm: bool) -> list[str]:
     """Names of the pre-trained tensors that a method may change, the task head aside.
 
-    For a language module the output embeddings are untied and fixed (thesis §4.4.2); the rest of the language-model
-    head may change. For a task module the language-model head plays no part. Tied tensors appear under one name.
+    The language-model head may change where the model has one, that is where the task uses it. Tied tensors appear
+    under one name. For a language module the output embeddings are untied and fixed: tied, most of the K entries that
+    change most lie in the embeddings, which harms transfer (thesis §4.4.2).
 
     Args:
         model: untied in place for a language module.
@@ -24,13 +25,13 @@ def tunable_names(model: TransferModel, *, adapts_language: bool, freeze_layer_n
     """
     if adapts_language:
         untie_embeddings(model)
+        for layer in output_embeddings(model):
+            layer.weight.requires_grad_(False)
     fixed = layer_norm_parameters(model) if freeze_layer_norm else set()
     return [
         name
         for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-        and name not in fixed
-        and (name.startswith("backbone.") or (adapts_language and name.startswith("lm_head.")))
+        if parameter.requires_grad and name not in fixed and name.startswith(("backbone.", "lm_head."))
     ]
 
 

@@ -45,8 +45,6 @@ class Full(Method):
             adapts_language=setting.adapts_language and self.untie_embeddings,
             freeze_layer_norm=self.freeze_layer_norm,
         )
-        if not self.untie_embeddings:
-            names += [name for name, _ in model.named_parameters() if name.startswith("lm_head.")]
         self._dense = DenseTensors(model, names, keep_start=True)
         self._head = head_parameters(model)
 

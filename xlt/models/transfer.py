@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -99,20 +100,37 @@ def split_pretrained(pretrained: Any) -> tuple[nn.Module, nn.Module | None]:
     return backbone, heads[0] if heads else None
 
 
-def untie_embeddings(model: TransferModel) -> None:
-    """Gives the output embeddings a tensor of their own and fixes it (thesis §4.4.2).
+def output_embeddings(model: TransferModel) -> list[nn.Linear]:
+    """The layer that maps to the vocabulary; none where the language-model head is left out."""
+    layers = [] if model.lm_head is None else [part for part in model.lm_head.modules() if isinstance(part, nn.Linear)]
+    return [layer for layer in layers if layer.weight.shape[0] == model.vocabulary]
 
-    Tied, most of the K entries that change most lie in the embeddings, which harms transfer. A model without tied
-    output embeddings, or without a language-model head, is left as it is apart from fixing the output matrix.
+
+def is_untied(model: TransferModel) -> bool:
+    """Whether there are output embeddings, and they are a tensor of their own."""
+    return any(layer.weight is not _input_matrix(model) for layer in output_embeddings(model))
+
+
+def untie_embeddings(model: TransferModel) -> Callable[[], None]:
+    """Gives the output embeddings a tensor of their own, equal to the input embeddings, where they are tied to them.
+
+    Returns:
+        What ties them again, if they were tied; it does not hold the model.
     """
-    if model.lm_head is None:
-        return
-    inputs = model.backbone.get_input_embeddings().weight  # type: ignore[operator]
-    for module in model.lm_head.modules():
-        if isinstance(module, nn.Linear) and module.weight.shape[0] == model.vocabulary:
-            if module.weight is inputs:
-                module.weight = nn.Parameter(inputs.detach().clone())
-            module.weight.requires_grad_(False)
+    inputs = _input_matrix(model)
+    tied = [layer for layer in output_embeddings(model) if layer.weight is inputs]
+    for layer in tied:
+        layer.weight = nn.Parameter(inputs.detach().clone(), requires_grad=inputs.requires_grad)
+
+    def tie() -> None:
+        for layer in tied:
+            layer.weight = inputs
+
+    return tie
+
+
+def _input_matrix(model: TransferModel) -> nn.Parameter:
+    return model.backbone.get_input_embeddings().weight  # type: ignore[operator]
 
 
 def block_linear_layers(model: TransferModel) -> dict[str, nn.Linear]:

@@ -37,6 +37,8 @@ class ModuleHeader:
         language: ISO 639-3 code of a language module, else None.
         task: name of the task of a task module, else None.
         fingerprint: identity of the run that left the module, or None where no run did.
+        untied: whether it was trained beside output embeddings of their own (thesis §4.4.2), so that what it changes of
+            the input embeddings does not concern the output.
         provenance: anything else worth keeping; JSON values only.
         format_version: version of the file format.
     Raises:
@@ -50,6 +52,7 @@ class ModuleHeader:
     language: str | None = None
     task: str | None = None
     fingerprint: str | None = None
+    untied: bool = False
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
@@ -64,6 +67,8 @@ class ModuleHeader:
                 raise ValueError(f"{name}={value!r}: must be a name or None")
         if self.language is not None and not _LANGUAGE.fullmatch(self.language):
             raise ValueError(f"language={self.language!r}: must be an ISO 639-3 code, three lower-case letters")
+        if not isinstance(self.untied, bool):
+            raise ValueError(f"untied={self.untied!r}: must be true or false")
         if not isinstance(self.provenance, dict):
             raise ValueError(f"provenance={self.provenance!r}: must be a mapping")
         if not isinstance(self.format_version, int) or isinstance(self.format_version, bool):

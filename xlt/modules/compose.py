@@ -89,6 +89,7 @@ def _header(modules: Sequence[SparseDelta], factors: Sequence[float]) -> ModuleH
         base_hash=headers[0].base_hash,
         language=_agreed([header.language for header in headers]),
         task=_agreed([header.task for header in headers]),
+        untied=any(header.untied for header in headers),
         provenance={
             "parts": [
                 {

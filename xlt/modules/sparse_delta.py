@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from xlt_kernels.delta_write import gather_entries, restore_entries, write_delta
 
+from xlt.models.transfer import TransferModel, untie_embeddings
 from xlt.modules.artefact import ModuleArtefact, ModuleHeader, Undo
 from xlt.modules.index_coding import decode_indices, encode_indices
 
@@ -75,9 +76,10 @@ class SparseDelta(ModuleArtefact):
 
     Thesis §4.3: phi = theta1 - theta0 on the selected entries. Applying writes round(float32(base) + float32(delta))
     in place; removing puts the displaced values back. `tensors` (the task head) replace the model's and are restored
-    likewise. Names are those of `model.named_parameters()` (or buffers). Names under `lm_head.` are skipped where the
-    model has no `lm_head`: a language module keeps its LM head without burdening a tagger. Every other name must be
-    in the model, with the same shape.
+    likewise. Beside a module that was trained with untied output embeddings, the model's are untied. Names are those of
+    `model.named_parameters()` (or buffers). Names under `lm_head.` are skipped where the model has no `lm_head`: a
+    language module keeps its LM head without burdening a tagger. Every other name must be in the model, with the same
+    shape.
 
     Args:
         header: with kind "sparse_delta".
@@ -117,11 +119,12 @@ class SparseDelta(ModuleArtefact):
         self.targets(model)
 
     def write_into(self, model: nn.Module) -> Undo:
-        targets = self.targets(model)
         undo = _Displaced()
         try:
+            if self.header.untied and isinstance(model, TransferModel):
+                undo.tie = untie_embeddings(model)
             with torch.no_grad():
-                for name, weight in targets.items():
+                for name, weight in self.targets(model).items():
                     self._write(name, weight, undo)
         except BaseException:
             undo()
@@ -172,7 +175,7 @@ class SparseDelta(ModuleArtefact):
                 faults.append(f"the model has no tensor {name!r}")
             elif tuple(weight.shape) != shape:
                 faults.append(f"{name!r} has shape {shape}, the model's has {tuple(weight.shape)}")
-            elif (twin := first_name.setdefault(id(weight), name)) != name:
+            elif (twin := first_name.setdefault(id(weight), name)) != name and not self.header.untied:
                 faults.append(f"{twin!r} and {name!r} are one shared tensor in this model, it would change twice")
             else:
                 targets[name] = weight
@@ -224,7 +227,13 @@ def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 class _Displaced:
-    """Values that a module displaced, and the tensors they belong to."""
+    """Values that a module displaced, and the tensors they belong to.
+
+    Attributes:
+        tie: ties the embeddings again that the module untied.
+    """
+
+    tie: Undo | None = None
 
     def __init__(self) -> None:
         self._saved: list[tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]] = []
@@ -248,6 +257,8 @@ class _Displaced:
                 weight.copy_(values)
             else:
                 restore_entries(weight, indices.to(weight.device), values.to(weight.device))
+        if self.tie is not None:
+            self.tie()
 
 
 def _checked_indices(indices: torch.Tensor, total: int) -> torch.Tensor:

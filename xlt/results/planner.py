@@ -497,11 +497,11 @@ def _contradictions(config: RunConfig) -> list[str]:
         ]
     if "prediction" in config.teacher.losses and not task.decides:
         return [f"teacher.losses: task {task.name} makes no decisions that a teacher could guide; leave out prediction"]
-    if task.needs_lm_head and (faults := method.language_faults(languages)):
+    if task.adapts_language and (faults := method.language_faults(languages)):
         return faults
     if (config.start.path is not None or config.start.run is not None) and not method.starts_from_modules:
         return [f"start: method {method.name} begins with fresh values; leave start out, or take an adapter method"]
-    if config.language is not None and not task.needs_lm_head:
+    if config.language is not None and not task.adapts_language:
         return [
             f"language={config.language}: task {task.name} leaves a task module; "
             "leave language out, or learn a language module with experiment=language"

@@ -32,6 +32,7 @@ class CausalLanguageModelling(TokenPrediction):
     """Predicts every token of a sequence but the first from those before it, special tokens included."""
 
     name = "causal_lm"
+    adapts_language = True
 
     def __init__(self, max_length: int, packing: bool) -> None:
         self.max_length, self.packing = max_length, packing

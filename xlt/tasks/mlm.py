@@ -37,6 +37,7 @@ class MaskedLanguageModelling(TokenPrediction):
     """
 
     name = "mlm"
+    adapts_language = True
 
     def __init__(self, max_length: int, masked_share: float, packing: bool) -> None:
         self.max_length, self.masked_share, self.packing = max_length, masked_share, packing

@@ -40,6 +40,7 @@ class Task(ABC):
         greater_is_better: whether more of it is better.
         max_length: longest sequence in tokens, special tokens included.
         needs_lm_head: whether the pre-trained language-model head is used.
+        adapts_language: whether it leaves language modules, which other tasks build on, not task modules.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Task(ABC):
     greater_is_better: bool = True
     max_length: int
     needs_lm_head: bool = False
+    adapts_language: bool = False
 
     @abstractmethod
     def check(self, examples: Sequence[Example], source: str) -> None:

@@ -190,7 +190,7 @@ def job_type(run: Run) -> str:
         return "translation"
     if build_method(run.config.method).leaves_checkpoint:
         return "base model" if run.config.model.student is None else "student"
-    return "language module" if build_task(run.config.task).needs_lm_head else "task module"
+    return "language module" if build_task(run.config.task).adapts_language else "task module"
 
 
 def tags(run: Run) -> list[str]:

@@ -74,7 +74,7 @@ def make_distiller(
             model=student,
             task=Distillation(task, teacher, 1, torch.arange(tokens), losses),
             activation=LanguageActivation(student, {}, ["eng", "deu"], TeacherModules(teacher, modules, task_module)),
-            setting=Setting(task.needs_lm_head, lambda *name: stream(1, "method", *name)),
+            setting=Setting(task.adapts_language, lambda *name: stream(1, "method", *name)),
         )
 
     return make

@@ -23,7 +23,7 @@ from xlt.engine.watching import Silence
 from xlt.methods.lt_sft import LtSft
 from xlt.methods.method import Budget, Setting
 from xlt.models.loading import load_pretrained
-from xlt.models.transfer import TransferModel, layer_norm_parameters, untie_embeddings
+from xlt.models.transfer import TransferModel, is_untied, layer_norm_parameters
 from xlt.modules import ModuleHeader
 
 OUTPUT_MATRIX = "lm_head.predictions.decoder.weight"
@@ -358,13 +358,12 @@ def test_a_task_module_may_tune_layer_norm(make_trainer, make_method) -> None:
     assert layer_norm_parameters(trainer.model) <= trainer.method.trainable().keys()
 
 
-def test_untying_leaves_a_model_with_separate_embeddings_alone(make_model, make_task, bits) -> None:
-    model = make_model(make_task("mlm"))
-    untie_embeddings(model)
-    output = model.lm_head.predictions.decoder.weight
-    untie_embeddings(model)
-    assert model.lm_head.predictions.decoder.weight is output
-    assert not output.requires_grad
+def test_a_task_that_needs_the_language_model_head_tunes_the_tied_embeddings(make_trainer, make_method) -> None:
+    """Instruction tuning and translation: the output embeddings change with the input ones, here and where applied."""
+    trainer = make_trainer(make_method("lt_sft"), "cloze")
+    trainer.method.attach(trainer.model, trainer.method.phases(Budget(1, 1, 1, 1))[0], trainer.setting)
+    assert not is_untied(trainer.model)
+    assert {EMBEDDINGS, "lm_head.predictions.bias"} <= trainer.method.trainable().keys()
 
 
 def test_xlm_r_trains_a_language_and_a_task_module(

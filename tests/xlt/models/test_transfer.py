@@ -8,7 +8,7 @@ from torch import nn
 from tests.xlt.models.conftest import encoder_model
 from xlt.models.loading import take_apart, whole_pretrained
 from xlt.models.student import count_blocks, make_student
-from xlt.models.transfer import parameter_report, untie_embeddings
+from xlt.models.transfer import is_untied, output_embeddings, parameter_report, untie_embeddings
 
 
 def _distilbert() -> object:
@@ -35,9 +35,16 @@ def test_a_head_in_parts_is_one_head() -> None:
     torch.testing.assert_close(model.language_model_logits(model.encode(ids, torch.ones_like(ids))), wanted)
     assert model.pretrained_parameters == sum(p.numel() for p in pretrained.parameters())  # type: ignore[attr-defined]
     assert (model.hidden_size, count_blocks(model)) == (16, 2)
-    untie_embeddings(model)
-    projector = model.lm_head.get_submodule("vocab_projector")  # type: ignore[union-attr]
-    assert isinstance(projector, nn.Linear) and not projector.weight.requires_grad
+    (projector,) = output_embeddings(model)
+    assert projector is model.lm_head.get_submodule("vocab_projector")  # type: ignore[union-attr]
+    inputs = projector.weight
+    assert not is_untied(model)
+    tie = untie_embeddings(model)
+    assert is_untied(model) and projector.weight is not inputs and torch.equal(projector.weight, inputs)
+    untie_embeddings(model)()
+    assert is_untied(model), "the second did not untie, and does not tie"
+    tie()
+    assert projector.weight is inputs
     student = make_student(model, [1], torch.arange(30), copies=True, seed=1)
     assert torch.equal(
         student.get_parameter("backbone.transformer.layer.0.attention.q_lin.weight"),

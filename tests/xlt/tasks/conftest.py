@@ -60,7 +60,7 @@ def fit(
             sources=[source],
             validation=[source],
             activation=LanguageActivation(model, {}, ["eng"]),
-            setting=Setting(task.needs_lm_head, lambda *name: stream(1, "method", *name)),
+            setting=Setting(task.adapts_language, lambda *name: stream(1, "method", *name)),
         )
         summary = trainer.train(tmp_path / f"run-{next(number)}", records())
         found = evaluate(model, task, [source], words, 16, "fp32")
