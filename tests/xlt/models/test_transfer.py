@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from tests.xlt.models.conftest import encoder_model
 from xlt.models.loading import take_apart, whole_pretrained
