@@ -1,0 +1,234 @@
+"""The keys of sources and of their mix."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from xlt.config.model import RunReference
+from xlt.config.schema import UsageError, key
+
+
+@dataclass
+class HubConfig:
+    """A data set on the hub, or a local folder laid out like one, read through `datasets`."""
+
+    id: str = key("owner/name, or a local folder")
+    subset: str | None = key("configuration; {code} stands for the hub's own code of the language")
+    revision: str | None = key("commit, tag or branch")
+    splits: dict[str, str] = key("train, dev, test, text -> the data set's own name of the split")
+    fields: dict[str, str] = key("role -> column, as in the source's `fields`; {code} as in `subset`")
+    codes: dict[str, str] = key("ISO 639-3 code -> the hub's own, where they differ")
+
+
+@dataclass
+class InstructionConfig:
+    """A conversation made of an example of another task; {text}, {pair}, {label} and {answer} stand for its parts."""
+
+    prompt: str = key("what the user says")
+    completion: str = key("what the assistant answers")
+
+
+@dataclass
+class TranslationConfig:
+    """How a source came into its language: read in another one, and translated by a model (thesis §6.3.1)."""
+
+    source_language: str = key("ISO 639-3 code of the language it is read in")
+    run: RunReference = key("the run that leaves the translator, {source} and {target} filled in")
+    adapt: list[str] = key("languages it has to learn first: that run is trained; for others its model does as it is")
+    fields: list[str] = key("which parts of an example are translated: text, pair")
+    beams: int = key("hypotheses kept in beam search; 1: greedy", low=1)
+    batch_tokens: int = key("tokens a batch, padding included", low=1)
+    cap: int | None = key("translate at most this many examples, drawn with seed 0; null: all", low=1)
+
+    def faults(self, prefix: str) -> Iterator[str]:
+        from xlt.data.languages import language_fault
+
+        if (fault := language_fault(self.source_language)) is not None:
+            yield f"{prefix}.source_language={self.source_language}: {fault}"
+        for code in self.adapt:
+            if (fault := language_fault(code)) is not None:
+                yield f"{prefix}.adapt: {code} is {fault}"
+        if not self.fields or not set(self.fields) <= {"text", "pair"}:
+            yield f"{prefix}.fields={self.fields}: must be of text, pair; other parts point into a text, or name labels"
+
+    def adapts(self, language: str) -> bool:
+        """Whether the translator learns first, to translate into a language."""
+        return bool({self.source_language, language} & set(self.adapt))
+
+
+@dataclass
+class PlannedTranslation(TranslationConfig):
+    """The same once the plan knows who translates."""
+
+    fingerprint: str = key("of the translation")
+    file: str = key("that it is in, once it is made")
+
+
+@dataclass
+class SourceConfig:
+    """One entry of the mix: labelled or raw data of one language."""
+
+    reader: str = key("format: a file of xlt/data/readers")
+    language: str = key("ISO 639-3 code")
+    languages: list[str] = key("several codes: stands for a source of each, named by its code")
+    path: str | None = key("file or folder, {code} as in `codes`; null: from the hub, or a reader with its own data")
+    files: dict[str, str] = key("split -> file under path; a split that is not there has the format's usual name")
+    hub: HubConfig | None = key("where path is null")
+    fields: dict[str, str] = key("role (text, pair, label, words, a tag column, ...) -> column of the data set")
+    codes: dict[str, str] = key("ISO 639-3 code -> the data set's own, where they differ")
+    labels: dict[str, str] = key("label of the data set -> label of the task, where they differ")
+    licence: str | None = key("as its publisher names it")
+    split: str = key("which part of the data", choices=("train", "dev", "test", "text"))
+    origin: str = key("how the labels came about", choices=("gold", "few-shot", "translated"))
+    upsample: int = key("integer repetition of the examples", low=1)
+    cap: int | None = key("at most this many examples, drawn by seed (K of few-shot transfer); null for all", low=1)
+    cap_words: int | None = key("of those, drawn by seed, as few as have this many words between blanks", low=1)
+    where: dict[str, str] = key("column -> value that a row must have to be read")
+    instruction: InstructionConfig | None = key("makes a conversation of each example; null: as it is")
+    text_language: str | None = key("of parallel text, the language of `text`; null: the source's own")
+    pair_language: str | None = key("of parallel text, the language of `pair`; null: the source's own")
+    translation: TranslationConfig | None = key("read in another language and translated into this one; null: as it is")
+
+    def faults(self, prefix: str) -> Iterator[str]:
+        from xlt.data.languages import language_fault
+
+        for name in ("language", "text_language", "pair_language"):
+            code = getattr(self, name)
+            if code is not None and (fault := language_fault(code)) is not None:
+                yield f"{prefix}.{name}={code}: {fault}"
+        if self.translation is not None and self.translation.source_language == self.language:
+            yield f"{prefix}.translation.source_language={self.language}: the source's own; leave translation out"
+        if self.translation is not None and self.origin != "translated":
+            yield f"{prefix}.origin={self.origin}: what a model translated is of origin translated"
+
+    @property
+    def parallel(self) -> tuple[str, str] | None:
+        """Languages of `text` and `pair`; None for what is no parallel text."""
+        if self.text_language is None and self.pair_language is None:
+            return None
+        return self.text_language or self.language, self.pair_language or self.language
+
+    def untranslated(self) -> SourceConfig:
+        """The source that the translation is made of, as far as that takes it."""
+        assert self.translation is not None
+        return dataclasses.replace(
+            self,
+            language=self.translation.source_language,
+            origin="gold",
+            cap=self.translation.cap,
+            cap_words=None,
+            upsample=1,
+            labels={},
+            instruction=None,
+            translation=None,
+        )
+
+    @property
+    def code(self) -> str:
+        """The data set's own code of the language."""
+        return self.codes.get(self.language, self.language)
+
+    def location(self) -> Path:
+        """Where the data lies, for a reader that needs to be told.
+
+        Raises:
+            UsageError: `path` is null.
+        """
+        if self.path is None:
+            raise UsageError(f"path=null: reader {self.reader} needs a file or folder")
+        return Path(self.path.replace("{code}", self.code)).expanduser()
+
+
+@dataclass
+class BenchmarkConfig:
+    """A published benchmark of causal language models, which the `lm-eval` library runs."""
+
+    tasks: list[str] = key("lm-eval's tasks or groups; the score is their mean")
+    metric: str = key("lm-eval's metric and filter, as its results name it")
+    split: str | None = key("which part of its data; null: the tasks' own test set")
+    shots: int = key("examples in the prompt", low=0)
+    limit: int | None = key("at most this many examples of each task, the first ones; null: all", low=1)
+    generation: str | None = key("sampling, as lm-eval's gen_kwargs: temperature=0.1,do_sample=True; null: the task's")
+    chat: bool = key("write prompts as conversations: by Tulu's format or the tokenizer's chat template, as the task")
+    folder: str | None = key("folder with further tasks in lm-eval's format")
+    runs_code: bool = key("allow that code the model wrote is run on this machine")
+
+    def faults(self, prefix: str) -> Iterator[str]:
+        if not self.tasks:
+            yield f"{prefix}.tasks: empty; name tasks of lm-eval"
+
+
+@dataclass
+class SamplingConfig:
+    """How often each source's batches come."""
+
+    by: str = key(
+        "concatenation: every example once an epoch; size: a source drawn at each step",
+        choices=("concatenation", "size"),
+    )
+    exponent: float = key("by size: probability of a source ~ min(examples, ceiling) ** exponent", low=0, high=1)
+    ceiling: int | None = key("by size: examples counted at most; null: all", low=1)
+
+
+@dataclass
+class DataConfig:
+    """The mix that a run learns from, what selects its checkpoint, and what it is evaluated on."""
+
+    sources: dict[str, SourceConfig] = key("training sources by name")
+    validation: dict[str, SourceConfig] = key("sources that select the checkpoint; empty: held out of `sources`")
+    evaluation: dict[str, SourceConfig] = key("sources that the finished module is evaluated on, by name")
+    benchmarks: dict[str, BenchmarkConfig] = key("benchmarks of language models that it is evaluated on, by name")
+    excluded: dict[str, SourceConfig] = key("no example whose text is also in one of these is learned from")
+    sampling: SamplingConfig = key("how often each source's batches come")
+    held_out_fraction: float = key("share of each source held out where `validation` is empty", low=0, high=0.5)
+    select_on_targets: bool = key("allow languages in `validation` that are only targets, not sources")
+    leaks: str = key(
+        "where a text of `sources`, or of their translators' data, stands in `evaluation`",
+        choices=("refuse", "allow"),
+    )
+
+    def faults(self, prefix: str) -> Iterator[str]:
+        if not self.sources:
+            yield f"{prefix}.sources: empty; add one, for instance +source@{prefix}.sources.eng=ud_eng"
+        if not self.validation and not self.held_out_fraction:
+            yield f"{prefix}.validation: empty, and {prefix}.held_out_fraction=0: nothing selects the checkpoint"
+        for name in self.benchmarks.keys() & self.evaluation.keys():
+            yield f"{prefix}.benchmarks.{name}: a name in {prefix}.evaluation too; choose another"
+        learned = {_place(source) for source in self.sources.values()}
+        for name, source in self.validation.items():
+            if source.split == "test":
+                yield (
+                    f"{prefix}.validation.{name}.split=test: model selection on a test split is refused; "
+                    "use split=dev of a source language"
+                )
+        for part in ("validation", "evaluation"):
+            for name, source in getattr(self, part).items():
+                if _place(source) in learned:
+                    yield f"{prefix}.{part}.{name}: the same split is in {prefix}.sources; choose another split"
+        for name, source in self.sources.items():
+            if source.split == "test":
+                yield f"{prefix}.sources.{name}.split=test: training on a test split is refused"
+        yield from self._selection_faults(prefix)
+
+    def _selection_faults(self, prefix: str) -> Iterator[str]:
+        """Validation on a language that is no source language, unless that is asked for in so many words."""
+        from xlt.data.languages import language_fault
+
+        spoken = sorted({source.language for source in self.sources.values() if source.origin == "gold"})
+        if not spoken or any(map(language_fault, spoken)) or self.select_on_targets:
+            return
+        for name, source in self.validation.items():
+            if source.language not in spoken:
+                yield (
+                    f"{prefix}.validation.{name}.language={source.language}: not a source language "
+                    f"({', '.join(spoken)}); to select checkpoints on target-language data "
+                    f"all the same, give {prefix}.select_on_targets=true"
+                )
+
+
+def _place(source: SourceConfig) -> tuple[object, ...]:
+    hub = (source.hub.id, source.hub.subset) if source.path is None and source.hub is not None else None
+    return source.reader, source.path, hub, source.language, source.split
