@@ -3,9 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import hydra
 import pytest
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
 
 from xlt.compose import (
+    _composed,
     checked,
     compose,
     compose_language_run,
@@ -139,6 +143,53 @@ def test_a_checked_config_is_plain_json(tmp_path: Path, tiny_bert: Path) -> None
     found = plain(checked(compose(words)))
     assert found["data"]["sources"]["eng"]["path"] == f"{tmp_path}/ud/UD_{{code}}"
     assert found["method"]["density"] == found["train"]["density"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["experiment=nano_fields", "method=lt_sft", "train.density=0.02", "seed=3"],
+        ["seed=3", "experiment=nano_fields", "+train.extra=1", "~data.evaluation.fao", "train.density=0.5"],
+        [
+            "data.evaluation={}",
+            "experiment=sentiment",
+            "data=sentiment_fs_single_mini",
+            "target=ace",
+            "data.leaks=refuse",
+        ],
+        [
+            "experiment=pos_lt_sft",
+            "method={density: 0.1}",
+            "+source@data.sources.more=ud_eng",
+            "data.sources.more.cap=5",
+        ],
+    ],
+)
+def test_values_are_written_over_what_the_groups_gave_as_hydra_writes_them(words: list[str]) -> None:
+    for again in (words, [*words, "data_dir=null"], words):  # the second and third find the groups composed
+        expected = hydra.compose("config", overrides=again)
+        assert _same_nodes(_composed("config", again), expected)
+
+
+def _same_nodes(one: Any, other: Any) -> bool:
+    """Equal in value, type and flags, node by node."""
+    about = [{**vars(node._metadata), "resolver_cache": None} for node in (one, other)]
+    if type(one) is not type(other) or about[0] != about[1]:
+        return False
+    if not OmegaConf.is_config(one) or one._is_none() or one._is_interpolation():
+        return bool(one._value() == other._value())
+    keys = list(one) if OmegaConf.is_dict(one) else range(len(one))
+    return len(one) == len(other) and all(_same_nodes(one._get_node(key), other._get_node(key)) for key in keys)
+
+
+@pytest.mark.parametrize("word", ["seed=1,2", "train.bath_size=3", "method=lt_sfft", "+seed=3", "~train.nothing"])
+def test_what_hydra_refuses_is_refused_in_its_words(word: str) -> None:
+    words = ["experiment=nano_fields", word]
+    with pytest.raises(HydraException) as expected:
+        hydra.compose("config", overrides=words)
+    with pytest.raises(HydraException) as raised:
+        _composed("config", words)
+    assert (type(raised.value), str(raised.value)) == (type(expected.value), str(expected.value))
 
 
 def test_hydra_is_put_away_after_use() -> None:
