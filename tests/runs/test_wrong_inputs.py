@@ -383,7 +383,7 @@ def test_cuda_where_there_is_none_gets_one_line(things: dict[str, Path], command
 def test_wandb_without_its_client_gets_one_line(
     things: dict[str, Path], command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("xlt.config.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("xlt.config.run.importlib.util.find_spec", lambda name: None)
     ended = command(*filled((*RIGHT, "tracker.wandb=online"), things))
     refused(ended, [["tracker.wandb=online: the client is not installed; pip install 'xlt[wandb]'"]])
 

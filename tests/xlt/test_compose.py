@@ -9,7 +9,6 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from xlt.compose import (
-    _composed,
     checked,
     compose,
     compose_language_run,
@@ -19,6 +18,7 @@ from xlt.compose import (
     override_faults,
     plain,
 )
+from xlt.compose.composing import composed
 from xlt.config import RunReference, UsageError
 
 
@@ -168,7 +168,7 @@ def test_a_checked_config_is_plain_json(tmp_path: Path, tiny_bert: Path) -> None
 def test_values_are_written_over_what_the_groups_gave_as_hydra_writes_them(words: list[str]) -> None:
     for again in (words, [*words, "data_dir=null"], words):  # the second and third find the groups composed
         expected = hydra.compose("config", overrides=again)
-        assert _same_nodes(_composed("config", again), expected)
+        assert _same_nodes(composed("config", again), expected)
 
 
 def _same_nodes(one: Any, other: Any) -> bool:
@@ -188,7 +188,7 @@ def test_what_hydra_refuses_is_refused_in_its_words(word: str) -> None:
     with pytest.raises(HydraException) as expected:
         hydra.compose("config", overrides=words)
     with pytest.raises(HydraException) as raised:
-        _composed("config", words)
+        composed("config", words)
     assert (type(raised.value), str(raised.value)) == (type(expected.value), str(expected.value))
 
 

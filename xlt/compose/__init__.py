@@ -1,0 +1,43 @@
+"""From the command line or a reference to a checked config: Hydra composes, the schema and the fault lists judge."""
+
+from xlt.compose.checking import checked, plain, strangers
+from xlt.compose.composing import CONFIG_MODULE, VERSION_BASE, a_source_each, hydra_ready, register_schemas
+from xlt.compose.messages import COMPOSITION_ERRORS, is_of_composition, one_line
+from xlt.compose.overrides import override_faults
+from xlt.compose.runs import (
+    compose,
+    compose_generator_run,
+    compose_language_run,
+    compose_model_run,
+    compose_start_run,
+    compose_student_run,
+    compose_teacher_run,
+    compose_translator_run,
+    language_run_settings,
+    model_run_settings,
+)
+
+__all__ = [
+    "COMPOSITION_ERRORS",
+    "CONFIG_MODULE",
+    "VERSION_BASE",
+    "a_source_each",
+    "checked",
+    "compose",
+    "compose_generator_run",
+    "compose_language_run",
+    "compose_model_run",
+    "compose_start_run",
+    "compose_student_run",
+    "compose_teacher_run",
+    "compose_translator_run",
+    "hydra_ready",
+    "is_of_composition",
+    "language_run_settings",
+    "model_run_settings",
+    "one_line",
+    "override_faults",
+    "plain",
+    "register_schemas",
+    "strangers",
+]

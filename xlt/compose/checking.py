@@ -1,0 +1,98 @@
+"""From a composed config to the typed one, or to all that is wrong with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, SCMode
+from omegaconf.errors import OmegaConfBaseException
+
+from xlt.compose.messages import one_line, suggestion
+from xlt.config import RunConfig, UsageError, faults
+from xlt.data.sources import PARTS
+
+
+def checked(config: DictConfig) -> RunConfig:
+    """The typed config, if nothing is wrong with it.
+
+    Raises:
+        UsageError: all faults together, one line each.
+    """
+    _refuse_absent_data_dir(config)
+    try:
+        result = OmegaConf.to_container(
+            config, resolve=True, throw_on_missing=False, structured_config_mode=SCMode.INSTANTIATE
+        )
+    except OmegaConfBaseException as error:
+        raise UsageError(_interpolation_fault(error)) from error
+    found = [*strangers(config), *faults(result)]
+    if found:
+        raise UsageError(*_without_echoes(found, config))
+    assert isinstance(result, RunConfig)
+    return result
+
+
+def strangers(config: DictConfig, prefix: str = "") -> Iterator[str]:
+    """Keys that no schema has: Hydra's `+` adds them anywhere, and nothing would ever read them."""
+    schema = OmegaConf.get_type(config)
+    known = {item.name for item in dataclasses.fields(schema)} if dataclasses.is_dataclass(schema) else None
+    for name in config:
+        node = config._get_node(name)
+        if known is not None and name not in known:
+            near = suggestion(str(name), sorted(known - {"_target_"}))
+            yield f"{prefix}{name}={node}: no such key in {schema.__name__}{near}"
+        elif isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation():
+            yield from strangers(node, f"{prefix}{name}.")
+
+
+def _refuse_absent_data_dir(config: DictConfig) -> None:
+    if config.data_dir is not None:
+        return
+    raw = OmegaConf.to_container(config.data, resolve=False)
+    assert isinstance(raw, dict)
+    starting = [
+        f"data.{part}.{name}.path={source['path']}"
+        for part in PARTS
+        for name, source in (raw.get(part) or {}).items()
+        if "${data_dir}" in str(source.get("path"))
+        or ("${data:" in str(source.get("path")) and source.get("hub") is None)
+    ]
+    if starting:
+        others = f" and {len(starting) - 1} more" if len(starting) > 1 else ""
+        raise UsageError(f"data_dir=null: {starting[0]}{others} start from it; give data_dir=FOLDER")
+
+
+def _interpolation_fault(error: OmegaConfBaseException) -> str:
+    where = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
+    null = re.search(r"dereferencing interpolation '\$\{(.*?)\}'.*Incompatible value 'None'", str(error), re.DOTALL)
+    if null is not None:
+        return f"{where}takes the value of {null.group(1)}, which is null; give {null.group(1)}=..."
+    return where + one_line(error)
+
+
+def _without_echoes(lines: Sequence[str], config: DictConfig) -> list[str]:
+    """Leaves out the fault of a value that is only taken over from another key, whose fault is reported."""
+    reported = {line.partition("=")[0] for line in lines}
+
+    def echoes(line: str) -> bool:
+        name, given, _ = line.partition("=")
+        parent, _, last = name.rpartition(".")
+        node = OmegaConf.select(config, parent) if parent else config
+        raw = node._get_node(last)._value() if given and isinstance(node, DictConfig) and last in node else None
+        return isinstance(raw, str) and raw.startswith("${") and raw[2:-1] in reported
+
+    return [line for line in lines if not echoes(line)]
+
+
+def plain(config: Any) -> Any:
+    """A config object as JSON values, keys in order."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {item.name: plain(getattr(config, item.name)) for item in dataclasses.fields(config)}
+    if isinstance(config, dict):
+        return {str(name): plain(value) for name, value in config.items()}
+    if isinstance(config, (list, tuple)):
+        return [plain(value) for value in config]
+    return config

@@ -1,0 +1,173 @@
+"""Hydra made ready, and what it composes, kept: configs not yet checked."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import pickle
+import pkgutil
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from xlt import config as shared
+from xlt.data.sources import PARTS
+
+CONFIG_MODULE = "xlt_conf"
+VERSION_BASE = "1.3"
+_SHARED_SCHEMAS = {
+    "model/base_model": shared.ModelConfig,
+    "source/base_source": shared.SourceConfig,
+    "data/base_data": shared.DataConfig,
+    "benchmark/base_benchmark": shared.BenchmarkConfig,
+    "train/base_train": shared.TrainConfig,
+    "language_modules/base_language_modules": shared.LanguageModulesConfig,
+    "start/base_start": shared.StartConfig,
+    "teacher/base_teacher": shared.TeacherConfig,
+    "tracker/base_tracker": shared.TrackerConfig,
+    "launcher/base_launcher": shared.LauncherConfig,
+    "base_run": shared.RunConfig,
+}
+
+_KEPT: weakref.WeakKeyDictionary[Any, dict[tuple[str, ...], bytes]] = weakref.WeakKeyDictionary()
+
+
+def register_schemas() -> None:
+    """Puts every schema into Hydra's store; those of methods and tasks are found by walking their packages.
+
+    A file `xlt/methods/NAME.py` with a dataclass called `SCHEMA` is `method/base_NAME`.
+    """
+    OmegaConf.register_new_resolver("data", _in_data_dir, replace=True)
+    OmegaConf.register_new_resolver("data_if_there", _in_data_dir_if_there, replace=True)
+    store = ConfigStore.instance()
+    for path, node in _SHARED_SCHEMAS.items():
+        group, _, name = path.rpartition("/")
+        store.store(group=group or None, name=name, node=node)
+    for package, group in (("xlt.methods", "method"), ("xlt.tasks", "task")):
+        for found in pkgutil.iter_modules(importlib.import_module(package).__path__):
+            module = importlib.import_module(f"{package}.{found.name}")
+            if hasattr(module, "SCHEMA"):
+                store.store(group=group, name=f"base_{found.name}", node=module.SCHEMA)
+
+
+def _in_data_dir(path: str, *, _root_: DictConfig) -> str | None:
+    """`${data:PATH}`: PATH in `data_dir`; null where there is none, for sources that then come from the hub."""
+    return None if _root_.data_dir is None else f"{_root_.data_dir}/{path}"
+
+
+def _in_data_dir_if_there(path: str, *, _root_: DictConfig) -> str | None:
+    """`${data_if_there:PATH}`: PATH in `data_dir`; null where there is no such file, for what a package has as well."""
+    whole = _in_data_dir(path, _root_=_root_)
+    return whole if whole is not None and Path(whole).expanduser().exists() else None
+
+
+@contextmanager
+def hydra_ready(config_dir: str | None = None) -> Iterator[None]:
+    """Makes composition possible outside of the `xlt` command; inside it, uses its search path.
+
+    Args:
+        config_dir: a folder of the user's that is searched first, as after `--config-dir`.
+    """
+    register_schemas()
+    if GlobalHydra.instance().is_initialized():
+        yield
+        return
+    search_path = create_config_search_path(f"pkg://{CONFIG_MODULE}")
+    if config_dir is not None:
+        folder = f"file://{Path(config_dir).absolute()}"
+        search_path.prepend(provider="command-line", path=folder, anchor=SearchPathQuery(provider="schema"))
+    Hydra.create_main_hydra2(task_name="xlt", config_search_path=search_path)
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
+    """What `hydra.compose` gives. Group choices take it a second where there are many sources, so they are kept.
+
+    Values are written over them as Hydra writes them. Configs are kept pickled: OmegaConf copies at half that speed.
+    """
+    loader = GlobalHydra.instance().config_loader()
+    values: list[Override] = []
+    chosen: list[str] = []
+    for word, override in zip(overrides, OverridesParser.create(loader).parse_overrides(list(overrides)), strict=True):
+        if _gives_value(override, loader):
+            values.append(override)
+        else:
+            chosen.append(word)
+    known = kept()
+    words = ("groups", config_name, *chosen)
+    if words not in known:
+        known[words] = pickle.dumps(hydra.compose(config_name, overrides=chosen))
+    config: DictConfig = pickle.loads(known[words])
+    ConfigLoaderImpl._apply_overrides_to_config(values, config)
+    return config
+
+
+def _gives_value(override: Override, loader: Any) -> bool:
+    """Whether it comes after all groups are composed; a sweep, which cannot be composed, is left to Hydra to refuse."""
+    if override.is_sweep_override() or override.key_or_group.startswith("hydra"):
+        return False
+    return isinstance(override.value(), dict) or not loader.repository.group_exists(override.key_or_group)
+
+
+def kept() -> dict[tuple[str, ...], bytes]:
+    """What is kept while Hydra is ready: stage ("groups" or "whole"), config name and overrides -> pickled config."""
+    return _KEPT.setdefault(GlobalHydra.instance().config_loader(), {})
+
+
+def a_source_each(config: DictConfig) -> DictConfig:
+    """Puts sources named by their codes in the place of one that stands for several `languages`; changes `config`.
+
+    Hydra could compose them one by one, but needs half a minute for a hundred. A source that has such a name already
+    is left as it is.
+    """
+    for part in PARTS if "data" in config else ():
+        sources = config.data[part]
+        if not any(source.languages for source in sources.values()):
+            continue
+        found: dict[str, DictConfig] = {}
+        for name in sources:
+            node = sources._get_node(name)
+            if not node.languages:
+                found[name] = node
+            for language, one in _one_each(node):
+                if language not in sources:
+                    found[language] = one
+        with open_dict(sources):
+            for name in list(sources):
+                del sources[name]
+            for name, node in found.items():
+                sources[name] = node
+    return config
+
+
+def _one_each(source: DictConfig) -> Iterator[tuple[str, DictConfig]]:
+    """Language and a copy for it, with only its own codes."""
+    frame = copy.deepcopy(source)
+    frame.languages = []
+    holders = [name for name in ("", "hub.") if OmegaConf.select(source, f"{name}codes") is not None]
+    codes = {f"{name}codes": dict(OmegaConf.select(source, f"{name}codes")) for name in holders}
+    for name in codes:
+        OmegaConf.update(frame, name, {}, merge=False)
+    for language in source.languages:
+        one = copy.deepcopy(frame)
+        one.language = language
+        for name, of in codes.items():
+            if language in of:
+                OmegaConf.update(one, name, {language: of[language]}, merge=False)
+        yield language, one

@@ -1,0 +1,115 @@
+"""What Hydra and OmegaConf say, in one line, with what may have been meant."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from xlt.compose.composing import composed
+
+_OPTIONS_SHOWN = 20
+_NO_OPTION = "Config group override must be a string"
+_INSIDE_NULL = "Unexpected type for root: NoneType"  # an assertion of OmegaConf's
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError, AssertionError)
+
+
+def is_of_composition(error: Exception) -> bool:
+    """Whether one of COMPOSITION_ERRORS is about the user's words; Hydra has a plain ValueError among them."""
+    if isinstance(error, AssertionError):
+        return _INSIDE_NULL in str(error)
+    return not isinstance(error, ValueError) or isinstance(error, OmegaConfBaseException) or _NO_OPTION in str(error)
+
+
+def one_line(error: BaseException, overrides: Sequence[str] = ()) -> str:
+    """An error of Hydra or OmegaConf in one line, with what may have been meant.
+
+    Args:
+        error: what was raised.
+        overrides: those that compose, for the keys there are.
+    """
+    text = str(error)
+    if (found := re.search(r"In '.*?': Could not find '(.*?)'", text)) is not None:
+        group, _, name = found.group(1).rpartition("/")
+        return f"no {found.group(1)} in conf/{suggestion(name, _options(group))}"
+    if (found := re.search(r"Could not override '(.*?)'", text)) is not None:
+        return _no_such_key(found.group(1), overrides)
+    if (found := re.search(r"Could not delete from config\. '(.*?)' does not exist", text)) is not None:
+        return f"nothing to delete, no such key {found.group(1)}{suggestion(found.group(1), _keys(overrides))}"
+    if (found := re.search(r"Could not append to config\. An item is already at '(.*?)'", text)) is not None:
+        return f"there is {found.group(1)} already; change it without the +"
+    if (found := re.search(r"Multiple values for (\S+?)\.", text)) is not None:
+        return f"there is a choice of {found.group(1)} already; change it without the +"
+    if "Ambiguous value for argument" in text:
+        return "several values; sweep over them with -m, or write a list as KEY=[A,B]"
+    if (found := re.search(r"You must specify '(.*?)'", text)) is not None:
+        there = ", ".join(_options(found.group(1)))
+        return f"{found.group(1)} is not given; write {found.group(1)}=..., there are {there}"
+    if _INSIDE_NULL in text:
+        return "it is a part of what is null here; give that first, whole: KEY={...}, or an option that has it"
+    if _NO_OPTION in text:
+        return "not the name of an option; leave it out for the default"
+    if "is not Optional" in text:
+        return "null is not allowed; give a value"
+    if "requires --multirun" in text:
+        return "several values; sweep over them with -m"
+    if "override_grammar" in text or "LexerNoViable" in text:
+        return "not to be read as key=value; a value with special characters is quoted twice: 'KEY=\"VALUE\"'"
+    if (found := re.search(r"Cannot find primary config '(.*?)'", text)) is not None:
+        return f"--config-name={found.group(1)}: no such file in conf/ or --config-dir"
+    if (found := re.search(r"Key '(.*?)' not in '(.*?)'.*?full_key: (\S+)", text, re.DOTALL)) is not None:
+        return f"{found.group(3)}: no such key in {found.group(2)}"
+    if error.__cause__ is not None and text.startswith("Error merging override"):
+        return one_line(error.__cause__, overrides)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    kept = [line for line in lines if not line.startswith(("object_type", "reference_type", "full_key", "Set the"))]
+    return " ".join(kept) or type(error).__name__
+
+
+def _no_such_key(name: str, overrides: Sequence[str]) -> str:
+    if "@" in name:
+        return f"nothing is there yet to be replaced; to add it, write +{name}=..."
+    if (found := re.fullmatch(r"(data\.(?:sources|validation|evaluation))\.([^.]+)\..+", name)) is not None:
+        mapping, source = found.groups()
+        there = [key for key in _keys(overrides) if key.rpartition(".")[0] == mapping]
+        if f"{mapping}.{source}" in there:
+            return f"no such key {name}{suggestion(name, _keys(overrides))}"
+        near = suggestion(f"{mapping}.{source}", there)
+        return f"no {mapping}.{source}{near}" + ("" if near else f"; add it with +source@{mapping}.{source}=...")
+    if name in (keys := _keys(overrides)):
+        return f"has no such entry yet; to add one, write +{name}.ENTRY=..."
+    if name.rpartition(".")[0] == "model.new_languages":
+        return f"nothing is there yet to be replaced; to add it, write +{name}=RELATIVE"
+    if name.startswith("language_modules.paths."):
+        return f"nothing is there yet to be replaced; to add it, write +{name}=FILE"
+    return f"no such key {name}{suggestion(name, keys)}"
+
+
+def suggestion(word: str, options: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; there are {', '.join(options)}" if 0 < len(options) <= _OPTIONS_SHOWN else ""
+
+
+def _options(group: str) -> list[str]:
+    names = GlobalHydra.instance().config_loader().get_group_options(group)
+    return [name for name in names if not name.startswith(("base_", "_"))]
+
+
+def _keys(overrides: Sequence[str] = ()) -> list[str]:
+    """Every key of the config that overrides compose, dotted."""
+
+    def walk(node: Any, prefix: str) -> Iterator[str]:
+        for name, value in node.items():
+            yield f"{prefix}{name}"
+            if isinstance(value, dict):
+                yield from walk(value, f"{prefix}{name}.")
+
+    return list(walk(OmegaConf.to_container(composed("config", overrides), resolve=False), ""))

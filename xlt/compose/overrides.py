@@ -1,0 +1,96 @@
+"""Which of several overrides do not fit, each tried for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from xlt.compose.checking import checked
+from xlt.compose.composing import composed
+from xlt.compose.messages import COMPOSITION_ERRORS, is_of_composition, one_line
+from xlt.config import UsageError
+
+
+def override_faults(overrides: Sequence[str], config_name: str = "config", sweep: bool = False) -> list[str]:
+    """What is wrong with each of the overrides, given the ones before it that are right.
+
+    Args:
+        overrides: as on the command line.
+        config_name: of the primary config.
+        sweep: several values for a key are alternatives, each tried for itself.
+    """
+    lines = []
+    remaining: list[tuple[str, list[str]]] = []
+    for override in overrides:
+        try:
+            remaining.append((override, _alternatives(override) if sweep else [override]))
+        except HydraException as error:
+            lines.append(f"{override}: {one_line(error)}")
+    right: list[tuple[str, list[str]]] = []
+    words: list[str] = []
+    while remaining:
+        sound = _sound_prefix(words, [alternatives[0] for _, alternatives in remaining], config_name)
+        right += remaining[:sound]
+        words += [alternatives[0] for _, alternatives in remaining[:sound]]
+        if sound < len(remaining):
+            override, alternatives = remaining[sound]
+            refusal = _refusal([*words, alternatives[0]], config_name)
+            assert refusal is not None
+            lines.append(f"{override}: {one_line(refusal, words)}")
+        remaining = remaining[sound + 1 :]
+    for number, (override, alternatives) in enumerate(right):
+        for other in alternatives[1:]:
+            if (refusal := _refusal([*words[:number], other, *words[number + 1 :]], config_name)) is not None:
+                lines.append(f"{override}: {one_line(refusal, words)}")
+    if lines and words:
+        lines += _faults_of_given_keys(words, config_name)
+    return lines
+
+
+def _sound_prefix(words: Sequence[str], more: Sequence[str], config_name: str) -> int:
+    """How many of `more`, from the first on, compose on top of `words`; by bisection, for composing takes time."""
+    low, high = 0, len(more)
+    if _refusal([*words, *more], config_name) is None:
+        return high
+    while high - low > 1:  # the first `low` compose, the first `high` do not
+        middle = (low + high) // 2
+        if _refusal([*words, *more[:middle]], config_name) is None:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _refusal(overrides: Sequence[str], config_name: str) -> Exception | None:
+    """Why overrides do not compose; None if they do."""
+    try:
+        composed(config_name, overrides)
+    except COMPOSITION_ERRORS as error:
+        if not is_of_composition(error):
+            raise
+        return error
+    return None
+
+
+def _alternatives(override: str) -> list[str]:
+    (parsed,) = OverridesParser.create().parse_overrides([override])
+    if not parsed.is_sweep_override():
+        return [override]
+    if not parsed.is_discrete_sweep():
+        raise HydraException("a sweep takes a list or a range, for instance seed=1,2 or 'seed=range(1,3)'")
+    return [f"{parsed.get_key_element()}={value}" for value in parsed.sweep_string_iterator()]
+
+
+def _faults_of_given_keys(overrides: Sequence[str], config_name: str) -> list[str]:
+    """Faults in values that overrides give. Others may come from the overrides that did not compose."""
+    given = {override.partition("=")[0].lstrip("+~") for override in overrides}
+    try:
+        checked(composed(config_name, overrides))
+    except UsageError as error:
+        return [line for line in error.lines if line.partition("=")[0] in given]
+    except (HydraException, OmegaConfBaseException):
+        pass
+    return []

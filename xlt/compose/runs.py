@@ -1,0 +1,152 @@
+"""Composing a run, and from its config the runs that it stands on."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from xlt.compose.composing import a_source_each, composed, kept
+from xlt.compose.messages import COMPOSITION_ERRORS, is_of_composition, one_line
+from xlt.compose.overrides import override_faults
+from xlt.config import RunReference, SourceConfig, UsageError
+
+# What a run hands down to the runs it stands on.
+_SETTINGS = ("data_dir", "output_dir", "device", "tracker", "launcher")
+_ADAPTATION = ("model", "method", "threads")
+_GENERATOR = (*_SETTINGS, "model", "threads")
+
+
+def compose(overrides: Sequence[str], config_name: str = "config") -> DictConfig:
+    """Composes a config from overrides as on the command line; the caller may change what it gets.
+
+    Raises:
+        UsageError: one line for every override that does not fit, each tried for itself.
+    """
+    known = kept()
+    words = ("whole", config_name, *overrides)
+    if words not in known:
+        try:
+            known[words] = pickle.dumps(a_source_each(composed(config_name, overrides)))
+        except COMPOSITION_ERRORS as error:
+            if not is_of_composition(error):
+                raise
+            if "You must specify" in str(error):  # then nothing composes, whatever the words
+                raise UsageError(one_line(error)) from error
+            raise UsageError(*(override_faults(overrides, config_name) or [one_line(error)])) from error
+    return pickle.loads(known[words])
+
+
+def compose_model_run(parent: DictConfig, reference: RunReference) -> DictConfig:
+    """The run that makes the parent's base model."""
+    return _compose_child(parent, "model.run", reference.experiment, reference.overrides, _SETTINGS)
+
+
+def compose_language_run(parent: DictConfig, language: str) -> DictConfig:
+    """The run that makes the parent's language module for one language: same model and method, its own recipe.
+
+    Beside a generator it has a method of its own, and perhaps goes on from what the generator makes; also where the
+    parent's method makes a student. The modules are of the whole model, never of a student.
+    """
+    reference = parent.language_modules
+    overrides = [override.replace("{language}", language) for override in reference.overrides]
+    makes_student = parent.model.student is not None and parent.model.student.run is None
+    inherited = _SETTINGS + _ADAPTATION if reference.generator is None and not makes_student else _GENERATOR
+    child = _compose_child(parent, "language_modules", reference.experiment, overrides, inherited)
+    child.language = language
+    child.model.student = None
+    if reference.start_from_generator:
+        child.start.run = reference.generator
+    if reference.cap_words is not None:
+        for source in child.data.sources.values():
+            source.cap_words = reference.cap_words
+    return child
+
+
+def compose_start_run(parent: DictConfig) -> DictConfig:
+    """The run whose module the parent begins with: same model, a method of its own."""
+    reference = parent.start.run
+    return _compose_child(parent, "start.run", reference.experiment, reference.overrides, _GENERATOR)
+
+
+def compose_generator_run(parent: DictConfig) -> DictConfig:
+    """The run whose generator makes the parent's language modules: same model, a method of its own."""
+    reference = parent.language_modules.generator
+    return _compose_child(parent, "language_modules.generator", reference.experiment, reference.overrides, _GENERATOR)
+
+
+def compose_student_run(parent: DictConfig, reference: RunReference) -> DictConfig:
+    """The run that trains the parent's student: of the same model, with a recipe of its own.
+
+    Raises:
+        UsageError: {source} or {target} is to be filled in, and the parent has no or several such languages.
+    """
+    overrides = list(reference.overrides)
+    sources = sorted({source.language for source in parent.data.sources.values()})
+    if any("{source}" in override for override in overrides) and len(sources) != 1:
+        raise UsageError(f"model.student: made for one source language; data.sources has {', '.join(sources)}")
+    if any("{target}" in override for override in overrides) and parent.target is None:
+        raise UsageError("target=null: a student is made for one target language; give target=CODE")
+    overrides = [o.replace("{target}", str(parent.target)).replace("{source}", sources[0]) for o in overrides]
+    child = _compose_child(parent, "model.student.run", reference.experiment, overrides, _GENERATOR)
+    child.model.student.run = None
+    return child
+
+
+def compose_teacher_run(parent: DictConfig) -> DictConfig:
+    """The run whose module the teacher of the parent's student has: the parent itself, on the whole model."""
+    child = copy.deepcopy(parent)
+    child.model.student = None
+    child.teacher = compose(["teacher=none"]).teacher
+    return child
+
+
+def compose_translator_run(parent: DictConfig, name: str, source: SourceConfig) -> DictConfig:
+    """The run whose model translates a source of the parent's: wholly its own but for where things lie.
+
+    Args:
+        name: of the source's key, for messages.
+        source: with a translation.
+    """
+    assert source.translation is not None
+    reference = source.translation.run
+    filled = {"{source}": source.translation.source_language, "{target}": source.language}
+    overrides = list(reference.overrides)
+    for placeholder, code in filled.items():
+        overrides = [override.replace(placeholder, code) for override in overrides]
+    settings = (*_SETTINGS, "threads")
+    return _compose_child(parent, f"{name}.translation.run", reference.experiment, overrides, settings)
+
+
+def model_run_settings(parent: DictConfig) -> Any:
+    """All that `compose_model_run` takes from the parent: parents that agree in it share their model run."""
+    return _unresolved(parent, (*_SETTINGS, "model", "scale"))
+
+
+def language_run_settings(parent: DictConfig) -> Any:
+    """All that `compose_language_run` takes from the parent: parents that agree in it share their language runs."""
+    return _unresolved(parent, (*_SETTINGS, *_ADAPTATION, "language_modules", "scale"))
+
+
+def _unresolved(config: DictConfig, names: Sequence[str]) -> dict[str, Any]:
+    whole = {name: config._get_node(name) for name in names}
+    return {
+        n: OmegaConf.to_container(node) if OmegaConf.is_config(node) else node._value() for n, node in whole.items()
+    }
+
+
+def _compose_child(
+    parent: DictConfig, name: str, experiment: str, overrides: Sequence[str], inherited: Sequence[str]
+) -> DictConfig:
+    try:
+        child = compose([f"experiment={experiment}", f"scale={parent.scale}", *overrides])
+    except UsageError as error:
+        raise UsageError(*(f"{name}: {line}" for line in error.lines)) from error
+    with open_dict(child):
+        for name in inherited:
+            # Not resolved: what the parent's subtree takes from elsewhere (train.density) it takes from the child.
+            child[name] = parent._get_node(name)
+    return child
