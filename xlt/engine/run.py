@@ -38,7 +38,7 @@ from xlt.engine.training import Trainer
 from xlt.engine.watching import Silence, Watcher
 from xlt.methods.method import Method, Setting
 from xlt.models.loading import save_checkpoint
-from xlt.models.transfer import TransferModel, is_untied, untie_embeddings
+from xlt.models.transfer import TransferModel
 from xlt.modules import ModuleArtefact, ModuleFileError, ModuleHeader, ModuleStack, check_base, load_module
 
 MODULE_FILE = "module.safetensors"
@@ -173,7 +173,7 @@ class PreparedRun:
             language=config.language,
             task=None if config.language is not None else task.name,
             fingerprint=self.standing.fingerprint,
-            untied=is_untied(model),
+            untied=model.is_untied,
             provenance={
                 "xlt": xlt.__version__,
                 "experiment": config.experiment_name,
@@ -214,7 +214,7 @@ def prepare(config: RunConfig, standing: Standing) -> PreparedRun:
         base_hash = model.base_hash if teacher is None else whole.base_hash
         check_base(module.header, base_hash, standing.language_modules[language].path)
     if teacher is None and any(module.header.untied for module in modules.values()):
-        untie_embeddings(model)
+        model.untie_embeddings()
     sources, validation = (data.load(part, encoder) for part in ("sources", "validation"))
     method = build_method(config.method)
     if standing.start is not None:

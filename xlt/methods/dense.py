@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from xlt.models.transfer import TransferModel, layer_norm_parameters, output_embeddings, untie_embeddings
+from xlt.models.transfer import TransferModel, layer_norm_parameters
 from xlt.modules import Entries
 
 
@@ -24,8 +24,8 @@ def tunable_names(model: TransferModel, *, adapts_language: bool, freeze_layer_n
         freeze_layer_norm: leave out layer normalisation (thesis §4.4.2).
     """
     if adapts_language:
-        untie_embeddings(model)
-        for layer in output_embeddings(model):
+        model.untie_embeddings()
+        for layer in model.output_embeddings:
             layer.weight.requires_grad_(False)
     fixed = layer_norm_parameters(model) if freeze_layer_norm else set()
     return [

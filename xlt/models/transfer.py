@@ -78,6 +78,40 @@ class TransferModel(nn.Module):
         """Whether it is an encoder-decoder."""
         return bool(self.backbone.config.is_encoder_decoder)  # type: ignore[union-attr]
 
+    @property
+    def output_embeddings(self) -> list[nn.Linear]:
+        """The layer that maps to the vocabulary; none where the language-model head is left out."""
+        layers = (
+            [] if self.lm_head is None else [part for part in self.lm_head.modules() if isinstance(part, nn.Linear)]
+        )
+        return [layer for layer in layers if layer.weight.shape[0] == self.vocabulary]
+
+    @property
+    def is_untied(self) -> bool:
+        """Whether there are output embeddings, and they are a tensor of their own."""
+        return any(layer.weight is not self._input_matrix for layer in self.output_embeddings)
+
+    def untie_embeddings(self) -> Callable[[], None]:
+        """Gives the output embeddings a tensor of their own, equal to the input embeddings, where they are tied to them.
+
+        Returns:
+            What ties them again, if they were tied; it does not hold the model.
+        """
+        inputs = self._input_matrix
+        tied = [layer for layer in self.output_embeddings if layer.weight is inputs]
+        for layer in tied:
+            layer.weight = nn.Parameter(inputs.detach().clone(), requires_grad=inputs.requires_grad)
+
+        def tie() -> None:
+            for layer in tied:
+                layer.weight = inputs
+
+        return tie
+
+    @property
+    def _input_matrix(self) -> nn.Parameter:
+        return self.backbone.get_input_embeddings().weight  # type: ignore[operator,return-value]
+
     def language_model_logits(self, hidden: Tensor) -> Tensor:
         """(tokens, hidden) -> (tokens, vocabulary); only the positions asked for are projected."""
         assert self.lm_head is not None
@@ -98,39 +132,6 @@ def split_pretrained(pretrained: Any) -> tuple[nn.Module, nn.Module | None]:
         kind = type(pretrained).__name__
         raise ValueError(f"{kind}: its language-model head has {len(heads)} parts; such models are not supported yet")
     return backbone, heads[0] if heads else None
-
-
-def output_embeddings(model: TransferModel) -> list[nn.Linear]:
-    """The layer that maps to the vocabulary; none where the language-model head is left out."""
-    layers = [] if model.lm_head is None else [part for part in model.lm_head.modules() if isinstance(part, nn.Linear)]
-    return [layer for layer in layers if layer.weight.shape[0] == model.vocabulary]
-
-
-def is_untied(model: TransferModel) -> bool:
-    """Whether there are output embeddings, and they are a tensor of their own."""
-    return any(layer.weight is not _input_matrix(model) for layer in output_embeddings(model))
-
-
-def untie_embeddings(model: TransferModel) -> Callable[[], None]:
-    """Gives the output embeddings a tensor of their own, equal to the input embeddings, where they are tied to them.
-
-    Returns:
-        What ties them again, if they were tied; it does not hold the model.
-    """
-    inputs = _input_matrix(model)
-    tied = [layer for layer in output_embeddings(model) if layer.weight is inputs]
-    for layer in tied:
-        layer.weight = nn.Parameter(inputs.detach().clone(), requires_grad=inputs.requires_grad)
-
-    def tie() -> None:
-        for layer in tied:
-            layer.weight = inputs
-
-    return tie
-
-
-def _input_matrix(model: TransferModel) -> nn.Parameter:
-    return model.backbone.get_input_embeddings().weight  # type: ignore[operator]
 
 
 def block_linear_layers(model: TransferModel) -> dict[str, nn.Linear]:

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from xlt_kernels.delta_write import gather_entries, restore_entries, write_delta
 
-from xlt.models.transfer import TransferModel, untie_embeddings
 from xlt.modules.artefact import ModuleArtefact, ModuleHeader, Undo
 from xlt.modules.index_coding import decode_indices, encode_indices
 
@@ -121,8 +120,8 @@ class SparseDelta(ModuleArtefact):
     def write_into(self, model: nn.Module) -> Undo:
         undo = _Displaced()
         try:
-            if self.header.untied and isinstance(model, TransferModel):
-                undo.tie = untie_embeddings(model)
+            if self.header.untied and hasattr(model, "untie_embeddings"):
+                undo.tie = model.untie_embeddings()
             with torch.no_grad():
                 for name, weight in self.targets(model).items():
                     self._write(name, weight, undo)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from omegaconf import DictConfig
@@ -34,82 +33,22 @@ from xlt.config import (
     SourceConfig,
     UsageError,
 )
-from xlt.data.sources import PARTS, parallel_languages, source_faults
+from xlt.data.sources import PARTS, source_faults
 from xlt.data.translation import TRANSLATED_FILE
 from xlt.data.typology import load_typology
 from xlt.engine.build import build_method, build_task
-from xlt.engine.run import ALONE, COMPOSED, Composition, ModuleFile, Standing, preflight
-from xlt.engine.run_data import RunData
-from xlt.engine.translate import TranslationJob, check_source
-from xlt.modules import ModuleFileError
-from xlt.results.checks import model_faults, module_faults
+from xlt.engine.run import ALONE, COMPOSED, Composition, ModuleFile, Standing
+from xlt.engine.translate import TranslationJob
 from xlt.results.fingerprint import digest, evaluation_key, file_identity, run_identity, translation_identity
+from xlt.results.runs import Gathered, Run, Runs, method_name
 from xlt.results.store import RunStore
 
 
-@dataclass
-class Run:
-    """A run in the plan.
-
-    Attributes:
-        fingerprint, identity: what makes it this run.
-        standing: paths of what it stands on; they exist once `depends_on` are done.
-        depends_on: fingerprints of runs that training needs, by role.
-        evaluations: key -> composition that is wanted of it.
-        evaluation_needs: fingerprints of runs that its evaluations need besides.
-        evaluation_model: folder or hub id of the model that is evaluated.
-        translation: what it translates; None for a run that trains.
-    """
-
-    fingerprint: str
-    identity: dict[str, Any]
-    config: RunConfig
-    standing: Standing
-    evaluations: dict[str, Composition] = field(default_factory=dict)
-    evaluation_needs: set[str] = field(default_factory=set)
-    evaluation_model: str | None = None
-    translation: TranslationJob | None = None
-
-    @property
-    def depends_on(self) -> dict[str, str]:
-        return dict(self.standing.depends_on)
-
-    @property
-    def kind(self) -> str:
-        """What runs of similar duration have in common."""
-        model = self.config.model.path or (self.config.model.run and self.config.model.run.experiment) or "random"
-        if self.translation is not None:
-            return f"translate/{Path(str(model)).name}/{self.translation.language}"
-        return f"{self.config.experiment_name}/{_method_name(self.config)}/{Path(str(model)).name}"
-
-    @property
-    def label(self) -> str:
-        """For people: experiment, method, what it adapts to; of a student, its target and how it learns."""
-        if self.translation is not None:
-            job = self.translation
-            what = job.source.location().name if job.source.path else job.source.reader
-            into = f"{job.settings.source_language} -> {job.language}"
-            return f"translate {what} {job.source.split} {into}"
-        about = self.config.language or ",".join(sorted({s.language for s in self.config.data.sources.values()}))
-        shown = about if len(about) <= 24 else f"{about[:20]}..."
-        student = self.config.model.student
-        if student is not None:
-            taught = " taught" if self.config.teacher.losses else ""
-            begins = "" if student.copies else " from random weights"
-            shown += f" 1/{student.layer_reduction} for {self.config.target}{taught}{begins}"
-        return f"{self.config.experiment_name} {_method_name(self.config)} {shown} seed={self.config.seed}"
-
-
-class Plan:
-    """Runs in an order in which each comes after those it stands on.
-
-    Args:
-        store: where finished runs are looked up.
-    """
+class Plan(Runs):
+    """Runs, and how configs become runs: each is added with all that it stands on."""
 
     def __init__(self, store: RunStore) -> None:
-        self.store = store
-        self.runs: dict[str, Run] = {}
+        super().__init__(store)
         self._known: dict[str, str] = {}
         self._model_runs: dict[str, str] = {}
         self._language_runs: dict[str, str] = {}
@@ -133,7 +72,7 @@ class Plan:
         run_config = checked(config)
         wanted = _evaluated(run_config) if evaluate else {}
         known = digest(plain(run_config))
-        gathered = _Gathered()
+        gathered = Gathered()
         translations = self._translations(config, run_config, gathered)
         gathered.refuse()
         run = self.runs[self._known[known]] if known in self._known else None
@@ -155,7 +94,7 @@ class Plan:
         return run, evaluations
 
     def _plan(self, config: DictConfig, run_config: RunConfig, translations: dict[str, str]) -> Run:
-        gathered = _Gathered(source_faults(run_config.data), _contradictions(run_config))
+        gathered = Gathered(source_faults(run_config.data), _contradictions(run_config))
         depends_on = {role: needed for role, needed in translations.items() if not role.startswith("evaluation.")}
         model_run = None
         model_path = run_config.model.path
@@ -196,7 +135,7 @@ class Plan:
             self.runs[fingerprint] = Run(fingerprint, identity, run_config, standing)
         return self.runs[fingerprint]
 
-    def _translations(self, config: DictConfig, run_config: RunConfig, gathered: _Gathered) -> dict[str, str]:
+    def _translations(self, config: DictConfig, run_config: RunConfig, gathered: Gathered) -> dict[str, str]:
         """Has the run's translated sources know their translation; returns part and name -> the run that makes it."""
         found = {}
         for part in PARTS:
@@ -260,7 +199,7 @@ class Plan:
             run = self.add(compose_student_run(config, reference), evaluate=False)
             if not build_method(run.config.method).leaves_checkpoint:
                 raise UsageError(
-                    f"model.student.run: method {_method_name(run.config)} leaves no checkpoint; take method=pretrain"
+                    f"model.student.run: method {method_name(run.config)} leaves no checkpoint; take method=pretrain"
                 )
             self._model_runs[known] = run.fingerprint
         return self._model_runs[known]
@@ -286,7 +225,7 @@ class Plan:
         return run.fingerprint, file, run.fingerprint
 
     def _language_modules(
-        self, config: DictConfig, run_config: RunConfig, part: str, gathered: _Gathered
+        self, config: DictConfig, run_config: RunConfig, part: str, gathered: Gathered
     ) -> dict[str, tuple[str, ModuleFile, str | None]]:
         """Language -> its module, for the languages of "sources" or "evaluation"; what is wrong with any is gathered.
 
@@ -341,7 +280,7 @@ class Plan:
         run.evaluation_model = str(self.store.checkpoint(run.fingerprint)) if checkpoint else run.standing.model_path
         own = () if checkpoint else (ModuleFile(self.store.module_file(run.fingerprint)),)
         roles = {"task": run.fingerprint}
-        gathered = _Gathered()
+        gathered = Gathered()
         modules = {}
         evaluated = _evaluated(run_config)
         if _composes(run_config):
@@ -366,80 +305,6 @@ class Plan:
         run.evaluations |= wanted
         return wanted
 
-    def missing_evaluations(self, run: Run) -> dict[str, Composition]:
-        """What of the wanted evaluations is not in the store."""
-        done = self.store.evaluations(run.fingerprint)
-        return {key: composition for key, composition in run.evaluations.items() if key not in done}
-
-    def to_train(self) -> list[Run]:
-        """Runs that are not in the store, in order."""
-        return [run for run in self.runs.values() if not self.store.is_trained(run.fingerprint)]
-
-    def to_evaluate(self) -> list[Run]:
-        """Runs whose evaluations are not all in the store, in order."""
-        return [run for run in self.runs.values() if self.missing_evaluations(run)]
-
-    def preflight(self) -> None:
-        """Reads data, module files and the model's tokenizer for all that remains to be done.
-
-        Mistakes so show before hours of training. Only the weights of the model are not looked at.
-
-        Raises:
-            UsageError: all faults of all runs.
-        """
-        gathered = _Gathered()
-        for run in {id(run): run for run in [*self.to_train(), *self.to_evaluate()]}.values():
-            model_run = self.runs[run.depends_on["model"]] if "model" in run.depends_on else None
-            with gathered:
-                if run.translation is None:
-                    preflight(run.config)
-                else:  # whatever its translator learned from, is that one's to read
-                    check_source(run.translation)
-            with gathered:
-                gathered.lines += self._leaks(run)
-            gathered.lines += module_faults(run.config.language_modules)
-            made_by = model_run.config if model_run is not None else None
-            gathered.lines += model_faults(run.config, made_by, _spoken(run))
-        gathered.refuse()
-
-    def _leaks(self, run: Run) -> list[str]:
-        """What the translators of a run's sources learned from and the run is evaluated on, a line each."""
-        if run.config.data.leaks != "refuse":
-            return []
-        learners: dict[str, RunConfig] = {}
-        for part in ("sources", "validation", "evaluation"):
-            for source in getattr(run.config.data, part).values():
-                if isinstance(source.translation, PlannedTranslation):
-                    learners |= self._translators(source.translation.fingerprint)
-        if not learners:
-            return []
-        data = [(f"{self.runs[f].label}: data.sources", RunData(c, build_task(c.task))) for f, c in learners.items()]
-        return RunData(run.config, build_task(run.config.task)).leaks(data)
-
-    def _translators(self, translation: str) -> dict[str, RunConfig]:
-        """Fingerprint -> config of the runs that made a translation's model: adapted, and trained before that."""
-        found = {}
-        run = self.runs[translation]
-        while "model" in run.depends_on:
-            run = self.runs[run.depends_on["model"]]
-            found[run.fingerprint] = run.config
-        return found
-
-    def rows(self) -> list[tuple[str, str, float | None]]:
-        """For display: label, what is there or to be done, seconds that past runs of the kind took."""
-        rows = []
-        for run in self.runs.values():
-            todo = len(self.missing_evaluations(run))
-            if not self.store.is_trained(run.fingerprint):
-                begun = self.store.has_state(run.fingerprint)
-                state = "resume" if begun else "train" if run.translation is None else "translate"
-                state += f" + evaluate {todo}" if todo else ""
-            else:
-                state = f"evaluate {todo}" if todo else "exists"
-            known = None if state == "exists" else self.store.seconds_of_kind(run.kind)
-            rows.append((run.label, state, known))
-        return rows
-
 
 @dataclass
 class _Teacher:
@@ -447,37 +312,6 @@ class _Teacher:
 
     path: str | None = None
     module: ModuleFile | None = None
-
-
-class _Gathered:
-    """Gathers faults: `with gathered: ...` goes on after a UsageError, `refuse` raises all of them as one."""
-
-    def __init__(self, *lines: Iterable[str]) -> None:
-        self.lines = [line for part in lines for line in part]
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool:
-        if isinstance(error, UsageError):
-            self.lines += error.lines
-        elif isinstance(error, ModuleFileError):
-            self.lines.append(str(error))
-        else:
-            return False
-        return True
-
-    def refuse(self) -> None:
-        if self.lines:
-            raise UsageError(*self.lines)
-
-
-def _spoken(run: Run) -> list[str]:
-    """ISO 639-3 codes of the languages that a run's model has to be told."""
-    if run.translation is None:
-        return parallel_languages(run.config.data)
-    return [run.translation.settings.source_language, run.translation.language]
 
 
 def _entry(data: DataConfig, name: str, source: SourceConfig) -> str:
@@ -546,7 +380,3 @@ def _evaluated(config: RunConfig) -> dict[str, Any]:
         return wanted
     spoken = {source.language for source in config.data.sources.values()} | {config.target}
     return {name: source for name, source in wanted.items() if getattr(source, "language", None) in spoken}
-
-
-def _method_name(config: RunConfig) -> str:
-    return str(build_method(config.method).name)

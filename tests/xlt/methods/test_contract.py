@@ -19,7 +19,7 @@ from xlt.data.streams import stream
 from xlt.engine.processes import Processes
 from xlt.engine.watching import Silence
 from xlt.methods.method import Budget
-from xlt.models.transfer import TransferModel, is_untied
+from xlt.models.transfer import TransferModel
 from xlt.modules import Entries, ModuleStack, SparseDelta, load_module
 from xlt.modules.sparse_delta import named_tensors
 
@@ -107,18 +107,18 @@ def test_a_saved_module_on_a_fresh_base_reproduces_the_trained_model_and_comes_o
     trainer.train(tmp_path, Silence())
     trained = _output(trainer)
     assert (trained - untrained).abs().max() > 1e-3
-    header = module_header(untied=is_untied(trainer.model))
+    header = module_header(untied=trainer.model.is_untied)
     trainer.method.export(trainer.model, header).save(tmp_path / "module.safetensors")
     fresh = make_trainer(make_method(name), kind)
     if fresh.model.head is not None:
         torch.nn.init.zeros_(fresh.model.head.classifier.weight)  # the module brings its own
-    before, tied = bits(fresh.model.state_dict()), not is_untied(fresh.model)
+    before, tied = bits(fresh.model.state_dict()), not fresh.model.is_untied
     module = load_module(tmp_path / "module.safetensors")
     module.apply(fresh.model)
     # A dense difference is rounded once when it is formed and once when it is added: 2^-23 of the weights, and on.
     torch.testing.assert_close(_output(fresh), trained, atol=2e-5, rtol=1e-5)
     module.remove(fresh.model)
-    assert bits(fresh.model.state_dict()) == before and tied == (not is_untied(fresh.model))
+    assert bits(fresh.model.state_dict()) == before and tied == (not fresh.model.is_untied)
 
 
 @every_method

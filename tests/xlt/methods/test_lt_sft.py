@@ -23,7 +23,7 @@ from xlt.engine.watching import Silence
 from xlt.methods.lt_sft import LtSft
 from xlt.methods.method import Budget, Setting
 from xlt.models.loading import load_pretrained
-from xlt.models.transfer import TransferModel, is_untied, layer_norm_parameters
+from xlt.models.transfer import TransferModel, layer_norm_parameters
 from xlt.modules import ModuleHeader
 
 OUTPUT_MATRIX = "lm_head.predictions.decoder.weight"
@@ -362,7 +362,7 @@ def test_a_task_that_needs_the_language_model_head_tunes_the_tied_embeddings(mak
     """Instruction tuning and translation: the output embeddings change with the input ones, here and where applied."""
     trainer = make_trainer(make_method("lt_sft"), "cloze")
     trainer.method.attach(trainer.model, trainer.method.phases(Budget(1, 1, 1, 1))[0], trainer.setting)
-    assert not is_untied(trainer.model)
+    assert not trainer.model.is_untied
     assert {EMBEDDINGS, "lm_head.predictions.bias"} <= trainer.method.trainable().keys()
 
 

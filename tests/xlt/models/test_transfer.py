@@ -7,7 +7,7 @@ import torch
 from tests.xlt.models.conftest import encoder_model
 from xlt.models.loading import take_apart, whole_pretrained
 from xlt.models.student import count_blocks, make_student
-from xlt.models.transfer import is_untied, output_embeddings, parameter_report, untie_embeddings
+from xlt.models.transfer import parameter_report
 
 
 def _distilbert() -> object:
@@ -34,14 +34,14 @@ def test_a_head_in_parts_is_one_head() -> None:
     torch.testing.assert_close(model.language_model_logits(model.encode(ids, torch.ones_like(ids))), wanted)
     assert model.pretrained_parameters == sum(p.numel() for p in pretrained.parameters())  # type: ignore[attr-defined]
     assert (model.hidden_size, count_blocks(model)) == (16, 2)
-    (projector,) = output_embeddings(model)
+    (projector,) = model.output_embeddings
     assert projector is model.lm_head.get_submodule("vocab_projector")  # type: ignore[union-attr]
     inputs = projector.weight
-    assert not is_untied(model)
-    tie = untie_embeddings(model)
-    assert is_untied(model) and projector.weight is not inputs and torch.equal(projector.weight, inputs)
-    untie_embeddings(model)()
-    assert is_untied(model), "the second did not untie, and does not tie"
+    assert not model.is_untied
+    tie = model.untie_embeddings()
+    assert model.is_untied and projector.weight is not inputs and torch.equal(projector.weight, inputs)
+    model.untie_embeddings()()
+    assert model.is_untied, "the second did not untie, and does not tie"
     tie()
     assert projector.weight is inputs
     student = make_student(model, [1], torch.arange(30), copies=True, seed=1)
