@@ -81,10 +81,8 @@ class TransferModel(nn.Module):
     @property
     def output_embeddings(self) -> list[nn.Linear]:
         """The layer that maps to the vocabulary; none where the language-model head is left out."""
-        layers = (
-            [] if self.lm_head is None else [part for part in self.lm_head.modules() if isinstance(part, nn.Linear)]
-        )
-        return [layer for layer in layers if layer.weight.shape[0] == self.vocabulary]
+        parts = [] if self.lm_head is None else self.lm_head.modules()
+        return [part for part in parts if isinstance(part, nn.Linear) and part.weight.shape[0] == self.vocabulary]
 
     @property
     def is_untied(self) -> bool:
@@ -92,7 +90,7 @@ class TransferModel(nn.Module):
         return any(layer.weight is not self._input_matrix for layer in self.output_embeddings)
 
     def untie_embeddings(self) -> Callable[[], None]:
-        """Gives the output embeddings a tensor of their own, equal to the input embeddings, where they are tied to them.
+        """Gives output embeddings that are tied to the input embeddings a tensor of their own, of the same values.
 
         Returns:
             What ties them again, if they were tied; it does not hold the model.
@@ -110,7 +108,7 @@ class TransferModel(nn.Module):
 
     @property
     def _input_matrix(self) -> nn.Parameter:
-        return self.backbone.get_input_embeddings().weight  # type: ignore[operator,return-value]
+        return self.backbone.get_input_embeddings().weight  # type: ignore[operator]
 
     def language_model_logits(self, hidden: Tensor) -> Tensor:
         """(tokens, hidden) -> (tokens, vocabulary); only the positions asked for are projected."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -120,8 +120,9 @@ class SparseDelta(ModuleArtefact):
     def write_into(self, model: nn.Module) -> Undo:
         undo = _Displaced()
         try:
-            if self.header.untied and hasattr(model, "untie_embeddings"):
-                undo.tie = model.untie_embeddings()
+            untie: Callable[[], Undo] | None = getattr(model, "untie_embeddings", None)
+            if self.header.untied and untie is not None:
+                undo.tie = untie()
             with torch.no_grad():
                 for name, weight in self.targets(model).items():
                     self._write(name, weight, undo)
