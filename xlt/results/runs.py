@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from xlt.compose import plain
 from xlt.config import PlannedTranslation, RunConfig, UsageError
 from xlt.data.sources import parallel_languages
 from xlt.engine.build import build_method, build_task
@@ -16,6 +17,7 @@ from xlt.engine.run_data import RunData
 from xlt.engine.translate import TranslationJob, check_source
 from xlt.modules import ModuleFileError
 from xlt.results.checks import model_faults, module_faults
+from xlt.results.fingerprint import digest
 from xlt.results.store import RunStore
 
 
@@ -102,24 +104,35 @@ class Runs:
     def preflight(self) -> None:
         """Reads data, module files and the model's tokenizer for all that remains to be done.
 
-        Mistakes so show before hours of training. Only the weights of the model are not looked at.
+        Mistakes so show before hours of training. Only the weights of the model are not looked at. What several runs
+        have in common is looked at once.
 
         Raises:
             UsageError: all faults of all runs.
         """
         gathered = Gathered()
+        seen: set[str] = set()
+
+        def is_new(*looked_at: Any) -> bool:
+            before = len(seen)
+            seen.add(digest(plain(looked_at)))
+            return len(seen) > before
+
         for run in {id(run): run for run in [*self.to_train(), *self.to_evaluate()]}.values():
             model_run = self.runs[run.depends_on["model"]] if "model" in run.depends_on else None
+            config = run.config
+            data = (config.data, config.task, config.seed, config.device, config.language_modules.paths)
             with gathered:
-                if run.translation is None:
-                    preflight(run.config)
-                else:  # whatever its translator learned from, is that one's to read
+                if run.translation is not None:  # whatever its translator learned from, is that one's to read
                     check_source(run.translation)
+                elif is_new(data):
+                    preflight(config)
             with gathered:
                 gathered.lines += self._leaks(run)
-            gathered.lines += module_faults(run.config.language_modules)
+            gathered.lines += module_faults(config.language_modules)
             made_by = model_run.config if model_run is not None else None
-            gathered.lines += model_faults(run.config, made_by, _spoken(run))
+            if is_new(config.model, config.task, made_by and made_by.model, _spoken(run)):
+                gathered.lines += model_faults(config, made_by, _spoken(run))
         gathered.refuse()
 
     def _leaks(self, run: Run) -> list[str]:

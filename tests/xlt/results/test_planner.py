@@ -245,3 +245,18 @@ def test_preflight_looks_at_nothing_that_is_done(
 def test_the_same_run_composed_by_other_words_is_found_again(plan: Plan, words: tuple[str, ...]) -> None:
     first = plan.add(compose([*words, "train.density=0.08"]))
     assert plan.add(compose([*words, "method=lt_sft", "launcher.workers=2"])) is first
+
+
+def test_what_runs_have_in_common_is_looked_at_once(
+    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+    monkeypatch.setattr("xlt.results.runs.preflight", lambda config: looked.append(f"data, seed {config.seed}"))
+    monkeypatch.setattr("xlt.results.runs.model_faults", lambda *_: looked.append("model") or [])
+    for word in ("method=bitfit", "method=full", "seed=2", "train.learning_rate=1e-2"):
+        planned(*words, word)
+    plan.preflight()
+    assert looked == ["data, seed 1", "model", "data, seed 2"]
+    planned(*words, "task.max_length=30")
+    plan.preflight()
+    assert looked[3:] == ["data, seed 1", "model", "data, seed 2", "data, seed 1", "model"]
