@@ -183,7 +183,9 @@ class DataConfig:
     benchmarks: dict[str, BenchmarkConfig] = key("benchmarks of language models that it is evaluated on, by name")
     excluded: dict[str, SourceConfig] = key("no example whose text is also in one of these is learned from")
     sampling: SamplingConfig = key("how often each source's batches come")
-    held_out_fraction: float = key("share of each source held out where `validation` is empty", low=0, high=0.5)
+    held_out_fraction: float = key(
+        "share of each source held out where `validation` is empty; the same by id in all", low=0, high=0.5
+    )
     select_on_targets: bool = key("allow languages in `validation` that are only targets, not sources")
     leaks: str = key(
         "where a text of `sources`, or of their translators' data, stands in `evaluation`",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -19,7 +19,7 @@ from xlt.data.leaks import EvaluationTexts, leak_fault
 from xlt.data.mix import Features, LoadedSource
 from xlt.data.overlap import Overlap, texts_of
 from xlt.data.sources import digest, read_source, source_identity
-from xlt.data.streams import stream
+from xlt.data.streams import stream, stream_seed
 from xlt.tasks.task import Task
 
 # Examples that are tokenised together; joined lines of a corpus end with them.
@@ -140,13 +140,13 @@ class RunData:
             return
         if (read := _as_read(source)) is not source:
             source, marker = read, None
-        count = 0
+        ids: list[str | None] = []
         examples = read_source(f"data.{part}.{name}", source, self._config.seed, self._overlap(part))
         while chunk := list(islice(examples, _CHUNK)):
             self._task.check(chunk, f"data.{part}.{name}")
-            count += len(chunk)
+            ids += [example.id for example in chunk]
         if part == "sources" and self._holds_out and self._is_held_out_of(source):
-            self._held_out(name, count)
+            self._held_out(name, ids)
         if marker is not None:
             _CHECKED.add(marker)
 
@@ -163,16 +163,24 @@ class RunData:
 
         if part == "evaluation" or not self._holds_out or not self._is_held_out_of(source):
             return whole()
-        held = self._held_out(name, sum(1 for _ in whole()))
+        held = self._held_out(name, [example.id for example in whole()])
         return (example for number, example in enumerate(whole()) if (number in held) == (part == "validation"))
 
-    def _held_out(self, name: str, count: int) -> set[int]:
-        """Numbers of the examples that select the checkpoint."""
-        held = max(1, round(self._config.data.held_out_fraction * count))
-        if held >= count:
+    def _held_out(self, name: str, ids: Sequence[str | None]) -> set[int]:
+        """Numbers of the examples that select the checkpoint.
+
+        Of data whose examples have names, the names decide: what one source holds out, none learns in translation.
+        """
+        fraction, seed, count = self._config.data.held_out_fraction, self._config.seed, len(ids)
+        if count and None not in ids:
+            rank = [stream_seed(seed, "held-out", known) / 2**63 for known in ids]
+            held = {number for number in range(count) if rank[number] < fraction} or {rank.index(min(rank))}
+        else:
+            order = torch.randperm(count, generator=stream(seed, "held-out", name))
+            held = set(order[: max(1, round(fraction * count))].tolist())
+        if len(held) >= count:
             raise UsageError(f"data.sources.{name}: {count} examples are too few to hold some out for validation")
-        order = torch.randperm(count, generator=stream(self._config.seed, "held-out", name))
-        return set(order[:held].tolist())
+        return held
 
     def _features(self, part: str, name: str, source: SourceConfig, encoder: Encoder) -> Iterator[Features]:
         examples = self._examples(part, name, source)
@@ -206,7 +214,7 @@ class RunData:
         return {
             "source": source_identity(source) | {"upsample": 1},
             "split": source.split,
-            "held out": [name, data.held_out_fraction, part] if held else None,
+            "held out": [name, data.held_out_fraction, part, "by id"] if held else None,
             "seed": self._config.seed if drawn else None,
             "excluded": excluded,
             "task": dataclasses.asdict(self._config.task),

@@ -64,6 +64,32 @@ def test_without_validation_a_share_of_each_gold_source_is_held_out_and_nothing_
     assert held != texts(make("data.held_out_fraction=0.1", "seed=2").load("validation", encoder), encoder)
 
 
+def test_what_one_language_holds_out_no_other_learns_in_translation(
+    tmp_path: Path, tiny_bert: Path, encoder: Encoder
+) -> None:
+    """AmericasNLI's dev sets are translations of each other, and one lacks some of the others' examples."""
+    for code, missing in (("aym", ()), ("cni", range(0, 60, 7))):
+        (tmp_path / "americasnli" / code).mkdir(parents=True)
+        rows = [f"{n}\t{code}\tp{n}x\th{n}\tneutral\n" for n in range(60) if n not in missing]
+        text = "id\tlanguage\tpremise\thypothesis\tlabel\n" + "".join(rows)
+        (tmp_path / "americasnli" / code / "dev.tsv").write_text(text, encoding="utf-8")
+    words = [f"+source@data.sources.{code}=americasnli" for code in ("aym", "cni")]
+    words += [f"data.sources.{code}.{key}" for code in ("aym", "cni") for key in (f"language={code}", "split=dev")]
+    words += ["task=nli", f"data_dir={tmp_path}", f"model.path={tiny_bert}", f"output_dir={tmp_path / 'outputs'}"]
+    config = checked(compose([*words, "data.held_out_fraction=0.2"]))
+    data = RunData(config, build_task(config.task))
+    ids = {
+        part: [
+            {example.id for example in data._examples(part, name, config.data.sources[name])}
+            for name in data.names(part)
+        ]
+        for part in ("sources", "validation")
+    }
+    assert not set.union(*ids["sources"]) & set.union(*ids["validation"])
+    assert len(ids["validation"][0]) in range(6, 19) and ids["validation"][1] < ids["validation"][0]
+    assert set.union(*ids["sources"], *ids["validation"]) == {str(n) for n in range(60)}
+
+
 def test_few_shot_and_translated_sources_are_not_held_out_of(make: Callable[..., RunData], encoder: Encoder) -> None:
     more = ["+source@data.sources.few=mono", "data.sources.few.origin=few-shot", "data.sources.few.cap=10"]
     data = make(*more, "data.sources.few.path=${data.sources.text.path}")
