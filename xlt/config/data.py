@@ -9,6 +9,7 @@ from pathlib import Path
 
 from xlt.config.model import RunReference
 from xlt.config.schema import UsageError, key
+from xlt.data.languages import language_fault
 
 
 @dataclass
@@ -44,8 +45,6 @@ class TranslationConfig:
     cap: int | None = key("translate at most this many examples, drawn with seed 0; null: all", low=1)
 
     def faults(self, prefix: str) -> Iterator[str]:
-        from xlt.data.languages import language_fault
-
         if (fault := language_fault(self.source_language)) is not None:
             yield f"{prefix}.source_language={self.source_language}: {fault}"
         for code in self.adapt:
@@ -93,8 +92,6 @@ class SourceConfig:
     translation: TranslationConfig | None = key("read in another language and translated into this one; null: as it is")
 
     def faults(self, prefix: str) -> Iterator[str]:
-        from xlt.data.languages import language_fault
-
         for name in ("language", "text_language", "pair_language"):
             code = getattr(self, name)
             if code is not None and (fault := language_fault(code)) is not None:
@@ -217,8 +214,6 @@ class DataConfig:
 
     def _selection_faults(self, prefix: str) -> Iterator[str]:
         """Validation on a language that is no source language, unless that is asked for in so many words."""
-        from xlt.data.languages import language_fault
-
         spoken = sorted({source.language for source in self.sources.values() if source.origin == "gold"})
         if not spoken or any(map(language_fault, spoken)) or self.select_on_targets:
             return

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xlt.config.schema import key
+from xlt.data.languages import language_fault
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -116,8 +117,6 @@ class ModelConfig:
             )
         if self.path is not None and (fault := self._path_fault(self.path)) is not None:
             yield f"{prefix}.path={self.path}: {fault}"
-        from xlt.data.languages import language_fault
-
         for language, relative in self.new_languages.items():
             for code in (language,) if relative is None else (language, relative):
                 if (fault := language_fault(code)) is not None:

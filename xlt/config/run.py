@@ -14,6 +14,7 @@ from typing import Any
 from xlt.config.data import DataConfig
 from xlt.config.model import ModelConfig, RunReference, StartConfig, TeacherConfig
 from xlt.config.schema import key
+from xlt.data.languages import language_fault
 
 
 @dataclass
@@ -36,8 +37,6 @@ class LanguageModulesConfig:
     def faults(self, prefix: str) -> Iterator[str]:
         if self.start_from_generator and (self.generator is None or self.experiment is None):
             yield f"{prefix}.start_from_generator=true: needs {prefix}.generator and {prefix}.experiment"
-        from xlt.data.languages import language_fault
-
         for language, other in self.stand_in.items():
             for code in {language, other} - {"targets"}:
                 if (fault := language_fault(code)) is not None:
@@ -157,8 +156,6 @@ class RunConfig:
     threads: int | None = key("torch threads; null: torch's own choice", low=1)
 
     def faults(self, prefix: str) -> Iterator[str]:
-        from xlt.data.languages import language_fault
-
         if self.target is not None and (fault := language_fault(self.target)) is not None:
             yield f"target={self.target}: {fault}"
         if self.language is not None and (fault := language_fault(self.language)) is not None:
