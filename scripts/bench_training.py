@@ -3,10 +3,10 @@
     python scripts/bench_training.py --size mbert --steps 5 --output bench_training.json
 
 Models have random weights; the task is tagging, 8 x 128 tokens a step. Methods take turns (rounds), each in a process
-of its own, and the medians over all rounds are compared as ratios to full fine-tuning in the same run. What limits the
-step: full FT does three products of equal size a layer (output, input gradient, weight gradient) and moves the
-optimiser's 16 bytes a parameter; the sparse phase does two products, a sampled third, and 16 bytes an entry, so with
-density near zero it tends to 2/3. LoRA does the frozen layer's two products and six narrow ones, and keeps more
+of its own, and the medians over all rounds are compared as ratios to full fine-tuning and to LoRA in the same run. What
+limits the step: full FT does three products of equal size a layer (output, input gradient, weight gradient) and moves
+the optimiser's 16 bytes a parameter; the sparse phase does two products, a sampled third, and 16 bytes an entry, so
+with density near zero it tends to 2/3. LoRA does the frozen layer's two products and six narrow ones, and keeps more
 activations. Peak memory is the resident set's high-water mark of a phase (Linux).
 
 For SpIEL the median of ordinary steps is given, and beside it, as shares of S = 20 ordinary ones (thesis §7.4.3), what
@@ -40,7 +40,7 @@ from xlt.engine.build import build_method, build_task
 from xlt.engine.processes import Processes
 from xlt.engine.training import Trainer
 from xlt.methods.method import Setting
-from xlt.models.transfer import TransferModel, split_pretrained
+from xlt.models.transfer import TransferModel, block_linear_layers, split_pretrained
 from xlt.modules import Entries, ModuleHeader, SparseDelta
 
 SIZES = {
@@ -62,6 +62,7 @@ METHODS = {
     "lora_8": ("lora", ["method.rank=8"]),
     "lora_64": ("lora", ["method.rank=64"]),
 }
+_PEERS = ("full", "lora_8", "lora_64")  # what the others are compared with, where they are measured too
 _WARM_UP = 1
 _INTERVAL, _ESTIMATION = 8, 5  # steps between SpIEL's updates here, the last 5 of them with more to do
 _THESIS_INTERVAL = 20
@@ -212,11 +213,12 @@ def measure(size: str, name: str, density: float, steps: int, threads: int, toke
     found: dict[str, Any] = {
         "seconds": {phase: times[_WARM_UP:] for phase, times in clock.seconds.items()},
         "peak_mib": clock.peak_mib,
-        "optimiser_mb": 0.0,
+        "optimiser_mb": sum(8 * parameter.numel() for parameter in trainable) / 1e6,  # Adam's two moments
         "parameters": trainer.model.pretrained_parameters,
     }
-    if method != "spiel_ma":
-        found["optimiser_mb"] = sum(8 * parameter.numel() for parameter in trainable) / 1e6
+    if method == "spiel_ma":  # SM3: a number a row and a column
+        layers = block_linear_layers(trainer.model).values()
+        found["optimiser_mb"] = sum(4 * sum(layer.weight.shape) for layer in layers) / 1e6
     if exchanges:
         (times,) = clock.seconds.values()
         ordinary = [t for n, t in enumerate(times) if n >= _WARM_UP and n % _INTERVAL < _INTERVAL - _ESTIMATION]
@@ -283,12 +285,13 @@ def main() -> None:
                 for part in ("update_seconds", "estimation_seconds"):
                     if part in found:
                         besides.setdefault(name, {}).setdefault(part, []).append(found[part])
-    full = statistics.median(seconds["full"]) if "full" in seconds else float("nan")
-    rows = {
+    peers = {name: (statistics.median(seconds[name]), memory[name]) for name in _PEERS if name in seconds}
+    rows: dict[str, dict[str, Any]] = {
         name: {
             "seconds_per_step": statistics.median(times),
-            "ratio_to_full": statistics.median(times) / full,
+            "seconds_ratio_to": {peer: statistics.median(times) / known for peer, (known, _) in peers.items()},
             "peak_mib": memory[name],
+            "peak_ratio_to": {peer: memory[name] / known for peer, (_, known) in peers.items()},
             "optimiser_state_mb": optimiser[name] if name != "lt_sft dense" else None,
             **{
                 part.replace("_seconds", "_share"): statistics.median(values)
@@ -303,10 +306,9 @@ def main() -> None:
         update = ""
         if "update_share" in row:
             update = f"  update {row['update_share']:.1%}, estimation {row['estimation_share']:.1%}"
-        print(
-            f"{name:14} {row['seconds_per_step']:8.3f} s  {row['ratio_to_full']:.2f} x full  "
-            f"{row['peak_mib']:7.0f} MiB peak  {state}{update}"
-        )
+        print(f"{name:14} {row['seconds_per_step']:8.3f} s  {row['peak_mib']:7.0f} MiB peak  {state}{update}")
+        for peer in peers:
+            print(f"{'':14} {row['seconds_ratio_to'][peer]:8.2f} x  {row['peak_ratio_to'][peer]:7.2f} x {peer}")
     record = {
         "device": platform.processor() or platform.machine(),
         "threads": options.threads,
