@@ -18,6 +18,7 @@ from xlt.data.languages import language_name
 FEATURES = 289
 _PACKAGE = "urielplus"
 _NEIGHBOURS = 10
+_NEAR = 128  # languages looked through together for the neighbours
 _SHOWN = 5
 
 
@@ -50,7 +51,7 @@ class Typology:
         self._data, self._known = data, known
         rows = enumerate(self.codes)
         self._rows = {code: row for row, code in rows if known is None or known[row].any()}
-        self._signed = None if known is None else np.where(known, np.where(data, 1, -1), 0).astype(np.int16)
+        self._signed = None if known is None else np.where(known, np.where(data, 1, -1), 0).astype(np.float32)
         self._filled: dict[int, np.ndarray] = {}
 
     @property
@@ -101,11 +102,15 @@ class Typology:
         if self._known is None or self._signed is None:
             return self._data[row]
         if row not in self._filled:
-            filled = self._data[row].copy()
-            agreement = self._signed.astype(np.int32) @ self._signed[row].astype(np.int32)
-            agreement[row] = np.iinfo(np.int32).min
+            filled, unknown = self._data[row].copy(), np.flatnonzero(~self._known[row])
+            agreement = self._signed @ self._signed[row]
+            agreement[row] = -np.inf
             order = np.argsort(-agreement, kind="stable")
-            for column in np.flatnonzero(~self._known[row]):
+            near = order[:_NEAR]
+            heard = self._known[np.ix_(near, unknown)].cumsum(0)
+            votes = (self._signed[np.ix_(near, unknown)] * (heard <= _NEIGHBOURS)).sum(0)
+            filled[unknown] = votes > 0
+            for column in unknown[heard[-1] < _NEIGHBOURS]:  # too few of the near ones know it
                 best = order[self._known[order, column]][:_NEIGHBOURS]
                 filled[column] = self._signed[best, column].sum() > 0
             self._filled[row] = filled
