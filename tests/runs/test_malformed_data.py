@@ -16,7 +16,7 @@ defaults:
   - override /tracker: silent
   - _self_
 data: {held_out_fraction: 0.5}
-train: {max_steps: 1, evaluate_every_steps: 1}
+train: {max_steps: 1, dense_max_steps: 1, evaluate_every_steps: 1}
 device: cpu
 method: {density: 0.1}
 """

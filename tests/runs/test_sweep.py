@@ -120,7 +120,14 @@ def test_a_job_whose_process_is_killed_stops_no_other_and_is_done_by_the_repeat(
     killed: list[int] = []
     killer = threading.Thread(target=_kill_one_child, args=(Path("out/runs"), killed))
     killer.start()
-    side_by_side = (*words, "seed=1,2", "launcher=parallel", "language_modules=none", "train.max_steps=200")
+    side_by_side = (
+        *words,
+        "seed=1,2",
+        "launcher=parallel",
+        "language_modules=none",
+        "train.max_steps=200",
+        "train.evaluate_every_steps=50",
+    )
     ended = command(*side_by_side)
     killer.join()
     assert killed and ended.code == 1
