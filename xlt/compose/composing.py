@@ -99,7 +99,7 @@ def hydra_ready(config_dir: str | None = None) -> Iterator[None]:
 def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
     """What `hydra.compose` gives. Group choices take it a second where there are many sources, so they are kept.
 
-    Values are written over them as Hydra writes them. Configs are kept pickled: OmegaConf copies at half that speed.
+    Values are written over them as Hydra writes them.
     """
     loader = GlobalHydra.instance().config_loader()
     values: list[Override] = []
@@ -109,11 +109,8 @@ def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
             values.append(override)
         else:
             chosen.append(word)
-    known = kept()
     words = ("groups", config_name, *chosen)
-    if words not in known:
-        known[words] = pickle.dumps(hydra.compose(config_name, overrides=chosen))
-    config: DictConfig = pickle.loads(known[words])
+    config = kept(words) or keep(words, hydra.compose(config_name, overrides=chosen))
     ConfigLoaderImpl._apply_overrides_to_config(values, config)
     return config
 
@@ -125,9 +122,16 @@ def _gives_value(override: Override, loader: Any) -> bool:
     return isinstance(override.value(), dict) or not loader.repository.group_exists(override.key_or_group)
 
 
-def kept() -> dict[tuple[str, ...], bytes]:
-    """What is kept while Hydra is ready: stage ("groups" or "whole"), config name and overrides -> pickled config."""
-    return _KEPT.setdefault(GlobalHydra.instance().config_loader(), {})
+def kept(words: tuple[str, ...]) -> DictConfig | None:
+    """A copy of what was kept under these words since Hydra was made ready: stage, config name and overrides."""
+    known = _KEPT.get(GlobalHydra.instance().config_loader(), {}).get(words)
+    return None if known is None else pickle.loads(known)
+
+
+def keep(words: tuple[str, ...], config: DictConfig) -> DictConfig:
+    """Keeps a copy of a config, pickled, in memory: OmegaConf itself copies at half that speed. Returns the config."""
+    _KEPT.setdefault(GlobalHydra.instance().config_loader(), {})[words] = pickle.dumps(config)
+    return config
 
 
 def a_source_each(config: DictConfig) -> DictConfig:

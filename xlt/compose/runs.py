@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import pickle
 from collections.abc import Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from xlt.compose.composing import a_source_each, composed, kept
+from xlt.compose.composing import a_source_each, composed, keep, kept
 from xlt.compose.messages import COMPOSITION_ERRORS, is_of_composition, one_line
 from xlt.compose.overrides import override_faults
 from xlt.config import RunReference, SourceConfig, UsageError
@@ -26,18 +25,15 @@ def compose(overrides: Sequence[str], config_name: str = "config") -> DictConfig
     Raises:
         UsageError: one line for every override that does not fit, each tried for itself.
     """
-    known = kept()
     words = ("whole", config_name, *overrides)
-    if words not in known:
-        try:
-            known[words] = pickle.dumps(a_source_each(composed(config_name, overrides)))
-        except COMPOSITION_ERRORS as error:
-            if not is_of_composition(error):
-                raise
-            if "You must specify" in str(error):  # then nothing composes, whatever the words
-                raise UsageError(one_line(error)) from error
-            raise UsageError(*(override_faults(overrides, config_name) or [one_line(error)])) from error
-    return pickle.loads(known[words])
+    try:
+        return kept(words) or keep(words, a_source_each(composed(config_name, overrides)))
+    except COMPOSITION_ERRORS as error:
+        if not is_of_composition(error):
+            raise
+        if "You must specify" in str(error):  # then nothing composes, whatever the words
+            raise UsageError(one_line(error)) from error
+        raise UsageError(*(override_faults(overrides, config_name) or [one_line(error)])) from error
 
 
 def compose_model_run(parent: DictConfig, reference: RunReference) -> DictConfig:
