@@ -162,6 +162,7 @@ class SparseDelta(ModuleArtefact):
         """
         available = named_tensors(model)
         skip = getattr(model, LM_HEAD_PREFIX.rstrip("."), None) is None
+        unties = self.header.untied and hasattr(model, "untie_embeddings")  # then embeddings are not shared for long
         shapes = {name: tuple(entries.shape) for name, entries in self.entries.items()}
         shapes.update((name, tuple(tensor.shape)) for name, tensor in self.tensors.items())
         targets: dict[str, torch.Tensor] = {}
@@ -175,7 +176,9 @@ class SparseDelta(ModuleArtefact):
                 faults.append(f"the model has no tensor {name!r}")
             elif tuple(weight.shape) != shape:
                 faults.append(f"{name!r} has shape {shape}, the model's has {tuple(weight.shape)}")
-            elif (twin := first_name.setdefault(id(weight), name)) != name and not self.header.untied:
+            elif (twin := first_name.setdefault(id(weight), name)) != name and not (
+                unties and name.startswith(LM_HEAD_PREFIX) != twin.startswith(LM_HEAD_PREFIX)
+            ):
                 faults.append(f"{twin!r} and {name!r} are one shared tensor in this model, it would change twice")
             else:
                 targets[name] = weight
