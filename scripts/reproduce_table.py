@@ -3,8 +3,8 @@
     python scripts/reproduce_table.py table=quickstart
     python scripts/reproduce_table.py table=4.2 data_dir=... model.path=... seeds=[1,2]
 
-`table=`, `table.KEY=`, `seeds=`, `workers=` and `output_dir=` are the table's; every other override goes to all runs.
-`--plan` prints the plan and stops.
+`table=`, `table.KEY=`, `seeds=`, `launcher=` and `output_dir=` are the table's; every other override goes to all runs.
+`--plan` prints the plan and stops; `--show` shows the table with what there is of it and stops.
 """
 
 from xlt.reproduce import main

@@ -15,6 +15,7 @@ from rich.console import Console
 from xlt.cli import FAILURE, guarded, is_stray
 from xlt.compose import compose, hydra_ready, strangers
 from xlt.config import UsageError, faults
+from xlt.engine.training import Interrupted
 from xlt.results.execution import carry_out
 from xlt.results.figures import FigureConfig, Panel, save_panels
 from xlt.results.page import save_page
@@ -26,6 +27,10 @@ from xlt.results.workers import make_workers
 from xlt.tracking.watch import watch
 
 _OWN = ("table", "seeds", "launcher", "output_dir", "scale")
+_OPTIONS = ("--plan", "--show")
+_USAGE = (
+    "usage: reproduce_table.py table=NAME [seeds=[1,2,3]] [launcher=NAME] [--plan | --show] [override of every run ...]"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,49 +44,76 @@ def reproduce(words: list[str]) -> int:
 
     Raises:
         UsageError: wrong overrides or faulty configs, all together.
+        Interrupted: a signal came; what was running saved its state, and the table was shown as it stands.
     """
     if not words or "--help" in words or "-h" in words:
-        print(
-            "usage: reproduce_table.py table=NAME [seeds=[1,2,3]] [launcher=NAME] [--plan] [override of every run ...]"
-        )
+        print(_USAGE)
         return 0
-    plan_only = "--plan" in words
-    own, others = split_overrides([word for word in words if word != "--plan"])
+    plan_only, show_only = (option in words for option in _OPTIONS)
+    if plan_only and show_only:
+        raise UsageError(f"{' '.join(_OPTIONS)}: take one of them")
+    own, others = split_overrides([word for word in words if word not in _OPTIONS])
     console = Console(stderr=True)
     with hydra_ready():
         config, name = compose_table(own)
-        store = RunStore(config.output_dir)
-        plan = Plan(store)
+        plan = Plan(RunStore(config.output_dir))
         others = [f"tracker.group={name}", *others, f"scale={config.scale}", f"output_dir={config.output_dir}"]
         tables, faulty = make_tables(name, config, own, others, plan)
     if faulty:
         raise UsageError(*faulty)
     started = time.monotonic()
     remaining = len(plan.to_train()) + len(plan.to_evaluate())
+    if show_only:
+        show(name, config, tables, plan, {}, console)
+        console.print(f"{remaining} jobs to do" if remaining else "nothing to do", highlight=False)
+        return 0
     if remaining or plan_only:
         plan.preflight()
         print_plan(plan, console)
     if plan_only:
         return 0
-    workers = make_workers(config.launcher, store.root / "cluster")
-    outcome = carry_out(plan, workers, watch, JobReport(console, remaining))
-    grids = {column: table.grid(store, outcome.failures) for column, table in tables.items()}
+    workers = make_workers(config.launcher, plan.store.root / "cluster")
+    try:
+        outcome = carry_out(plan, workers, watch, JobReport(console, remaining))
+    except Interrupted:
+        show(name, config, tables, plan, {}, console)
+        raise
+    grids = show(name, config, tables, plan, outcome.failures, console)
+    if config.table.figure is not None:
+        picture, _ = save_panels(name, config.table.title, panels(config.table.figure, tables, grids), plan.store)
+        if picture is not None:
+            console.print(f"figure: {picture}", highlight=False, soft_wrap=True)
+    done = f"{len(outcome.done)} jobs in {duration(time.monotonic() - started)}" if outcome.done else "nothing to do"
+    console.print(done, highlight=False)
+    return FAILURE if outcome.failures else 0
+
+
+def show(
+    name: str,
+    config: ReproductionConfig,
+    tables: Mapping[str, Table],
+    plan: Plan,
+    failures: Mapping[str, str],
+    console: Console,
+) -> dict[str, Grid]:
+    """Prints the tables with what there is of them now, saves them with their pages, and says where.
+
+    Returns:
+        Heading -> the cells of that table.
+    """
+    folder = plan.store.root / "tables"
+    grids = {column: table.grid(plan.store, failures) for column, table in tables.items()}
     shown = list(grids.values())
     if config.table.parts:
         shown.append(averages(name, config.table, config.seeds, grids))
     for grid in shown:
-        grid.save(table_markdown(grid), store.root / "tables")
+        grid.save(table_markdown(grid), folder)
         if grid.columns:
             print_table(grid, Console())
         behind = [table for table in tables.values() if table.name == grid.name]
-        _save_page(grid, behind or list(tables.values()), plan, outcome.failures)
-    if config.table.figure is not None:
-        picture, _ = save_panels(name, config.table.title, panels(config.table.figure, tables, grids), store)
-        if picture is not None:
-            console.print(f"figure: {picture}", highlight=False, soft_wrap=True)
-    done = f"{len(outcome.done)} jobs in {duration(time.monotonic() - started)}" if outcome.done else "nothing to do"
-    console.print(f"{done}; {store.root / 'tables' / name}.md, .json and .html", highlight=False, soft_wrap=True)
-    return FAILURE if outcome.failures else 0
+        _save_page(grid, behind or list(tables.values()), plan, failures)
+    console.print(f"{folder / name}.md, .json and .html", highlight=False, soft_wrap=True)
+    return grids
 
 
 def panels(figure: FigureConfig, tables: Mapping[str, Table], grids: Mapping[str, Grid]) -> dict[str, Panel]:

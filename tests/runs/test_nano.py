@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from xlt.config import UsageError
+from xlt.engine.training import Interrupted
 from xlt.reproduce import reproduce
 
 
@@ -50,3 +53,30 @@ def test_the_plan_of_a_table_is_shown_without_doing_anything(
     assert reproduce([*words, f"output_dir={tmp_path / 'elsewhere'}", "--plan"]) == 0
     assert "4 runs: 0 exist, 4 to do" in capsys.readouterr().err
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_an_interrupted_table_is_shown_as_it_stands_and_so_it_is_to_who_asks(
+    table: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert reproduce(table) == 0
+    complete = capsys.readouterr().out
+    two_seeds = ["seeds=[1,2]" if word.startswith("seeds=") else word for word in table]
+
+    def interrupted(*_: object) -> None:
+        raise Interrupted(signal.SIGTERM)
+
+    monkeypatch.setattr("xlt.results.execution._do", interrupted)
+    with pytest.raises(Interrupted):
+        reproduce(two_seeds)
+    at_the_signal = capsys.readouterr().out
+    assert "hole: LT-SFT, seed 2: not run" in at_the_signal and "seed 1" not in at_the_signal
+    assert reproduce([*two_seeds, "--show"]) == 0
+    asked = capsys.readouterr()
+    assert asked.out == at_the_signal and "2 jobs to do" in asked.err
+    assert reproduce([*table, "--show"]) == 0
+    assert capsys.readouterr().out == complete
+
+
+def test_a_plan_and_a_table_are_not_asked_for_at_once() -> None:
+    with pytest.raises(UsageError, match="--plan --show: take one of them"):
+        reproduce(["table=quickstart", "--plan", "--show"])

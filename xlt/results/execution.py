@@ -49,7 +49,9 @@ def carry_out(
     watcher_for: WatcherFor,
     report: Callable[[str, Run, str], None] = lambda *_: None,
 ) -> Outcome:
-    """Does what is missing of a plan. A failed run stops only those that stand on it.
+    """Does what is missing of a plan, in its order; what can be evaluated is, before anything else is trained.
+
+    A failed run stops only those that stand on it.
 
     Args:
         plan: with its store.
@@ -60,11 +62,11 @@ def carry_out(
         Interrupted: a signal came; what was running saved its state.
     """
     jobs: dict[Job, set[Job]] = {}
-    for run in plan.to_train():
-        jobs["train", run.fingerprint] = {("train", needed) for needed in run.depends_on.values()}
     for run in plan.to_evaluate():
         wanted = {run.fingerprint, *run.evaluation_needs, *run.depends_on.values()}
         jobs["evaluate", run.fingerprint] = {("train", needed) for needed in wanted}
+    for run in plan.to_train():
+        jobs["train", run.fingerprint] = {("train", needed) for needed in run.depends_on.values()}
     waiting = {job: {need for need in needs if need in jobs} for job, needs in jobs.items()}
     return _Execution(plan, waiting, watcher_for, report).run(workers)
 

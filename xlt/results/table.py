@@ -247,7 +247,7 @@ class Table:
         """The run, and its evaluations that this system shows: others may share it with other language modules."""
         return self._runs[system, seed, column if _is_per_column(self.config.systems[system]) else None]
 
-    def grid(self, store: RunStore, failures: dict[str, str]) -> Grid:
+    def grid(self, store: RunStore, failures: Mapping[str, str]) -> Grid:
         """The cells as the store has them now: only numbers that a finished evaluation backs."""
         cells: dict[str, dict[str, Cell]] = {}
         for system_name, system in self.config.systems.items():

@@ -62,6 +62,14 @@ def test_everything_missing_is_done_and_a_second_call_does_nothing(
     assert again.to_train() == again.to_evaluate() == []
 
 
+def test_a_run_is_evaluated_before_the_next_is_trained(
+    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...]
+) -> None:
+    first, second = (planned(*words, f"seed={seed}").fingerprint for seed in (1, 2))
+    done = carry_out(plan, None, silent).done
+    assert done == [("train", first), ("evaluate", first), ("train", second), ("evaluate", second)]
+
+
 def test_side_by_side_gives_the_modules_and_numbers_of_one_after_the_other(
     adapted: tuple[str, ...], tmp_path: Path
 ) -> None:
