@@ -6,7 +6,8 @@ from torch import Tensor
 from torch.nn import functional
 from xlt_kernels import lean_attention as module
 from xlt_kernels.attention_maps import AttentionInputs
-from xlt_kernels.lean_attention import lean_attention, lean_attention_definition
+from xlt_kernels.dropout import draw_kept
+from xlt_kernels.lean_attention import is_leaner, lean_attention, lean_attention_definition
 
 
 def _leaves(length: int = 7, keys: int = 7, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
@@ -35,7 +36,7 @@ def test_result_and_gradients_equal_the_definition(
     torch.manual_seed(3)
     found = lean_attention(inputs, value, dropout)
     torch.manual_seed(3)
-    kept = module._draw_kept((3, 2, 7, 7), dropout, query.device) if dropout else None
+    kept = draw_kept((3, 2, 7, 7), dropout, query.device) if dropout else None
     wanted = lean_attention_definition(inputs, value, kept, dropout)
     torch.testing.assert_close(found, wanted)
     weights = torch.randn(found.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
@@ -57,20 +58,6 @@ def test_one_query_on_paper() -> None:
     value = torch.tensor([[[[1.0], [3.0]]]])
     assert lean_attention(inputs, value, 0.0).item() == 2
     assert lean_attention_definition(inputs, value, torch.tensor([[[[False, True]]]]), 0.5).item() == 3
-
-
-@pytest.mark.parametrize("dropout", [0.1, 0.5, 0.9])
-def test_entries_are_dropped_independently_with_their_probability(dropout: float) -> None:
-    torch.manual_seed(0)
-    dropped = ~module._draw_kept((999, 1001), dropout, torch.device("cpu"))
-    deviation = (dropout * (1 - dropout) / dropped.numel()) ** 0.5
-    assert dropped.double().mean().item() == pytest.approx(dropout, abs=5 * deviation + 2**-16)
-    flat = dropped.flatten()
-    for step in (1, 2, 3, 4):  # four entries share a draw
-        both = (flat[:-step] & flat[step:]).double().mean().item()
-        assert both == pytest.approx(dropout**2, abs=5 * (dropout**2 * (1 - dropout**2) / len(flat)) ** 0.5 + 1e-4)
-        every_fourth = flat[step - 1 :: 4].double().mean().item()
-        assert every_fourth == pytest.approx(dropout, abs=10 * deviation + 2**-16)
 
 
 def test_dropout_keeps_the_mean() -> None:
@@ -109,3 +96,21 @@ def test_no_distribution_is_kept_for_the_backward_pass() -> None:
     with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
         lean_attention(AttentionInputs(query, key, 0.5), value, 0.1)
     assert max(kept) == 3 * 2 * 64 * 64  # the mask, a byte an entry
+
+
+@pytest.mark.parametrize(
+    ("dtype", "length", "dropout", "wanted"),
+    [
+        (torch.float32, 512, 0.1, True),
+        (torch.float32, 512, 0.0, False),
+        (torch.bfloat16, 512, 0.0, True),
+        (torch.bfloat16, 513, 0.1, False),
+    ],
+)
+def test_it_is_preferred_where_it_was_measured_to_be_faster(
+    dtype: torch.dtype, length: int, dropout: float, wanted: bool
+) -> None:
+    value = torch.zeros(1, 1, length, 2, dtype=dtype)
+    assert is_leaner(value, dropout) is wanted
+    with torch.no_grad():
+        assert not is_leaner(value, dropout)

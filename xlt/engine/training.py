@@ -23,6 +23,7 @@ from xlt.engine.processes import Processes
 from xlt.engine.state import Position, RunState, copy_into, load_optimizer
 from xlt.engine.watching import Watcher
 from xlt.methods.method import Budget, Method, Phase, Setting
+from xlt.models.cpu_training import fast_training
 from xlt.models.transfer import TransferModel
 from xlt.tasks.task import Task
 
@@ -152,7 +153,7 @@ class Trainer:
         total: Tensor | float = 0.0
         for part in batches:
             part = {name: tensor.to(self.model.device, non_blocking=True) for name, tensor in part.items()}
-            with autocast(self.model, self.recipe.precision):
+            with autocast(self.model, self.recipe.precision), fast_training(self.model.device):
                 loss = self.method.loss(self.model, part, self.task.loss) / max(targets, 1)
             loss.backward()
             self.method.after_backward()

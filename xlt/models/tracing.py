@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from xlt_kernels.attention_maps import AttentionInputs
-from xlt_kernels.lean_attention import lean_attention
 
+from xlt.models.cpu_training import attention_arguments
 from xlt.models.sublayers import outermost_blocks
 from xlt.models.transfer import TransferModel
 
@@ -69,9 +69,7 @@ class Tracer:
         """
         self._trace = trace = Trace()
         try:
-            # A block that is computed again in the backward pass is so without this.
-            again = any(getattr(module, "gradient_checkpointing", False) for module in self._backbone.modules())
-            with _AttentionCalls(self._saw, lean=not again):
+            with _AttentionCalls(self._saw):
                 yield trace
         finally:
             self._trace = None
@@ -107,41 +105,18 @@ class _AttentionCalls(TorchFunctionMode):
 
     Args:
         saw: is told.
-        lean: where torch's fast attention would keep distributions for the backward pass, ours takes its place.
     """
 
-    def __init__(self, saw: Callable[[AttentionInputs | Tensor], None], *, lean: bool) -> None:
+    def __init__(self, saw: Callable[[AttentionInputs | Tensor], None]) -> None:
         super().__init__()
-        self._saw, self._lean = saw, lean
+        self._saw = saw
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is functional.scaled_dot_product_attention:
-            inputs, value, dropout = _inputs(*args, **kwargs)
-            self._saw(inputs)
-            if self._lean and dropout and value.device.type == "cpu" and torch.is_grad_enabled():
-                return lean_attention(inputs, value, dropout)
+            self._saw(attention_arguments(*args, **kwargs)[0])
             return func(*args, **kwargs)
         result = func(*args, **kwargs)
         if func in (functional.softmax, torch.softmax, Tensor.softmax) and result.dim() == 4:
             self._saw(result)
         return result
-
-
-def _inputs(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> tuple[AttentionInputs, Tensor, float]:
-    """The arguments of `scaled_dot_product_attention` as it names them; value and dropout beside."""
-    if is_causal:
-        attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()[None, None]
-    if query.shape[1] != key.shape[1]:
-        key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], dim=1) for part in (key, value))
-    inputs = AttentionInputs(query, key, query.shape[-1] ** -0.5 if scale is None else scale, attn_mask)
-    return inputs, value, dropout_p

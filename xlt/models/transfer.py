@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xlt.models.cpu_training import as_before
+
 # Language-model heads in several parts, which act in this order.
 _HEADS_IN_PARTS = {"DistilBertForMaskedLM": ("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector")}
 
@@ -165,7 +167,9 @@ def recompute_activations(model: TransferModel) -> None:
     backbone: Any = model.backbone
     if not getattr(backbone, "supports_gradient_checkpointing", False):
         raise ValueError(f"train.activation_checkpointing=true: {type(backbone).__name__} cannot do that")
-    backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    backbone.gradient_checkpointing_enable(
+        gradient_checkpointing_kwargs={"use_reentrant": False, "context_fn": as_before}
+    )
 
 
 def layer_norm_parameters(model: nn.Module) -> set[str]:

@@ -1,0 +1,110 @@
+"""Our dropout and attention in the place of torch's while a model trains on a CPU, whatever its family."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from xlt_kernels import lean_attention as lean
+
+from tests.xlt.models.conftest import encoder_model
+from xlt.models import cpu_training
+from xlt.models.cpu_training import fast_training
+from xlt.models.tracing import Tracer
+from xlt.models.transfer import TransferModel, recompute_activations
+
+_CPU = torch.device("cpu")
+
+
+def _batch() -> dict[str, Tensor]:
+    ids = torch.randint(5, 40, (3, 9), generator=torch.Generator().manual_seed(1))
+    mask = (torch.arange(9) < torch.tensor([9, 4, 6])[:, None]).long()
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def _gradients(model: TransferModel) -> dict[str, Tensor]:
+    """Of a training step with dropout drawn from one seed."""
+    model.train()
+    torch.manual_seed(5)
+    batch = _batch()
+    with fast_training(_CPU):
+        hidden = model.encode(**batch)
+    (hidden * batch["attention_mask"][..., None]).square().sum().backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def _equal(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    assert found.keys() == wanted.keys() and len(found) > 20
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_a_model_without_dropout_has_torchs_gradients(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = _gradients(encoder_model(family, dropout=0.0))
+    monkeypatch.setattr(cpu_training, "is_leaner", lambda *_: True)
+    _equal(_gradients(encoder_model(family, dropout=0.0)), wanted)
+
+
+def test_all_dropout_of_a_model_is_ours(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose entries are all kept, it has the gradients of a model without dropout; torch's could not."""
+    wanted = _gradients(encoder_model(family, dropout=0.0))
+
+    def keep(shape: tuple[int, ...], probability: float, device: torch.device) -> Tensor:
+        assert probability == 0.5
+        return torch.full(shape, True, device=device)
+
+    monkeypatch.setattr(lean, "draw_kept", keep)
+    monkeypatch.setattr("xlt_kernels.dropout.draw_kept", keep)
+    monkeypatch.setattr(lean, "kept_weights", lambda kept, scaled, dtype: torch.ones(kept.shape, dtype=dtype))
+    monkeypatch.setattr(
+        "xlt_kernels.dropout.kept_weights", lambda kept, scaled, dtype: torch.ones(kept.shape, dtype=dtype)
+    )
+    _equal(_gradients(encoder_model(family, dropout=0.5)), wanted)
+
+
+def test_what_is_computed_again_in_the_backward_pass_draws_the_same_entries(family: str) -> None:
+    found = []
+    for again in (False, True):
+        model = encoder_model(family, dropout=0.3)
+        if again:
+            recompute_activations(model)
+        found.append(_gradients(model))
+    _equal(found[1], found[0])
+
+
+def test_what_was_computed_by_torch_is_so_again(family: str) -> None:
+    model, batch = encoder_model(family, dropout=0.3).train(), _batch()
+    recompute_activations(model)
+    model.encode(**batch).square().sum().backward()  # torch itself refuses other tensors than before
+    assert all(p.grad is not None for p in model.backbone.encoder.parameters())  # type: ignore[union-attr]
+
+
+def test_a_trace_is_taken_before_attention_is_ours(family: str) -> None:
+    model = encoder_model(family, dropout=0.3).train()
+    with fast_training(_CPU), Tracer(model, [0, 1, 2, 3]).watch() as trace:
+        model.encode(**_batch())
+    assert len(trace.attention) == 4 and all(part.requires_grad for part in trace.hidden)
+
+
+def test_evaluation_and_other_dropout_stay_torchs() -> None:
+    values = torch.ones(1000)
+    with fast_training(_CPU):
+        assert torch.equal(nn.Dropout(0.5).eval()(values), values)
+        assert not functional.dropout(values, 1.0).any()
+        torch.manual_seed(1)
+        in_place = functional.dropout(values.clone(), 0.5, inplace=True)
+    torch.manual_seed(1)
+    assert torch.equal(functional.dropout(values, 0.5), in_place)
+
+
+def test_attention_of_fewer_keys_than_queries_is_torchs() -> None:
+    """Grouped and causal, as decoders call it."""
+    draw = torch.Generator().manual_seed(0)
+    query = torch.randn(2, 4, 6, 8, generator=draw, dtype=torch.bfloat16, requires_grad=True)
+    key, value = (torch.randn(2, 2, 6, 8, generator=draw, dtype=torch.bfloat16) for _ in range(2))
+    wanted = functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+    with fast_training(_CPU):
+        found = functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+    assert type(found.grad_fn).__name__ == "_LeanAttentionBackward"
+    torch.testing.assert_close(found, wanted, rtol=2e-2, atol=2e-2)  # bfloat16 has 8 bits
