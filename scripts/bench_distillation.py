@@ -46,6 +46,7 @@ from torch.nn import functional
 from transformers import BertConfig, BertForMaskedLM
 
 from xlt.engine.distillation import ATTENTION, HIDDEN, Distillation
+from xlt.models.cpu_training import fast_training
 from xlt.models.loading import take_apart, whole_pretrained
 from xlt.models.student import make_student
 from xlt.models.transfer import TransferModel
@@ -100,7 +101,12 @@ def our_loss(teacher: TransferModel, student: TransferModel, kept: Tensor) -> Ca
     teacher.lm_head = None
     layers = int(student.backbone.config.num_hidden_layers)  # type: ignore[union-attr,arg-type]
     distillation = Distillation(task, teacher, layers, kept, [ATTENTION, HIDDEN])
-    return lambda batch: distillation.loss(student, batch) / len(batch["input_ids"])
+
+    def loss(batch: dict[str, Tensor]) -> Tensor:
+        with fast_training(student.device):
+            return distillation.loss(student, batch) / len(batch["input_ids"])
+
+    return loss
 
 
 def naive_loss(teacher: TransferModel, student: TransferModel, head: bool) -> Callable[[dict[str, Tensor]], Tensor]:

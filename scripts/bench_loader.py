@@ -4,9 +4,10 @@
 
 Text is random words of a made-up vocabulary, one file a language. It is read and tokenised once, in one process; then,
 in a fresh process for each measurement, the features are found again (start-up), batches are drawn from the mix and
-padded (batches a second, growth of resident memory from the 100th batch to the last), and a masked-language-modelling
-step with full fine-tuning is timed on the same batches. Both ways of mixing are measured. Without --model the step is
-that of a BERT of 4 layers x 256 with random weights. One thread; medians.
+padded (batches a second, tokens with padding for one without, growth of resident memory from the 100th batch to the
+last), and a masked-language-modelling step with full fine-tuning is timed on the same batches. Both ways of mixing are
+measured, and concatenation with batches of like length (`train.group_by_length`). Without --model the step is that of a
+BERT of 4 layers x 256 with random weights. One thread; medians.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def main() -> None:
         record["first_seconds"], _ = _apart(_start_up, *arguments)
         record["start_up_seconds"], record["start_up_mb"] = _apart(_start_up, *arguments)
         record["step_seconds"] = _apart(_step, *arguments, options.steps)
-        for name in ("concatenation", "size"):
+        for name in ("concatenation", "size", "grouped"):
             found = _apart(_draw, *arguments, name, options.batches)
             found["share_of_step"] = found["seconds_a_batch"] / record["step_seconds"]
             record[name] = found
@@ -112,7 +113,7 @@ def _mix(root: Path, model: str, sources: int, by: str) -> tuple[Mix, Any, Encod
     loaded = data.load("sources", encoder)
     data.load("validation", encoder)
     sampling = Sampling(config.data.sampling.exponent, config.data.sampling.ceiling) if by == "size" else None
-    return Mix(loaded, BATCH_SIZE, 1, "dense", sampling), task, encoder
+    return Mix(loaded, BATCH_SIZE, 1, "dense", sampling, group_by_length=by == "grouped"), task, encoder
 
 
 def _start_up(root: Path, model: str, sources: int) -> tuple[float, float]:
@@ -126,16 +127,18 @@ def _start_up(root: Path, model: str, sources: int) -> tuple[float, float]:
 def _draw(root: Path, model: str, sources: int, by: str, batches: int) -> dict[str, float]:
     mix, task, encoder = _mix(root, model, sources, by)
     seconds = []
-    before = 0.0
+    before, padded, real = 0.0, 0, 0
     for step in range(batches):
         if step == min(100, batches // 2):
             before = _resident_mb()
         began = time.perf_counter()
-        task.collate(mix.batch(step).features, encoder, stream(1, "collate", step))
+        batch = task.collate(mix.batch(step).features, encoder, stream(1, "collate", step))
         seconds.append(time.perf_counter() - began)
+        padded, real = padded + batch["attention_mask"].numel(), real + int(batch["attention_mask"].sum())
     return {
         "batches_a_second": batches / sum(seconds),
         "seconds_a_batch": statistics.fmean(seconds),
+        "padded_tokens_a_token": padded / real,
         "growth_mb": _resident_mb() - before,
     }
 

@@ -51,6 +51,7 @@ RECIPE: dict[str, Any] = {
     "dense_max_steps": 3,
     "batch_size": 4,
     "micro_batch_size": None,
+    "group_by_length": False,
     "learning_rate": 5e-3,
     "dense_learning_rate": None,
     "warmup_fraction": 0.0,

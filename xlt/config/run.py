@@ -60,6 +60,7 @@ class TrainConfig:
     dense_max_steps: int | None = key("upper bound of its steps; null: as max_steps", low=1)
     batch_size: int = key("examples a step, over all processes", low=1)
     micro_batch_size: int | None = key("examples a forward pass; null: the whole batch", low=1)
+    group_by_length: bool = key("examples of like length in a batch: little padding, an order less random")
     learning_rate: float = key("peak rate", above=0)
     dense_learning_rate: float | None = key("peak rate of a dense phase before a sparse one; null: the same", above=0)
     warmup_fraction: float = key("share of the steps over which the rate rises", low=0, high=1)

@@ -46,6 +46,12 @@ class ArrowFeatures(Sequence[Features]):
         columns = self._rows[list(numbers)]
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
+    def lengths(self, name: str) -> list[int]:
+        """How long the lists of a column are; they themselves are not read."""
+        import pyarrow.compute as pc
+
+        return pc.list_value_length(self._rows.data.column(name)).to_pylist()
+
 
 def cached(file: Path, make: Iterable[Features]) -> ArrowFeatures:
     """The features in `file`; made and written first where it is not there.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ Features = dict[str, Any]
 
 # Steps whose sources are drawn together where they are drawn by size.
 _BLOCK = 4096
+# Batches of a source whose examples are sorted together where they are grouped by length.
+_GROUPED = 50
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,14 @@ class LoadedSource:
     @property
     def examples_an_epoch(self) -> int:
         return len(self.features) * self.upsample
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """(examples,) int64: tokens of each, not upsampled."""
+        features: Any = self.features
+        if hasattr(features, "lengths"):
+            return torch.tensor(features.lengths("input_ids"))
+        return torch.tensor([len(row["input_ids"]) for row in features])
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,8 @@ class Mix:
         seed: of the order.
         phase: training phases see different orders.
         sampling: how the source of a step is drawn; None: every example is seen once an epoch (concatenation).
+        group_by_length: have the examples of a batch be of like length, so that little of it is padding: those of 50
+            batches, drawn at random, are sorted by length and cut into batches, whose order is random again.
     """
 
     def __init__(
@@ -84,10 +97,11 @@ class Mix:
         seed: int,
         phase: str,
         sampling: Sampling | None = None,
+        group_by_length: bool = False,
     ) -> None:
         self.sources = list(sources)
         self.batch_size = batch_size
-        self._seed, self._phase, self._sampling = seed, phase, sampling
+        self._seed, self._phase, self._sampling, self._groups = seed, phase, sampling, group_by_length
         self._batches = [-(-source.examples_an_epoch // batch_size) for source in self.sources]
         self._rows: dict[int, tuple[int, Tensor]] = {}
         self._order: tuple[int, Tensor, Tensor] | None = None
@@ -145,8 +159,20 @@ class Mix:
             source = self.sources[number]
             generator = stream(self._seed, "order", self._phase, epoch, source.name)
             order = torch.randperm(source.examples_an_epoch, generator=generator) % len(source.features)
+            if self._groups:
+                order = self._grouped(order, source.lengths, generator)
             self._rows[number] = known = (epoch, order)
         return known[1]
+
+    def _grouped(self, order: Tensor, lengths: Tensor, generator: torch.Generator) -> Tensor:
+        """The same examples, those of each run of batches sorted by length; a batch that is not full stays last."""
+        batches: list[Tensor] = []
+        for some in order.split(_GROUPED * self.batch_size):
+            *full, last = some[lengths[some].argsort(stable=True)].split(self.batch_size)
+            if len(last) == self.batch_size:
+                full, last = [*full, last], order[:0]
+            batches += [full[number] for number in torch.randperm(len(full), generator=generator).tolist()]
+        return torch.cat([*batches, last])
 
 
 def _rows(features: Sequence[Features], numbers: list[int]) -> list[Features]:

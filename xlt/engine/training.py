@@ -109,7 +109,8 @@ class Trainer:
             copy_into(trainable, parts["trainable"])
             load_optimizer(optimizer, trainable, parts["optimizer"])
         self.activation.begin(self.method)
-        mix = Mix(self.sources, self.recipe.batch_size, self.seed, phase.name, self.sampling)
+        recipe = self.recipe
+        mix = Mix(self.sources, recipe.batch_size, self.seed, phase.name, self.sampling, recipe.group_by_length)
         evaluate_every = self._evaluation_interval(mix)
         self.watcher.begin_phase(phase.name, position.step, phase.steps)
         self.model.train()

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
+import torch
 
+from xlt.data.feature_cache import cached
 from xlt.data.mix import LoadedSource, Mix, Sampling
 
 
@@ -107,3 +110,52 @@ def test_drawn_by_size_any_step_can_be_asked_for_without_those_before_it(monkeyp
     assert len({tuple(ids) for ids in whole}) > 8
     for step in (29, 3, 17, 8, 0, 16):
         assert [f["id"] for f in made().batch(step).features] == whole[step]
+
+
+def _of_lengths(name: str, lengths: list[int], upsample: int = 1) -> LoadedSource:
+    rows = [{"id": f"{name}{number}", "input_ids": [0] * length} for number, length in enumerate(lengths)]
+    return LoadedSource(name, "eng", rows, upsample)
+
+
+def _drawn_lengths(count: int) -> list[int]:
+    return torch.randint(1, 100, (count,), generator=torch.Generator().manual_seed(0)).tolist()
+
+
+@pytest.mark.parametrize("sampling", [None, Sampling(0.5, None)])
+def test_grouped_by_length_every_example_still_comes_once_an_epoch(sampling: Sampling | None) -> None:
+    mix = Mix([_of_lengths("a", _drawn_lengths(451), 2)], 4, 1, "p", sampling, group_by_length=True)
+    for number in range(2):
+        found = epoch(mix, number)
+        assert Counter(name for _, ids in found for name in ids) == {f"a{n}": 2 for n in range(451)}
+        sizes = [len(ids) for _, ids in found]
+        assert sorted(sizes) == [2] + [4] * 225
+    assert epoch(mix, 0) != epoch(mix, 1)
+
+
+def test_grouped_by_length_a_batch_is_of_neighbours_among_fifty() -> None:
+    """Batches of four of 200 examples of lengths 0 to 199, each once: 0-3, 4-7, ..., in an order that is drawn."""
+    mix = Mix([_of_lengths("a", list(range(200)))], 4, 1, "p", group_by_length=True)
+    found = [sorted(int(name[1:]) for name in ids) for _, ids in epoch(mix)]
+    assert sorted(found) == [list(range(at, at + 4)) for at in range(0, 200, 4)]
+    assert found != sorted(found)
+
+
+def test_grouped_by_length_little_is_padded() -> None:
+    def padded(grouped: bool) -> float:
+        """Tokens with padding for a token without."""
+        mix = Mix([_of_lengths("a", _drawn_lengths(1000))], 8, 1, "p", group_by_length=grouped)
+        lengths = [[len(row["input_ids"]) for row in mix.batch(step).features] for step in range(mix.steps_per_epoch)]
+        return sum(max(batch) * len(batch) for batch in lengths) / sum(map(sum, lengths))
+
+    assert padded(True) < 1.05 < 1.5 < padded(False)
+
+
+def test_grouped_by_length_which_examples_meet_differs_from_epoch_to_epoch() -> None:
+    mix = Mix([_of_lengths("a", [5] * 1000)], 4, 1, "p", group_by_length=True)
+    together = [{frozenset(ids) for _, ids in epoch(mix, number)} for number in range(2)]
+    assert not together[0] & together[1]
+
+
+def test_lengths_of_features_on_disk_are_those_of_their_rows(tmp_path: Path) -> None:
+    rows = [{"input_ids": [7] * length, "label": length} for length in (3, 0, 5)]
+    assert LoadedSource("a", "eng", cached(tmp_path / "a.arrow", rows)).lengths.tolist() == [3, 0, 5]
