@@ -49,8 +49,8 @@ def is_leaner(value: Tensor, dropout: float) -> bool:
     """Whether `lean_attention` is the faster way to train, by measurement; without a backward pass it is not.
 
     On an AMD EPYC with AVX-512, one thread, forward and backward pass together, lengths 64 to 512, head sizes 32 and
-    64: with dropout 0.28 to 0.55 of the time of torch's attention in bfloat16, and 0.3 to 1.06 in float32; without
-    dropout 0.33 to 0.9 in bfloat16, but 1.2 to 1.5 in float32 (`scripts/bench_dropout.py`).
+    64 (`scripts/bench_dropout.py`): with dropout 0.3 to 0.5 of the time of torch's attention in bfloat16 and 0.4 to 0.8
+    in float32; without dropout 0.3 to 0.85 in bfloat16, but 1.1 to 1.4 in float32.
 
     Args:
         value: (batch, heads, length, value size).
