@@ -54,6 +54,7 @@ RECIPE: dict[str, Any] = {
     "group_by_length": False,
     "learning_rate": 5e-3,
     "dense_learning_rate": None,
+    "head_learning_rate": None,
     "warmup_fraction": 0.0,
     "weight_decay": 0.0,
     "clip_norm": 1.0,

@@ -63,6 +63,7 @@ class TrainConfig:
     group_by_length: bool = key("examples of like length in a batch: little padding, an order less random")
     learning_rate: float = key("peak rate", above=0)
     dense_learning_rate: float | None = key("peak rate of a dense phase before a sparse one; null: the same", above=0)
+    head_learning_rate: float | None = key("peak rate of the task's head; null: that of the rest", above=0)
     warmup_fraction: float = key("share of the steps over which the rate rises", low=0, high=1)
     weight_decay: float = key("decoupled weight decay", low=0)
     clip_norm: float | None = key("largest gradient norm; null: no clipping", above=0)

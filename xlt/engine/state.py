@@ -137,7 +137,8 @@ def load_optimizer(
     Raises:
         ValueError: a slot belongs to no trainable tensor, or has another shape (a fused optimiser would not notice).
     """
-    numbers = {name: number for number, name in enumerate(trainable)}
+    order = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    numbers = {name: order.index(id(parameter)) for name, parameter in trainable.items()}
     state: dict[int, dict[str, Any]] = {}
     for key, tensor in tensors.items():
         name, _, slot = key.rpartition("/")

@@ -99,25 +99,27 @@ class Trainer:
         }
 
     def _train_phase(self, phase: Phase, position: Position, parts: dict[str, dict[str, Tensor]] | None) -> None:
-        in_parts = self.processes.count > 1 or self.recipe.micro_batch_size is not None
+        recipe = self.recipe
+        in_parts = self.processes.count > 1 or recipe.micro_batch_size is not None
         languages = sorted({source.language for source in self.sources})
         self.method.attach(self.model, phase, replace(self.setting, in_parts=in_parts, languages=languages))
         trainable = self.method.trainable()
         self.processes.same_weights(trainable.values())
-        optimizer = self.method.optimizer(trainable, phase.learning_rate, self.recipe.weight_decay)
+        optimizer = self.method.optimizer(trainable, phase.learning_rate, recipe.weight_decay)
         if parts is not None:
             copy_into(trainable, parts["trainable"])
             load_optimizer(optimizer, trainable, parts["optimizer"])
         self.activation.begin(self.method)
-        recipe = self.recipe
         mix = Mix(self.sources, recipe.batch_size, self.seed, phase.name, self.sampling, recipe.group_by_length)
         evaluate_every = self._evaluation_interval(mix)
+        head_rate = recipe.head_learning_rate or phase.learning_rate
         self.watcher.begin_phase(phase.name, position.step, phase.steps)
         self.model.train()
         while position.step < phase.steps:
-            rate = phase.learning_rate * self._schedule(position.step, phase.steps)
+            schedule = self._schedule(position.step, phase.steps)
+            rate = phase.learning_rate * schedule
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = head_rate * schedule if group.get("head") else rate
             loss, targets = self._forward_backward(phase, position.step, mix)
             self.processes.sum_gradients(trainable.values())
             self.processes.sum_tensors(self.method.partial_sums())

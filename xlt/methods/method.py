@@ -114,8 +114,16 @@ class Method(ABC):
         """Name -> what the optimiser updates in the present phase; a fixed order."""
 
     def optimizer(self, trainable: Mapping[str, nn.Parameter], rate: float, decay: float) -> torch.optim.Optimizer:
-        """A fresh optimiser of the phase's trainable tensors, Adam with decoupled decay if nothing else is said."""
-        return torch.optim.AdamW(trainable.values(), lr=rate, weight_decay=decay, fused=True)
+        """A fresh optimiser of the phase's trainable tensors, Adam with decoupled decay if nothing else is said.
+
+        A group of the task head's tensors says so, `head=True`: it may have a rate of its own.
+        """
+        parts = {
+            is_head: [p for name, p in trainable.items() if name.startswith(HEAD) is is_head]
+            for is_head in (False, True)
+        }
+        groups = [{"params": part, "head": is_head} for is_head, part in parts.items() if part]
+        return torch.optim.AdamW(groups, lr=rate, weight_decay=decay, fused=True)
 
     def language_faults(self, languages: Iterable[str]) -> list[str]:
         """Why the method cannot learn from sources in these languages, a line each; asked before anything is loaded."""

@@ -69,6 +69,20 @@ def test_an_optimiser_goes_on_as_if_never_stopped_whatever_the_order_of_its_para
     assert bits(resumed) == bits(trainable)
 
 
+def test_moments_find_their_parameters_in_whatever_group_they_are(tmp_path: Path, bits) -> None:
+    state, trainable, optimizer = _saved(tmp_path)
+    _step(trainable, optimizer)
+    found = state.load()
+    assert found is not None
+    resumed = _trainable(("a.weight", "b.weight"), seed=5)
+    copy_into(resumed, found[1]["trainable"])
+    groups = [{"params": [resumed["b.weight"]]}, {"params": [resumed["a.weight"]]}]
+    again = torch.optim.AdamW(groups, lr=0.1, fused=True)
+    load_optimizer(again, resumed, found[1]["optimizer"])
+    _step(resumed, again)
+    assert bits(resumed) == bits(trainable)
+
+
 def test_moments_of_another_shape_or_name_are_refused(tmp_path: Path) -> None:
     trainable = _trainable()
     optimizer = torch.optim.AdamW(trainable.values())

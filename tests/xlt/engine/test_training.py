@@ -44,6 +44,25 @@ def test_warm_up_rises_over_its_share_of_the_steps(make_trainer, make_method, re
     assert rates == pytest.approx([1 / 4, 2 / 4, 3 / 4, *(k / 7 for k in (7, 6, 5, 4, 3, 2, 1))])
 
 
+@pytest.mark.parametrize("name", ["full", "lt_sft", "spiel_ag", "spiel_ma", "mad_x"])
+def test_the_head_may_have_a_rate_of_its_own(name: str, make_trainer, make_method, tmp_path: Path) -> None:
+    """Adam's first step is as long as the rate, SM3's at most; a step of 1e-9 is lost in the head's float32."""
+    moved = {}
+    for rate in (None, 1e-9):
+        trainer = make_trainer(
+            make_method(name), learning_rate=1e-2, head_learning_rate=rate, max_steps=1, dense_max_steps=1
+        )
+        before = {key: parameter.detach().clone() for key, parameter in trainer.model.named_parameters()}
+        trainer.train(tmp_path / str(rate), Silence())
+        trainer.method.write()
+        now = dict(trainer.model.named_parameters())
+        change = {key: float((now[key].detach() - before[key]).abs().max()) for key in before}
+        head = max(change[key] for key in change if key.startswith("head."))
+        moved[rate] = head, max(change[key] for key in change if not key.startswith("head."))
+    assert moved[None][0] > 1e-3 and moved[1e-9][0] < 1e-6
+    assert moved[1e-9][1] == pytest.approx(moved[None][1], rel=1e-5)
+
+
 def test_the_loss_of_a_step_is_the_mean_over_its_targets(make_trainer, make_method, records, tmp_path: Path) -> None:
     watcher = records()
     make_trainer(make_method("full"), micro_batch_size=3).train(tmp_path, watcher)

@@ -29,7 +29,7 @@ class EntryOptimiser(torch.optim.Optimizer):
         self, deltas: Mapping[str, nn.Parameter], head: Mapping[str, nn.Parameter], rate: float, decay: float
     ) -> None:
         groups = [
-            {"params": list(part.values()), "decay": decay_of}
+            {"params": list(part.values()), "decay": decay_of, "head": part is head}
             for part, decay_of in ((deltas, decay), (head, 0.0))
             if part
         ]
