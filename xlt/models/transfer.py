@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -39,6 +40,7 @@ class TransferModel(nn.Module):
         self.lm_head = lm_head
         self.head: nn.Module | None = None
         self.adapters = nn.ModuleDict()
+        self._caches = "use_cache" in inspect.signature(backbone.forward).parameters
         self.base_hash = base_hash
         self.base_name = base_name
         self.pretrained_parameters = sum(parameter.numel() for parameter in self.parameters())
@@ -60,8 +62,10 @@ class TransferModel(nn.Module):
 
         `token_type_ids`, (batch, length), say which sequence of a pair a token is of; None for a model without them.
         """
-        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        return self.backbone(input_ids=input_ids, attention_mask=attention_mask, **types).last_hidden_state
+        more: dict[str, Any] = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        if self._caches:  # keys and values are not wanted again: a decoder would copy and keep those of every layer
+            more["use_cache"] = False
+        return self.backbone(input_ids=input_ids, attention_mask=attention_mask, **more).last_hidden_state
 
     def decode(self, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor) -> Tensor:
         """Of an encoder-decoder: (batch, length) source ids and mask, (batch, target length) ids -> representations.

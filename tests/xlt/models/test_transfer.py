@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from tests.xlt.models.conftest import encoder_model
@@ -23,6 +24,19 @@ def test_head_of_body_is_what_transformers_computes(family: str) -> None:
     ids = torch.randint(5, 40, (2, 7), generator=torch.Generator().manual_seed(1))
     wanted = whole_pretrained(model)(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
     torch.testing.assert_close(model.language_model_logits(model.encode(ids, torch.ones_like(ids))), wanted)
+
+
+def test_a_decoder_keeps_no_keys_and_values_of_what_it_encodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+
+    shape = LlamaConfig(vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+    pretrained = LlamaForCausalLM(shape).eval()
+    ids = torch.arange(5, 12)[None]
+    wanted = pretrained.model(input_ids=ids).last_hidden_state
+    monkeypatch.setattr(DynamicCache, "update", None)  # whoever calls it fails
+    model = take_apart(pretrained, "llama")
+    torch.testing.assert_close(model.encode(ids, torch.ones_like(ids)), wanted)
+    assert model.backbone.config.use_cache  # type: ignore[union-attr]
 
 
 def test_a_head_in_parts_is_one_head() -> None:
