@@ -9,6 +9,9 @@ the optimiser's 16 bytes a parameter; the sparse phase does two products, a samp
 with density near zero it tends to 2/3. LoRA does the frozen layer's two products and six narrow ones, and keeps more
 activations. Peak memory is the resident set's high-water mark of a phase (Linux).
 
+On a CPU the engine has attention and dropout of its own (`scripts/bench_dropout.py`), which LoRA gains most from: it
+drops entries of every layer's input. `lora_N_as_in_peft` is LoRA with torch's, as it is trained elsewhere.
+
 For SpIEL the median of ordinary steps is given, and beside it, as shares of S = 20 ordinary ones (thesis §7.4.3), what
 an update of the entries costs (drop, growth, optimiser state), and what the steps before it take longer because they
 estimate gradients.
@@ -25,8 +28,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from transformers import BertConfig, BertForMaskedLM
@@ -62,7 +67,15 @@ METHODS = {
     "lora_8": ("lora", ["method.rank=8"]),
     "lora_64": ("lora", ["method.rank=64"]),
 }
-_PEERS = ("full", "lora_8", "lora_64")  # what the others are compared with, where they are measured too
+_AS_IN_PEFT = "_as_in_peft"
+METHODS |= {name + _AS_IN_PEFT: METHODS[name] for name in ("lora_8", "lora_64")}
+_PEERS = (
+    "full",
+    "lora_8",
+    "lora_64",
+    "lora_8_as_in_peft",
+    "lora_64_as_in_peft",
+)  # what the others are compared with, where they are measured too
 _WARM_UP = 1
 _INTERVAL, _ESTIMATION = 8, 5  # steps between SpIEL's updates here, the last 5 of them with more to do
 _THESIS_INTERVAL = 20
@@ -191,6 +204,11 @@ def _random_module(model: TransferModel, language: str, generator: torch.Generat
     return SparseDelta(header, entries)
 
 
+def torchs_own() -> Any:
+    """While it is entered, the engine trains with torch's attention and dropout."""
+    return mock.patch("xlt.engine.training.fast_training", lambda device: nullcontext())
+
+
 def measure(size: str, name: str, density: float, steps: int, threads: int, tokens: int) -> dict[str, Any]:
     """One method's phases in this process: seconds of each step, peak memory, entries of the optimiser's state."""
     torch.set_num_threads(threads)
@@ -207,7 +225,7 @@ def measure(size: str, name: str, density: float, steps: int, threads: int, toke
     ]
     trainer = random_trainer(size, method, overrides, tokens)
     clock, after = StepClock(), AfterStep(trainer)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, torchs_own() if name.endswith(_AS_IN_PEFT) else nullcontext():
         trainer.train(Path(folder), clock)
     trainable = trainer.method.trainable().values()
     found: dict[str, Any] = {

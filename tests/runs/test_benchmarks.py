@@ -16,7 +16,7 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 @pytest.mark.parametrize(
     ("script", "arguments", "rows"),
     [
-        ("bench_training.py", "--size tiny --methods full lt_sft --steps 1 --rounds 1", 3),
+        ("bench_training.py", "--size tiny --methods full lt_sft lora_8_as_in_peft --steps 1 --rounds 1", 4),
         ("bench_switching.py", "--size tiny --steps 1 --batch 2", 2),
         ("bench_llm.py", "--size tiny --batch 2 --methods spiel_ag --four-bit yes --checkpointing yes", 1),
     ],
