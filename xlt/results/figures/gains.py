@@ -52,5 +52,5 @@ def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase) -> N
         scatter(axes, series, labels)
         axes.axhline(0, color="0.4", linewidth=0.8)
         axes.set_title(part)
-    all_axes[0].set_ylabel(f"gain in {config.metric or 'score'}")
+    all_axes[0].set_ylabel(f"{config.metric or 'score'} gained by\nlanguage adaptation")
     figure.legend(handles=series_handles(labels, True), loc="outside lower center", ncols=4, fontsize=7)
