@@ -168,7 +168,10 @@ def _resident_mb() -> float:
 def _apart(function: Callable[..., Any], *arguments: Any) -> Any:
     """Calls a function in a process of its own, on one thread."""
     with multiprocessing.get_context("spawn").Pool(1, torch.set_num_threads, (1,)) as pool:
-        return pool.apply(function, arguments)
+        result = pool.apply(function, arguments)
+        pool.close()
+        pool.join()  # or it would be killed, and complain of it
+    return result
 
 
 if __name__ == "__main__":
