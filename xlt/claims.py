@@ -101,7 +101,7 @@ def _findings(config: ClaimsConfig) -> dict[str, dict[str, Finding]]:
         for table in dict.fromkeys(test.table for test in tests if test.store == name):
             columns = searched_columns(test for test in tests if (test.store, test.table) == (name, table))
             words = [*store.overrides, f"scale={config.scale}", f"output_dir={store.output_dir}"]
-            shelves[name, table] = _Shelf(table, config.scale, columns, words, plans[name])
+            shelves[name, table] = _Shelf(table, config.scale, columns, words, plans[name], name)
     found: dict[str, dict[str, Finding]] = {}
     for claim_name, claim in claims.items():
         found[claim_name] = {}
@@ -119,10 +119,11 @@ class _Shelf:
         columns: of it, that claims name; with those of its average they are looked up.
         overrides: of every run.
         plan: runs are added to it; of the store.
+        store: its name in the config.
     """
 
-    def __init__(self, name: str, scale: str, columns: list[str], overrides: list[str], plan: Plan) -> None:
-        self._name, self._scale, self._overrides, self._plan = name, scale, overrides, plan
+    def __init__(self, name: str, scale: str, columns: list[str], overrides: list[str], plan: Plan, store: str) -> None:
+        self._name, self._scale, self._overrides, self._plan, self._store = name, scale, overrides, plan, store
         self._named = columns
         self._config: TableConfig | None = None
         self._rows: dict[tuple[str, int, str | None], Row | UsageError] = {}
@@ -172,7 +173,15 @@ class _Shelf:
             average=[],
             figure=None,
         )
-        table = Table(self._name, shown, [seed], self._overrides, self._plan)
+        try:
+            table = Table(self._name, shown, [seed], self._overrides, self._plan)
+            return self._values(table, system, seed, languages, cost)
+        except UsageError as error:
+            if self._store == _PLAIN:
+                raise
+            raise UsageError(*(f"with stores.{self._store}.overrides: {line}" for line in error.lines)) from error
+
+    def _values(self, table: Table, system: str, seed: int, languages: list[str], cost: str | None) -> Row:
         if cost is not None:
             costs = {language: table.cost(system, seed, language, self._plan.store) for language in languages}
             run = {language: table.run(system, seed, language).fingerprint for language in languages}

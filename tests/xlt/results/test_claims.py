@@ -217,3 +217,10 @@ def test_without_runs_nothing_is_tested_and_no_number_shown(tmp_path: Path, capf
     assert "fields: bistil_nano, tf_2 - st_2: 0 of 3 pairs are in the store" in " ".join(out.split())
     assert (tmp_path / "claims.md").is_file() and (tmp_path / "claims.json").is_file()
     assert not (tmp_path / "runs").exists()
+
+
+def test_what_a_store_lacks_is_said_of_that_store(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["only=[spiel_over_lora]", f"output_dir={tmp_path}", "model.path=/of/the/encoder", "data_dir=/data"]
+    assert check_claims(words) == 0
+    out = " ".join(capfd.readouterr().out.split())
+    assert "spiel_ag - lora: with stores.decoder.overrides: model: exactly one of model.path, " in out
