@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from xlt.data.examples import Example
 
@@ -29,6 +29,7 @@ class Overlap:
         self._letters: set[str] = set()
         self._sizes: list[int] = []
         self._texts_with: dict[tuple[str, ...], list[int]] = defaultdict(list)
+        self._found: dict[str, set[int]] = {}
         for text in texts:
             letters, trigrams = _letters(text), _trigrams(text)
             if letters in self._letters:
@@ -41,6 +42,22 @@ class Overlap:
     def holds(self, example: Example) -> bool:
         """Whether a text of the example equals one of the index, or is an edited copy, or a translation of either."""
         return any(self._holds(text) for text in (*texts_of(example), *example.untranslated))
+
+    def apart(self, content: str, examples: Iterable[Example]) -> Iterator[Example]:
+        """The examples that the index does not hold.
+
+        Args:
+            content: names the examples; those by a name that were gone through before are not compared again.
+            examples: what is read; the same ones, in the same order, for the same name.
+        """
+        known = self._found.get(content)
+        found = set()
+        for number, example in enumerate(examples):
+            if (number in known) if known is not None else self.holds(example):
+                found.add(number)
+            else:
+                yield example
+        self._found[content] = found
 
     def _holds(self, text: str) -> bool:
         if _letters(text) in self._letters:

@@ -114,10 +114,12 @@ def read_source(name: str, source: SourceConfig, seed: int, overlap: Overlap | N
         UsageError: the source is missing, broken or empty.
     """
 
+    read = reader_of(source).read
+    content = "" if overlap is None else digest(source_identity(source))
+
     def stream_once() -> Iterator[Example]:
-        for example in reader_of(source).read(source):
-            if overlap is None or not overlap.holds(example):
-                yield _as_instruction(_in_languages(_relabelled(example, source), source), source)
+        for example in read(source) if overlap is None else overlap.apart(content, read(source)):
+            yield _as_instruction(_in_languages(_relabelled(example, source), source), source)
 
     kept: set[int] | None = None
     if source.cap is not None:

@@ -25,8 +25,12 @@ from xlt.tasks.task import Task
 # Examples that are tokenised together; joined lines of a corpus end with them.
 _CHUNK = 10_000
 
-# Sources found right in this process.
+# Sources found right in this process, and training sources found apart from what is evaluated on.
 _CHECKED: set[Path] = set()
+_APART: set[str] = set()
+
+# Indices of what must not be learned from, by what they are made of.
+_EXCLUDED: dict[str, Overlap] = {}
 
 
 class RunData:
@@ -73,21 +77,25 @@ class RunData:
     def leaks(self, learners: Iterable[tuple[str, RunData]]) -> list[str]:
         """Training sources with texts that this run is evaluated on, a line each.
 
+        Those that were found to have none are not read again.
+
         Args:
             learners: name for messages, and the data of a run that learns; what it excludes it does not learn from.
         """
-        evaluated = EvaluationTexts(
-            {
-                f"data.evaluation.{name}": read_source(f"data.evaluation.{name}", _as_read(source), self._config.seed)
-                for name, source in self._config.data.evaluation.items()
-            }
-        )
+        evaluation = [self._identity("evaluation", n, _as_read(s)) for n, s in self.names("evaluation").items()]
         lines = []
         for prefix, data in learners:
             for name, source in data._config.data.sources.items():
+                pair = digest([evaluation, data._identity("sources", name, _as_read(source))])
+                if pair in _APART:
+                    continue
                 read = read_source(f"{prefix}.{name}", _as_read(source), data._config.seed, data._overlap("sources"))
-                lines.append(leak_fault(f"{prefix}.{name}", evaluated.leaks(read)))
-        return [line for line in lines if line is not None]
+                fault = leak_fault(f"{prefix}.{name}", self._evaluation_texts.leaks(read))
+                if fault is None:
+                    _APART.add(pair)
+                else:
+                    lines.append(fault)
+        return lines
 
     def load(self, part: str, encoder: Encoder, only: Iterable[str] | None = None) -> list[LoadedSource]:
         """The part's sources as the task's features, tokenised now if they were not before.
@@ -124,6 +132,15 @@ class RunData:
         for name, source in wanted.items() if only is None else ((name, wanted[name]) for name in only):
             for example in self._examples(part, name, source):
                 yield " ".join(texts_of(example))
+
+    @cached_property
+    def _evaluation_texts(self) -> EvaluationTexts:
+        return EvaluationTexts(
+            {
+                f"data.evaluation.{name}": read_source(f"data.evaluation.{name}", _as_read(source), self._config.seed)
+                for name, source in self.names("evaluation").items()
+            }
+        )
 
     @property
     def _holds_out(self) -> bool:
@@ -196,15 +213,18 @@ class RunData:
 
     @cached_property
     def _excluded(self) -> Overlap | None:
-        sources = self._config.data.excluded
+        sources, seed = self._config.data.excluded, self._config.seed
         if not sources:
             return None
-        return Overlap(
-            text
-            for name, source in sources.items()
-            for example in read_source(f"data.excluded.{name}", source, self._config.seed)
-            for text in texts_of(example)
-        )
+        content = digest([*map(source_identity, sources.values()), seed])
+        if content not in _EXCLUDED:
+            _EXCLUDED[content] = Overlap(
+                text
+                for name, source in sources.items()
+                for example in read_source(f"data.excluded.{name}", source, seed)
+                for text in texts_of(example)
+            )
+        return _EXCLUDED[content]
 
     def _identity(self, part: str, name: str, source: SourceConfig) -> dict[str, Any]:
         """All that decides which examples a part takes of a source, and what the task makes of them."""

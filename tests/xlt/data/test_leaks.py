@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,7 @@ from xlt.compose import checked, compose, hydra_ready
 from xlt.config import UsageError
 from xlt.data.examples import Example
 from xlt.data.leaks import EvaluationTexts, leak_fault
+from xlt.data.sources import read_source
 from xlt.engine.build import build_task
 from xlt.engine.run_data import RunData
 
@@ -111,3 +113,26 @@ def test_another_run_that_learned_such_texts_is_named(run_data: Callable[..., Ru
     data = run_data("data.leaks=allow")
     twice = data.leaks([("one: data.sources", data), ("two: data.sources", data)])
     assert [line.partition(": data.sources.text")[0] for line in twice] == ["one", "two"]
+
+
+def test_what_has_no_leaks_is_not_read_again_unless_it_or_the_evaluation_changes(
+    run_data: Callable[..., RunData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+
+    def counted(name: str, *others: Any) -> Iterator[Example]:
+        read.append(name)
+        return read_source(name, *others)
+
+    monkeypatch.setattr("xlt.engine.run_data.read_source", counted)
+
+    def leaks() -> list[str]:
+        data = run_data("data.leaks=allow")
+        return data.leaks([("data.sources", data)])
+
+    assert len(leaks()) == len(leaks()) == 1  # a fault is said again
+    (tmp_path / "evaluated.txt").write_text("yang lain sama sekali\n", encoding="utf-8")
+    read.clear()
+    assert leaks() == leaks() == [] and read == ["data.sources.text", "data.evaluation.x"]
+    (tmp_path / "learned.txt").write_text("juga yang lain sama sekali\nyang lain sama sekali\n", encoding="utf-8")
+    assert len(leaks()) == 1

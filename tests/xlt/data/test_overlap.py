@@ -51,3 +51,13 @@ def test_a_source_is_read_without_what_overlaps_and_capped_afterwards(tmp_path: 
     (tmp_path / "t.txt").write_text("\n".join([lines[0], TEXT, *lines[1:], TEXT.upper()]), encoding="utf-8")
     source = source_config("text", "ind", str(tmp_path / "t.txt"), split="text", cap=6)
     assert [example.text for example in read_source("s", source, 1, Overlap([TEXT]))] == lines
+
+
+def test_examples_gone_through_once_are_not_compared_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    overlap = Overlap([TEXT])
+    examples = [Example("a", text="baik"), Example("b", text=TEXT), Example("c", text="sekali")]
+    assert next(overlap.apart("x", examples)).place == "a"  # left unfinished: nothing is known yet
+    assert [example.place for example in overlap.apart("x", examples)] == ["a", "c"]
+    monkeypatch.setattr(overlap, "holds", lambda example: example.place == "a")
+    assert [example.place for example in overlap.apart("x", examples)] == ["a", "c"]
+    assert [example.place for example in overlap.apart("another", examples)] == ["b", "c"]
