@@ -74,7 +74,7 @@ def reproduce(words: list[str]) -> int:
         return 0
     workers = make_workers(config.launcher, plan.store.root / "cluster")
     try:
-        outcome = carry_out(plan, workers, watch, JobReport(console, remaining))
+        outcome = carry_out(plan, workers, watch, JobReport(console, remaining, plan))
     except Interrupted:
         show(name, config, tables, plan, {}, console)
         raise

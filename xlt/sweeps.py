@@ -151,7 +151,7 @@ class Sweep:
         if remaining:
             print_plan(plan, console)
         workers = make_workers(self._launcher, plan.store.root / "cluster")
-        outcome = carry_out(plan, workers, watch, JobReport(console, remaining))
+        outcome = carry_out(plan, workers, watch, JobReport(console, remaining, plan))
         rows = [self._row(job, plan.store, outcome) for job in self.jobs]
         print_sweep(rows, Console())
         self._save(rows, plan, outcome)

@@ -13,6 +13,7 @@ from rich.table import Table as RichTable
 
 from xlt.engine.benchmarks import SCORE
 from xlt.results.planner import Plan, Run
+from xlt.results.runs import names_of
 from xlt.results.store import RunStore
 from xlt.results.table import AVERAGE, Cell, Grid
 
@@ -167,17 +168,25 @@ def print_sweep(rows: Sequence[SweepRow], console: Console) -> None:
 
 
 class JobReport:
-    """One line a finished job."""
+    """One line a finished job.
 
-    def __init__(self, console: Console, total: int) -> None:
-        self._console, self._total, self._done, self._started = console, total, 0, time.monotonic()
+    Args:
+        console: where to.
+        total: jobs there are.
+        plan: the runs they are of.
+    """
+
+    def __init__(self, console: Console, total: int, plan: Plan) -> None:
+        self._console, self._total, self._names = console, total, names_of(plan.runs.values())
+        self._done, self._started = 0, time.monotonic()
 
     def __call__(self, what: str, run: Run, message: str) -> None:
         if what == "start":
             return
         self._done += 1
         style = {"failed": "red", "skipped": "yellow"}.get(what, "")
-        text = f"[{self._done}/{self._total} {duration(time.monotonic() - self._started)}] {run.label}: {message}"
+        at = f"[{self._done}/{self._total} {duration(time.monotonic() - self._started)}]"
+        text = f"{at} {self._names[run.fingerprint]}: {message}"
         self._console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,24 @@ from xlt.modules import ModuleFileError
 from xlt.results.checks import model_faults, module_faults
 from xlt.results.fingerprint import digest
 from xlt.results.store import RunStore
+
+# What may differ between runs of one name and tells nobody why there are two.
+_SILENT = (
+    "data.validation.",
+    "data.evaluation.",
+    "data.excluded.",
+    "data.leaks",
+    "tracker.",
+    "launcher.",
+    "experiment_name",
+    "output_dir",
+    "data_dir",
+    "seed",
+    "method._target_",
+)
+_SOURCES = "data.sources."
+_MOST_WORDS = 3
+_NOTHING = "null"
 
 
 @dataclass
@@ -159,8 +177,8 @@ class Runs:
         return found
 
     def rows(self) -> list[tuple[str, str, float | None]]:
-        """For display: label, what is there or to be done, seconds that past runs of the kind took."""
-        rows = []
+        """For display: name, what is there or to be done, seconds that past runs of the kind took."""
+        rows, names = [], names_of(self.runs.values())
         for run in self.runs.values():
             todo = len(self.missing_evaluations(run))
             if not self.store.is_trained(run.fingerprint):
@@ -170,8 +188,52 @@ class Runs:
             else:
                 state = f"evaluate {todo}" if todo else "exists"
             known = None if state == "exists" else self.store.seconds_of_kind(run.kind)
-            rows.append((run.label, state, known))
+            rows.append((names[run.fingerprint], state, known))
         return rows
+
+
+def names_of(runs: Iterable[Run], given: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Fingerprint -> what a run is called, with up to three settings that tell it from namesakes.
+
+    Args:
+        runs: among which names should be clear.
+        given: fingerprint -> a name in place of the run's label.
+    """
+    alike: dict[str, list[Run]] = {}
+    for run in runs:
+        alike.setdefault((given or {}).get(run.fingerprint, run.label), []).append(run)
+    names = {}
+    for name, namesakes in alike.items():
+        settings: list[dict[str, str]] = [_settings(run) for run in namesakes] if len(namesakes) > 1 else [{}]
+        keys = dict.fromkeys(key for one in settings for key in one)
+        for key in list(keys):
+            values = {one.get(key, _NOTHING) for one in settings}
+            if len(values) == 1 or (key.startswith(_SOURCES) and not all(key in one for one in settings)):
+                del keys[key]
+        for run, one in zip(namesakes, settings, strict=True):
+            words = [f"{key.removeprefix(_SOURCES)}={one.get(key, _NOTHING)}" for key in [*keys][:_MOST_WORDS]]
+            names[run.fingerprint] = " ".join([name, *words])
+    return names
+
+
+def _settings(run: Run) -> dict[str, str]:
+    """Dotted keys -> values of what may tell a run from a namesake; nothing of where a source's text comes from."""
+    if run.translation is not None:
+        told = _flat(plain(run.translation.settings))
+    else:
+        sources = run.config.data.sources
+        told = {"origins": ",".join(sorted({source.origin for source in sources.values()}))}
+        for key in ("cap", "cap_words", "upsample", "split", "text_language"):
+            told |= {f"{_SOURCES}{name}.{key}": getattr(source, key) for name, source in sources.items()}
+        every = _flat(plain(run.config))
+        told |= {key: value for key, value in every.items() if not key.startswith((*_SILENT, _SOURCES))}
+    return {key: _NOTHING if value in (None, [], {}) else str(value) for key, value in told.items()}
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(values, dict) or not values:
+        return {prefix.removesuffix("."): values}
+    return {key: value for name, part in values.items() for key, value in _flat(part, f"{prefix}{name}.").items()}
 
 
 class Gathered:

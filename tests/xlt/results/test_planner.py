@@ -10,6 +10,7 @@ from xlt.compose import compose
 from xlt.config import UsageError
 from xlt.engine.run import ALONE, COMPOSED, ModuleFile
 from xlt.results.planner import Plan, Run
+from xlt.results.runs import names_of
 from xlt.results.store import RunStore
 
 
@@ -178,6 +179,22 @@ def test_the_plan_says_what_exists_what_goes_on_and_what_is_new(
     plan.store.add_evaluations(run.fingerprint, {key: {"metrics": {}} for key in done[1:]})
     assert states()[run.label] == "exists"
     assert plan.to_evaluate() == []
+
+
+def test_runs_of_one_name_are_told_apart_by_what_differs(
+    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...]
+) -> None:
+    name = planned(*words).label
+    assert list(names_of(plan.runs.values()).values()) == [name]  # alone: nothing to tell it from
+    planned(*words, "data.sources.eng.cap=5", "tracker.group=another", "train.batch_size=2")
+    planned(*words, "data.sources.eng.origin=few-shot", "train.batch_size=2", "train.epochs=2", "train.density=0.1")
+    assert list(names_of(plan.runs.values()).values()) == [
+        f"{name} origins=gold eng.cap=null method.density=0.08",
+        f"{name} origins=gold eng.cap=5 method.density=0.08",
+        f"{name} origins=few-shot eng.cap=null method.density=0.1",
+    ]
+    given = {fingerprint: f"row {number}" for number, fingerprint in enumerate(plan.runs)}
+    assert names_of(plan.runs.values(), given) == given
 
 
 def test_the_plan_says_how_long_runs_of_the_kind_took(

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
-from xlt.compose import plain
 from xlt.engine.run import MODULE_FILE, RESULT_FILE
 from xlt.results.page.markup import Markup, tag
 from xlt.results.planner import Plan, Run
@@ -22,8 +20,6 @@ _FILES = {
     "evaluation": EVALUATION_FILE,
     "module": MODULE_FILE,
 }
-# What may differ between runs of one name and tells nobody why there are two.
-_SILENT = ("data.", "tracker.", "launcher.", "experiment_name", "output_dir", "data_dir", "seed", "method._target_")
 
 
 @dataclass(frozen=True)
@@ -59,21 +55,6 @@ def lineage(runs: Iterable[Run], plan: Plan) -> list[Run]:
     return [run for run in plan.runs.values() if run.fingerprint in wanted]
 
 
-def names_of(runs: Sequence[Run], given: Mapping[str, str]) -> dict[str, str]:
-    """Fingerprint -> what a run is called: as given, or its label; and the settings that tell it from namesakes."""
-    alike: dict[str, list[Run]] = {}
-    for run in runs:
-        alike.setdefault(given.get(run.fingerprint, run.label), []).append(run)
-    names = {}
-    for name, namesakes in alike.items():
-        settings = [_flat(plain(run.config)) for run in namesakes] if len(namesakes) > 1 else []
-        differing = [key for key in (settings[0] if settings else ()) if len({str(s.get(key)) for s in settings}) > 1]
-        for number, run in enumerate(namesakes):
-            words = [f"{key}={settings[number].get(key)}" for key in differing if not key.startswith(_SILENT)]
-            names[run.fingerprint] = " ".join([name, *words])
-    return names
-
-
 def files_of(run: Run, store: RunStore, page: Path) -> Markup | None:
     """Links to those of a run's files that there are, relative to the page."""
     folder = store.folder(run.fingerprint)
@@ -88,9 +69,3 @@ def files_of(run: Run, store: RunStore, page: Path) -> Markup | None:
 def anchor(run: Run) -> str:
     """Where on the page the run stands in the plan."""
     return f"run-{run.fingerprint[:12]}"
-
-
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(values, dict) or not values:
-        return {prefix.removesuffix("."): values}
-    return {key: value for name, part in values.items() for key, value in _flat(part, f"{prefix}{name}.").items()}

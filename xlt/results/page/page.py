@@ -8,12 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import xlt
-from xlt.results.page.about import lineage, names_of, state_of
+from xlt.results.page.about import lineage, state_of
 from xlt.results.page.curves import legend, run_curves
 from xlt.results.page.lineage import counts, plan_table
 from xlt.results.page.markup import Markup, joined, tag
 from xlt.results.page.scores import grid_scores, run_scores
 from xlt.results.planner import Plan, Run
+from xlt.results.runs import names_of
 from xlt.results.store import RunStore
 from xlt.results.table import Grid
 
