@@ -67,3 +67,13 @@ def test_recipes_have_the_theses_numbers(
     assert (recipe.epochs, recipe.dense_epochs, recipe.batch_size) == (epochs, dense_epochs, batch_size)
     assert (recipe.learning_rate, recipe.density, recipe.warmup_fraction) == (learning_rate, density, 0)
     assert every is None or recipe.evaluate_every_steps == every
+
+
+@pytest.mark.parametrize("name", ["locale", "nli_thesis", "sentiment_mini", "sentiment_thesis"])
+def test_ttrain_single_learns_and_validates_on_one_targets_translations_alone(name: str) -> None:
+    """§6.4.3: "on the data of each target language alone"."""
+    task, _, scale = name.partition("_")
+    data = compose([f"data={task}_ttrain_single" + (f"_{scale}" if scale else ""), "target=aym"]).data
+    for part in (data.sources, data.validation):
+        assert [(source.origin, source.language) for source in part.values()] == [("translated", "aym")]
+    assert len(data.evaluation) >= 7
