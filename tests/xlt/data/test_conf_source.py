@@ -24,7 +24,7 @@ NAMES = sorted(
     if file.stem not in MADE and not file.stem.startswith("translated") and not file.stem.endswith("ttest")
 )
 LOCAL_ONLY = {"americasnlp2021", "americasnlp2021_into_spa"}
-HUB_ONLY = {"conll2003", "mlqa", "multinli", "wikipedia", "xnli"}
+HUB_ONLY = {"conll2003", "mlqa", "multinli", "wikipedia", "xnli", "xnli_test"}
 
 
 @pytest.fixture(scope="module", autouse=True)
