@@ -52,6 +52,8 @@ def register_schemas() -> None:
     """
     OmegaConf.register_new_resolver("data", _in_data_dir, replace=True)
     OmegaConf.register_new_resolver("data_if_there", _in_data_dir_if_there, replace=True)
+    OmegaConf.register_new_resolver("by_resource", _by_resource, replace=True)
+    OmegaConf.register_new_resolver("by_scale", _by_scale, replace=True)
     store = ConfigStore.instance()
     for path, node in _SHARED_SCHEMAS.items():
         group, _, name = path.rpartition("/")
@@ -66,6 +68,17 @@ def register_schemas() -> None:
 def _in_data_dir(path: str, *, _root_: DictConfig) -> str | None:
     """`${data:PATH}`: PATH in `data_dir`; null where there is none, for sources that then come from the hub."""
     return None if _root_.data_dir is None else f"{_root_.data_dir}/{path}"
+
+
+def _by_resource(key: str, high: Any, low: Any, *, _root_: DictConfig) -> Any:
+    """`${by_resource:KEY,HIGH,LOW}`: HIGH if `data.held_out_fractions` has the language that KEY names, else LOW."""
+    language = OmegaConf.select(_root_, key)
+    return high if language in (OmegaConf.select(_root_, "data.held_out_fractions") or {}) else low
+
+
+def _by_scale(mini: Any, thesis: Any, *, _root_: DictConfig) -> Any:
+    """`${by_scale:MINI,THESIS}`: what the config's scale wants, where files for both would be the same but for this."""
+    return thesis if _root_.scale == "thesis" else mini
 
 
 def _in_data_dir_if_there(path: str, *, _root_: DictConfig) -> str | None:

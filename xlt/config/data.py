@@ -183,6 +183,7 @@ class DataConfig:
     held_out_fraction: float = key(
         "share of each source held out where `validation` is empty; the same by id in all", low=0, high=0.5
     )
+    held_out_fractions: dict[str, float] = key("ISO 639-3 code -> that share, for languages with another")
     select_on_targets: bool = key("allow languages in `validation` that are only targets, not sources")
     leaks: str = key(
         "where a text of `sources`, or of their translators' data, stands in `evaluation`",
@@ -194,6 +195,9 @@ class DataConfig:
             yield f"{prefix}.sources: empty; add one, for instance +source@{prefix}.sources.eng=ud_eng"
         if not self.validation and not self.held_out_fraction:
             yield f"{prefix}.validation: empty, and {prefix}.held_out_fraction=0: nothing selects the checkpoint"
+        for code, fraction in self.held_out_fractions.items():
+            if not 0 < fraction <= 0.5:
+                yield f"{prefix}.held_out_fractions.{code}={fraction}: must be in (0, 0.5]"
         for name in self.benchmarks.keys() & self.evaluation.keys():
             yield f"{prefix}.benchmarks.{name}: a name in {prefix}.evaluation too; choose another"
         learned = {_place(source) for source in self.sources.values()}
@@ -211,6 +215,10 @@ class DataConfig:
             if source.split == "test":
                 yield f"{prefix}.sources.{name}.split=test: training on a test split is refused"
         yield from self._selection_faults(prefix)
+
+    def held_out_of(self, language: str) -> float:
+        """The share of a source in `language` that is held out where `validation` is empty."""
+        return self.held_out_fractions.get(language, self.held_out_fraction)
 
     def _selection_faults(self, prefix: str) -> Iterator[str]:
         """Validation on a language that is no source language, unless that is asked for in so many words."""

@@ -163,7 +163,7 @@ class RunData:
             self._task.check(chunk, f"data.{part}.{name}")
             ids += [example.id for example in chunk]
         if part == "sources" and self._holds_out and self._is_held_out_of(source):
-            self._held_out(name, ids)
+            self._held_out(name, source, ids)
         if marker is not None:
             _CHECKED.add(marker)
 
@@ -180,15 +180,15 @@ class RunData:
 
         if part == "evaluation" or not self._holds_out or not self._is_held_out_of(source):
             return whole()
-        held = self._held_out(name, [example.id for example in whole()])
+        held = self._held_out(name, source, [example.id for example in whole()])
         return (example for number, example in enumerate(whole()) if (number in held) == (part == "validation"))
 
-    def _held_out(self, name: str, ids: Sequence[str | None]) -> set[int]:
+    def _held_out(self, name: str, source: SourceConfig, ids: Sequence[str | None]) -> set[int]:
         """Numbers of the examples that select the checkpoint.
 
         Of data whose examples have names, the names decide: what one source holds out, none learns in translation.
         """
-        fraction, seed, count = self._config.data.held_out_fraction, self._config.seed, len(ids)
+        fraction, seed, count = self._config.data.held_out_of(source.language), self._config.seed, len(ids)
         if count and None not in ids:
             rank = [stream_seed(seed, "held-out", known) / 2**63 for known in ids]
             held = {number for number in range(count) if rank[number] < fraction} or {rank.index(min(rank))}
@@ -234,7 +234,7 @@ class RunData:
         return {
             "source": source_identity(source) | {"upsample": 1},
             "split": source.split,
-            "held out": [name, data.held_out_fraction, part, "by id"] if held else None,
+            "held out": [name, data.held_out_of(source.language), part, "by id"] if held else None,
             "seed": self._config.seed if drawn else None,
             "excluded": excluded,
             "task": dataclasses.asdict(self._config.task),

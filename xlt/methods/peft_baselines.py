@@ -18,7 +18,9 @@ ADAPTER = "default"
 class PeftMethod(Method):
     """Injects one of peft's tuners into the backbone, trains its parameters, and leaves them as a module of xlt's.
 
-    Several source languages are switched in place: peft's layers use the base weights as they stand.
+    The parameters are float32 over a bfloat16 or 4-bit base, where peft alone would give them the base's dtype. (Thesis
+    §7.4.3 has them in float32 over bfloat16 as well, but in bfloat16 over 4 bits.) Several source languages are switched
+    in place: peft's layers use the base weights as they stand.
     """
 
     @abstractmethod
@@ -43,6 +45,9 @@ class PeftMethod(Method):
             for name, parameter in after.items()
             if name.replace(".base_layer.", ".") not in before and not name.startswith("head.")
         }
+        wide = torch.promote_types(next(model.backbone.parameters()).dtype, torch.float32)
+        for parameter in self._injected.values():
+            parameter.data = parameter.data.to(wide)
         if not self._injected:
             raise ValueError(f"method={self.name}: peft found nothing to adapt in {model.base_name}")
         self._layers = {

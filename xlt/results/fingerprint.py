@@ -60,6 +60,9 @@ def run_identity(
     settings["method"] |= _contents_of_files(config.method)
     settings["train"] = {k: v for k, v in settings["train"].items() if k not in _NOT_PART_OF_TRAIN}
     data: dict[str, Any] = {"held_out_fraction": config.data.held_out_fraction}
+    if others := config.data.held_out_fractions:
+        spoken = {source.language for source in config.data.sources.values()}
+        data["held_out_fractions"] = {code: share for code, share in others.items() if code in spoken}
     if config.data.sampling.by == "size":
         data["sampling"] = plain(config.data.sampling)
     for part in ("sources", "validation", "excluded"):

@@ -75,6 +75,7 @@ def test_faults_of_all_sources_of_all_parts_are_found_without_reading_any(file: 
         excluded={},
         sampling=SamplingConfig("concatenation", 1.0, None),
         held_out_fraction=0.0,
+        held_out_fractions={},
         select_on_targets=False,
     )
     starts = ("data.sources.b: ", "data.sources.c.reader=", "data.validation.d.path=", "data.evaluation.e.language=")

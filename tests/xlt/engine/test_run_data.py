@@ -159,3 +159,10 @@ def test_examples_are_numbered_through_a_source(
     )
     (source,) = data.load("sources", encoder)
     assert [row["example"] for row in source.features] == list(range(len(source.features)))
+
+
+def test_a_languages_own_share_is_held_out_of_its_sources(make: Callable[..., RunData], encoder: Encoder) -> None:
+    def held(*words: str) -> int:
+        return len(texts(make("data.held_out_fraction=0.1", *words).load("validation", encoder), encoder))
+
+    assert (held(), held("+data.held_out_fractions.eng=0.02"), held("+data.held_out_fractions.fao=0.02")) == (10, 2, 10)

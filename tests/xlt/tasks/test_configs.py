@@ -10,7 +10,7 @@ import xlt_conf
 from omegaconf import OmegaConf, SCMode
 
 from xlt.compose import compose, hydra_ready
-from xlt.config import faults
+from xlt.config import DataConfig, faults
 from xlt.engine.build import build_task
 from xlt.tasks.task import Task
 
@@ -51,7 +51,7 @@ def test_a_recipe_of_conf_is_without_fault(name: str) -> None:
     [
         ("nli_thesis", 5, None, 32, 2e-5, 0.051, 625),  # §4.4.3: 14.2M of 278M
         ("sentiment_thesis", 10, 3, 16, 2e-5, 0.08, 250),  # §6.4.2
-        ("qa_thesis", 5, None, 12, 3e-5, 0.051, None),  # §4.4.4; no interval is given
+        ("qa_thesis", 5, None, 12, 3e-5, 0.051, 2000),  # §4.4.4, §5.4.3
     ],
 )
 def test_recipes_have_the_theses_numbers(
@@ -61,12 +61,40 @@ def test_recipes_have_the_theses_numbers(
     batch_size: int,
     learning_rate: float,
     density: float,
-    every: int | None,
+    every: int,
 ) -> None:
     recipe = compose([f"train={name}"]).train
     assert (recipe.epochs, recipe.dense_epochs, recipe.batch_size) == (epochs, dense_epochs, batch_size)
     assert (recipe.learning_rate, recipe.density, recipe.warmup_fraction) == (learning_rate, density, 0)
-    assert every is None or recipe.evaluate_every_steps == every
+    assert recipe.evaluate_every_steps == every
+
+
+@pytest.mark.parametrize(
+    ("words", "every", "shares"),
+    [
+        (("experiment=language", "language=fao"), 1000, {"fao": 0.05}),
+        (("experiment=language", "language=ara"), 5000, {"ara": 0.01}),
+        (("experiment=bistil", "target=fao"), 1000, {"eng": 0.01, "fao": 0.05}),
+        (("experiment=bistil", "target=tur"), 5000, {"eng": 0.01, "tur": 0.01}),
+        (("experiment=bistil_scratch", "target=sme"), 1000, {"eng": 0.01, "sme": 0.05}),
+    ],
+)
+def test_high_resource_languages_hold_out_less_and_are_evaluated_less_often(
+    words: tuple[str, ...], every: int, shares: dict[str, float]
+) -> None:
+    """§4.4.2, §5.4.2: every 1,000 steps on 5%, of high-resource languages every 5,000 on 1%; at mini scale none is."""
+    config = compose([*words, "scale=thesis"])
+    data = OmegaConf.to_object(config.data)
+    assert isinstance(data, DataConfig)
+    assert config.train.evaluate_every_steps == every
+    assert {source.language: data.held_out_of(source.language) for source in data.sources.values()} == shares
+    assert compose([*words]).data.held_out_fractions == {}
+
+
+def test_students_keep_single_characters_at_mini_scale_alone() -> None:
+    """§5.3.2: "only the tokens" of probability 1e-6."""
+    kept = {scale: compose(["experiment=bistil", "target=fao", f"scale={scale}"]) for scale in ("mini", "thesis")}
+    assert {scale: config.model.student.characters for scale, config in kept.items()} == {"mini": True, "thesis": False}
 
 
 @pytest.mark.parametrize("name", ["locale", "nli_thesis", "sentiment_mini", "sentiment_thesis"])
