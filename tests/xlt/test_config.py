@@ -131,7 +131,7 @@ def test_every_option_of_every_group_composes(group: str, option: str) -> None:
     composed = compose([], f"data/{option}") if group == "data" else compose([f"{group}={option}"])
     if group == "student":
         assert (composed.model.student is None) == (option == "none")
-    elif group not in ("scale", "search"):
+    elif group not in ("scale", "search", "high_resource"):
         assert composed[group] is not None
 
 

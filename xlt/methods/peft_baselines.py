@@ -19,8 +19,8 @@ class PeftMethod(Method):
     """Injects one of peft's tuners into the backbone, trains its parameters, and leaves them as a module of xlt's.
 
     The parameters are float32 over a bfloat16 or 4-bit base, where peft alone would give them the base's dtype. (Thesis
-    §7.4.3 has them in float32 over bfloat16 as well, but in bfloat16 over 4 bits.) Several source languages are switched
-    in place: peft's layers use the base weights as they stand.
+    §7.4.3 has them in float32 over bfloat16 as well, but in bfloat16 over 4 bits.) Several source languages are
+    switched in place: peft's layers use the base weights as they stand.
     """
 
     @abstractmethod
