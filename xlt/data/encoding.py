@@ -59,9 +59,10 @@ class Encoder:
 
     @cached_property
     def identity(self) -> str:
-        """A name for all that decides how text is cut: vocabulary, merges, normalisation, special tokens."""
+        """A name for all that decides how text is cut: vocabulary, merges, normalisation, special tokens, template."""
         backend = self.tokenizer.backend_tokenizer.to_str()
         told = f"{backend} {self.prefix} {self.suffix} {self.pad_id} {sorted(self.special)} {self.typed}"
+        told += f" {getattr(self.tokenizer, 'chat_template', None)}"
         return hashlib.blake2b(told.encode(), digest_size=16).hexdigest()
 
     def lines(self, texts: Sequence[str]) -> list[list[int]]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from xlt.data.examples import Example
 from xlt.data.overlap import texts_of
+from xlt.data.words import letters, word_count
 
 _FEWEST_WORDS = 4
 
@@ -23,16 +23,16 @@ class EvaluationTexts:
 
     def __init__(self, examples: Mapping[str, Iterable[Example]]) -> None:
         self._places = {
-            letters: f"{name} ({example.place})"
+            text: f"{name} ({example.place})"
             for name, some in examples.items()
             for example in some
-            for letters in _kept(example)
+            for text in _kept(example)
         }
 
     def leaks(self, examples: Iterable[Example]) -> Iterator[tuple[str, str]]:
         """Place of each example with such a text, and the place that the text has in the evaluation."""
         for example in examples:
-            found = next((self._places[letters] for letters in _kept(example) if letters in self._places), None)
+            found = next((self._places[text] for text in _kept(example) if text in self._places), None)
             if found is not None:
                 yield example.place, found
 
@@ -57,5 +57,5 @@ def leak_fault(name: str, leaks: Iterable[tuple[str, str]]) -> str | None:
 
 def _kept(example: Example) -> Iterator[str]:
     for text in (*texts_of(example), *example.untranslated):
-        if len(re.findall(r"\w+", text)) >= _FEWEST_WORDS:
-            yield re.sub(r"[\W_]+", "", text.casefold())
+        if word_count(text) >= _FEWEST_WORDS:
+            yield letters(text)

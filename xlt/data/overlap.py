@@ -8,11 +8,11 @@ share a fifth of their word trigrams (Jaccard index). Of SMSA's 11,000 training 
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 
 from xlt.data.examples import Example
+from xlt.data.words import letters, words
 
 _EDITED = 0.2
 _SPAN = 3
@@ -31,10 +31,10 @@ class Overlap:
         self._texts_with: dict[tuple[str, ...], list[int]] = defaultdict(list)
         self._found: dict[str, set[int]] = {}
         for text in texts:
-            letters, trigrams = _letters(text), _trigrams(text)
-            if letters in self._letters:
+            trigrams = _trigrams(text)
+            if (same := letters(text)) in self._letters:
                 continue
-            self._letters.add(letters)
+            self._letters.add(same)
             for trigram in trigrams:
                 self._texts_with[trigram].append(len(self._sizes))
             self._sizes.append(len(trigrams))
@@ -60,7 +60,7 @@ class Overlap:
         self._found[content] = found
 
     def _holds(self, text: str) -> bool:
-        if _letters(text) in self._letters:
+        if letters(text) in self._letters:
             return True
         trigrams = _trigrams(text)
         shared = Counter(number for trigram in trigrams for number in self._texts_with.get(trigram, ()))
@@ -73,10 +73,6 @@ def texts_of(example: Example) -> list[str]:
     return texts or [" ".join(example.words or ())]
 
 
-def _letters(text: str) -> str:
-    return re.sub(r"[\W_]+", "", text.casefold())
-
-
 def _trigrams(text: str) -> set[tuple[str, ...]]:
-    words = re.findall(r"\w+", text.casefold())
-    return {tuple(words[at : at + _SPAN]) for at in range(max(1, len(words) - _SPAN + 1))}
+    found = words(text)
+    return {tuple(found[at : at + _SPAN]) for at in range(max(1, len(found) - _SPAN + 1))}

@@ -40,6 +40,7 @@ from xlt.methods.method import Method, Setting
 from xlt.models.loading import save_checkpoint
 from xlt.models.transfer import TransferModel
 from xlt.modules import ModuleArtefact, ModuleFileError, ModuleHeader, ModuleStack, check_base, load_module
+from xlt.tasks.task import Task
 
 MODULE_FILE = "module.safetensors"
 CHECKPOINT_FOLDER = "checkpoint"
@@ -209,7 +210,7 @@ def prepare(config: RunConfig, standing: Standing) -> PreparedRun:
         narrow = config.model.student is not None and config.model.student.hidden_size is not None
         distilled = standing.student_module.load() if standing.student_module is not None and narrow else None
         whole, task = build_teacher(config, standing.teacher_path, task, encoder, model, distilled)
-        teacher = TeacherModules(whole, modules, _teacher_module(standing, whole))
+        teacher = TeacherModules(whole, modules, _teacher_module(standing, whole, task))
     for language, module in modules.items():
         base_hash = model.base_hash if teacher is None else whole.base_hash
         check_base(module.header, base_hash, standing.language_modules[language].path)
@@ -218,7 +219,7 @@ def prepare(config: RunConfig, standing: Standing) -> PreparedRun:
     sources, validation = (data.load(part, encoder) for part in ("sources", "validation"))
     method = build_method(config.method)
     if standing.start is not None:
-        _start(method, standing.start, model)
+        _start(method, standing.start, model, task)
     languages_of = [source.language for source in (*sources, *validation)]
     trainer = Trainer(
         model=model,
@@ -330,7 +331,7 @@ def _language_modules(standing: Standing, languages: set[str]) -> dict[str, Modu
     return loaded
 
 
-def _teacher_module(standing: Standing, teacher: TransferModel) -> ModuleArtefact | None:
+def _teacher_module(standing: Standing, teacher: TransferModel, task: Task) -> ModuleArtefact | None:
     """The task's module for the teacher.
 
     Raises:
@@ -341,6 +342,7 @@ def _teacher_module(standing: Standing, teacher: TransferModel) -> ModuleArtefac
         return None
     module = file.load()
     check_base(module.header, teacher.base_hash, file.path)
+    _check_labels(module, file, task)
     try:
         module.check(teacher)
     except ValueError as error:
@@ -348,7 +350,7 @@ def _teacher_module(standing: Standing, teacher: TransferModel) -> ModuleArtefac
     return module
 
 
-def _start(method: Method, file: ModuleFile, model: TransferModel) -> None:
+def _start(method: Method, file: ModuleFile, model: TransferModel, task: Task) -> None:
     """Gives the method the module to begin with.
 
     Raises:
@@ -356,11 +358,24 @@ def _start(method: Method, file: ModuleFile, model: TransferModel) -> None:
     """
     module = file.load()
     check_base(module.header, model.base_hash, file.path)
+    _check_labels(module, file, task)
     try:
         module.check(model)
         method.start_from(module)
     except ValueError as error:
         raise ModuleFileError(file.path, str(error)) from error
+
+
+def _check_labels(module: ModuleArtefact, file: ModuleFile, task: Task) -> None:
+    """Refuses a task head whose rows stand for other labels than this task's.
+
+    Raises:
+        ModuleFileError: they are others, or in another order.
+    """
+    learned = module.header.provenance.get("labels")
+    if learned and task.labels() and list(learned) != task.labels():
+        theirs, ours = (", ".join(map(str, labels)) for labels in (learned, task.labels()))
+        raise ModuleFileError(file.path, f"its head has the labels {theirs:.80}; the task's are {ours:.80}")
 
 
 def _save_checkpoint(model: TransferModel, encoder: Encoder, folder: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+import xlt
 from xlt.config import PlannedTranslation, RunConfig, SourceConfig, UsageError
 from xlt.data.encoding import Encoder
 from xlt.data.examples import Example
@@ -178,8 +179,10 @@ class RunData:
         def whole() -> Iterator[Example]:
             return read_source(given, source, self._config.seed, self._overlap(part))
 
-        if part == "evaluation" or not self._holds_out or not self._is_held_out_of(source):
+        if part == "evaluation" or not self._holds_out:
             return whole()
+        if not self._is_held_out_of(source):
+            return (example for example in whole() if example.id is None or self._rank(example.id) >= self._by_id)
         held = self._held_out(name, source, [example.id for example in whole()])
         return (example for number, example in enumerate(whole()) if (number in held) == (part == "validation"))
 
@@ -188,16 +191,27 @@ class RunData:
 
         Of data whose examples have names, the names decide: what one source holds out, none learns in translation.
         """
-        fraction, seed, count = self._config.data.held_out_of(source.language), self._config.seed, len(ids)
+        count = len(ids)
         if count and None not in ids:
-            rank = [stream_seed(seed, "held-out", known) / 2**63 for known in ids]
-            held = {number for number in range(count) if rank[number] < fraction} or {rank.index(min(rank))}
+            rank = [self._rank(known) for known in ids if known is not None]
+            held = {number for number in range(count) if rank[number] < self._by_id} or {rank.index(min(rank))}
         else:
-            order = torch.randperm(count, generator=stream(seed, "held-out", name))
+            order = torch.randperm(count, generator=stream(self._config.seed, "held-out", name))
+            fraction = self._config.data.held_out_of(source.language)
             held = set(order[: max(1, round(fraction * count))].tolist())
         if len(held) >= count:
             raise UsageError(f"data.sources.{name}: {count} examples are too few to hold some out for validation")
         return held
+
+    def _rank(self, known: str) -> float:
+        """In [0, 1), the same for all examples of one name."""
+        return stream_seed(self._config.seed, "held-out", known) / 2**63
+
+    @cached_property
+    def _by_id(self) -> float:
+        """Names of a rank below it are held out: the share of the source that holds out most."""
+        gold = [source.language for source in self._config.data.sources.values() if self._is_held_out_of(source)]
+        return max(map(self._config.data.held_out_of, gold), default=0.0)
 
     def _features(self, part: str, name: str, source: SourceConfig, encoder: Encoder) -> Iterator[Features]:
         examples = self._examples(part, name, source)
@@ -228,16 +242,17 @@ class RunData:
 
     def _identity(self, part: str, name: str, source: SourceConfig) -> dict[str, Any]:
         """All that decides which examples a part takes of a source, and what the task makes of them."""
-        data, held = self._config.data, self._holds_out and part != "evaluation" and self._is_held_out_of(source)
+        data, held = self._config.data, self._holds_out and part != "evaluation"
         excluded = {} if part == "evaluation" else {n: source_identity(s) for n, s in data.excluded.items()}
         drawn = source.cap is not None or source.cap_words is not None or held
         return {
             "source": source_identity(source) | {"upsample": 1},
             "split": source.split,
-            "held out": [name, data.held_out_of(source.language), part, "by id"] if held else None,
+            "held out": [name, data.held_out_of(source.language), part, source.origin, self._by_id] if held else None,
             "seed": self._config.seed if drawn else None,
             "excluded": excluded,
             "task": dataclasses.asdict(self._config.task),
+            "xlt": xlt.__version__,
         }
 
 

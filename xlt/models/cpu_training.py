@@ -44,13 +44,20 @@ class _CpuTraining(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is functional.scaled_dot_product_attention:
-            if is_leaner(*_value_and_dropout(*args, **kwargs)):
+            if is_leaner(*_value_and_dropout(*args, **kwargs)) and not _learns_its_mask(*args, **kwargs):
                 return lean_attention(*attention_arguments(*args, **kwargs))
         elif func is functional.dropout:
             values, probability, active = _dropout_arguments(*args, **kwargs)
             if active and 0 < probability < 1 and values.is_floating_point():
                 return dropout(values, probability)
         return func(*args, **kwargs)
+
+
+def _learns_its_mask(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *_: Any, **__: Any
+) -> bool:
+    """T5's mask is a learned bias, for which `lean_attention` has no gradient."""
+    return attn_mask is not None and attn_mask.requires_grad
 
 
 def attention_arguments(

@@ -17,10 +17,18 @@ from xlt.models.vocabulary_reduction import save_tokenizer
 
 _IDENTITY_FILES = (
     "config.json",
+    "generation_config.json",
     "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
     "*.safetensors",
     "tokenizer.model",
+    "sentencepiece.bpe.model",
+    "spiece.model",
     "vocab.txt",
+    "vocab.json",
+    "merges.txt",
     "pytorch_model.bin",
 )
 

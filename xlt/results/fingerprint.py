@@ -11,7 +11,7 @@ from typing import Any
 import xlt
 from xlt.compose import plain
 from xlt.config import RunConfig, SourceConfig, StudentConfig, TranslationConfig
-from xlt.data.sources import digest, source_identity
+from xlt.data.sources import digest, parallel_languages, source_identity
 from xlt.models.loading import model_identity
 
 # Where things lie, how fast or watched they run, and what is evaluated afterwards change no module.
@@ -66,7 +66,9 @@ def run_identity(
     if config.data.sampling.by == "size":
         data["sampling"] = plain(config.data.sampling)
     for part in ("sources", "validation", "excluded"):
-        data[part] = {name: source_identity(source) for name, source in getattr(config.data, part).items()}
+        data[part] = {name: _drawn_identity(source) for name, source in getattr(config.data, part).items()}
+    if not config.data.validation:  # gold sources hold some out
+        data["origins"] = {name: source.origin for name, source in config.data.sources.items()}
     whole = _model_identity(config, model_run)
     teacher = None
     if config.teacher.losses:
@@ -126,10 +128,28 @@ def _contents_of_files(config: Any) -> dict[str, Any]:
 def evaluation_key(config: RunConfig, name: str, modules: Mapping[str, str]) -> str:
     """Identity of one evaluation: its data and the modules in the model, by role."""
     if name in config.data.benchmarks:
-        what = {"benchmark": plain(config.data.benchmarks[name])}
+        benchmark = config.data.benchmarks[name]
+        folder = None if benchmark.folder is None else _folder_identity(benchmark.folder)
+        what = {"benchmark": {**plain(benchmark), "folder": folder}}
     else:  # few examples for a quick look are another evaluation; where they lie is not
-        what = {"source": source_identity(config.data.evaluation[name])}
+        what = {"source": _drawn_identity(config.data.evaluation[name])}
     return digest({**what, "modules": dict(modules), "precision": config.train.precision})
+
+
+def _drawn_identity(source: SourceConfig) -> dict[str, object]:
+    """The source's identity; and its split, which goes into the draw, where some of its examples are drawn."""
+    drawn = source.cap is not None or source.cap_words is not None
+    return {**source_identity(source), **({"split": source.split} if drawn else {})}
+
+
+def _folder_identity(path: str) -> dict[str, str]:
+    """Name -> content hash of the files in a folder and below it."""
+    folder = Path(path).expanduser()
+    return {
+        file.relative_to(folder).as_posix(): file_identity(str(file))
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and "__pycache__" not in file.parts
+    }
 
 
 def file_identity(path: str) -> str:
@@ -150,6 +170,7 @@ def _model_identity(config: RunConfig, model_run: str | None) -> Any:
     if model_run is not None:
         return {"run": model_run, **held}
     if config.model.random is not None:
-        return {"random": plain(config.model.random), **held}
+        tokens = parallel_languages(config.data)  # the vocabulary has one for each
+        return {"random": plain(config.model.random), **({"languages": tokens} if tokens else {}), **held}
     assert config.model.path is not None
     return {"content": model_identity(config.model.path, config.model.revision), **held}

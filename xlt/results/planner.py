@@ -276,7 +276,8 @@ class Plan(Runs):
         """
         entries = {name: _entry(run.config.data, name, source) for name, source in run_config.data.evaluation.items()}
         run.config.data.benchmarks.update(run_config.data.benchmarks)
-        checkpoint = build_method(run_config.method).leaves_checkpoint
+        # A task's head is in the module and in no checkpoint.
+        checkpoint = build_method(run_config.method).leaves_checkpoint and not build_task(run_config.task).has_head
         run.evaluation_model = str(self.store.checkpoint(run.fingerprint)) if checkpoint else run.standing.model_path
         own = () if checkpoint else (ModuleFile(self.store.module_file(run.fingerprint)),)
         roles = {"task": run.fingerprint}

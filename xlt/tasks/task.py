@@ -67,6 +67,11 @@ class Task(ABC):
         """The task's own head, drawn from torch's current random state; None where it needs none."""
         return None
 
+    @property
+    def has_head(self) -> bool:
+        """Whether `head` makes one."""
+        return type(self).head is not Task.head
+
     @abstractmethod
     def collate(self, features: Sequence[Features], encoder: Encoder, generator: torch.Generator) -> dict[str, Tensor]:
         """One padded batch; `generator` serves whatever is drawn at random (masking)."""

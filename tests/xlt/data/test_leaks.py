@@ -40,6 +40,18 @@ def test_texts_of_fewer_than_four_words_are_said_by_anybody() -> None:
     assert list(evaluated.leaks([Example("t:1", three), Example("t:2", four)])) == [("t:2", "e (e:2)")]
 
 
+def test_words_are_counted_in_every_script() -> None:
+    said = {
+        "two words": "धन्यवाद मित्रों",
+        "six letters": "谢谢你朋友们",
+        "a sentence": "今天天气很好我们去公园",
+        "Thai": "วันนี้อากาศดีมาก",
+    }
+    evaluated = EvaluationTexts({"e": [Example(name, text) for name, text in said.items()]})
+    leaks = evaluated.leaks(Example(name, text) for name, text in said.items())
+    assert [place for place, _ in leaks] == ["a sentence", "Thai"]
+
+
 def test_either_side_counts_and_what_was_translated_too() -> None:
     assert found("lain", pair=TEXT) == found("lain", untranslated=(TEXT,)) == [("t:1", "data.evaluation.ace (e:9)")]
     evaluated = EvaluationTexts({"e": [Example("e:1", "kata lain", pair="itu", untranslated=("lain", TEXT))]})

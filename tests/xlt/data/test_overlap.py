@@ -34,6 +34,17 @@ def test_texts_of_few_words_are_equal_or_different() -> None:
     assert not held("sekali", "")
 
 
+def test_scripts_without_spaces_are_compared_letter_by_letter() -> None:
+    text = "今天天气很好我们一起去公园散步吧"
+    assert held(text.replace("一", ""), text) and held(f"{text}。", text)
+    assert not held("明天我想在家里看书写信给朋友们", text)
+
+
+def test_marks_of_a_letter_are_part_of_it() -> None:
+    """Hindi for "the son" and "the daughter" "came from the city yesterday"."""
+    assert not held("बेटी कल शहर से आयी थी", "बेटा कल शहर से आया था")
+
+
 def test_of_another_language_or_an_empty_index_nothing_is_found() -> None:
     assert not held("the food at this stall is very good and cheap too")
     assert not Overlap([]).holds(Example("here", text=TEXT))

@@ -64,8 +64,9 @@ def test_without_validation_a_share_of_each_gold_source_is_held_out_and_nothing_
     assert held != texts(make("data.held_out_fraction=0.1", "seed=2").load("validation", encoder), encoder)
 
 
+@pytest.mark.parametrize("origin", ["gold", "few-shot", "translated"])
 def test_what_one_language_holds_out_no_other_learns_in_translation(
-    tmp_path: Path, tiny_bert: Path, encoder: Encoder
+    origin: str, tmp_path: Path, tiny_bert: Path
 ) -> None:
     """AmericasNLI's dev sets are translations of each other, and one lacks some of the others' examples."""
     for code, missing in (("aym", ()), ("cni", range(0, 60, 7))):
@@ -76,7 +77,7 @@ def test_what_one_language_holds_out_no_other_learns_in_translation(
     words = [f"+source@data.sources.{code}=americasnli" for code in ("aym", "cni")]
     words += [f"data.sources.{code}.{key}" for code in ("aym", "cni") for key in (f"language={code}", "split=dev")]
     words += ["task=nli", f"data_dir={tmp_path}", f"model.path={tiny_bert}", f"output_dir={tmp_path / 'outputs'}"]
-    config = checked(compose([*words, "data.held_out_fraction=0.2"]))
+    config = checked(compose([*words, "data.held_out_fraction=0.2", f"data.sources.cni.origin={origin}"]))
     data = RunData(config, build_task(config.task))
     ids = {
         part: [
@@ -85,8 +86,11 @@ def test_what_one_language_holds_out_no_other_learns_in_translation(
         ]
         for part in ("sources", "validation")
     }
-    assert not set.union(*ids["sources"]) & set.union(*ids["validation"])
-    assert len(ids["validation"][0]) in range(6, 19) and ids["validation"][1] < ids["validation"][0]
+    assert len(ids["sources"]) == 2 and not set.union(*ids["sources"]) & set.union(*ids["validation"])
+    assert len(ids["validation"][0]) in range(6, 19)
+    assert ids["validation"][1:] == (
+        [] if origin != "gold" else [ids["validation"][0] - {str(n) for n in range(0, 60, 7)}]
+    )
     assert set.union(*ids["sources"], *ids["validation"]) == {str(n) for n in range(60)}
 
 

@@ -108,3 +108,13 @@ def test_attention_of_fewer_keys_than_queries_is_torchs() -> None:
         found = functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
     assert type(found.grad_fn).__name__ == "_LeanAttentionBackward"
     torch.testing.assert_close(found, wanted, rtol=2e-2, atol=2e-2)  # bfloat16 has 8 bits
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_a_mask_that_is_learned_has_its_gradient(dropout: float) -> None:
+    """T5 adds a learned bias by distance."""
+    query, key, value = torch.randn(3, 2, 4, 7, 8, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    bias = torch.zeros(1, 4, 7, 7, requires_grad=True)
+    with fast_training(_CPU):
+        functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout).sum().backward()
+    assert bias.grad is not None and bias.grad.abs().max() > 0

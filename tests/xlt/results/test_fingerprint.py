@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,9 +9,10 @@ import pytest
 import torch
 
 from xlt.compose import compose
-from xlt.models.loading import load_pretrained
+from xlt.config import BenchmarkConfig
+from xlt.models.loading import load_pretrained, model_identity
 from xlt.modules import Entries, ModuleHeader, SparseDelta
-from xlt.results.fingerprint import digest
+from xlt.results.fingerprint import digest, evaluation_key
 from xlt.results.planner import Plan, Run
 from xlt.results.store import RunStore
 
@@ -97,6 +99,41 @@ def test_the_content_of_evaluation_data_counts_for_the_evaluation_alone(
 
 def test_fewer_examples_are_another_evaluation(plan_of: Callable[..., Run]) -> None:
     assert len(set(plan_of("data.evaluation.fao.cap=2").evaluations) & set(plan_of().evaluations)) == 1
+
+
+def test_the_split_counts_where_examples_are_drawn_and_the_origin_where_some_are_held_out(
+    plan_of: Callable[..., Run], shelf: Path
+) -> None:
+    one_file = f"data.sources.eng.path={shelf}/ud/UD_English-EWT/x-ud-train.conllu"
+    for drawn in ("data.sources.eng.cap=3", "data.sources.eng.cap_words=3"):
+        splits = [plan_of(one_file, drawn, f"data.sources.eng.split={split}") for split in ("train", "dev")]
+        assert splits[0].fingerprint != splits[1].fingerprint
+    more = ("+source@data.sources.fao=ud_fao", "data.sources.fao.split=dev", "~data.validation.eng")
+    origins = [plan_of(*more, f"data.sources.fao.origin={origin}") for origin in ("gold", "few-shot")]
+    assert origins[0].fingerprint != origins[1].fingerprint
+
+
+def test_the_base_models_templates_and_way_to_generate_count(tiny_bert: Path, tmp_path: Path) -> None:
+    found = set()
+    for name in ("config.json", "chat_template.jinja", "generation_config.json", "tokenizer_config.json"):
+        folder = shutil.copytree(tiny_bert, tmp_path / name)
+        with (folder / name).open("a", encoding="utf-8") as file:
+            file.write(" ")
+        found.add(model_identity(str(folder), None))
+    assert len(found | {model_identity(str(tiny_bert), None)}) == 5
+
+
+def test_a_benchmark_counts_by_the_content_of_its_folder(plan_of: Callable[..., Run], tmp_path: Path) -> None:
+    def key(folder: str, text: str) -> str:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "mine.yaml").write_text(text, encoding="utf-8")
+        config = copy.deepcopy(plan_of().config)
+        config.data.benchmarks["mine"] = BenchmarkConfig(
+            ["mine"], "acc,none", None, 0, None, None, False, str(tmp_path / folder), False
+        )
+        return evaluation_key(config, "mine", {})
+
+    assert key("a", "one") == key("b", "one") != key("a", "two")
 
 
 def test_the_base_model_counts_by_its_content(plan_of: Callable[..., Run], tiny_bert: Path, tmp_path: Path) -> None:

@@ -149,6 +149,20 @@ def test_a_language_may_stand_in_for_others(plan: Plan, planned: Callable[..., R
     assert files == {("eng", "eng"), ("fao", "fao"), ("fao", "eng")}
 
 
+@pytest.mark.parametrize("task", ["pos", "mlm_mini"])
+def test_a_whole_model_is_evaluated_as_it_is_but_for_a_tasks_head_which_is_in_the_module(
+    task: str, plan: Plan, planned: Callable[..., Run], words: tuple[str, ...]
+) -> None:
+    run = planned(*words, "method=pretrain", f"task={task}", "task.max_length=40")
+    modules = {wanted.modules for wanted in run.evaluations.values()}
+    if task == "pos":
+        assert modules == {(ModuleFile(plan.store.module_file(run.fingerprint)),)}
+        assert run.evaluation_model == run.standing.model_path
+    else:
+        assert modules == {()}
+        assert run.evaluation_model == str(plan.store.checkpoint(run.fingerprint))
+
+
 def test_without_language_adaptation_there_is_one_evaluation_a_source(
     planned: Callable[..., Run], words: tuple[str, ...]
 ) -> None:
