@@ -24,5 +24,5 @@ def test_a_head_with_other_labels_or_in_another_order_is_refused(
     _check_labels(module(task.labels()), file, task)
     _check_labels(module([]), file, task)  # no head, or a module made elsewhere
     for labels in (task.labels()[::-1], task.labels()[1:]):
-        with pytest.raises(ModuleFileError, match="its head has the labels .*; the task's are "):
+        with pytest.raises(ModuleFileError, match=r"its head has the labels .*; the task's are "):
             _check_labels(module(labels), file, task)
