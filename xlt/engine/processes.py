@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -12,6 +14,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 T = TypeVar("T")
+
+_LONGEST_WAIT = timedelta(days=7)  # torch's minutes are too few where the leader evaluates, or waits for a run's lock
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,8 @@ class Processes:
             backend = "nccl" if torch.cuda.is_available() else "gloo"
             if backend == "nccl":
                 torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-            dist.init_process_group(backend)
+            dist.init_process_group(backend, timeout=_LONGEST_WAIT)
+        _meeting()  # made by all at once, while none of them can have failed
         return cls(dist.get_rank(), dist.get_world_size())
 
     @property
@@ -71,12 +76,31 @@ class Processes:
                 dist.all_reduce(tensor)
 
     def from_leader(self, values: T) -> T:
-        """The leader's numbers or tensors, in every process."""
+        """The leader's numbers, tensors or other values, in every process."""
         if self.count == 1:
             return values
         box: list[Any] = [values]
         dist.broadcast_object_list(box, src=0)
         return box[0]
+
+    def gather(self, value: T, patience: timedelta | None = None) -> list[T]:
+        """Every process's value, by rank.
+
+        Apart from the other exchanges: one that meets nobody here spoils none in which the others wait.
+
+        Args:
+            patience: how long the others are waited for; None: as long as they take.
+        Raises:
+            RuntimeError: one did not come in that time, or has ended.
+        """
+        if self.count == 1:
+            return [value]
+        options = dist.BarrierOptions()
+        options.timeout = patience or _LONGEST_WAIT
+        _meeting().barrier(options).wait()
+        found: list[Any] = [None] * self.count
+        dist.all_gather_object(found, value, group=_meeting())
+        return found
 
     def same_weights(self, tensors: Iterable[Tensor]) -> None:
         """Copies the leader's tensors into those of every process."""
@@ -91,3 +115,9 @@ class Processes:
     @staticmethod
     def _device() -> str:
         return "cuda" if dist.get_backend() == "nccl" else "cpu"
+
+
+@functools.cache
+def _meeting() -> dist.ProcessGroup:
+    """All processes, joined by gloo: of the backends the one that can give up waiting."""
+    return dist.new_group(backend="gloo", timeout=_LONGEST_WAIT)

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, cast
 
 from xlt.config import UsageError
@@ -24,6 +25,9 @@ from xlt.results.workers import Verdict, Workers
 WatcherFor = Callable[[Run, RunStore], Watcher]
 Job = tuple[str, str]
 """("train" or "evaluate", fingerprint)."""
+
+_PATIENCE = timedelta(minutes=2)
+"""How long a process that failed waits for the others to fail alike."""
 
 
 @dataclass
@@ -51,7 +55,8 @@ def carry_out(
 ) -> Outcome:
     """Does what is missing of a plan, in its order; what can be evaluated is, before anything else is trained.
 
-    A failed run stops only those that stand on it.
+    A failed run stops only those that stand on it. Several processes that share the runs do the leader's jobs, and
+    each waits for all after every job.
 
     Args:
         plan: with its store.
@@ -60,6 +65,7 @@ def carry_out(
         report: told of every job: what ("start", "done", "failed", "skipped"), the run, a message.
     Raises:
         Interrupted: a signal came; what was running saved its state.
+        RuntimeError: a job failed in this process, and in another not at all or differently; it cannot go on with them.
     """
     jobs: dict[Job, set[Job]] = {}
     for run in plan.to_evaluate():
@@ -68,6 +74,7 @@ def carry_out(
     for run in plan.to_train():
         jobs["train", run.fingerprint] = {("train", needed) for needed in run.depends_on.values()}
     waiting = {job: {need for need in needs if need in jobs} for job, needs in jobs.items()}
+    waiting = Processes.join().from_leader(waiting)  # it may have done the first before another looked into the store
     return _Execution(plan, waiting, watcher_for, report).run(workers)
 
 
@@ -77,10 +84,11 @@ class _Execution:
         self._outcome = Outcome()
 
     def run(self, workers: Workers | None) -> Outcome:
-        if workers is None or Processes.join().count > 1:
+        processes = Processes.join()
+        if workers is None or processes.count > 1:
             while (job := self._next()) is not None:
                 self._report("start", self._plan.runs[job[1]], job[0])
-                self._settle(job, _do(job, self._arguments(job)))
+                self._settle(job, _agreed(processes, _do(job, self._arguments(job))))
         else:
             self._run_side_by_side(workers)
         assert not self._waiting, f"jobs that wait for each other: {self._waiting}"
@@ -175,6 +183,27 @@ def _do(job: Job, arguments: tuple[Any, ...]) -> Verdict:
             raise
         return Verdict(f"{type(error).__name__}: {' '.join(str(error).split())}")
     return Verdict()
+
+
+def _agreed(processes: Processes, verdict: Verdict) -> Verdict:
+    """What became of a job that processes did together, or the leader while the others come here to wait.
+
+    Raises:
+        RuntimeError: they differ in why they failed, or another is still at work or has ended. Whoever is in the middle
+            of an exchange would take the next job's for it; only the end of this process, after which `torchrun` ends
+            the others, stops that.
+    """
+    failed = verdict.reason is not None
+    try:
+        verdicts = processes.gather(verdict, _PATIENCE if failed else None)
+    except RuntimeError as error:
+        reason = f"failed alone: {verdict.reason}" if failed else "another process has ended"
+        raise RuntimeError(f"process {processes.rank}: {reason}") from error
+    failures = [one for one in verdicts if one.reason is not None]
+    if len({one.reason for one in failures}) > 1:
+        every = "; ".join(f"process {rank}: {one.reason or 'done'}" for rank, one in enumerate(verdicts))
+        raise RuntimeError(f"processes failed differently: {every}")
+    return failures[0] if failures else verdict
 
 
 def _translate(run: Run, store: RunStore, watcher_for: WatcherFor) -> None:

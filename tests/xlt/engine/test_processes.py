@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def test_alone_nothing_is_exchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     alone.same_weights([weight])
     alone.wait()
     assert weight.grad is None
-    assert (alone.sum(3.5), alone.from_leader([1.0])) == (3.5, [1.0])
+    assert (alone.sum(3.5), alone.from_leader([1.0]), alone.gather("a")) == (3.5, [1.0], ["a"])
     assert not dist.is_initialized()
 
 
@@ -55,6 +56,7 @@ def test_sums_and_the_leaders_values_reach_every_process(in_two_processes, tmp_p
             "leads": processes.leads,
             "sum": processes.sum(10.0**16 + rank) - 2 * 10.0**16,
             "leader": processes.from_leader([0.5, float(rank)]),
+            "gathered": processes.gather(rank),
             "gradients": [both.grad.tolist(), one.grad.tolist()],
             "weights": [both.tolist(), one.tolist()],
         }
@@ -64,10 +66,27 @@ def test_sums_and_the_leaders_values_reach_every_process(in_two_processes, tmp_p
     expected = {
         "sum": 0.0,
         "leader": [0.5, 0.0],
+        "gathered": [0, 1],
         "gradients": [[3.0, 3.0], [7.0, 7.0]],
         "weights": [[0.0, 0.0], [0.0, 0.0]],
     }
     assert found == [expected, expected]
+
+
+def test_who_waits_for_another_with_limited_patience_is_told_that_it_does_not_come(
+    in_two_processes, tmp_path: Path
+) -> None:
+    def work(processes: Processes) -> Any:
+        processes.gather("both are there")
+        if processes.rank == 0:
+            with pytest.raises(RuntimeError):  # the other has ended
+                processes.wait()
+            return None
+        with pytest.raises(RuntimeError):  # the other is waiting elsewhere
+            processes.gather("alone", timedelta(seconds=1))
+        return None
+
+    in_two_processes(work, tmp_path)
 
 
 def test_processes_end_in_the_same_bits_although_each_draws_its_own_dropout(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import signal
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 
 from xlt.compose import compose
 from xlt.config import UsageError
-from xlt.engine.training import Interrupted
+from xlt.engine.processes import Processes
+from xlt.engine.training import Interrupted, Trainer
 from xlt.engine.watching import Silence
 from xlt.results import execution
 from xlt.results.execution import carry_out
@@ -144,3 +146,107 @@ def test_an_unexpected_error_shows_its_traceback_to_who_asks_for_it(
     monkeypatch.setenv("XLT_TRACEBACK", "1")
     with pytest.raises(ZeroDivisionError):
         carry_out(plan, None, silent)
+
+
+@pytest.fixture
+def together(in_two_processes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list[Any]]:
+    """`together(plan)`: two processes carry it out; of each what it was told, and its failures or its error."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    def run(plan: Plan, look: Callable[[str, Run], Any] = lambda *_: None) -> list[Any]:
+        def work(processes: Processes) -> Any:
+            told: list[Any] = []
+
+            def report(what: str, run: Run, message: str) -> None:
+                told.append((what, run.config.seed, look(what, run)))
+
+            try:
+                return told, carry_out(plan, None, silent, report).failures
+            except RuntimeError as error:
+                return told, str(error)
+
+        return in_two_processes(work, tmp_path / "processes")
+
+    return run
+
+
+def test_other_processes_wait_until_the_leader_has_evaluated(
+    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...], together: Callable[..., list[Any]]
+) -> None:
+    planned(*words)
+    found = together(plan, lambda what, run: what == "done" and len(plan.store.evaluations(run.fingerprint)))
+    expected = [("start", 1, False), ("done", 1, 0), ("start", 1, False), ("done", 1, 2)]
+    assert found == [(expected, {}), (expected, {})]
+
+
+def test_what_fails_in_the_leader_alone_while_the_others_wait_has_failed_for_all(
+    plan: Plan,
+    planned: Callable[..., Run],
+    words: tuple[str, ...],
+    together: Callable[..., list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = planned(*words)
+    monkeypatch.setattr(execution, "evaluate_compositions", lambda *_: 1 / 0)
+    found = together(plan)
+    assert [failures for _, failures in found] == [{run.fingerprint: "ZeroDivisionError: division by zero"}] * 2
+
+
+def test_a_process_that_fails_alone_in_training_ends_and_does_not_begin_the_next_run(
+    plan: Plan,
+    planned: Callable[..., Run],
+    words: tuple[str, ...],
+    together: Callable[..., list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for seed in (1, 2):
+        planned(*words, f"seed={seed}")
+    step = Trainer._forward_backward
+
+    def instead(self: Trainer, *others: Any) -> Any:
+        if self.processes.rank == 1:
+            raise RuntimeError("out of memory")
+        return step(self, *others)
+
+    monkeypatch.setattr(Trainer, "_forward_backward", instead)
+    monkeypatch.setattr(execution, "_PATIENCE", timedelta(seconds=1))
+    (told, _), (told_other, error) = together(plan)
+    assert told == told_other == [("start", 1, None)]
+    assert error == "process 1: failed alone: RuntimeError: out of memory"
+
+
+def test_processes_that_fail_alike_go_on_together(
+    plan: Plan,
+    planned: Callable[..., Run],
+    words: tuple[str, ...],
+    together: Callable[..., list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, second = (planned(*words, f"seed={seed}").fingerprint for seed in (1, 2))
+    step = Trainer._forward_backward
+
+    def instead(self: Trainer, *others: Any) -> Any:
+        if self.seed == 1:
+            raise UsageError("wrong")
+        return step(self, *others)
+
+    monkeypatch.setattr(Trainer, "_forward_backward", instead)
+    assert [failures for _, failures in together(plan)] == [{first: "wrong"}] * 2
+    assert plan.store.is_trained(second) and len(plan.store.evaluations(second)) == 2
+
+
+def test_processes_that_fail_differently_do_not_go_on(
+    plan: Plan,
+    planned: Callable[..., Run],
+    words: tuple[str, ...],
+    together: Callable[..., list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    planned(*words)
+
+    def instead(*_: Any) -> None:
+        raise RuntimeError(f"in {Processes.join().rank}")
+
+    monkeypatch.setattr(execution, "_train", instead)
+    error = "processes failed differently: process 0: RuntimeError: in 0; process 1: RuntimeError: in 1"
+    assert [what for _, what in together(plan)] == [error] * 2
