@@ -6,6 +6,7 @@ import functools
 import os
 import signal
 from collections.abc import Callable, Hashable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, cast
@@ -223,18 +224,16 @@ def _translate(run: Run, store: RunStore, watcher_for: WatcherFor) -> None:
 
 def _train(run: Run, store: RunStore, watcher_for: WatcherFor) -> None:
     prepared = prepare(run.config, run.standing)
-    leads = prepared.trainer.processes.leads
-    if not leads:  # the leader holds the lock for all
-        prepared.train(store.folder(run.fingerprint), Silence())
-        return
-    with store.lock(run.fingerprint):
-        if store.is_trained(run.fingerprint):
+    processes = prepared.trainer.processes
+    with store.lock(run.fingerprint) if processes.leads else nullcontext():  # the leader holds it for all
+        if processes.from_leader(store.is_trained(run.fingerprint)):  # until then nobody looks for saved state
             return
-        watcher = watcher_for(run, store)
+        watcher = watcher_for(run, store) if processes.leads else Silence()
         try:
             prepared.train(store.folder(run.fingerprint), watcher)
-            store.record_manifest(run.fingerprint, run.config, run.identity, run.kind, run.depends_on)
-            watcher.trained()
+            if processes.leads:
+                store.record_manifest(run.fingerprint, run.config, run.identity, run.kind, run.depends_on)
+                watcher.trained()
         finally:
             watcher.close()
 

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import hashlib
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -250,3 +252,47 @@ def test_processes_that_fail_differently_do_not_go_on(
     monkeypatch.setattr(execution, "_train", instead)
     error = "processes failed differently: process 0: RuntimeError: in 0; process 1: RuntimeError: in 1"
     assert [what for _, what in together(plan)] == [error] * 2
+
+
+@pytest.mark.parametrize(
+    ("holder", "steps_left"), [("was stopped", [("sparse", 0), ("sparse", 1)]), ("finished the run", [])]
+)
+def test_all_processes_go_on_from_what_the_lock_s_holder_left_while_the_leader_waited(
+    holder: str,
+    steps_left: list[tuple[str, int]],
+    plan: Plan,
+    planned: Callable[..., Run],
+    words: tuple[str, ...],
+    together: Callable[..., list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    folder, aside = plan.store.folder(planned(*words).fingerprint), tmp_path / "aside"
+    with monkeypatch.context() as alone:
+        alone.delenv("WORLD_SIZE")
+        if holder == "was stopped":
+            alone.setattr(Trainer, "_stop_asked", lambda self: int(signal.SIGTERM))
+            with pytest.raises(Interrupted):
+                carry_out(plan, None, silent)
+        else:
+            carry_out(plan, None, silent)
+    folder.rename(aside)
+    lock, step = RunStore.lock, Trainer._forward_backward
+    done: list[tuple[str, int]] = []
+
+    @contextmanager
+    def after_a_while(store: RunStore, fingerprint: str) -> Iterator[None]:
+        with lock(store, fingerprint):
+            if aside.exists():
+                time.sleep(1)  # in which the other process could begin, if it did not wait
+                aside.rename(folder)
+            yield
+
+    def noted(self: Trainer, phase: Any, number: int, mix: Any) -> Any:
+        done.append((phase.name, number))
+        return step(self, phase, number, mix)
+
+    monkeypatch.setattr(RunStore, "lock", after_a_while)
+    monkeypatch.setattr(Trainer, "_forward_backward", noted)
+    found = together(plan, lambda *_: list(done))
+    assert [(told[1], failures) for told, failures in found] == [(("done", 1, steps_left), {})] * 2
