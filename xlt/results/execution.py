@@ -12,8 +12,10 @@ from datetime import timedelta
 from typing import Any, cast
 
 from xlt.config import UsageError
+from xlt.data.translation import DoneTexts
 from xlt.engine.processes import Processes
 from xlt.engine.run import evaluate_compositions, prepare
+from xlt.engine.state import RunState
 from xlt.engine.training import Interrupted
 from xlt.engine.translate import translate_source
 from xlt.engine.watching import Silence, Watcher
@@ -56,8 +58,9 @@ def carry_out(
 ) -> Outcome:
     """Does what is missing of a plan, in its order; what can be evaluated is, before anything else is trained.
 
-    A failed run stops only those that stand on it. Several processes that share the runs do the leader's jobs, and
-    each waits for all after every job.
+    A failed run stops only those that stand on it. A run whose process was killed between result and manifest is given
+    its manifest first. Several processes that share the runs do the leader's jobs, and each waits for all after every
+    job.
 
     Args:
         plan: with its store.
@@ -68,6 +71,11 @@ def carry_out(
         Interrupted: a signal came; what was running saved its state.
         RuntimeError: a job failed in this process, and in another not at all or differently; it cannot go on with them.
     """
+    processes = Processes.join()
+    for run in plan.runs.values() if processes.leads else ():
+        if plan.store.lacks_manifest(run.fingerprint):
+            with plan.store.lock(run.fingerprint):
+                _record_if_missing(run, plan.store)
     jobs: dict[Job, set[Job]] = {}
     for run in plan.to_evaluate():
         wanted = {run.fingerprint, *run.evaluation_needs, *run.depends_on.values()}
@@ -75,7 +83,7 @@ def carry_out(
     for run in plan.to_train():
         jobs["train", run.fingerprint] = {("train", needed) for needed in run.depends_on.values()}
     waiting = {job: {need for need in needs if need in jobs} for job, needs in jobs.items()}
-    waiting = Processes.join().from_leader(waiting)  # it may have done the first before another looked into the store
+    waiting = processes.from_leader(waiting)  # it may have done the first before another looked into the store
     return _Execution(plan, waiting, watcher_for, report).run(workers)
 
 
@@ -213,6 +221,7 @@ def _translate(run: Run, store: RunStore, watcher_for: WatcherFor) -> None:
     assert run.translation is not None
     with store.lock(run.fingerprint):
         if store.is_trained(run.fingerprint):
+            _record_if_missing(run, store)
             return
         watcher = watcher_for(run, store)
         try:
@@ -227,6 +236,8 @@ def _train(run: Run, store: RunStore, watcher_for: WatcherFor) -> None:
     processes = prepared.trainer.processes
     with store.lock(run.fingerprint) if processes.leads else nullcontext():  # the leader holds it for all
         if processes.from_leader(store.is_trained(run.fingerprint)):  # until then nobody looks for saved state
+            if processes.leads:
+                _record_if_missing(run, store)
             return
         watcher = watcher_for(run, store) if processes.leads else Silence()
         try:
@@ -236,6 +247,15 @@ def _train(run: Run, store: RunStore, watcher_for: WatcherFor) -> None:
                 watcher.trained()
         finally:
             watcher.close()
+
+
+def _record_if_missing(run: Run, store: RunStore) -> None:
+    """Ends a trained run as its own process would have, had it not been killed; the caller holds the run's lock."""
+    if store.lacks_manifest(run.fingerprint):
+        folder = store.folder(run.fingerprint)
+        RunState(folder).discard()
+        DoneTexts(folder).discard()
+        store.record_manifest(run.fingerprint, run.config, run.identity, run.kind, run.depends_on, late=True)
 
 
 def _evaluate(run: Run, store: RunStore, wanted: dict[str, Any], watcher_for: WatcherFor) -> None:

@@ -85,9 +85,20 @@ class RunStore:
             write_json(folder / _FAILURE_FILE, {"reason": reason, "when": _now()})
 
     def record_manifest(
-        self, fingerprint: str, config: RunConfig, identity: dict[str, Any], kind: str, depends_on: dict[str, str]
+        self,
+        fingerprint: str,
+        config: RunConfig,
+        identity: dict[str, Any],
+        kind: str,
+        depends_on: dict[str, str],
+        *,
+        late: bool = False,
     ) -> None:
-        """Writes what exactly produced the run: identity, whole config, versions, machine, dependencies."""
+        """Writes what exactly produced the run: identity, whole config, versions, machine, dependencies.
+
+        Args:
+            late: by another process than trained it, which was killed before; versions and machine may be others.
+        """
         folder = self.folder(fingerprint)
         (folder / _FAILURE_FILE).unlink(missing_ok=True)
         manifest = {
@@ -102,8 +113,13 @@ class RunStore:
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
             "threads": torch.get_num_threads(),
             "commit": _commit(),
+            **({"recorded_late": True} if late else {}),
         }
         write_json(folder / MANIFEST_FILE, manifest)
+
+    def lacks_manifest(self, fingerprint: str) -> bool:
+        """Whether the run is trained, but its process was killed before it wrote the manifest, which comes last."""
+        return self.is_trained(fingerprint) and not (self.folder(fingerprint) / MANIFEST_FILE).is_file()
 
     def manifest(self, fingerprint: str) -> dict[str, Any]:
         return _read(self.folder(fingerprint) / MANIFEST_FILE)
@@ -150,7 +166,7 @@ def _versions() -> dict[str, str]:
 
 
 def _commit() -> str | None:
-    """The checkout's commit, with a mark if it was changed; None for an installed package."""
+    """The checkout's commit, with a mark if it was changed; None for an installed package, or without git."""
     root = Path(xlt.__file__).parent.parent
     if not (root / ".git").exists():
         return None
@@ -159,4 +175,7 @@ def _commit() -> str | None:
         done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False)
         return done.stdout.strip()
 
-    return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except OSError:
+        return None

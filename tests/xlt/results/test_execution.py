@@ -48,6 +48,10 @@ def _failing(monkeypatch: pytest.MonkeyPatch, language: str | None, error: BaseE
     monkeypatch.setattr(execution, "_train", instead)
 
 
+def _killed(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def test_everything_missing_is_done_and_a_second_call_does_nothing(
     plan: Plan, planned: Callable[..., Run], adapted: tuple[str, ...]
 ) -> None:
@@ -148,6 +152,50 @@ def test_an_unexpected_error_shows_its_traceback_to_who_asks_for_it(
     monkeypatch.setenv("XLT_TRACEBACK", "1")
     with pytest.raises(ZeroDivisionError):
         carry_out(plan, None, silent)
+
+
+@pytest.mark.parametrize("killed_at", ["engine.run.RunState.discard", "results.execution.RunStore.record_manifest"])
+def test_a_run_killed_between_result_and_manifest_is_given_its_manifest_by_the_same_command(
+    killed_at: str, plan: Plan, planned: Callable[..., Run], words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = planned(*words)
+    store, folder = plan.store, plan.store.folder(run.fingerprint)
+    with monkeypatch.context() as patch:
+        patch.setattr(f"xlt.{killed_at}", _killed)
+        with pytest.raises(Interrupted):
+            carry_out(plan, None, silent)
+    assert store.is_trained(run.fingerprint) and not store.manifest(run.fingerprint)
+    assert store.has_state(run.fingerprint) == killed_at.endswith("discard")
+    (folder / "done.jsonl").touch()  # what a translation leaves
+    assert [what for what, _ in carry_out(plan, None, silent).done] == ["evaluate"]
+    manifest = store.manifest(run.fingerprint)
+    assert (manifest["fingerprint"], manifest["recorded_late"]) == (run.fingerprint, True)
+    assert not store.has_state(run.fingerprint) and not list(folder.glob("best-*"))
+    assert carry_out(plan, None, silent).done == [] and store.manifest(run.fingerprint) == manifest
+
+
+def test_a_run_that_another_process_trained_but_could_not_record_is_recorded_by_who_waited_for_it(
+    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = planned(*words)
+    folder, aside = plan.store.folder(run.fingerprint), tmp_path / "aside"
+    carry_out(plan, None, silent)
+    manifest = plan.store.manifest(run.fingerprint)
+    (folder / "manifest.json").unlink()
+    folder.rename(aside)
+    lock = RunStore.lock
+
+    @contextmanager
+    def after_a_while(store: RunStore, fingerprint: str) -> Iterator[None]:
+        with lock(store, fingerprint):
+            if aside.exists():
+                aside.rename(folder)
+            yield
+
+    monkeypatch.setattr(RunStore, "lock", after_a_while)
+    assert carry_out(plan, None, silent).failures == {}
+    again = plan.store.manifest(run.fingerprint)
+    assert again["recorded_late"] and again["identity"] == manifest["identity"]
 
 
 @pytest.fixture
