@@ -21,6 +21,7 @@ from xlt.engine.translate import translate_source
 from xlt.engine.watching import Silence, Watcher
 from xlt.models.loading import quiet_libraries
 from xlt.modules import ModuleFileError
+from xlt.results.fingerprint import data_identity
 from xlt.results.planner import Plan, Run
 from xlt.results.store import RunStore
 from xlt.results.workers import Verdict, Workers
@@ -231,7 +232,25 @@ def _translate(run: Run, store: RunStore, watcher_for: WatcherFor) -> None:
             watcher.close()
 
 
+def _check_unchanged(run: Run) -> None:
+    """Refuses data that were replaced after the run was planned: its fingerprint names what was there.
+
+    Raises:
+        UsageError: a line for every source whose files are others.
+    """
+    planned, now = run.identity["data"], data_identity(run.config.data)
+    changed = [
+        f"data.{part}.{name}: its files have changed since this was planned; give the same command again"
+        for part in ("sources", "validation", "excluded")
+        for name, identity in planned[part].items()
+        if identity != now[part].get(name)
+    ]
+    if changed:
+        raise UsageError(*changed)
+
+
 def _train(run: Run, store: RunStore, watcher_for: WatcherFor) -> None:
+    _check_unchanged(run)
     prepared = prepare(run.config, run.standing)
     processes = prepared.trainer.processes
     with store.lock(run.fingerprint) if processes.leads else nullcontext():  # the leader holds it for all

@@ -10,7 +10,7 @@ from typing import Any
 
 import xlt
 from xlt.compose import plain
-from xlt.config import RunConfig, SourceConfig, StudentConfig, TranslationConfig
+from xlt.config import DataConfig, RunConfig, SourceConfig, StudentConfig, TranslationConfig
 from xlt.data.sources import digest, parallel_languages, source_identity
 from xlt.models.loading import model_identity
 
@@ -59,16 +59,6 @@ def run_identity(
     settings = {name: value for name, value in plain(config).items() if name not in _NOT_PART}
     settings["method"] |= _contents_of_files(config.method)
     settings["train"] = {k: v for k, v in settings["train"].items() if k not in _NOT_PART_OF_TRAIN}
-    data: dict[str, Any] = {"held_out_fraction": config.data.held_out_fraction}
-    if others := config.data.held_out_fractions:
-        spoken = {source.language for source in config.data.sources.values()}
-        data["held_out_fractions"] = {code: share for code, share in others.items() if code in spoken}
-    if config.data.sampling.by == "size":
-        data["sampling"] = plain(config.data.sampling)
-    for part in ("sources", "validation", "excluded"):
-        data[part] = {name: _drawn_identity(source) for name, source in getattr(config.data, part).items()}
-    if not config.data.validation:  # gold sources hold some out
-        data["origins"] = {name: source.origin for name, source in config.data.sources.items()}
     whole = _model_identity(config, model_run)
     teacher = None
     if config.teacher.losses:
@@ -77,7 +67,7 @@ def run_identity(
     return {
         "xlt": xlt.__version__,
         "settings": settings,
-        "data": data,
+        "data": data_identity(config.data),
         "model": whole if config.model.student is None else _student_identity(config.model.student, whole, student_run),
         "language_modules": dict(modules),
         **({"start": start} if start is not None else {}),
@@ -134,6 +124,25 @@ def evaluation_key(config: RunConfig, name: str, modules: Mapping[str, str]) -> 
     else:  # few examples for a quick look are another evaluation; where they lie is not
         what = {"source": _drawn_identity(config.data.evaluation[name])}
     return digest({**what, "modules": dict(modules), "precision": config.train.precision})
+
+
+def data_identity(config: DataConfig) -> dict[str, Any]:
+    """What a run learns from and is selected by, as its fingerprint has it: the content of files as they are now.
+
+    Raises:
+        UsageError: a file is missing.
+    """
+    data: dict[str, Any] = {"held_out_fraction": config.held_out_fraction}
+    if others := config.held_out_fractions:
+        spoken = {source.language for source in config.sources.values()}
+        data["held_out_fractions"] = {code: share for code, share in others.items() if code in spoken}
+    if config.sampling.by == "size":
+        data["sampling"] = plain(config.sampling)
+    for part in ("sources", "validation", "excluded"):
+        data[part] = {name: _drawn_identity(source) for name, source in getattr(config, part).items()}
+    if not config.validation:  # gold sources hold some out
+        data["origins"] = {name: source.origin for name, source in config.sources.items()}
+    return data
 
 
 def _drawn_identity(source: SourceConfig) -> dict[str, object]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -152,6 +153,18 @@ def test_an_unexpected_error_shows_its_traceback_to_who_asks_for_it(
     monkeypatch.setenv("XLT_TRACEBACK", "1")
     with pytest.raises(ZeroDivisionError):
         carry_out(plan, None, silent)
+
+
+def test_data_that_were_replaced_after_planning_are_refused(
+    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...], shelf: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(shelf, tmp_path / "data")
+    run = planned(*words, f"data_dir={tmp_path / 'data'}")
+    with next((tmp_path / "data" / "ud" / "UD_English-EWT").glob("*-train.conllu")).open("a", encoding="utf-8") as file:
+        file.write("\n1\tmore\t_\tNOUN\t_\t_\t0\t_\t_\t_\n\n")
+    outcome = carry_out(plan, None, silent)
+    assert outcome.failures[run.fingerprint].startswith("data.sources.eng: its files have changed since")
+    assert outcome.refused and not plan.store.is_trained(run.fingerprint)
 
 
 @pytest.mark.parametrize("killed_at", ["engine.run.RunState.discard", "results.execution.RunStore.record_manifest"])
