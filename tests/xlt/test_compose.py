@@ -57,6 +57,13 @@ def test_wrong_overrides_are_reported_together_each_once() -> None:
     assert [line.partition(":")[0] for line in raised.value.lines] == ["seeed=3", "train.batch_size=x", "method=nope"]
 
 
+def test_a_first_entry_of_a_sources_mapping_is_shown_how_to_be_written() -> None:
+    with pytest.raises(UsageError) as raised:
+        compose(["+source@data.sources.eng=ud_eng", "data.sources.eng.labels={X: NOUN}"])
+    (line,) = raised.value.lines
+    assert line.endswith(": has no such entry yet; to add one, write +data.sources.eng.labels.ENTRY=...")
+
+
 def test_a_right_override_after_a_wrong_one_is_still_judged_with_those_before_it() -> None:
     lines = override_faults(["experiment=pos_lt_sft", "nope=1", "data.sources.eng.cap=3", "data.sources.deu.cap=3"])
     assert len(lines) == 2

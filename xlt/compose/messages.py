@@ -75,15 +75,15 @@ def one_line(error: BaseException, overrides: Sequence[str] = ()) -> str:
 def _no_such_key(name: str, overrides: Sequence[str]) -> str:
     if "@" in name:
         return f"nothing is there yet to be replaced; to add it, write +{name}=..."
-    if (found := re.fullmatch(r"(data\.(?:sources|validation|evaluation))\.([^.]+)\..+", name)) is not None:
-        mapping, source = found.groups()
-        there = [key for key in _keys(overrides) if key.rpartition(".")[0] == mapping]
-        if f"{mapping}.{source}" in there:
-            return f"no such key {name}{suggestion(name, _keys(overrides))}"
-        near = suggestion(f"{mapping}.{source}", there)
-        return f"no {mapping}.{source}{near}" + ("" if near else f"; add it with +source@{mapping}.{source}=...")
     if name in (keys := _keys(overrides)):
         return f"has no such entry yet; to add one, write +{name}.ENTRY=..."
+    if (found := re.fullmatch(r"(data\.(?:sources|validation|evaluation))\.([^.]+)\..+", name)) is not None:
+        mapping, source = found.groups()
+        there = [key for key in keys if key.rpartition(".")[0] == mapping]
+        if f"{mapping}.{source}" in there:
+            return f"no such key {name}{suggestion(name, keys)}"
+        near = suggestion(f"{mapping}.{source}", there)
+        return f"no {mapping}.{source}{near}" + ("" if near else f"; add it with +source@{mapping}.{source}=...")
     if name.rpartition(".")[0] == "model.new_languages":
         return f"nothing is there yet to be replaced; to add it, write +{name}=RELATIVE"
     if name.startswith("language_modules.paths."):
