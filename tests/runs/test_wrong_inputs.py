@@ -193,6 +193,15 @@ MISTAKES: dict[str, tuple[tuple[str, ...], list[list[str]]]] = {
         ("+source@data.evaluation.eng=ud_eng",),
         [["data.evaluation.eng: the same split is in data.sources"]],
     ),
+    "evaluation on the very file that is learned from": (
+        (
+            "data.sources.eng.path={single}",
+            "+source@data.evaluation.eng=ud_eng",
+            "data.evaluation.eng.split=test",
+            "data.evaluation.eng.path={single}",
+        ),
+        [["data.evaluation.eng: the same split is in data.sources; choose another split or file"]],
+    ),
     "nothing to learn from": (("~data.sources.eng",), [["data.sources: empty; add one", "+source@data.sources.eng"]]),
     "language without module": (
         ("+language_modules.paths.eng={module}",),

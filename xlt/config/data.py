@@ -210,7 +210,7 @@ class DataConfig:
         for part in ("validation", "evaluation"):
             for name, source in getattr(self, part).items():
                 if _place(source) in learned:
-                    yield f"{prefix}.{part}.{name}: the same split is in {prefix}.sources; choose another split"
+                    yield f"{prefix}.{part}.{name}: the same split is in {prefix}.sources; choose another split or file"
         for name, source in self.sources.items():
             if source.split == "test":
                 yield f"{prefix}.sources.{name}.split=test: training on a test split is refused"
@@ -235,5 +235,7 @@ class DataConfig:
 
 
 def _place(source: SourceConfig) -> tuple[object, ...]:
+    """Two sources of one place have the same examples; a file that `path` names itself is the same in every split."""
     hub = (source.hub.id, source.hub.subset) if source.path is None and source.hub is not None else None
-    return source.reader, source.path, hub, source.language, source.split
+    split = None if source.path is not None and source.location().is_file() else source.split
+    return source.reader, source.path, hub, source.language, split, tuple(sorted(source.where.items()))
