@@ -19,8 +19,8 @@ def words(text: str) -> list[str]:
 def word_count(text: str) -> int:
     """How many words there are, about: two letters make one where a script puts no space between words."""
     found = words(text)
-    letters = sum(1 for word in found if _UNSPACED_LETTER.match(word))
-    return len(found) - letters + letters // 2
+    unspaced = sum(1 for word in found if _UNSPACED_LETTER.match(word))
+    return len(found) - unspaced + unspaced // 2
 
 
 def letters(text: str) -> str:
