@@ -76,7 +76,7 @@ def make_workers(config: LauncherConfig, folder: Path) -> Workers | None:
 class LocalWorkers:
     """Processes of this machine, each with its share of the cores and, where there are several, a GPU of its own.
 
-    A job whose process is killed takes no other with it.
+    A job whose process is killed takes no other with it, and a process that is killed between two jobs takes none.
 
     Args:
         count: at least one.
@@ -92,8 +92,7 @@ class LocalWorkers:
         free = (slot for slot in range(self.count) if slot not in taken)
         for key, call in calls.items():
             slot = next(free)
-            executor = self._slots[slot] or self._begin(slot)
-            self._running[executor.submit(call)] = (key, slot)
+            self._running[self._submit(call, slot)] = (key, slot)
 
     def finished(self) -> list[tuple[Hashable, Verdict]]:
         done, _ = wait(self._running, return_when=FIRST_COMPLETED)
@@ -119,6 +118,12 @@ class LocalWorkers:
         for executor in self._slots:
             if executor is not None:
                 executor.shutdown(wait=False, cancel_futures=True)
+
+    def _submit(self, call: Callable[[], Verdict], slot: int) -> Future[Verdict]:
+        try:
+            return (self._slots[slot] or self._begin(slot)).submit(call)
+        except BrokenProcessPool:  # killed while it waited for a job
+            return self._begin(slot).submit(call)
 
     def _begin(self, slot: int) -> ProcessPoolExecutor:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

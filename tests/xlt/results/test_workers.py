@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import contextlib
 import functools
+import multiprocessing
 import os
 import signal
 import stat
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
@@ -66,6 +69,21 @@ def test_a_slot_whose_process_died_serves_the_next_job() -> None:
     workers.start({"a": killed})
     assert [key for key, _ in workers.finished()] == ["a"]
     assert all_of(workers, {"b": functools.partial(told, "b")})["b"].reason is not None
+
+
+def test_a_process_that_is_killed_between_two_jobs_takes_none_with_it() -> None:
+    workers = LocalWorkers(1)
+    workers.start({"a": functools.partial(told, "a")})
+    workers.finished()
+    [process] = multiprocessing.active_children()
+    process.kill()
+    process.join()
+    pool = workers._slots[0]
+    assert pool is not None
+    with contextlib.suppress(BrokenProcessPool):
+        pool.submit(os.getpid).exception()  # returns once the pool has seen it
+    ended = all_of(workers, {"b": functools.partial(told, "b")})
+    assert ended["b"].reason is not None and ended["b"].reason.startswith("b from ")
 
 
 def test_a_clusters_job_that_saved_its_state_is_submitted_again(tmp_path: Path) -> None:
