@@ -146,6 +146,11 @@ BROKEN: dict[str, tuple[str, str | bytes, list[str]]] = {
     "JSON line without a label": ("sentiment, json lines", '{"text": "a"}\n', ["train.jsonl:1: no column 'label'"]),
     "JSON cut short": ("qa", squad()[:-60], ["train.json:", "not JSON"]),
     "SQuAD without data": ("qa", "{}", ["train.json: no 'data' in it"]),
+    "half of an emoji": (
+        "qa",
+        squad(question="\ud83d?"),
+        ["train.json: question q1: '\\ud83d' at character 1", "half of a surrogate pair"],
+    ),
     "answer that does not stand there": (
         "qa",
         squad(start=1),

@@ -125,10 +125,24 @@ def check_answers(answers: Sequence[Answer], context: str, place: str) -> None:
             raise UsageError(f"{place}: at answer_start={answer.start} stands {stands!r}, not answer {answer.text!r}")
 
 
+def whole_characters(text: str, place: str) -> str:
+    r"""The text, unless it holds half of a surrogate pair, as an escape in JSON can (`\ud83d` on its own).
+
+    Raises:
+        UsageError: it does; names the place and the character.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = f"{text[error.start]!a} at character {error.start + 1} of {text[:40]!a}"
+        raise UsageError(f"{place}: {half} is half of a surrogate pair, not a character") from error
+    return text
+
+
 def _text(value: Any, role: str, column: str, place: str) -> str:
     if not isinstance(value, (str, int, float)) or isinstance(value, bool):
         raise UsageError(f"{place}: column {column!r} (fields.{role}) holds {type(value).__name__}, not text")
-    return str(value)
+    return whole_characters(str(value), place)
 
 
 def _strings(value: Any, role: str, column: str, place: str) -> tuple[str, ...]:
@@ -140,7 +154,7 @@ def _strings(value: Any, role: str, column: str, place: str) -> tuple[str, ...]:
 
 def _turns(value: Any, column: str, place: str) -> tuple[Turn, ...]:
     try:
-        turns = tuple(Turn(str(message["role"]), str(message["content"])) for message in value)
+        turns = tuple(Turn(str(message["role"]), whole_characters(str(message["content"]), place)) for message in value)
     except (TypeError, KeyError) as error:
         raise UsageError(f"{place}: column {column!r} must hold a list of mappings role and content") from error
     for turn in turns:
@@ -155,6 +169,6 @@ def _answers(value: Any, column: str, place: str) -> tuple[Answer, ...]:
             pairs = list(zip(value["text"], value["answer_start"], strict=True))
         else:
             pairs = [(answer["text"], answer["answer_start"]) for answer in value]
-        return tuple(Answer(str(text), int(start)) for text, start in pairs)
+        return tuple(Answer(whole_characters(str(text), place), int(start)) for text, start in pairs)
     except (TypeError, KeyError, ValueError, IndexError) as error:
         raise UsageError(f"{place}: column {column!r} must hold equally long lists text and answer_start") from error

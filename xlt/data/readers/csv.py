@@ -13,6 +13,7 @@ from xlt.data.records import fields_of
 from xlt.data.tables import table_examples
 
 CHOOSES_ROWS = True
+_LONGEST_CELL = 2**31 - 1  # a cell can be a document; the csv module's own limit is 131,072 characters
 
 
 def files(source: SourceConfig) -> list[Path]:
@@ -36,6 +37,7 @@ def read(source: SourceConfig) -> Iterator[Example]:
 
 
 def _records(file: Path) -> Iterator[tuple[int, list[str]]]:
+    csv.field_size_limit(_LONGEST_CELL)
     reader = csv.reader((line + "\n" for _, line in lines_of(file)), strict=True)
     while True:
         start = reader.line_num + 1

@@ -10,7 +10,7 @@ from typing import Any
 from xlt.config import SourceConfig, UsageError
 from xlt.data.examples import Answer, Example
 from xlt.data.files import lines_of, split_file
-from xlt.data.records import check_answers
+from xlt.data.records import check_answers, whole_characters
 
 
 def files(source: SourceConfig) -> list[Path]:
@@ -61,4 +61,4 @@ def _part(whole: Any, name: str, kind: type, place: str) -> Any:
     value = whole[name]
     if not isinstance(value, kind) or isinstance(value, bool):
         raise UsageError(f"{place}: {name!r} is a {type(value).__name__}, wanted a {kind.__name__}")
-    return value
+    return whole_characters(value, place) if isinstance(value, str) else value

@@ -51,6 +51,12 @@ def test_numbers_mean_that_there_is_no_header(reader: str, table: Table) -> None
 
 
 @both
+def test_a_cell_can_be_a_long_document(reader: str, table: Table) -> None:
+    (example,) = read(table("text,label\n" + "long " * 40_000 + ",negative\n", reader))
+    assert (len(example.text or ""), example.label) == (200_000, "negative")
+
+
+@both
 def test_the_code_of_the_language_can_name_a_column(reader: str, table: Table) -> None:
     fields, codes = {"text": "indonesian", "pair": "{code}"}, {"ace": "acehnese"}
     (example,) = read(table("indonesian,acehnese\nsatu,sa\n", reader, fields=fields, codes=codes))

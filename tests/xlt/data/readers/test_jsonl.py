@@ -42,6 +42,10 @@ def test_words_and_their_labels_are_lists(lines: Lines) -> None:
         ('{"t": "a"} {"t": "b"}', r"train.jsonl:2: not JSON: Extra data"),
         ('["a", "b"]', r"train.jsonl:2: a JSON list, wanted an object"),
         ("null", r"train.jsonl:2: a JSON NoneType, wanted an object"),
+        (
+            r'{"t": "ha\ud83d!", "l": "b"}',
+            r"train.jsonl:2: '\\ud83d' at character 3 of 'ha\\ud83d!' is half of a surrogate pair, not a character",
+        ),
         ('{"t": "a"}', r"train.jsonl:2: no column 'l' \(fields.label\); there are t"),
         ('{"t": null, "l": "x"}', r"train.jsonl:2: column 't' \(fields.text\) holds NoneType, not text"),
         ("[" * 100_000, r"train.jsonl:2: not JSON: "),
