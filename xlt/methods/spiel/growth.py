@@ -140,11 +140,11 @@ class GradientGrowth(Growth):
 
     @torch.no_grad()
     def grow(self, name: str, count: int, draw: Draw) -> tuple[Tensor, dict[str, Tensor]]:
-        chosen = torch.arange(0, device=self.deltas.deltas[name].device)
-        if name in self._mean:
-            free = len(self._mean[name])
-            none = chosen.new_empty(0)
-            chosen = select_largest(self._mean[name].clone(), min(count, free), none, draw(name))
+        if name not in self._mean:  # it formed no gradient in the step that chose: its layer was not used
+            nothing = self.deltas.deltas[name].new_empty(0)
+            return nothing.long(), self._adam.seeds(nothing, nothing, self.estimation_steps)
+        none = torch.arange(0, device=self._mean[name].device)
+        chosen = select_largest(self._mean[name].clone(), min(count, len(self._mean[name])), none, draw(name))
         seeds = self._adam.seeds(self._mean[name][chosen], self._square[name][chosen], self.estimation_steps)
         return self._candidates[name][chosen], seeds
 
@@ -206,5 +206,7 @@ class MomentumGrowth(Growth):
 
     def grow(self, name: str, count: int, draw: Draw) -> tuple[Tensor, dict[str, Tensor]]:
         state, active = self._sm3.state[self.deltas.deltas[name]], self.deltas.indices[name]
+        if not state:  # it has formed no gradient yet: its layer was not used
+            return active[:0].long(), {}
         count = min(count, len(state["rows"]) * len(state["columns"]) - len(active))
         return outer_topk(state["rows"], state["columns"], count, active, draw(name))[0], {}

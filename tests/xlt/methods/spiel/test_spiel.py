@@ -160,6 +160,19 @@ def test_two_processes_take_the_plain_algorithms_entries(
 
 
 @pytest.mark.parametrize("name", ["spiel_ag", "spiel_ma"])
+def test_a_layer_that_no_batch_uses_is_left_as_it_was(name: str, make_method, make_trainer, tmp_path: Path) -> None:
+    """As an expert that gets no token."""
+    trainer = make_trainer(make_method(name, *SETTINGS), "tagging", **RECIPE)
+    path, layer = next(iter(block_linear_layers(trainer.model).items()))
+    layer.register_forward_hook(lambda layer, inputs, output: torch.zeros_like(output))
+    notes = _watched(trainer)
+    trainer.train(tmp_path, Silence())
+    first, last = notes[0][path], notes[-1][path]
+    assert not last[1].any()
+    assert first[0] == last[0]
+
+
+@pytest.mark.parametrize("name", ["spiel_ag", "spiel_ma"])
 def test_clipping_reaches_the_estimates(name: str, make_method, make_trainer, tmp_path: Path) -> None:
     recipe = {**RECIPE, "clip_norm": 0.5}
     trainer = make_trainer(make_method(name, *SETTINGS), "tagging", **recipe)
