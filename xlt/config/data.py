@@ -64,6 +64,7 @@ class PlannedTranslation(TranslationConfig):
 
     fingerprint: str = key("of the translation")
     file: str = key("that it is in, once it is made")
+    whole: bool = key("have examples untranslated whose translation is empty, instead of leaving them out")
 
 
 @dataclass

@@ -37,7 +37,7 @@ class Example:
         id: the data set's own name of the example, where it has one.
         turns: of a conversation.
         languages: of `text` and `pair`, where one translates the other.
-        untranslated: the texts that a model translated into those of the example.
+        untranslated: the texts that it had before a model translated some of them.
     """
 
     place: str

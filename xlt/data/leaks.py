@@ -56,6 +56,7 @@ def leak_fault(name: str, leaks: Iterable[tuple[str, str]]) -> str | None:
 
 
 def _kept(example: Example) -> Iterator[str]:
-    for text in (*texts_of(example), *example.untranslated):
+    """The texts that people wrote: what a translator makes of one can be another by chance."""
+    for text in example.untranslated or texts_of(example):
         if word_count(text) >= _FEWEST_WORDS:
             yield letters(text)

@@ -11,9 +11,11 @@ from typing import Any
 from xlt.config import UsageError
 from xlt.data.examples import Example
 from xlt.data.files import atomic_text
+from xlt.data.overlap import texts_of
 
 TRANSLATED_FILE = "translated.jsonl"
 DONE_FILE = "done.jsonl"
+_MARK = "translated_to_nothing"
 
 
 class DoneTexts:
@@ -56,6 +58,8 @@ def save_translated(
 ) -> None:
     """Writes examples with their `fields` translated and all else as it was; atomically.
 
+    A text whose translation is empty stays as it was, and its example is marked.
+
     Args:
         path: of the file.
         examples: untranslated.
@@ -66,15 +70,20 @@ def save_translated(
         for example in examples:
             record = {name: getattr(example, name) for name in ("text", "pair", "label", "id")}
             originals = {name: str(record[name]) for name in fields}
-            record |= {name: translations[text] for name, text in originals.items()}
-            told = {name: value for name, value in record.items() if value is not None}
-            whole = {**told, "place": example.place, "untranslated": list(originals.values())}
+            record |= {name: translations[text] or text for name, text in originals.items()}
+            told: dict[str, Any] = {name: value for name, value in record.items() if value is not None}
+            if not all(translations[text] for text in originals.values()):
+                told[_MARK] = True
+            whole = {**told, "place": example.place, "untranslated": texts_of(example)}
             file.write(json.dumps(whole, ensure_ascii=False) + "\n")
 
 
-def translated_examples(path: Path) -> Iterator[Example]:
-    """The examples of a finished file; those of which nothing is left in translation are passed over.
+def translated_examples(path: Path, whole: bool = False) -> Iterator[Example]:
+    """The examples of a finished file, without those of which nothing is left in translation.
 
+    Args:
+        path: of the file.
+        whole: have them too, untranslated: a test set is scored on all its examples.
     Raises:
         UsageError: it is not there, or a line is not as it was written.
     """
@@ -88,5 +97,5 @@ def translated_examples(path: Path) -> Iterator[Example]:
                 place, untranslated = str(record["place"]), tuple(record["untranslated"])
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise UsageError(f"{path}:{number}: not a translated example ({error})") from error
-            if all(parts[name] != "" for name in ("text", "pair")):
+            if whole or not record.get(_MARK):
                 yield Example(f"{place} translated", **parts, untranslated=untranslated)

@@ -142,11 +142,11 @@ class Plan(Runs):
             for name, source in getattr(run_config.data, part).items():
                 if source.translation is not None:
                     with gathered:
-                        found[f"{part}.{name}"] = self._translation(config, f"data.{part}.{name}", source)
+                        found[f"{part}.{name}"] = self._translation(config, f"data.{part}.{name}", source, part)
         return found
 
-    def _translation(self, config: DictConfig, name: str, source: SourceConfig) -> str:
-        """Fingerprint of the run that translates a source, planned with all it stands on."""
+    def _translation(self, config: DictConfig, name: str, source: SourceConfig, part: str) -> str:
+        """Fingerprint of the run that translates a source of a part, planned with all it stands on."""
         settings = source.translation
         assert settings is not None
         child = compose_translator_run(config, name, source)
@@ -178,8 +178,8 @@ class Plan(Runs):
             job = TranslationJob(original, source.language, settings, modules)
             self.runs[fingerprint] = Run(fingerprint, identity, translates, standing, translation=job)
         told = {item.name: getattr(settings, item.name) for item in dataclasses.fields(settings)}
-        file = str(self.store.folder(fingerprint) / TRANSLATED_FILE)
-        source.translation = PlannedTranslation(**told | {"fingerprint": fingerprint, "file": file})
+        told |= {"file": str(self.store.folder(fingerprint) / TRANSLATED_FILE), "whole": part == "evaluation"}
+        source.translation = PlannedTranslation(**told | {"fingerprint": fingerprint})
         return fingerprint
 
     def _model_run(self, config: DictConfig, run_config: RunConfig) -> str:

@@ -58,6 +58,12 @@ def test_either_side_counts_and_what_was_translated_too() -> None:
     assert list(evaluated.leaks([Example("t:1", "a b c d", pair=TEXT)])) == [("t:1", "e (e:1)")]
 
 
+def test_what_a_translator_makes_may_stand_on_the_other_side_by_chance() -> None:
+    assert found(TEXT, untranslated=("lain",)) == []
+    evaluated = EvaluationTexts({"e": [Example("e:1", TEXT, untranslated=("lain sama sekali dari itu",))]})
+    assert list(evaluated.leaks([Example("t:1", TEXT)])) == []
+
+
 def test_an_example_is_named_once_however_many_of_its_texts_leak() -> None:
     assert len(found(TEXT, pair=TEXT)) == 1
 

@@ -60,10 +60,11 @@ def test_what_was_done_can_be_thrown_away(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "wanted"),
     [
-        (["text"], [("kucing", "a cat sat", ("the cat",)), ("tikar", "the cat", ("mat",))]),
+        (["text"], [("kucing", "a cat sat", ("the cat", "a cat sat")), ("tikar", "the cat", ("mat", "the cat"))]),
         (["text", "pair"], [("kucing", "seekor kucing duduk", ("the cat", "a cat sat")),
                             ("tikar", "kucing", ("mat", "the cat"))]),
-        (["pair"], [("the cat", "seekor kucing duduk", ("a cat sat",)), ("mat", "kucing", ("the cat",))]),
+        (["pair"], [("the cat", "seekor kucing duduk", ("the cat", "a cat sat")),
+                    ("mat", "kucing", ("mat", "the cat"))]),
     ],
 )  # fmt: skip
 def test_only_the_fields_are_translated_and_the_rest_is_as_it_was(
@@ -81,6 +82,13 @@ def test_only_the_fields_are_translated_and_the_rest_is_as_it_was(
 def test_an_example_of_which_nothing_is_left_is_passed_over(tmp_path: Path) -> None:
     save_translated(tmp_path / "t", EXAMPLES, {**TRANSLATIONS, "the cat": ""}, ["text"])
     assert [example.text for example in translated_examples(tmp_path / "t")] == ["tikar"]
+
+
+def test_a_test_set_keeps_it_untranslated(tmp_path: Path) -> None:
+    save_translated(tmp_path / "t", EXAMPLES, {**TRANSLATIONS, "the cat": ""}, ["text", "pair"])
+    first, second = translated_examples(tmp_path / "t", whole=True)
+    assert (first.text, first.pair, first.label) == ("the cat", "seekor kucing duduk", "yes")
+    assert (second.text, second.pair) == ("tikar", "the cat")
 
 
 def test_strange_characters_come_through(tmp_path: Path) -> None:

@@ -27,17 +27,19 @@ def files(source: SourceConfig) -> list[Path]:
 
 
 def identity(source: SourceConfig) -> str:
-    """The translation's fingerprint: who translated what, and how."""
-    return _planned(source).fingerprint
+    """The translation's fingerprint: who translated what, and how; and whether all of it is read."""
+    planned = _planned(source)
+    return f"{planned.fingerprint}/whole" if planned.whole else planned.fingerprint
 
 
 def read(source: SourceConfig) -> Iterator[Example]:
-    """The translated examples, in the untranslated ones' order.
+    """The translated examples, in the untranslated ones' order; of a test set all.
 
     Raises:
         UsageError: they are not there, or damaged.
     """
-    return translated_examples(Path(_planned(source).file))
+    planned = _planned(source)
+    return translated_examples(Path(planned.file), planned.whole)
 
 
 def _planned(source: SourceConfig) -> PlannedTranslation:

@@ -34,7 +34,7 @@ def made(tmp_path: Path) -> Made:
     )
 
     def source(**changes: Any) -> SourceConfig:
-        planned = PlannedTranslation(**SETTINGS, fingerprint="abc", file=str(tmp_path / "t.jsonl"))
+        planned = PlannedTranslation(**SETTINGS, fingerprint="abc", file=str(tmp_path / "t.jsonl"), whole=False)
         given = {"fields": {"text": "0", "label": "1"}, "origin": "translated", "translation": planned}
         return source_config("tsv", "jav", str(tmp_path), **given | changes)
 
@@ -65,7 +65,7 @@ def test_a_texts_translation_is_left_out_with_it(made: Made) -> None:
 
 
 def test_the_untranslated_source_is_in_the_other_language_and_whole(made: Made) -> None:
-    planned = PlannedTranslation(**SETTINGS | {"cap": 3}, fingerprint="abc", file="nowhere")
+    planned = PlannedTranslation(**SETTINGS | {"cap": 3}, fingerprint="abc", file="nowhere", whole=False)
     source = made(translation=planned, cap=2, upsample=5, labels={"a": "b"}).untranslated()
     assert (source.language, source.cap, source.upsample, source.labels) == ("ind", 3, 1, {})
     assert source.origin == "gold" and source.translation is None
@@ -77,6 +77,10 @@ def test_a_source_is_another_where_its_translation_is(made: Made) -> None:
     assert isinstance(other.translation, PlannedTranslation)
     other.translation.fingerprint = "abd"
     assert source_identity(made()) != source_identity(other)
+    whole = made()
+    assert isinstance(whole.translation, PlannedTranslation)
+    whole.translation.whole = True
+    assert source_identity(made()) != source_identity(whole)
     elsewhere = made()
     assert isinstance(elsewhere.translation, PlannedTranslation)
     elsewhere.translation.file = "elsewhere"
@@ -88,7 +92,13 @@ def test_only_a_run_that_is_planned_knows_the_translation(made: Made) -> None:
     with pytest.raises(UsageError, match=r"translation: only a run that is planned can use it"):
         list(read_source("x", source, 1))
     with pytest.raises(UsageError, match=r"no such file; the run that translates leaves it"):
-        list(read_source("x", made(translation=PlannedTranslation(**SETTINGS, file="/nowhere")), 1))
+        list(
+            read_source(
+                "x",
+                made(translation=PlannedTranslation(**SETTINGS, fingerprint="abc", file="/nowhere", whole=False)),
+                1,
+            )
+        )
 
 
 def test_rows_are_chosen_where_the_original_reader_can(made: Made) -> None:
