@@ -11,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hydra
 import pytest
 
+from xlt.compose import hydra_ready
 from xlt.results import execution
 from xlt.results.planner import Run
 
@@ -153,10 +155,32 @@ def test_a_search_hands_the_validation_metric_to_the_sweeper(
 ) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     searched = ("language_modules=none", "search=learning_rate", "hydra.sweeper.n_trials=2")
-    ended = command(*words, *searched, "hydra.sweeper.direction=maximize")
+    ended = command(*words, *searched)
     assert ended.code == 0, ended.lines
     (found,) = (path for path in ended.left if path.endswith("optimization_results.yaml"))
     text = Path(found).read_text(encoding="utf-8")
-    assert "train.learning_rate" in text and "best_value" in text
+    results = [
+        json.loads(Path(path).read_text(encoding="utf-8")) for path in ended.left if path.endswith("result.json")
+    ]
+    scores = {result["training"]["best/accuracy"] for result in results}
+    assert f"best_value: {max(scores)}" in text
     assert trained(ended) == 2
     assert not [path for path in ended.left if path.endswith("evaluation.json")]  # no test set was looked at
+
+
+@pytest.mark.parametrize(
+    ("words", "direction"),
+    [
+        (["experiment=pos_lt_sft"], "maximize"),
+        (["experiment=translation", "target=mad"], "maximize"),
+        (["experiment=language", "language=eng"], "minimize"),
+        (["experiment=instruct"], "minimize"),
+        (["experiment=pos_lt_sft", "teacher.losses=[hidden]"], "minimize"),
+        (["experiment=pos_lt_sft", "teacher.losses=[hidden,prediction]"], "maximize"),
+    ],
+)
+def test_a_search_looks_for_the_checkpoint_that_a_run_would_select(words: list[str], direction: str) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    with hydra_ready():
+        config = hydra.compose("config", [*words, "search=learning_rate"], return_hydra_config=True)
+    assert config.hydra.sweeper.direction == direction

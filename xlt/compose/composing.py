@@ -21,6 +21,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from xlt import config as shared
@@ -54,6 +55,7 @@ def register_schemas() -> None:
     OmegaConf.register_new_resolver("data_if_there", _in_data_dir_if_there, replace=True)
     OmegaConf.register_new_resolver("by_resource", _by_resource, replace=True)
     OmegaConf.register_new_resolver("by_scale", _by_scale, replace=True)
+    OmegaConf.register_new_resolver("by_metric", _by_metric, replace=True)
     store = ConfigStore.instance()
     for path, node in _SHARED_SCHEMAS.items():
         group, _, name = path.rpartition("/")
@@ -79,6 +81,14 @@ def _by_resource(key: str, high: Any, low: Any, *, _root_: DictConfig) -> Any:
 def _by_scale(mini: Any, thesis: Any, *, _root_: DictConfig) -> Any:
     """`${by_scale:MINI,THESIS}`: what the config's scale wants, where files for both would be the same but for this."""
     return thesis if _root_.scale == "thesis" else mini
+
+
+def _by_metric(greater: Any, less: Any, *, _root_: DictConfig) -> Any:
+    """`${by_metric:GREATER,LESS}`: GREATER if of two checkpoints the one with the greater validation metric is taken."""
+    losses = _root_.teacher.losses
+    if losses and "prediction" not in losses:  # a student that is selected by how far it is from its teacher
+        return less
+    return greater if get_class(_root_.task._target_).greater_is_better else less
 
 
 def _in_data_dir_if_there(path: str, *, _root_: DictConfig) -> str | None:
