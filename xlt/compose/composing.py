@@ -84,7 +84,7 @@ def _by_scale(mini: Any, thesis: Any, *, _root_: DictConfig) -> Any:
 
 
 def _by_metric(greater: Any, less: Any, *, _root_: DictConfig) -> Any:
-    """`${by_metric:GREATER,LESS}`: GREATER if of two checkpoints the one with the greater validation metric is taken."""
+    """`${by_metric:GREATER,LESS}`: GREATER if a greater validation metric is a better one, else LESS."""
     losses = _root_.teacher.losses
     if losses and "prediction" not in losses:  # a student that is selected by how far it is from its teacher
         return less
