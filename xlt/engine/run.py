@@ -116,12 +116,14 @@ class Composition:
         label: `ALONE` or `COMPOSED`.
         modules: in the order in which they are applied.
         entry: name in the run's `data.evaluation` or `data.benchmarks`; two who ask may mean different data.
+        content: digest of the data when this was planned.
     """
 
     source: str
     label: str
     modules: tuple[ModuleFile, ...]
     entry: str
+    content: str
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -14,14 +14,14 @@ from typing import Any, cast
 from xlt.config import UsageError
 from xlt.data.translation import DoneTexts
 from xlt.engine.processes import Processes
-from xlt.engine.run import evaluate_compositions, prepare
+from xlt.engine.run import Composition, evaluate_compositions, prepare
 from xlt.engine.state import RunState
 from xlt.engine.training import Interrupted
 from xlt.engine.translate import translate_source
 from xlt.engine.watching import Silence, Watcher
 from xlt.models.loading import quiet_libraries
 from xlt.modules import ModuleFileError
-from xlt.results.fingerprint import data_identity
+from xlt.results.fingerprint import data_identity, digest, evaluated_identity, untranslated_identity
 from xlt.results.planner import Plan, Run
 from xlt.results.store import RunStore
 from xlt.results.workers import Verdict, Workers
@@ -30,6 +30,7 @@ WatcherFor = Callable[[Run, RunStore], Watcher]
 Job = tuple[str, str]
 """("train" or "evaluate", fingerprint)."""
 
+_CHANGED = "its files have changed since this was planned; give the same command again"
 _PATIENCE = timedelta(minutes=2)
 """How long a process that failed waits for the others to fail alike."""
 
@@ -220,6 +221,8 @@ def _translate(run: Run, store: RunStore, watcher_for: WatcherFor) -> None:
     if not Processes.join().leads:
         return
     assert run.translation is not None
+    if untranslated_identity(run.translation.source) != run.identity["source"]:
+        raise UsageError(f"{run.label}: {_CHANGED}")
     with store.lock(run.fingerprint):
         if store.is_trained(run.fingerprint):
             _record_if_missing(run, store)
@@ -240,7 +243,7 @@ def _check_unchanged(run: Run) -> None:
     """
     planned, now = run.identity["data"], data_identity(run.config.data)
     changed = [
-        f"data.{part}.{name}: its files have changed since this was planned; give the same command again"
+        f"data.{part}.{name}: {_CHANGED}"
         for part in ("sources", "validation", "excluded")
         for name, identity in planned[part].items()
         if identity != now[part].get(name)
@@ -277,18 +280,35 @@ def _record_if_missing(run: Run, store: RunStore) -> None:
         store.record_manifest(run.fingerprint, run.config, run.identity, run.kind, run.depends_on, late=True)
 
 
-def _evaluate(run: Run, store: RunStore, wanted: dict[str, Any], watcher_for: WatcherFor) -> None:
+def _evaluate(run: Run, store: RunStore, wanted: dict[str, Composition], watcher_for: WatcherFor) -> None:
     if not Processes.join().leads:
         return
     assert run.evaluation_model is not None
-    watcher = watcher_for(run, store)
-    try:
-        found = evaluate_compositions(run.config, run.evaluation_model, wanted, watcher)
-        with store.lock(run.fingerprint):
+    with store.lock(run.fingerprint):
+        there = store.evaluations(run.fingerprint)  # by now: another process may have been at it
+        wanted = {key: composition for key, composition in wanted.items() if key not in there}
+        if not wanted:
+            return
+        _check_tests_unchanged(run, wanted.values())
+        watcher = watcher_for(run, store)
+        try:
+            found = evaluate_compositions(run.config, run.evaluation_model, wanted, watcher)
             store.add_evaluations(run.fingerprint, found)
-        watcher.evaluated(store.evaluations(run.fingerprint))
-    finally:
-        watcher.close()
+            watcher.evaluated(store.evaluations(run.fingerprint))
+        finally:
+            watcher.close()
+
+
+def _check_tests_unchanged(run: Run, wanted: Iterable[Composition]) -> None:
+    """Refuses test data that were replaced after planning: the evaluation's key names what was there."""
+    planned = {composition.entry: composition for composition in wanted}
+    changed = [
+        f"data.evaluation.{composition.source}: {_CHANGED}"
+        for entry, composition in planned.items()
+        if digest(evaluated_identity(run.config.data, entry)) != composition.content
+    ]
+    if changed:
+        raise UsageError(*changed)
 
 
 def _as_interrupt(number: int, frame: object) -> None:

@@ -91,7 +91,7 @@ def translation_identity(
     return {
         "xlt": xlt.__version__,
         "translator": {"model": _model_identity(config, run), **task},
-        "source": {**source_identity(source), "split": source.split},
+        "source": untranslated_identity(source),
         "languages": [settings.source_language, language],
         "fields": sorted(settings.fields),
         "decoding": {
@@ -117,13 +117,23 @@ def _contents_of_files(config: Any) -> dict[str, Any]:
 
 def evaluation_key(config: RunConfig, name: str, modules: Mapping[str, str]) -> str:
     """Identity of one evaluation: its data and the modules in the model, by role."""
-    if name in config.data.benchmarks:
-        benchmark = config.data.benchmarks[name]
+    told = {"modules": dict(modules), "precision": config.train.precision}
+    return digest({**evaluated_identity(config.data, name), **told})
+
+
+def evaluated_identity(data: DataConfig, name: str) -> dict[str, Any]:
+    """What a source of `evaluation`, or a benchmark, is scored on, with the content of its files as they are now."""
+    if name in data.benchmarks:
+        benchmark = data.benchmarks[name]
         folder = None if benchmark.folder is None else _folder_identity(benchmark.folder)
-        what = {"benchmark": {**plain(benchmark), "folder": folder}}
-    else:  # few examples for a quick look are another evaluation; where they lie is not
-        what = {"source": _drawn_identity(config.data.evaluation[name])}
-    return digest({**what, "modules": dict(modules), "precision": config.train.precision})
+        return {"benchmark": {**plain(benchmark), "folder": folder}}
+    # Few examples for a quick look are another evaluation; where they lie is not.
+    return {"source": _drawn_identity(data.evaluation[name])}
+
+
+def untranslated_identity(source: SourceConfig) -> dict[str, Any]:
+    """What a translator is given of a source, with the content of its files as they are now."""
+    return {**source_identity(source), "split": source.split}
 
 
 def data_identity(config: DataConfig) -> dict[str, Any]:

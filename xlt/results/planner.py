@@ -39,7 +39,14 @@ from xlt.data.typology import load_typology
 from xlt.engine.build import build_method, build_task
 from xlt.engine.run import ALONE, COMPOSED, Composition, ModuleFile, Standing
 from xlt.engine.translate import TranslationJob
-from xlt.results.fingerprint import digest, evaluation_key, file_identity, run_identity, translation_identity
+from xlt.results.fingerprint import (
+    digest,
+    evaluated_identity,
+    evaluation_key,
+    file_identity,
+    run_identity,
+    translation_identity,
+)
 from xlt.results.runs import Gathered, Run, Runs, method_name
 from xlt.results.store import RunStore
 
@@ -72,6 +79,9 @@ class Plan(Runs):
         run_config = checked(config)
         wanted = _evaluated(run_config) if evaluate else {}
         known = digest(plain(run_config))
+        if not evaluate:  # then a test set is translated for nothing
+            tests = run_config.data.evaluation
+            run_config.data.evaluation = {name: source for name, source in tests.items() if source.translation is None}
         gathered = Gathered()
         translations = self._translations(config, run_config, gathered)
         gathered.refuse()
@@ -288,21 +298,23 @@ class Plan(Runs):
             modules = self._language_modules(config, run_config, "evaluation", gathered)
         gathered.refuse()
         wanted: dict[str, Composition] = {}
+        content = {name: digest(evaluated_identity(run_config.data, name)) for name in evaluated}
         for name, source in run_config.data.evaluation.items():
             if name not in evaluated:
                 continue
+            told = (entries[name], content[name])
             if source.language in modules:
                 identity, file, needed = modules[source.language]
                 key = evaluation_key(run_config, name, {**roles, "language": identity})
-                wanted[key] = Composition(name, COMPOSED, (file, *own), entries[name])
+                wanted[key] = Composition(name, COMPOSED, (file, *own), *told)
                 if needed is not None:
                     run.evaluation_needs.add(needed)
             if not _composes(run_config) or run_config.language_modules.evaluate_without:
-                wanted[evaluation_key(run_config, name, roles)] = Composition(name, ALONE, own, entries[name])
+                wanted[evaluation_key(run_config, name, roles)] = Composition(name, ALONE, own, *told)
         for name in run_config.data.benchmarks:
             if name not in evaluated:
                 continue
-            wanted[evaluation_key(run_config, name, roles)] = Composition(name, ALONE, own, name)
+            wanted[evaluation_key(run_config, name, roles)] = Composition(name, ALONE, own, name, content[name])
         run.evaluations |= wanted
         return wanted
 

@@ -167,6 +167,31 @@ def test_data_that_were_replaced_after_planning_are_refused(
     assert outcome.refused and not plan.store.is_trained(run.fingerprint)
 
 
+def test_test_sets_that_were_replaced_after_planning_are_refused_and_the_module_stays(
+    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...], shelf: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(shelf, tmp_path / "data")
+    run = planned(*words, f"data_dir={tmp_path / 'data'}")
+    (test,) = (tmp_path / "data" / "ud" / "UD_Faroese-FarPaHC").glob("*-test.conllu")
+    before = test.read_bytes()
+    test.write_bytes(before + b"\n1\tmore\t_\tNOUN\t_\t_\t0\t_\t_\t_\n\n")
+    outcome = carry_out(plan, None, silent)
+    assert outcome.failures[run.fingerprint].startswith("data.evaluation.fao: its files have changed since")
+    assert outcome.refused and plan.store.is_trained(run.fingerprint) and not plan.store.evaluations(run.fingerprint)
+    test.write_bytes(before)
+    assert carry_out(plan, None, silent).done == [("evaluate", run.fingerprint)]
+
+
+def test_what_another_process_has_evaluated_meanwhile_is_not_evaluated_again(
+    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = planned(*words)
+    wanted = plan.missing_evaluations(run)
+    carry_out(plan, None, silent)
+    monkeypatch.setattr(execution, "evaluate_compositions", _killed)
+    execution._evaluate(run, plan.store, wanted, silent)
+
+
 @pytest.mark.parametrize("killed_at", ["engine.run.RunState.discard", "results.execution.RunStore.record_manifest"])
 def test_a_run_killed_between_result_and_manifest_is_given_its_manifest_by_the_same_command(
     killed_at: str, plan: Plan, planned: Callable[..., Run], words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch

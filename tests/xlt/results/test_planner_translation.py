@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 from tests.translators import translator, write_shelf
 from xlt.compose import compose
 from xlt.config import PlannedTranslation, UsageError
+from xlt.engine.watching import Silence
 from xlt.models.loading import save_checkpoint
+from xlt.results.execution import carry_out
 from xlt.results.planner import Plan, Run
 
 RECIPE = ("train.max_steps=1", "train.evaluate_every_steps=1", "train.batch_size=2")
@@ -185,6 +188,29 @@ def test_one_run_evaluated_on_plain_and_translated_text_of_one_name_has_an_evalu
     assert zero.evaluation_needs == {made.fingerprint} and zero.depends_on == {}
     _, again = plan.ask(compose([*swapped(words, data), out]))
     assert again.keys() == into.keys() and set(entries) == {"x", "x (2)"}
+
+
+def test_a_search_has_no_test_set_translated(plan: Plan, words: tuple[str, ...], data: Path, tmp_path: Path) -> None:
+    wanted = compose([*swapped(words, data), *translated("sources", data), f"output_dir={tmp_path}/outputs"])
+    run = plan.add(wanted, evaluate=False)
+    (made,) = translations(plan)
+    assert run.depends_on == {"sources.t": made.fingerprint} and not run.evaluations
+    plan.preflight()
+    assert plan.add(wanted) is run and len(translations(plan)) == 2 and len(run.evaluations) == 1
+
+
+def test_what_is_translated_and_was_replaced_after_planning_is_refused(
+    plan: Plan, planned: Planned, words: tuple[str, ...], data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    swap = [word.replace(str(data), str(tmp_path / "data")) for word in (*words, *translated("sources", data))]
+    planned(*swap)
+    with (tmp_path / "data" / "smsa" / "train.tsv").open("a", encoding="utf-8") as file:
+        file.write("satu lagi\tpositive\n")
+    outcome = carry_out(plan, None, lambda *_: Silence())
+    (made,) = translations(plan)
+    assert "its files have changed since this was planned" in outcome.failures[made.fingerprint]
+    assert not plan.store.is_trained(made.fingerprint)
 
 
 def test_preflight_reads_what_is_translated_and_not_what_its_translator_does_not_learn(

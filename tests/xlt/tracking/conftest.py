@@ -52,8 +52,8 @@ def make_run(store: RunStore) -> Callable[..., Run]:
             config=_config(experiment, overrides),
             standing=Standing(own, "model", depends_on={"model": base, "eng": english}),
             evaluations={
-                "k1": Composition("fao", ALONE, (module,), "fao"),
-                "k2": Composition("fao", COMPOSED, (language, module), "fao"),
+                "k1": Composition("fao", ALONE, (module,), "fao", ""),
+                "k2": Composition("fao", COMPOSED, (language, module), "fao", ""),
             },
         )
 
