@@ -78,10 +78,14 @@ ALONE: dict[str, tuple[list[str], list[str]]] = {
     "new languages without a plus, and a part of what is null": (
         ["model.new_languages.mad=jav", "model.new_languages={mad: jav}", "data.sources.pairs.translation.beams=2"],
         [
-            "data.sources.pairs.translation.beams=2: it is a part of what is null here; give that first",
+            "data.sources.pairs.translation.beams=2: it is a part of what is null here; take an option",
             "model.new_languages.mad=jav: nothing is there yet to be replaced; to add it, write +model.new",
             "model.new_languages={mad: jav}: has no such entry yet; to add one, write +model.new_languages.ENTRY=...",
         ],
+    ),
+    "a mapping for what is null": (
+        ["data.sources.pairs.translation={beams: 2}"],
+        ["data.sources.pairs.translation={beams: 2}: it is null here, and Hydra puts no mapping in the place of null"],
     ),
     "an encoder": (["model.path={bert}"], [": bert is no encoder-decoder; take NLLB or another M2M-100"]),
     "a random encoder": (
@@ -128,3 +132,25 @@ def test_a_translator_that_cannot_be_is_refused(
              *RECIPE]  # fmt: skip
     ended = command(*words, *(word.replace("{bert}", str(tiny_bert)) for word in mistake))
     _as_said(ended, said, tmp_path / "outputs")
+
+
+@pytest.mark.parametrize(
+    ("new", "said"),
+    [
+        (
+            [],
+            "language mad: the model has no token of it; give +model.new_languages.mad=RELATIVE, or task.tokens.mad",
+        ),
+        (
+            ["+model.new_languages.mad=sun"],
+            "model.new_languages.mad=sun: the model has no token for sun either; it knows ind, jav",
+        ),
+    ],
+)
+def test_what_a_translator_from_nothing_will_not_know_is_refused_before_it_is_trained(
+    new: list[str], said: str, command: Callable[..., Ended], data: Path, tmp_path: Path
+) -> None:
+    words = ["experiment=translation", "target=mad", f"data_dir={data}", f"output_dir={tmp_path / 'outputs'}",
+             "model.run.overrides=['data=nmt_nusax','target=jav']", "task.max_length=24", "tracker=silent",
+             "device=cpu", *RECIPE]  # fmt: skip
+    _as_said(command(*words, *new), [said], tmp_path / "outputs")

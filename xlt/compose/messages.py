@@ -16,14 +16,19 @@ from xlt.compose.composing import composed
 
 _OPTIONS_SHOWN = 20
 _NO_OPTION = "Config group override must be a string"
-_INSIDE_NULL = "Unexpected type for root: NoneType"  # an assertion of OmegaConf's
-COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError, AssertionError)
+# What OmegaConf's own code trips over where a key is null: a part of it, and a mapping for it.
+_INSIDE_NULL = "Unexpected type for root: NoneType"
+_OVER_NULL = "'NoneType' object has no attribute 'get'\n    full_key:"
+_INSTEAD = "take an option of its group that has it, or write it into a config of your own (--config-dir)"
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError, AssertionError, AttributeError)
 
 
 def is_of_composition(error: Exception) -> bool:
     """Whether one of COMPOSITION_ERRORS is about the user's words; Hydra has a plain ValueError among them."""
     if isinstance(error, AssertionError):
         return _INSIDE_NULL in str(error)
+    if isinstance(error, AttributeError) and not isinstance(error, OmegaConfBaseException):
+        return _OVER_NULL in str(error)
     return not isinstance(error, ValueError) or isinstance(error, OmegaConfBaseException) or _NO_OPTION in str(error)
 
 
@@ -52,7 +57,9 @@ def one_line(error: BaseException, overrides: Sequence[str] = ()) -> str:
         there = ", ".join(_options(found.group(1)))
         return f"{found.group(1)} is not given; write {found.group(1)}=..., there are {there}"
     if _INSIDE_NULL in text:
-        return "it is a part of what is null here; give that first, whole: KEY={...}, or an option that has it"
+        return f"it is a part of what is null here; {_INSTEAD}"
+    if _OVER_NULL in text:
+        return f"it is null here, and Hydra puts no mapping in the place of null; {_INSTEAD}"
     if _NO_OPTION in text:
         return "not the name of an option; leave it out for the default"
     if "is not Optional" in text:

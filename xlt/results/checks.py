@@ -7,14 +7,17 @@ from pathlib import Path
 
 from xlt.config import LanguageModulesConfig, RunConfig, UsageError
 from xlt.data.encoding import Encoder
+from xlt.data.sources import parallel_languages
 from xlt.engine.build import build_task
 from xlt.models.language_tokens import add_language_tokens
 from xlt.models.loading import load_tokenizer
 from xlt.models.narrowing import Width
 from xlt.models.student import kept_blocks
+from xlt.models.vocabulary import train_tokenizer
 from xlt.modules import ModuleFileError, load_module
 
 _TRANSLATOR = "m2m_100"
+_NO_WORD = 300  # entries of a tokenizer that has the bytes, and tokens of languages
 # Families that count positions from the padding id on: 514 positions hold 512 tokens.
 _OFFSET_FAMILIES = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl")
 
@@ -46,11 +49,14 @@ def model_faults(config: RunConfig, model_run: RunConfig | None, languages: Sequ
         model_run: config of the run that makes its base model, if one does.
         languages: that it is told, if the task translates.
     """
-    shape = model_run.model.random if model_run is not None else config.model.random
+    made_by = config if model_run is None else model_run
+    shape = made_by.model.random
     task = build_task(config.task)
     if shape is not None:
         if task.translates and shape.architecture != _TRANSLATOR:
             return [f"model.random.architecture={shape.architecture}: task {task.name} needs {_TRANSLATOR}"]
+        if task.translates and (faults := _language_faults(config, made_by, languages)):
+            return faults
         name, positions = "model.random", shape.max_positions
         layers, width = shape.layers, Width(shape.hidden_size, shape.heads, shape.intermediate_size)
     elif config.model.path is not None:
@@ -79,6 +85,18 @@ def model_faults(config: RunConfig, model_run: RunConfig | None, languages: Sequ
         except UsageError as error:
             lines += error.lines
     return lines
+
+
+def _language_faults(config: RunConfig, made_by: RunConfig, languages: Sequence[str]) -> list[str]:
+    """A language of which a translator has no token that begins with random weights; a line each."""
+    tokenizer = train_tokenizer([], _NO_WORD)
+    add_language_tokens(tokenizer, dict.fromkeys(parallel_languages(made_by.data)))
+    try:
+        add_language_tokens(tokenizer, config.model.new_languages)
+        build_task(config.task).check_languages(Encoder(tokenizer), languages)
+    except UsageError as error:
+        return error.lines
+    return []
 
 
 def _shape(path: str, revision: str | None, translates: bool) -> tuple[int, int, Width]:
