@@ -141,7 +141,7 @@ class Sweep:
         Returns:
             The exit code: 0, 1 if a job failed, 2 if one was refused.
         Raises:
-            Interrupted: a signal came; what was running saved its state.
+            Interrupted: a signal came; what was running saved its state, and the jobs were shown as they stand.
         """
         refused = any(job.faults for job in self.jobs)
         plan, console = self._plan, Console(stderr=True)
@@ -151,21 +151,27 @@ class Sweep:
         if remaining:
             print_plan(plan, console)
         workers = make_workers(self._launcher, plan.store.root / "cluster")
-        outcome = carry_out(plan, workers, watch, JobReport(console, remaining, plan))
-        rows = [self._row(job, plan.store, outcome) for job in self.jobs]
-        print_sweep(rows, Console())
-        self._save(rows, plan, outcome)
+        outcome = Outcome()
+        try:
+            carry_out(plan, workers, watch, JobReport(console, remaining, plan), outcome)
+        finally:  # also when it is stopped
+            rows = [self._row(job, plan, outcome) for job in self.jobs]
+            print_sweep(rows, Console())
+            self._save(rows, plan, outcome)
         return USAGE if refused else FAILURE if outcome.failures else 0
 
-    def _row(self, job: SweepJob, store: RunStore, outcome: Outcome) -> SweepRow:
+    def _row(self, job: SweepJob, plan: Plan, outcome: Outcome) -> SweepRow:
         if job.run is None:
             return SweepRow(job.number, self._overrides(job), "refused", {}, "; ".join(job.faults))
         reason = outcome.failures.get(job.run.fingerprint)
         if reason is not None:
             state = "not tried" if job.run.fingerprint in outcome.skipped else "failed"
+        elif job.existed:
+            state = "existed"
         else:
-            state = "existed" if job.existed else "done"
-        return SweepRow(job.number, self._overrides(job), state, mean_scores(job.run, store), reason)
+            finished = plan.store.is_trained(job.run.fingerprint) and not plan.missing_evaluations(job.run)
+            state = "done" if finished else "not finished"
+        return SweepRow(job.number, self._overrides(job), state, mean_scores(job.run, plan.store), reason)
 
     def _overrides(self, job: SweepJob) -> str:
         """Those in which the jobs differ; all of a single job."""

@@ -15,6 +15,7 @@ import hydra
 import pytest
 
 from xlt.compose import hydra_ready
+from xlt.engine.training import Interrupted
 from xlt.results import execution
 from xlt.results.planner import Run
 
@@ -68,7 +69,6 @@ def test_what_jobs_share_is_trained_once_and_a_repeat_does_nothing(
     assert trained(ended) == 2 + 2  # two task modules, the English and the Faroese language module
     assert [(row["overrides"], row["state"]) for row in summary(ended)] == [("seed=1", "done"), ("seed=2", "done")]
     assert set(summary(ended)[0]["scores"]) == {"task", "task+language"}
-    time.sleep(1)  # the folder's name is of the second
     again = command(*words, "seed=1,2,3")
     assert [row["state"] for row in summary(again)] == ["existed", "existed", "done"]
     assert summary(again)[:2] == [row | {"state": "existed"} for row in summary(ended)]
@@ -96,9 +96,28 @@ def test_a_job_that_fails_is_named_with_its_reason_and_tried_again(
     ]
     assert "job 1 failed: RuntimeError: no room left" in ended.out
     assert "2 done, 1 failed" in ended.out
-    time.sleep(1)
     again = command(*words, "seed=1,2,3")
     assert (again.code, [row["state"] for row in summary(again)]) == (0, ["existed", "done", "existed"])
+
+
+def test_a_sweep_that_is_stopped_says_what_was_done_and_goes_on(
+    command: Callable[..., Any], words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = execution._train
+
+    def stopped(run: Run, *others: Any) -> None:
+        if run.config.seed == 2:
+            raise Interrupted(signal.SIGTERM)
+        train(run, *others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(execution, "_train", stopped)
+        ended = command(*words, "seed=1,2", "language_modules=none")
+    assert ended.code == 128 + signal.SIGTERM
+    assert [row["state"] for row in summary(ended)] == ["done", "not finished"]
+    assert "1 done, 1 not finished" in ended.out and any(path.endswith("sweep.html") for path in ended.left)
+    again = command(*words, "seed=1,2", "language_modules=none")
+    assert [row["state"] for row in summary(again)] == ["existed", "done"]
 
 
 def _kill_one_child(after: Path, killed: list[int]) -> None:
@@ -135,7 +154,6 @@ def test_a_job_whose_process_is_killed_stops_no_other_and_is_done_by_the_repeat(
     assert killed and ended.code == 1
     assert sorted(row["state"] for row in summary(ended)) == ["done", "failed"]
     assert "its process died (out of memory, or killed)" in ended.out
-    time.sleep(1)
     again = command(*side_by_side)
     assert again.code == 0, again.lines
     assert sorted(row["state"] for row in summary(again)) == ["done", "existed"]

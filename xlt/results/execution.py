@@ -57,6 +57,7 @@ def carry_out(
     workers: Workers | None,
     watcher_for: WatcherFor,
     report: Callable[[str, Run, str], None] = lambda *_: None,
+    outcome: Outcome | None = None,
 ) -> Outcome:
     """Does what is missing of a plan, in its order; what can be evaluated is, before anything else is trained.
 
@@ -69,6 +70,7 @@ def carry_out(
         workers: where runs are carried out side by side; None keeps everything in this process.
         watcher_for: makes the watcher of a run; must be picklable if there are workers.
         report: told of every job: what ("start", "done", "failed", "skipped"), the run, a message.
+        outcome: filled as jobs end; who is interrupted has what became of those before.
     Raises:
         Interrupted: a signal came; what was running saved its state.
         RuntimeError: a job failed in this process, and in another not at all or differently; it cannot go on with them.
@@ -86,13 +88,15 @@ def carry_out(
         jobs["train", run.fingerprint] = {("train", needed) for needed in run.depends_on.values()}
     waiting = {job: {need for need in needs if need in jobs} for job, needs in jobs.items()}
     waiting = processes.from_leader(waiting)  # it may have done the first before another looked into the store
-    return _Execution(plan, waiting, watcher_for, report).run(workers)
+    return _Execution(plan, waiting, watcher_for, report, outcome or Outcome()).run(workers)
 
 
 class _Execution:
-    def __init__(self, plan: Plan, jobs: dict[Job, set[Job]], watcher_for: WatcherFor, report: Any) -> None:
+    def __init__(
+        self, plan: Plan, jobs: dict[Job, set[Job]], watcher_for: WatcherFor, report: Any, outcome: Outcome
+    ) -> None:
         self._plan, self._waiting, self._watcher_for, self._report = plan, jobs, watcher_for, report
-        self._outcome = Outcome()
+        self._outcome = outcome
 
     def run(self, workers: Workers | None) -> Outcome:
         processes = Processes.join()

@@ -155,7 +155,7 @@ def print_sweep(rows: Sequence[SweepRow], console: Console) -> None:
     for heading in ("job", "overrides", "", *labels):
         drawn.add_column(heading, justify="left" if heading in ("overrides", "") else "right")
     for row in rows:
-        style = {"failed": "red", "refused": "red", "not tried": "yellow"}.get(row.state, "")
+        style = {"failed": "red", "refused": "red", "not tried": "yellow", "not finished": "yellow"}.get(row.state, "")
         scores = (f"{row.scores[label]:.1f}" if label in row.scores else "-" for label in labels)
         drawn.add_row(str(row.number), row.overrides, f"[{style}]{row.state}[/]" if style else row.state, *scores)
     console.print(drawn)

@@ -6,7 +6,9 @@ import getpass
 import math
 import multiprocessing
 import os
+import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -76,7 +78,8 @@ def make_workers(config: LauncherConfig, folder: Path) -> Workers | None:
 class LocalWorkers:
     """Processes of this machine, each with its share of the cores and, where there are several, a GPU of its own.
 
-    A job whose process is killed takes no other with it, and a process that is killed between two jobs takes none.
+    A job whose process is killed takes no other with it, and a process that is killed between two jobs takes none. When
+    this process is killed, those end as well; what trains saves its state first.
 
     Args:
         count: at least one.
@@ -121,9 +124,9 @@ class LocalWorkers:
 
     def _submit(self, call: Callable[[], Verdict], slot: int) -> Future[Verdict]:
         try:
-            return (self._slots[slot] or self._begin(slot)).submit(call)
+            return (self._slots[slot] or self._begin(slot)).submit(_carry_out, call)
         except BrokenProcessPool:  # killed while it waited for a job
-            return self._begin(slot).submit(call)
+            return self._begin(slot).submit(_carry_out, call)
 
     def _begin(self, slot: int) -> ProcessPoolExecutor:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -140,9 +143,27 @@ class LocalWorkers:
 
 
 def _begin_worker(threads: int, gpu: str | None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; who trains listens, who waits is told to end
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)  # a run's own `threads` has the last word
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+
+
+def _end_with_parent() -> None:
+    """Ends this process as SIGTERM does when the one that gives it jobs is gone."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _carry_out(call: Callable[[], Verdict]) -> Verdict:
+    verdict = call()
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        os._exit(1)  # nobody takes the verdict, and nobody would say that there is no further job
+    return verdict
 
 
 class ClusterWorkers:

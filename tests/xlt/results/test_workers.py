@@ -6,6 +6,9 @@ import multiprocessing
 import os
 import signal
 import stat
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -14,6 +17,7 @@ import pytest
 import torch
 
 from xlt.config import LauncherConfig, faults
+from xlt.engine.training import StopSignals
 from xlt.results.workers import ClusterWorkers, LocalWorkers, Verdict, Workers, make_workers
 
 pytest.importorskip("submitit")
@@ -84,6 +88,53 @@ def test_a_process_that_is_killed_between_two_jobs_takes_none_with_it() -> None:
         pool.submit(os.getpid).exception()  # returns once the pool has seen it
     ended = all_of(workers, {"b": functools.partial(told, "b")})
     assert ended["b"].reason is not None and ended["b"].reason.startswith("b from ")
+
+
+PARENT = """
+import functools, os, signal, sys, time
+from tests.xlt.results.test_workers import told, until_told_to_stop
+from xlt.results.workers import LocalWorkers
+if __name__ == "__main__":
+    workers = LocalWorkers(2)
+    idle, busy = functools.partial(told, "a"), functools.partial(until_told_to_stop, sys.argv[1])
+    workers.start({"idle": idle, "busy": busy})
+    [(_, verdict)] = workers.finished()
+    print(verdict.reason, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def until_told_to_stop(mark: str) -> Verdict:
+    """As a training that saves its state when SIGTERM comes."""
+    with StopSignals() as stop:
+        while not stop.number:
+            time.sleep(0.01)
+    Path(mark).write_text(f"{os.getpid()}", encoding="utf-8")
+    return Verdict("interrupted", interrupted=stop.number)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
+def test_processes_end_with_a_killed_parent_and_what_trains_saves_its_state(tmp_path: Path) -> None:
+    (tmp_path / "parent.py").write_text(PARENT, encoding="utf-8")
+    command = [sys.executable, str(tmp_path / "parent.py"), str(tmp_path / "saved")]
+    ended = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == -signal.SIGKILL and ended.stdout.startswith("a from "), ended.stderr
+    idle = ended.stdout.split()[2]
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "saved").exists() or Path("/proc", idle).exists() or _is_alive(tmp_path / "saved"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _is_alive(told: Path) -> bool:
+    return Path("/proc", told.read_text(encoding="utf-8")).exists()
 
 
 def test_a_clusters_job_that_saved_its_state_is_submitted_again(tmp_path: Path) -> None:
