@@ -123,7 +123,7 @@ def test_a_translator_that_learned_what_is_evaluated_on_is_refused(
     assert not (tmp_path / "outputs" / "runs").exists()
 
 
-@pytest.mark.parametrize("method", ["pretrain", "lt_sft"])
+@pytest.mark.parametrize("method", ["pretrain", "lt_sft", "mad_x", "houlsby", "ia3"])
 def test_a_translator_of_the_embedded_corpus_is_what_its_validation_said(
     method: str, command: Callable[..., Ended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

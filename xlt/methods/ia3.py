@@ -23,11 +23,15 @@ class Ia3Config:
 
 SCHEMA = Ia3Config
 
+# Families that peft's tables leave out: one whose layers bear another's names, one with its layers.
+_LIKE = {"xlm-roberta": "roberta"}
+_OWN = {"m2m_100": (["k_proj", "v_proj", "fc2"], ["fc2"])}
+
 
 class Ia3(PeftMethod):
     """Rescales keys, values, and the inputs of feed-forward output layers; factors begin at one.
 
-    Which layers these are in a model family is peft's own table.
+    Which layers these are in a model family is peft's own table, but for translators of the M2M-100 family.
     """
 
     name = "ia3"
@@ -42,10 +46,11 @@ class Ia3(PeftMethod):
         )
 
         family = str(model.backbone.config.model_type)  # type: ignore[union-attr]
-        family = "roberta" if family == "xlm-roberta" else family
-        if family not in TARGETS:
+        family = _LIKE.get(family, family)
+        if family not in {**TARGETS, **_OWN}:
             raise ValueError(f"method=ia3: peft does not know which layers to rescale in a {family} model")
-        return IA3Config(target_modules=TARGETS[family], feedforward_modules=FEED_FORWARD[family])
+        targets, feed_forward = _OWN.get(family) or (TARGETS[family], FEED_FORWARD[family])
+        return IA3Config(target_modules=targets, feedforward_modules=feed_forward)
 
     def export(self, model: TransferModel, header: ModuleHeader) -> ModuleArtefact:
         factors: dict[str, Tensor] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,13 +31,17 @@ class Block:
 
 
 def find_blocks(model: TransferModel) -> list[Block]:
-    """The blocks of a model, lowest first. Runs the backbone on two tokens, in evaluation mode.
+    """The blocks of a model, lowest first; an encoder's, then its decoder's, whose attention is the cross-attention.
+
+    Runs the backbone on two tokens, in evaluation mode.
 
     Raises:
         ValueError: the model has no blocks in a list, or one of them is not made of two sub-layers.
     """
     paths = {module: f"backbone.{path}" for path, module in model.backbone.named_modules()}
-    blocks = outermost_blocks(model.backbone)
+    backbone: Any = model.backbone
+    halves = [backbone.encoder, backbone.decoder] if model.decodes else [backbone]
+    blocks = [block for half in halves for block in outermost_blocks(half)]
     trace = _Trace()
     training = model.training
     handles = [module.register_forward_hook(trace) for block in blocks for module in block.modules()]
@@ -44,7 +49,10 @@ def find_blocks(model: TransferModel) -> list[Block]:
     try:
         with torch.no_grad():
             ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
-            model.backbone.forward(input_ids=ids, attention_mask=torch.ones_like(ids))  # not for others' hooks
+            given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            if model.decodes:
+                given["decoder_input_ids"] = ids
+            model.backbone.forward(**given)  # not for others' hooks
     finally:
         model.train(training)
         for handle in handles:

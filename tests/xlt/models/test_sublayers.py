@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers as hf
 
+from tests.translators import translator
 from xlt.models.sublayers import Block, find_blocks, output_embeddings
 from xlt.models.transfer import TransferModel, split_pretrained
 
@@ -47,3 +48,17 @@ def test_a_model_without_blocks_is_refused() -> None:
     model = TransferModel(torch.nn.Linear(2, 2), None, "hash", "model")
     with pytest.raises(ValueError, match="Linear has no blocks in a list"):
         find_blocks(model)
+
+
+def test_a_translators_blocks_are_its_encoders_and_then_its_decoders() -> None:
+    model, _ = translator()
+    found = find_blocks(model)
+    halves = [(half, number) for half in ("encoder", "decoder") for number in (0, 1)]
+    assert [block.path for block in found] == [f"backbone.{half}.layers.{number}" for half, number in halves]
+    assert [block.attention.rpartition("layers.")[2] for block in found] == [
+        "0.self_attn.out_proj",
+        "1.self_attn.out_proj",
+        "0.encoder_attn.out_proj",
+        "1.encoder_attn.out_proj",
+    ]
+    assert all(block.feed_forward == f"{block.path}.fc2" and block.norm is None for block in found)
