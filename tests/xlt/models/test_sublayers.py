@@ -45,7 +45,9 @@ def test_sub_layers_are_found_whatever_the_family(make: Callable[[], Any], last:
 
 
 def test_a_model_without_blocks_is_refused() -> None:
-    model = TransferModel(torch.nn.Linear(2, 2), None, "hash", "model")
+    backbone = torch.nn.Linear(2, 2)
+    backbone.config = hf.PretrainedConfig()
+    model = TransferModel(backbone, None, "hash", "model")
     with pytest.raises(ValueError, match="Linear has no blocks in a list"):
         find_blocks(model)
 
