@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,9 @@ from scipy import stats
 
 HOLDS, FAILS, CLOSE, UNTESTED = "holds", "does not hold", "too close to call", "not tested"
 _SEED = 0
+
+Differences = Mapping[tuple[str, int], float]
+"""(language, seed) -> difference in the claimed direction."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class Trial:
         confidence: of the interval, two-sided.
         resamples: permutations where there are more than that, and bootstrap samples.
         enough_languages: from as many on, a language's mean over seeds is what is permuted and resampled; with
-            fewer it is each language and seed.
+            fewer it is each language and seed. Of two groups it is languages, too, wherever these can decide.
     """
 
     level: float
@@ -52,29 +56,19 @@ class Verdict:
     p: float | None = None
 
 
-def judge(differences: Mapping[tuple[str, int], float], trial: Trial) -> Verdict:
-    """Whether differences are above 0.
-
-    Args:
-        differences: (language, seed) -> difference in the claimed direction.
-    """
-    units, unit = _units(differences, trial.enough_languages)
-    if not units.size:
-        return Verdict(UNTESTED)
-    return _decide((units,), unit, trial)
+def judge(differences: Differences, trial: Trial) -> Verdict:
+    """Whether differences are above 0."""
+    return _judge((differences,), trial)
 
 
-def judge_groups(
-    first: Mapping[tuple[str, int], float], second: Mapping[tuple[str, int], float], trial: Trial
-) -> Verdict:
+def judge_groups(first: Differences, second: Differences, trial: Trial) -> Verdict:
     """Whether the differences of the first languages are above those of the second, unpaired."""
-    groups = [_units(of, trial.enough_languages)[0] for of in (first, second)]
-    unit = "languages x seeds"
-    if min(len({language for language, _ in of}) for of in (first, second)) >= trial.enough_languages:
-        unit = "languages"
-    if not all(group.size for group in groups):
-        return Verdict(UNTESTED)
-    return _decide(tuple(groups), unit, trial)
+    return _judge((first, second), trial)
+
+
+def smallest_p(sizes: Sequence[int]) -> float:
+    """The smallest p-value that units can have: one assignment of signs of all, or one division into two groups."""
+    return 1 / 2 ** sizes[0] if len(sizes) == 1 else 1 / math.comb(sum(sizes), sizes[0])
 
 
 def holm(values: Sequence[float]) -> list[float]:
@@ -86,14 +80,22 @@ def holm(values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _units(differences: Mapping[tuple[str, int], float], enough_languages: int) -> tuple[Any, str]:
-    """What is permuted: a mean over seeds a language where there are enough of these."""
+def _judge(groups: tuple[Differences, ...], trial: Trial) -> Verdict:
+    if not all(groups):
+        return Verdict(UNTESTED)
+    means = [_means(of) for of in groups]
+    enough = min(len(of) for of in means) >= trial.enough_languages
+    if enough or (len(groups) == 2 and smallest_p([len(of) for of in means]) <= trial.level):
+        return _decide(tuple(means), "languages", trial)
+    return _decide(tuple(np.array(list(of.values()), dtype=float) for of in groups), "languages x seeds", trial)
+
+
+def _means(differences: Differences) -> Any:
+    """A language's mean over seeds, for each language."""
     by_language: dict[str, list[float]] = {}
     for (language, _), value in differences.items():
         by_language.setdefault(language, []).append(value)
-    if len(by_language) >= enough_languages:
-        return np.array([np.mean(values) for values in by_language.values()]), "languages"
-    return np.array(list(differences.values()), dtype=float), "languages x seeds"
+    return np.array([np.mean(values) for values in by_language.values()])
 
 
 def _decide(samples: tuple[Any, ...], unit: str, trial: Trial) -> Verdict:

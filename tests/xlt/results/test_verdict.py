@@ -62,6 +62,28 @@ def test_two_groups_are_divided_in_every_way() -> None:
     assert found.units == 5
 
 
+def seeds(values: Mapping[str, float], count: int) -> dict[tuple[str, int], float]:
+    """`count` seeds of each language, a little apart, whose mean is the value."""
+    return {(name, seed): value + 0.01 * (seed - (count + 1) / 2) for name, value in values.items()
+            for seed in range(1, count + 1)}  # fmt: skip
+
+
+def test_two_groups_have_units_of_one_kind() -> None:
+    # Six languages would be enough by themselves, two would not: both are counted by language, and 1 of the 28
+    # divisions into six and two is as extreme. Six means among six raw values would be 1 of 924.
+    first = {f"a{n}": 5.0 + n for n in range(6)}
+    found = judge_groups(seeds(first, 3), seeds({"x": 0.0, "y": 1.0}, 3), TRIAL)
+    assert (found.units, found.unit, found.word) == (8, "languages", HOLDS)
+    assert found.p == pytest.approx(1 / 28)
+
+
+def test_two_groups_of_too_few_languages_count_seeds_in_both() -> None:
+    # Three and two languages cannot get below 1/10; with two seeds it is one of 210 divisions into six and four.
+    found = judge_groups(seeds({"a": 5.0, "b": 6.0, "c": 7.0}, 2), seeds({"x": 0.0, "y": 1.0}, 2), TRIAL)
+    assert (found.units, found.unit, found.word) == (10, "languages x seeds", HOLDS)
+    assert found.p == pytest.approx(1 / 210)
+
+
 @pytest.mark.parametrize(
     ("values", "word"),
     [
