@@ -60,11 +60,12 @@ def check_claims(words: list[str]) -> int:
         config = compose_claims(own)
         config.stores[_PLAIN].overrides += [word for word in words if word not in own]
         findings = _findings(config)
-    correct(finding for of in findings.values() for finding in of.values())
+    for of in findings.values():
+        correct(of.values())
     claims = only(config)
     folder = Path(config.output_dir).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
-    records = [as_record(name, claim, findings[name]) for name, claim in claims.items()]
+    records = [as_record(name, findings[name], config) for name in claims]
     trial = dataclasses.asdict(config.trial)
     write_json(folder / "claims.json", {"scale": config.scale, "trial": trial, "claims": records})
     (folder / "claims.md").write_text(claims_markdown(claims, findings, config), encoding="utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +58,7 @@ class ClaimsConfig:
     """What `scripts/claims.py` is told."""
 
     claims: dict[str, ClaimConfig] = key("claims by name, in order")
+    every_test: list[str] = key("claims that are made of each of their tests, so that all must hold; of others one")
     only: list[str] = key("claims to look at; empty: all")
     stores: dict[str, StoreConfig] = key("stores by name")
     output_dir: str = key("where the report goes, and the runs of stores that name no other")
@@ -72,6 +73,9 @@ class ClaimsConfig:
         for name in self.only:
             if name not in self.claims:
                 yield f"only: {name} is no claim; there are {', '.join(self.claims)}"
+        for name in self.every_test:
+            if name not in self.claims:
+                yield f"every_test: {name} is no claim"
         for name, claim in self.claims.items():
             for label, test in claim.tests.items():
                 if test.store not in self.stores:
@@ -81,6 +85,10 @@ class ClaimsConfig:
     @property
     def trial(self) -> Trial:
         return Trial(self.level, self.confidence, self.resamples, self.enough_languages)
+
+    def verdict(self, claim: str, findings: Collection[Finding]) -> str:
+        """The word of a claim whose tests came to this."""
+        return overall(findings, claim in self.every_test, self.level)
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,7 @@ class Finding:
     Attributes:
         pairs, others: of the columns, and of those that they are compared against.
         reason: why nothing, or not all, could be compared.
-        corrected: `p` beside those of all other comparisons.
+        corrected, corrected_below: `p` and `p_below` beside those of the claim's other tests.
     """
 
     comparison: ComparisonConfig
@@ -123,6 +131,7 @@ class Finding:
     others: list[Pair] = field(default_factory=list)
     reason: str | None = None
     corrected: float | None = None
+    corrected_below: float | None = None
 
     @property
     def runs(self) -> list[str]:
@@ -165,30 +174,54 @@ def examine(
     return Finding(comparison, verdict, pairs, others, reason)
 
 
-def correct(findings: Iterable[Finding]) -> None:
-    """Fills in `corrected` of all that were tested."""
+def correct(findings: Collection[Finding]) -> None:
+    """Fills in `corrected` and `corrected_below` of a claim's tests: Holm, for as many as were made."""
     tested = [finding for finding in findings if finding.verdict.p is not None]
-    for finding, p in zip(tested, holm([f.verdict.p or 0.0 for f in tested]), strict=True):
-        finding.corrected = p
+    above, below = (holm([getattr(f.verdict, side) for f in tested]) for side in ("p", "p_below"))
+    for finding, p, p_below in zip(tested, above, below, strict=True):
+        finding.corrected, finding.corrected_below = p, p_below
 
 
-def overall(findings: Iterable[Finding]) -> str:
-    """A claim's word: that of its tests where those that are decided agree, else too close to call."""
-    words = {finding.verdict.word for finding in findings} - {UNTESTED}
-    decided = words & {HOLDS, FAILS}
-    if len(decided) == 1:
-        return decided.pop()
-    return CLOSE if words else UNTESTED
+def overall(findings: Collection[Finding], every_test: bool, level: float) -> str:
+    """A claim's word, once its tests are corrected.
+
+    It holds if all its tests do, or if one does with its corrected p and none does not. It does not hold likewise.
+    A claim of every test holds only if all do, and then needs no correction; one that fails, corrected, refutes it.
+
+    Args:
+        findings: of the claim's tests.
+        every_test: whether it is a claim of every test.
+        level: of the tests.
+    """
+    words = {finding.verdict.word for finding in findings} or {UNTESTED}
+    tested = words - {UNTESTED}
+    held = any(f.verdict.word == HOLDS and _within(f.corrected, level) for f in findings)
+    failed = any(f.verdict.word == FAILS and _within(f.corrected_below, level) for f in findings)
+    if every_test:
+        if failed or tested == {FAILS}:
+            return FAILS
+        return CLOSE if FAILS in tested else next((word for word in (CLOSE, UNTESTED) if word in words), HOLDS)
+    if tested == {HOLDS} or (held and FAILS not in tested):
+        return HOLDS
+    if tested == {FAILS} or (failed and HOLDS not in tested):
+        return FAILS
+    return CLOSE if tested else UNTESTED
 
 
-def as_record(name: str, claim: ClaimConfig, findings: Mapping[str, Finding]) -> dict[str, Any]:
+def _within(p: float | None, level: float) -> bool:
+    return p is not None and p <= level
+
+
+def as_record(name: str, findings: Mapping[str, Finding], config: ClaimsConfig) -> dict[str, Any]:
     """A claim and what became of it, as JSON values: every number with its run."""
+    claim = config.claims[name]
     return {
         "claim": name,
         "says": claim.says,
         "where": claim.where,
         "published": claim.published,
-        "verdict": overall(findings.values()),
+        "verdict": config.verdict(name, findings.values()),
+        "of_every_test": name in config.every_test,
         "tests": {label: _finding_record(finding) for label, finding in findings.items()},
     }
 
@@ -207,6 +240,8 @@ def _finding_record(finding: Finding) -> dict[str, Any]:
         "interval": None if verdict.low is None else [verdict.low, verdict.high],
         "p": verdict.p,
         "p_holm": finding.corrected,
+        "p_below": verdict.p_below,
+        "p_below_holm": finding.corrected_below,
         "reason": finding.reason,
         "pairs": [_pair_record(pair) for pair in finding.pairs],
         "against": [_pair_record(pair) for pair in finding.others],

@@ -44,7 +44,8 @@ class Verdict:
         units, unit: how many were permuted, and what they are: "languages" or "languages x seeds".
         mean: of the units.
         low, high: the bootstrap interval of the mean; None for fewer than two units.
-        p: of a mean at least as large, were the signs (or the groups) drawn by lot; None without units.
+        p, p_below: of a mean at least as large, or as small, were the signs (or the groups) drawn by lot; None
+            without units.
     """
 
     word: str
@@ -54,6 +55,7 @@ class Verdict:
     low: float | None = None
     high: float | None = None
     p: float | None = None
+    p_below: float | None = None
 
 
 def judge(differences: Differences, trial: Trial) -> Verdict:
@@ -109,7 +111,7 @@ def _decide(samples: tuple[Any, ...], unit: str, trial: Trial) -> Verdict:
     units = sum(sample.size for sample in samples)
     mean = float(statistic(*samples))
     if min(sample.size for sample in samples) < 2:
-        return Verdict(CLOSE, units, unit, mean, None, None, 0.5 if mean > 0 else 1.0)
+        return Verdict(CLOSE, units, unit, mean, None, None, 0.5 if mean > 0 else 1.0, 0.5 if mean < 0 else 1.0)
     rules: dict[str, Any] = {"vectorized": True, "n_resamples": trial.resamples}
     above, below = (
         float(
@@ -138,4 +140,4 @@ def _decide(samples: tuple[Any, ...], unit: str, trial: Trial) -> Verdict:
         word = HOLDS
     elif below <= trial.level and high < 0:
         word = FAILS
-    return Verdict(word, units, unit, mean, low, high, above)
+    return Verdict(word, units, unit, mean, low, high, above, below)

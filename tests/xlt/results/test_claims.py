@@ -8,6 +8,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -15,6 +16,7 @@ import xlt
 from xlt.claims import check_claims, compose_claims
 from xlt.compose import hydra_ready
 from xlt.config import UsageError, faults
+from xlt.reproduce import compose_table
 from xlt.results.claim_report import claims_markdown, print_claims
 from xlt.results.claims import (
     ClaimConfig,
@@ -29,7 +31,7 @@ from xlt.results.claims import (
     examine,
     overall,
 )
-from xlt.results.verdict import CLOSE, FAILS, HOLDS, UNTESTED, Trial, Verdict
+from xlt.results.verdict import CLOSE, FAILS, HOLDS, UNTESTED, Trial, Verdict, judge
 
 TRIAL = Trial(level=0.05, confidence=0.95, resamples=999, enough_languages=5)
 LANGUAGES = ["fao", "sme", "myv", "glv", "bam"]
@@ -112,29 +114,84 @@ def test_what_cannot_be_composed_is_said_and_not_tested() -> None:
     assert (empty.verdict.word, empty.reason) == (UNTESTED, "0 of 5 pairs are in the store")
 
 
-@pytest.mark.parametrize(
-    ("words", "word"),
-    [
-        ([], UNTESTED),
-        ([UNTESTED], UNTESTED),
-        ([UNTESTED, CLOSE], CLOSE),
-        ([HOLDS, CLOSE, UNTESTED], HOLDS),
-        ([FAILS, FAILS], FAILS),
-        ([HOLDS, FAILS], CLOSE),
-    ],
-)
-def test_a_claim_has_the_word_on_which_its_decided_tests_agree(words: list[str], word: str) -> None:
-    assert overall(Finding(PLAIN, Verdict(one)) for one in words) == word
-
-
-def test_corrections_count_the_tests_that_were_made() -> None:
+def findings_of(*told: tuple[str, float]) -> list[Finding]:
+    """Tests of a claim from words and p-values, each in its own direction, corrected."""
     findings = [
-        Finding(PLAIN, Verdict(HOLDS, p=0.02)),
-        Finding(PLAIN, Verdict(UNTESTED)),
-        Finding(PLAIN, Verdict(CLOSE, p=0.5)),
+        Finding(PLAIN, Verdict(word, p=1 - p if word == FAILS else p, p_below=p if word == FAILS else 1 - p))
+        if word != UNTESTED
+        else Finding(PLAIN, Verdict(word))
+        for word, p in told
     ]
     correct(findings)
+    return findings
+
+
+@pytest.mark.parametrize(
+    ("told", "word"),
+    [
+        ([], UNTESTED),
+        ([(UNTESTED, 1)], UNTESTED),
+        ([(UNTESTED, 1), (CLOSE, 0.3)], CLOSE),
+        ([(HOLDS, 0.04), (UNTESTED, 1)], HOLDS),
+        ([(HOLDS, 0.04), (CLOSE, 0.3)], CLOSE),  # of two tests the smaller p counts twice: 0.08
+        ([(HOLDS, 0.02), (CLOSE, 0.3)], HOLDS),
+        ([(HOLDS, 0.02), (CLOSE, 0.3), (CLOSE, 0.4)], CLOSE),
+        ([(HOLDS, 0.04), (HOLDS, 0.04)], HOLDS),  # nothing was picked out of many: all do
+        ([(FAILS, 0.04), (FAILS, 0.04)], FAILS),
+        ([(FAILS, 0.02), (CLOSE, 0.3)], FAILS),
+        ([(FAILS, 0.04), (CLOSE, 0.3)], CLOSE),
+        ([(HOLDS, 0.001), (FAILS, 0.04)], CLOSE),
+    ],
+)
+def test_a_claim_has_the_word_that_its_tests_have_when_they_are_counted(
+    told: list[tuple[str, float]], word: str
+) -> None:
+    assert overall(findings_of(*told), every_test=False, level=0.05) == word
+
+
+@pytest.mark.parametrize(
+    ("told", "word"),
+    [
+        ([], UNTESTED),
+        ([(HOLDS, 0.04)] * 5, HOLDS),
+        ([(HOLDS, 0.001)] * 4 + [(CLOSE, 0.2)], CLOSE),
+        ([(HOLDS, 0.001)] * 4 + [(UNTESTED, 1)], UNTESTED),
+        ([(HOLDS, 0.001)] * 4 + [(FAILS, 0.001)], FAILS),
+        ([(HOLDS, 0.001)] * 4 + [(FAILS, 0.04)], CLOSE),
+        ([(FAILS, 0.04)] * 5, FAILS),
+    ],
+)
+def test_a_claim_of_every_test_needs_all_of_them(told: list[tuple[str, float]], word: str) -> None:
+    assert overall(findings_of(*told), every_test=True, level=0.05) == word
+
+
+def test_with_nothing_to_find_a_claim_of_five_tests_is_decided_no_more_often_than_one_test() -> None:
+    draw, rounds = np.random.default_rng(0), 200
+    trial = Trial(0.05, 0.95, 256, 5)
+    words = []
+    for _ in range(rounds):
+        tests = [Finding(PLAIN, judge({(str(n), 1): draw.normal() for n in range(8)}, trial)) for _ in range(5)]
+        correct(tests)
+        words.append(overall(tests, every_test=False, level=0.05))
+    # At most 0.05 in either direction; uncorrected it would be 0.2. Two standard errors are 0.03.
+    assert words.count(HOLDS) / rounds < 0.08 and words.count(FAILS) / rounds < 0.08
+
+
+def test_a_correction_counts_the_tests_of_the_claim_that_were_made() -> None:
+    findings = findings_of((HOLDS, 0.02), (UNTESTED, 1), (CLOSE, 0.5))
     assert [finding.corrected for finding in findings] == [0.04, None, 0.5]
+    assert [finding.corrected_below for finding in findings] == [1.0, None, 1.0]
+
+
+def test_the_mixes_of_the_claim_on_adapters_are_all_that_have_both() -> None:
+    with hydra_ready():
+        config = compose_claims(["scale=thesis"])
+        claim = config.claims["sft_over_adapters"]
+        for task, table in (("SA", "sentiment_mixes_thesis"), ("NLI", "nli_mixes_thesis")):
+            systems = compose_table([f"table={table}", "scale=thesis"])[0].table.systems
+            both = {name for name in systems if f"adapter_{name}" in systems}
+            assert {test.better for label, test in claim.tests.items() if label.startswith(task)} == both
+    assert config.every_test == ["sft_over_adapters"]
 
 
 @pytest.fixture
@@ -146,7 +203,7 @@ def reported() -> tuple[dict[str, ClaimConfig], dict[str, dict[str, Finding]], C
     findings = {"first": {"POS": found({("good", 1): flat(52.0), ("bad", 1): flat(49.0)})}, "second": {}}
     correct(findings["first"].values())
     stores = {"encoder": StoreConfig("outputs", [1], [])}
-    return claims, findings, ClaimsConfig(claims, [], stores, "outputs", [1], "mini", 0.05, 0.95, 999, 5)
+    return claims, findings, ClaimsConfig(claims, [], [], stores, "outputs", [1], "mini", 0.05, 0.95, 999, 5)
 
 
 def test_the_report_has_claims_numbers_and_the_runs_behind_them(reported: Any) -> None:
@@ -159,11 +216,19 @@ def test_the_report_has_claims_numbers_and_the_runs_behind_them(reported: Any) -
     assert f"{row} 5 languages | 0.031 | 0.031 | holds |" in text
     assert "| 2 | Nobody knows. **not tested** | §2 | no table tests it |" in text
     assert "- first, POS: good-1 bad-1" in text
-    record = as_record("first", claims["first"], findings["first"])
+    record = as_record("first", findings["first"], config)
     assert record["verdict"] == HOLDS
     assert record["tests"]["POS"]["pairs"][0] == {
         "language": "fao", "seed": 1, "difference": 3.0, "values": [52.0, 49.0], "runs": ["good-1", "bad-1"],
     }  # fmt: skip
+
+
+def test_a_claim_of_every_test_says_how_many_hold(reported: Any) -> None:
+    claims, findings, config = reported
+    config.every_test = ["first"]
+    findings["first"]["LAS"] = Finding(PLAIN, Verdict(UNTESTED), reason="0 of 5 pairs are in the store")
+    text = claims_markdown(claims, findings, config)
+    assert "| 1 | Good is better. **not tested** (every test must hold; 1 of 2 do) |" in text
 
 
 @pytest.mark.parametrize("width", [40, 80, 160])
