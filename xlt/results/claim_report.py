@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.text import Text
 
 from xlt.results.claims import ClaimConfig, ClaimsConfig, Finding
-from xlt.results.verdict import CLOSE, FAILS, HOLDS, UNTESTED
+from xlt.results.verdict import CLOSE, FAILS, HOLDS, TOO_FEW, UNTESTED, WORDS
 
-_STYLES = {HOLDS: "green", FAILS: "red", CLOSE: "yellow", UNTESTED: "dim"}
+_STYLES = {HOLDS: "green", FAILS: "red", CLOSE: "yellow", TOO_FEW: "yellow", UNTESTED: "dim"}
 _SHOWN_RUNS = 8
 
 Findings = Mapping[str, Mapping[str, Finding]]
@@ -85,9 +85,15 @@ def _told(finding: Finding) -> str:
     head = f"{asked.table}, {_systems(finding)}"
     if verdict.mean is None:
         return f"{head}: {finding.reason}"
-    text = f"{head} = {_difference(finding)}, {verdict.units} {verdict.unit}, p {_number(verdict.p)}"
-    text += f" (Holm {_number(finding.corrected)}): {verdict.word}"
+    text = f"{head} = {_difference(finding)}, {verdict.units} {verdict.unit}, {_lot(finding)}: {verdict.word}"
     return text + (f"; {finding.reason}" if finding.reason else "")
+
+
+def _lot(finding: Finding) -> str:
+    if finding.verdict.p is None:
+        return "counted, the same with every seed"
+    corrected = "" if finding.corrected is None else f" (Holm {_number(finding.corrected)})"
+    return f"p {_number(finding.verdict.p)}{corrected}"
 
 
 def _systems(finding: Finding) -> str:
@@ -133,15 +139,16 @@ def _number(p: float | None) -> str:
 
 def _summary(claims: Mapping[str, ClaimConfig], findings: Findings, config: ClaimsConfig) -> str:
     counted = Counter(config.verdict(name, findings[name].values()) for name in claims)
-    return f"{len(claims)} claims: " + ", ".join(f"{counted[word]} {word}" for word in (HOLDS, FAILS, CLOSE, UNTESTED))
+    return f"{len(claims)} claims: " + ", ".join(f"{counted[word]} {word}" for word in WORDS)
 
 
 def _method(config: ClaimsConfig) -> str:
     return (
         "Sign-flip permutation test, one-sided, of differences paired by language and seed; means over seeds from "
         f"{config.enough_languages} languages on. A test holds, or does not: p at most {config.level:g} in that "
-        f"direction, and the {100 * config.confidence:g}% bootstrap interval of the mean off 0. A claim does if all "
-        "its tests do, or if one does by Holm's p, which counts the claim's tests, and none is to the contrary; one "
-        "of every test holds only if all do. Claims are not corrected for one another. What is missing: python "
-        "scripts/reproduce_table.py table=NAME makes it."
+        f"direction, and the {100 * config.confidence:g}% bootstrap interval of the mean off 0. Of too few pairs no p "
+        "is so small, all in favour or not. Costs are counted: every language above the margin, or every one below "
+        "it. A claim holds, or does not, if all its tests do, or if one does by Holm's p, which counts the claim's "
+        "tests, and none is to the contrary; one of every test holds only if all do. Claims are not corrected for "
+        "one another. What is missing: python scripts/reproduce_table.py table=NAME makes it."
     )

@@ -8,7 +8,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xlt.config import UsageError, key
-from xlt.results.verdict import CLOSE, FAILS, HOLDS, UNTESTED, Trial, Verdict, holm, judge, judge_groups
+from xlt.results.verdict import (
+    CLOSE,
+    FAILS,
+    HOLDS,
+    TOO_FEW,
+    UNTESTED,
+    Trial,
+    Verdict,
+    holm,
+    judge,
+    judge_counted,
+    judge_groups,
+)
 
 
 @dataclass
@@ -30,6 +42,8 @@ class ComparisonConfig:
             yield f"{prefix}.over={self.over}: must be two systems or none"
         if self.over and self.against:
             yield f"{prefix}: give one of over and against, not both"
+        if self.cost is not None and (self.over or self.against):
+            yield f"{prefix}.cost={self.cost}: goes without over and against"
         if self.cost is not None and self.margin <= 0:
             yield f"{prefix}.margin={self.margin}: must be above 0, the ratio of the costs"
 
@@ -73,6 +87,8 @@ class ClaimsConfig:
         for name in self.only:
             if name not in self.claims:
                 yield f"only: {name} is no claim; there are {', '.join(self.claims)}"
+        if 1 / (self.resamples + 1) > self.level:
+            yield f"resamples={self.resamples}: too few for level={self.level:g}"
         for name in self.every_test:
             if name not in self.claims:
                 yield f"every_test: {name} is no claim"
@@ -167,6 +183,8 @@ def examine(
     pairs, others = (list(_pairs(comparison, found, of)) for of in (own, against))
     if against:
         verdict = judge_groups(_differences(pairs), _differences(others), trial)
+    elif comparison.cost is not None:
+        verdict = judge_counted(_differences(pairs), trial)
     else:
         verdict = judge(_differences(pairs), trial)
     wanted, there = (len(own) + len(against)) * len(seeds), len(pairs) + len(others)
@@ -175,8 +193,8 @@ def examine(
 
 
 def correct(findings: Collection[Finding]) -> None:
-    """Fills in `corrected` and `corrected_below` of a claim's tests: Holm, for as many as were made."""
-    tested = [finding for finding in findings if finding.verdict.p is not None]
+    """Fills in `corrected` and `corrected_below` of a claim's tests: Holm, for as many as could be decided."""
+    tested = [f for f in findings if f.verdict.p is not None and f.verdict.word != TOO_FEW]
     above, below = (holm([getattr(f.verdict, side) for f in tested]) for side in ("p", "p_below"))
     for finding, p, p_below in zip(tested, above, below, strict=True):
         finding.corrected, finding.corrected_below = p, p_below
@@ -193,23 +211,25 @@ def overall(findings: Collection[Finding], every_test: bool, level: float) -> st
         every_test: whether it is a claim of every test.
         level: of the tests.
     """
-    words = {finding.verdict.word for finding in findings} or {UNTESTED}
-    tested = words - {UNTESTED}
+    words = {finding.verdict.word for finding in findings}
+    tested = words - {TOO_FEW, UNTESTED}
     held = any(f.verdict.word == HOLDS and _within(f.corrected, level) for f in findings)
     failed = any(f.verdict.word == FAILS and _within(f.corrected_below, level) for f in findings)
+    undecided = next((word for word in (CLOSE, TOO_FEW, UNTESTED) if word in words), None)
     if every_test:
         if failed or tested == {FAILS}:
             return FAILS
-        return CLOSE if FAILS in tested else next((word for word in (CLOSE, UNTESTED) if word in words), HOLDS)
+        return CLOSE if FAILS in tested else undecided or (HOLDS if words else UNTESTED)
     if tested == {HOLDS} or (held and FAILS not in tested):
         return HOLDS
     if tested == {FAILS} or (failed and HOLDS not in tested):
         return FAILS
-    return CLOSE if tested else UNTESTED
+    return CLOSE if tested else undecided or UNTESTED
 
 
 def _within(p: float | None, level: float) -> bool:
-    return p is not None and p <= level
+    """Also for what is decided without a p: counted, not tested."""
+    return p is None or p <= level
 
 
 def as_record(name: str, findings: Mapping[str, Finding], config: ClaimsConfig) -> dict[str, Any]:

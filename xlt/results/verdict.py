@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-HOLDS, FAILS, CLOSE, UNTESTED = "holds", "does not hold", "too close to call", "not tested"
+HOLDS, FAILS, CLOSE, TOO_FEW, UNTESTED = "holds", "does not hold", "too close to call", "too few pairs", "not tested"
+WORDS = (HOLDS, FAILS, CLOSE, TOO_FEW, UNTESTED)
 _SEED = 0
 
 Differences = Mapping[tuple[str, int], float]
@@ -40,12 +41,12 @@ class Verdict:
     """What the differences say.
 
     Attributes:
-        word: one of the four.
+        word: one of WORDS; too few pairs: whatever they are, the level cannot be reached.
         units, unit: how many were permuted, and what they are: "languages" or "languages x seeds".
         mean: of the units.
         low, high: the bootstrap interval of the mean; None for fewer than two units.
         p, p_below: of a mean at least as large, or as small, were the signs (or the groups) drawn by lot; None
-            without units.
+            without units, and for what is counted.
     """
 
     word: str
@@ -66,6 +67,21 @@ def judge(differences: Differences, trial: Trial) -> Verdict:
 def judge_groups(first: Differences, second: Differences, trial: Trial) -> Verdict:
     """Whether the differences of the first languages are above those of the second, unpaired."""
     return _judge((first, second), trial)
+
+
+def judge_counted(differences: Differences, trial: Trial) -> Verdict:
+    """Whether differences of something counted, which no seed changes, are above 0: in every language, or in none.
+
+    Seeds of a language are one unit, however few languages there are. If seeds do differ, it is a test of the means.
+    """
+    by_language = _by_language(differences)
+    if not by_language:
+        return Verdict(UNTESTED)
+    means = _means(differences)
+    if any(not math.isclose(min(of), max(of), rel_tol=1e-9, abs_tol=1e-9) for of in by_language.values()):
+        return _decide((means,), "languages", trial)
+    word = HOLDS if means.min() > 0 else FAILS if means.max() < 0 else CLOSE
+    return Verdict(word, len(means), "languages", float(means.mean()))
 
 
 def smallest_p(sizes: Sequence[int]) -> float:
@@ -94,10 +110,14 @@ def _judge(groups: tuple[Differences, ...], trial: Trial) -> Verdict:
 
 def _means(differences: Differences) -> Any:
     """A language's mean over seeds, for each language."""
-    by_language: dict[str, list[float]] = {}
+    return np.array([np.mean(values) for values in _by_language(differences).values()])
+
+
+def _by_language(differences: Differences) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {}
     for (language, _), value in differences.items():
-        by_language.setdefault(language, []).append(value)
-    return np.array([np.mean(values) for values in by_language.values()])
+        found.setdefault(language, []).append(value)
+    return found
 
 
 def _decide(samples: tuple[Any, ...], unit: str, trial: Trial) -> Verdict:
@@ -111,7 +131,7 @@ def _decide(samples: tuple[Any, ...], unit: str, trial: Trial) -> Verdict:
     units = sum(sample.size for sample in samples)
     mean = float(statistic(*samples))
     if min(sample.size for sample in samples) < 2:
-        return Verdict(CLOSE, units, unit, mean, None, None, 0.5 if mean > 0 else 1.0, 0.5 if mean < 0 else 1.0)
+        return Verdict(TOO_FEW, units, unit, mean, None, None, 0.5 if mean > 0 else 1.0, 0.5 if mean < 0 else 1.0)
     rules: dict[str, Any] = {"vectorized": True, "n_resamples": trial.resamples}
     above, below = (
         float(
@@ -136,7 +156,9 @@ def _decide(samples: tuple[Any, ...], unit: str, trial: Trial) -> Verdict:
     ).confidence_interval
     low, high = float(drawn.low), float(drawn.high)
     word = CLOSE
-    if above <= trial.level and low > 0:
+    if smallest_p([sample.size for sample in samples]) > trial.level:
+        word = TOO_FEW
+    elif above <= trial.level and low > 0:
         word = HOLDS
     elif below <= trial.level and high < 0:
         word = FAILS

@@ -31,7 +31,7 @@ from xlt.results.claims import (
     examine,
     overall,
 )
-from xlt.results.verdict import CLOSE, FAILS, HOLDS, UNTESTED, Trial, Verdict, judge
+from xlt.results.verdict import CLOSE, FAILS, HOLDS, TOO_FEW, UNTESTED, Trial, Verdict, judge
 
 TRIAL = Trial(level=0.05, confidence=0.95, resamples=999, enough_languages=5)
 LANGUAGES = ["fao", "sme", "myv", "glv", "bam"]
@@ -107,6 +107,19 @@ def test_costs_are_compared_as_a_ratio() -> None:
     assert found(scores, comparison(cost="flops", margin=2.5)).verdict.word == FAILS
 
 
+def test_a_cost_is_one_value_a_language_however_many_seeds() -> None:
+    two = {"fao": 10.0, "sme": 12.0}
+    scores = {("good", seed): two for seed in (1, 2, 3)} | {
+        ("bad", s): {l: 1.9 * c for l, c in two.items()} for s in (1, 2, 3)
+    }
+    finding = found(scores, comparison(cost="flops", margin=1.8, columns=["fao", "sme"]), seeds=(1, 2, 3))
+    assert (finding.verdict.word, finding.verdict.units, finding.verdict.p) == (HOLDS, 2, None)
+    correct([finding])
+    assert overall([finding], every_test=False, level=0.05) == HOLDS
+    close = found(scores, comparison(cost="flops", margin=1.95, columns=["fao", "sme"]), seeds=(1, 2, 3))
+    assert close.verdict.word == FAILS
+
+
 def test_what_cannot_be_composed_is_said_and_not_tested() -> None:
     finding = found({("good", 1): flat(50.0)})
     assert (finding.verdict.word, finding.reason, finding.pairs) == (UNTESTED, "no system bad", [])
@@ -141,6 +154,9 @@ def findings_of(*told: tuple[str, float]) -> list[Finding]:
         ([(FAILS, 0.02), (CLOSE, 0.3)], FAILS),
         ([(FAILS, 0.04), (CLOSE, 0.3)], CLOSE),
         ([(HOLDS, 0.001), (FAILS, 0.04)], CLOSE),
+        ([(TOO_FEW, 0.06), (UNTESTED, 1)], TOO_FEW),
+        ([(TOO_FEW, 0.06), (CLOSE, 0.3)], CLOSE),
+        ([(TOO_FEW, 0.06), (TOO_FEW, 0.06), (HOLDS, 0.02), (CLOSE, 0.3)], HOLDS),  # what cannot decide counts for none
     ],
 )
 def test_a_claim_has_the_word_that_its_tests_have_when_they_are_counted(
@@ -156,6 +172,7 @@ def test_a_claim_has_the_word_that_its_tests_have_when_they_are_counted(
         ([(HOLDS, 0.04)] * 5, HOLDS),
         ([(HOLDS, 0.001)] * 4 + [(CLOSE, 0.2)], CLOSE),
         ([(HOLDS, 0.001)] * 4 + [(UNTESTED, 1)], UNTESTED),
+        ([(HOLDS, 0.001)] * 4 + [(TOO_FEW, 0.06)], TOO_FEW),
         ([(HOLDS, 0.001)] * 4 + [(FAILS, 0.001)], FAILS),
         ([(HOLDS, 0.001)] * 4 + [(FAILS, 0.04)], CLOSE),
         ([(FAILS, 0.04)] * 5, FAILS),
@@ -209,7 +226,7 @@ def reported() -> tuple[dict[str, ClaimConfig], dict[str, dict[str, Finding]], C
 def test_the_report_has_claims_numbers_and_the_runs_behind_them(reported: Any) -> None:
     claims, findings, config = reported
     text = claims_markdown(claims, findings, config)
-    assert "2 claims: 1 holds, 0 does not hold, 0 too close to call, 1 not tested" in text
+    assert "2 claims: 1 holds, 0 does not hold, 0 too close to call, 0 too few pairs, 1 not tested" in text
     row = (
         "| 1 | Good is better. **holds** | §1, Table 2: POS 71.1 : 68.6 | POS: small, good - bad | +3.0 [+3.0, +3.0] |"
     )
@@ -221,6 +238,26 @@ def test_the_report_has_claims_numbers_and_the_runs_behind_them(reported: Any) -
     assert record["tests"]["POS"]["pairs"][0] == {
         "language": "fao", "seed": 1, "difference": 3.0, "values": [52.0, 49.0], "runs": ["good-1", "bad-1"],
     }  # fmt: skip
+
+
+def test_too_few_pairs_and_counted_costs_are_shown_as_such(reported: Any) -> None:
+    claims, _, config = reported
+    four = {language: score for language, score in flat(50.0).items() if language != "bam"}
+    cost = comparison(cost="flops", margin=1.8)
+    findings = {
+        "first": {"POS": found({("good", 1): four, ("bad", 1): flat(49.0)})},
+        "second": {"NER": found({("good", 1): flat(10.0), ("bad", 1): dict.fromkeys(LANGUAGES, 40.0)}, cost)},
+    }
+    for of in findings.values():
+        correct(of.values())
+    text = claims_markdown(claims, findings, config)
+    assert "2 claims: 1 holds, 0 does not hold, 0 too close to call, 1 too few pairs, 0 not tested" in text
+    assert "4 languages x seeds | 0.062 |  | too few pairs |" in text
+    assert "5 languages |  |  | holds |" in text
+    out = StringIO()
+    print_claims(claims, findings, config, Console(file=out, width=300))
+    assert "4 languages x seeds, p 0.062: too few pairs; 4 of 5 pairs are in the store" in out.getvalue()
+    assert "5 languages, counted, the same with every seed: holds" in out.getvalue()
 
 
 def test_a_claim_of_every_test_says_how_many_hold(reported: Any) -> None:
@@ -242,12 +279,15 @@ def test_the_report_fits_any_terminal(width: int, reported: Any) -> None:
 def test_faults_of_the_list_are_all_named(reported: Any) -> None:
     claims, _, config = reported
     claims["first"].tests["POS"] = comparison(store="cellar", over=["a"], cost="flops")
-    config.only = ["third"]
+    config.only, config.every_test, config.level, config.resamples = ["third"], ["fourth"], 0.005, 100
     assert sorted(line.partition(":")[0] for line in faults(config)) == [
+        "claims.first.tests.POS.cost=flops",
         "claims.first.tests.POS.margin=0.0",
         "claims.first.tests.POS.over=['a']",
         "claims.first.tests.POS.store=cellar",
+        "every_test",
         "only",
+        "resamples=100",
     ]
 
 
@@ -278,7 +318,9 @@ def test_without_runs_nothing_is_tested_and_no_number_shown(tmp_path: Path, capf
     words += ["model.path=/no/such/model", "data_dir=/no/such/data"]
     assert check_claims(words) == 0
     out = capfd.readouterr().out
-    assert "2 claims: 0 holds, 0 does not hold, 0 too close to call, 2 not tested" in " ".join(out.split())
+    assert "2 claims: 0 holds, 0 does not hold, 0 too close to call, 0 too few pairs, 2 not tested" in " ".join(
+        out.split()
+    )
     assert "fields: bistil_nano, tf_2 - st_2: 0 of 3 pairs are in the store" in " ".join(out.split())
     assert (tmp_path / "claims.md").is_file() and (tmp_path / "claims.json").is_file()
     assert not (tmp_path / "runs").exists()
