@@ -28,6 +28,7 @@ from xlt.results.claims import (
     examine,
     only,
     searched_columns,
+    without_cells,
 )
 from xlt.results.planner import Plan
 from xlt.results.store import RunStore
@@ -108,7 +109,9 @@ def _findings(config: ClaimsConfig) -> dict[str, dict[str, Finding]]:
         found[claim_name] = {}
         for label, test in claim.tests.items():
             shelf, seeds = shelves[test.store, test.table], config.stores[test.store].seeds
-            found[claim_name][label] = examine(test, shelf.row, shelf.languages, seeds, config.trial)
+            found[claim_name][label] = without_cells(test, config.scale) or examine(
+                test, shelf.row, shelf.languages, seeds, config.trial
+            )
     return found
 
 

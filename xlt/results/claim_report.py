@@ -55,9 +55,9 @@ def claims_markdown(claims: Mapping[str, ClaimConfig], findings: Findings, confi
         first = [str(number), f"{claim.says} **{word}**{every}", claim.where + _published(claim)]
         for label, finding in findings[name].items():
             verdict, asked = finding.verdict, finding.comparison
-            what = f"{label}: {asked.table}, {_systems(finding)}" + (f"; {finding.reason}" if finding.reason else "")
+            what = f"{asked.table}, {_systems(finding)}" + (f"; {finding.reason}" if finding.reason else "")
             cells = [
-                what,
+                f"{label}: {finding.reason if finding.lacking else what}",
                 _difference(finding),
                 f"{verdict.units} {verdict.unit}" if verdict.units else "",
                 _number(verdict.p),
@@ -76,12 +76,14 @@ def claims_markdown(claims: Mapping[str, ClaimConfig], findings: Findings, confi
 
 
 def _every_test(findings: Mapping[str, Finding]) -> str:
-    held = sum(finding.verdict.word == HOLDS for finding in findings.values())
-    return f"every test must hold; {held} of {len(findings)} do"
+    words = [finding.verdict.word for finding in findings.values() if not finding.lacking]
+    return f"every test must hold; {words.count(HOLDS)} of {len(words)} do"
 
 
 def _told(finding: Finding) -> str:
     verdict, asked = finding.verdict, finding.comparison
+    if finding.lacking:
+        return str(finding.reason)
     head = f"{asked.table}, {_systems(finding)}"
     if verdict.mean is None:
         return f"{head}: {finding.reason}"

@@ -22,6 +22,8 @@ from xlt.results.verdict import (
     judge_groups,
 )
 
+SCALES = ("mini", "thesis")
+
 
 @dataclass
 class ComparisonConfig:
@@ -36,12 +38,16 @@ class ComparisonConfig:
     against: list[str] = key("languages or groups on which the difference is to be smaller; empty: none")
     cost: str | None = key("of an evaluation's cost, what is compared as a ratio; null: scores are compared")
     margin: float = key("points, of a cost times, by which it must be more than nothing")
+    at: dict[str, Any] = key("scale -> what other keys take from here, where scales differ")
+    lacking: dict[str, str] = key("scale -> why it has no such cells")
 
     def faults(self, prefix: str) -> Iterator[str]:
         if len(self.over) not in (0, 2):
             yield f"{prefix}.over={self.over}: must be two systems or none"
         if self.over and self.against:
             yield f"{prefix}: give one of over and against, not both"
+        for scale in {*self.at, *self.lacking} - {*SCALES}:
+            yield f"{prefix}.at, {prefix}.lacking: {scale} is no scale; there are {', '.join(SCALES)}"
         if self.cost is not None and (self.over or self.against):
             yield f"{prefix}.cost={self.cost}: goes without over and against"
         if self.cost is not None and self.margin <= 0:
@@ -77,7 +83,7 @@ class ClaimsConfig:
     stores: dict[str, StoreConfig] = key("stores by name")
     output_dir: str = key("where the report goes, and the runs of stores that name no other")
     seeds: list[int] = key("seeds of stores that name no others")
-    scale: str = key("mini or thesis, of tables and runs", choices=("mini", "thesis"))
+    scale: str = key("mini or thesis, of tables and runs", choices=SCALES)
     level: float = key("level of the one-sided test, in either direction", above=0, high=0.5)
     confidence: float = key("of the interval, two-sided", above=0.5, high=0.999)
     resamples: int = key("permutations at most, and bootstrap samples", low=100)
@@ -138,6 +144,7 @@ class Finding:
     Attributes:
         pairs, others: of the columns, and of those that they are compared against.
         reason: why nothing, or not all, could be compared.
+        lacking: there are no such cells, so that nothing can be done about it; `reason` says why.
         corrected, corrected_below: `p` and `p_below` beside those of the claim's other tests.
     """
 
@@ -146,6 +153,7 @@ class Finding:
     pairs: list[Pair] = field(default_factory=list)
     others: list[Pair] = field(default_factory=list)
     reason: str | None = None
+    lacking: bool = False
     corrected: float | None = None
     corrected_below: float | None = None
 
@@ -154,6 +162,13 @@ class Finding:
         """Fingerprints behind the numbers."""
         values = (value for pair in (*self.pairs, *self.others) for value in pair.values)
         return list(dict.fromkeys(value.run for value in values))
+
+
+def without_cells(comparison: ComparisonConfig, scale: str) -> Finding | None:
+    """What a comparison comes to at a scale that lacks its cells; None if it has them."""
+    if (why := comparison.lacking.get(scale)) is None:
+        return None
+    return Finding(comparison, Verdict(UNTESTED), reason=f"no cells at scale={scale}: {why}", lacking=True)
 
 
 def examine(
@@ -211,7 +226,7 @@ def overall(findings: Collection[Finding], every_test: bool, level: float) -> st
         every_test: whether it is a claim of every test.
         level: of the tests.
     """
-    words = {finding.verdict.word for finding in findings}
+    words = {finding.verdict.word for finding in findings if not finding.lacking}
     tested = words - {TOO_FEW, UNTESTED}
     held = any(f.verdict.word == HOLDS and _within(f.corrected, level) for f in findings)
     failed = any(f.verdict.word == FAILS and _within(f.corrected_below, level) for f in findings)
@@ -263,6 +278,7 @@ def _finding_record(finding: Finding) -> dict[str, Any]:
         "p_below": verdict.p_below,
         "p_below_holm": finding.corrected_below,
         "reason": finding.reason,
+        "lacking": finding.lacking,
         "pairs": [_pair_record(pair) for pair in finding.pairs],
         "against": [_pair_record(pair) for pair in finding.others],
     }

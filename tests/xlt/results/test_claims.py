@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from rich.console import Console
 
 import xlt
@@ -30,12 +31,14 @@ from xlt.results.claims import (
     correct,
     examine,
     overall,
+    without_cells,
 )
+from xlt.results.table import TableConfig
 from xlt.results.verdict import CLOSE, FAILS, HOLDS, TOO_FEW, UNTESTED, Trial, Verdict, judge
 
 TRIAL = Trial(level=0.05, confidence=0.95, resamples=999, enough_languages=5)
 LANGUAGES = ["fao", "sme", "myv", "glv", "bam"]
-PLAIN = ComparisonConfig("small", "encoder", "good", "bad", [], [], [], None, 0.0)
+PLAIN = ComparisonConfig("small", "encoder", "good", "bad", [], [], [], None, 0.0, {}, {})
 Scores = Mapping[tuple[str, int], Mapping[str, float]]
 
 
@@ -110,7 +113,7 @@ def test_costs_are_compared_as_a_ratio() -> None:
 def test_a_cost_is_one_value_a_language_however_many_seeds() -> None:
     two = {"fao": 10.0, "sme": 12.0}
     scores = {("good", seed): two for seed in (1, 2, 3)} | {
-        ("bad", s): {l: 1.9 * c for l, c in two.items()} for s in (1, 2, 3)
+        ("bad", s): {name: 1.9 * cost for name, cost in two.items()} for s in (1, 2, 3)
     }
     finding = found(scores, comparison(cost="flops", margin=1.8, columns=["fao", "sme"]), seeds=(1, 2, 3))
     assert (finding.verdict.word, finding.verdict.units, finding.verdict.p) == (HOLDS, 2, None)
@@ -278,9 +281,10 @@ def test_the_report_fits_any_terminal(width: int, reported: Any) -> None:
 
 def test_faults_of_the_list_are_all_named(reported: Any) -> None:
     claims, _, config = reported
-    claims["first"].tests["POS"] = comparison(store="cellar", over=["a"], cost="flops")
+    claims["first"].tests["POS"] = comparison(store="cellar", over=["a"], cost="flops", at={"maxi": {}})
     config.only, config.every_test, config.level, config.resamples = ["third"], ["fourth"], 0.005, 100
     assert sorted(line.partition(":")[0] for line in faults(config)) == [
+        "claims.first.tests.POS.at, claims.first.tests.POS.lacking",
         "claims.first.tests.POS.cost=flops",
         "claims.first.tests.POS.margin=0.0",
         "claims.first.tests.POS.over=['a']",
@@ -291,17 +295,92 @@ def test_faults_of_the_list_are_all_named(reported: Any) -> None:
     ]
 
 
-def test_every_claim_says_where_it_stands_and_names_tables_that_there_are() -> None:
-    tables = {file.stem for file in (Path(xlt.__file__).parent.parent / "conf" / "table").glob("*.yaml")}
-    tables |= {"bistil_pos_thesis"}  # the thesis has no such table; the claims say that it is not there
+@pytest.fixture(scope="module", params=["mini", "thesis"])
+def listed(request: pytest.FixtureRequest) -> tuple[ClaimsConfig, dict[str, TableConfig]]:
+    """The list of claims, and the tables that it names, read from their files without composing a run."""
     with hydra_ready():
-        configs = [compose_claims([f"scale={scale}"]) for scale in ("mini", "thesis")]
-    for config in configs:
-        assert len(config.claims) >= 20
-        for claim in config.claims.values():
-            assert claim.where.startswith("§") and claim.says.endswith(".")
-            assert all(len(numbers) == 2 for numbers in claim.published.values())
-            assert {test.table for test in claim.tests.values()} <= tables
+        config = compose_claims([f"scale={request.param}"])
+    tests = [test for claim in config.claims.values() for test in claim.tests.values()]
+    return config, {test.table: table(test.table) for test in tests if request.param not in test.lacking}
+
+
+def table(name: str) -> TableConfig:
+    def layers(name: str) -> Iterator[Any]:
+        own = OmegaConf.load(Path(xlt.__file__).parent.parent / "conf" / "table" / f"{name}.yaml")
+        for base in own.pop("defaults"):
+            yield from [own] if base == "_self_" else [] if base == "base_table" else layers(base)
+
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TableConfig), *layers(name))).searched()
+
+
+def test_every_claim_says_where_it_stands(listed: Any) -> None:
+    config, _ = listed
+    assert len(config.claims) >= 20
+    for claim in config.claims.values():
+        assert claim.where.startswith("§") and claim.says.endswith(".")
+        assert all(len(numbers) == 2 for numbers in claim.published.values())
+
+
+def test_every_test_names_a_table_systems_and_columns_that_there_are(listed: Any) -> None:
+    config, tables = listed
+    wrong = []
+    for name, claim in config.claims.items():
+        for label, test in claim.tests.items():
+            if config.scale in test.lacking:
+                continue
+            table = tables[test.table]
+            named = {test.better, test.worse, *test.over} - table.systems.keys()
+            named |= {*test.columns, *test.against} - {*table.columns, *table.sources}
+            wrong += [(name, label, test.table, one) for one in sorted(named)]
+    assert wrong == []
+
+
+def test_languages_are_on_one_side_of_a_test_only(listed: Any) -> None:
+    config, tables = listed
+    compared = 0
+    for name, claim in config.claims.items():
+        for test in claim.tests.values():
+            if test.against and config.scale not in test.lacking:
+                groups = tables[test.table].groups
+                own, against = (
+                    {one for column in columns for one in groups.get(column, [column])}
+                    for columns in (test.columns or tables[test.table].average, test.against)
+                )
+                assert own and against and not own & against, name
+                compared += 1
+    assert compared
+
+
+def test_the_numbers_of_a_claim_are_those_of_its_tables(listed: Any) -> None:
+    config, tables = listed
+    if config.scale != "thesis":
+        return
+    compared = 0
+    for name, claim in config.claims.items():
+        for label, test in claim.tests.items():
+            if config.scale in test.lacking or test.over or test.against or test.cost or "nano" in test.store:
+                continue
+            column, numbers = (test.columns or ["avg"])[0], tables[test.table].reference
+            pair = [numbers.get(system, {}).get(column) for system in (test.better, test.worse)]
+            if None not in pair and claim.published:
+                assert pair in [pytest.approx(given, abs=0.05) for given in claim.published.values()], (name, label)
+                compared += 1
+    assert compared > 50
+
+
+def test_a_scale_can_lack_the_cells_of_a_test_and_the_report_says_why(reported: Any) -> None:
+    claims, findings, config = reported
+    lost = comparison(lacking={"mini": "nobody wrote them"})
+    assert without_cells(lost, "thesis") is None
+    findings["first"]["LAS"] = without_cells(lost, "mini")
+    assert config.verdict("first", findings["first"].values()) == HOLDS
+    config.every_test = ["first"]
+    assert config.verdict("first", findings["first"].values()) == HOLDS
+    assert "| LAS: no cells at scale=mini: nobody wrote them |" in claims_markdown(claims, findings, config)
+    out = StringIO()
+    print_claims(claims, findings, config, Console(file=out, width=300))
+    assert "   LAS: no cells at scale=mini: nobody wrote them\n" in out.getvalue()
+    assert "   every test must hold; 1 of 1 do\n" in out.getvalue()
 
 
 def test_the_numbers_given_for_a_claim_are_on_its_side_or_within_its_margin() -> None:
