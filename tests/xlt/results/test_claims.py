@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
@@ -366,6 +367,16 @@ def test_the_numbers_of_a_claim_are_those_of_its_tables(listed: Any) -> None:
                 assert pair in [pytest.approx(given, abs=0.05) for given in claim.published.values()], (name, label)
                 compared += 1
     assert compared > 50
+
+
+@pytest.mark.parametrize(("mad_g", "word"), [(40.8, FAILS), (50.0, FAILS), (65.9, HOLDS)])
+def test_mad_g_keeps_most_of_mad_x_only_if_it_is_nearer_to_it_than_to_nothing(
+    listed: Any, mad_g: float, word: str
+) -> None:
+    # Thesis Table 3.2, POS of languages that the generator has seen: TA-only 40.8, MAD-X 68.8; half way is 54.8.
+    asked = listed[0].claims["mad_g_retains_mad_x"].tests["POS"]
+    scores = {("mad_g", 1): flat(mad_g), ("ta_only", 1): flat(40.8), ("mad_x", 1): flat(68.8)}
+    assert found(scores, dataclasses.replace(asked, columns=LANGUAGES)).verdict.word == word
 
 
 def test_a_scale_can_lack_the_cells_of_a_test_and_the_report_says_why(reported: Any) -> None:
