@@ -90,6 +90,10 @@ class ClaimsConfig:
     enough_languages: int = key("from as many on, languages are the units; else languages and seeds", low=2)
 
     def faults(self, prefix: str) -> Iterator[str]:
+        own = {f"stores.{name}.seeds": store.seeds for name, store in self.stores.items() if store.seeds != self.seeds}
+        for name, seeds in {"seeds": self.seeds, **own}.items():
+            if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+                yield f"{name}={seeds}: must be different numbers from 0, at least one; for instance {name}=[1,2,3]"
         for name in self.only:
             if name not in self.claims:
                 yield f"only: {name} is no claim; there are {', '.join(self.claims)}"
