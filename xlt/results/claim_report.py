@@ -31,7 +31,7 @@ def print_claims(claims: Mapping[str, ClaimConfig], findings: Findings, config: 
         for label, finding in findings[name].items():
             console.print(f"   {label}: {_told(finding)}", markup=False, highlight=False)
         if not findings[name]:
-            console.print("   no table tests it", markup=False, highlight=False)
+            console.print(f"   no table tests it: {config.untested[name]}", markup=False, highlight=False)
     console.print(_summary(claims, findings, config), markup=False, highlight=False)
     console.print(_method(config), markup=False, highlight=False)
 
@@ -69,7 +69,11 @@ def claims_markdown(claims: Mapping[str, ClaimConfig], findings: Findings, confi
             if finding.runs:
                 backed.append(f"- {name}, {label}: {_runs(finding)}")
         if not findings[name]:
-            lines.append("| " + " | ".join([*first, "no table tests it", "", "", "", "", UNTESTED]) + " |")
+            lines.append(
+                "| "
+                + " | ".join([*first, f"no table tests it: {config.untested[name]}", "", "", "", "", UNTESTED])
+                + " |"
+            )
     if backed:
         lines += ["", "Runs behind the numbers (all in claims.json, pair by pair):", "", *backed]
     return "\n".join(lines) + "\n"

@@ -79,6 +79,7 @@ class ClaimsConfig:
 
     claims: dict[str, ClaimConfig] = key("claims by name, in order")
     every_test: list[str] = key("claims that are made of each of their tests, so that all must hold; of others one")
+    untested: dict[str, str] = key("claim without tests -> why no table tests it")
     only: list[str] = key("claims to look at; empty: all")
     stores: dict[str, StoreConfig] = key("stores by name")
     output_dir: str = key("where the report goes, and the runs of stores that name no other")
@@ -102,6 +103,8 @@ class ClaimsConfig:
         for name in self.every_test:
             if name not in self.claims:
                 yield f"every_test: {name} is no claim"
+        for name in self.untested.keys() ^ {name for name, claim in self.claims.items() if not claim.tests}:
+            yield f"untested, claims.{name}.tests: a claim has tests, or it is said why it has none"
         for name, claim in self.claims.items():
             for label, test in claim.tests.items():
                 if test.store not in self.stores:
@@ -261,6 +264,7 @@ def as_record(name: str, findings: Mapping[str, Finding], config: ClaimsConfig) 
         "published": claim.published,
         "verdict": config.verdict(name, findings.values()),
         "of_every_test": name in config.every_test,
+        "untested": config.untested.get(name),
         "tests": {label: _finding_record(finding) for label, finding in findings.items()},
     }
 

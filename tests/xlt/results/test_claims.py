@@ -224,7 +224,11 @@ def reported() -> tuple[dict[str, ClaimConfig], dict[str, dict[str, Finding]], C
     findings = {"first": {"POS": found({("good", 1): flat(52.0), ("bad", 1): flat(49.0)})}, "second": {}}
     correct(findings["first"].values())
     stores = {"encoder": StoreConfig("outputs", [1], [])}
-    return claims, findings, ClaimsConfig(claims, [], [], stores, "outputs", [1], "mini", 0.05, 0.95, 999, 5)
+    return (
+        claims,
+        findings,
+        ClaimsConfig(claims, [], {"second": "none has it"}, [], stores, "outputs", [1], "mini", 0.05, 0.95, 999, 5),
+    )
 
 
 def test_the_report_has_claims_numbers_and_the_runs_behind_them(reported: Any) -> None:
@@ -235,7 +239,7 @@ def test_the_report_has_claims_numbers_and_the_runs_behind_them(reported: Any) -
         "| 1 | Good is better. **holds** | §1, Table 2: POS 71.1 : 68.6 | POS: small, good - bad | +3.0 [+3.0, +3.0] |"
     )
     assert f"{row} 5 languages | 0.031 | 0.031 | holds |" in text
-    assert "| 2 | Nobody knows. **not tested** | §2 | no table tests it |" in text
+    assert "| 2 | Nobody knows. **not tested** | §2 | no table tests it: none has it |" in text
     assert "- first, POS: good-1 bad-1" in text
     record = as_record("first", findings["first"], config)
     assert record["verdict"] == HOLDS
@@ -284,6 +288,7 @@ def test_faults_of_the_list_are_all_named(reported: Any) -> None:
     claims, _, config = reported
     claims["first"].tests["POS"] = comparison(store="cellar", over=["a"], cost="flops", at={"maxi": {}})
     config.only, config.every_test, config.level, config.resamples = ["third"], ["fourth"], 0.005, 100
+    config.untested = {}
     assert sorted(line.partition(":")[0] for line in faults(config)) == [
         "claims.first.tests.POS.at, claims.first.tests.POS.lacking",
         "claims.first.tests.POS.cost=flops",
@@ -293,6 +298,7 @@ def test_faults_of_the_list_are_all_named(reported: Any) -> None:
         "every_test",
         "only",
         "resamples=100",
+        "untested, claims.second.tests",
     ]
 
 
@@ -320,6 +326,13 @@ def test_every_claim_says_where_it_stands(listed: Any) -> None:
     for claim in config.claims.values():
         assert claim.where.startswith("§") and claim.says.endswith(".")
         assert all(len(numbers) == 2 for numbers in claim.published.values())
+
+
+def test_every_claim_has_cells_or_it_is_said_why_not(listed: Any) -> None:
+    config, _ = listed
+    assert [name for name, claim in config.claims.items() if not claim.tests] == ["composed_instructions"]
+    lost = [n for n, c in config.claims.items() if c.tests and all(config.scale in t.lacking for t in c.tests.values())]
+    assert lost == (["bilingual_over_multilingual"] if config.scale == "mini" else [])
 
 
 def test_every_test_names_a_table_systems_and_columns_that_there_are(listed: Any) -> None:
