@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
@@ -12,7 +13,8 @@ from omegaconf import OmegaConf, SCMode
 from rich.console import Console
 
 from xlt.cli import guarded, is_stray
-from xlt.compose import compose, hydra_ready, strangers
+from xlt.compose import COMPOSITION_ERRORS, compose, hydra_ready, is_of_composition, override_faults, strangers
+from xlt.compose.composing import composed
 from xlt.config import UsageError, faults
 from xlt.engine.run import write_json
 from xlt.reproduce import compose_table
@@ -28,12 +30,13 @@ from xlt.results.claims import (
     examine,
     only,
     searched_columns,
+    without_cells,
 )
 from xlt.results.planner import Plan
 from xlt.results.store import RunStore
 from xlt.results.table import Table, TableConfig
 
-_OWN = ("only", "stores", "claims", "output_dir", "seeds", "scale", "level", "confidence", "resamples")
+_OWN = tuple(item.name for item in dataclasses.fields(ClaimsConfig))
 _PLAIN = "encoder"
 """The store whose runs the command's other overrides are for."""
 
@@ -59,18 +62,31 @@ def check_claims(words: list[str]) -> int:
     with hydra_ready():
         config = compose_claims(own)
         config.stores[_PLAIN].overrides += [word for word in words if word not in own]
+        if unfit := [line for name in config.stores for line in _unfit_overrides(config, name)]:
+            raise UsageError(*unfit)
+        folder = Path(config.output_dir).expanduser()
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         findings = _findings(config)
-    correct(finding for of in findings.values() for finding in of.values())
+    for of in findings.values():
+        correct(of.values())
     claims = only(config)
-    folder = Path(config.output_dir).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
-    records = [as_record(name, claim, findings[name]) for name, claim in claims.items()]
+    records = [as_record(name, findings[name], config) for name in claims]
     trial = dataclasses.asdict(config.trial)
-    write_json(folder / "claims.json", {"scale": config.scale, "trial": trial, "claims": records})
-    (folder / "claims.md").write_text(claims_markdown(claims, findings, config), encoding="utf-8")
+    with _writing(folder):
+        write_json(folder / "claims.json", {"scale": config.scale, "trial": trial, "claims": records})
+        (folder / "claims.md").write_text(claims_markdown(claims, findings, config), encoding="utf-8")
     print_claims(claims, findings, config, Console())
     Console(stderr=True).print(f"{folder / 'claims'}.md and .json", highlight=False, soft_wrap=True)
     return 0
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"output_dir={folder}: cannot be written to ({error.strerror})") from error
 
 
 def compose_claims(own: list[str]) -> ClaimsConfig:
@@ -80,15 +96,72 @@ def compose_claims(own: list[str]) -> ClaimsConfig:
         UsageError: wrong overrides or values.
     """
     ConfigStore.instance().store(name="base_claims", node=ClaimsConfig)
-    composed = compose(own, config_name="claims")
+    listed = compose(own, config_name="claims")
     config = OmegaConf.to_container(
-        composed, resolve=True, throw_on_missing=False, structured_config_mode=SCMode.INSTANTIATE
+        listed, resolve=True, throw_on_missing=False, structured_config_mode=SCMode.INSTANTIATE
     )
-    found = [*strangers(composed), *faults(config)]
+    found = [*strangers(listed), *faults(config)]
     if found:
         raise UsageError(*found)
     assert isinstance(config, ClaimsConfig)
     return config
+
+
+def _unfit_overrides(config: ClaimsConfig, name: str) -> list[str]:
+    """Overrides of a store's runs that fit none of the runs its tables are made of, a line each.
+
+    One that fits some only is no fault here: for the others their tests will say why nothing was found.
+    """
+    overrides = config.stores[name].overrides
+    unfit, first = list(overrides), None
+    for words in _run_words(config, name) if overrides else ():
+        first = first or words
+        if _fit([*words, *overrides]):
+            return []
+        unfit = [override for override in unfit if not _fit([*words, override])]
+        if not unfit:
+            return []
+    if first is None:
+        return []
+    lines = {line.partition(": ")[0]: line for line in override_faults([*first, *overrides])}
+    where = "" if name == _PLAIN else f"with stores.{name}.overrides: "
+    return [
+        where + (lines.get(override) or next(strangers(composed("config", [*first, override])))) for override in unfit
+    ]
+
+
+def _fit(words: Sequence[str]) -> bool:
+    try:
+        return not any(strangers(composed("config", words)))
+    except COMPOSITION_ERRORS as error:
+        if not is_of_composition(error):
+            raise
+        return False
+
+
+def _run_words(config: ClaimsConfig, name: str) -> Iterator[list[str]]:
+    """What chooses the parts of a store's runs, each choice once: those that are asked for, or if there are none all.
+
+    The mix is chosen only where an override is of it: most are not, and it takes most of the time of composing.
+    """
+    asked, every = (
+        [test for claim in claims.values() for test in claim.tests.values() if test.store == name]
+        for claims in (only(config), config.claims)
+    )
+    of_mix = any(word.lstrip("+~").startswith(("data.", "data=", "source@")) for word in config.stores[name].overrides)
+    seen = set()
+    for table in dict.fromkeys(test.table for test in asked or every if config.scale not in test.lacking):
+        shown = _Shelf(table, config.scale, [], [], Plan(RunStore(config.output_dir)), name).config()
+        for system in shown.systems.values():
+            words = [f"experiment={system.experiment}", f"scale={config.scale}", *shown.overrides, *system.overrides]
+            choices = tuple(
+                word.replace("{column}", shown.sources[0])
+                for word in words
+                if "." not in word.partition("=")[0] and (of_mix or not word.startswith("data="))
+            )
+            if choices not in seen:
+                seen.add(choices)
+                yield list(choices)
 
 
 def _findings(config: ClaimsConfig) -> dict[str, dict[str, Finding]]:
@@ -107,7 +180,9 @@ def _findings(config: ClaimsConfig) -> dict[str, dict[str, Finding]]:
         found[claim_name] = {}
         for label, test in claim.tests.items():
             shelf, seeds = shelves[test.store, test.table], config.stores[test.store].seeds
-            found[claim_name][label] = examine(test, shelf.row, shelf.languages, seeds, config.trial)
+            found[claim_name][label] = without_cells(test, config.scale) or examine(
+                test, shelf.row, shelf.languages, seeds, config.trial
+            )
     return found
 
 
@@ -134,7 +209,7 @@ class _Shelf:
         Raises:
             UsageError: no such table, or no such column in it.
         """
-        config = self._table()
+        config = self.config()
         for column in columns:
             if column not in (*config.columns, *config.sources):
                 raise UsageError(f"table {self._name} has no column {column}; there are {', '.join(config.columns)}")
@@ -159,7 +234,7 @@ class _Shelf:
         return found
 
     def _look_up(self, system: str, seed: int, cost: str | None) -> Row:
-        config = self._table()
+        config = self.config()
         if system not in config.systems:
             raise UsageError(f"table {self._name} has no system {system}; there are {', '.join(config.systems)}")
         languages = list(dict.fromkeys([*self.languages([]), *self.languages(self._named)]))
@@ -193,7 +268,12 @@ class _Shelf:
             if cells[language].values
         }
 
-    def _table(self) -> TableConfig:
+    def config(self) -> TableConfig:
+        """The table.
+
+        Raises:
+            UsageError: there is no such table, or it has faults.
+        """
         if self._config is None:
             self._config = compose_table([f"table={self._name}", f"scale={self._scale}"])[0].table
         return self._config
