@@ -5,13 +5,15 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from xlt.engine.benchmarks import SCORE
+from xlt.results.blocks import Shown, print_blocks
 from xlt.results.planner import Plan, Run
 from xlt.results.runs import names_of
 from xlt.results.store import RunStore
@@ -46,28 +48,20 @@ def print_table(grid: Grid, console: Console) -> None:
     systems, as a search has, are rows."""
     best = best_systems(grid)
     config, columns = grid.config, grid.columns
-    drawn = RichTable(title=config.title, caption=legend(grid), title_justify="left", caption_justify="left")
-    drawn.add_column("")
 
-    def shown(name: str, column: str) -> str:
-        text = _cell(grid, name, column)
-        return f"[bold]{text}[/]" if name in best[column] else text
+    def shown(name: str, column: str) -> Shown:
+        return _cell(grid, name, column), "bold" if name in best[column] else ""
 
+    console.print(Text(config.title, style="table.title"))
     if config.searches or len(config.systems) > _SYSTEMS_AS_COLUMNS:
-        for column in columns:
-            drawn.add_column(column, justify="right")
-        for name, system in config.systems.items():
-            drawn.add_row(system.label, *(shown(name, column) for column in columns))
+        rows = [(system.label, [shown(name, c) for c in columns]) for name, system in config.systems.items()]
+        print_blocks(console, columns, rows)
     else:
-        for system in config.systems.values():
-            drawn.add_column(system.label, justify="right")
-        for column in columns:
-            if column == AVERAGE:
-                drawn.add_section()
-            drawn.add_row(column, *(shown(name, column) for name in config.systems))
-    console.print(drawn)
+        rows = [(column, [shown(name, column) for name in config.systems]) for column in columns]
+        print_blocks(console, [system.label for system in config.systems.values()], rows, line_above=AVERAGE)
+    console.print(Text(legend(grid), style="table.caption"))
     for line in best_settings(grid):
-        console.print(line, highlight=False, markup=False)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     for hole in holes(grid):
         console.print(f"hole: {hole}", highlight=False, markup=False)
     if config.note:
@@ -102,13 +96,9 @@ def print_evaluations(run: Run, store: RunStore, console: Console) -> None:
             grid.setdefault(wanted.source, {})[wanted.label] = metrics[metric if metric in metrics else SCORE]
     if grid:
         labels = list(dict.fromkeys(label for row in grid.values() for label in row))
-        drawn = RichTable(title=f"{run.label}: {metric}", title_justify="left")
-        drawn.add_column("")
-        for label in labels:
-            drawn.add_column(label, justify="right")
-        for source, row in grid.items():
-            drawn.add_row(source, *(f"{row[label]:.1f}" if label in row else "-" for label in labels))
-        console.print(drawn)
+        console.print(Text(f"{run.label}: {metric}", style="table.title"))
+        rows = [(source, _scores(row, labels)) for source, row in grid.items()]
+        print_blocks(console, labels, rows)
     training = result.get("training", {})
     if f"best/{metric}" in training:
         console.print(
@@ -195,6 +185,10 @@ def duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _scores(of: Mapping[str, float], labels: Sequence[str]) -> list[Shown]:
+    return [(f"{of[label]:.1f}" if label in of else "-", "") for label in labels]
 
 
 def _cell(grid: Grid, system: str, column: str) -> str:
