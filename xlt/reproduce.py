@@ -82,7 +82,7 @@ def reproduce(words: list[str]) -> int:
     if config.table.figure is not None:
         picture, _ = save_panels(name, config.table.title, panels(config.table.figure, tables, grids), plan.store)
         if picture is not None:
-            console.print(f"figure: {picture}", highlight=False, soft_wrap=True)
+            console.print(f"figure: {picture}", highlight=False, markup=False, soft_wrap=True)
     done = f"{len(outcome.done)} jobs in {duration(time.monotonic() - started)}" if outcome.done else "nothing to do"
     console.print(done, highlight=False)
     return FAILURE if outcome.failures else 0
@@ -112,7 +112,7 @@ def show(
             print_table(grid, Console())
         behind = [table for table in tables.values() if table.name == grid.name]
         _save_page(grid, behind or list(tables.values()), plan, failures)
-    console.print(f"{folder / name}.md, .json and .html", highlight=False, soft_wrap=True)
+    console.print(f"{folder / name}.md, .json and .html", highlight=False, markup=False, soft_wrap=True)
     return grids
 
 

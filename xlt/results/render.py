@@ -72,12 +72,13 @@ def print_plan(plan: Plan, console: Console, show_existing: bool = True) -> None
     """What exists, what will run in which order, and how long past runs of each kind took."""
     rows = plan.rows()
     drawn = RichTable(title="Plan", title_justify="left")
-    for heading in ("run", "to do", "past runs took"):
-        drawn.add_column(heading, justify="right" if heading == "past runs took" else "left")
+    drawn.add_column("run", overflow="fold")
+    drawn.add_column("to do", overflow="fold")
+    drawn.add_column("past runs took", justify="right", overflow="fold")
     existing = sum(state == "exists" for _, state, _ in rows)
     for label, state, seconds in rows:
         if state != "exists" or show_existing:
-            drawn.add_row(label, state, "" if seconds is None else duration(seconds))
+            drawn.add_row(Text(label), Text(state), "" if seconds is None else duration(seconds))
     known = [seconds for _, _, seconds in rows if seconds is not None]
     console.print(drawn)
     total = f"; past runs of their kinds took {duration(sum(known))} one after the other" if known else ""
@@ -105,8 +106,10 @@ def print_evaluations(run: Run, store: RunStore, console: Console) -> None:
             f"best validation {metric} {training[f'best/{metric}']:.4g} at step {training['best/step']}, "
             f"{duration(training['seconds'])} of training",
             highlight=False,
+            markup=False,
         )
-    console.print(f"module: {store.module_file(run.fingerprint)}", highlight=False, soft_wrap=True)
+    module = store.module_file(run.fingerprint)
+    console.print(f"module: {module}", highlight=False, markup=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -141,14 +144,17 @@ def mean_scores(run: Run, store: RunStore) -> dict[str, float]:
 def print_sweep(rows: Sequence[SweepRow], console: Console) -> None:
     """What became of each job, and below why some came to nothing."""
     labels = list(dict.fromkeys(label for row in rows for label in row.scores))
-    drawn = RichTable(title="Sweep", title_justify="left")
-    for heading in ("job", "overrides", "", *labels):
-        drawn.add_column(heading, justify="left" if heading in ("overrides", "") else "right")
-    for row in rows:
-        style = {"failed": "red", "refused": "red", "not tried": "yellow"}.get(row.state, "")
-        scores = (f"{row.scores[label]:.1f}" if label in row.scores else "-" for label in labels)
-        drawn.add_row(str(row.number), row.overrides, f"[{style}]{row.state}[/]" if style else row.state, *scores)
-    console.print(drawn)
+    styles = {"failed": "red", "refused": "red", "not tried": "yellow"}
+    console.print(Text("Sweep", style="table.title"))
+    print_blocks(
+        console,
+        ["", *labels],
+        [
+            (f"{row.number} {row.overrides}", [(row.state, styles.get(row.state, "")), *_scores(row.scores, labels)])
+            for row in rows
+        ],
+        corner="job",
+    )
     for row in rows:
         if row.reason is not None and row.state != "refused":
             line = f"job {row.number} {row.state}: {row.reason}"
