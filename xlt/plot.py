@@ -38,6 +38,8 @@ def plot(words: list[str]) -> int:
     if len(named) != 1:
         raise UsageError("figure: give one, for instance figure=4.2")
     (figure,) = named
+    if beside := [word for word in words if word.lstrip("+").startswith("table=")]:
+        raise UsageError(f"{' '.join(beside)}: figure={figure} is given already; give one of them, as figure=")
     table = f"figure_{figure.replace('.', '_')}" if _NUMBER.fullmatch(figure) else figure
     console = Console(stderr=True)
     own, others = split_overrides([f"table={table}" if word.startswith("figure=") else word for word in words])

@@ -164,12 +164,15 @@ def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """What is said of the table and its making, and what of every run; a table may be named by its number.
 
     Raises:
-        UsageError: a word is no override.
+        UsageError: a word is no override, or two name a table.
     """
     # A table by its number in the thesis: table=4.2, table=D.4; a figure is table=figure_7_4.
     numbered = [re.sub(r"^table=([\dA-E])\.(\d+)$", r"table=thesis_\1_\2", word) for word in words]
     if stray := [word for word in numbered if is_stray(word)]:
         raise UsageError(*(f"{word}: neither an option nor an override; write KEY=VALUE" for word in stray))
+    named = [word for word in words if word.lstrip("+").startswith("table=")]
+    if len(named) > 1:
+        raise UsageError(f"{' '.join(named)}: give one table")
     own = [word for word in numbered if word.partition("=")[0].lstrip("+~").split(".")[0] in _OWN]
     return own, [word for word in numbered if word not in own]
 

@@ -73,6 +73,8 @@ def test_an_empty_store_has_nothing_to_draw(tmp_path: Path) -> None:
         (["figure=9.9"], "figure_9_9"),
         (["figure=pos_mini"], "figure=pos_mini: table pos_mini has no picture; give the number of a figure"),
         (["seeds=[1]"], "figure: give one, for instance figure=4.2"),
+        (["figure=4.2", "figure=5.1"], "figure: give one, for instance figure=4.2"),
+        (["figure=4.2", "table=4.4"], "table=4.4: figure=4.2 is given already; give one of them, as figure="),
         (["figure=7.4", "seeds=[]"], "seeds=[]: must be different numbers"),
     ],
 )
