@@ -10,7 +10,7 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 from xlt.config import UsageError
-from xlt.results.figures.figure import COLOURS, MARKERS, PUBLISHED, FigureConfig, Runs, legend, published
+from xlt.results.figures.figure import PUBLISHED, FigureConfig, Looks, Runs, legend, published
 from xlt.results.store import RunStore
 
 if TYPE_CHECKING:
@@ -67,13 +67,13 @@ def size(numbers: dict[str, Any]) -> tuple[float, float]:
     return 5.0, 4.2
 
 
-def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase) -> None:
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, looks: Looks) -> None:
     axes = figure.subplots()
     whole = next((label for label, point in numbers.items() if point["whole"]), None)
     one = 1.0 if whole is None else numbers[whole]["flops"]
     full = max(p["parameters"] for p in numbers.values()) if whole is None else numbers[whole]["parameters"]
-    for number, (label, point) in enumerate(numbers.items()):
-        look: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+    for label, point in numbers.items():
+        look = looks(label)
         at, area = point["flops"] / one, _DISC * point["parameters"] / full
         told = f"{label} ({_short(point['parameters'])})"
         axes.scatter([at], [point["score"]], s=area, alpha=0.3, linewidth=0, color=look["color"])

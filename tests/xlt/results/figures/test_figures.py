@@ -18,6 +18,7 @@ from xlt.modules import ModuleHeader, SparseDelta
 from xlt.modules.generator import AdapterGenerator, Generator
 from xlt.modules.sparse_delta import Entries
 from xlt.results.figures import FigureConfig, save_figure, trade_off
+from xlt.results.figures.figure import Looks
 from xlt.results.planner import Plan, Run
 from xlt.results.store import RunStore
 from xlt.results.table import Cell, Grid, SystemConfig, TableConfig
@@ -213,7 +214,7 @@ def test_operations_and_discs_are_relative_to_the_system_whose_published_operati
     runs, grid = costly(BiStil=4, LtSft=8, Large=16)
     figure = Figure()
     numbers = trade_off.gather(FigureConfig("trade_off", None), runs, store, grid)
-    trade_off.draw(FigureConfig("trade_off", None), numbers, figure)
+    trade_off.draw(FigureConfig("trade_off", None), numbers, figure, Looks())
     (axes,) = figure.axes
     drawn = [disc for disc in axes.collections if isinstance(disc, PathCollection)]
     discs = {float(disc.get_offsets()[0][0]): float(disc.get_sizes()[0]) for disc in drawn}
@@ -238,7 +239,7 @@ def test_a_trade_off_with_no_published_operations_shows_their_number(
     grid = dataclasses.replace(grid, config=dataclasses.replace(grid.config, facts={}))
     figure = Figure()
     numbers = trade_off.gather(FigureConfig("trade_off", None), runs, store, grid)
-    trade_off.draw(FigureConfig("trade_off", None), numbers, figure)
+    trade_off.draw(FigureConfig("trade_off", None), numbers, figure, Looks())
     (axes,) = figure.axes
     assert axes.get_xlabel() == "operations an example" and axes.get_xlim()[1] > 4e6
 
