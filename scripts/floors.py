@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 
 from xlt.cli import guarded
 from xlt.compose import checked, compose, hydra_ready
+from xlt.config import RunConfig, UsageError
 from xlt.data.encoding import Encoder
 from xlt.data.mix import Features
 from xlt.data.streams import stream
@@ -111,25 +113,33 @@ FLOORS: dict[type[Task], Callable[[Any, Iterable[Features], Encoder], Floor]] = 
     MaskedLanguageModelling: language_model_floor,
     CausalLanguageModelling: language_model_floor,
 }
+_WORDS = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 def _most_frequent(values: Iterable[int]) -> int:
     return Counter(values).most_common(1)[0][0]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=None, help="JSON file for the same numbers")
     parser.add_argument("overrides", nargs="*", help="of the run")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     guarded(lambda: floors(options.overrides, options.output))
 
 
 def floors(overrides: list[str], output: Path | None) -> int:
-    """Prints the floors of a run's sources; returns the exit code."""
+    """Prints the floors of a run's sources; returns the exit code.
+
+    Raises:
+        UsageError: wrong overrides or data, a task without a floor, a model that is to be trained first, or no place
+            for the output.
+    """
     with hydra_ready():
         config = checked(compose(overrides))
     task = build_task(config.task)
+    if faults := list(_faults(config, task, output)):
+        raise UsageError(*faults)
     data = RunData(config, task)
     data.check()
     encoder = build_encoder(config, config.model.path, data)
@@ -143,6 +153,19 @@ def floors(overrides: list[str], output: Path | None) -> int:
     if output is not None:
         output.write_text(json.dumps(found, indent=1) + "\n")
     return 0
+
+
+def _faults(config: RunConfig, task: Task, output: Path | None) -> Iterator[str]:
+    """What stands in the way, before data are read."""
+    if type(task) not in FLOORS:
+        there = ", ".join(_WORDS.sub(" ", kind.__name__).lower() for kind in FLOORS)
+        yield f"task: {task.name} has no floor; there are those of {there}"
+    if config.model.run is not None:
+        yield "model.run: floors need a tokenizer that is there already; give model.path=... model.run=null"
+    if output is not None and not output.parent.is_dir():
+        yield f"--output={output}: no folder {output.parent}"
+    elif output is not None and output.is_dir():
+        yield f"--output={output}: a folder; give a file, for instance {output}/floors.json"
 
 
 if __name__ == "__main__":

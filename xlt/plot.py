@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Sequence
 
+from hydra.core.global_hydra import GlobalHydra
 from rich.console import Console
 
 from xlt.cli import guarded
@@ -17,6 +18,7 @@ from xlt.results.planner import Plan
 from xlt.results.store import RunStore
 
 _NUMBER = re.compile(r"[\dA-E]\.\d+")
+_FIGURE = re.compile(r"figure_([\dA-E])_(\d+)")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -38,14 +40,24 @@ def plot(words: list[str]) -> int:
     if len(named) != 1:
         raise UsageError("figure: give one, for instance figure=4.2")
     (figure,) = named
+    if beside := [word for word in words if word.lstrip("+").startswith("table=")]:
+        raise UsageError(f"{' '.join(beside)}: figure={figure} is given already; give one of them, as figure=")
     table = f"figure_{figure.replace('.', '_')}" if _NUMBER.fullmatch(figure) else figure
     console = Console(stderr=True)
     own, others = split_overrides([f"table={table}" if word.startswith("figure=") else word for word in words])
     shown = " ".join([*own, *others])
     with hydra_ready():
-        config, name = compose_table(own)
+        tables_there = GlobalHydra.instance().config_loader().get_group_options("table")
+        numbers = ", ".join(f"{at[1]}.{at[2]}" for at in map(_FIGURE.fullmatch, tables_there) if at)
+        there = f"there are {numbers}; or name a table with a picture, for instance sizes_ner_mini"
+        if table not in tables_there:
+            raise UsageError(f"figure={figure}: no such figure; {there}")
+        try:
+            config, name = compose_table(own)
+        except UsageError as error:
+            raise UsageError(*(line.replace(f"table={table}:", f"figure={figure}:") for line in error.lines)) from error
         if config.table.figure is None:
-            raise UsageError(f"figure={figure}: table {name} has no picture; give the number of a figure")
+            raise UsageError(f"figure={figure}: a table without a picture; {there}")
         store = RunStore(config.output_dir)
         plan = Plan(store)
         others += [f"scale={config.scale}", f"output_dir={config.output_dir}"]

@@ -82,7 +82,7 @@ def reproduce(words: list[str]) -> int:
     if config.table.figure is not None:
         picture, _ = save_panels(name, config.table.title, panels(config.table.figure, tables, grids), plan.store)
         if picture is not None:
-            console.print(f"figure: {picture}", highlight=False, soft_wrap=True)
+            console.print(f"figure: {picture}", highlight=False, markup=False, soft_wrap=True)
     done = f"{len(outcome.done)} jobs in {duration(time.monotonic() - started)}" if outcome.done else "nothing to do"
     console.print(done, highlight=False)
     return FAILURE if outcome.failures else 0
@@ -112,7 +112,7 @@ def show(
             print_table(grid, Console())
         behind = [table for table in tables.values() if table.name == grid.name]
         _save_page(grid, behind or list(tables.values()), plan, failures)
-    console.print(f"{folder / name}.md, .json and .html", highlight=False, soft_wrap=True)
+    console.print(f"{folder / name}.md, .json and .html", highlight=False, markup=False, soft_wrap=True)
     return grids
 
 
@@ -164,12 +164,15 @@ def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """What is said of the table and its making, and what of every run; a table may be named by its number.
 
     Raises:
-        UsageError: a word is no override.
+        UsageError: a word is no override, or two name a table.
     """
     # A table by its number in the thesis: table=4.2, table=D.4; a figure is table=figure_7_4.
     numbered = [re.sub(r"^table=([\dA-E])\.(\d+)$", r"table=thesis_\1_\2", word) for word in words]
     if stray := [word for word in numbered if is_stray(word)]:
         raise UsageError(*(f"{word}: neither an option nor an override; write KEY=VALUE" for word in stray))
+    named = [word for word in words if word.lstrip("+").startswith("table=")]
+    if len(named) > 1:
+        raise UsageError(f"{' '.join(named)}: give one table")
     own = [word for word in numbered if word.partition("=")[0].lstrip("+~").split(".")[0] in _OWN]
     return own, [word for word in numbered if word not in own]
 

@@ -16,6 +16,7 @@ from xlt.reproduce import compose_table, make_tables
 from xlt.results.planner import Plan
 from xlt.results.store import RunStore
 
+FIGURES = ["3.2", "3.3", "4.2", "4.3", "4.4", "5.1", "6.1", "6.2", "6.3", "7.3", "7.4", "E.1", "E.2"]
 OWN = ["table=bistil_nano", "table.columns=[fao]"]
 
 
@@ -70,9 +71,14 @@ def test_an_empty_store_has_nothing_to_draw(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["figure=9.9"], "figure_9_9"),
-        (["figure=pos_mini"], "figure=pos_mini: table pos_mini has no picture; give the number of a figure"),
+        (["figure=9.9"], f"xlt: figure=9.9: no such figure; there are {', '.join(FIGURES)}; or name"),
+        (["figure="], f"xlt: figure=: no such figure; there are {', '.join(FIGURES)}; or name a table with a picture"),
+        (["figure=sizes_ner_min"], f"xlt: figure=sizes_ner_min: no such figure; there are {', '.join(FIGURES)}; or"),
+        (["figure=pos_mini"], f"figure=pos_mini: a table without a picture; there are {', '.join(FIGURES)}; or name"),
+        (["figure=thesis_5_7"], "figure=thesis_5_7: measured, not trained; run python scripts/bench_student.py --help"),
         (["seeds=[1]"], "figure: give one, for instance figure=4.2"),
+        (["figure=4.2", "figure=5.1"], "figure: give one, for instance figure=4.2"),
+        (["figure=4.2", "table=4.4"], "table=4.4: figure=4.2 is given already; give one of them, as figure="),
         (["figure=7.4", "seeds=[]"], "seeds=[]: must be different numbers"),
     ],
 )
@@ -84,9 +90,6 @@ def test_what_cannot_be_drawn_is_refused_in_a_line(
     assert stop.value.code == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert said in line
-
-
-FIGURES = ["3.2", "3.3", "4.2", "4.3", "4.4", "5.1", "6.1", "6.2", "6.3", "7.3", "7.4", "E.1", "E.2"]
 
 
 @pytest.mark.parametrize("figure", FIGURES)

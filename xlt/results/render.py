@@ -5,13 +5,15 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from xlt.engine.benchmarks import SCORE
+from xlt.results.blocks import Shown, print_blocks
 from xlt.results.planner import Plan, Run
 from xlt.results.runs import names_of
 from xlt.results.store import RunStore
@@ -46,28 +48,20 @@ def print_table(grid: Grid, console: Console) -> None:
     systems, as a search has, are rows."""
     best = best_systems(grid)
     config, columns = grid.config, grid.columns
-    drawn = RichTable(title=config.title, caption=legend(grid), title_justify="left", caption_justify="left")
-    drawn.add_column("")
 
-    def shown(name: str, column: str) -> str:
-        text = _cell(grid, name, column)
-        return f"[bold]{text}[/]" if name in best[column] else text
+    def shown(name: str, column: str) -> Shown:
+        return _cell(grid, name, column), "bold" if name in best[column] else ""
 
+    console.print(Text(config.title, style="table.title"))
     if config.searches or len(config.systems) > _SYSTEMS_AS_COLUMNS:
-        for column in columns:
-            drawn.add_column(column, justify="right")
-        for name, system in config.systems.items():
-            drawn.add_row(system.label, *(shown(name, column) for column in columns))
+        rows = [(system.label, [shown(name, c) for c in columns]) for name, system in config.systems.items()]
+        print_blocks(console, columns, rows)
     else:
-        for system in config.systems.values():
-            drawn.add_column(system.label, justify="right")
-        for column in columns:
-            if column == AVERAGE:
-                drawn.add_section()
-            drawn.add_row(column, *(shown(name, column) for name in config.systems))
-    console.print(drawn)
+        rows = [(column, [shown(name, column) for name in config.systems]) for column in columns]
+        print_blocks(console, [system.label for system in config.systems.values()], rows, line_above=AVERAGE)
+    console.print(Text(legend(grid), style="table.caption"))
     for line in best_settings(grid):
-        console.print(line, highlight=False, markup=False)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     for hole in holes(grid):
         console.print(f"hole: {hole}", highlight=False, markup=False)
     if config.note:
@@ -78,12 +72,13 @@ def print_plan(plan: Plan, console: Console, show_existing: bool = True) -> None
     """What exists, what will run in which order, and how long past runs of each kind took."""
     rows = plan.rows()
     drawn = RichTable(title="Plan", title_justify="left")
-    for heading in ("run", "to do", "past runs took"):
-        drawn.add_column(heading, justify="right" if heading == "past runs took" else "left")
+    drawn.add_column("run", overflow="fold")
+    drawn.add_column("to do", overflow="fold")
+    drawn.add_column("past runs took", justify="right", overflow="fold")
     existing = sum(state == "exists" for _, state, _ in rows)
     for label, state, seconds in rows:
         if state != "exists" or show_existing:
-            drawn.add_row(label, state, "" if seconds is None else duration(seconds))
+            drawn.add_row(Text(label), Text(state), "" if seconds is None else duration(seconds))
     known = [seconds for _, _, seconds in rows if seconds is not None]
     console.print(drawn)
     total = f"; past runs of their kinds took {duration(sum(known))} one after the other" if known else ""
@@ -102,21 +97,19 @@ def print_evaluations(run: Run, store: RunStore, console: Console) -> None:
             grid.setdefault(wanted.source, {})[wanted.label] = metrics[metric if metric in metrics else SCORE]
     if grid:
         labels = list(dict.fromkeys(label for row in grid.values() for label in row))
-        drawn = RichTable(title=f"{run.label}: {metric}", title_justify="left")
-        drawn.add_column("")
-        for label in labels:
-            drawn.add_column(label, justify="right")
-        for source, row in grid.items():
-            drawn.add_row(source, *(f"{row[label]:.1f}" if label in row else "-" for label in labels))
-        console.print(drawn)
+        console.print(Text(f"{run.label}: {metric}", style="table.title"))
+        rows = [(source, _scores(row, labels)) for source, row in grid.items()]
+        print_blocks(console, labels, rows)
     training = result.get("training", {})
     if f"best/{metric}" in training:
         console.print(
             f"best validation {metric} {training[f'best/{metric}']:.4g} at step {training['best/step']}, "
             f"{duration(training['seconds'])} of training",
             highlight=False,
+            markup=False,
         )
-    console.print(f"module: {store.module_file(run.fingerprint)}", highlight=False, soft_wrap=True)
+    module = store.module_file(run.fingerprint)
+    console.print(f"module: {module}", highlight=False, markup=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -151,14 +144,17 @@ def mean_scores(run: Run, store: RunStore) -> dict[str, float]:
 def print_sweep(rows: Sequence[SweepRow], console: Console) -> None:
     """What became of each job, and below why some came to nothing."""
     labels = list(dict.fromkeys(label for row in rows for label in row.scores))
-    drawn = RichTable(title="Sweep", title_justify="left")
-    for heading in ("job", "overrides", "", *labels):
-        drawn.add_column(heading, justify="left" if heading in ("overrides", "") else "right")
-    for row in rows:
-        style = {"failed": "red", "refused": "red", "not tried": "yellow", "not finished": "yellow"}.get(row.state, "")
-        scores = (f"{row.scores[label]:.1f}" if label in row.scores else "-" for label in labels)
-        drawn.add_row(str(row.number), row.overrides, f"[{style}]{row.state}[/]" if style else row.state, *scores)
-    console.print(drawn)
+    styles = {"failed": "red", "refused": "red", "not tried": "yellow", "not finished": "yellow"}
+    console.print(Text("Sweep", style="table.title"))
+    print_blocks(
+        console,
+        ["", *labels],
+        [
+            (f"{row.number} {row.overrides}", [(row.state, styles.get(row.state, "")), *_scores(row.scores, labels)])
+            for row in rows
+        ],
+        corner="job",
+    )
     for row in rows:
         if row.reason is not None and row.state != "refused":
             line = f"job {row.number} {row.state}: {row.reason}"
@@ -195,6 +191,10 @@ def duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _scores(of: Mapping[str, float], labels: Sequence[str]) -> list[Shown]:
+    return [(f"{of[label]:.1f}" if label in of else "-", "") for label in labels]
 
 
 def _cell(grid: Grid, system: str, column: str) -> str:

@@ -156,21 +156,22 @@ def test_a_table_fits_a_narrow_terminal_with_every_number_in_it(
     for seed in (1, 2):
         _score(table, plan, "full", seed, eng=90.0 + seed, fao=50.0 + seed)
         _score(table, plan, "bitfit", seed, eng=80.0 + seed, fao=40.0 + seed)
-    out = io.StringIO()
-    print_table(table.grid(plan.store, {}), Console(file=out, width=60))
-    assert max(map(len, out.getvalue().splitlines())) <= 60
-    for text in (
-        "A table",
-        "full FT",
-        "BitFit",
-        "91.5±0.7",
-        "51.5±0.7 (55.5)",
-        "81.5±0.7",
-        "41.5±0.7",
-        "avg",
-        "a note",
-    ):
-        assert text in out.getvalue(), text
+    for width in (60, 30):
+        out = io.StringIO()
+        print_table(table.grid(plan.store, {}), Console(file=out, width=width))
+        assert max(map(len, out.getvalue().splitlines())) <= width
+        for text in (
+            "A table",
+            "full FT",
+            "BitFit",
+            "91.5±0.7",
+            "51.5±0.7 (55.5)",
+            "81.5±0.7",
+            "41.5±0.7",
+            "avg",
+            "a note",
+        ):
+            assert text in out.getvalue(), text
 
 
 def test_the_saved_table_names_the_run_behind_every_value(

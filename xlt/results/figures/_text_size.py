@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xlt.results.figures.figure import COLOURS, MARKERS, Runs, log_axis
+from xlt.results.figures.figure import Looks, Runs, log_axis
 from xlt.results.store import RunStore
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def published_megabytes(grid: Grid) -> dict[str, float]:
 def scatter(
     axes: Axes,
     series: Mapping[str, Mapping[str, Sequence[float]]],
-    labels: Sequence[str],
+    looks: Looks,
     markers: Mapping[str, str] | None = None,
 ) -> None:
     """Languages by text and value, a colour a series, and a marker too unless the languages have theirs.
@@ -60,16 +60,15 @@ def scatter(
     Args:
         axes: drawn on.
         series: label -> language -> [megabytes, value].
-        labels: of all series that there are in the picture, in order.
+        looks: of the series.
         markers: by language.
     """
     top: dict[str, tuple[float, float]] = {}
     for label, points in series.items():
-        number = labels.index(label)
-        colour, own = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        look = looks(label)
         for language, (at, value) in points.items():
-            marker = own if markers is None else markers[language]
-            axes.plot([at], [value], color=colour, marker=marker, linestyle="", alpha=0.9)
+            marker = look["marker"] if markers is None else markers[language]
+            axes.plot([at], [value], color=look["color"], marker=marker, linestyle="", alpha=0.9)
             top[language] = (at, max(value, top.get(language, (at, value))[1]))
     for language, place in top.items():
         axes.annotate(language, place, xytext=(0, 5), textcoords="offset points", ha="center", fontsize=6.5)
@@ -78,15 +77,12 @@ def scatter(
     axes.set_xlabel("text of the language (MB)")
 
 
-def series_handles(labels: Sequence[str], marked: bool) -> list[Any]:
+def series_handles(labels: Iterable[str], looks: Looks, marked: bool) -> list[Any]:
     """What a legend shows for series; `marked`: each has a marker of its own."""
     from matplotlib.lines import Line2D
 
-    return [
-        Line2D([], [], color=COLOURS[n % len(COLOURS)], marker=MARKERS[n % len(MARKERS)] if marked else ".",
-               markersize=4.5 if marked else 9, linestyle="", label=label)
-        for n, label in enumerate(labels)
-    ]  # fmt: skip
+    shape: dict[str, Any] = {"markersize": 4.5} if marked else {"marker": ".", "markersize": 9}
+    return [Line2D([], [], **{**looks(label), **shape}, linestyle="", label=label) for label in labels]
 
 
 def as_points(values: Mapping[str, float], megabytes: Mapping[str, float]) -> dict[str, list[Any]]:

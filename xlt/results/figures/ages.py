@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from xlt.config import UsageError
 from xlt.modules import load_module
-from xlt.results.figures.figure import FigureConfig, Runs
+from xlt.results.figures.figure import FigureConfig, Looks, Runs
 from xlt.results.store import RunStore
 
 if TYPE_CHECKING:
@@ -35,11 +35,11 @@ def size(numbers: dict[str, Any]) -> tuple[float, float]:
     return 5.0, 3.4
 
 
-def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase) -> None:
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, looks: Looks) -> None:
     axes = figure.subplots()
     for label, shares in numbers.items():
         steps = [int(step) for step in shares]
-        axes.plot(steps, list(shares.values()), label=label)
+        axes.plot(steps, list(shares.values()), label=label, **looks(label))
     axes.set_xlabel("step at which an entry was last grown")
     axes.set_ylabel("entries of the module (%)")
     axes.set_ylim(bottom=0)

@@ -7,7 +7,7 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 from xlt.config import UsageError
-from xlt.results.figures.figure import FigureConfig, Runs
+from xlt.results.figures.figure import FigureConfig, Looks, Runs
 from xlt.results.store import RunStore
 
 if TYPE_CHECKING:
@@ -34,12 +34,12 @@ def size(numbers: dict[str, Any]) -> tuple[float, float]:
     return 5.0, 3.4
 
 
-def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase) -> None:
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, looks: Looks) -> None:
     axes = figure.subplots()
     for label, points in numbers.items():
         steps = [int(step) for step in points]
         means = [statistics.fmean(values) for values in points.values()]
-        (line,) = axes.plot(steps, means, label=label)
+        (line,) = axes.plot(steps, means, label=label, **looks(label))
         if any(len(values) > 1 for values in points.values()):
             low, high = [min(values) for values in points.values()], [max(values) for values in points.values()]
             axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.15, linewidth=0)

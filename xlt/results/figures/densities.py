@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from xlt.config import UsageError
-from xlt.results.figures.figure import FigureConfig, Runs
+from xlt.results.figures.figure import FigureConfig, Looks, Runs
 from xlt.results.store import RunStore
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def size(numbers: dict[str, Any]) -> tuple[float, float]:
     return max(1.9 + 0.55 * len(numbers["language"]), 4.2), max(1.4 + 0.42 * len(numbers["task"]), 2.8)
 
 
-def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase) -> None:
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, looks: Looks) -> None:
     scores = numbers["scores"]
     axes = figure.subplots()
     there = [value for row in scores for value in row if value is not None]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import math
 import pkgutil
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -20,11 +22,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import FigureBase
 
-    from xlt.results.table import Grid
+    from xlt.results.table import Grid, SystemConfig
 
 # Okabe and Ito's colours, which the colour-blind tell apart; a marker goes with each, for print without colours.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _STYLE = {
     "font.size": 9,
     "axes.titlesize": 9,
@@ -42,6 +44,8 @@ _STYLE = {
 _SUFFIXES = ("pdf", "png", "svg")
 _PAGE = 7.2
 """Inches across, of a picture of several panels."""
+_TITLE = 12
+"""Characters of a picture's title an inch."""
 _WIDE = 5.7
 """Inches from which a panel has a row of the page to itself."""
 Runs = Mapping[str, Sequence[Run]]
@@ -71,6 +75,27 @@ class Panel:
     grid: Grid
 
 
+class Looks:
+    """Colours and markers, by the label of what is drawn: it looks the same wherever it is in a picture.
+
+    Args:
+        order: labels that have their looks by their place here, whether all of them are drawn yet or not.
+    """
+
+    def __init__(self, order: Iterable[str] = ()) -> None:
+        self._places = {label: place for place, label in enumerate(order)}
+        self._numbers: dict[str, int] = {}
+
+    def __call__(self, label: str) -> dict[str, Any]:
+        """Its `color` and `marker`; no pair comes twice before all have come."""
+        if label not in self._numbers:
+            free = (number for number in itertools.count() if number not in self._numbers.values())
+            place = self._places.get(label)
+            self._numbers[label] = next(free) if place is None or place in self._numbers.values() else place
+        turn, number = divmod(self._numbers[label], len(_COLOURS))
+        return {"color": _COLOURS[number], "marker": _MARKERS[(number + turn) % len(_MARKERS)]}
+
+
 class Kind(Protocol):
     """What a file of this package offers."""
 
@@ -84,8 +109,8 @@ class Kind(Protocol):
     def size(self, numbers: dict[str, Any]) -> tuple[float, float]:
         """Width and height in inches that suit what `gather` returned."""
 
-    def draw(self, config: FigureConfig, numbers: dict[str, Any], figure: FigureBase) -> None:
-        """Draws what `gather` returned."""
+    def draw(self, config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, looks: Looks) -> None:
+        """Draws what `gather` returned; `looks` is shared by all panels of a picture."""
 
 
 def kinds() -> list[str]:
@@ -145,26 +170,31 @@ def save_panels(name: str, title: str, panels: Mapping[str, Panel], store: RunSt
 
 def _paint(drawn: Mapping[str, tuple[Kind, Panel, dict[str, Any]]], title: str, several: bool, stem: Path) -> None:
     import matplotlib
-    from cycler import cycler
     from matplotlib.figure import Figure
 
     sizes = [kind.size(numbers) for kind, _, numbers in drawn.values()]
     columns = 2 if len(drawn) > 1 and max(width for width, _ in sizes) < _WIDE else 1
     rows = math.ceil(len(drawn) / columns)
     wanted = sizes[0] if len(drawn) == 1 else (_PAGE, 0.4 + rows * max(min(height, 3.4) for _, height in sizes))
-    style = cycler(color=COLOURS) + cycler(marker=MARKERS)
-    with matplotlib.rc_context({**_STYLE, "axes.prop_cycle": style}):
+    systems = (pair for _, panel, _ in drawn.values() for pair in panel.grid.config.systems.items())
+    looks = Looks(dict.fromkeys(unsearched(name, system) for name, system in systems))
+    with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=wanted, layout="constrained")
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle(textwrap.fill(title, int(wanted[0] * _TITLE)), fontsize=10)
         parts = figure.subfigures(rows, columns, squeeze=False).flat
         for part, (heading, (kind, panel, numbers)) in zip(parts, drawn.items(), strict=False):
             if several:
                 part.suptitle(heading, fontsize=9, fontweight="bold")
-            kind.draw(panel.config, numbers, part)
+            kind.draw(panel.config, numbers, part, looks)
         for suffix in _SUFFIXES:
             temporary = stem.with_name(f".{stem.name}.{secrets.token_hex(6)}.{suffix}")
             figure.savefig(temporary, metadata={"Date": None} if suffix == "svg" else None)
             temporary.replace(stem.with_name(f"{stem.name}.{suffix}"))
+
+
+def unsearched(name: str, system: SystemConfig) -> str:
+    """A system's label without the setting of a search, which its name has too: `SYSTEM KEY=VALUE`."""
+    return system.label.removesuffix(name.partition(" ")[2]).strip()
 
 
 def published(grid: Grid, system: str, column: str) -> float | None:
@@ -172,20 +202,20 @@ def published(grid: Grid, system: str, column: str) -> float | None:
     return (grid.config.reference or {}).get(system, {}).get(column)
 
 
-def draw_lines(axes: Axes, lines: Mapping[str, Sequence[Point]], band: bool = False) -> None:
+def draw_lines(axes: Axes, lines: Mapping[str, Sequence[Point]], looks: Looks, band: bool = False) -> None:
     """A line a system through our means, spreads as bars or a band; dotted and hollow beside it what was published."""
-    for number, (label, points) in enumerate(lines.items()):
-        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+    for label, points in lines.items():
+        look = looks(label)
         ours = [point for point in points if point[1] is not None]
         at, means, spreads = ([point[which] or 0.0 for point in ours] for which in range(3))
         bars = None if band else spreads
-        axes.errorbar(at, means, yerr=bars, color=colour, marker=marker, capsize=2, elinewidth=0.9, label=label)
+        axes.errorbar(at, means, yerr=bars, capsize=2, elinewidth=0.9, label=label, **look)
         if band:
             low, high = ([m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
-            axes.fill_between(at, low, high, color=colour, alpha=0.15, linewidth=0)
+            axes.fill_between(at, low, high, color=look["color"], alpha=0.15, linewidth=0)
         theirs = [(point[0], point[3]) for point in points if point[3] is not None]
         if theirs:
-            axes.plot(*zip(*theirs, strict=True), color=colour, marker=marker, **PUBLISHED)
+            axes.plot(*zip(*theirs, strict=True), **look, **PUBLISHED)
 
 
 def log_axis(axes: Axes, values: Sequence[float]) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from xlt.config import UsageError
 from xlt.results.figures._text_size import as_points, published_megabytes, scatter, series_handles, text_megabytes
-from xlt.results.figures.figure import FigureConfig, Runs, published
+from xlt.results.figures.figure import FigureConfig, Looks, Runs, published
 from xlt.results.store import RunStore
 
 if TYPE_CHECKING:
@@ -45,12 +45,12 @@ def size(numbers: dict[str, Any]) -> tuple[float, float]:
     return (7.2 if len(numbers) > 1 else 5.0), 3.4
 
 
-def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase) -> None:
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, looks: Looks) -> None:
     all_axes = figure.subplots(1, len(numbers), squeeze=False)[0]
     labels = list(dict.fromkeys(label for series in numbers.values() for label in series))
     for axes, (part, series) in zip(all_axes, numbers.items(), strict=True):
-        scatter(axes, series, labels)
+        scatter(axes, series, looks)
         axes.axhline(0, color="0.4", linewidth=0.8)
         axes.set_title(part)
     all_axes[0].set_ylabel(f"{config.metric or 'score'} gained by\nlanguage adaptation")
-    figure.legend(handles=series_handles(labels, True), loc="outside lower center", ncols=4, fontsize=7)
+    figure.legend(handles=series_handles(labels, looks, True), loc="outside lower center", ncols=4, fontsize=7)

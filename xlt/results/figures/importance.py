@@ -9,7 +9,7 @@ import torch
 from xlt.config import UsageError
 from xlt.modules import load_module
 from xlt.modules.generator import Generator
-from xlt.results.figures.figure import FigureConfig, Runs
+from xlt.results.figures.figure import FigureConfig, Looks, Runs
 from xlt.results.store import RunStore
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def size(numbers: dict[str, Any]) -> tuple[float, float]:
     return 1.0 + 4.4 * len(numbers), 5.2
 
 
-def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase) -> None:
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, looks: Looks) -> None:
     all_axes = figure.subplots(1, len(numbers), squeeze=False)[0]
     for axes, (label, found) in zip(all_axes, numbers.items(), strict=True):
         names = found["features"][:_SHOWN]

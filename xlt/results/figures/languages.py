@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from xlt.config import UsageError
-from xlt.results.figures.figure import FigureConfig, Runs
+from xlt.results.figures.figure import FigureConfig, Looks, Runs
 from xlt.results.figures.overlap import chosen_entries
 from xlt.results.store import RunStore
 
@@ -40,7 +40,7 @@ def size(numbers: dict[str, Any]) -> tuple[float, float]:
     return max(across, 4.4), max(across - 0.5, 3.9)
 
 
-def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase) -> None:
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, looks: Looks) -> None:
     languages, pairs = numbers["languages"], numbers["pairs"]
     axes = figure.subplots()
     others = [[value if row != column else math.nan for column, value in enumerate(values)]

@@ -9,7 +9,7 @@ import torch
 
 from xlt.config import UsageError
 from xlt.modules import SparseDelta, load_module
-from xlt.results.figures.figure import FigureConfig, Runs
+from xlt.results.figures.figure import FigureConfig, Looks, Runs
 from xlt.results.store import RunStore
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def size(numbers: dict[str, Any]) -> tuple[float, float]:
     return 0.8 + 2.8 * len(numbers), 3.7
 
 
-def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase) -> None:
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, looks: Looks) -> None:
     image: Any = None
     all_axes = figure.subplots(1, len(numbers), squeeze=False)[0]
     for axes, (label, found) in zip(all_axes, numbers.items(), strict=True):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from xlt.config import UsageError
 from xlt.results.figures._text_size import as_points, published_megabytes, scatter, series_handles, text_megabytes
-from xlt.results.figures.figure import FigureConfig, Runs, published
+from xlt.results.figures.figure import FigureConfig, Looks, Runs, published
 from xlt.results.store import RunStore
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def size(numbers: dict[str, Any]) -> tuple[float, float]:
     return (7.2 if "thesis" in numbers else 5.0), 3.6
 
 
-def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase) -> None:
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, looks: Looks) -> None:
     from matplotlib.lines import Line2D
 
     parts = [part for part in ("ours", "thesis") if part in numbers]
@@ -55,7 +55,7 @@ def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase) -> N
     labels = list(dict.fromkeys(label for part in parts for label in numbers[part]))
     markers = {language: _MARKERS[known] for language, known in numbers["known"].items()}
     for axes, part in zip(all_axes, parts, strict=True):
-        scatter(axes, numbers[part], labels, markers)
+        scatter(axes, numbers[part], looks, markers)
         axes.set_title(part)
     score = config.metric or "score"
     all_axes[0].set_ylabel(f"{score}, relative to the source")
@@ -73,7 +73,7 @@ def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase) -> N
         )
         for known in used
     ]
-    handles = [*series_handles(labels, False), *handles]
+    handles = [*series_handles(labels, looks, False), *handles]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=7)
 
 

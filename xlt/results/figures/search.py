@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from xlt.config import UsageError
-from xlt.results.figures.figure import FigureConfig, Point, Runs, draw_lines, has_published, legend, published
+from xlt.results.figures.figure import FigureConfig, Looks, Point, Runs, draw_lines, has_published, legend, published
 from xlt.results.store import RunStore
 
 if TYPE_CHECKING:
@@ -46,13 +46,13 @@ def size(numbers: dict[str, Any]) -> tuple[float, float]:
     return (7.2 if columns > 1 else 4.0), 0.5 + 2.4 * -(-len(numbers) // _COLUMNS)
 
 
-def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase) -> None:
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, looks: Looks) -> None:
     columns = min(len(numbers), _COLUMNS)
     grid = figure.subplots(-(-len(numbers) // _COLUMNS), columns, squeeze=False, sharey=True)
     for spare in grid.flat[len(numbers) :]:
         spare.set_visible(False)
     for axes, found in zip(grid.flat, numbers.values(), strict=False):
-        draw_lines(axes, found["lines"])
+        draw_lines(axes, found["lines"], looks)
         ticks = sorted({point[0] for points in found["lines"].values() for point in points})
         axes.set_xscale("log" if ticks[0] > 0 else "symlog", **({} if ticks[0] > 0 else {"linthresh": ticks[1]}))
         axes.set_xticks(ticks, [f"{tick:.0e}" if 0 < tick < 0.01 else f"{tick:g}" for tick in ticks], fontsize=7)

@@ -6,7 +6,17 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from xlt.config import UsageError
-from xlt.results.figures.figure import FigureConfig, Point, Runs, draw_lines, has_published, legend, published
+from xlt.results.figures.figure import (
+    FigureConfig,
+    Looks,
+    Point,
+    Runs,
+    draw_lines,
+    has_published,
+    legend,
+    published,
+    unsearched,
+)
 from xlt.results.store import RunStore
 
 if TYPE_CHECKING:
@@ -29,7 +39,7 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
         if number is None:
             raise UsageError(f"table.figure.kind=settings: system {name} has no number to stand over; give a search")
         names.add(word)
-        label = system.label.removesuffix(setting).strip()
+        label = unsearched(name, system)
         for panel in grid.config.groups or (_AVERAGE,):
             cell, theirs = grid.cells[name][panel], published(grid, name, panel)
             ours = (cell.mean, cell.spread) if cell.values and system.label in runs else (None, None)
@@ -50,11 +60,11 @@ def size(numbers: dict[str, Any]) -> tuple[float, float]:
     return (1.4 + 2.6 * panels if panels > 1 else 5.0), 3.2
 
 
-def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase) -> None:
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, looks: Looks) -> None:
     panels = numbers["panels"]
     all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (panel, lines) in zip(all_axes, panels.items(), strict=True):
-        draw_lines(axes, lines)
+        draw_lines(axes, lines, looks)
         ticks = sorted({point[0] for points in lines.values() for point in points})
         axes.set_xscale("log")
         axes.set_xticks(ticks, [f"{tick:,.0f}" if tick >= 1 else f"{tick:g}" for tick in ticks])

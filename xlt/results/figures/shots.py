@@ -7,7 +7,7 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 from xlt.config import UsageError
-from xlt.results.figures.figure import FigureConfig, Point, Runs, draw_lines, has_published, legend, published
+from xlt.results.figures.figure import FigureConfig, Looks, Point, Runs, draw_lines, has_published, legend, published
 from xlt.results.store import RunStore
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ def size(numbers: dict[str, Any]) -> tuple[float, float]:
     return 5.0, 3.4
 
 
-def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase) -> None:
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, looks: Looks) -> None:
     axes = figure.subplots()
-    draw_lines(axes, numbers, band=True)
+    draw_lines(axes, numbers, looks, band=True)
     ticks = sorted({point[0] for points in numbers.values() for point in points})
     axes.set_xscale("symlog", linthresh=20)
     axes.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks])

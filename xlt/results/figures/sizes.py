@@ -5,7 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from xlt.config import UsageError
-from xlt.results.figures.figure import FigureConfig, Point, Runs, draw_lines, has_published, legend, log_axis, published
+from xlt.results.figures.figure import (
+    FigureConfig,
+    Looks,
+    Point,
+    Runs,
+    draw_lines,
+    has_published,
+    legend,
+    log_axis,
+    published,
+    unsearched,
+)
 from xlt.results.store import RunStore
 
 if TYPE_CHECKING:
@@ -23,10 +34,8 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
         if not of or not cell.values:
             continue
         share = 100 * store.result(of[0].fingerprint)["module"]["density"]
-        setting = name.partition(" ")[2]  # of a search: SYSTEM KEY=VALUE
-        label = system.label.removesuffix(setting).strip()
         point = [share, cell.mean, cell.spread, published(grid, name, "avg")]
-        numbers.setdefault(label, []).append(point)
+        numbers.setdefault(unsearched(name, system), []).append(point)
     if not numbers:
         raise UsageError("table.figure.kind=sizes: no system has all its columns yet")
     return {label: sorted(points, key=lambda point: point[0]) for label, points in numbers.items()}
@@ -36,9 +45,9 @@ def size(numbers: dict[str, Any]) -> tuple[float, float]:
     return 5.0, 3.4
 
 
-def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase) -> None:
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, looks: Looks) -> None:
     axes = figure.subplots()
-    draw_lines(axes, numbers)
+    draw_lines(axes, numbers, looks)
     log_axis(axes, [point[0] for points in numbers.values() for point in points])
     axes.set_xlabel("parameters trained (% of the model)")
     axes.set_ylabel(f"{config.metric or 'score'}, average over targets")

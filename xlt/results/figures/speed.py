@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from xlt.config import UsageError
-from xlt.results.figures.figure import COLOURS, MARKERS, FigureConfig, Runs
+from xlt.results.figures.figure import FigureConfig, Looks, Runs
 from xlt.results.store import RunStore
 
 if TYPE_CHECKING:
@@ -43,26 +44,23 @@ def size(numbers: dict[str, Any]) -> tuple[float, float]:
     return (7.2 if len(numbers) > 1 else 4.4), 3.4
 
 
-def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase) -> None:
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, looks: Looks) -> None:
     labels = list(dict.fromkeys(label for panel in numbers.values() for label in panel))
-    looks = {
-        label: {"color": COLOURS[n % len(COLOURS)], "marker": MARKERS[n % len(MARKERS)]}
-        for n, label in enumerate(labels)
-    }
     all_axes = figure.subplots(1, len(numbers), squeeze=False)[0]
     for axes, (panel, points) in zip(all_axes, numbers.items(), strict=True):
         for label, (at, score) in points.items():
-            axes.plot([at], [score], linestyle="", markersize=7, **looks[label])
+            look = looks(label)
+            axes.plot([at], [score], linestyle="", markersize=7, **look)
         whose, _, what = panel.partition(", ")
         axes.set_title(whose)
         axes.set_xlabel(what)
         axes.margins(0.18)
     all_axes[0].set_ylabel(f"{config.metric or 'score'}, average over benchmarks")
-    handles = [_handle(label, look) for label, look in looks.items()]
+    handles = [_handle(label, looks(label)) for label in labels]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4))
 
 
-def _handle(label: str, look: dict[str, Any]) -> Any:
+def _handle(label: str, look: Mapping[str, Any]) -> Any:
     from matplotlib.lines import Line2D
 
     return Line2D([], [], linestyle="", label=label, **look)

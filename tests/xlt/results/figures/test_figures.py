@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
 
 from xlt.config import UsageError, faults
 from xlt.modules import ModuleHeader, SparseDelta
 from xlt.modules.generator import AdapterGenerator, Generator
 from xlt.modules.sparse_delta import Entries
-from xlt.results.figures import FigureConfig, save_figure
+from xlt.results.figures import FigureConfig, save_figure, trade_off
+from xlt.results.figures.figure import Looks
 from xlt.results.planner import Plan, Run
 from xlt.results.store import RunStore
 from xlt.results.table import Cell, Grid, SystemConfig, TableConfig
@@ -160,26 +163,85 @@ def test_importance_sorts_features_by_their_columns_of_wv(finished: Callable[...
     _is_a_picture(picture)
 
 
+def _cost(store: RunStore, run: Run, flops: float, parameters: float) -> None:
+    records: dict[str, dict[str, Any]] = {
+        "a": {"source": "fao", "composition": "task", "cost": {"flops": flops, "parameters": parameters}},
+        "b": {"source": "eng", "composition": "task", "cost": {"flops": 0}},
+        "c": {"source": "fao", "composition": "task+language", "cost": {}},
+    }
+    store.add_evaluations(run.fingerprint, {key: {"metrics": {}, **record} for key, record in records.items()})
+
+
 def test_trade_off_puts_scores_over_operations_and_keeps_parameters(
     finished: Callable[..., Run], store: RunStore
 ) -> None:
-    figure = FigureConfig("trade_off", None)
     runs = {"LtSft": [finished(1, ([0], [0]))], "BiStil": [finished(2, ([0], [0])), finished(3, ([1], [1]))]}
     for of, flops in zip(runs.values(), (8e6, 4e6), strict=True):
         for number, run in enumerate(of):
-            cost = {"flops": flops, "parameters": 3e7 + number * 1e7}
-            records = {
-                "a": {"source": "fao", "language": "fao", "composition": "task", "metrics": {}, "cost": cost},
-                "b": {"source": "eng", "language": "eng", "composition": "task", "metrics": {}, "cost": {"flops": 0}},
-                "c": {"source": "fao", "language": "fao", "composition": "task+language", "metrics": {}, "cost": {}},
-            }
-            store.add_evaluations(run.fingerprint, records)
+            _cost(store, run, flops, 3e7 + number * 1e7)
     grid = _grid("cost", {"lt_sft": "LtSft", "tf": "BiStil"}, {"lt_sft": [60.0], "tf": [50.0, 52.0]})
-    _is_a_picture(save_figure(figure, runs, store, grid))
+    _is_a_picture(save_figure(FigureConfig("trade_off", None), runs, store, grid))
     found = _numbers(store, "cost")
-    assert found["LtSft"] == {"score": 60.0, "spread": None, "flops": 8e6, "parameters": 3e7, "published": None}
-    expected = {"score": 51.0, "spread": pytest.approx(2**0.5), "flops": 4e6, "parameters": 3.5e7, "published": None}
+    expected = {"score": 60.0, "spread": None, "flops": 8e6, "parameters": 3e7, "published": None, "whole": False}
+    assert found["LtSft"] == expected
+    expected |= {"score": 51.0, "spread": pytest.approx(2**0.5), "flops": 4e6, "parameters": 3.5e7}
     assert found["BiStil"] == expected
+
+
+@pytest.fixture
+def costly(finished: Callable[..., Run], store: RunStore) -> Callable[..., tuple[dict[str, list[Run]], Grid]]:
+    """`costly(LtSft=8, ...)`: runs of millions of operations, and parameters, and their table with published ones."""
+
+    def make(**flops: float) -> tuple[dict[str, list[Run]], Grid]:
+        runs = {label: [finished(seed, ([0], [0]))] for seed, label in enumerate(flops, 1)}
+        for label, of in runs.items():
+            _cost(store, of[0], flops[label] * 1e6, flops[label] * 1e6)
+        systems = {"st": "BiStil", "lt_sft": "LtSft", "large": "Large"}
+        scores = {name: [60.0] if label in flops else [] for name, label in systems.items()}
+        grid = _grid("cost", systems, scores)
+        facts = {"st": {"flops": 0.61}, "lt_sft": {"flops": 1.0}}
+        reference = {"st": {"avg": 41.0}, "lt_sft": {"avg": 43.8}}
+        grid = dataclasses.replace(grid, config=dataclasses.replace(grid.config, facts=facts, reference=reference))
+        grid.cells["lt_sft"]["fao"] = Cell(reason=None if "LtSft" in flops else "seed 1: killed")
+        return runs, grid
+
+    return make
+
+
+def test_operations_and_discs_are_relative_to_the_system_whose_published_operations_are_1(
+    costly: Callable[..., tuple[dict[str, list[Run]], Grid]], store: RunStore
+) -> None:
+    runs, grid = costly(BiStil=4, LtSft=8, Large=16)
+    figure = Figure()
+    numbers = trade_off.gather(FigureConfig("trade_off", None), runs, store, grid)
+    trade_off.draw(FigureConfig("trade_off", None), numbers, figure, Looks())
+    (axes,) = figure.axes
+    drawn = [disc for disc in axes.collections if isinstance(disc, PathCollection)]
+    discs = {float(disc.get_offsets()[0][0]): float(disc.get_sizes()[0]) for disc in drawn}
+    assert {at: area / discs[1.0] for at, area in discs.items()} == {0.5: 0.5, 1.0: 1.0, 2.0: 2.0}
+    assert axes.get_xlabel() == "operations an example, relative to LtSft"
+    assert axes.get_xlim()[1] > 2.0
+
+
+def test_a_trade_off_without_the_system_that_all_is_relative_to_says_which_is_missing(
+    costly: Callable[..., tuple[dict[str, list[Run]], Grid]], store: RunStore
+) -> None:
+    runs, grid = costly(BiStil=4)
+    said = "table.figure.kind=trade_off: operations are relative to LtSft, which is missing: seed 1: killed"
+    with pytest.raises(UsageError, match=f"^{said}$"):
+        save_figure(FigureConfig("trade_off", None), runs, store, grid)
+
+
+def test_a_trade_off_with_no_published_operations_shows_their_number(
+    costly: Callable[..., tuple[dict[str, list[Run]], Grid]], store: RunStore
+) -> None:
+    runs, grid = costly(BiStil=4)
+    grid = dataclasses.replace(grid, config=dataclasses.replace(grid.config, facts={}))
+    figure = Figure()
+    numbers = trade_off.gather(FigureConfig("trade_off", None), runs, store, grid)
+    trade_off.draw(FigureConfig("trade_off", None), numbers, figure, Looks())
+    (axes,) = figure.axes
+    assert axes.get_xlabel() == "operations an example" and axes.get_xlim()[1] > 4e6
 
 
 def test_a_trade_off_of_evaluations_without_costs_is_refused(finished: Callable[..., Run], store: RunStore) -> None:

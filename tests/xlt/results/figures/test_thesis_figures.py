@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from xlt.config import UsageError
 from xlt.modules import ModuleHeader, SparseDelta
 from xlt.modules.sparse_delta import Entries
 from xlt.results.figures import FigureConfig, Panel, save_figure, save_panels
+from xlt.results.figures.figure import Looks
 from xlt.results.planner import Plan, Run
 from xlt.results.store import RunStore
 from xlt.results.table import Cell, Grid, SearchConfig, SystemConfig, TableConfig
@@ -237,3 +239,70 @@ def test_a_picture_of_several_tables_leaves_out_those_with_nothing_to_show(
     assert numbers(store, "all") == {heading: {"X": [[10.0, 50.0, None, None]]} for heading in ("POS", "DP")}
     with pytest.raises(UsageError, match=r"NLI: table\.figure\.kind=sizes: no system"):
         save_panels("none", "", {"NER": panels["NER"], "NLI": panels["NLI"]}, store)
+
+
+def colours_in(path: Path | None) -> list[set[str]]:
+    """Of the lines and marks of an SVG with white ground, each panel's colours, in order."""
+    assert path is not None
+    panels = path.with_suffix(".svg").read_text().split('id="axes_')[1:]
+    return [set(re.findall(r"(?:stroke|fill): (#[0-9a-f]{6})", panel)) & set(SHADES) for panel in panels]
+
+
+SHADES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"]
+
+
+@pytest.mark.parametrize("kind", ["sizes", "trade_off", "settings", "gains", "resources"])
+def test_a_system_has_one_colour_in_all_panels_of_a_picture(
+    kind: str, with_text: Callable[..., Run], store: RunStore
+) -> None:
+    made = with_text(1, ace=500_000)
+    (store.folder(made.fingerprint) / "result.json").write_text(
+        json.dumps({"metric": "f1", "training": {"best/f1": 80.0}, "module": {"density": 0.1}})
+    )
+    record = {"source": "ace", "composition": "task", "metrics": {}, "cost": {"flops": 1e6, "parameters": 1e6}}
+    store.add_evaluations(made.fingerprint, {"ace": record})
+    panels = {}
+    for heading, names in {"POS": ["lt_sft", "rand", "mad_x"], "NER": ["lt_sft", "mad_x"], "NLI": ["mad_x"]}.items():
+        rows = [f"{name} cap=3" for name in names] if kind == "settings" else names
+        rows = [of for name in names for of in (name, f"{name}_la")] if kind == "gains" else rows
+        grid = grid_of(heading, {row: {"ace": [50.0], "avg": [50.0]} for row in rows})
+        for row in rows:
+            grid.cells[row]["ace"].backed_by = [made.fingerprint]
+        panels[heading] = Panel(FigureConfig(kind, "f1"), {row.upper(): [made] for row in rows}, grid)
+    picture, left_out = save_panels("same", "", panels, store)
+    is_a_picture(picture)
+    assert left_out == []
+    # Gains have two systems of the table to a series.
+    first, second, third = SHADES[::2] if kind == "gains" else SHADES[:3]
+    assert colours_in(picture) == [{first, second, third}, {first, third}, {third}]
+
+
+def test_a_system_keeps_its_colour_when_one_before_it_is_not_finished(run: Callable[..., Run], store: RunStore) -> None:
+    grid = grid_of("sizes", {"lt_sft": {"avg": []}, "mad_x": {"avg": [50.0]}, "rand": {"avg": [51.0]}})
+    runs = {label: [run(seed, module={"density": 0.1})] for seed, label in enumerate(("MAD_X", "RAND"))}
+    picture = save_figure(FigureConfig("sizes", "f1"), runs, store, grid)
+    assert colours_in(picture) == [{SHADES[1], SHADES[2]}]
+
+
+def test_of_many_systems_no_two_look_the_same() -> None:
+    looks = Looks()
+    seen = [tuple(looks(f"system {number}").values()) for number in range(49)]
+    assert len(set(seen)) == 49
+    assert tuple(looks("system 3").values()) == seen[3]
+
+
+def test_a_look_by_its_place_is_not_given_to_another() -> None:
+    looks = Looks(["a", "b"])
+    seen = [looks(label)["color"] for label in ("b", "x", "a", "y", "b")]
+    assert seen == [looks("b")["color"], "#0072B2", "#009E73", "#CC79A7", "#D55E00"]
+
+
+def test_a_title_that_is_wider_than_its_picture_is_wrapped(run: Callable[..., Run], store: RunStore) -> None:
+    grid = grid_of("sizes", {"a": {"avg": [50.0]}})
+    panels = {"": Panel(FigureConfig("sizes", "f1"), {"A": [run(1, module={"density": 0.1})]}, grid)}
+    title = "Distilled bilingual models: score, operations, parameters (thesis Figure 5.1)"
+    picture, _ = save_panels("sizes", title, panels, store)
+    assert picture is not None
+    text = picture.with_suffix(".svg").read_text()
+    assert title not in text
+    assert "Distilled bilingual models" in text and "(thesis Figure 5.1)" in text

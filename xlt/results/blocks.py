@@ -1,0 +1,106 @@
+"""Tables in the terminal, whatever its width: columns that do not fit stand in a block below, and no number is cut."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+Shown = tuple[str, str]
+"""A cell's text, `MEAN±SPREAD (PUBLISHED)` or a part of that, and the style it is printed in."""
+_LEAST_LABEL = 4
+_STACKING = ((" (", "\n("), ("±", "\n±"))
+
+
+def print_blocks(
+    console: Console,
+    headings: Sequence[str],
+    rows: Sequence[tuple[str, Sequence[Shown]]],
+    corner: str = "",
+    line_above: str | None = None,
+) -> None:
+    """Prints a table in as many blocks of columns as the console's width takes, each with the rows' labels.
+
+    Where a single column does not fit beside the labels, the published number goes on a line below ours, then the
+    spread too; labels are folded last. Nothing is read as markup.
+
+    Args:
+        console: where to; below 17 characters the table is wider than it.
+        headings: of the columns, without the labels'.
+        rows: label, and a cell a column.
+        corner: heading of the labels.
+        line_above: label of a row that is set off from those before it.
+    """
+    if not headings:
+        return
+    columns = [[shown[at][0] for _, shown in rows] for at in range(len(headings))]
+    labels = [corner, *(label for label, _ in rows)]
+    beside, widths, stacked = _layout(console.width, labels, headings, columns)
+    lines = stacked > 0 or any(cell_len(label) > beside for label in labels)
+    start = 0
+    while start < len(widths):
+        end = start + 1
+        while end < len(widths) and _across(beside, widths[start : end + 1]) <= console.width:
+            end += 1
+        block = Table(width=_across(beside, widths[start:end]), show_lines=lines)
+        block.add_column(Text(corner), width=beside, overflow="fold")
+        for heading, width in zip(headings[start:end], widths[start:end], strict=True):
+            block.add_column(Text(_broken(heading, width)), width=width, overflow="fold", justify="right")
+        for label, shown in rows:
+            if label == line_above:
+                block.add_section()
+            cells = (Text(_stacked(text, stacked), style) for text, style in shown[start:end])
+            block.add_row(Text(_broken(label, beside)), *cells)
+        console.print(block, crop=False)
+        start = end
+
+
+def _layout(
+    room: int, labels: Sequence[str], headings: Sequence[str], columns: Sequence[Sequence[str]]
+) -> tuple[int, list[int], int]:
+    """Width of the labels, widths of the columns, and how many parts of a cell have a line of their own."""
+    beside = max(map(cell_len, labels))
+    widths = [_widest([heading, *column]) for heading, column in zip(headings, columns, strict=True)]
+    if _across(beside, widths) <= room:
+        return beside, widths, 0
+    beside = min(beside, max(_widest_word(labels), room * 2 // 5))
+    stacked, widths = 0, [_widest(column) for column in columns]
+    while _across(beside, [max(widths)]) > room and stacked < len(_STACKING):
+        stacked += 1
+        widths = [_widest(_stacked(text, stacked) for text in column) for column in columns]
+    beside = min(beside, max(room - _across(0, [max(widths)]), _LEAST_LABEL))
+    most = max(room - _across(beside, [0]), *widths)
+    return beside, [max(w, min(_widest_word([of]), most)) for w, of in zip(widths, headings, strict=True)], stacked
+
+
+def _across(beside: int, widths: Sequence[int]) -> int:
+    """Characters that a table takes, its labels `beside` wide: each column has a space on both sides, and a line."""
+    return beside + sum(widths) + 3 * len(widths) + 4
+
+
+def _widest(texts: Iterable[str]) -> int:
+    return max((cell_len(line) for text in texts for line in text.splitlines()), default=0)
+
+
+def _widest_word(texts: Iterable[str]) -> int:
+    return max((cell_len(word) for text in texts for word in text.split()), default=0)
+
+
+def _stacked(text: str, parts: int) -> str:
+    """A cell with its published number (1) and its spread (2) on lines of their own."""
+    for before, after in _STACKING[:parts]:
+        text = text.replace(before, after)
+    return text
+
+
+def _broken(text: str, width: int) -> str:
+    """Words that are too long for the width broken after = and commas, so that no number is."""
+
+    def parts(word: re.Match[str]) -> str:
+        return word[0] if cell_len(word[0]) <= width else "\n".join(re.findall(r"[^=,]+[=,]*|[=,]+", word[0]))
+
+    return re.sub(r"\S+", parts, text)
