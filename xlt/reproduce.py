@@ -16,7 +16,7 @@ from xlt.cli import FAILURE, guarded, is_stray
 from xlt.compose import compose, hydra_ready, strangers
 from xlt.config import UsageError, faults
 from xlt.engine.training import Interrupted
-from xlt.results.execution import carry_out
+from xlt.results.execution import Outcome, carry_out
 from xlt.results.figures import FigureConfig, Panel, save_panels
 from xlt.results.page import save_page
 from xlt.results.planner import Plan
@@ -73,10 +73,11 @@ def reproduce(words: list[str]) -> int:
     if plan_only:
         return 0
     workers = make_workers(config.launcher, plan.store.root / "cluster")
+    outcome = Outcome()
     try:
-        outcome = carry_out(plan, workers, watch, JobReport(console, remaining, plan))
+        carry_out(plan, workers, watch, JobReport(console, remaining, plan), outcome)
     except Interrupted:
-        show(name, config, tables, plan, {}, console)
+        show(name, config, tables, plan, outcome.failures, console)
         raise
     grids = show(name, config, tables, plan, outcome.failures, console)
     if config.table.figure is not None:
