@@ -15,8 +15,12 @@ from typing import Any
 
 import pytest
 
+from tests.runs.conftest import Ended
+from tests.runs.translation_words import sentiment, translate_train
+from tests.translators import write_shelf
 from xlt.dashboard import workspace_of
 from xlt.reproduce import reproduce
+from xlt.tracking.wandb import WandbRun
 from xlt.tracking.wandb_file import records
 
 pytest.importorskip("wandb")
@@ -102,6 +106,43 @@ def test_a_page_of_the_table_lies_beside_it_and_leads_to_its_runs(tracked: tuple
     links = [(page.parent / link).resolve() for link in re.findall(r'href="(\.\./runs/[^"]+)"', text)]
     assert len({link.parent for link in links}) == 4 and all(link.is_file() for link in links)
     assert "LT-SFT, LT-SFT TA-only, seed 1" in text  # one run behind both systems
+
+
+def test_runs_that_wandb_was_not_told_of_are_done_and_sent_when_there_is_nothing_else_to_do(
+    nano_table: Callable[[Path], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError("W&B could not upload")
+
+    words = [*nano_table(tmp_path), "tracker.wandb=offline"]
+    with monkeypatch.context() as patch:
+        for name in ("trained", "evaluated"):
+            patch.setattr(WandbRun, name, fail)
+        assert reproduce(words) == 0
+    assert "✕ failed" not in (tmp_path / "tables" / "quickstart.html").read_text(encoding="utf-8")
+    for expected in (1, 0):  # sittings more, by the same command given twice
+        before = len(list(tmp_path.glob("runs/*/wandb/offline-run-*")))
+        assert reproduce(words) == 0
+        assert len(list(tmp_path.glob("runs/*/wandb/offline-run-*"))) == before + 4 * expected
+    for folder in (file.parent for file in tmp_path.glob("runs/*/manifest.json")):
+        assert [end.exit_code for end in _records(folder, "exit")][-1] == 0
+        made = {artifact.name for artifact in _records(folder, "artifact") if not artifact.use_after_commit}
+        assert f"module-{folder.name}" in made
+        lines = (folder / "metrics.jsonl").read_text().count("\n")
+        assert [row for row, _, _ in _steps(folder)] == list(range(lines))
+
+
+def test_translations_and_what_learns_from_them_end_well_at_wandb(
+    command: Callable[..., Ended], tiny_bert: Path, tmp_path: Path
+) -> None:
+    write_shelf(tmp_path / "data")
+    words = [*sentiment(tmp_path / "data", tiny_bert, tmp_path), *translate_train(), "tracker.wandb=offline"]
+    ended = command(*words)
+    assert ended.code == 0 and not [line for line in ended.lines if "not all was sent" in line], ended.lines
+    jobs = {}
+    for folder in (file.parent for file in tmp_path.glob("runs/*/manifest.json")):
+        jobs[_records(folder, "run")[0].job_type] = {end.exit_code for end in _records(folder, "exit")}
+    assert jobs == {"base model": {0}, "translation": {0}, "task module": {0}}
 
 
 def test_a_run_killed_outright_goes_on_in_the_same_one_without_gap_or_repetition(
