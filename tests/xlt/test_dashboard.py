@@ -62,6 +62,18 @@ def test_a_table_of_averages_has_the_panels_of_its_parts() -> None:
     assert workspace.columns == ["summary:best/accuracy", "summary:best/las", "summary:best/f1"]
 
 
+@pytest.mark.parametrize("table", ["importance_mini", "spiel_ages_mini", "instruct_curves_mini", "figure_7_4"])
+def test_a_table_without_columns_has_its_curves(table: str) -> None:
+    sections = workspace_of([f"table={table}"]).sections
+    assert next(iter(sections)) == "Learning curves" and "Scores" not in sections
+    assert {panel.kind for panel in sections["Learning curves"]} == {"lines"}
+
+
+def test_a_table_without_runs_is_one_line() -> None:
+    with pytest.raises(UsageError, match=r"table=spiel_ages_mini: it has no runs; there is nothing to show"):
+        workspace_of(["table=spiel_ages_mini", "~table.systems.spiel_ag", "~table.systems.spiel_ma"])
+
+
 def test_wandbs_own_object_says_the_same() -> None:
     pytest.importorskip("wandb_workspaces")
     workspace = workspace_of(WORDS)

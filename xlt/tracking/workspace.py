@@ -73,7 +73,7 @@ def table_workspace(group: str, tables: Sequence[TableConfig], overrides: Sequen
         tables: the table, or its parts.
         overrides: the user's, for every run.
     Raises:
-        UsageError: an override does not compose.
+        UsageError: an override does not compose, or the table has no runs.
     """
     scores: dict[str, Panel] = {}
     curves: dict[str, dict[str, Panel]] = {"Learning curves": {}, "Learning curves of language modules": {}}
@@ -83,7 +83,8 @@ def table_workspace(group: str, tables: Sequence[TableConfig], overrides: Sequen
         compositions = list(dict.fromkeys(system.composition for system in table.systems.values()))
         for system in table.systems.values():
             words = [f"experiment={system.experiment}", *table.overrides, *system.overrides, *overrides]
-            config = compose([word.replace("{column}", table.sources[0]) for word in words])
+            column = table.sources[0] if table.sources else ""  # a table may have curves only
+            config = compose([word.replace("{column}", column) for word in words])
             tracker = config.tracker
             columns[f"summary:best/{_part(config, 'task').metric}"] = None
             for panel in _curves(config):
@@ -96,8 +97,11 @@ def table_workspace(group: str, tables: Sequence[TableConfig], overrides: Sequen
                 metric = SCORE if column in config.data.benchmarks else table.metric
                 names = tuple(score_name(column, composition, metric) for composition in compositions)
                 scores[f"{column} {metric}"] = Panel("bars", f"{column} {metric}", names)
-    grid = Panel("table", "every evaluation", ("evaluation",))
-    sections = {"Scores": [grid, *scores.values()]} | {name: list(of.values()) for name, of in curves.items() if of}
+    if tracker is None:
+        raise UsageError(f"table={group}: it has no runs; there is nothing to show")
+    sections = {name: list(of.values()) for name, of in curves.items() if of}
+    if scores:
+        sections = {"Scores": [Panel("table", "every evaluation", ("evaluation",)), *scores.values()], **sections}
     return Workspace(f"xlt {group}", tracker.project, tracker.entity, group, list(columns), sections)
 
 
