@@ -24,6 +24,7 @@ from xlt.results.render import JobReport, duration, print_plan, print_table, tab
 from xlt.results.store import RunStore
 from xlt.results.table import Grid, ReproductionConfig, SystemConfig, Table, TableConfig, averages
 from xlt.results.workers import make_workers
+from xlt.tracking.wandb import name_in_table
 from xlt.tracking.watch import send_unsent, watch
 
 _OWN = ("table", "seeds", "launcher", "output_dir", "scale")
@@ -61,6 +62,7 @@ def reproduce(words: list[str]) -> int:
         tables, faulty = make_tables(name, config, own, others, plan)
     if faulty:
         raise UsageError(*faulty)
+    name_in_table(name, tables.values(), plan.runs.values())
     started = time.monotonic()
     remaining = len(plan.to_train()) + len(plan.to_evaluate())
     if show_only:

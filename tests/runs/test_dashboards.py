@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -65,6 +66,26 @@ def test_every_run_of_a_table_is_in_its_group_with_all_that_its_metrics_file_has
         assert list(_steps(folder)) == [(row, line["phase"], line["step"]) for row, line in enumerate(lines)]
         assert {ended.exit_code for ended in _records(folder, "exit")} == {0}
     assert sorted(jobs.values()) == ["base model", "language module", "language module", "task module"]
+
+
+def test_a_bar_for_each_system_of_the_table_though_they_share_a_method_and_runs(
+    tracked: tuple[list[str], Path], nano_table: Callable[[Path], list[str]], tmp_path: Path
+) -> None:
+    names: dict[str, list[str]] = {}
+    out = tmp_path / "outputs"
+    shutil.copytree(tracked[1], out)
+    words = [word for word in nano_table(out) if word != "~table.systems.random_sft"]
+    words += ["tracker.wandb=offline", "table.systems.lt_sft.label=Sparse", "table.systems.random_sft.label=Twice"]
+    assert (
+        reproduce([*words, "table.systems.random_sft.overrides=['method=lt_sft','data.sources.eng.upsample=2']"]) == 0
+    )
+    for folder in (file.parent for file in out.glob("runs/*/manifest.json")):
+        said = _records(folder, "run")[-1]
+        assert "table:quickstart" in said.tags
+        (systems,) = (json.loads(item.value_json) for item in said.config.update if item.key == "systems")
+        names.setdefault(said.job_type, []).append(systems["quickstart"])
+    assert sorted(names.pop("task module")) == ["Sparse, LT-SFT TA-only", "Twice"]
+    assert names == {"base model": ["base model, full"], "language module": ["language module, lt_sft"] * 2}
 
 
 def test_lineage_and_scores_of_a_composed_evaluation_are_those_of_the_store(tracked: tuple[list[str], Path]) -> None:

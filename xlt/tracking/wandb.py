@@ -14,8 +14,12 @@ from xlt.engine.build import build_method, build_task
 from xlt.engine.run import MODULE_FILE
 from xlt.results.planner import Run
 from xlt.results.store import RunStore
+from xlt.results.table import Table
 from xlt.tracking.told import Told
 from xlt.tracking.wandb_file import rows_kept, wait_for_end
+
+SYSTEMS = "systems"
+"""In a run's config at W&B: table -> what the run is called there."""
 
 _ID_DIGITS = 16
 _TAGGED_LANGUAGES = 12
@@ -49,6 +53,7 @@ class WandbRun:
         self._task = build_task(run.config.task)
         self._folder.mkdir(parents=True, exist_ok=True)
         self._told = Told.read(self._folder, tracker)
+        self._told.systems |= run.systems  # with those of other tables: tags may replace those that W&B has
         name = run.fingerprint[:_ID_DIGITS]
         self._offline = tracker.wandb == "offline"
         kept = rows_kept(self._folder, name) if self._offline else 0
@@ -59,11 +64,11 @@ class WandbRun:
                 project=tracker.project,
                 group=tracker.group,
                 job_type=job_type(run),
-                tags=tags(run),
+                tags=[*tags(run), *map(table_tag, self._told.systems)],
                 name=run.label,
                 id=name,
                 resume="allow",
-                config={**_about(run), **plain(run.config)},
+                config={**_about(run), SYSTEMS: self._told.systems, **plain(run.config)},
                 dir=str(self._folder),
                 settings=wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True),
             )
@@ -220,6 +225,33 @@ def tags(run: Run) -> list[str]:
     languages = sorted({source.language for source in run.config.data.sources.values()})
     told = languages if len(languages) <= _TAGGED_LANGUAGES else [f"{len(languages)} languages"]
     return list(dict.fromkeys([build_task(run.config.task).name, str(build_method(run.config.method).name), *told]))
+
+
+def table_tag(table: str) -> str:
+    """Of all runs that a table needs, whichever made them."""
+    return f"table:{table}"
+
+
+def name_in_table(table: str, parts: Iterable[Table], runs: Iterable[Run]) -> None:
+    """Names the runs of a plan for the dashboards of a table, by the systems that show them.
+
+    A run behind several systems bears the labels of all, one that only others stand on what it leaves and its method.
+    Each table has names of its own, and W&B keeps those that other tables gave: a run that this one only uses is
+    told of it when the plan has been carried out.
+
+    Args:
+        table: its name.
+        parts: the table itself, or those whose averages it shows.
+        runs: all that it needs.
+    """
+    labels: dict[str, dict[str, None]] = {}
+    for part in parts:
+        for label, shown in part.runs().items():
+            for run in shown:
+                labels.setdefault(run.fingerprint, {})[label] = None
+    for run in runs:
+        name = ", ".join(labels.get(run.fingerprint, ()))
+        run.systems[table] = name or f"{job_type(run)}, {build_method(run.config.method).name}"
 
 
 def _about(run: Run) -> dict[str, Any]:

@@ -74,6 +74,32 @@ def test_a_run_says_where_it_belongs_and_what_it_is(make_run: Callable[..., Run]
     assert config["train"]["batch_size"] == run.config.train.batch_size
 
 
+def _places(run: Run, store: RunStore) -> tuple[list[str], dict[str, str]]:
+    """The tables that a run is tagged with, and what it is called in each, as W&B was told last."""
+    said = _all(run, store, "run")[-1]
+    config = {item.key: json.loads(item.value_json) for item in said.config.update}
+    return [tag for tag in said.tags if tag.startswith("table:")], config["systems"]
+
+
+def test_a_run_has_its_name_in_every_table_that_asks_for_it_also_in_one_that_found_it_done(
+    make_run: Callable[..., Run], store: RunStore
+) -> None:
+    run = make_run()
+    run.systems = {"first": "LT-SFT"}
+    watcher = _tracked(run, store)
+    watcher.trained()
+    watcher.close()
+    assert _places(run, store) == (["table:first"], {"first": "LT-SFT"})
+    again = make_run()
+    again.systems = {"second": "LT-SFT, LT-SFT TA-only"}
+    send_unsent([again], store)
+    both = {"first": "LT-SFT", "second": "LT-SFT, LT-SFT TA-only"}
+    assert _places(run, store) == (["table:first", "table:second"], both)
+    sittings = len(_sittings(run, store))
+    send_unsent([run, again], store)
+    assert len(_sittings(run, store)) == sittings
+
+
 @pytest.mark.parametrize(
     ("experiment", "overrides", "leaves"),
     [
