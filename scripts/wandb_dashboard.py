@@ -3,8 +3,8 @@
     python scripts/wandb_dashboard.py table=quickstart
     python scripts/wandb_dashboard.py table=4.2 scale=thesis tracker.project=xlt tracker.entity=TEAM
 
-Scores by language with their spread over seeds, learning curves by phase, and every evaluation; of the runs that
-`scripts/reproduce_table.py table=NAME tracker=wandb` has sent.
+Scores by language and system with their spread over seeds, learning curves by phase, and every evaluation; of the runs
+that `scripts/reproduce_table.py table=NAME tracker=wandb` has sent or, where another table had made them, tagged.
 """
 
 from xlt.dashboard import main

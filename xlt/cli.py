@@ -147,7 +147,7 @@ def run(config: DictConfig, *, evaluate: bool = True) -> tuple[int, float | None
     from xlt.results.render import print_evaluations, print_plan
     from xlt.results.store import RunStore
     from xlt.results.workers import make_workers
-    from xlt.tracking.watch import watch
+    from xlt.tracking.watch import send_unsent, watch
 
     console = Console(stderr=True, quiet=not Processes.join().leads)
     store = RunStore(config.output_dir)
@@ -157,6 +157,7 @@ def run(config: DictConfig, *, evaluate: bool = True) -> tuple[int, float | None
     if len(plan.runs) > 1:
         print_plan(plan, console)
     outcome = carry_out(plan, make_workers(asked.config.launcher, store.root / "cluster"), watch)
+    send_unsent(plan.runs.values(), store)
     if outcome.refused:
         raise UsageError(*(outcome.failures[fingerprint] for fingerprint in outcome.refused))
     for fingerprint, reason in outcome.failures.items():

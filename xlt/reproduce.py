@@ -24,7 +24,8 @@ from xlt.results.render import JobReport, duration, print_plan, print_table, tab
 from xlt.results.store import RunStore
 from xlt.results.table import Grid, ReproductionConfig, SystemConfig, Table, TableConfig, averages
 from xlt.results.workers import make_workers
-from xlt.tracking.watch import watch
+from xlt.tracking.wandb import name_in_table
+from xlt.tracking.watch import send_unsent, watch
 
 _OWN = ("table", "seeds", "launcher", "output_dir", "scale")
 _OPTIONS = ("--plan", "--show")
@@ -61,6 +62,7 @@ def reproduce(words: list[str]) -> int:
         tables, faulty = make_tables(name, config, own, others, plan)
     if faulty:
         raise UsageError(*faulty)
+    name_in_table(name, tables.values(), plan.runs.values())
     started = time.monotonic()
     remaining = len(plan.to_train()) + len(plan.to_evaluate())
     if show_only:
@@ -84,6 +86,7 @@ def reproduce(words: list[str]) -> int:
         picture, _ = save_panels(name, config.table.title, panels(config.table.figure, tables, grids), plan.store)
         if picture is not None:
             console.print(f"figure: {picture}", highlight=False, markup=False, soft_wrap=True)
+    send_unsent(plan.runs.values(), plan.store)
     done = f"{len(outcome.done)} jobs in {duration(time.monotonic() - started)}" if outcome.done else "nothing to do"
     console.print(done, highlight=False)
     return FAILURE if outcome.failures else 0

@@ -25,7 +25,7 @@ from xlt.results.planner import Plan, Run
 from xlt.results.render import JobReport, SweepRow, mean_scores, print_plan, print_sweep
 from xlt.results.store import RunStore
 from xlt.results.workers import make_workers
-from xlt.tracking.watch import watch
+from xlt.tracking.watch import send_unsent, watch
 
 USAGE = 2
 FAILURE = 1
@@ -158,6 +158,7 @@ class Sweep:
             rows = [self._row(job, plan, outcome) for job in self.jobs]
             print_sweep(rows, Console())
             self._save(rows, plan, outcome)
+        send_unsent(plan.runs.values(), plan.store)
         return USAGE if refused else FAILURE if outcome.failures else 0
 
     def _row(self, job: SweepJob, plan: Plan, outcome: Outcome) -> SweepRow:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +16,12 @@ from typing import Any
 
 import pytest
 
+from tests.runs.conftest import Ended
+from tests.runs.translation_words import sentiment, translate_train
+from tests.translators import write_shelf
 from xlt.dashboard import workspace_of
 from xlt.reproduce import reproduce
+from xlt.tracking.wandb import WandbRun
 from xlt.tracking.wandb_file import records
 
 pytest.importorskip("wandb")
@@ -63,6 +68,26 @@ def test_every_run_of_a_table_is_in_its_group_with_all_that_its_metrics_file_has
     assert sorted(jobs.values()) == ["base model", "language module", "language module", "task module"]
 
 
+def test_a_bar_for_each_system_of_the_table_though_they_share_a_method_and_runs(
+    tracked: tuple[list[str], Path], nano_table: Callable[[Path], list[str]], tmp_path: Path
+) -> None:
+    names: dict[str, list[str]] = {}
+    out = tmp_path / "outputs"
+    shutil.copytree(tracked[1], out)
+    words = [word for word in nano_table(out) if word != "~table.systems.random_sft"]
+    words += ["tracker.wandb=offline", "table.systems.lt_sft.label=Sparse", "table.systems.random_sft.label=Twice"]
+    assert (
+        reproduce([*words, "table.systems.random_sft.overrides=['method=lt_sft','data.sources.eng.upsample=2']"]) == 0
+    )
+    for folder in (file.parent for file in out.glob("runs/*/manifest.json")):
+        said = _records(folder, "run")[-1]
+        assert "table:quickstart" in said.tags
+        (systems,) = (json.loads(item.value_json) for item in said.config.update if item.key == "systems")
+        names.setdefault(said.job_type, []).append(systems["quickstart"])
+    assert sorted(names.pop("task module")) == ["Sparse, LT-SFT TA-only", "Twice"]
+    assert names == {"base model": ["base model, full"], "language module": ["language module, lt_sft"] * 2}
+
+
 def test_lineage_and_scores_of_a_composed_evaluation_are_those_of_the_store(tracked: tuple[list[str], Path]) -> None:
     (folder,) = (file.parent for file in (tracked[1] / "runs").glob("*/evaluation.json"))
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -102,6 +127,43 @@ def test_a_page_of_the_table_lies_beside_it_and_leads_to_its_runs(tracked: tuple
     links = [(page.parent / link).resolve() for link in re.findall(r'href="(\.\./runs/[^"]+)"', text)]
     assert len({link.parent for link in links}) == 4 and all(link.is_file() for link in links)
     assert "LT-SFT, LT-SFT TA-only, seed 1" in text  # one run behind both systems
+
+
+def test_runs_that_wandb_was_not_told_of_are_done_and_sent_when_there_is_nothing_else_to_do(
+    nano_table: Callable[[Path], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError("W&B could not upload")
+
+    words = [*nano_table(tmp_path), "tracker.wandb=offline"]
+    with monkeypatch.context() as patch:
+        for name in ("trained", "evaluated"):
+            patch.setattr(WandbRun, name, fail)
+        assert reproduce(words) == 0
+    assert "✕ failed" not in (tmp_path / "tables" / "quickstart.html").read_text(encoding="utf-8")
+    for expected in (1, 0):  # sittings more, by the same command given twice
+        before = len(list(tmp_path.glob("runs/*/wandb/offline-run-*")))
+        assert reproduce(words) == 0
+        assert len(list(tmp_path.glob("runs/*/wandb/offline-run-*"))) == before + 4 * expected
+    for folder in (file.parent for file in tmp_path.glob("runs/*/manifest.json")):
+        assert [end.exit_code for end in _records(folder, "exit")][-1] == 0
+        made = {artifact.name for artifact in _records(folder, "artifact") if not artifact.use_after_commit}
+        assert f"module-{folder.name}" in made
+        lines = (folder / "metrics.jsonl").read_text().count("\n")
+        assert [row for row, _, _ in _steps(folder)] == list(range(lines))
+
+
+def test_translations_and_what_learns_from_them_end_well_at_wandb(
+    command: Callable[..., Ended], tiny_bert: Path, tmp_path: Path
+) -> None:
+    write_shelf(tmp_path / "data")
+    words = [*sentiment(tmp_path / "data", tiny_bert, tmp_path), *translate_train(), "tracker.wandb=offline"]
+    ended = command(*words)
+    assert ended.code == 0 and not [line for line in ended.lines if "not all was sent" in line], ended.lines
+    jobs = {}
+    for folder in (file.parent for file in tmp_path.glob("runs/*/manifest.json")):
+        jobs[_records(folder, "run")[0].job_type] = {end.exit_code for end in _records(folder, "exit")}
+    assert jobs == {"base model": {0}, "translation": {0}, "task module": {0}}
 
 
 def test_a_run_killed_outright_goes_on_in_the_same_one_without_gap_or_repetition(

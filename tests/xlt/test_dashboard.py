@@ -38,7 +38,7 @@ def test_without_an_account_all_that_would_be_created_is_said(capsys: pytest.Cap
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("No account of W&B here")
     assert said[2] == "workspace 'xlt quickstart' in us/languages"
-    assert said[3] == "  runs: Group == 'quickstart', grouped by job type; columns summary:best/accuracy"
+    assert said[3] == "  runs: tagged 'table:quickstart', grouped by job type; columns summary:best/accuracy"
     assert "    bars: fao accuracy [evaluation/fao/task/accuracy, evaluation/fao/task_with_language/accuracy]" in said
     assert "    lines: sparse: loss [sparse/loss] over sparse/step" in said
     assert said[4:6] == ["  section 'Scores', 12 panels", "    table: every evaluation [evaluation]"]
@@ -58,8 +58,20 @@ def test_a_table_of_averages_has_the_panels_of_its_parts() -> None:
     titles = {panel.title for panel in workspace.sections["Scores"]}
     assert {"sme accuracy", "sme uas", "bam accuracy", "bam uas"} <= titles
     assert {title.split()[1] for title in titles if title.split()[0] != "every"} == {"accuracy", "uas", "las", "f1"}
-    assert workspace.group == "thesis_4_2"
+    assert workspace.table == "thesis_4_2"
     assert workspace.columns == ["summary:best/accuracy", "summary:best/las", "summary:best/f1"]
+
+
+@pytest.mark.parametrize("table", ["importance_mini", "spiel_ages_mini", "instruct_curves_mini", "figure_7_4"])
+def test_a_table_without_columns_has_its_curves(table: str) -> None:
+    sections = workspace_of([f"table={table}"]).sections
+    assert next(iter(sections)) == "Learning curves" and "Scores" not in sections
+    assert {panel.kind for panel in sections["Learning curves"]} == {"lines"}
+
+
+def test_a_table_without_runs_is_one_line() -> None:
+    with pytest.raises(UsageError, match=r"table=spiel_ages_mini: it has no runs; there is nothing to show"):
+        workspace_of(["table=spiel_ages_mini", "~table.systems.spiel_ag", "~table.systems.spiel_ma"])
 
 
 def test_wandbs_own_object_says_the_same() -> None:
@@ -74,7 +86,8 @@ def test_wandbs_own_object_says_the_same() -> None:
     bars = next(panel for panel in shown if panel["config"].get("chartTitle") == "fao accuracy")
     assert bars["config"]["metrics"] == [f"evaluation/fao/{c}/accuracy" for c in ("task", "task_with_language")]
     assert (bars["config"]["groupAgg"], bars["config"]["groupArea"]) == ("mean", "stddev")
-    assert "quickstart" in text and "'group'" in text and "jobType" in text
+    assert {panel["config"].get("groupBy") for panel in shown} == {"systems.value.quickstart", None}  # the grid: none
+    assert "{'section': 'run', 'name': 'tags'}, 'op': 'IN', 'value': ['table:quickstart']" in text and "jobType" in text
 
 
 @pytest.mark.parametrize("where", ["environment", "netrc", "own server", "nowhere"])

@@ -235,6 +235,7 @@ def _translate(run: Run, store: RunStore, watcher_for: WatcherFor) -> None:
         try:
             translate_source(run.config, run.standing, run.translation, store.folder(run.fingerprint), watcher)
             store.record_manifest(run.fingerprint, run.config, run.identity, run.kind, run.depends_on)
+            watcher.trained()
         finally:
             watcher.close()
 

@@ -51,6 +51,7 @@ class Run:
         evaluation_needs: fingerprints of runs that its evaluations need besides.
         evaluation_model: folder or hub id of the model that is evaluated.
         translation: what it translates; None for a run that trains.
+        systems: table that asks for it -> what the run is called in it, for dashboards.
     """
 
     fingerprint: str
@@ -61,6 +62,7 @@ class Run:
     evaluation_needs: set[str] = field(default_factory=set)
     evaluation_model: str | None = None
     translation: TranslationJob | None = None
+    systems: dict[str, str] = field(default_factory=dict)
 
     @property
     def depends_on(self) -> dict[str, str]:

@@ -14,7 +14,12 @@ from xlt.engine.build import build_method, build_task
 from xlt.engine.run import MODULE_FILE
 from xlt.results.planner import Run
 from xlt.results.store import RunStore
+from xlt.results.table import Table
+from xlt.tracking.told import Told
 from xlt.tracking.wandb_file import rows_kept, wait_for_end
+
+SYSTEMS = "systems"
+"""In a run's config at W&B: table -> what the run is called there."""
 
 _ID_DIGITS = 16
 _TAGGED_LANGUAGES = 12
@@ -27,7 +32,8 @@ class WandbRun:
 
     It follows `metrics.jsonl`: row N of W&B's history is record N of the file. What W&B has is not sent again when a
     run goes back to its saved state (it comes out the same), and what W&B lacks is sent from the file: after a kill,
-    or where the run began without W&B. Evaluations follow as a row more, with a table.
+    or where the run began without W&B. Evaluations follow as a row more, with a table. What of the rest W&B has been
+    told is recorded when its client has ended well.
 
     Args:
         run: its config says mode, project, entity and group.
@@ -46,6 +52,8 @@ class WandbRun:
         self._asked, self._store, self._folder = run, store, store.folder(run.fingerprint)
         self._task = build_task(run.config.task)
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._told = Told.read(self._folder, tracker)
+        self._told.systems |= run.systems  # with those of other tables: tags may replace those that W&B has
         name = run.fingerprint[:_ID_DIGITS]
         self._offline = tracker.wandb == "offline"
         kept = rows_kept(self._folder, name) if self._offline else 0
@@ -56,11 +64,11 @@ class WandbRun:
                 project=tracker.project,
                 group=tracker.group,
                 job_type=job_type(run),
-                tags=tags(run),
+                tags=[*tags(run), *map(table_tag, self._told.systems)],
                 name=run.label,
                 id=name,
                 resume="allow",
-                config={**_about(run), **plain(run.config)},
+                config={**_about(run), SYSTEMS: self._told.systems, **plain(run.config)},
                 dir=str(self._folder),
                 settings=wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True),
             )
@@ -68,7 +76,6 @@ class WandbRun:
             told = " ".join(str(error).split())
             raise UsageError(f"tracker.wandb={tracker.wandb}: {told}; or give tracker.wandb=offline") from error
         self._sent = kept if self._offline else self._run.step
-        self._is_new = not self._sent
         self._record = 0
         self._phases: set[str] = set()
         self._complete = False
@@ -108,22 +115,24 @@ class WandbRun:
         return self._record
 
     def trained(self) -> None:
-        """Sums up, and logs the module as an artifact that comes of those it stands on."""
+        """Sums up, and logs the module, if there is one, as an artifact that comes of those it stands on."""
+        self._send_records()
         result = self._store.result(self._asked.fingerprint)
         facts = {f"module/{name}": value for name, value in result.get("module", {}).items()}
         self._run.summary.update({**result["training"], **facts})
         if self._asked.config.tracker.artifacts:
-            self._use(self._store.module_file(needed) for needed in self._asked.depends_on.values())
-            self._run.log_artifact(self._artifact(self._folder / MODULE_FILE))
-        self._complete = True
+            needed = (self._store.module_file(needed) for needed in self._asked.depends_on.values())
+            self._use(file for file in needed if file.is_file())  # a translation leaves none
+            if (self._folder / MODULE_FILE).is_file():
+                self._run.log_artifact(self._artifact(self._folder / MODULE_FILE))
+        self._told.trained = self._complete = True
 
     def evaluated(self, records: Mapping[str, Mapping[str, Any]]) -> None:
         """The evaluation grid as a table, its scores in the summary, the modules in use as what the run stands on."""
         import wandb
 
-        lines = len(self._store.metrics(self._asked.fingerprint))
-        self.rewind(lines)
-        if self._is_new:  # trained without W&B
+        lines = self._send_records()
+        if not self._told.trained:
             self.trained()
         wanted = self._asked.evaluations
         modules = {key: [file.path for file in wanted[key].modules] if key in wanted else [] for key in records}
@@ -140,12 +149,30 @@ class WandbRun:
         self._run.summary.update(scores)
         if self._asked.config.tracker.artifacts:
             self._use({path for paths in modules.values() for path in paths} - {self._folder / MODULE_FILE})
+        self._told.scores = sorted({*self._told.scores, *wanted.keys() & records.keys()})
+        self._complete = True
+
+    def send(self) -> None:
+        """Tells W&B what it lacks of a run that is trained, and perhaps evaluated."""
+        if self._told.unscored(self._asked, self._store):
+            self.evaluated(self._store.evaluations(self._asked.fingerprint))
+        elif not self._told.trained:
+            self.trained()
         self._complete = True
 
     def close(self) -> None:
         self._run.finish(exit_code=0 if self._complete else 1)
+        ended = True
         if self._offline:  # the next sitting, perhaps of another process, begins with what this one has written
-            wait_for_end(Path(self._run.dir).parent / f"run-{self._run.id}.wandb")
+            ended = wait_for_end(Path(self._run.dir).parent / f"run-{self._run.id}.wandb")
+        if ended:
+            self._told.write(self._folder, self._asked.config.tracker)
+
+    def _send_records(self) -> int:
+        """Sends what W&B lacks of the metrics file; returns how many records that has."""
+        lines = len(self._store.metrics(self._asked.fingerprint))
+        self.rewind(lines)
+        return lines
 
     def _log(self, values: Mapping[str, Any], row: int) -> None:
         self._run.log(dict(values), step=row, commit=True)
@@ -198,6 +225,33 @@ def tags(run: Run) -> list[str]:
     languages = sorted({source.language for source in run.config.data.sources.values()})
     told = languages if len(languages) <= _TAGGED_LANGUAGES else [f"{len(languages)} languages"]
     return list(dict.fromkeys([build_task(run.config.task).name, str(build_method(run.config.method).name), *told]))
+
+
+def table_tag(table: str) -> str:
+    """Of all runs that a table needs, whichever made them."""
+    return f"table:{table}"
+
+
+def name_in_table(table: str, parts: Iterable[Table], runs: Iterable[Run]) -> None:
+    """Names the runs of a plan for the dashboards of a table, by the systems that show them.
+
+    A run behind several systems bears the labels of all, one that only others stand on what it leaves and its method.
+    Each table has names of its own, and W&B keeps those that other tables gave: a run that this one only uses is
+    told of it when the plan has been carried out.
+
+    Args:
+        table: its name.
+        parts: the table itself, or those whose averages it shows.
+        runs: all that it needs.
+    """
+    labels: dict[str, dict[str, None]] = {}
+    for part in parts:
+        for label, shown in part.runs().items():
+            for run in shown:
+                labels.setdefault(run.fingerprint, {})[label] = None
+    for run in runs:
+        name = ", ".join(labels.get(run.fingerprint, ()))
+        run.systems[table] = name or f"{job_type(run)}, {build_method(run.config.method).name}"
 
 
 def _about(run: Run) -> dict[str, Any]:

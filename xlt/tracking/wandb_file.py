@@ -59,11 +59,16 @@ def rows_kept(folder: Path, name: str) -> int:
     return max(steps, default=-1) + 1
 
 
-def wait_for_end(file: Path) -> None:
-    """Returns when the client has written the end of a finished sitting, which it does behind the program's back."""
+def wait_for_end(file: Path) -> bool:
+    """Returns when the client has written the end of a finished sitting, which it does behind the program's back.
+
+    Returns:
+        Whether it has; false if that takes too long.
+    """
     deadline = time.monotonic() + _SECONDS_TO_END
     while time.monotonic() < deadline:
         last = records(file, max(file.stat().st_size // _BLOCK - 1, 0))
         if any(record.WhichOneof("record_type") == "exit" for record in last):
-            return
+            return True
         time.sleep(0.01)
+    return False

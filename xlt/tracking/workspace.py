@@ -18,15 +18,14 @@ from xlt.engine.benchmarks import SCORE
 from xlt.engine.build import build_method, build_task
 from xlt.methods.method import Budget
 from xlt.results.table import TableConfig
-from xlt.tracking.wandb import score_name
+from xlt.tracking.wandb import SYSTEMS, score_name, table_tag
 
 _SERVER = "https://api.wandb.ai"
-_METHOD = "method_name"  # in a run's config at W&B
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture. `kind`: bars (of summaries, by method, seeds as spread), lines (over `x`), or table."""
+    """A picture. `kind`: bars (of summaries), lines (over `x`), both by system with seeds as spread, or table."""
 
     kind: str
     title: str
@@ -44,7 +43,7 @@ class Workspace:
 
     Attributes:
         name, project, entity: where it is; no entity: the account's own.
-        group: of the runs it shows.
+        table: whose runs it shows.
         columns: pinned in the list of runs.
         sections: heading -> its panels.
     """
@@ -52,28 +51,28 @@ class Workspace:
     name: str
     project: str
     entity: str | None
-    group: str
+    table: str
     columns: list[str] = field(default_factory=list)
     sections: dict[str, list[Panel]] = field(default_factory=dict)
 
     def lines(self) -> Iterator[str]:
         """All of it in words."""
         yield f"workspace {self.name!r} in {self.entity or 'your entity'}/{self.project}"
-        yield f"  runs: Group == {self.group!r}, grouped by job type; columns {', '.join(self.columns)}"
+        yield f"  runs: tagged {table_tag(self.table)!r}, grouped by job type; columns {', '.join(self.columns)}"
         for heading, panels in self.sections.items():
             yield f"  section {heading!r}, {len(panels)} panels"
             yield from (f"    {panel}" for panel in panels)
 
 
-def table_workspace(group: str, tables: Sequence[TableConfig], overrides: Sequence[str]) -> Workspace:
+def table_workspace(name: str, tables: Sequence[TableConfig], overrides: Sequence[str]) -> Workspace:
     """The workspace for a table's runs.
 
     Args:
-        group: the table's name.
+        name: of the table.
         tables: the table, or its parts.
         overrides: the user's, for every run.
     Raises:
-        UsageError: an override does not compose.
+        UsageError: an override does not compose, or the table has no runs.
     """
     scores: dict[str, Panel] = {}
     curves: dict[str, dict[str, Panel]] = {"Learning curves": {}, "Learning curves of language modules": {}}
@@ -83,7 +82,8 @@ def table_workspace(group: str, tables: Sequence[TableConfig], overrides: Sequen
         compositions = list(dict.fromkeys(system.composition for system in table.systems.values()))
         for system in table.systems.values():
             words = [f"experiment={system.experiment}", *table.overrides, *system.overrides, *overrides]
-            config = compose([word.replace("{column}", table.sources[0]) for word in words])
+            column = table.sources[0] if table.sources else ""  # a table may have curves only
+            config = compose([word.replace("{column}", column) for word in words])
             tracker = config.tracker
             columns[f"summary:best/{_part(config, 'task').metric}"] = None
             for panel in _curves(config):
@@ -96,9 +96,12 @@ def table_workspace(group: str, tables: Sequence[TableConfig], overrides: Sequen
                 metric = SCORE if column in config.data.benchmarks else table.metric
                 names = tuple(score_name(column, composition, metric) for composition in compositions)
                 scores[f"{column} {metric}"] = Panel("bars", f"{column} {metric}", names)
-    grid = Panel("table", "every evaluation", ("evaluation",))
-    sections = {"Scores": [grid, *scores.values()]} | {name: list(of.values()) for name, of in curves.items() if of}
-    return Workspace(f"xlt {group}", tracker.project, tracker.entity, group, list(columns), sections)
+    if tracker is None:
+        raise UsageError(f"table={name}: it has no runs; there is nothing to show")
+    sections = {name: list(of.values()) for name, of in curves.items() if of}
+    if scores:
+        sections = {"Scores": [Panel("table", "every evaluation", ("evaluation",)), *scores.values()], **sections}
+    return Workspace(f"xlt {name}", tracker.project, tracker.entity, name, list(columns), sections)
 
 
 def _curves(config: DictConfig) -> Iterator[Panel]:
@@ -151,11 +154,11 @@ def as_wandb(workspace: Workspace, entity: str) -> Any:
     import wandb_workspaces.workspaces as ws
 
     sections = [
-        ws.Section(name=heading, panels=[_as_wandb(panel) for panel in panels], is_open=number == 0)
+        ws.Section(name=heading, panels=[_as_wandb(panel, workspace.table) for panel in panels], is_open=number == 0)
         for number, (heading, panels) in enumerate(workspace.sections.items())
     ]
     runs = ws.RunsetSettings(
-        filters=[ws.Metric("Group") == workspace.group],
+        filters=[ws.Tags().isin([table_tag(workspace.table)])],
         groupby=[ws.Metric("JobType")],
         pinned_columns=list(workspace.columns),
     )
@@ -164,12 +167,13 @@ def as_wandb(workspace: Workspace, entity: str) -> Any:
     )
 
 
-def _as_wandb(panel: Panel) -> Any:
+def _as_wandb(panel: Panel, table: str) -> Any:
     import wandb_workspaces.reports.v2 as wr
 
     if panel.kind == "table":
         return wr.WeavePanelSummaryTable(table_name=panel.metrics[0])
-    shared: dict[str, Any] = {"title": panel.title, "groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
+    by = wr.Config(f"{SYSTEMS}.{table}")
+    shared = {"title": panel.title, "groupby": by, "groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
     if panel.kind == "bars":
-        return wr.BarPlot(metrics=list(panel.metrics), groupby=wr.Config(_METHOD), **shared)
-    return wr.LinePlot(x=panel.x, y=list(panel.metrics), groupby=wr.Config(_METHOD), **shared)
+        return wr.BarPlot(metrics=list(panel.metrics), **shared)
+    return wr.LinePlot(x=panel.x, y=list(panel.metrics), **shared)

@@ -11,15 +11,17 @@ from typing import Any
 import pytest
 
 from xlt.config import UsageError
+from xlt.engine.run import ALONE, Composition
 from xlt.engine.watching import Silence
 from xlt.results.planner import Run
 from xlt.results.store import RunStore
 from xlt.tracking.jsonl import MetricsFile
+from xlt.tracking.told import Told, lacks
 from xlt.tracking.wandb import WandbRun, job_type, tags
 from xlt.tracking.wandb_file import records
-from xlt.tracking.watch import Watchers, watch
+from xlt.tracking.watch import Watchers, send_unsent, watch
 
-pytest.importorskip("wandb")
+wandb = pytest.importorskip("wandb")
 
 RECORDS = {
     "k1": {"source": "fao", "language": "fao", "composition": "task", "metrics": {"macro_f1": 40.0, "accuracy": 50.0}},
@@ -53,7 +55,7 @@ def _summary(run: Run, store: RunStore) -> dict[str, Any]:
 
 
 def _tracked(run: Run, store: RunStore) -> Watchers:
-    return Watchers([MetricsFile(store.folder(run.fingerprint)), WandbRun(run, store)])
+    return Watchers([MetricsFile(store.folder(run.fingerprint)), WandbRun(run, store)], run.label)
 
 
 def _step(watcher: Watchers, phase: str, step: int) -> None:
@@ -70,6 +72,32 @@ def test_a_run_says_where_it_belongs_and_what_it_is(make_run: Callable[..., Run]
     config = {item.key: json.loads(item.value_json) for item in said.config.update}
     assert config["fingerprint"] == run.fingerprint and config["stands_on"] == run.depends_on
     assert config["train"]["batch_size"] == run.config.train.batch_size
+
+
+def _places(run: Run, store: RunStore) -> tuple[list[str], dict[str, str]]:
+    """The tables that a run is tagged with, and what it is called in each, as W&B was told last."""
+    said = _all(run, store, "run")[-1]
+    config = {item.key: json.loads(item.value_json) for item in said.config.update}
+    return [tag for tag in said.tags if tag.startswith("table:")], config["systems"]
+
+
+def test_a_run_has_its_name_in_every_table_that_asks_for_it_also_in_one_that_found_it_done(
+    make_run: Callable[..., Run], store: RunStore
+) -> None:
+    run = make_run()
+    run.systems = {"first": "LT-SFT"}
+    watcher = _tracked(run, store)
+    watcher.trained()
+    watcher.close()
+    assert _places(run, store) == (["table:first"], {"first": "LT-SFT"})
+    again = make_run()
+    again.systems = {"second": "LT-SFT, LT-SFT TA-only"}
+    send_unsent([again], store)
+    both = {"first": "LT-SFT", "second": "LT-SFT, LT-SFT TA-only"}
+    assert _places(run, store) == (["table:first", "table:second"], both)
+    sittings = len(_sittings(run, store))
+    send_unsent([run, again], store)
+    assert len(_sittings(run, store)) == sittings
 
 
 @pytest.mark.parametrize(
@@ -244,6 +272,137 @@ def test_evaluations_go_to_the_same_run_as_a_table_that_names_the_modules(
     assert {artifact.name for artifact in later if artifact.use_after_commit} == {"module-fafafafafafa"}
 
 
+def _modules(run: Run, store: RunStore) -> set[str]:
+    """Names of the modules that W&B was given as what the run made."""
+    return {a.name for a in _all(run, store, "artifact") if a.type == "module" and not a.use_after_commit}
+
+
+@pytest.mark.parametrize("lost", ["trained", "evaluated", "finish"])
+def test_an_error_after_the_run_is_recorded_is_a_line_and_the_next_command_makes_it_good(
+    lost: str,
+    make_run: Callable[..., Run],
+    store: RunStore,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = make_run("tracker.progress=false")
+
+    told = getattr(wandb.Run, lost, None)
+
+    def fail(*arguments: Any, **settings: Any) -> None:
+        if told is not None:
+            told(*arguments, **settings)
+        raise OSError("could not\nupload")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WandbRun if told is None else wandb.Run, lost, fail)
+        training = _tracked(run, store)
+        training.begin_phase("train", 0, 1)
+        _step(training, "train", 1)
+        training.trained()
+        training.close()
+        store.add_evaluations(run.fingerprint, RECORDS)
+        evaluation = _tracked(run, store)
+        evaluation.evaluated(store.evaluations(run.fingerprint))
+        evaluation.close()
+    line = f"xlt: {run.label}: not all was sent: OSError: could not upload; the same command sends the rest"
+    assert set(capsys.readouterr().err.splitlines()) == {line}
+    send_unsent([run], store)
+    assert _summary(run, store)["evaluation/fao/task_with_language/macro_f1"] == 60.0
+    assert _summary(run, store)["module/density"] == 0.08
+    assert _modules(run, store) == {"module-abababababab"}
+    assert [ended.exit_code for ended in _all(run, store, "exit")][-1] == 0
+    assert [row["train/step"] for row in _history(run, store) if "train/step" in row] == [1]
+    sittings = len(_sittings(run, store))
+    send_unsent([run], store)
+    assert len(_sittings(run, store)) == sittings
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("killed_before", ["trained", "evaluated"])
+def test_what_a_kill_kept_from_wandb_is_sent_by_the_next_command(
+    killed_before: str, make_run: Callable[..., Run], store: RunStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run()
+    training = _tracked(run, store)
+    _step(training, "train", 1)
+    if killed_before == "evaluated":
+        training.trained()
+        store.add_evaluations(run.fingerprint, RECORDS)
+    training.close()  # a client that outlives the program
+    send_unsent([run], store)
+    assert f"W&B had not been told all of {run.label}: wandb sync" in capsys.readouterr().err
+    assert _modules(run, store) == {"module-abababababab"}
+    assert ("evaluation/fao/task/accuracy" in _summary(run, store)) == (killed_before == "evaluated")
+    assert [ended.exit_code for ended in _all(run, store, "exit")][-1] == 0
+
+
+def test_a_run_that_was_made_without_wandb_is_sent_by_the_first_command_that_asks_for_it(
+    make_run: Callable[..., Run], store: RunStore
+) -> None:
+    silent, run = make_run("tracker.wandb='off'"), make_run()
+    MetricsFile(store.folder(run.fingerprint)).metrics("train", 1, {"loss": 1.0})
+    store.add_evaluations(run.fingerprint, RECORDS)
+    send_unsent([silent], store)
+    assert _sittings(run, store) == []
+    store.module_file(run.fingerprint).parent.joinpath("result.json").rename(store.root / "result.json")
+    send_unsent([run], store)
+    assert _sittings(run, store) == []  # not trained: nothing to tell yet
+    (store.root / "result.json").rename(store.folder(run.fingerprint) / "result.json")
+    send_unsent([run], store)
+    assert _history(run, store)[0] == {"row": 0, "train/step": 1, "train/loss": 1.0}
+    assert _modules(run, store) == {"module-abababababab"} and "best/accuracy" in _summary(run, store)
+    assert _summary(run, store)["evaluation/fao/task/accuracy"] == 50.0
+
+
+def test_another_place_and_other_evaluations_are_told_what_they_lack(
+    make_run: Callable[..., Run], store: RunStore
+) -> None:
+    run = make_run()
+    store.add_evaluations(run.fingerprint, RECORDS)
+    send_unsent([run], store)
+    folder, tracker = store.folder(run.fingerprint), run.config.tracker
+    assert Told.read(folder, tracker) == Told(trained=True, scores=["k1", "k2"]) and not lacks(run, store)
+    online = make_run("tracker.wandb=online", "tracker.entity=us")
+    assert lacks(online, store)
+    Told(trained=True, scores=["k1", "k2"]).write(folder, online.config.tracker)
+    assert not lacks(online, store) and lacks(make_run("tracker.wandb=online", "tracker.entity=them"), store)
+    run.evaluations["old"] = Composition("mmlu", ALONE, (), "mmlu")  # another table wants this one of it
+    assert lacks(run, store)
+    send_unsent([run], store)
+    assert _summary(run, store)["evaluation/mmlu/task/score"] == 25.0 and not lacks(run, store)
+
+
+def test_after_an_error_the_rest_is_left_to_the_next_command(
+    make_run: Callable[..., Run],
+    store: RunStore,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked: list[str] = []
+
+    def unreachable(**settings: Any) -> None:
+        asked.append(settings["id"])
+        raise wandb.errors.CommError("no route to host")
+
+    monkeypatch.setattr(wandb, "init", unreachable)
+    send_unsent([make_run(), make_run()], store)
+    assert len(asked) == 1 and "CommError: no route to host; the same command" in capsys.readouterr().err
+
+
+def test_a_translation_is_complete_without_a_module_and_so_is_what_learned_from_it(
+    make_run: Callable[..., Run], store: RunStore
+) -> None:
+    run = make_run()
+    for fingerprint in (run.fingerprint, run.depends_on["eng"]):
+        store.module_file(fingerprint).unlink()
+    watcher = _tracked(run, store)
+    watcher.trained()
+    watcher.close()
+    assert {artifact.name for artifact in _all(run, store, "artifact")} == {"module-babababababa"}
+    assert [ended.exit_code for ended in _all(run, store, "exit")] == [0]
+
+
 def test_without_artifacts_no_module_leaves_the_machine(make_run: Callable[..., Run], store: RunStore) -> None:
     run = make_run("tracker.artifacts=false")
     watcher = _tracked(run, store)
@@ -287,8 +446,6 @@ def test_an_absent_client_is_one_line(
 def test_online_without_an_account_is_one_line(
     make_run: Callable[..., Run], store: RunStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    import wandb
-
     def refuse(**settings: Any) -> None:
         assert settings["mode"] == "online"
         raise wandb.errors.UsageError("No API key configured.\nUse `wandb login` to log in.")
@@ -343,7 +500,7 @@ def test_every_watcher_hears_every_event(make_run: Callable[..., Run]) -> None:
             self.events.append(records)
 
     ears = [Heard(), Heard()]
-    watchers = Watchers(ears)
+    watchers = Watchers(ears, "a run")
     watchers.trained()
     watchers.evaluated(RECORDS)
     assert [ear.events for ear in ears] == [["trained", RECORDS]] * 2

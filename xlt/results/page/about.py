@@ -31,14 +31,17 @@ class State:
 
 
 def state_of(run: Run, plan: Plan, failures: Mapping[str, str]) -> State:
-    """The run's state as the store has it now, and the failures of this sitting."""
+    """The run's state as the store has it now, and the failures of this sitting.
+
+    A run that is trained and evaluated is there, whatever an earlier sitting recorded as a failure.
+    """
     store, fingerprint = plan.store, run.fingerprint
-    reason = failures.get(fingerprint) or store.failure(fingerprint)
+    trained, lacking = store.is_trained(fingerprint), len(plan.missing_evaluations(run))
+    reason = failures.get(fingerprint) or (None if trained and not lacking else store.failure(fingerprint))
     if reason is not None:
         return State("failed", f"failed: {reason}")
-    if not store.is_trained(fingerprint):
+    if not trained:
         return State("partial", "interrupted") if store.has_state(fingerprint) else State("missing", "missing")
-    lacking = len(plan.missing_evaluations(run))
     return State("partial", f"{lacking} evaluations missing") if lacking else State("exists", "exists")
 
 

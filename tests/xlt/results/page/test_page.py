@@ -109,6 +109,14 @@ def test_a_failure_of_an_earlier_sitting_and_a_half_finished_run_are_shown_too(
     assert "✕ failed: no luck" in seen and "◐ 3 evaluations missing" in seen
 
 
+def test_a_run_that_is_done_is_not_failed_by_an_old_failure(
+    page_of: Callable[..., str], three: list[Run], plan: Plan
+) -> None:
+    plan.store.record_failure(three[0].fingerprint, "its process died")
+    assert "● 3 exist ○ 2 missing" in _visible(page_of(three))
+    assert "✕ failed" in _visible(page_of(three, failures={three[0].fingerprint: "out of memory"}))
+
+
 def test_all_that_the_runs_and_their_evaluations_stand_on_is_in_the_plan_and_nothing_else(
     page_of: Callable[..., str], three: list[Run], planned: Callable[..., Run], words: tuple[str, ...], plan: Plan
 ) -> None:
