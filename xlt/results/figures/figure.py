@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import FigureBase
 
-    from xlt.results.table import Grid, SystemConfig
+    from xlt.results.table import Cell, Grid, SystemConfig
 
 # Okabe and Ito's colours, which the colour-blind tell apart; a marker goes with each, for print without colours.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -195,6 +195,13 @@ def _paint(drawn: Mapping[str, tuple[Kind, Panel, dict[str, Any]]], title: str, 
 def unsearched(name: str, system: SystemConfig) -> str:
     """A system's label without the setting of a search, which its name has too: `SYSTEM KEY=VALUE`."""
     return system.label.removesuffix(name.partition(" ")[2]).strip()
+
+
+def by_seed(cell: Cell, runs: Sequence[Run]) -> dict[int, float]:
+    """Seed -> a column's value; seeds without one are left out. Not for averages, which have several runs a value."""
+    seeds = {run.fingerprint: run.config.seed for run in runs}
+    pairs = zip(cell.backed_by, cell.values, strict=True)
+    return {seeds[fingerprint]: value for fingerprint, value in pairs if fingerprint in seeds}
 
 
 def published(grid: Grid, system: str, column: str) -> float | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import TYPE_CHECKING, Any
 
 from xlt.config import UsageError
 from xlt.results.figures._text_size import as_points, published_megabytes, scatter, series_handles, text_megabytes
-from xlt.results.figures.figure import FigureConfig, Looks, Runs, published
+from xlt.results.figures.figure import FigureConfig, Looks, Runs, by_seed, published
 from xlt.results.store import RunStore
 
 if TYPE_CHECKING:
@@ -19,17 +20,23 @@ _WITHOUT = "_la"
 
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
-    """`ours` and `thesis`: system -> language -> [megabytes of text, gain in points]."""
+    """`ours` and `thesis`: system -> language -> [megabytes of text, gain in points].
+
+    Ours is the mean over the seeds that have a score with and without adaptation.
+    """
     sizes, their_sizes = text_megabytes(runs, store), published_megabytes(grid)
     numbers: dict[str, dict[str, Any]] = {"ours": {}, "thesis": {}}
     for name, system in grid.config.systems.items():
-        without = grid.cells.get(name + _WITHOUT)
-        if without is None:
+        bare = grid.config.systems.get(name + _WITHOUT)
+        if bare is None:
             continue
+        of, of_bare = runs.get(system.label, ()), runs.get(bare.label, ())
         ours, theirs = {}, {}
         for column in grid.config.sources:
-            if grid.cells[name][column].values and without[column].values:
-                ours[column] = grid.cells[name][column].mean - without[column].mean
+            adapted = by_seed(grid.cells[name][column], of)
+            without = by_seed(grid.cells[name + _WITHOUT][column], of_bare)
+            if both := adapted.keys() & without.keys():
+                ours[column] = statistics.fmean(adapted[seed] - without[seed] for seed in both)
             pair = published(grid, name, column), published(grid, name + _WITHOUT, column)
             if pair[0] is not None and pair[1] is not None:
                 theirs[column] = round(pair[0] - pair[1], 6)

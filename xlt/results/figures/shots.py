@@ -7,7 +7,17 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 from xlt.config import UsageError
-from xlt.results.figures.figure import FigureConfig, Looks, Point, Runs, draw_lines, has_published, legend, published
+from xlt.results.figures.figure import (
+    FigureConfig,
+    Looks,
+    Point,
+    Runs,
+    by_seed,
+    draw_lines,
+    has_published,
+    legend,
+    published,
+)
 from xlt.results.store import RunStore
 
 if TYPE_CHECKING:
@@ -19,16 +29,21 @@ _LINES = {"": "SFT", "adapter_": "adapters"}
 
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
-    """Kind of module -> its points by the number of shots; the spread is over the target languages."""
+    """Kind of module -> its points by the number of shots, over the seeds that all target languages have.
+
+    The spread is over the languages.
+    """
     numbers: dict[str, list[Point]] = {}
     for name, system in grid.config.systems.items():
         named = re.fullmatch(r"(\w*?)k(\d+)", name)
         if named is None or named[1] not in _LINES:
             raise UsageError(f"table.figure.kind=shots: system {name} is not called kNUMBER or adapter_kNUMBER")
-        means = [cell.mean for column in grid.config.sources if (cell := grid.cells[name][column]).values]
-        whole = len(means) == len(grid.config.sources) and system.label in runs
-        spread = statistics.stdev(means) if whole and len(means) > 1 else None
-        point = [float(named[2]), statistics.fmean(means) if whole else None, spread, published(grid, name, "avg")]
+        columns = grid.config.average or grid.config.sources
+        found = [by_seed(grid.cells[name][column], runs.get(system.label, ())) for column in columns]
+        seeds = set.intersection(*map(set, found)) if found else set()
+        means = [statistics.fmean(of[seed] for seed in seeds) for of in found] if seeds else []
+        spread = statistics.stdev(means) if len(means) > 1 else None
+        point = [float(named[2]), statistics.fmean(means) if means else None, spread, published(grid, name, "avg")]
         numbers.setdefault(_LINES[named[1]], []).append(point)
     if all(point[1] is None for points in numbers.values() for point in points):
         raise UsageError("table.figure.kind=shots: no system has all its columns yet")

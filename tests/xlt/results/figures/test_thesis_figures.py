@@ -55,6 +55,14 @@ def grid_of(name: str, scores: Scores, **changes: Any) -> Grid:
     return Grid(name, config, [1], cells)
 
 
+def back(grid: Grid, runs: dict[str, list[Run]], **of: dict[str, list[Run]]) -> None:
+    """Puts behind a cell's values the first runs of its system; or those that are given, system -> column -> runs."""
+    for name, row in grid.cells.items():
+        for column, cell in row.items():
+            behind = of.get(name, {}).get(column, runs.get(grid.config.systems[name].label, []))
+            cell.backed_by = [run.fingerprint for run in behind[: len(cell.values)]]
+
+
 def numbers(store: RunStore, name: str) -> dict[str, Any]:
     return json.loads((store.root / "tables" / f"{name}.figure.json").read_text())["numbers"]
 
@@ -78,12 +86,27 @@ def test_shots_have_a_line_for_sfts_and_one_for_adapters_with_the_languages_spre
         "adapter_k0": {"ace": [50.0], "ban": [], "avg": []},
     }
     grid = grid_of("shots", scores, reference={"k0": {"avg": 80.0}, "adapter_k0": {"avg": 75.0}})
-    runs = {label: [run(seed)] for seed, label in enumerate(("K0", "K20", "ADAPTER_K0"))}
+    first, second = run(1), run(2)
+    runs = {"K0": [first, second], "K20": [first], "ADAPTER_K0": [first]}
+    back(grid, runs)
     is_a_picture(save_figure(FigureConfig("shots", "macro-F1"), runs, store, grid))
     # Languages 61 and 71, then 64 and 74: a standard deviation of sqrt(50). Adapters lack a language.
     found = numbers(store, "shots")
     assert found["SFT"] == [[0.0, 66.0, pytest.approx(50**0.5), 80.0], [20.0, 69.0, pytest.approx(50**0.5), None]]
     assert found["adapters"] == [[0.0, None, None, 75.0]]
+
+
+def test_a_point_of_the_shots_is_of_the_seeds_that_all_its_languages_have(
+    run: Callable[..., Run], store: RunStore
+) -> None:
+    scores: Scores = {"k0": {"ace": [60.0, 62.0], "ban": [72.0]}, "k20": {"ace": [61.0], "ban": [90.0]}}
+    grid = grid_of("shots", scores)
+    first, second = run(1), run(2)
+    runs = {"K0": [first, second], "K20": [first, second]}
+    back(grid, runs, k0={"ban": [second]}, k20={"ban": [second]})
+    save_figure(FigureConfig("shots", "macro-F1"), runs, store, grid)
+    # Of no shots seed 2 has both languages, 62 and 72; of 20 no seed has.
+    assert numbers(store, "shots")["SFT"] == [[0.0, 67.0, pytest.approx(50**0.5), None], [20.0, None, None, None]]
 
 
 def test_densities_make_a_grid_with_holes(run: Callable[..., Run], store: RunStore) -> None:
@@ -169,16 +192,20 @@ def test_gains_are_differences_with_and_without_adaptation_over_the_text(
     with_text: Callable[..., Run], store: RunStore
 ) -> None:
     scores: Scores = {
-        "zs": {"ace": [70.0, 72.0], "ban": [60.0]},
-        "zs_la": {"ace": [66.0], "ban": []},
-        "fs": {"ace": [80.0], "ban": [80.0]},
+        "zs": {"ace": [70.0, 72.0], "ban": [60.0], "jav": [50.0]},
+        "zs_la": {"ace": [68.0, 66.0], "ban": [], "jav": [40.0]},
+        "fs": {"ace": [80.0], "ban": [80.0], "jav": []},
     }
     reference = {"zs": {"ace": 80.0, "ban": 81.0}, "zs_la": {"ace": 72.8, "ban": 72.0}}
     facts = {"ace": {"text MB": 90.0}}
     grid = grid_of("gains", scores, reference=reference, facts=facts)
-    runs = {"ZS": [with_text(1, ace=2_000_000, ban=1_000_000)]}
+    sizes = {"ace": 2_000_000, "ban": 1_000_000, "jav": 3_000_000}
+    first, second, third = (with_text(seed, **sizes) for seed in (1, 2, 3))
+    runs = {"ZS": [first, second], "ZS_LA": [second, third]}
+    back(grid, runs, zs_la={"jav": [third]})
     is_a_picture(save_figure(FigureConfig("gains", "F1"), runs, store, grid))
-    assert numbers(store, "gains") == {"ours": {"ZS": {"ace": [2.0, 5.0]}}, "thesis": {"ZS": {"ace": [90.0, 7.2]}}}
+    # Seed 2 alone has Acehnese with and without: 72 and 68. For Balinese and Javanese none has.
+    assert numbers(store, "gains") == {"ours": {"ZS": {"ace": [2.0, 4.0]}}, "thesis": {"ZS": {"ace": [90.0, 7.2]}}}
 
 
 def test_resources_put_scores_over_those_on_the_source_language(with_text: Callable[..., Run], store: RunStore) -> None:
