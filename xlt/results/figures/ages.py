@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from xlt.config import UsageError
 from xlt.modules import load_module
-from xlt.results.figures.figure import FigureConfig, Looks, Runs
+from xlt.results.figures.figure import FigureConfig, Looks, Runs, system_labels
 from xlt.results.store import RunStore
 
 if TYPE_CHECKING:
@@ -29,6 +29,10 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
                 shares[int(step)] = shares.get(int(step), 0) + share
         numbers[label] = {str(step): share for step, share in sorted(shares.items())}
     return numbers
+
+
+def labels(grid: Grid) -> list[str]:
+    return system_labels(grid)
 
 
 def size(numbers: dict[str, Any]) -> tuple[float, float]:

@@ -7,7 +7,7 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 from xlt.config import UsageError
-from xlt.results.figures.figure import FigureConfig, Looks, Runs
+from xlt.results.figures.figure import FigureConfig, Looks, Runs, system_labels
 from xlt.results.store import RunStore
 
 if TYPE_CHECKING:
@@ -28,6 +28,10 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
             raise UsageError(f"table.figure.metric={config.metric}: the runs of {label} have no validation of that")
         numbers[label] = {str(step): values for step, values in sorted(points.items())}
     return numbers
+
+
+def labels(grid: Grid) -> list[str]:
+    return system_labels(grid)
 
 
 def size(numbers: dict[str, Any]) -> tuple[float, float]:

@@ -36,6 +36,10 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
     return {"language": languages, "task": tasks, "scores": scores}
 
 
+def labels(grid: Grid) -> list[str]:
+    return []
+
+
 def size(numbers: dict[str, Any]) -> tuple[float, float]:
     return max(1.9 + 0.55 * len(numbers["language"]), 4.2), max(1.4 + 0.42 * len(numbers["task"]), 2.8)
 

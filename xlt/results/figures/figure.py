@@ -83,7 +83,7 @@ class Looks:
     """
 
     def __init__(self, order: Iterable[str] = ()) -> None:
-        self._places = {label: place for place, label in enumerate(order)}
+        self._places = {label: place for place, label in enumerate(dict.fromkeys(order))}
         self._numbers: dict[str, int] = {}
 
     def __call__(self, label: str) -> dict[str, Any]:
@@ -105,6 +105,9 @@ class Kind(Protocol):
         Raises:
             UsageError: these runs have nothing of the kind to show.
         """
+
+    def labels(self, grid: Grid) -> Iterable[str]:
+        """Labels that have a look of their own, in order, whether there are numbers of them yet or not."""
 
     def size(self, numbers: dict[str, Any]) -> tuple[float, float]:
         """Width and height in inches that suit what `gather` returned."""
@@ -176,8 +179,7 @@ def _paint(drawn: Mapping[str, tuple[Kind, Panel, dict[str, Any]]], title: str, 
     columns = 2 if len(drawn) > 1 and max(width for width, _ in sizes) < _WIDE else 1
     rows = math.ceil(len(drawn) / columns)
     wanted = sizes[0] if len(drawn) == 1 else (_PAGE, 0.4 + rows * max(min(height, 3.4) for _, height in sizes))
-    systems = (pair for _, panel, _ in drawn.values() for pair in panel.grid.config.systems.items())
-    looks = Looks(dict.fromkeys(unsearched(name, system) for name, system in systems))
+    looks = Looks(label for kind, panel, _ in drawn.values() for label in kind.labels(panel.grid))
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=wanted, layout="constrained")
         figure.suptitle(textwrap.fill(title, int(wanted[0] * _TITLE)), fontsize=10)
@@ -190,6 +192,11 @@ def _paint(drawn: Mapping[str, tuple[Kind, Panel, dict[str, Any]]], title: str, 
             temporary = stem.with_name(f".{stem.name}.{secrets.token_hex(6)}.{suffix}")
             figure.savefig(temporary, metadata={"Date": None} if suffix == "svg" else None)
             temporary.replace(stem.with_name(f"{stem.name}.{suffix}"))
+
+
+def system_labels(grid: Grid) -> list[str]:
+    """Of all systems of a table, in order; one for all settings of a search."""
+    return list(dict.fromkeys(unsearched(name, system) for name, system in grid.config.systems.items()))
 
 
 def unsearched(name: str, system: SystemConfig) -> str:

@@ -48,6 +48,10 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
     return {part: of for part, of in numbers.items() if of}
 
 
+def labels(grid: Grid) -> list[str]:
+    return [system.label for name, system in grid.config.systems.items() if name + _WITHOUT in grid.config.systems]
+
+
 def size(numbers: dict[str, Any]) -> tuple[float, float]:
     return (7.2 if len(numbers) > 1 else 5.0), 3.4
 

@@ -43,6 +43,10 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
     return numbers
 
 
+def labels(grid: Grid) -> list[str]:
+    return []
+
+
 def size(numbers: dict[str, Any]) -> tuple[float, float]:
     return 1.0 + 4.4 * len(numbers), 5.2
 

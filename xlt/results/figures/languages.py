@@ -35,6 +35,10 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
     return {"languages": list(first), "pairs": pairs, "chance": max(chance)}
 
 
+def labels(grid: Grid) -> list[str]:
+    return []
+
+
 def size(numbers: dict[str, Any]) -> tuple[float, float]:
     across = 1.6 + 0.36 * len(numbers["languages"])
     return max(across, 4.4), max(across - 0.5, 3.9)

@@ -39,6 +39,10 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
     return numbers
 
 
+def labels(grid: Grid) -> list[str]:
+    return []
+
+
 def size(numbers: dict[str, Any]) -> tuple[float, float]:
     return 0.8 + 2.8 * len(numbers), 3.7
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from xlt.config import UsageError
 from xlt.results.figures._text_size import as_points, published_megabytes, scatter, series_handles, text_megabytes
-from xlt.results.figures.figure import FigureConfig, Looks, Runs, published
+from xlt.results.figures.figure import FigureConfig, Looks, Runs, published, system_labels
 from xlt.results.store import RunStore
 
 if TYPE_CHECKING:
@@ -41,6 +41,10 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
         raise UsageError("table.figure.kind=resources: no language that is evaluated, its text in a file, yet")
     known = {column: _known(facts.get(column, {})) for column in grid.config.sources}
     return {**{part: of for part, of in numbers.items() if of}, "known": known}
+
+
+def labels(grid: Grid) -> list[str]:
+    return system_labels(grid)
 
 
 def size(numbers: dict[str, Any]) -> tuple[float, float]:

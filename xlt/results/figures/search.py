@@ -27,18 +27,23 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
             base, _, setting = row.partition(" ")
             if base != name:
                 continue
-            *others, last = setting.split(" ")
+            last = setting.rpartition(" ")[2]
             label = system.label.removesuffix(setting).strip()
             cell = grid.cells[row]["avg"]
             ours = (cell.mean, cell.spread) if cell.values and system.label in runs else (None, None)
             point = [float(last.partition("=")[2]), *ours, published(grid, row, "avg")]
-            lines.setdefault(" ".join(others), []).append(point)
+            lines.setdefault(_others(row), []).append(point)
         if any(point[1] is not None for points in lines.values() for point in points):
             key = list(search.over)[-1].rpartition(".")[2]
             numbers[name] = {"label": label, "key": key, "lines": lines, "best": search.best}
     if not numbers:
         raise UsageError("table.figure.kind=search: no system has all its columns yet")
     return numbers
+
+
+def labels(grid: Grid) -> list[str]:
+    searched = (row for row in grid.config.systems if row.partition(" ")[0] in grid.config.searches)
+    return list(dict.fromkeys(map(_others, searched)))
 
 
 def size(numbers: dict[str, Any]) -> tuple[float, float]:
@@ -63,3 +68,8 @@ def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, look
         legend(axes, has_published(found["lines"]), fontsize=7)
     for row in grid:
         row[0].set_ylabel(config.metric or "score")
+
+
+def _others(row: str) -> str:
+    """The setting of a row, `SYSTEM KEY=VALUE ...`, but for its last key."""
+    return row.partition(" ")[2].rpartition(" ")[0]

@@ -15,6 +15,7 @@ from xlt.results.figures.figure import (
     has_published,
     legend,
     published,
+    system_labels,
     unsearched,
 )
 from xlt.results.store import RunStore
@@ -53,6 +54,10 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
     ordered = {p: {label: sorted(of, key=lambda point: point[0]) for label, of in lines.items()}
                for p, lines in panels.items()}  # fmt: skip
     return {"key": ", ".join(sorted(names)), "panels": ordered}
+
+
+def labels(grid: Grid) -> list[str]:
+    return system_labels(grid)
 
 
 def size(numbers: dict[str, Any]) -> tuple[float, float]:

@@ -50,6 +50,10 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
     return {label: sorted(points, key=lambda point: point[0]) for label, points in numbers.items()}
 
 
+def labels(grid: Grid) -> list[str]:
+    return list(_LINES.values())
+
+
 def size(numbers: dict[str, Any]) -> tuple[float, float]:
     return 5.0, 3.4
 

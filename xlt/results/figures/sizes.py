@@ -15,6 +15,7 @@ from xlt.results.figures.figure import (
     legend,
     log_axis,
     published,
+    system_labels,
     unsearched,
 )
 from xlt.results.store import RunStore
@@ -39,6 +40,10 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
     if not numbers:
         raise UsageError("table.figure.kind=sizes: no system has all its columns yet")
     return {label: sorted(points, key=lambda point: point[0]) for label, points in numbers.items()}
+
+
+def labels(grid: Grid) -> list[str]:
+    return system_labels(grid)
 
 
 def size(numbers: dict[str, Any]) -> tuple[float, float]:

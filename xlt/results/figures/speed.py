@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from xlt.config import UsageError
-from xlt.results.figures.figure import FigureConfig, Looks, Runs
+from xlt.results.figures.figure import FigureConfig, Looks, Runs, system_labels
 from xlt.results.store import RunStore
 
 if TYPE_CHECKING:
@@ -38,6 +38,10 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
     if not ours:
         raise UsageError("table.figure.kind=speed: no system has all its columns yet")
     return {"ours, seconds a step": ours, **theirs}
+
+
+def labels(grid: Grid) -> list[str]:
+    return system_labels(grid)
 
 
 def size(numbers: dict[str, Any]) -> tuple[float, float]:

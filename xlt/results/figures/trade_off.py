@@ -10,7 +10,7 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 from xlt.config import UsageError
-from xlt.results.figures.figure import PUBLISHED, FigureConfig, Looks, Runs, legend, published
+from xlt.results.figures.figure import PUBLISHED, FigureConfig, Looks, Runs, legend, published, system_labels
 from xlt.results.store import RunStore
 
 if TYPE_CHECKING:
@@ -61,6 +61,10 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
             f"which is missing: {'; '.join(dict.fromkeys(reasons)) or 'not run'}"
         )
     return numbers
+
+
+def labels(grid: Grid) -> list[str]:
+    return system_labels(grid)
 
 
 def size(numbers: dict[str, Any]) -> tuple[float, float]:

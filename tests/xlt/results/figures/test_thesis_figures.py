@@ -299,8 +299,7 @@ def test_a_system_has_one_colour_in_all_panels_of_a_picture(
     picture, left_out = save_panels("same", "", panels, store)
     is_a_picture(picture)
     assert left_out == []
-    # Gains have two systems of the table to a series.
-    first, second, third = SHADES[::2] if kind == "gains" else SHADES[:3]
+    first, second, third = SHADES[:3]
     assert colours_in(picture) == [{first, second, third}, {first, third}, {third}]
 
 
@@ -309,6 +308,15 @@ def test_a_system_keeps_its_colour_when_one_before_it_is_not_finished(run: Calla
     runs = {label: [run(seed, module={"density": 0.1})] for seed, label in enumerate(("MAD_X", "RAND"))}
     picture = save_figure(FigureConfig("sizes", "f1"), runs, store, grid)
     assert colours_in(picture) == [{SHADES[1], SHADES[2]}]
+
+
+def test_systems_that_are_not_drawn_use_up_no_colour(with_text: Callable[..., Run], store: RunStore) -> None:
+    scores: Scores = {name: {"ace": [50.0]} for name in ("zs", "zs_la", "up", "fs", "fs_la")}
+    grid = grid_of("gains", scores)
+    made = with_text(1, ace=500_000)
+    runs = {name.upper(): [made] for name in scores}
+    back(grid, runs)
+    assert colours_in(save_figure(FigureConfig("gains", "F1"), runs, store, grid)) == [set(SHADES[:2])]
 
 
 def test_of_many_systems_no_two_look_the_same() -> None:
