@@ -13,6 +13,8 @@ from rich.text import Text
 Shown = tuple[str, str]
 """A cell's text, `MEAN±SPREAD (PUBLISHED)` or a part of that, and the style it is printed in."""
 _LEAST_LABEL = 4
+_PARTS = re.compile(r"[^\s=,]+[=,]*|[=,]+")
+"""Where a word may be broken: after = and commas."""
 _STACKING = ((" (", "\n("), ("±", "\n±"))
 
 
@@ -25,8 +27,9 @@ def print_blocks(
 ) -> None:
     """Prints a table in as many blocks of columns as the console's width takes, each with the rows' labels.
 
-    Where a single column does not fit beside the labels, the published number goes on a line below ours, then the
-    spread too; labels are folded last. Nothing is read as markup.
+    Where a single column does not fit beside the labels, their long words are broken after = and commas, then the
+    published number goes on a line below ours, then the spread too; labels are folded anywhere last. Nothing is read
+    as markup.
 
     Args:
         console: where to; below 17 characters the table is wider than it.
@@ -67,8 +70,11 @@ def _layout(
     widths = [_widest([heading, *column]) for heading, column in zip(headings, columns, strict=True)]
     if _across(beside, widths) <= room:
         return beside, widths, 0
-    beside = min(beside, max(_widest_word(labels), room * 2 // 5))
     stacked, widths = 0, [_widest(column) for column in columns]
+    least = room * 2 // 5
+    beside = min(beside, max(least, _widest_word(labels)))
+    if _across(beside, [max(widths)]) > room:
+        beside = min(beside, max(least, _widest(part for label in labels for part in _PARTS.findall(label))))
     while _across(beside, [max(widths)]) > room and stacked < len(_STACKING):
         stacked += 1
         widths = [_widest(_stacked(text, stacked) for text in column) for column in columns]
@@ -100,7 +106,14 @@ def _stacked(text: str, parts: int) -> str:
 def _broken(text: str, width: int) -> str:
     """Words that are too long for the width broken after = and commas, so that no number is."""
 
-    def parts(word: re.Match[str]) -> str:
-        return word[0] if cell_len(word[0]) <= width else "\n".join(re.findall(r"[^=,]+[=,]*|[=,]+", word[0]))
+    def lines(word: re.Match[str]) -> str:
+        if cell_len(word[0]) <= width:
+            return word[0]
+        found = [""]
+        for part in _PARTS.findall(word[0]):
+            if found[-1] and cell_len(found[-1] + part) > width:
+                found.append("")
+            found[-1] += part
+        return "\n".join(found)
 
-    return re.sub(r"\S+", parts, text)
+    return re.sub(r"\S+", lines, text)

@@ -58,8 +58,19 @@ def test_long_labels_are_folded_at_spaces_then_after_equals_signs() -> None:
     (wide,), (narrow,) = (blocks_of(printed(width, ["hau"], rows)) for width in (50, 30))
     assert [line[0] for line in wide] == ["", "LT-SFT density=0.05", "overrides=['train.density=0.3']"]
     assert [line[0] for line in narrow] == [
-        "", "LT-SFT density=0.05", "overrides=", "['train.density=", "0.3']",
+        "", "LT-SFT", "density=0.05", "overrides=", "['train.density=", "0.3']",
     ]  # fmt: skip
+
+
+def test_a_label_is_broken_before_its_numbers_are_stacked() -> None:
+    label = "LT-SFT overrides=['train.density=0.05','train.max_steps=100']"
+    (block,) = blocks_of(printed(60, ["hau"], [(label, ["70.7±0.8 (61.5)"])]))
+    assert block == [
+        ["", "hau"],
+        ["LT-SFT overrides=", "70.7±0.8 (61.5)"],
+        ["['train.density=0.05',", ""],
+        ["'train.max_steps=100']", ""],
+    ]
 
 
 @pytest.mark.parametrize("width", range(17, 130, 7))
