@@ -270,7 +270,9 @@ def test_what_made_a_translators_model_counts_as_well(
     made = ["data=nmt_nusax", "target=mad", "task.max_length=20", *RECIPE]
     listed = ",".join(f'"{word}"' for word in made)
     sources = [
-        word.replace(f"'model.path={data}/translator','model.run=null'", f"'model.run.overrides=[{listed}]'")
+        word.replace(f"'model.path={data}/translator','model.run=null'", f"'model.run.overrides=[{listed}]'").replace(
+            "{target}=jav", "{target}=ind"
+        )
         for word in _leaking(data, tmp_path, words, "jav")
     ]
     planned(*sources)

@@ -367,7 +367,7 @@ def test_another_place_and_other_evaluations_are_told_what_they_lack(
     assert lacks(online, store)
     Told(trained=True, scores=["k1", "k2"]).write(folder, online.config.tracker)
     assert not lacks(online, store) and lacks(make_run("tracker.wandb=online", "tracker.entity=them"), store)
-    run.evaluations["old"] = Composition("mmlu", ALONE, (), "mmlu")  # another table wants this one of it
+    run.evaluations["old"] = Composition("mmlu", ALONE, (), "mmlu", "")  # another table wants this one of it
     assert lacks(run, store)
     send_unsent([run], store)
     assert _summary(run, store)["evaluation/mmlu/task/score"] == 25.0 and not lacks(run, store)
