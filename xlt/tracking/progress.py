@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -31,7 +32,7 @@ class ProgressBar:
         self._shown = {}
         self.close()
         where = f", going on from step {start}" if start else ""
-        self._console.print(f"[bold]{self._label}[/] phase {name}: {steps} steps{where}", highlight=False)
+        self._console.print(Text(self._label, "bold") + Text(f" phase {name}: {steps} steps{where}"))
         if self._live:
             columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
             self._progress = Progress(*columns, console=self._console, transient=True)
@@ -52,7 +53,7 @@ class ProgressBar:
             self.note(f"step {step}/{self._steps} {_listed(self._shown)}, {math.ceil(left / 60)} min left")
 
     def note(self, message: str) -> None:
-        self._console.print(f"  {message}", highlight=False)
+        self._console.print(f"  {message}", highlight=False, markup=False)
         sys.stderr.flush()
 
     def rewind(self, lines: int) -> None: ...
