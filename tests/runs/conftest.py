@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from xlt.cli import main
 from xlt.compose import compose, hydra_ready
+from xlt.models.vocabulary import train_tokenizer
 
 TREEBANKS = {
     "eng": "UD_English-EWT",
@@ -140,3 +142,25 @@ def command(
         return Ended(code, said.out, said.err.splitlines(), left)
 
     return call
+
+
+@pytest.fixture
+def tiny_llama(tmp_path: Path) -> Path:
+    """A folder with a tiny Llama and a tokenizer."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(["where sat the cat rat mat hat", "on a bat vat"], 300)
+    tokenizer.bos_token, tokenizer.eos_token = tokenizer.cls_token, tokenizer.sep_token
+    shape = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=128, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    model = LlamaForCausalLM(shape)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    folder = tmp_path / "llama"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -11,7 +11,6 @@ import torch
 
 from tests.runs.conftest import Ended
 from xlt.models.loading import load_pretrained, load_tokenizer
-from xlt.models.vocabulary import train_tokenizer
 from xlt.modules import ModuleStack, load_module
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'xlt[benchmarks]'")
@@ -31,28 +30,6 @@ metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
 
 
 @pytest.fixture
-def llama(tmp_path: Path) -> Path:
-    """A folder with a tiny Llama and a tokenizer."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    tokenizer = train_tokenizer(["where sat the cat rat mat hat", "on a bat vat"], 300)
-    tokenizer.bos_token, tokenizer.eos_token = tokenizer.cls_token, tokenizer.sep_token
-    shape = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=128, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
-    model = LlamaForCausalLM(shape)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    folder = tmp_path / "llama"
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
 def questions(tmp_path: Path) -> list[dict[str, object]]:
     """Multiple choice, in a file that the task in `tmp_path/tasks` names."""
     rows: list[dict[str, object]] = []
@@ -67,7 +44,7 @@ def questions(tmp_path: Path) -> list[dict[str, object]]:
 
 
 @pytest.fixture
-def words(tmp_path: Path, llama: Path) -> list[str]:
+def words(tmp_path: Path, tiny_llama: Path) -> list[str]:
     """Overrides of a short run."""
     lines = [{"instruction": f"where sat cat {n}?", "input": "", "output": PLACES[n % 6]} for n in range(16)]
     (tmp_path / "shelf" / "gpt4_alpaca").mkdir(parents=True)
@@ -83,7 +60,7 @@ def words(tmp_path: Path, llama: Path) -> list[str]:
         "method=full",
         "task.template=tulu",
         "task.max_length=64",
-        f"model.path={llama}",
+        f"model.path={tiny_llama}",
         "train.max_steps=6",
         "train.evaluate_every_steps=3",
         "train.learning_rate=1e-2",
@@ -102,7 +79,11 @@ def _benchmark(folder: Path, *more: str) -> list[str]:
 
 
 def test_a_tuned_model_is_scored_with_its_module_in_place(
-    command: Callable[..., Ended], words: list[str], questions: list[dict[str, object]], tmp_path: Path, llama: Path
+    command: Callable[..., Ended],
+    words: list[str],
+    questions: list[dict[str, object]],
+    tmp_path: Path,
+    tiny_llama: Path,
 ) -> None:
     ended = command(*words, *_benchmark(tmp_path / "tasks"))
     assert ended.code == 0, ended.lines
@@ -110,7 +91,7 @@ def test_a_tuned_model_is_scored_with_its_module_in_place(
     (record,) = json.loads((folder / "evaluation.json").read_text()).values()
     assert record["source"] == "places" and record["composition"] == "task"
 
-    model, tokenizer = load_pretrained(str(llama)).eval(), load_tokenizer(str(llama))
+    model, tokenizer = load_pretrained(str(tiny_llama)).eval(), load_tokenizer(str(tiny_llama))
     before = _right(model, tokenizer, questions)
     ModuleStack(model).set([load_module(folder / "module.safetensors")])
     after = _right(model, tokenizer, questions)

@@ -190,7 +190,17 @@ ABOUT_DATA = re.compile(r"[+~]?(source@)?data[.=]")
 SMALL_MIX = ["data=empty", "+source@data.sources.ind=nusax_senti", "data.sources.ind.language=ind"]
 MEASURED = ["thesis_5_2", "thesis_5_7", "thesis_7_4"]
 TABLES = [table for table in options("table") if table not in MEASURED]
-ALIASES = {"thesis_7_1", "thesis_E_1", "figure_4_4", "figure_7_3", "figure_7_4", "figure_E_1", "figure_E_2"}
+ALIASES = {
+    "thesis_7_1",
+    "thesis_7_2",
+    "thesis_7_3",
+    "thesis_E_1",
+    "figure_4_4",
+    "figure_7_3",
+    "figure_7_4",
+    "figure_E_1",
+    "figure_E_2",
+}
 ALIASES |= {"thesis_3_2", "thesis_3_3", "thesis_3_4", "thesis_A_5", "thesis_A_6"}
 ALIASES |= {"thesis_5_3", "thesis_5_4", "thesis_5_5", "thesis_5_6", "thesis_C_2", "thesis_C_3"}
 

@@ -6,6 +6,7 @@ from xlt.compose.messages import COMPOSITION_ERRORS, is_of_composition, one_line
 from xlt.compose.overrides import override_faults
 from xlt.compose.runs import (
     compose,
+    compose_added_run,
     compose_generator_run,
     compose_language_run,
     compose_model_run,
@@ -24,6 +25,7 @@ __all__ = [
     "a_source_each",
     "checked",
     "compose",
+    "compose_added_run",
     "compose_generator_run",
     "compose_language_run",
     "compose_model_run",

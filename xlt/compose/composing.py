@@ -36,6 +36,7 @@ _SHARED_SCHEMAS = {
     "benchmark/base_benchmark": shared.BenchmarkConfig,
     "train/base_train": shared.TrainConfig,
     "language_modules/base_language_modules": shared.LanguageModulesConfig,
+    "task_modules/base_task_modules": shared.TaskModulesConfig,
     "start/base_start": shared.StartConfig,
     "teacher/base_teacher": shared.TeacherConfig,
     "tracker/base_tracker": shared.TrackerConfig,

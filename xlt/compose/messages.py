@@ -93,8 +93,10 @@ def _no_such_key(name: str, overrides: Sequence[str]) -> str:
         return f"no {mapping}.{source}{near}" + ("" if near else f"; add it with +source@{mapping}.{source}=...")
     if name.rpartition(".")[0] == "model.new_languages":
         return f"nothing is there yet to be replaced; to add it, write +{name}=RELATIVE"
-    if name.startswith("language_modules.paths."):
+    if name.startswith(("language_modules.paths.", "task_modules.paths.")):
         return f"nothing is there yet to be replaced; to add it, write +{name}=FILE"
+    if name.startswith("task_modules.runs."):
+        return f"nothing is there yet to be replaced; to add it, write +{name}=['data=...']"
     return f"no such key {name}{suggestion(name, keys)}"
 
 

@@ -17,6 +17,17 @@ from xlt.config import RunReference, SourceConfig, UsageError
 _SETTINGS = ("data_dir", "output_dir", "device", "tracker", "launcher")
 _ADAPTATION = ("model", "method", "threads")
 _GENERATOR = (*_SETTINGS, "model", "threads")
+_BUT_DATA = (
+    *_SETTINGS,
+    *_ADAPTATION,
+    "experiment_name",
+    "task",
+    "train",
+    "language_modules",
+    "start",
+    "target",
+    "seed",
+)
 
 
 def compose(overrides: Sequence[str], config_name: str = "config") -> DictConfig:
@@ -66,6 +77,11 @@ def compose_start_run(parent: DictConfig) -> DictConfig:
     """The run whose module the parent begins with: same model, a method of its own."""
     reference = parent.start.run
     return _compose_child(parent, "start.run", reference.experiment, reference.overrides, _GENERATOR)
+
+
+def compose_added_run(parent: DictConfig, name: str) -> DictConfig:
+    """A run whose module is added to the parent's in evaluation: as the parent in all but its data."""
+    return _compose_child(parent, f"task_modules.runs.{name}", None, parent.task_modules.runs[name], _BUT_DATA)
 
 
 def compose_generator_run(parent: DictConfig) -> DictConfig:
@@ -135,10 +151,11 @@ def _unresolved(config: DictConfig, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _compose_child(
-    parent: DictConfig, name: str, experiment: str, overrides: Sequence[str], inherited: Sequence[str]
+    parent: DictConfig, name: str, experiment: str | None, overrides: Sequence[str], inherited: Sequence[str]
 ) -> DictConfig:
+    begin = [] if experiment is None else [f"experiment={experiment}"]
     try:
-        child = compose([f"experiment={experiment}", f"scale={parent.scale}", *overrides])
+        child = compose([*begin, f"scale={parent.scale}", *overrides])
     except UsageError as error:
         raise UsageError(*(f"{name}: {line}" for line in error.lines)) from error
     with open_dict(child):

@@ -16,7 +16,14 @@ from xlt.config.data import (
     TranslationConfig,
 )
 from xlt.config.model import ModelConfig, RandomModelConfig, RunReference, StartConfig, StudentConfig, TeacherConfig
-from xlt.config.run import LanguageModulesConfig, LauncherConfig, RunConfig, TrackerConfig, TrainConfig
+from xlt.config.run import (
+    LanguageModulesConfig,
+    LauncherConfig,
+    RunConfig,
+    TaskModulesConfig,
+    TrackerConfig,
+    TrainConfig,
+)
 from xlt.config.schema import UsageError, faults, key
 
 __all__ = [
@@ -35,6 +42,7 @@ __all__ = [
     "SourceConfig",
     "StartConfig",
     "StudentConfig",
+    "TaskModulesConfig",
     "TeacherConfig",
     "TrackerConfig",
     "TrainConfig",

@@ -50,6 +50,22 @@ class LanguageModulesConfig:
 
 
 @dataclass
+class TaskModulesConfig:
+    """Modules that a run's own is added to when it is evaluated (thesis §7.5.1, Eq. 7.9), and the base without any."""
+
+    runs: dict[str, list[str]] = key("name -> overrides of the data of a run whose module is added, else as this one")
+    paths: dict[str, str] = key("name -> module file that is added")
+    evaluate_base: bool = key("evaluate the base model without any task module as well")
+
+    def faults(self, prefix: str) -> Iterator[str]:
+        for name in self.runs.keys() & self.paths.keys():
+            yield f"{prefix}: {name} is in runs and in paths; give it once"
+        for name, path in self.paths.items():
+            if not Path(path).expanduser().is_file():
+                yield f"{prefix}.paths.{name}={path}: no such file; a module is a .safetensors file that a run left"
+
+
+@dataclass
 class TrainConfig:
     """How long, how fast, how large: the recipe of a run. `dense_*` is the full fine-tuning phase of LT-SFT."""
 
@@ -144,6 +160,7 @@ class RunConfig:
     data: DataConfig = key("what it learns from")
     train: TrainConfig = key("the recipe")
     language_modules: LanguageModulesConfig = key("language adaptation")
+    task_modules: TaskModulesConfig = key("further modules in the model that is evaluated")
     start: StartConfig = key("the module that training begins with")
     teacher: TeacherConfig = key("distillation from the whole model into its student")
     tracker: TrackerConfig = key("dashboards and progress")

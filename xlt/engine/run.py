@@ -46,6 +46,7 @@ MODULE_FILE = "module.safetensors"
 CHECKPOINT_FOLDER = "checkpoint"
 RESULT_FILE = "result.json"
 
+BASE = "base"
 ALONE = "task"
 COMPOSED = "task+language"
 
@@ -113,7 +114,7 @@ class Composition:
 
     Attributes:
         source: what the source or benchmark is called by who asks for it.
-        label: `ALONE` or `COMPOSED`.
+        label: `BASE`, `ALONE` or `COMPOSED`.
         modules: in the order in which they are applied.
         entry: name in the run's `data.evaluation` or `data.benchmarks`; two who ask may mean different data.
         content: digest of the data when this was planned.
@@ -294,7 +295,7 @@ def preflight(config: RunConfig) -> None:
     if wrong := list(benchmark_faults(config.data.benchmarks, config.task)):
         raise UsageError(*wrong)
     RunData(config, build_task(config.task)).check()
-    for path in config.language_modules.paths.values():
+    for path in (*config.language_modules.paths.values(), *config.task_modules.paths.values()):
         load_module(Path(path).expanduser())
 
 

@@ -21,6 +21,7 @@ _NOT_PART = (
     "model",
     "data",
     "language_modules",
+    "task_modules",
     "start",
     "teacher",
     "tracker",

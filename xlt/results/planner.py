@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from xlt.compose import (
     checked,
+    compose_added_run,
     compose_generator_run,
     compose_language_run,
     compose_model_run,
@@ -37,7 +38,7 @@ from xlt.data.sources import PARTS, source_faults
 from xlt.data.translation import TRANSLATED_FILE
 from xlt.data.typology import load_typology
 from xlt.engine.build import build_method, build_task
-from xlt.engine.run import ALONE, COMPOSED, Composition, ModuleFile, Standing
+from xlt.engine.run import ALONE, BASE, COMPOSED, Composition, ModuleFile, Standing
 from xlt.engine.translate import TranslationJob
 from xlt.results.fingerprint import (
     digest,
@@ -279,10 +280,19 @@ class Plan(Runs):
             self._language_runs[known] = self.add(compose_run(*arguments), evaluate=False).fingerprint
         return self._language_runs[known]
 
+    def _added(self, config: DictConfig, run_config: RunConfig, name: str) -> tuple[str, ModuleFile, str | None]:
+        """Identity, file and run of a further task module."""
+        path = run_config.task_modules.paths.get(name)
+        if path is not None:
+            return file_identity(path), ModuleFile(Path(path).expanduser()), None
+        run = self.add(compose_added_run(config, name), evaluate=False)
+        return run.fingerprint, ModuleFile(self.store.module_file(run.fingerprint)), run.fingerprint
+
     def _plan_evaluations(self, config: DictConfig, run_config: RunConfig, run: Run) -> dict[str, Composition]:
         """Each evaluation source with its language's module and, if asked for or without modules, alone.
 
-        Benchmarks are evaluated alone: they have no one language.
+        Benchmarks are evaluated alone: they have no one language. Alone means with further task modules, if there are
+        any; and the base model is evaluated without a module where that is asked for.
         """
         entries = {name: _entry(run.config.data, name, source) for name, source in run_config.data.evaluation.items()}
         run.config.data.benchmarks.update(run_config.data.benchmarks)
@@ -291,7 +301,16 @@ class Plan(Runs):
         run.evaluation_model = str(self.store.checkpoint(run.fingerprint)) if checkpoint else run.standing.model_path
         own = () if checkpoint else (ModuleFile(self.store.module_file(run.fingerprint)),)
         roles = {"task": run.fingerprint}
-        gathered = Gathered()
+        gathered = Gathered(_addition_faults(run_config))
+        gathered.refuse()
+        added = []
+        for name in [*run_config.task_modules.runs, *run_config.task_modules.paths]:
+            with gathered:
+                roles[f"added.{name}"], file, needed = self._added(config, run_config, name)
+                added.append(file)
+                if needed is not None:
+                    run.evaluation_needs.add(needed)
+        own = (*added, *own)
         modules = {}
         evaluated = _evaluated(run_config)
         if _composes(run_config):
@@ -315,6 +334,10 @@ class Plan(Runs):
             if name not in evaluated:
                 continue
             wanted[evaluation_key(run_config, name, roles)] = Composition(name, ALONE, own, name, content[name])
+        if run_config.task_modules.evaluate_base:
+            for name in evaluated:
+                told = (entries.get(name, name), content[name])
+                wanted[evaluation_key(run_config, name, {})] = Composition(name, BASE, (), *told)
         run.evaluations |= wanted
         return wanted
 
@@ -354,6 +377,20 @@ def _contradictions(config: RunConfig) -> list[str]:
             "leave language out, or learn a language module with experiment=language"
         ]
     return []
+
+
+def _addition_faults(config: RunConfig) -> Iterator[str]:
+    """Why no module can be added to the run's own, or there is no base model to evaluate."""
+    given = config.task_modules
+    asked = [f"task_modules.{name}" for name in ("runs", "paths") if getattr(given, name)]
+    asked += ["task_modules.evaluate_base"] if given.evaluate_base else []
+    task, method = build_task(config.task), build_method(config.method)
+    for name in asked:
+        if task.has_head:
+            yield f"{name}: task {task.name} has a head, in each module its own; instruct, mlm and causal_lm have none"
+        elif method.leaves_checkpoint or config.model.student is not None:
+            whole = "this method" if method.leaves_checkpoint else "a student"
+            yield f"{name}: {whole} leaves a model of its own, no module of the base; take a method that leaves one"
 
 
 def _used_language(settings: LanguageModulesConfig, language: str, part: str) -> str:

@@ -26,6 +26,7 @@ _SILENT = (
     "data.evaluation.",
     "data.excluded.",
     "data.leaks",
+    "task_modules.",
     "tracker.",
     "launcher.",
     "experiment_name",
@@ -85,7 +86,7 @@ class Run:
             into = f"{job.settings.source_language} -> {job.language}"
             return f"translate {what} {job.source.split} {into}"
         about = self.config.language or ",".join(sorted({s.language for s in self.config.data.sources.values()}))
-        shown = about if len(about) <= 24 else f"{about[:20]}..."
+        shown = _shortened(about)
         student = self.config.model.student
         if student is not None:
             taught = " taught" if self.config.teacher.losses else ""
@@ -141,7 +142,14 @@ class Runs:
         for run in {id(run): run for run in [*self.to_train(), *self.to_evaluate()]}.values():
             model_run = self.runs[run.depends_on["model"]] if "model" in run.depends_on else None
             config = run.config
-            data = (config.data, config.task, config.seed, config.device, config.language_modules.paths)
+            data = (
+                config.data,
+                config.task,
+                config.seed,
+                config.device,
+                config.language_modules.paths,
+                config.task_modules.paths,
+            )
             with gathered:
                 if run.translation is not None:  # whatever its translator learned from, is that one's to read
                     check_source(run.translation)
@@ -149,7 +157,7 @@ class Runs:
                     preflight(config)
             with gathered:
                 gathered.lines += self._leaks(run)
-            gathered.lines += module_faults(config.language_modules)
+            gathered.lines += module_faults(config.language_modules, config.task_modules)
             made_by = model_run.config if model_run is not None else None
             if is_new(config.model, config.task, made_by and made_by.model, _spoken(run)):
                 gathered.lines += model_faults(config, made_by, _spoken(run))
@@ -229,7 +237,12 @@ def _settings(run: Run) -> dict[str, str]:
             told |= {f"{_SOURCES}{name}.{key}": getattr(source, key) for name, source in sources.items()}
         every = _flat(plain(run.config))
         told |= {key: value for key, value in every.items() if not key.startswith((*_SILENT, _SOURCES))}
+        told["data.sources"] = _shortened(",".join(sources))
     return {key: _NOTHING if value in (None, [], {}) else str(value) for key, value in told.items()}
+
+
+def _shortened(listed: str) -> str:
+    return listed if len(listed) <= 24 else f"{listed[:20]}..."
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, open_dict
 from xlt.compose import compose
 from xlt.config import LauncherConfig, UsageError, key
 from xlt.engine.benchmarks import SCORE
-from xlt.engine.run import ALONE, COMPOSED, Composition, write_json
+from xlt.engine.run import ALONE, BASE, COMPOSED, Composition, write_json
 from xlt.results.figures import FigureConfig
 from xlt.results.planner import Plan, Run
 from xlt.results.store import RunStore
@@ -34,7 +34,9 @@ class SystemConfig:
     overrides: list[str] = key(
         "Hydra overrides on top of the experiment and the table; with {column} in one: a run a column"
     )
-    composition: str = key("with the target language's module or the task module alone", choices=(ALONE, COMPOSED))
+    composition: str = key(
+        "with the target language's module, the task modules alone, or the base alone", choices=(COMPOSED, ALONE, BASE)
+    )
 
 
 @dataclass

@@ -211,6 +211,14 @@ def test_runs_of_one_name_are_told_apart_by_what_differs(
     assert names_of(plan.runs.values(), given) == given
 
 
+def test_runs_that_differ_in_what_they_read_alone_are_told_apart_by_the_names_of_it(
+    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...]
+) -> None:
+    name = planned(*words).label
+    planned(*words, "~data.sources.eng", "+source@data.sources.dev=ud_eng", "data.sources.dev.split=train")
+    assert list(names_of(plan.runs.values()).values()) == [f"{name} data.sources=eng", f"{name} data.sources=dev"]
+
+
 def test_the_plan_says_how_long_runs_of_the_kind_took(
     plan: Plan, planned: Callable[..., Run], words: tuple[str, ...]
 ) -> None:
