@@ -6,8 +6,10 @@ from xlt.results.page.curves import round_bounds
 from xlt.results.page.markup import Markup, joined, tag
 from xlt.results.table import AVERAGE, Grid
 
-_WIDTH, _ROW, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 24, 170, 14, 6, 22
+_WIDTH, _ROW, _RIGHT, _TOP, _BOTTOM = 640, 24, 14, 6, 22
 _LONGEST = 26  # characters of a label
+_CHARACTER = 9.5  # how wide one is on a phone, where letters are largest
+_GAP = 12
 _MOST_SYSTEMS = 24
 
 
@@ -21,17 +23,17 @@ def average_chart(grid: Grid) -> Markup | None:
     ends = [cell.mean + sign * (cell.spread or 0) for cell in means.values() for sign in (-1, 1)]
     low, high, ticks = round_bounds(min([*ends, *known]), max([*ends, *known]))
     bottom = _TOP + _ROW * len(means)
+    labels = {name: _shortened(grid.config.systems[name].label) for name in means}
+    left = round(_GAP + _CHARACTER * max(len(label) for label in labels.values()))
 
     def x(value: float) -> float:
-        return round(_LEFT + (value - low) / (high - low) * (_WIDTH - _LEFT - _RIGHT), 1)
+        return round(left + (value - low) / (high - low) * (_WIDTH - left - _RIGHT), 1)
 
     parts = [tag("line", x1=x(v), x2=x(v), y1=_TOP, y2=bottom, class_="rule") for v in ticks]
     parts += [tag("text", f"{v:g}", x=x(v), y=bottom + 15, class_="tick middle") for v in ticks]
     for number, (name, cell) in enumerate(means.items()):
         y = _TOP + _ROW * number + _ROW / 2
-        label = grid.config.systems[name].label
-        shown = label if len(label) <= _LONGEST else label[: _LONGEST - 1] + "…"
-        parts.append(tag("text", shown, x=_LEFT - 12, y=y + 4, class_="system"))
+        parts.append(tag("text", labels[name], x=left - _GAP, y=y + 4, class_="system"))
         theirs = published[name]
         if theirs is not None:
             corners = f"{x(theirs)},{y - 5} {x(theirs) + 5},{y} {x(theirs)},{y + 5} {x(theirs) - 5},{y}"
@@ -50,3 +52,7 @@ def average_chart(grid: Grid) -> Markup | None:
     key = joined(tag("span", "●", class_="key"), " ours", " ± spread" if len(grid.seeds) > 1 else None)
     theirs_key = joined("\u2003", tag("span", "◇"), " published") if known else None
     return tag("figure", tag("figcaption", tag("span", f"{AVERAGE}: ", key, theirs_key)), drawn, class_="averages")
+
+
+def _shortened(label: str) -> str:
+    return label if len(label) <= _LONGEST else label[: _LONGEST - 1] + "…"

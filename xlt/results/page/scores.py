@@ -39,7 +39,7 @@ def grid_scores(grid: Grid) -> Markup:
 
 
 def run_scores(runs: Sequence[Run], names: Mapping[str, str], store: RunStore) -> Markup:
-    """A row a run and composition, a column an evaluation source; for a sweep."""
+    """A row a run and composition, a column an evaluation source; for a sweep. What all rows share stands above."""
     sources = list(dict.fromkeys(wanted.source for run in runs for wanted in run.evaluations.values()))
     rows: list[tuple[Run, str, str, dict[str, float]]] = []
     for run in runs:
@@ -53,6 +53,9 @@ def run_scores(runs: Sequence[Run], names: Mapping[str, str], store: RunStore) -
         rows += [(run, label, task.metric, scores) for label, scores in (found or {_NOTHING: {}}).items()]
     best = _best(rows, sources)
     averaged = [AVERAGE] if len(sources) > 1 else []
+    metrics, labels = ({row[at] for row in rows} for at in (2, 1))
+    shared = [len(metrics) == 1, len(labels) == 1]
+    columns = [*averaged, *sources]
     body = []
     for run, label, metric, scores in rows:
         if averaged and len(scores) == len(sources):
@@ -61,13 +64,22 @@ def run_scores(runs: Sequence[Run], names: Mapping[str, str], store: RunStore) -
             tag("td", f"{scores[c]:.1f}", class_=_classes(scores[c] == best.get(c), c == AVERAGE))
             if c in scores
             else tag("td", _NOTHING, class_="none average" if c == AVERAGE else "none")
-            for c in [*sources, *averaged]
+            for c in columns
         ]
         head = tag("th", tag("a", names[run.fingerprint], href=f"#{anchor(run)}"), scope="row")
-        told = (metric, _validated(store, run, metric), label)
+        told = [_validated(store, run, metric), *_unshared((metric, label), shared)]
         body.append(tag("tr", head, *(tag("td", word, class_="word") for word in told), *cells))
-    head = _head(["run", "metric", "best validation", "modules", *sources, *averaged], AVERAGE, words=4)
-    return scrolling("Scores", head, tag("tbody", *body), class_="scores")
+    words = ["run", "best validation", *_unshared(("metric", "modules"), shared)]
+    head = _head([*words, *columns], AVERAGE, words=len(words))
+    alike = [*metrics] * shared[0] + [f"modules: {label}" for label in labels] * shared[1]
+    return joined(
+        tag("p", "; ".join(alike), class_="note") if alike else None,
+        scrolling("Scores", head, tag("tbody", *body), class_="scores"),
+    )
+
+
+def _unshared(words: Sequence[str], shared: Sequence[bool]) -> list[str]:
+    return [word for word, of_all in zip(words, shared, strict=True) if not of_all]
 
 
 def scrolling(label: str, *parts: Markup, class_: str = "") -> Markup:

@@ -31,6 +31,7 @@ ASK = """
 <script>
   const seen = { width: innerWidth, overflow: document.documentElement.scrollWidth - innerWidth,
                  ready: "ready" in root.dataset, paper: getComputedStyle(document.body).backgroundColor,
+                 systems: [...document.querySelectorAll(".averages .system")].map((e) => e.getBoundingClientRect().left),
                  scrolling: [...document.querySelectorAll(".scroll")].some((e) => e.scrollWidth > e.clientWidth) };
   const chart = document.querySelector(".chart svg");
   chart.focus();
@@ -76,7 +77,10 @@ def page(
     leave(run, (90.0, 50.0))
     failed = planned(*words, "language_modules=none", "seed=2")
     page_of(
-        [run, failed], grid=make_grid(), failures={failed.fingerprint: "x" * 300}, names={run.fingerprint: "y" * 90}
+        [run, failed],
+        grid=make_grid("Adapter TTRAIN-SINGLE (id)"),
+        failures={failed.fingerprint: "x" * 300},
+        names={run.fingerprint: "y" * 90},
     )
     return tmp_path / "outputs" / "tables" / "t.html"
 
@@ -100,6 +104,7 @@ def test_the_page_fits_a_phone_and_a_laptop_and_its_script_runs(
     assert seen["ready"] and seen["width"] == width
     assert seen["overflow"] <= 0
     assert seen["scrolling"] == (width == 390)  # wide tables scroll in their own container
+    assert len(seen["systems"]) == 2 and min(seen["systems"]) >= 0  # no label is cut off
 
 
 def test_the_reader_gets_along_with_a_keyboard(browse: Callable[..., Any], page: Path) -> None:

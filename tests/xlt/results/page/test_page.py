@@ -165,11 +165,24 @@ def test_a_sweep_has_a_row_a_run_named_by_what_was_swept(
     leave(sparse[0], (80.0, 40.0))
     leave(sparse[1], (82.0, 30.0))
     seen = _visible(page_of(sparse))
-    assert "run metric best validation modules eng fao avg" in seen
-    assert re.search(r"train.density=0.02\S*( \S+=\S+)* accuracy 90.0 task 80.0 40.0 60.0", seen)
+    assert "accuracy; modules: task run best validation avg eng fao" in seen
+    assert re.search(r"train.density=0.02\S*( \S+=\S+)* 90.0 60.0 80.0 40.0", seen)
     text = page_of(sparse, names={sparse[0].fingerprint: "density=0.02", sparse[1].fingerprint: "density=0.08"})
-    assert "density=0.08 accuracy 90.0 task 82.0 30.0 56.0" in _visible(text)
-    assert re.findall(r'class="best(?: average)?">([\d.]+)<', text) == ["40.0", "60.0", "82.0"]
+    assert "density=0.08 90.0 56.0 82.0 30.0" in _visible(text)
+    assert re.findall(r'class="best(?: average)?">([\d.]+)<', text) == ["60.0", "40.0", "82.0"]
+
+
+def test_rows_say_in_what_they_differ(
+    page_of: Callable[..., str],
+    planned: Callable[..., Run],
+    adapted: tuple[str, ...],
+    leave: Callable[..., None],
+) -> None:
+    run = planned(*adapted)
+    leave(run, (80.0, 40.0, 70.0, 50.0))
+    seen = _visible(page_of([run]))
+    assert "Scores accuracy run best validation modules avg eng fao" in seen
+    assert "90.0 task+language" in seen and "90.0 task " in seen
 
 
 def test_a_page_of_runs_none_of_which_has_begun_says_so(
