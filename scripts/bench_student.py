@@ -48,6 +48,7 @@ import torch
 from omegaconf import OmegaConf
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as RichTable
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -310,7 +311,7 @@ def show(record: Mapping[str, Any], console: Console) -> None:
     systems = record["systems"]
     about = f"{record['column']}, {record['metric']}; {record['examples']} examples, x of {record['reference']}"
     where = f"{record['devices']['cpu']}, {record['threads']} threads, {record['precision']}, torch {record['torch']}"
-    console.print(f"{record['table']}: {about}", highlight=False, soft_wrap=True)
+    console.print(f"{record['table']}: {about}", highlight=False, markup=False, soft_wrap=True)
     console.print(where, highlight=False, soft_wrap=True)
     gpu = record["devices"]["gpu"]
     told = "no GPU here: not measured on one" if gpu is None else f"{gpu}, batches of {record['batch']}"
@@ -328,14 +329,14 @@ def show(record: Mapping[str, Any], console: Console) -> None:
     for system in systems.values():
         score = "-" if system["score"] is None else f"{system['score']:.1f}"
         on_gpu = [] if gpu is None else speed(system, "gpu")
-        drawn.add_row(system["label"], score, *speed(system, "cpu"), *on_gpu)
+        drawn.add_row(escape(system["label"]), score, *speed(system, "cpu"), *on_gpu)
     console.print(drawn)
 
     drawn = _drawn("MFLOPs an example", ["x", "whole", "body x", "body", "rest", "its tokens"])
     for system in systems.values():
         ratios, flops, body = system["ratios"], system["flops"], system["body_flops"]
         numbers = [f"{ratios['flops']:.2f}", _millions(flops), f"{ratios['body_flops']:.2f}", _millions(body)]
-        drawn.add_row(system["label"], *numbers, _millions(flops - body), f"{system['tokens_per_example']:.1f}")
+        drawn.add_row(escape(system["label"]), *numbers, _millions(flops - body), f"{system['tokens_per_example']:.1f}")
     console.print(drawn)
 
     columns = ["x", "whole", "embeddings", "body", "layers", "width", "tokens"]
@@ -343,7 +344,7 @@ def show(record: Mapping[str, Any], console: Console) -> None:
     for system in systems.values():
         parts = [_millions(system[f"{part}parameters"]) for part in ("", "embedding_", "body_")]
         shape = [str(system[part]) for part in ("layers", "hidden_size", "tokens")]
-        drawn.add_row(system["label"], f"{system['ratios']['parameters']:.2f}", *parts, *shape)
+        drawn.add_row(escape(system["label"]), f"{system['ratios']['parameters']:.2f}", *parts, *shape)
     console.print(drawn)
 
 

@@ -310,6 +310,7 @@ class Plan(Runs):
                 added.append(file)
                 if needed is not None:
                     run.evaluation_needs.add(needed)
+                    run.added.add(needed)
         own = (*added, *own)
         modules = {}
         evaluated = _evaluated(run_config)

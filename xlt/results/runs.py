@@ -50,6 +50,7 @@ class Run:
         depends_on: fingerprints of runs that training needs, by role.
         evaluations: key -> composition that is wanted of it.
         evaluation_needs: fingerprints of runs that its evaluations need besides.
+        added: those of them whose task modules are in the model beside its own.
         evaluation_model: folder or hub id of the model that is evaluated.
         translation: what it translates; None for a run that trains.
         systems: table that asks for it -> what the run is called in it, for dashboards.
@@ -61,6 +62,7 @@ class Run:
     standing: Standing
     evaluations: dict[str, Composition] = field(default_factory=dict)
     evaluation_needs: set[str] = field(default_factory=set)
+    added: set[str] = field(default_factory=set)
     evaluation_model: str | None = None
     translation: TranslationJob | None = None
     systems: dict[str, str] = field(default_factory=dict)
@@ -164,10 +166,10 @@ class Runs:
         gathered.refuse()
 
     def _leaks(self, run: Run) -> list[str]:
-        """What the translators of a run's sources learned from and the run is evaluated on, a line each."""
+        """What a run is evaluated on and others learned from, a line each: translators of its sources, runs added."""
         if run.config.data.leaks != "refuse":
             return []
-        learners: dict[str, RunConfig] = {}
+        learners: dict[str, RunConfig] = {added: self.runs[added].config for added in run.added}
         for part in ("sources", "validation", "evaluation"):
             for source in getattr(run.config.data, part).values():
                 if isinstance(source.translation, PlannedTranslation):

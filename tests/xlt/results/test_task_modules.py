@@ -118,3 +118,26 @@ def test_a_languages_module_is_not_taken_for_a_tasks(
     planned(*headless, f"+task_modules.paths.more={module('a', language='fao')}")
     with pytest.raises(UsageError, match="a module of language fao, wanted one of a task; see language_modules"):
         plan.preflight()
+
+
+def test_what_an_added_run_learns_from_may_not_stand_in_the_evaluation(
+    plan: Plan, planned: Callable[..., Run], headless: tuple[str, ...], shelf: Path
+) -> None:
+    def text(part: str, code: str, file: Path) -> list[str]:
+        name = f"data.{part}.text"
+        return [f"+source@{name}=mono", f"{name}.language={code}", f"{name}.path={file}"]
+
+    lines = (shelf / "mono" / "fo.txt").read_text(encoding="utf-8").splitlines()
+    learned, tests = (plan.store.root.parent / f"{name}.txt" for name in ("learned", "tests"))
+    learned.write_text("\n".join(lines), encoding="utf-8")
+    tests.write_text(f"{lines[3]} and more\n{lines[7]}\n", encoding="utf-8")
+    words = (
+        *(word for word in headless if "data." not in word),
+        *text("sources", "eng", shelf / "mono" / "en.txt"),
+        *text("evaluation", "fao", tests),
+        "data.leaks=refuse",
+    )
+    other = ",".join(f"'{word}'" for word in ["data=empty", *text("sources", "fao", learned)])
+    planned(*words, f"+task_modules.runs.other=[{other}]")
+    with pytest.raises(UsageError, match=r"data.sources.text: .*learned.txt:8: its text is evaluated on, in .*tests"):
+        plan.preflight()

@@ -31,7 +31,7 @@ ASK = """
 <script>
   const seen = { width: innerWidth, overflow: document.documentElement.scrollWidth - innerWidth,
                  ready: "ready" in root.dataset, paper: getComputedStyle(document.body).backgroundColor,
-                 systems: [...document.querySelectorAll(".averages .system")].map((e) => e.getBoundingClientRect().left),
+                 systems: [...document.querySelectorAll(".system")].map((e) => e.getBoundingClientRect().left),
                  scrolling: [...document.querySelectorAll(".scroll")].some((e) => e.scrollWidth > e.clientWidth) };
   const chart = document.querySelector(".chart svg");
   chart.focus();
