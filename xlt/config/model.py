@@ -102,6 +102,11 @@ class ModelConfig:
     dtype: str = key("of the pre-trained weights in memory", choices=("float32", "bfloat16"))
     quantise: str | None = key("nf4: the blocks' linear layers in 4 bits (thesis §7.2.3); null: as dtype says",
                                choices=("nf4",))  # fmt: skip
+    dropout: float | None = key(
+        "of hidden states and attention while it trains, in place of the pre-trained model's own; null: its own",
+        low=0,
+        high=0.9,
+    )
     student: StudentConfig | None = key("use a smaller model made of it; null: the model itself")
     new_languages: dict[str, str | None] = key(
         "of a translator: language that it gets a token for -> relative it begins as; null: the mean"
@@ -121,6 +126,8 @@ class ModelConfig:
             for code in (language,) if relative is None else (language, relative):
                 if (fault := language_fault(code)) is not None:
                     yield f"{prefix}.new_languages.{language}={relative}: {code} is {fault}"
+        if self.dropout is not None and self.random is not None:
+            yield f"{prefix}.dropout={self.dropout}: random weights have one in {prefix}.random.dropout"
         if self.student is not None and self.random is not None:
             yield f"{prefix}.student: of random weights nothing is to be learned; give {prefix}.path or {prefix}.run"
         if self.student is not None and self.quantise is not None:

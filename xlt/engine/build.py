@@ -181,7 +181,8 @@ def _load(config: RunConfig, model_path: str) -> TransferModel:
         begin_language_embeddings(pretrained, tokenizer, config.model.new_languages, added)
 
     prepare = with_new_languages if config.model.new_languages else lambda _: None
-    return load_pretrained(model_path, config.model.revision, getattr(torch, config.model.dtype), prepare)
+    dtype = getattr(torch, config.model.dtype)
+    return load_pretrained(model_path, config.model.revision, dtype, prepare, config.model.dropout)
 
 
 def _with_head(config: RunConfig, model: TransferModel, task: Task, encoder: Encoder) -> TransferModel:

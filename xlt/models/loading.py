@@ -33,6 +33,13 @@ _IDENTITY_FILES = (
 )
 
 
+# What families call the dropout of hidden states and of attention.
+_DROPOUTS = (
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "hidden_dropout", "dropout", "attention_dropout"),
+    *("resid_pdrop", "embd_pdrop", "attn_pdrop"),
+)
+
+
 def load_tokenizer(path: str, revision: str | None = None) -> Any:
     """The fast tokenizer of a model.
 
@@ -55,6 +62,7 @@ def load_pretrained(
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
     prepare: Callable[[Any], None] = lambda _: None,
+    dropout: float | None = None,
 ) -> TransferModel:
     """A pre-trained encoder with its masked-language-model head, or a decoder or an encoder-decoder with its own.
 
@@ -63,8 +71,9 @@ def load_pretrained(
         revision: of the hub.
         dtype: of the weights.
         prepare: changes the transformers model before it is taken apart.
+        dropout: of hidden states and attention; None for the model's own.
     Raises:
-        UsageError: nothing there loads as such a model.
+        UsageError: nothing there loads as such a model, or it has no dropout.
     """
     from transformers import (
         MODEL_FOR_MASKED_LM_MAPPING,
@@ -78,11 +87,23 @@ def load_pretrained(
         config = AutoConfig.from_pretrained(_expand(path), revision=revision)
         masked = AutoModelForMaskedLM if type(config) in MODEL_FOR_MASKED_LM_MAPPING else AutoModelForCausalLM
         family = AutoModelForSeq2SeqLM if config.is_encoder_decoder else masked
-        pretrained = family.from_pretrained(_expand(path), revision=revision, dtype=dtype)
+        if dropout is not None:
+            _set_dropout(config, dropout)
+        pretrained = family.from_pretrained(_expand(path), revision=revision, dtype=dtype, config=config)
+    except UsageError:
+        raise
     except Exception as error:
         raise UsageError(f"model.path={path}: the model does not load: {_first_line(error)}") from error
     prepare(pretrained)
     return take_apart(pretrained, path)
+
+
+def _set_dropout(config: Any, probability: float) -> None:
+    names = [name for name in _DROPOUTS if hasattr(config, name)]
+    if not names:
+        raise UsageError(f"model.dropout={probability}: {config.model_type} has none; take null")
+    for name in names:
+        setattr(config, name, probability)
 
 
 def random_pretrained(config: RandomModelConfig, tokenizer: Any, seed: int) -> TransferModel:

@@ -183,6 +183,7 @@ def _model_identity(config: RunConfig, model_run: str | None) -> Any:
         for name, value, usual in (
             ("dtype", config.model.dtype, "float32"),
             ("quantise", config.model.quantise, None),
+            ("dropout", config.model.dropout, None),
             ("new_languages", dict(config.model.new_languages), {}),
         )
         if value != usual

@@ -148,6 +148,12 @@ def test_the_base_model_counts_by_its_content(plan_of: Callable[..., Run], tiny_
     assert plan_of(f"model.path={other}").fingerprint != plan_of().fingerprint
 
 
+def test_another_dropout_is_another_run(plan_of: Callable[..., Run]) -> None:
+    assert (
+        plan_of("model.dropout=0.0").fingerprint != plan_of().fingerprint == plan_of("model.dropout=null").fingerprint
+    )
+
+
 @pytest.fixture
 def module(tmp_path: Path, tiny_bert: Path) -> Iterator[Callable[[str, float], Path]]:
     def make(name: str, value: float) -> Path:

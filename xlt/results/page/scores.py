@@ -53,7 +53,7 @@ def run_scores(runs: Sequence[Run], names: Mapping[str, str], store: RunStore) -
         rows += [(run, label, task.metric, scores) for label, scores in (found or {_NOTHING: {}}).items()]
     best = _best(rows, sources)
     averaged = [AVERAGE] if len(sources) > 1 else []
-    metrics, labels = ({row[at] for row in rows} for at in (2, 1))
+    metrics, labels = {metric for _, _, metric, _ in rows}, {label for _, label, _, _ in rows}
     shared = [len(metrics) == 1, len(labels) == 1]
     columns = [*averaged, *sources]
     body = []

@@ -1,0 +1,40 @@
+"""Pre-trained models as they are loaded: what the config may change about them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from xlt.config import UsageError
+from xlt.models.loading import load_pretrained
+
+
+def _outputs(folder: Path, dropout: float | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hidden states of a batch while the model trains, and while it is evaluated."""
+    model = load_pretrained(str(folder), dropout=dropout)
+    ids = torch.randint(5, 40, (2, 7), generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(3)
+    return model.train().encode(ids, torch.ones_like(ids)), model.eval().encode(ids, torch.ones_like(ids))
+
+
+@pytest.mark.parametrize("family", ["tiny_bert", "tiny_xlm_r"])
+def test_the_dropout_of_a_pretrained_model_may_be_another(family: str, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(family)
+    own, evaluated = _outputs(folder, None)
+    without, same = _outputs(folder, 0.0)
+    more, again = _outputs(folder, 0.5)
+    assert torch.equal(evaluated, same) and torch.equal(evaluated, again)  # it concerns training alone
+    torch.testing.assert_close(without, evaluated)
+    assert (more - evaluated).norm() > 1.5 * (own - evaluated).norm() > 0
+
+
+def test_another_dropout_is_the_same_base_model_for_modules(tiny_bert: Path) -> None:
+    assert load_pretrained(str(tiny_bert), dropout=0.0).base_hash == load_pretrained(str(tiny_bert)).base_hash
+
+
+def test_a_model_without_dropout_is_given_none(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xlt.models.loading._DROPOUTS", ())
+    with pytest.raises(UsageError, match=r"model\.dropout=0\.2: bert has none; take null"):
+        load_pretrained(str(tiny_bert), dropout=0.2)
