@@ -295,7 +295,7 @@ def preflight(config: RunConfig) -> None:
     if wrong := list(benchmark_faults(config.data.benchmarks, config.task)):
         raise UsageError(*wrong)
     RunData(config, build_task(config.task)).check()
-    for path in (*config.language_modules.paths.values(), *config.task_modules.paths.values()):
+    for path in config.language_modules.paths.values():
         load_module(Path(path).expanduser())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from xlt.config import LanguageModulesConfig, RunConfig, TaskModulesConfig, UsageError
+from xlt.config import LanguageModulesConfig, RunConfig, UsageError
 from xlt.data.encoding import Encoder
 from xlt.data.sources import parallel_languages
 from xlt.engine.build import build_task
@@ -22,18 +22,21 @@ _NO_WORD = 300  # entries of a tokenizer that has the bytes, and tokens of langu
 _OFFSET_FAMILIES = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl")
 
 
-def module_faults(languages: LanguageModulesConfig, tasks: TaskModulesConfig) -> list[str]:
-    """Module files that are damaged, of a task in place of a language or the reverse, or of another language."""
+def task_module_faults(path: str) -> list[str]:
+    """Why a file is no task module: it is damaged, or a language's."""
+    try:
+        header = load_module(Path(path).expanduser()).header
+    except ModuleFileError as error:
+        return [str(error)]
+    if header.language is not None:
+        return [f"{path}: a module of language {header.language}, wanted one of a task; see language_modules"]
+    return []
+
+
+def module_faults(config: LanguageModulesConfig) -> list[str]:
+    """Module files that are damaged, no language modules, or those of another language; a line each."""
     lines = []
-    for path in tasks.paths.values():
-        try:
-            header = load_module(Path(path).expanduser()).header
-        except ModuleFileError as error:
-            lines.append(str(error))
-            continue
-        if header.language is not None:
-            lines.append(f"{path}: a module of language {header.language}, wanted one of a task; see language_modules")
-    for language, path in languages.paths.items():
+    for language, path in config.paths.items():
         try:
             header = load_module(Path(path).expanduser()).header
         except ModuleFileError as error:

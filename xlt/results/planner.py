@@ -40,6 +40,7 @@ from xlt.data.typology import load_typology
 from xlt.engine.build import build_method, build_task
 from xlt.engine.run import ALONE, BASE, COMPOSED, Composition, ModuleFile, Standing
 from xlt.engine.translate import TranslationJob
+from xlt.results.checks import task_module_faults
 from xlt.results.fingerprint import (
     digest,
     evaluated_identity,
@@ -284,6 +285,8 @@ class Plan(Runs):
         """Identity, file and run of a further task module."""
         path = run_config.task_modules.paths.get(name)
         if path is not None:
+            if faults := task_module_faults(path):
+                raise UsageError(*faults)
             return file_identity(path), ModuleFile(Path(path).expanduser()), None
         run = self.add(compose_added_run(config, name), evaluate=False)
         return run.fingerprint, ModuleFile(self.store.module_file(run.fingerprint)), run.fingerprint

@@ -144,14 +144,7 @@ class Runs:
         for run in {id(run): run for run in [*self.to_train(), *self.to_evaluate()]}.values():
             model_run = self.runs[run.depends_on["model"]] if "model" in run.depends_on else None
             config = run.config
-            data = (
-                config.data,
-                config.task,
-                config.seed,
-                config.device,
-                config.language_modules.paths,
-                config.task_modules.paths,
-            )
+            data = (config.data, config.task, config.seed, config.device, config.language_modules.paths)
             with gathered:
                 if run.translation is not None:  # whatever its translator learned from, is that one's to read
                     check_source(run.translation)
@@ -159,7 +152,7 @@ class Runs:
                     preflight(config)
             with gathered:
                 gathered.lines += self._leaks(run)
-            gathered.lines += module_faults(config.language_modules, config.task_modules)
+            gathered.lines += module_faults(config.language_modules)
             made_by = model_run.config if model_run is not None else None
             if is_new(config.model, config.task, made_by and made_by.model, _spoken(run)):
                 gathered.lines += model_faults(config, made_by, _spoken(run))

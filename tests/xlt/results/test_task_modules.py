@@ -112,12 +112,16 @@ def test_a_name_is_a_run_or_a_file(
         planned(*headless, *ADDED, f"+task_modules.paths.faroese={module('a')}")
 
 
-def test_a_languages_module_is_not_taken_for_a_tasks(
-    plan: Plan, planned: Callable[..., Run], headless: tuple[str, ...], module: Callable[..., Path]
+def test_a_file_is_looked_at_before_anything_is_trained(
+    plan: Plan, planned: Callable[..., Run], headless: tuple[str, ...], module: Callable[..., Path], tmp_path: Path
 ) -> None:
-    planned(*headless, f"+task_modules.paths.more={module('a', language='fao')}")
+    planned(*headless)  # that the run is in the plan already spares nobody the look
     with pytest.raises(UsageError, match="a module of language fao, wanted one of a task; see language_modules"):
-        plan.preflight()
+        planned(*headless, f"+task_modules.paths.more={module('a', language='fao')}")
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(module("b").read_bytes()[:-3])
+    with pytest.raises(UsageError, match=r"broken\.safetensors"):
+        planned(*headless, f"+task_modules.paths.more={broken}")
 
 
 def test_what_an_added_run_learns_from_may_not_stand_in_the_evaluation(
