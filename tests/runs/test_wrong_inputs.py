@@ -120,7 +120,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], list[list[str]]]] = {
         [["model: exactly one of", "model.path and model.random"]],
     ),
     "dropout of random weights in two places": (
-        ("model=nano_random", "model.dropout=0.2"),
+        ("model=nano_random", "model.path=null", "model.dropout=0.2"),
         [["model.dropout=0.2: random weights have one in model.random.dropout"]],
     ),
     "absent model": (("model.path=/no/such/model",), [["model.path=/no/such/model: no model there", "config.json"]]),

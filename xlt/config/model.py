@@ -103,7 +103,7 @@ class ModelConfig:
     quantise: str | None = key("nf4: the blocks' linear layers in 4 bits (thesis §7.2.3); null: as dtype says",
                                choices=("nf4",))  # fmt: skip
     dropout: float | None = key(
-        "of hidden states and attention while it trains, in place of the pre-trained model's own; null: its own",
+        "of hidden states and attention while it trains; null: the pre-trained model's own",
         low=0,
         high=0.9,
     )
