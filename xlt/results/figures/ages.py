@@ -40,10 +40,13 @@ def size(numbers: dict[str, Any]) -> tuple[float, float]:
 
 
 def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, looks: Looks) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axes = figure.subplots()
     for label, shares in numbers.items():
         steps = [int(step) for step in shares]
         axes.plot(steps, list(shares.values()), label=label, **looks(label))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # between steps nothing grows
     axes.set_xlabel("step at which an entry was last grown")
     axes.set_ylabel("entries of the module (%)")
     axes.set_ylim(bottom=0)
