@@ -54,9 +54,12 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from xlt.cli import guarded
+from xlt.commands.cli import guarded
+
+# Private: what turns a command line into a table's plan has no public name yet.
+from xlt.commands.reproduce import compose_table, split_overrides
 from xlt.compose import hydra_ready
-from xlt.config import RunConfig, UsageError
+from xlt.config import RunConfig
 from xlt.data.encoding import Encoder
 from xlt.data.examples import Example
 from xlt.data.mix import Features
@@ -66,17 +69,15 @@ from xlt.engine.build import build_encoder, build_model, build_task
 from xlt.engine.evaluation import autocast
 from xlt.engine.run import Composition
 from xlt.engine.run_data import RunData
+from xlt.errors import UsageError
 from xlt.models.loading import quiet_libraries
 from xlt.models.student import count_blocks
 from xlt.models.sublayers import outermost_blocks
 from xlt.models.transfer import TransferModel, parameter_report
 from xlt.modules import ModuleStack, check_base
-
-# Private: what turns a command line into a table's plan has no public name yet.
-from xlt.reproduce import compose_table, split_overrides
-from xlt.results.planner import Plan, Run
-from xlt.results.store import RunStore
-from xlt.results.table import Table
+from xlt.plan.planner import Plan, Run
+from xlt.plan.store import RunStore
+from xlt.tables.table import Table
 from xlt.tasks.task import Task
 
 Batches = list[tuple[dict[str, Tensor], list[Features]]]

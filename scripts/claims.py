@@ -7,7 +7,7 @@ The claims are in conf/claims.yaml. `stores.NAME.KEY=` is for a store's tables; 
 those of `stores.encoder`. Writes claims.md and claims.json into `output_dir`.
 """
 
-from xlt.claims import main
+from xlt.commands.claims import main
 
 if __name__ == "__main__":
     main()

@@ -18,9 +18,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from xlt.cli import guarded
-from xlt.config import UsageError
-from xlt.data.languages import language_fault
+from xlt.commands.cli import guarded
+from xlt.errors import UsageError
+from xlt.languages import language_fault
 from xlt.models.loading import load_pretrained, quiet_libraries
 from xlt.models.sublayers import find_blocks, output_embeddings
 from xlt.models.transfer import TransferModel

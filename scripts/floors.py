@@ -20,14 +20,15 @@ from typing import Any
 
 import torch
 
-from xlt.cli import guarded
+from xlt.commands.cli import guarded
 from xlt.compose import checked, compose, hydra_ready
-from xlt.config import RunConfig, UsageError
+from xlt.config import RunConfig
 from xlt.data.encoding import Encoder
 from xlt.data.mix import Features
 from xlt.data.streams import stream
 from xlt.engine.build import build_encoder, build_task
 from xlt.engine.run_data import RunData
+from xlt.errors import UsageError
 from xlt.tasks.causal_lm import CausalLanguageModelling
 from xlt.tasks.classification import Classification
 from xlt.tasks.mlm import MaskedLanguageModelling

@@ -6,7 +6,7 @@
 `figure=` is a number of the thesis or a table with a picture; the rest is as for `scripts/reproduce_table.py`.
 """
 
-from xlt.plot import main
+from xlt.commands.plot import main
 
 if __name__ == "__main__":
     main()

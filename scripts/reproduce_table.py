@@ -7,7 +7,7 @@
 `--plan` prints the plan and stops; `--show` shows the table with what there is of it and stops.
 """
 
-from xlt.reproduce import main
+from xlt.commands.reproduce import main
 
 if __name__ == "__main__":
     main()

@@ -7,7 +7,7 @@ Scores by language and system with their spread over seeds, learning curves by p
 that `scripts/reproduce_table.py table=NAME tracker=wandb` has sent or, where another table had made them, tagged.
 """
 
-from xlt.dashboard import main
+from xlt.commands.dashboard import main
 
 if __name__ == "__main__":
     main()

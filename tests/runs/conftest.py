@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from xlt.cli import main
+from xlt.commands.cli import main
 from xlt.compose import compose, hydra_ready
 from xlt.models.vocabulary import train_tokenizer
 

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 from tests.runs.test_bistil import STAGE_1, TINY, _list
-from xlt.reproduce import reproduce
+from xlt.commands.reproduce import reproduce
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_student.py"
 EXAMPLES = 4

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from xlt.compose import compose, hydra_ready
-from xlt.config import UsageError
 from xlt.engine.watching import Silence
+from xlt.errors import UsageError
+from xlt.execution.execution import carry_out
 from xlt.models.loading import load_pretrained, load_tokenizer
 from xlt.modules import load_module
-from xlt.results.execution import carry_out
-from xlt.results.planner import Plan
-from xlt.results.store import RunStore
+from xlt.plan.planner import Plan
+from xlt.plan.store import RunStore
 
 TINY = ["train.max_steps=2", "train.dense_max_steps=1", "train.evaluate_every_steps=1", "train.batch_size=4"]
 TINY += ["task.max_length=40", "train.precision=fp32"]

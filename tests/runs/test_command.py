@@ -112,7 +112,7 @@ def test_the_same_command_again_trains_nothing(
 ) -> None:
     words = ("--config-dir", own_configs, "experiment=my_own", f"data_dir={data_dir}", f"model.path={tiny_bert}")
     first = command(*words)
-    monkeypatch.setattr("xlt.results.execution._do", None)  # whoever calls it fails
+    monkeypatch.setattr("xlt.execution.execution._do", None)  # whoever calls it fails
     again = command(*words)
     assert (again.code, again.out, again.left) == (0, first.out, first.left)
 
@@ -128,7 +128,7 @@ def test_a_failing_run_is_one_line_and_exit_code_1(
 
 
 def test_an_installed_command_finds_its_configs_away_from_the_checkout(tmp_path: Path) -> None:
-    code = "from xlt.cli import main; main()"
+    code = "from xlt.commands.cli import main; main()"
     call = [sys.executable, "-c", code, "experiment=nano_fields", "--cfg", "job", "--package", "scale"]
     ended = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")

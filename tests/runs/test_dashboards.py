@@ -19,8 +19,8 @@ import pytest
 from tests.runs.conftest import Ended
 from tests.runs.translation_words import sentiment, translate_train
 from tests.translators import write_shelf
-from xlt.dashboard import workspace_of
-from xlt.reproduce import reproduce
+from xlt.commands.dashboard import workspace_of
+from xlt.commands.reproduce import reproduce
 from xlt.tracking.wandb import WandbRun
 from xlt.tracking.wandb_file import records
 

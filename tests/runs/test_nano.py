@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from xlt.config import UsageError
+from xlt.commands.reproduce import reproduce
 from xlt.engine.training import Interrupted
-from xlt.reproduce import reproduce
+from xlt.errors import UsageError
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_a_table_is_made_from_nothing_and_a_second_call_does_nothing(
             assert set(manifest["depends_on"]) == {"model", "eng"}
     before = {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*")}
 
-    monkeypatch.setattr("xlt.results.execution._do", None)  # whoever calls it fails
+    monkeypatch.setattr("xlt.execution.execution._do", None)  # whoever calls it fails
     assert reproduce(table) == 0
     again = capsys.readouterr()
     assert again.out == said.out
@@ -65,7 +65,7 @@ def test_an_interrupted_table_is_shown_as_it_stands_and_so_it_is_to_who_asks(
     def interrupted(*_: object) -> None:
         raise Interrupted(signal.SIGTERM)
 
-    monkeypatch.setattr("xlt.results.execution._do", interrupted)
+    monkeypatch.setattr("xlt.execution.execution._do", interrupted)
     with pytest.raises(Interrupted):
         reproduce(two_seeds)
     at_the_signal = capsys.readouterr().out

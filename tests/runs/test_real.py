@@ -14,8 +14,8 @@ from xlt.data.encoding import Encoder
 from xlt.data.sources import read_source
 from xlt.engine.build import build_task
 from xlt.models.loading import load_tokenizer
-from xlt.results.planner import Plan
-from xlt.results.store import RunStore
+from xlt.plan.planner import Plan
+from xlt.plan.store import RunStore
 
 pytestmark = pytest.mark.real
 

@@ -16,8 +16,8 @@ import pytest
 
 from xlt.compose import hydra_ready
 from xlt.engine.training import Interrupted
-from xlt.results import execution
-from xlt.results.planner import Run
+from xlt.execution import execution
+from xlt.plan.planner import Run
 
 EXPERIMENT = """\
 # @package _global_

@@ -15,9 +15,9 @@ import pytest
 import safetensors.torch
 import torch
 
+from xlt.commands.reproduce import main as reproduce_table
 from xlt.models.loading import load_pretrained
 from xlt.modules import Entries, ModuleHeader, SparseDelta
-from xlt.reproduce import main as reproduce_table
 
 WEIGHT = "backbone.encoder.layer.0.attention.self.query.weight"
 # A command that runs; every wrong one is this one with a mistake in it.
@@ -447,7 +447,7 @@ def test_a_faulty_job_does_not_stop_the_others_of_its_sweep(
 
 @pytest.mark.parametrize("words", [("foo",), ("--nope",), ("seeed=3", "train=nope"), ("data_dir=/no/such/folder",)])
 def test_the_installed_command_answers_without_a_traceback(words: tuple[str, ...], tmp_path: Path) -> None:
-    call = [sys.executable, "-c", "from xlt.cli import main; main()", *words]
+    call = [sys.executable, "-c", "from xlt.commands.cli import main; main()", *words]
     ended = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert ended.stderr and all(line.startswith("xlt: ") for line in ended.stderr.splitlines()), ended.stderr

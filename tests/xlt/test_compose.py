@@ -19,7 +19,8 @@ from xlt.compose import (
     plain,
 )
 from xlt.compose.composing import composed
-from xlt.config import RunReference, UsageError
+from xlt.config import RunReference
+from xlt.errors import UsageError
 
 
 @pytest.fixture(scope="module", autouse=True)

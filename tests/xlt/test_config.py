@@ -18,12 +18,13 @@ import xlt.data.readers
 import xlt.methods
 import xlt.tasks
 from xlt import config as shared
+from xlt.commands.reproduce import compose_table
 from xlt.compose import checked, compose, hydra_ready
-from xlt.config import RunConfig, UsageError, faults
-from xlt.reproduce import compose_table
-from xlt.results.claims import ClaimConfig, ClaimsConfig, ComparisonConfig, StoreConfig
-from xlt.results.figures import FigureConfig
-from xlt.results.table import ReproductionConfig, SearchConfig, SystemConfig, TableConfig
+from xlt.config import RunConfig, faults
+from xlt.errors import UsageError
+from xlt.findings.claims import ClaimConfig, ClaimsConfig, ComparisonConfig, StoreConfig
+from xlt.tables.figures import FigureConfig
+from xlt.tables.table import ReproductionConfig, SearchConfig, SystemConfig, TableConfig
 
 CONF = Path(xlt.__file__).parent.parent / "conf"
 SCHEMAS = [

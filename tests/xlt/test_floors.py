@@ -18,7 +18,7 @@ FLOORS = {
     "xlt_kernels": 0,
     "xlt": 1,  # the version
     "xlt.config": 1,
-    "xlt.data.languages": 1,
+    "xlt.languages": 1,
     "xlt.data.streams": 1,
     "xlt.data.typology": 1,
     "xlt.data": 2,
@@ -30,14 +30,14 @@ FLOORS = {
     "xlt.compose": 5,  # finds the schemas of methods and tasks by walking their packages
     "xlt.results": 6,
     "xlt.tracking": 7,  # watches the runs of a plan
-    "xlt.usage": 8,
-    "xlt.sweeps": 8,
-    "xlt.cli": 9,
+    "xlt.commands.usage": 8,
+    "xlt.commands.sweeps": 8,
+    "xlt.commands.cli": 9,
     "xlt.__main__": 10,
-    "xlt.reproduce": 10,  # the other command
-    "xlt.plot": 10,  # these stand on it
-    "xlt.claims": 10,
-    "xlt.dashboard": 11,
+    "xlt.commands.reproduce": 10,  # the other command
+    "xlt.commands.plot": 10,  # these stand on it
+    "xlt.commands.claims": 10,
+    "xlt.commands.dashboard": 11,
     "scripts": 12,
 }
 # Rooms on one floor that must not know each other.
@@ -158,8 +158,8 @@ def test_no_import_goes_up_and_no_room_knows_what_it_must_not() -> None:
         ("xlt.tasks.mlm", "from xlt.data.readers.conllu import read"),
         ("xlt.tasks.mlm", "from xlt.methods.method import Method"),
         ("xlt.engine.run", "from xlt.methods.lt_sft import LtSft"),
-        ("xlt.engine.run", "from xlt.results.store import RunStore"),
-        ("xlt.results.store", "import xlt.cli"),
+        ("xlt.engine.run", "from xlt.plan.store import RunStore"),
+        ("xlt.plan.store", "import xlt.commands.cli"),
     ],
 )
 def test_an_import_that_goes_up_is_found(importer: str, statement: str) -> None:

@@ -11,8 +11,9 @@ from omegaconf import DictConfig, OmegaConf, SCMode
 from omegaconf.errors import OmegaConfBaseException
 
 from xlt.compose.messages import one_line, suggestion
-from xlt.config import RunConfig, UsageError, faults
+from xlt.config import RunConfig, faults
 from xlt.data.sources import PARTS
+from xlt.errors import UsageError
 
 
 def checked(config: DictConfig) -> RunConfig:

@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from xlt.compose.checking import checked
 from xlt.compose.composing import composed
 from xlt.compose.messages import COMPOSITION_ERRORS, is_of_composition, one_line
-from xlt.config import UsageError
+from xlt.errors import UsageError
 
 
 def override_faults(overrides: Sequence[str], config_name: str = "config", sweep: bool = False) -> list[str]:

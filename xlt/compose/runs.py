@@ -11,7 +11,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from xlt.compose.composing import a_source_each, composed, keep, kept
 from xlt.compose.messages import COMPOSITION_ERRORS, is_of_composition, one_line
 from xlt.compose.overrides import override_faults
-from xlt.config import RunReference, SourceConfig, UsageError
+from xlt.config import RunReference, SourceConfig
+from xlt.errors import UsageError
 
 # What a run hands down to the runs it stands on.
 _SETTINGS = ("data_dir", "output_dir", "device", "tracker", "launcher")

@@ -24,7 +24,7 @@ from xlt.config.run import (
     TrackerConfig,
     TrainConfig,
 )
-from xlt.config.schema import UsageError, faults, key
+from xlt.config.schema import faults, key
 
 __all__ = [
     "BenchmarkConfig",
@@ -47,7 +47,6 @@ __all__ = [
     "TrackerConfig",
     "TrainConfig",
     "TranslationConfig",
-    "UsageError",
     "faults",
     "key",
 ]

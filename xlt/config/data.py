@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xlt.config.model import RunReference
-from xlt.config.schema import UsageError, key
-from xlt.data.languages import language_fault
+from xlt.config.schema import key
+from xlt.errors import UsageError
+from xlt.languages import language_fault
 
 
 @dataclass

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xlt.config.schema import key
-from xlt.data.languages import language_fault
+from xlt.languages import language_fault
 
 _TOKENIZER_FILES = (
     "tokenizer.json",

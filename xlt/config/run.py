@@ -14,7 +14,7 @@ from typing import Any
 from xlt.config.data import DataConfig
 from xlt.config.model import ModelConfig, RunReference, StartConfig, TeacherConfig
 from xlt.config.schema import key
-from xlt.data.languages import language_fault
+from xlt.languages import language_fault
 
 
 @dataclass

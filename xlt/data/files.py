@@ -1,15 +1,12 @@
-"""Files of a source: which one holds a split, and its text line by line, strictly UTF-8; and files of ours."""
+"""Files of a source: which one holds a split, and its text line by line, strictly UTF-8."""
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
 
-from xlt.config import SourceConfig, UsageError
+from xlt.config import SourceConfig
+from xlt.errors import UsageError
 
 _BYTE_ORDER_MARK = "\ufeff"
 
@@ -61,18 +58,3 @@ def lines_of(file: Path) -> Iterator[tuple[int, str]]:
             if number == 1:
                 line = line.removeprefix(_BYTE_ORDER_MARK)
             yield number, line.rstrip("\r\n")
-
-
-@contextmanager
-def atomic_text(path: Path) -> Iterator[TextIO]:
-    """A file to write UTF-8 text to, which takes its name only once all of it is on the disk; nothing is left else."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

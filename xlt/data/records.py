@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from xlt.config import SourceConfig, UsageError
+from xlt.config import SourceConfig
 from xlt.data.examples import Answer, Example, Turn
+from xlt.errors import UsageError
 
 _TEXTS = ("text", "pair", "label", "id")
 _PROMPTS = ("prompt", "input", "completion")

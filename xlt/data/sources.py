@@ -19,12 +19,13 @@ from typing import Any
 
 import torch
 
-from xlt.config import DataConfig, SourceConfig, UsageError
+from xlt.config import DataConfig, SourceConfig
 from xlt.data import readers
 from xlt.data.examples import Example
 from xlt.data.overlap import Overlap
 from xlt.data.records import prompted
 from xlt.data.streams import stream
+from xlt.errors import UsageError
 
 PARTS = ("sources", "validation", "evaluation", "excluded")
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from xlt.config import SourceConfig, UsageError
+from xlt.config import SourceConfig
 from xlt.data.examples import Example
 from xlt.data.records import examples_of, fields_of
+from xlt.errors import UsageError
 
 
 def table_examples(source: SourceConfig, file: Path, rows: Iterable[tuple[int, list[str]]]) -> Iterator[Example]:

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xlt.config import UsageError
 from xlt.data.examples import Example
-from xlt.data.files import atomic_text
 from xlt.data.overlap import texts_of
+from xlt.errors import UsageError
+from xlt.files import atomic_text
 
 TRANSLATED_FILE = "translated.jsonl"
 DONE_FILE = "done.jsonl"

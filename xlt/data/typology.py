@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xlt.config import UsageError
-from xlt.data.languages import language_name
+from xlt.errors import UsageError
+from xlt.languages import language_name
 
 FEATURES = 289
 _PACKAGE = "urielplus"

@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 
-from xlt.config import BenchmarkConfig, RunConfig, UsageError
+from xlt.config import BenchmarkConfig, RunConfig
 from xlt.data.encoding import Encoder
 from xlt.engine.build import build_task
 from xlt.engine.evaluation import autocast
+from xlt.errors import UsageError
 from xlt.models.loading import whole_pretrained
 from xlt.models.transfer import TransferModel
 

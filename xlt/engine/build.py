@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from hydra.utils import get_class
 
-from xlt.config import RunConfig, UsageError
+from xlt.config import RunConfig
 from xlt.data.encoding import Encoder
 from xlt.data.sources import parallel_languages
 from xlt.data.streams import stream_seed
 from xlt.engine.distillation import Distillation
 from xlt.engine.run_data import RunData
+from xlt.errors import UsageError
 from xlt.methods.method import HEAD, Method
 from xlt.models.language_tokens import add_language_tokens, begin_language_embeddings
 from xlt.models.loading import load_pretrained, load_tokenizer, random_pretrained

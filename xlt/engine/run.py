@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -13,9 +12,8 @@ from typing import Any
 import torch
 
 import xlt
-from xlt.config import RunConfig, SamplingConfig, UsageError
+from xlt.config import RunConfig, SamplingConfig
 from xlt.data.encoding import Encoder
-from xlt.data.files import atomic_text
 from xlt.data.mix import Sampling
 from xlt.data.streams import stream
 from xlt.engine.activation import LanguageActivation, TeacherModules
@@ -36,6 +34,8 @@ from xlt.engine.run_data import RunData
 from xlt.engine.state import RunState
 from xlt.engine.training import Trainer
 from xlt.engine.watching import Silence, Watcher
+from xlt.errors import UsageError
+from xlt.files import write_json
 from xlt.methods.method import Method, Setting
 from xlt.models.loading import save_checkpoint
 from xlt.models.transfer import TransferModel
@@ -297,13 +297,6 @@ def preflight(config: RunConfig) -> None:
     RunData(config, build_task(config.task)).check()
     for path in config.language_modules.paths.values():
         load_module(Path(path).expanduser())
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON atomically."""
-    with atomic_text(path) as file:
-        json.dump(value, file, indent=1, ensure_ascii=False, sort_keys=True)
-        file.write("\n")
 
 
 def _set_threads(config: RunConfig) -> None:

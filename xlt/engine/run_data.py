@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import xlt
-from xlt.config import PlannedTranslation, RunConfig, SourceConfig, UsageError
+from xlt.config import PlannedTranslation, RunConfig, SourceConfig
 from xlt.data.encoding import Encoder
 from xlt.data.examples import Example
 from xlt.data.feature_cache import cached
@@ -21,6 +21,7 @@ from xlt.data.mix import Features, LoadedSource
 from xlt.data.overlap import Overlap, texts_of
 from xlt.data.sources import digest, read_source, source_identity
 from xlt.data.streams import stream, stream_seed
+from xlt.errors import UsageError
 from xlt.tasks.task import Task
 
 # Examples that are tokenised together; joined lines of a corpus end with them.

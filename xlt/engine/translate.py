@@ -10,17 +10,19 @@ from typing import Any
 
 import torch
 
-from xlt.config import RunConfig, SourceConfig, TranslationConfig, UsageError
+from xlt.config import RunConfig, SourceConfig, TranslationConfig
 from xlt.data.encoding import Encoder
 from xlt.data.examples import Example
 from xlt.data.sources import read_source
 from xlt.data.translation import TRANSLATED_FILE, DoneTexts, save_translated
 from xlt.engine.build import build_encoder, build_model, build_task
 from xlt.engine.evaluation import autocast
-from xlt.engine.run import RESULT_FILE, ModuleFile, Standing, write_json
+from xlt.engine.run import RESULT_FILE, ModuleFile, Standing
 from xlt.engine.run_data import RunData
 from xlt.engine.training import Interrupted, StopSignals
 from xlt.engine.watching import Watcher
+from xlt.errors import UsageError
+from xlt.files import write_json
 from xlt.models.transfer import TransferModel
 from xlt.modules import ModuleStack, check_base
 from xlt.tasks.task import Task

@@ -9,7 +9,7 @@ from typing import Any
 import pycountry
 import torch
 
-from xlt.config import UsageError
+from xlt.errors import UsageError
 
 _NLLB = re.compile(r"([a-z]{3})_([A-Z][a-z]{3})")
 _M2M = re.compile(r"__([a-z]{2,3})__")

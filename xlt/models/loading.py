@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from xlt.config import RandomModelConfig, UsageError
+from xlt.config import RandomModelConfig
+from xlt.errors import UsageError
 from xlt.models.transfer import TransferModel, parameter_hash, split_pretrained
 from xlt.models.vocabulary_reduction import save_tokenizer
 

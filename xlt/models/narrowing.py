@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xlt.config import UsageError
+from xlt.errors import UsageError
 
 _ATTENTION = re.compile(r"(.+\.)attention\.self\.query\.weight")
 _NORM = re.compile(r"(?i).*(layernorm|layer_norm)\.weight")

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from xlt_kernels.nf4 import Nf4Weight, dequantise
 
-from xlt.config import UsageError
+from xlt.errors import UsageError
 from xlt.models.transfer import TransferModel, block_linear_layers
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xlt.config import UsageError
+from xlt.errors import UsageError
 from xlt.models.loading import take_apart, whole_pretrained
 from xlt.models.narrowing import Width, narrow, principal_directions
 from xlt.models.sublayers import outermost_blocks

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xlt.config import UsageError
+from xlt.errors import UsageError
 
 _KINDS = ("WordPiece", "Unigram", "BPE")
 _BATCH = 10_000  # texts tokenized at once

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from xlt.config import UsageError, key
+from xlt.config import key
 from xlt.data.encoding import Encoder
 from xlt.data.examples import Example, Turn
 from xlt.data.mix import Features
+from xlt.errors import UsageError
 from xlt.tasks.task import pad
 from xlt.tasks.token_prediction import UNTAUGHT, TokenPrediction
 

@@ -24,10 +24,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xlt.config import UsageError, key
+from xlt.config import key
 from xlt.data.encoding import Encoder
 from xlt.data.examples import Example
 from xlt.data.mix import Features
+from xlt.errors import UsageError
 from xlt.models.transfer import TransferModel
 from xlt.tasks.spanning_tree import maximum_spanning_tree
 from xlt.tasks.task import Decisions, Task, Tensors, pad

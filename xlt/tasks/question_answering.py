@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xlt.config import UsageError, key
+from xlt.config import key
 from xlt.data.encoding import Encoder, Pieces
 from xlt.data.examples import Answer, Example
 from xlt.data.mix import Features
+from xlt.errors import UsageError
 from xlt.models.transfer import TransferModel
 from xlt.tasks.task import Decisions, Task, Tensors
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from xlt.results.store import METRICS_FILE
+from xlt.plan.store import METRICS_FILE
 
 
 class MetricsFile:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from xlt.config import TrackerConfig
-from xlt.engine.run import write_json
-from xlt.results.planner import Run
-from xlt.results.store import RunStore
+from xlt.files import write_json
+from xlt.plan.planner import Run
+from xlt.plan.store import RunStore
 
 _FILE = "wandb/told.json"
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from xlt.compose import plain
-from xlt.config import UsageError
 from xlt.engine.build import build_method, build_task
 from xlt.engine.run import MODULE_FILE
-from xlt.results.planner import Run
-from xlt.results.store import RunStore
-from xlt.results.table import Table
+from xlt.errors import UsageError
+from xlt.plan.planner import Run
+from xlt.plan.store import RunStore
+from xlt.tables.table import Table
 from xlt.tracking.told import Told
 from xlt.tracking.wandb_file import rows_kept, wait_for_end
 

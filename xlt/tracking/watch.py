@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from xlt.config import UsageError
 from xlt.engine.processes import Processes
 from xlt.engine.training import Interrupted
 from xlt.engine.watching import Watcher
-from xlt.results.planner import Run
-from xlt.results.store import RunStore
+from xlt.errors import UsageError
+from xlt.plan.planner import Run
+from xlt.plan.store import RunStore
 from xlt.tracking.jsonl import MetricsFile
 from xlt.tracking.progress import ProgressBar
 from xlt.tracking.told import lacks

@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 from omegaconf import DictConfig, OmegaConf, SCMode
 
 from xlt.compose import compose, compose_language_run
-from xlt.config import UsageError
 from xlt.engine.benchmarks import SCORE
 from xlt.engine.build import build_method, build_task
+from xlt.errors import UsageError
 from xlt.methods.method import Budget
-from xlt.results.table import TableConfig
+from xlt.tables.table import TableConfig
 from xlt.tracking.wandb import SYSTEMS, score_name, table_tag
 
 _SERVER = "https://api.wandb.ai"

@@ -11,10 +11,10 @@ from omegaconf import OmegaConf, SCMode
 
 from xlt.compose import compose, hydra_ready
 from xlt.config import SourceConfig, faults
-from xlt.data.languages import language_fault
 from xlt.data.readers import hub
 from xlt.data.records import fields_of
 from xlt.data.sources import reader_of, source_identity
+from xlt.languages import language_fault
 
 # Of no data set, or in no place before a run makes it.
 MADE = ("_gold", "locale_expressions", "locale_pairs")

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from xlt.compose import checked, compose, hydra_ready
-from xlt.config import UsageError
 from xlt.data.examples import Example
 from xlt.data.leaks import EvaluationTexts, leak_fault
 from xlt.data.sources import read_source
 from xlt.engine.build import build_task
 from xlt.engine.run_data import RunData
+from xlt.errors import UsageError
 
 TEXT = "makanan di warung ini enak"
 

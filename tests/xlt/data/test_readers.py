@@ -7,9 +7,10 @@ from types import ModuleType
 import pytest
 
 from tests.source_configs import source_config
-from xlt.config import SourceConfig, UsageError
+from xlt.config import SourceConfig
 from xlt.data.examples import Example
 from xlt.data.readers import conllu, locale_expressions, text
+from xlt.errors import UsageError
 
 LINE = "{}\t{}\t_\t{}\t_\t_\t_\t_\t_\t_"
 

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from tests.source_configs import source_config
-from xlt.config import UsageError
 from xlt.data.examples import Answer, Example
 from xlt.data.records import check_answers, example_of, fields_of
+from xlt.errors import UsageError
 
 TAGGED = {"words": "tokens", "ner": "tags"}
 ASKED = {"text": "question", "pair": "context", "answers": "answers"}

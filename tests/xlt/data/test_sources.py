@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests.source_configs import source_config
-from xlt.config import DataConfig, SamplingConfig, SourceConfig, UsageError
+from xlt.config import DataConfig, SamplingConfig, SourceConfig
 from xlt.data.examples import Example
 from xlt.data.sources import read_source, source_faults, source_identity
+from xlt.errors import UsageError
 
 
 def text_of(file: Path, **changes: object) -> SourceConfig:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from xlt.config import UsageError
 from xlt.data.examples import Example
 from xlt.data.overlap import Overlap
 from xlt.data.translation import TRANSLATED_FILE, DoneTexts, save_translated, translated_examples
+from xlt.errors import UsageError
 
 # Whatever a line may be broken at by somebody who reads lines.
 STRANGE = "a\nb\rc\u2028d\x85e\x0cf \ud7ff \U0001f600"

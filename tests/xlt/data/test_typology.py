@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xlt.config import UsageError
 from xlt.data.typology import Typology, load_typology
+from xlt.errors import UsageError
 
 
 def _save(path: Path, **changes: object) -> str:

@@ -7,9 +7,10 @@ import pytest
 
 from tests.tokenizer_kinds import wordpiece
 from xlt.compose import checked, compose, hydra_ready
-from xlt.config import RunConfig, UsageError
+from xlt.config import RunConfig
 from xlt.data.encoding import Encoder
 from xlt.engine.build import build_model, build_task
+from xlt.errors import UsageError
 from xlt.models.loading import load_tokenizer
 from xlt.models.transfer import TransferModel
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from xlt.compose import checked, compose, hydra_ready
-from xlt.config import UsageError
 from xlt.data.encoding import Encoder
 from xlt.data.mix import LoadedSource
 from xlt.engine import run_data
 from xlt.engine.build import build_task
 from xlt.engine.run_data import RunData
+from xlt.errors import UsageError
 
 
 @pytest.fixture(autouse=True)

@@ -14,13 +14,14 @@ import torch
 from tests.source_configs import source_config
 from tests.translators import parallel, taught_translator
 from xlt.compose import checked, compose, hydra_ready
-from xlt.config import RunConfig, RunReference, SourceConfig, TranslationConfig, UsageError
+from xlt.config import RunConfig, RunReference, SourceConfig, TranslationConfig
 from xlt.data.encoding import Encoder
 from xlt.data.translation import TRANSLATED_FILE, translated_examples
 from xlt.engine.run import RESULT_FILE, ModuleFile, Standing
 from xlt.engine.training import Interrupted
 from xlt.engine.translate import TranslationJob, _batches, check_source, translate_source
 from xlt.engine.watching import Silence
+from xlt.errors import UsageError
 from xlt.models.loading import load_pretrained, load_tokenizer, save_checkpoint
 from xlt.modules import Entries, ModuleFileError, ModuleHeader, SparseDelta
 from xlt.tasks.translation import Translation

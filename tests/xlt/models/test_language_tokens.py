@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.translators import tokenizer, translator
-from xlt.config import UsageError
+from xlt.errors import UsageError
 from xlt.models.language_tokens import add_language_tokens, begin_language_embeddings, language_tokens
 from xlt.models.loading import load_pretrained, load_tokenizer, save_checkpoint, whole_pretrained
 from xlt.models.vocabulary import train_tokenizer

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from xlt.config import UsageError
+from xlt.errors import UsageError
 from xlt.models.loading import load_pretrained
 
 

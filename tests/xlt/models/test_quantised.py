@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM
 
-from xlt.config import UsageError
 from xlt.engine.watching import Silence
+from xlt.errors import UsageError
 from xlt.models.quantised import quantise_blocks, through_nf4
 from xlt.models.transfer import TransferModel, block_linear_layers, split_pretrained
 

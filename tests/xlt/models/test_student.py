@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.xlt.models.conftest import encoder_model
-from xlt.config import UsageError
+from xlt.errors import UsageError
 from xlt.models.loading import whole_pretrained
 from xlt.models.student import Widening, counterpart, kept_blocks, make_student
 

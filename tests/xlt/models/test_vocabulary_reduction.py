@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from tests.tokenizer_kinds import KINDS, LINES, SENTENCES
-from xlt.config import UsageError
+from xlt.errors import UsageError
 from xlt.models import vocabulary_reduction
 from xlt.models.loading import load_tokenizer
 from xlt.models.vocabulary import SPECIAL_TOKENS

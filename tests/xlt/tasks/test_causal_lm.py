@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from xlt.config import UsageError
 from xlt.data.encoding import Encoder
 from xlt.data.examples import Example
 from xlt.data.mix import LoadedSource
 from xlt.engine.evaluation import evaluate
+from xlt.errors import UsageError
 from xlt.models.loading import load_pretrained
 from xlt.models.transfer import TransferModel
 from xlt.tasks.causal_lm import CausalLanguageModelling

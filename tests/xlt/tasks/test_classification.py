@@ -9,9 +9,9 @@ import torch
 from sklearn.metrics import f1_score
 
 from tests.tokenizer_kinds import KINDS
-from xlt.config import UsageError
 from xlt.data.encoding import Encoder
 from xlt.data.examples import Example
+from xlt.errors import UsageError
 from xlt.models.loading import load_pretrained
 from xlt.models.transfer import TransferModel
 from xlt.tasks.classification import Classification, ClassificationConfig

@@ -12,11 +12,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.source_configs import source_config
 from tests.tokenizer_kinds import KINDS, SENTENCES
-from xlt.config import InstructionConfig, UsageError
+from xlt.config import InstructionConfig
 from xlt.data.encoding import Encoder
 from xlt.data.examples import Answer, Example, Turn
 from xlt.data.sources import read_source, source_faults
 from xlt.data.streams import stream
+from xlt.errors import UsageError
 from xlt.models.transfer import TransferModel, split_pretrained
 from xlt.tasks.instruct import Instruct, tulu
 

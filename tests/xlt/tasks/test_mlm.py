@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from xlt.config import UsageError
 from xlt.data.encoding import Encoder
 from xlt.data.examples import Example
 from xlt.data.mix import LoadedSource
 from xlt.data.streams import stream
 from xlt.engine.evaluation import evaluate
+from xlt.errors import UsageError
 from xlt.tasks.mlm import MaskedLanguageModelling
 
 

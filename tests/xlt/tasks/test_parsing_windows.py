@@ -12,9 +12,9 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 from transformers import PreTrainedTokenizerFast
 
 from tests.parsed_sentences import RELATIONS, batch_of, example, parsing_task, random_head, some_sentences
-from xlt.config import UsageError
 from xlt.data.encoding import Encoder
 from xlt.data.examples import Example
+from xlt.errors import UsageError
 from xlt.models.transfer import TransferModel
 from xlt.models.vocabulary import SPECIAL_TOKENS
 from xlt.tasks.parsing import ParsingHead

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from tests.tokenizer_kinds import KINDS, SENTENCES
-from xlt.config import UsageError
 from xlt.data.encoding import Encoder
 from xlt.data.examples import Answer, Example
 from xlt.data.feature_cache import cached
 from xlt.data.mix import Features, LoadedSource
 from xlt.engine.evaluation import evaluate
+from xlt.errors import UsageError
 from xlt.models.loading import load_tokenizer
 from xlt.models.transfer import TransferModel
 from xlt.tasks.question_answering import (

@@ -8,11 +8,11 @@ import torch
 from seqeval.metrics import f1_score, precision_score, recall_score
 from torch import nn
 
-from xlt.config import UsageError
 from xlt.data.encoding import Encoder
 from xlt.data.examples import Example
 from xlt.data.mix import LoadedSource
 from xlt.engine.evaluation import evaluate
+from xlt.errors import UsageError
 from xlt.models.transfer import TransferModel
 from xlt.tasks.tagging import Tagging, TaggingConfig, Window
 

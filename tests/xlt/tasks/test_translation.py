@@ -9,13 +9,13 @@ import sacrebleu
 import torch
 
 from tests.translators import parallel, taught_translator, tokenizer, translator
-from xlt.config import UsageError
 from xlt.data.encoding import Encoder
 from xlt.data.examples import Example
 from xlt.data.mix import LoadedSource
 from xlt.data.streams import stream
 from xlt.engine.evaluation import evaluate
 from xlt.engine.training import _rows
+from xlt.errors import UsageError
 from xlt.models.loading import whole_pretrained
 from xlt.models.transfer import TransferModel
 from xlt.tasks.translation import Translation

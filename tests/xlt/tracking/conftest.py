@@ -10,9 +10,10 @@ import pytest
 
 from xlt.compose import checked, compose, hydra_ready
 from xlt.config import RunConfig
-from xlt.engine.run import ALONE, COMPOSED, Composition, ModuleFile, Standing, write_json
-from xlt.results.planner import Run
-from xlt.results.store import RunStore
+from xlt.engine.run import ALONE, COMPOSED, Composition, ModuleFile, Standing
+from xlt.files import write_json
+from xlt.plan.planner import Run
+from xlt.plan.store import RunStore
 
 
 @functools.cache

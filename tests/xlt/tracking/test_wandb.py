@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from xlt.config import UsageError
 from xlt.engine.run import ALONE, Composition
 from xlt.engine.watching import Silence
-from xlt.results.planner import Run
-from xlt.results.store import RunStore
+from xlt.errors import UsageError
+from xlt.plan.planner import Run
+from xlt.plan.store import RunStore
 from xlt.tracking.jsonl import MetricsFile
 from xlt.tracking.told import Told, lacks
 from xlt.tracking.wandb import WandbRun, job_type, tags

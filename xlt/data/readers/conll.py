@@ -10,10 +10,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from xlt.config import SourceConfig, UsageError
+from xlt.config import SourceConfig
 from xlt.data.examples import Example
 from xlt.data.files import lines_of, split_file
 from xlt.data.records import fields_of
+from xlt.errors import UsageError
 
 _DOCUMENT = "-DOCSTART-"
 _BLANK = " \t"

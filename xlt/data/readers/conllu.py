@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from xlt.config import SourceConfig, UsageError
+from xlt.config import SourceConfig
 from xlt.data.examples import Example
 from xlt.data.files import lines_of, split_file
+from xlt.errors import UsageError
 
 _COLUMNS = 10
 _UPOS, _HEAD, _RELATION = 3, 6, 7

@@ -6,11 +6,12 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from xlt.config import SourceConfig, UsageError
+from xlt.config import SourceConfig
 from xlt.data.examples import Example
 from xlt.data.files import lines_of, split_file
 from xlt.data.records import fields_of
 from xlt.data.tables import table_examples
+from xlt.errors import UsageError
 
 CHOOSES_ROWS = True
 _LONGEST_CELL = 2**31 - 1  # a cell can be a document; the csv module's own limit is 131,072 characters

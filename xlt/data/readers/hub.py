@@ -14,9 +14,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from xlt.config import HubConfig, SourceConfig, UsageError
+from xlt.config import HubConfig, SourceConfig
 from xlt.data.examples import Example
 from xlt.data.records import examples_of
+from xlt.errors import UsageError
 
 CHOOSES_ROWS = True
 

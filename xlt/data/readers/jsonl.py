@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from xlt.config import SourceConfig, UsageError
+from xlt.config import SourceConfig
 from xlt.data.examples import Example
 from xlt.data.files import lines_of, split_file
 from xlt.data.records import examples_of, fields_of
+from xlt.errors import UsageError
 
 CHOOSES_ROWS = True
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import babel
 
-from xlt.config import SourceConfig, UsageError
+from xlt.config import SourceConfig
 from xlt.data.examples import Example
 from xlt.data.locale_expressions import CORPUS_VERSION, available_languages, expressions, parallel_expressions
+from xlt.errors import UsageError
 
 # Examples of a source without a cap: as many as a run of a nano model can use.
 _DEFAULT_COUNT = 2000

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 
-from xlt.config import SourceConfig, UsageError
+from xlt.config import SourceConfig
 from xlt.data.examples import Example
 from xlt.data.files import files_in, lines_of
 from xlt.data.records import fields_of
+from xlt.errors import UsageError
 
 
 def files(source: SourceConfig) -> list[Path]:

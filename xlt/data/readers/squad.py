@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from xlt.config import SourceConfig, UsageError
+from xlt.config import SourceConfig
 from xlt.data.examples import Answer, Example
 from xlt.data.files import lines_of, split_file
 from xlt.data.records import check_answers, whole_characters
+from xlt.errors import UsageError
 
 
 def files(source: SourceConfig) -> list[Path]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from xlt.config import PlannedTranslation, SourceConfig, UsageError
+from xlt.config import PlannedTranslation, SourceConfig
 from xlt.data.examples import Example
 from xlt.data.sources import reader_of
 from xlt.data.translation import translated_examples
+from xlt.errors import UsageError
 
 CHOOSES_ROWS = True
 

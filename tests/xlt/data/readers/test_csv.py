@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.source_configs import source_config
-from xlt.config import SourceConfig, UsageError
+from xlt.config import SourceConfig
 from xlt.data.examples import Example
 from xlt.data.readers import csv, tsv
+from xlt.errors import UsageError
 
 NAMED = {"text": "text", "label": "label"}
 Table = Callable[..., SourceConfig]

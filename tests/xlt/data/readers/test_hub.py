@@ -10,10 +10,11 @@ import datasets
 import pytest
 
 from tests.source_configs import source_config
-from xlt.config import HubConfig, SourceConfig, UsageError
+from xlt.config import HubConfig, SourceConfig
 from xlt.data.examples import Answer
 from xlt.data.readers import conll, hub
 from xlt.data.sources import read_source, reader_of, source_identity
+from xlt.errors import UsageError
 
 TAGS = ["O", "B-PER", "B-DATE"]
 README = "---\nconfigs:\n- config_name: hau\n  data_files: [{split: train, path: hau.jsonl}]\n---\n"

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.source_configs import source_config
-from xlt.config import SourceConfig, UsageError
+from xlt.config import SourceConfig
 from xlt.data.readers.jsonl import read
+from xlt.errors import UsageError
 
 Lines = Callable[..., SourceConfig]
 

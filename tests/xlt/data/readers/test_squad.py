@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from tests.source_configs import source_config
-from xlt.config import SourceConfig, UsageError
+from xlt.config import SourceConfig
 from xlt.data.examples import Answer
 from xlt.data.readers.squad import read
+from xlt.errors import UsageError
 
 CONTEXT = "Tórshavn 𝒯 is the capital."
 Written = Callable[[Any], SourceConfig]

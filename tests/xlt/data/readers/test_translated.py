@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from tests.source_configs import source_config
-from xlt.config import PlannedTranslation, RunReference, SourceConfig, TranslationConfig, UsageError
+from xlt.config import PlannedTranslation, RunReference, SourceConfig, TranslationConfig
 from xlt.data.examples import Example
 from xlt.data.overlap import Overlap
 from xlt.data.readers import locale_expressions
 from xlt.data.readers.translated import files, identity
 from xlt.data.sources import read_source, reader_of, source_identity
 from xlt.data.translation import save_translated
+from xlt.errors import UsageError
 
 Made = Callable[..., SourceConfig]
 SETTINGS: dict[str, Any] = {

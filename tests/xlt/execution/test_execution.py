@@ -1,0 +1,384 @@
+from __future__ import annotations
+
+import hashlib
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xlt.compose import compose
+from xlt.engine.processes import Processes
+from xlt.engine.training import Interrupted, Trainer
+from xlt.engine.watching import Silence
+from xlt.errors import UsageError
+from xlt.execution import execution
+from xlt.execution.execution import carry_out
+from xlt.execution.workers import LocalWorkers
+from xlt.plan.planner import Plan, Run
+from xlt.plan.store import RunStore
+
+
+def silent(run: Run, store: RunStore) -> Silence:
+    return Silence()
+
+
+def _run_of(plan: Plan, language: str | None) -> Run:
+    return next(run for run in plan.runs.values() if run.config.language == language)
+
+
+def _hashes(plan: Plan) -> dict[str, str]:
+    files = {run.fingerprint: plan.store.module_file(run.fingerprint) for run in plan.runs.values()}
+    return {name: hashlib.blake2b(file.read_bytes()).hexdigest() for name, file in files.items()}
+
+
+def _failing(monkeypatch: pytest.MonkeyPatch, language: str | None, error: BaseException) -> None:
+    """Training the run for `language` raises `error`."""
+    train = execution._train
+
+    def instead(run: Run, *others: Any) -> None:
+        if run.config.language == language:
+            raise error
+        train(run, *others)
+
+    monkeypatch.setattr(execution, "_train", instead)
+
+
+def _killed(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_everything_missing_is_done_and_a_second_call_does_nothing(
+    plan: Plan, planned: Callable[..., Run], adapted: tuple[str, ...]
+) -> None:
+    run = planned(*adapted)
+    outcome = carry_out(plan, None, silent)
+    assert outcome.failures == {}
+    assert [what for what, _ in outcome.done] == ["train", "train", "train", "evaluate"]
+    assert {record["composition"] for record in plan.store.evaluations(run.fingerprint).values()} == {
+        "task",
+        "task+language",
+    }
+    assert plan.store.manifest(run.fingerprint)["depends_on"] == {"eng": _run_of(plan, "eng").fingerprint}
+    again = Plan(plan.store)
+    again.add(compose([*adapted, f"output_dir={plan.store.root}"]))
+    assert carry_out(again, None, silent).done == []
+    assert again.to_train() == again.to_evaluate() == []
+
+
+def test_a_run_is_evaluated_before_the_next_is_trained(
+    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...]
+) -> None:
+    first, second = (planned(*words, f"seed={seed}").fingerprint for seed in (1, 2))
+    done = carry_out(plan, None, silent).done
+    assert done == [("train", first), ("evaluate", first), ("train", second), ("evaluate", second)]
+
+
+def test_side_by_side_gives_the_modules_and_numbers_of_one_after_the_other(
+    adapted: tuple[str, ...], tmp_path: Path
+) -> None:
+    found = []
+    for workers in (1, 2):
+        plan = Plan(RunStore(tmp_path / str(workers)))
+        run = plan.add(compose([*adapted, f"output_dir={tmp_path / str(workers)}"]))
+        outcome = carry_out(plan, None if workers == 1 else LocalWorkers(workers), silent)
+        assert outcome.failures == {} and len(outcome.done) == 4
+        found.append((_hashes(plan), plan.store.evaluations(run.fingerprint)))
+    assert found[0] == found[1]
+
+
+def test_a_failed_run_stops_only_those_that_stand_on_it(
+    plan: Plan, planned: Callable[..., Run], adapted: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = planned(*adapted)
+    _failing(monkeypatch, "fao", RuntimeError("out of\nmemory"))
+    said: list[tuple[str, str]] = []
+    outcome = carry_out(plan, None, silent, lambda what, run, message: said.append((what, run.label)))
+    faroese, english = _run_of(plan, "fao"), _run_of(plan, "eng")
+    assert plan.store.is_trained(english.fingerprint) and plan.store.is_trained(run.fingerprint)
+    assert outcome.failures[faroese.fingerprint] == "RuntimeError: out of memory"
+    assert outcome.failures[run.fingerprint].startswith(f"stands on {faroese.label}, which failed: RuntimeError")
+    assert (outcome.skipped, outcome.refused) == ({run.fingerprint}, set())
+    assert ("failed", faroese.label) in said and ("skipped", run.label) in said
+
+
+def test_what_stands_on_a_failed_source_language_is_not_tried(
+    plan: Plan, planned: Callable[..., Run], adapted: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = planned(*adapted)
+    _failing(monkeypatch, "eng", UsageError("wrong", "twice"))
+    outcome = carry_out(plan, None, silent)
+    english, faroese = _run_of(plan, "eng"), _run_of(plan, "fao")
+    assert plan.store.is_trained(faroese.fingerprint) and not plan.store.is_trained(run.fingerprint)
+    assert outcome.failures[english.fingerprint] == "wrong; twice"
+    assert (outcome.refused, outcome.skipped) == ({english.fingerprint}, {run.fingerprint})
+
+
+def test_a_failure_is_recorded_in_the_runs_folder_and_forgotten_when_it_succeeds(
+    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = planned(*words)
+    with monkeypatch.context() as patch:
+        patch.setattr("xlt.engine.training.Trainer._validate", lambda *_: 1 / 0)
+        assert carry_out(plan, None, silent).failures == {run.fingerprint: "ZeroDivisionError: division by zero"}
+    assert plan.store.failure(run.fingerprint) is None  # it had not got as far as to have a folder
+    plan.store.folder(run.fingerprint).mkdir()
+    plan.store.record_failure(run.fingerprint, "no luck")
+    assert plan.store.failure(run.fingerprint) == "no luck"
+    assert carry_out(plan, None, silent).failures == {}
+    assert plan.store.failure(run.fingerprint) is None
+
+
+def test_an_interruption_stops_the_plan(
+    plan: Plan, planned: Callable[..., Run], adapted: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned(*adapted)
+    _failing(monkeypatch, "eng", Interrupted(signal.SIGTERM))
+    with pytest.raises(Interrupted) as raised:
+        carry_out(plan, None, silent)
+    assert raised.value.signal == signal.SIGTERM
+    assert not any(plan.store.is_trained(fingerprint) for fingerprint in plan.runs)
+
+
+def test_an_unexpected_error_shows_its_traceback_to_who_asks_for_it(
+    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned(*words)
+    _failing(monkeypatch, None, ZeroDivisionError("why"))
+    monkeypatch.setenv("XLT_TRACEBACK", "1")
+    with pytest.raises(ZeroDivisionError):
+        carry_out(plan, None, silent)
+
+
+def test_data_that_were_replaced_after_planning_are_refused(
+    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...], shelf: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(shelf, tmp_path / "data")
+    run = planned(*words, f"data_dir={tmp_path / 'data'}")
+    with next((tmp_path / "data" / "ud" / "UD_English-EWT").glob("*-train.conllu")).open("a", encoding="utf-8") as file:
+        file.write("\n1\tmore\t_\tNOUN\t_\t_\t0\t_\t_\t_\n\n")
+    outcome = carry_out(plan, None, silent)
+    assert outcome.failures[run.fingerprint].startswith("data.sources.eng: its files have changed since")
+    assert outcome.refused and not plan.store.is_trained(run.fingerprint)
+
+
+def test_test_sets_that_were_replaced_after_planning_are_refused_and_the_module_stays(
+    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...], shelf: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(shelf, tmp_path / "data")
+    run = planned(*words, f"data_dir={tmp_path / 'data'}")
+    (test,) = (tmp_path / "data" / "ud" / "UD_Faroese-FarPaHC").glob("*-test.conllu")
+    before = test.read_bytes()
+    test.write_bytes(before + b"\n1\tmore\t_\tNOUN\t_\t_\t0\t_\t_\t_\n\n")
+    outcome = carry_out(plan, None, silent)
+    assert outcome.failures[run.fingerprint].startswith("data.evaluation.fao: its files have changed since")
+    assert outcome.refused and plan.store.is_trained(run.fingerprint) and not plan.store.evaluations(run.fingerprint)
+    test.write_bytes(before)
+    assert carry_out(plan, None, silent).done == [("evaluate", run.fingerprint)]
+
+
+def test_what_another_process_has_evaluated_meanwhile_is_not_evaluated_again(
+    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = planned(*words)
+    wanted = plan.missing_evaluations(run)
+    carry_out(plan, None, silent)
+    monkeypatch.setattr(execution, "evaluate_compositions", _killed)
+    execution._evaluate(run, plan.store, wanted, silent)
+
+
+@pytest.mark.parametrize("killed_at", ["engine.run.RunState.discard", "results.execution.RunStore.record_manifest"])
+def test_a_run_killed_between_result_and_manifest_is_given_its_manifest_by_the_same_command(
+    killed_at: str, plan: Plan, planned: Callable[..., Run], words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = planned(*words)
+    store, folder = plan.store, plan.store.folder(run.fingerprint)
+    with monkeypatch.context() as patch:
+        patch.setattr(f"xlt.{killed_at}", _killed)
+        with pytest.raises(Interrupted):
+            carry_out(plan, None, silent)
+    assert store.is_trained(run.fingerprint) and not store.manifest(run.fingerprint)
+    assert store.has_state(run.fingerprint) == killed_at.endswith("discard")
+    (folder / "done.jsonl").touch()  # what a translation leaves
+    assert [what for what, _ in carry_out(plan, None, silent).done] == ["evaluate"]
+    manifest = store.manifest(run.fingerprint)
+    assert (manifest["fingerprint"], manifest["recorded_late"]) == (run.fingerprint, True)
+    assert not store.has_state(run.fingerprint) and not list(folder.glob("best-*"))
+    assert carry_out(plan, None, silent).done == [] and store.manifest(run.fingerprint) == manifest
+
+
+def test_a_run_that_another_process_trained_but_could_not_record_is_recorded_by_who_waited_for_it(
+    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = planned(*words)
+    folder, aside = plan.store.folder(run.fingerprint), tmp_path / "aside"
+    carry_out(plan, None, silent)
+    manifest = plan.store.manifest(run.fingerprint)
+    (folder / "manifest.json").unlink()
+    folder.rename(aside)
+    lock = RunStore.lock
+
+    @contextmanager
+    def after_a_while(store: RunStore, fingerprint: str) -> Iterator[None]:
+        with lock(store, fingerprint):
+            if aside.exists():
+                aside.rename(folder)
+            yield
+
+    monkeypatch.setattr(RunStore, "lock", after_a_while)
+    assert carry_out(plan, None, silent).failures == {}
+    again = plan.store.manifest(run.fingerprint)
+    assert again["recorded_late"] and again["identity"] == manifest["identity"]
+
+
+@pytest.fixture
+def together(in_two_processes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list[Any]]:
+    """`together(plan)`: two processes carry it out; of each what it was told, and its failures or its error."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    def run(plan: Plan, look: Callable[[str, Run], Any] = lambda *_: None) -> list[Any]:
+        def work(processes: Processes) -> Any:
+            told: list[Any] = []
+
+            def report(what: str, run: Run, message: str) -> None:
+                told.append((what, run.config.seed, look(what, run)))
+
+            try:
+                return told, carry_out(plan, None, silent, report).failures
+            except RuntimeError as error:
+                return told, str(error)
+
+        return in_two_processes(work, tmp_path / "processes")
+
+    return run
+
+
+def test_other_processes_wait_until_the_leader_has_evaluated(
+    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...], together: Callable[..., list[Any]]
+) -> None:
+    planned(*words)
+    found = together(plan, lambda what, run: what == "done" and len(plan.store.evaluations(run.fingerprint)))
+    expected = [("start", 1, False), ("done", 1, 0), ("start", 1, False), ("done", 1, 2)]
+    assert found == [(expected, {}), (expected, {})]
+
+
+def test_what_fails_in_the_leader_alone_while_the_others_wait_has_failed_for_all(
+    plan: Plan,
+    planned: Callable[..., Run],
+    words: tuple[str, ...],
+    together: Callable[..., list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = planned(*words)
+    monkeypatch.setattr(execution, "evaluate_compositions", lambda *_: 1 / 0)
+    found = together(plan)
+    assert [failures for _, failures in found] == [{run.fingerprint: "ZeroDivisionError: division by zero"}] * 2
+
+
+def test_a_process_that_fails_alone_in_training_ends_and_does_not_begin_the_next_run(
+    plan: Plan,
+    planned: Callable[..., Run],
+    words: tuple[str, ...],
+    together: Callable[..., list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for seed in (1, 2):
+        planned(*words, f"seed={seed}")
+    step = Trainer._forward_backward
+
+    def instead(self: Trainer, *others: Any) -> Any:
+        if self.processes.rank == 1:
+            raise RuntimeError("out of memory")
+        return step(self, *others)
+
+    monkeypatch.setattr(Trainer, "_forward_backward", instead)
+    monkeypatch.setattr(execution, "_PATIENCE", timedelta(seconds=1))
+    (told, _), (told_other, error) = together(plan)
+    assert told == told_other == [("start", 1, None)]
+    assert error == "process 1: failed alone: RuntimeError: out of memory"
+
+
+def test_processes_that_fail_alike_go_on_together(
+    plan: Plan,
+    planned: Callable[..., Run],
+    words: tuple[str, ...],
+    together: Callable[..., list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, second = (planned(*words, f"seed={seed}").fingerprint for seed in (1, 2))
+    step = Trainer._forward_backward
+
+    def instead(self: Trainer, *others: Any) -> Any:
+        if self.seed == 1:
+            raise UsageError("wrong")
+        return step(self, *others)
+
+    monkeypatch.setattr(Trainer, "_forward_backward", instead)
+    assert [failures for _, failures in together(plan)] == [{first: "wrong"}] * 2
+    assert plan.store.is_trained(second) and len(plan.store.evaluations(second)) == 2
+
+
+def test_processes_that_fail_differently_do_not_go_on(
+    plan: Plan,
+    planned: Callable[..., Run],
+    words: tuple[str, ...],
+    together: Callable[..., list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    planned(*words)
+
+    def instead(*_: Any) -> None:
+        raise RuntimeError(f"in {Processes.join().rank}")
+
+    monkeypatch.setattr(execution, "_train", instead)
+    error = "processes failed differently: process 0: RuntimeError: in 0; process 1: RuntimeError: in 1"
+    assert [what for _, what in together(plan)] == [error] * 2
+
+
+@pytest.mark.parametrize(
+    ("holder", "steps_left"), [("was stopped", [("sparse", 0), ("sparse", 1)]), ("finished the run", [])]
+)
+def test_all_processes_go_on_from_what_the_lock_s_holder_left_while_the_leader_waited(
+    holder: str,
+    steps_left: list[tuple[str, int]],
+    plan: Plan,
+    planned: Callable[..., Run],
+    words: tuple[str, ...],
+    together: Callable[..., list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    folder, aside = plan.store.folder(planned(*words).fingerprint), tmp_path / "aside"
+    with monkeypatch.context() as alone:
+        alone.delenv("WORLD_SIZE")
+        if holder == "was stopped":
+            alone.setattr(Trainer, "_stop_asked", lambda self: int(signal.SIGTERM))
+            with pytest.raises(Interrupted):
+                carry_out(plan, None, silent)
+        else:
+            carry_out(plan, None, silent)
+    folder.rename(aside)
+    lock, step = RunStore.lock, Trainer._forward_backward
+    done: list[tuple[str, int]] = []
+
+    @contextmanager
+    def after_a_while(store: RunStore, fingerprint: str) -> Iterator[None]:
+        with lock(store, fingerprint):
+            if aside.exists():
+                time.sleep(1)  # in which the other process could begin, if it did not wait
+                aside.rename(folder)
+            yield
+
+    def noted(self: Trainer, phase: Any, number: int, mix: Any) -> Any:
+        done.append((phase.name, number))
+        return step(self, phase, number, mix)
+
+    monkeypatch.setattr(RunStore, "lock", after_a_while)
+    monkeypatch.setattr(Trainer, "_forward_backward", noted)
+    found = together(plan, lambda *_: list(done))
+    assert [(told[1], failures) for told, failures in found] == [(("done", 1, steps_left), {})] * 2

@@ -1,0 +1,364 @@
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from xlt.engine.run import ALONE
+from xlt.errors import UsageError
+from xlt.plan.planner import Plan
+from xlt.plan.store import RunStore
+from xlt.tables.figures import FigureConfig
+from xlt.tables.table import Cell, Grid, SearchConfig, SystemConfig, Table, TableConfig, averages
+from xlt.tables.terminal import duration, print_plan, print_table, table_markdown
+
+EMPTY: dict[str, Any] = {
+    "title": "A table",
+    "metric": "accuracy",
+    "overrides": [],
+    "systems": {},
+    "searches": {},
+    "columns": [],
+    "groups": {},
+    "average": [],
+    "reference": {},
+    "reference_name": "Table 1",
+    "facts": {},
+    "note": "a note",
+    "parts": {},
+    "figure": None,
+    "same_as": None,
+    "measured_by": None,
+}
+BARE = ("data=empty", "language_modules=none")
+
+
+@pytest.fixture
+def make_table(tmp_path: Path, words: tuple[str, ...]) -> Callable[..., tuple[Table, Plan]]:
+    """A table of full FT and BitFit on English and Faroese, over two seeds; nothing is trained."""
+
+    def make(**changes: Any) -> tuple[Table, Plan]:
+        plan = Plan(RunStore(tmp_path / "outputs"))
+        own = [word for word in words if not word.startswith(("data_dir", "model.path"))]
+        user = [word for word in words if word.startswith(("data_dir", "model.path"))]
+        values: dict[str, Any] = {
+            "overrides": own,
+            "systems": {
+                name: SystemConfig(label, "pos_lt_sft", [*BARE, f"method={name}"], ALONE)
+                for name, label in (("full", "full FT"), ("bitfit", "BitFit"))
+            },
+            "columns": ["eng", "fao"],
+            "average": ["fao"],
+            "reference": {"full": {"fao": 55.5, "avg": 50.0}},
+        }
+        config = TableConfig(**{**EMPTY, **values, **changes})
+        return Table("small", config, [1, 2], [*user, f"output_dir={tmp_path / 'outputs'}"], plan), plan
+
+    return make
+
+
+def _score(table: Table, plan: Plan, system: str, seed: int, **scores: float) -> None:
+    run = table.run(system, seed, "eng")
+    plan.store.folder(run.fingerprint).mkdir(parents=True, exist_ok=True)
+    found = {key: scores[wanted.source] for key, wanted in run.evaluations.items() if wanted.source in scores}
+    plan.store.add_evaluations(run.fingerprint, {key: {"metrics": {"accuracy": v}} for key, v in found.items()})
+
+
+def test_a_cell_is_the_mean_and_spread_over_seeds_of_finished_evaluations(
+    make_table: Callable[..., tuple[Table, Plan]],
+) -> None:
+    table, plan = make_table()
+    _score(table, plan, "full", 1, eng=90.0, fao=50.0)
+    _score(table, plan, "full", 2, eng=94.0, fao=54.0)
+    grid = table.grid(plan.store, {}).cells
+    assert grid["full"]["eng"].values == [90.0, 94.0]
+    assert grid["full"]["eng"].mean == 92.0
+    assert grid["full"]["eng"].spread == pytest.approx(8**0.5)  # sample standard deviation of 90 and 94
+    assert grid["full"]["avg"].values == [50.0, 54.0]  # English is no target
+    assert grid["full"]["fao"].backed_by == [table.run("full", seed, "eng").fingerprint for seed in (1, 2)]
+    assert grid["full"]["eng"].reason is None
+
+
+def test_a_hole_says_why(make_table: Callable[..., tuple[Table, Plan]]) -> None:
+    table, plan = make_table()
+    _score(table, plan, "full", 1, eng=90.0, fao=50.0)
+    broken = table.run("full", 2, "eng").fingerprint
+    grid = table.grid(plan.store, {broken: "FloatingPointError: the loss is nan"}).cells
+    assert grid["full"]["fao"].values == [50.0] and grid["full"]["fao"].spread is None
+    assert grid["full"]["fao"].reason == "seed 2: FloatingPointError: the loss is nan"
+    assert grid["bitfit"]["eng"].values == [] and grid["bitfit"]["eng"].reason == "seed 2: not run"
+    assert grid["bitfit"]["avg"].values == []
+
+
+def test_a_failure_of_an_earlier_sitting_is_the_reason_too(make_table: Callable[..., tuple[Table, Plan]]) -> None:
+    table, plan = make_table()
+    fingerprint = table.run("bitfit", 2, "eng").fingerprint
+    plan.store.folder(fingerprint).mkdir(parents=True)
+    plan.store.record_failure(fingerprint, "killed")
+    assert table.grid(plan.store, {}).cells["bitfit"]["eng"].reason == "seed 2: killed"
+
+
+def test_a_group_shows_the_mean_of_its_members_and_keeps_them(
+    make_table: Callable[..., tuple[Table, Plan]], tmp_path: Path
+) -> None:
+    groups = {"seen": ["eng"], "all": ["eng", "fao"]}
+    table, plan = make_table(columns=["seen", "all"], groups=groups, average=[], reference={"full": {"all": 71.0}})
+    _score(table, plan, "full", 1, eng=90.0, fao=50.0)
+    _score(table, plan, "full", 2, eng=94.0, fao=56.0)
+    _score(table, plan, "bitfit", 1, eng=80.0)
+    grid = table.grid(plan.store, {})
+    assert grid.columns == ["seen", "all"]
+    assert grid.cells["full"]["all"].values == [70.0, 75.0]
+    assert grid.cells["full"]["seen"].values == [90.0, 94.0]
+    assert grid.cells["bitfit"]["all"].values == [] and grid.cells["bitfit"]["all"].reason == "seed 2: not run"
+    grid.save(table_markdown(grid), tmp_path / "tables")
+    saved = json.loads((tmp_path / "tables" / "small.json").read_text())["cells"]
+    assert saved["full"]["fao"]["values"] == [50.0, 56.0]
+    assert "72.5" in table_markdown(grid) and "fao" not in table_markdown(grid)
+    faults = TableConfig(**{**EMPTY, "columns": ["a"], "groups": {"b": ["eng"], "a": []}}).faults("table")
+    assert [line.partition(":")[0] for line in faults] == ["table.groups.b", "table.groups.a"]
+
+
+def test_an_average_needs_all_its_columns(make_table: Callable[..., tuple[Table, Plan]]) -> None:
+    table, plan = make_table(average=[])
+    _score(table, plan, "full", 1, eng=90.0)
+    _score(table, plan, "full", 2, eng=90.0, fao=60.0)
+    assert table.grid(plan.store, {}).cells["full"]["avg"].values == [75.0]
+
+
+def test_markdown_has_means_spreads_references_bold_bests_and_holes(
+    make_table: Callable[..., tuple[Table, Plan]],
+) -> None:
+    table, plan = make_table()
+    _score(table, plan, "full", 1, eng=90.0, fao=50.0)
+    _score(table, plan, "full", 2, eng=94.0, fao=54.0)
+    _score(table, plan, "bitfit", 1, eng=95.0, fao=40.0)
+    text = table_markdown(table.grid(plan.store, {}))
+    rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("|")}
+    assert rows[""] == "| | eng | fao | avg |"
+    assert rows["full FT"] == "| full FT | 92.0±2.8 | **52.0±2.8 (55.5)** | **52.0±2.8 (50.0)** |"
+    assert rows["BitFit"] == "| BitFit | **95.0** | 40.0 | 40.0 |"
+    assert "mean ± standard deviation over 2 seeds; in brackets: Table 1" in text
+    assert "- BitFit, seed 2: not run" in text
+    assert "a note" in text
+
+
+def test_a_table_fits_a_narrow_terminal_with_every_number_in_it(
+    make_table: Callable[..., tuple[Table, Plan]],
+) -> None:
+    table, plan = make_table()
+    for seed in (1, 2):
+        _score(table, plan, "full", seed, eng=90.0 + seed, fao=50.0 + seed)
+        _score(table, plan, "bitfit", seed, eng=80.0 + seed, fao=40.0 + seed)
+    for width in (60, 30):
+        out = io.StringIO()
+        print_table(table.grid(plan.store, {}), Console(file=out, width=width))
+        assert max(map(len, out.getvalue().splitlines())) <= width
+        for text in (
+            "A table",
+            "full FT",
+            "BitFit",
+            "91.5±0.7",
+            "51.5±0.7 (55.5)",
+            "81.5±0.7",
+            "41.5±0.7",
+            "avg",
+            "a note",
+        ):
+            assert text in out.getvalue(), text
+
+
+def test_the_saved_table_names_the_run_behind_every_value(
+    make_table: Callable[..., tuple[Table, Plan]], tmp_path: Path
+) -> None:
+    table, plan = make_table()
+    _score(table, plan, "full", 1, eng=90.0, fao=50.0)
+    grid = table.grid(plan.store, {})
+    grid.save(table_markdown(grid), tmp_path / "tables")
+    saved = json.loads((tmp_path / "tables" / "small.json").read_text(encoding="utf-8"))
+    cell = saved["cells"]["full"]["eng"]
+    assert cell["values"] == [90.0] and cell["runs"] == [table.run("full", 1, "eng").fingerprint]
+    assert saved["cells"]["bitfit"]["eng"] == {
+        "mean": None,
+        "missing": "seed 2: not run",
+        "runs": [],
+        "spread": None,
+        "values": [],
+    }
+    assert (tmp_path / "tables" / "small.md").read_text(encoding="utf-8").startswith("# A table")
+    assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == ["small.json", "small.md"]
+
+
+def test_a_column_that_no_run_evaluates_is_refused(make_table: Callable[..., tuple[Table, Plan]]) -> None:
+    with pytest.raises(
+        UsageError,
+        match=r"table.columns: deu not in data.evaluation or data.benchmarks of experiment=pos_lt_sft; there are eng, ",
+    ):
+        make_table(columns=["eng", "deu"])
+
+
+def test_faults_of_all_systems_are_gathered(make_table: Callable[..., tuple[Table, Plan]]) -> None:
+    systems = {
+        name: SystemConfig(name, "pos_lt_sft", [*BARE, f"method={name}", fault], ALONE)
+        for name, fault in (("full", "seeed=1"), ("bitfit", "train.batch_size=0"))
+    }
+    with pytest.raises(UsageError) as raised:
+        make_table(systems=systems)
+    assert [line.partition(":")[0] for line in raised.value.lines] == ["seeed=1", "train.batch_size=0"]
+
+
+def test_a_reference_for_a_system_that_is_not_there_is_a_fault() -> None:
+    from xlt.config import faults
+
+    config = TableConfig(**{**EMPTY, "columns": ["eng"], "reference": {"lt_sft": {"eng": 1.0}}})
+    assert list(faults(config, "table")) == ["table.reference.lt_sft: no such system; there are "]
+
+
+def test_the_plan_shows_what_is_to_be_done_and_how_much_exists(
+    make_table: Callable[..., tuple[Table, Plan]],
+) -> None:
+    table, plan = make_table()
+    run = table.run("full", 1, "eng")
+    plan.store.folder(run.fingerprint).mkdir(parents=True)
+    (plan.store.folder(run.fingerprint) / "result.json").write_text("{}", encoding="utf-8")
+    _score(table, plan, "full", 1, eng=90.0, fao=50.0)
+    out = io.StringIO()
+    print_plan(plan, Console(file=out, width=100))
+    assert "4 runs: 1 exist, 3 to do" in out.getvalue()
+    assert "pos_lt_sft bitfit eng seed=2" in out.getvalue() and "train + evaluate 2" in out.getvalue()
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(7.4, "7 s"), (99.0, "99 s"), (600, "10 min"), (7200, "2.0 h")])
+def test_durations_are_said_as_people_say_them(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_a_system_with_a_column_in_its_overrides_has_a_run_for_each_that_is_evaluated_there_alone(
+    make_table: Callable[..., tuple[Table, Plan]],
+) -> None:
+    one_each = ["method=bitfit", "+source@data.excluded.target=ud_{column}"]
+    systems = {"single": SystemConfig("FS-SINGLE", "pos_lt_sft", [*BARE, *one_each], ALONE)}
+    table, plan = make_table(systems=systems, reference={})
+    runs = {(seed, column): table.run("single", seed, column) for seed in (1, 2) for column in ("eng", "fao")}
+    assert len({run.fingerprint for run in runs.values()}) == 4
+    for (_, column), run in runs.items():
+        assert [wanted.source for wanted in run.evaluations.values()] == [column]
+        assert run.config.data.excluded["target"].language == column
+        plan.store.folder(run.fingerprint).mkdir(parents=True)
+        (key,) = run.evaluations
+        plan.store.add_evaluations(run.fingerprint, {key: {"metrics": {"accuracy": 10.0 if column == "eng" else 30.0}}})
+    row = table.grid(plan.store, {}).cells["single"]
+    assert row["eng"].values == [10.0, 10.0] and row["fao"].values == row["avg"].values == [30.0, 30.0]
+
+
+def test_systems_that_share_a_task_module_each_show_it_with_their_own_language_modules(
+    make_table: Callable[..., tuple[Table, Plan]], adapted: tuple[str, ...]
+) -> None:
+    modules = ["data=empty", "method=bitfit", *(word for word in adapted if word.startswith("language_modules"))]
+    others = {"own": [], "english": ["+language_modules.stand_in.targets=eng"]}
+    systems = {
+        name: SystemConfig(name, "pos_lt_sft", [*modules, *more], "task+language") for name, more in others.items()
+    }
+    table, plan = make_table(systems=systems, reference={}, columns=["fao"], average=[])
+    for seed in (1, 2):
+        run = table.run("own", seed, "fao")
+        assert run is table.run("english", seed, "fao")
+        plan.store.folder(run.fingerprint).mkdir(parents=True)
+        scores = {"fao": 70.0 + seed, "eng": 40.0 + seed}
+        found = {key: scores.get(wanted.modules[0].language or "", 0.0) for key, wanted in run.evaluations.items()}
+        plan.store.add_evaluations(run.fingerprint, {key: {"metrics": {"accuracy": v}} for key, v in found.items()})
+    grid = table.grid(plan.store, {}).cells
+    assert grid["own"]["fao"].values == [71.0, 72.0] and grid["english"]["fao"].values == [41.0, 42.0]
+
+
+def test_a_table_of_averages_has_the_systems_of_its_parts_and_their_averages(
+    make_table: Callable[..., tuple[Table, Plan]],
+) -> None:
+    table, plan = make_table()
+    for seed in (1, 2):
+        _score(table, plan, "full", seed, eng=90.0, fao=50.0 + seed)
+        _score(table, plan, "bitfit", seed, eng=80.0, fao=40.0)
+    whole = table.grid(plan.store, {})
+    few = dataclasses.replace(whole, cells={"full": whole.cells["full"]})
+    few = dataclasses.replace(
+        few, config=dataclasses.replace(few.config, systems={"full": whole.config.systems["full"]})
+    )
+    config = TableConfig(**{**EMPTY, "parts": {"POS": "small", "NER": "other"}})
+    grid = averages("all", config, [1, 2], {"POS": whole, "NER": few})
+    assert grid.columns == ["POS", "NER"]
+    assert grid.cells["full"]["POS"].values == grid.cells["full"]["NER"].values == [51.0, 52.0]
+    assert grid.cells["bitfit"]["NER"].values == []
+    text = table_markdown(grid)
+    assert "| full FT | **51.5±0.7 (50.0)** | **51.5±0.7 (50.0)** |" in text
+    assert "| BitFit | 40.0±0.0 | - |" in text
+
+
+def test_a_search_becomes_a_row_for_every_combination(make_table: Callable[..., tuple[Table, Plan]]) -> None:
+    search = SearchConfig({"train.batch_size": ["2", "4"], "train.learning_rate": ["0.1", "0.2"]}, best=None)
+    named = {"full batch_size=4 learning_rate=0.1": {"fao": 1.0}}
+    table, _ = make_table(searches={"full": search}, reference=named)
+    config = table.config.searched()
+    assert list(config.systems) == [
+        "full batch_size=2 learning_rate=0.1",
+        "full batch_size=2 learning_rate=0.2",
+        "full batch_size=4 learning_rate=0.1",
+        "full batch_size=4 learning_rate=0.2",
+        "bitfit",
+    ]
+    row = config.systems["full batch_size=4 learning_rate=0.1"]
+    assert row.overrides == [*table.config.systems["full"].overrides, "train.batch_size=4", "train.learning_rate=0.1"]
+    assert row.label == "full FT batch_size=4 learning_rate=0.1"
+    assert config.systems["bitfit"] == table.config.systems["bitfit"]
+    assert not list(table.config.faults("table"))
+    unknown = dataclasses.replace(table.config, reference={"full": {}}, searches={"full": search, "x": search})
+    assert [line.partition(":")[0] for line in unknown.faults("table")] == ["table.searches.x", "table.reference.full"]
+    assert list(SearchConfig({"seed": ["1", "1"]}, None).faults("s")) == [
+        "s.over.seed=['1', '1']: must be different values, at least one"
+    ]
+
+
+def test_the_best_setting_of_a_search_is_said_beside_the_published_one(
+    make_table: Callable[..., tuple[Table, Plan]],
+) -> None:
+    search = SearchConfig({"train.learning_rate": ["0.1", "0.2"]}, best="learning_rate=0.1")
+    table, _ = make_table()
+    config = dataclasses.replace(table.config, searches={"full": search}, reference={}).searched()
+    scores = {"full learning_rate=0.1": [50.0], "full learning_rate=0.2": [60.0], "bitfit": [70.0]}
+    cells = {name: {column: Cell(list(of)) for column in ("eng", "fao", "avg")} for name, of in scores.items()}
+    grid = Grid("search", config, [1], cells)
+    text = table_markdown(grid)
+    assert "full FT: learning_rate=0.2 is best; Table 1: learning_rate=0.1" in text
+
+
+def test_a_table_of_nothing_is_refused_but_for_a_figure(make_table: Callable[..., tuple[Table, Plan]]) -> None:
+    table, _ = make_table(columns=[], average=[], reference={}, figure=FigureConfig("curves", "loss"))
+    assert not list(table.config.faults("table"))
+    assert list(dataclasses.replace(table.config, figure=None).faults("table")) == [
+        "table.columns: empty; name sources of data.evaluation"
+    ]
+    grid = table.grid(RunStore("nowhere"), {})
+    assert grid.columns == []
+    assert [run.config.seed for run in table.runs()["BitFit"]] == [1, 2]
+
+
+def test_a_benchmark_is_a_column_with_a_metric_of_its_own(
+    make_table: Callable[..., tuple[Table, Plan]], words: tuple[str, ...]
+) -> None:
+    own = [word for word in words if not word.startswith(("data_dir", "model.path"))]
+    table, plan = make_table(
+        columns=["eng", "mmlu"], average=[], reference={}, overrides=[*own, "+benchmark@data.benchmarks.mmlu=mmlu"]
+    )
+    run = table.run("full", 1, "mmlu")
+    assert {wanted.source: wanted.label for wanted in run.evaluations.values()} == {"eng": ALONE, "mmlu": ALONE}
+    metrics = {"eng": {"accuracy": 90.0}, "mmlu": {"score": 40.0, "score/mmlu": 40.0}}
+    plan.store.folder(run.fingerprint).mkdir(parents=True)
+    done = {key: {"metrics": metrics[wanted.source]} for key, wanted in run.evaluations.items()}
+    plan.store.add_evaluations(run.fingerprint, done)
+    grid = table.grid(plan.store, {}).cells["full"]
+    assert [grid[column].values for column in ("eng", "mmlu", "avg")] == [[90.0], [40.0], [65.0]]

@@ -1,0 +1,68 @@
+"""What the terminal shows of plans, sweeps and runs: the user's words as they wrote them."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections.abc import Callable
+
+import pytest
+from rich.console import Console
+
+from xlt.plan.planner import Plan, Run
+from xlt.tables.terminal import SweepRow, print_evaluations, print_plan, print_sweep
+
+
+def _console(width: int = 100) -> tuple[Console, io.StringIO]:
+    out = io.StringIO()
+    return Console(file=out, width=width), out
+
+
+def test_a_sweep_shows_brackets_in_overrides_compositions_and_reasons() -> None:
+    console, out = _console()
+    words = "languages=[fao,mlt] method=lt_sft"
+    rows = [
+        SweepRow(0, words, "done", {"task[x]": 71.25}, None),
+        SweepRow(11, words, "failed", {}, "no module [red]here[/]"),
+    ]
+    print_sweep(rows, console)
+    assert f"│ 0 {words}  │   done │    71.2 │" in out.getvalue()
+    assert f"│ 11 {words} │ failed │       - │" in out.getvalue()
+    assert "task[x]" in out.getvalue() and "job 11 failed: no module [red]here[/]\n" in out.getvalue()
+
+
+@pytest.mark.parametrize("width", [24, 40, 50, 80])
+def test_a_sweep_in_a_narrow_terminal_keeps_its_numbers_whole(width: int) -> None:
+    console, out = _console(width)
+    rows = [SweepRow(12, "train.learning_rate=0.00125 seed=31", "existed", {"task": 71.2, "task+language": 68.4}, None)]
+    print_sweep(rows, console)
+    assert max(map(len, out.getvalue().splitlines())) <= width
+    for whole in ("12", "0.00125", "seed=31", "71.2", "68.4"):
+        assert whole in out.getvalue(), whole
+
+
+def test_a_plan_shows_brackets_in_the_names_of_runs(
+    planned: Callable[..., Run], plan: Plan, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned(*words)
+    monkeypatch.setattr(plan, "rows", lambda: [("pos [fao,mlt] seed=12345", "train", 7.0)])
+    for width in (50, 80):
+        console, out = _console(width)
+        print_plan(plan, console)
+        assert "[fao,mlt]" in out.getvalue() and "12345" in out.getvalue() and "…" not in out.getvalue()
+
+
+def test_a_run_shows_brackets_in_the_names_of_sources(
+    planned: Callable[..., Run], plan: Plan, words: tuple[str, ...]
+) -> None:
+    run = planned(*words)
+    for key, wanted in run.evaluations.items():
+        run.evaluations[key] = dataclasses.replace(wanted, source=f"{wanted.source}[2]")
+    folder = plan.store.folder(run.fingerprint)
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps({"metric": "accuracy", "training": {}}))
+    plan.store.add_evaluations(run.fingerprint, {key: {"metrics": {"accuracy": 50.0}} for key in run.evaluations})
+    console, out = _console()
+    print_evaluations(run, plan.store, console)
+    assert "│ fao[2] │ 50.0 │" in out.getvalue()

@@ -1,0 +1,280 @@
+"""From conf/claims.yaml to verdicts: what `scripts/claims.py` does."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf, SCMode
+from rich.console import Console
+
+from xlt.commands.cli import guarded, is_stray
+from xlt.commands.reproduce import compose_table
+from xlt.compose import COMPOSITION_ERRORS, compose, hydra_ready, is_of_composition, override_faults, strangers
+from xlt.compose.composing import composed
+from xlt.config import faults
+from xlt.errors import UsageError
+from xlt.files import write_json
+from xlt.findings.claims import (
+    ClaimsConfig,
+    ComparisonConfig,
+    Finding,
+    Row,
+    Value,
+    as_record,
+    correct,
+    examine,
+    only,
+    searched_columns,
+    without_cells,
+)
+from xlt.findings.report import claims_markdown, print_claims
+from xlt.plan.planner import Plan
+from xlt.plan.store import RunStore
+from xlt.tables.table import Table, TableConfig
+
+_OWN = tuple(item.name for item in dataclasses.fields(ClaimsConfig))
+_PLAIN = "encoder"
+"""The store whose runs the command's other overrides are for."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the script."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    guarded(lambda: check_claims(words))
+
+
+def check_claims(words: list[str]) -> int:
+    """Looks up the cells of every claim, judges, reports; returns the exit code.
+
+    Raises:
+        UsageError: wrong overrides or values.
+    """
+    if "--help" in words or "-h" in words:
+        print("usage: claims.py [only=[NAME,...]] [seeds=[1,2]] [stores.NAME.KEY=...] [override of every run ...]")
+        return 0
+    if stray := [word for word in words if is_stray(word)]:
+        raise UsageError(*(f"{word}: neither an option nor an override; write KEY=VALUE" for word in stray))
+    own = [word for word in words if word.partition("=")[0].lstrip("+~").split(".")[0] in _OWN]
+    with hydra_ready():
+        config = compose_claims(own)
+        config.stores[_PLAIN].overrides += [word for word in words if word not in own]
+        if unfit := [line for name in config.stores for line in _unfit_overrides(config, name)]:
+            raise UsageError(*unfit)
+        folder = Path(config.output_dir).expanduser()
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        findings = _findings(config)
+    for of in findings.values():
+        correct(of.values())
+    claims = only(config)
+    records = [as_record(name, findings[name], config) for name in claims]
+    trial = dataclasses.asdict(config.trial)
+    with _writing(folder):
+        write_json(folder / "claims.json", {"scale": config.scale, "trial": trial, "claims": records})
+        (folder / "claims.md").write_text(claims_markdown(claims, findings, config), encoding="utf-8")
+    print_claims(claims, findings, config, Console())
+    Console(stderr=True).print(f"{folder / 'claims'}.md and .json", highlight=False, soft_wrap=True)
+    return 0
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"output_dir={folder}: cannot be written to ({error.strerror})") from error
+
+
+def compose_claims(own: list[str]) -> ClaimsConfig:
+    """The checked list of claims.
+
+    Raises:
+        UsageError: wrong overrides or values.
+    """
+    ConfigStore.instance().store(name="base_claims", node=ClaimsConfig)
+    listed = compose(own, config_name="claims")
+    config = OmegaConf.to_container(
+        listed, resolve=True, throw_on_missing=False, structured_config_mode=SCMode.INSTANTIATE
+    )
+    found = [*strangers(listed), *faults(config)]
+    if found:
+        raise UsageError(*found)
+    assert isinstance(config, ClaimsConfig)
+    return config
+
+
+def _unfit_overrides(config: ClaimsConfig, name: str) -> list[str]:
+    """Overrides of a store's runs that fit none of the runs its tables are made of, a line each.
+
+    One that fits some only is no fault here: for the others their tests will say why nothing was found.
+    """
+    overrides = config.stores[name].overrides
+    unfit, first = list(overrides), None
+    for words in _run_words(config, name) if overrides else ():
+        first = first or words
+        if _fit([*words, *overrides]):
+            return []
+        unfit = [override for override in unfit if not _fit([*words, override])]
+        if not unfit:
+            return []
+    if first is None:
+        return []
+    lines = {line.partition(": ")[0]: line for line in override_faults([*first, *overrides])}
+    where = "" if name == _PLAIN else f"with stores.{name}.overrides: "
+    return [
+        where + (lines.get(override) or next(strangers(composed("config", [*first, override])))) for override in unfit
+    ]
+
+
+def _fit(words: Sequence[str]) -> bool:
+    try:
+        return not any(strangers(composed("config", words)))
+    except COMPOSITION_ERRORS as error:
+        if not is_of_composition(error):
+            raise
+        return False
+
+
+def _run_words(config: ClaimsConfig, name: str) -> Iterator[list[str]]:
+    """What chooses the parts of a store's runs, each choice once: those that are asked for, or if there are none all.
+
+    The mix is chosen only where an override is of it: most are not, and it takes most of the time of composing.
+    """
+    asked, every = (
+        [test for claim in claims.values() for test in claim.tests.values() if test.store == name]
+        for claims in (only(config), config.claims)
+    )
+    of_mix = any(word.lstrip("+~").startswith(("data.", "data=", "source@")) for word in config.stores[name].overrides)
+    seen = set()
+    for table in dict.fromkeys(test.table for test in asked or every if config.scale not in test.lacking):
+        shown = _Shelf(table, config.scale, [], [], Plan(RunStore(config.output_dir)), name).config()
+        for system in shown.systems.values():
+            words = [f"experiment={system.experiment}", f"scale={config.scale}", *shown.overrides, *system.overrides]
+            choices = tuple(
+                word.replace("{column}", shown.sources[0])
+                for word in words
+                if "." not in word.partition("=")[0] and (of_mix or not word.startswith("data="))
+            )
+            if choices not in seen:
+                seen.add(choices)
+                yield list(choices)
+
+
+def _findings(config: ClaimsConfig) -> dict[str, dict[str, Finding]]:
+    """Claim -> test -> what it came to."""
+    claims = only(config)
+    tests = [test for claim in claims.values() for test in claim.tests.values()]
+    shelves: dict[tuple[str, str], _Shelf] = {}
+    plans = {name: Plan(RunStore(store.output_dir)) for name, store in config.stores.items()}
+    for name, store in config.stores.items():
+        for table in dict.fromkeys(test.table for test in tests if test.store == name):
+            columns = searched_columns(test for test in tests if (test.store, test.table) == (name, table))
+            words = [*store.overrides, f"scale={config.scale}", f"output_dir={store.output_dir}"]
+            shelves[name, table] = _Shelf(table, config.scale, columns, words, plans[name], name)
+    found: dict[str, dict[str, Finding]] = {}
+    for claim_name, claim in claims.items():
+        found[claim_name] = {}
+        for label, test in claim.tests.items():
+            shelf, seeds = shelves[test.store, test.table], config.stores[test.store].seeds
+            found[claim_name][label] = without_cells(test, config.scale) or examine(
+                test, shelf.row, shelf.languages, seeds, config.trial
+            )
+    return found
+
+
+class _Shelf:
+    """A table's cells in a store, system by system, composed when they are asked for.
+
+    Args:
+        name, scale: of the table.
+        columns: of it, that claims name; with those of its average they are looked up.
+        overrides: of every run.
+        plan: runs are added to it; of the store.
+        store: its name in the config.
+    """
+
+    def __init__(self, name: str, scale: str, columns: list[str], overrides: list[str], plan: Plan, store: str) -> None:
+        self._name, self._scale, self._overrides, self._plan, self._store = name, scale, overrides, plan, store
+        self._named = columns
+        self._config: TableConfig | None = None
+        self._rows: dict[tuple[str, int, str | None], Row | UsageError] = {}
+
+    def languages(self, columns: Sequence[str]) -> list[str]:
+        """Columns with groups written out; for none, those of the table's average.
+
+        Raises:
+            UsageError: no such table, or no such column in it.
+        """
+        config = self.config()
+        for column in columns:
+            if column not in (*config.columns, *config.sources):
+                raise UsageError(f"table {self._name} has no column {column}; there are {', '.join(config.columns)}")
+        wanted = columns or config.average or config.columns
+        return list(dict.fromkeys(one for column in wanted for one in config.groups.get(column, [column])))
+
+    def row(self, comparison: ComparisonConfig, system: str, seed: int) -> Row:
+        """What is there of a system's scores, or of what an example costs it.
+
+        Raises:
+            UsageError: the table has no such system, or it cannot be composed.
+        """
+        key = (system, seed, comparison.cost)
+        if key not in self._rows:
+            try:
+                self._rows[key] = self._look_up(*key)
+            except UsageError as error:
+                self._rows[key] = error
+        found = self._rows[key]
+        if isinstance(found, UsageError):
+            raise found
+        return found
+
+    def _look_up(self, system: str, seed: int, cost: str | None) -> Row:
+        config = self.config()
+        if system not in config.systems:
+            raise UsageError(f"table {self._name} has no system {system}; there are {', '.join(config.systems)}")
+        languages = list(dict.fromkeys([*self.languages([]), *self.languages(self._named)]))
+        shown = dataclasses.replace(
+            config,
+            systems={system: config.systems[system]},
+            searches={},
+            reference={},
+            columns=languages,
+            groups={},
+            average=[],
+            figure=None,
+        )
+        try:
+            table = Table(self._name, shown, [seed], self._overrides, self._plan)
+            return self._values(table, system, seed, languages, cost)
+        except UsageError as error:
+            if self._store == _PLAIN:
+                raise
+            raise UsageError(*(f"with stores.{self._store}.overrides: {line}" for line in error.lines)) from error
+
+    def _values(self, table: Table, system: str, seed: int, languages: list[str], cost: str | None) -> Row:
+        if cost is not None:
+            costs = {language: table.cost(system, seed, language, self._plan.store) for language in languages}
+            run = {language: table.run(system, seed, language).fingerprint for language in languages}
+            return {language: Value(of[cost], run[language]) for language, of in costs.items() if cost in of}
+        cells = table.grid(self._plan.store, {}).cells[system]
+        return {
+            language: Value(cells[language].values[0], cells[language].backed_by[0])
+            for language in languages
+            if cells[language].values
+        }
+
+    def config(self) -> TableConfig:
+        """The table.
+
+        Raises:
+            UsageError: there is no such table, or it has faults.
+        """
+        if self._config is None:
+            self._config = compose_table([f"table={self._name}", f"scale={self._scale}"])[0].table
+        return self._config

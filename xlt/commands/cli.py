@@ -1,0 +1,204 @@
+"""The `xlt` command: compose, check, plan, carry out, show."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from omegaconf import DictConfig
+from rich.console import Console
+
+import xlt
+from xlt.commands.sweeps import FAILURE, USAGE, Sweep, SweepFolder, TrialFailed, is_gathered, is_sweep
+from xlt.commands.usage import register_help
+from xlt.compose import (
+    COMPOSITION_ERRORS,
+    CONFIG_MODULE,
+    VERSION_BASE,
+    a_source_each,
+    hydra_ready,
+    is_of_composition,
+    one_line,
+    override_faults,
+    register_schemas,
+)
+from xlt.engine.processes import Processes
+from xlt.engine.training import Interrupted
+from xlt.errors import UsageError
+
+
+def main() -> None:
+    """Entry point. Exit codes: 0 done, 1 a run failed, 2 wrong input, 128 + signal stopped with its state saved."""
+    if "--version" in sys.argv[1:]:
+        print(f"xlt {xlt.__version__}, Hydra {hydra.__version__}")
+        return
+    options = _options(sys.argv[1:])
+    register_schemas()
+    register_help()
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises what it would print over many lines
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore", category=UserWarning, module="hydra")
+    try:
+        _hydra_main()
+        if (sweep := Sweep.gathered) is not None:
+            guarded(sweep.carry_out)
+    except COMPOSITION_ERRORS as error:
+        if not is_of_composition(error):
+            raise
+        with hydra_ready(options.config_dir):
+            if "Cannot find primary config" in str(error):  # then nothing composes
+                refuse([one_line(error)])
+            lines = override_faults(options.overrides, options.config_name or "config", options.multirun)
+            refuse(lines or [one_line(error)])
+    except TrialFailed as failed:
+        sys.exit(failed.code)
+    finally:
+        Sweep.gathered = None
+        SweepFolder.remove_if_nothing_was_done()
+
+
+@hydra.main(config_path=f"pkg://{CONFIG_MODULE}", config_name="config", version_base=VERSION_BASE)
+def _hydra_main(config: DictConfig) -> float | None:
+    """One run, or a job of a sweep; returns the best validation metric to a sweeper that searches."""
+    if is_sweep() and is_gathered():
+        Sweep.gathered = Sweep.gathered or Sweep()
+        Sweep.gathered.add(config)
+        return None
+    value: float | None = None
+
+    def action() -> int:
+        nonlocal value
+        code, value = run(config, evaluate=not is_sweep())
+        return code
+
+    try:
+        guarded(action)
+    except SystemExit as stop:
+        if is_sweep() and stop.code in (FAILURE, USAGE):
+            raise TrialFailed(int(stop.code)) from stop
+        raise
+    SweepFolder.done = True
+    return value
+
+
+def _options(words: Sequence[str]) -> argparse.Namespace:
+    """The command line as Hydra will read it; what Hydra would answer with a page of usage is refused in a line."""
+    parser = get_args_parser()
+    parser.error = lambda message: _refuse_option(parser, message)
+    options = parser.parse_args(words)
+    lines = [f"{word}: not an override; write KEY=VALUE" for word in options.overrides if is_stray(word)]
+    if options.experimental_rerun is not None:
+        lines.append("--experimental-rerun: refused, it would unpickle a file; give the overrides again")
+    if options.resolve and options.cfg is None and not options.help:
+        lines.append("--resolve: goes with --cfg job")
+    modes = (("--run", options.run), ("--cfg", options.cfg), ("--multirun", options.multirun), ("--info", options.info))
+    given = [name for name, value in modes if value]
+    if len(given) > 1:
+        lines.append(f"{' '.join(given)}: give one of them")
+    config_dir = options.config_dir
+    if config_dir is not None and not Path(config_dir).is_dir():
+        refuse([*lines, f"--config-dir={config_dir}: no such folder"])  # what the overrides choose may be in it
+    if lines:
+        with hydra_ready(config_dir):
+            right = [word for word in options.overrides if not is_stray(word)]
+            refuse([*lines, *override_faults(right, options.config_name or "config", options.multirun)])
+    return options
+
+
+def is_stray(word: str) -> bool:
+    """Whether a word of the command line is not even of an override's shape."""
+    return word.startswith(("=", "-")) or ("=" not in word and not word.startswith("~"))
+
+
+def _refuse_option(parser: argparse.ArgumentParser, message: str) -> NoReturn:
+    _, found, unknown = message.partition("unrecognized arguments: ")
+    if not found:
+        refuse([message.removeprefix("argument ")])
+    known = [name for action in parser._actions for name in action.option_strings]
+    lines = []
+    for word in unknown.split():
+        near = difflib.get_close_matches(word.partition("=")[0], known, n=1, cutoff=0.7)
+        meant = f"did you mean {near[0]}?" if near else "see xlt --help and xlt --hydra-help"
+        fault = f"no such option; {meant}" if word.startswith("-") else "give options before or after all overrides"
+        lines.append(f"{word}: {fault}")
+    refuse(lines)
+
+
+def run(config: DictConfig, *, evaluate: bool = True) -> tuple[int, float | None]:
+    """Plans one config, does what is missing, shows what came out.
+
+    Args:
+        config: composed, not yet checked.
+        evaluate: also evaluate the module on `data.evaluation`; a search does not look at it.
+    Returns:
+        The exit code, and the validation metric of the selected checkpoint.
+    """
+    from xlt.execution.execution import carry_out
+    from xlt.execution.workers import make_workers
+    from xlt.plan.planner import Plan
+    from xlt.plan.store import RunStore
+    from xlt.tables.terminal import print_evaluations, print_plan
+    from xlt.tracking.watch import send_unsent, watch
+
+    console = Console(stderr=True, quiet=not Processes.join().leads)
+    store = RunStore(config.output_dir)
+    plan = Plan(store)
+    asked = plan.add(a_source_each(config), evaluate=evaluate)
+    plan.preflight()
+    if len(plan.runs) > 1:
+        print_plan(plan, console)
+    outcome = carry_out(plan, make_workers(asked.config.launcher, store.root / "cluster"), watch)
+    send_unsent(plan.runs.values(), store)
+    if outcome.refused:
+        raise UsageError(*(outcome.failures[fingerprint] for fingerprint in outcome.refused))
+    for fingerprint, reason in outcome.failures.items():
+        if fingerprint not in outcome.skipped:
+            print(f"xlt: {plan.runs[fingerprint].label}: {reason}", file=sys.stderr)
+    if outcome.failures:
+        if outcome.skipped:
+            print(f"xlt: not tried because of that: {len(outcome.skipped)} runs", file=sys.stderr)
+        return FAILURE, None
+    if Processes.join().leads:
+        print_evaluations(asked, store, Console())
+    result = store.result(asked.fingerprint)
+    return 0, result["training"].get(f"best/{result.get('metric')}")
+
+
+def guarded(action: Callable[[], int], prefix: str = "") -> None:
+    """Runs an action of a command; wrong input is one line each and exit code 2, an interruption says how to go on.
+
+    Args:
+        action: returns the exit code.
+        prefix: says which job of several the lines are about.
+    """
+    from xlt.modules import ModuleFileError
+
+    try:
+        code = action()
+    except UsageError as error:
+        refuse([prefix + line for line in error.lines])
+    except ModuleFileError as error:
+        refuse([f"{prefix}{error}"])
+    except Interrupted as stop:
+        print(str(stop), file=sys.stderr)
+        sys.exit(128 + stop.signal)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    if code:
+        sys.exit(code)
+
+
+def refuse(lines: Sequence[str]) -> NoReturn:
+    """Says what is wrong with the input, a line each, and exits with 2."""
+    for line in lines:
+        print(f"xlt: {line}", file=sys.stderr)
+    sys.exit(USAGE)

@@ -1,0 +1,54 @@
+"""From `table=NAME` to its workspace at W&B: what `scripts/wandb_dashboard.py` does."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from xlt.commands.cli import FAILURE, guarded
+from xlt.commands.reproduce import compose_table, split_overrides
+from xlt.compose import hydra_ready
+from xlt.tracking.workspace import Workspace, create, has_account, table_workspace
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the script."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    guarded(lambda: dashboard(words))
+
+
+def dashboard(words: list[str]) -> int:
+    """Creates the workspace where there is an account, else says what it would be; returns the exit code.
+
+    Raises:
+        UsageError: wrong overrides, or the client is missing.
+    """
+    if not words or "--help" in words or "-h" in words:
+        print("usage: wandb_dashboard.py table=NAME [tracker.project=...] [tracker.entity=...] [override ...]")
+        return 0
+    workspace = workspace_of(words)
+    if not has_account():
+        print("No account of W&B here (WANDB_API_KEY, or `wandb login`). With one, this would be created:\n")
+        print("\n".join(workspace.lines()))
+        return 0
+    try:
+        print(create(workspace))
+    except OSError as error:  # what a request raises
+        print(f"xlt: W&B: {' '.join(str(error).split())}", file=sys.stderr)
+        return FAILURE
+    return 0
+
+
+def workspace_of(words: list[str]) -> Workspace:
+    """The workspace of a table; `words` as for `scripts/reproduce_table.py`.
+
+    Raises:
+        UsageError: wrong overrides.
+    """
+    own, others = split_overrides(words)
+    with hydra_ready():
+        config, name = compose_table(own)
+        parts = [[f"table={part}" if word.startswith("table=") else word for word in own]
+                 for part in config.table.parts.values()]  # fmt: skip
+        tables = [compose_table(part)[0].table for part in parts] or [config.table]
+        return table_workspace(name, tables, [*others, f"scale={config.scale}"])

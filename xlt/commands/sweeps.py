@@ -1,0 +1,221 @@
+"""A sweep (`xlt -m`): one plan for all its jobs, carried out side by side, and what became of each."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from rich.console import Console
+
+from xlt.config import LauncherConfig
+from xlt.errors import UsageError
+from xlt.execution.execution import Outcome, carry_out
+from xlt.execution.workers import make_workers
+from xlt.files import write_json
+from xlt.modules import ModuleFileError
+from xlt.plan.planner import Plan, Run
+from xlt.plan.store import RunStore
+from xlt.tables.page import save_page
+from xlt.tables.terminal import JobReport, SweepRow, mean_scores, print_plan, print_sweep
+from xlt.tracking.watch import send_unsent, watch
+
+USAGE = 2
+FAILURE = 1
+_GRID = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+_IN_TURN = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+
+
+class TrialFailed(Exception):
+    """A job that a search chose came to nothing; what it had to say has been said. `code`: its exit code."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+        super().__init__(code)
+
+
+class SweepFolder(Callback):
+    """Told by Hydra where a sweep begins, before it makes any folder.
+
+    Attributes:
+        folder: of the sweep.
+        made: the folders that the sweep will make, innermost first.
+        done: whether there was anything to carry out.
+    """
+
+    folder: ClassVar[str] = ""
+    made: ClassVar[list[Path]] = []
+    done: ClassVar[bool] = False
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        folder = Path(str(config.hydra.sweep.dir)).absolute()
+        SweepFolder.made = [path for path in (folder, *folder.parents) if not path.exists()]
+        SweepFolder.folder, SweepFolder.done = str(folder), False
+
+    @classmethod
+    def remove_if_nothing_was_done(cls) -> None:
+        """Takes away the folders that a sweep made, unless there was a job to carry out or something is in them."""
+        if cls.done or not cls.made:
+            return
+        folder = cls.made[0]
+        if not any(path.is_file() and path.name != "multirun.yaml" for path in folder.rglob("*")):
+            (folder / "multirun.yaml").unlink(missing_ok=True)
+            for empty in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
+                empty.rmdir()
+            with contextlib.suppress(OSError):  # not empty: others use it too
+                for path in cls.made:
+                    path.rmdir()
+        cls.made = []
+
+
+@dataclass
+class SweepJob:
+    """One job of a sweep.
+
+    Attributes:
+        number: as Hydra counts it.
+        words: its overrides.
+        run: that it asked for; None for one that was refused.
+        faults: what was wrong with it, a line each.
+        existed: there was nothing left to do for it.
+    """
+
+    number: int
+    words: list[str]
+    run: Run | None = None
+    faults: list[str] = field(default_factory=list)
+    existed: bool = False
+
+
+class Sweep:
+    """The jobs of a sweep, gathered first and then carried out as one plan.
+
+    What several jobs stand on is trained once, a job that was done before is not done again, and one that fails stops
+    only those that stand on it.
+
+    Attributes:
+        gathered: the one whose jobs Hydra is naming.
+    """
+
+    gathered: ClassVar[Sweep | None] = None
+
+    def __init__(self) -> None:
+        self.jobs: list[SweepJob] = []
+        self._plan: Plan | None = None
+        self._launcher: LauncherConfig | None = None
+
+    def add(self, config: DictConfig) -> None:
+        """Plans a job, called by Hydra for each in turn; one with faults has said them and is left out."""
+        settings = HydraConfig.get()
+        job = SweepJob(int(settings.job.num), list(settings.overrides.task))
+        self.jobs.append(job)
+        store = RunStore(config.output_dir)
+        if self._plan is not None and self._plan.store.root != store.root:
+            self._refuse(job, [f"output_dir={config.output_dir}: the jobs of a sweep share one"])
+            return
+        self._plan = self._plan or Plan(store)
+        if config.tracker.group is None:
+            config.tracker.group = self._title(config)
+        try:
+            alone = Plan(store)
+            alone.add(config)
+            alone.preflight()
+            job.run = self._plan.add(config)
+        except (UsageError, ModuleFileError) as error:
+            self._refuse(job, error.lines if isinstance(error, UsageError) else [str(error)])
+            return
+        self._launcher = self._launcher or job.run.config.launcher
+        job.existed = not alone.to_train() and not alone.to_evaluate()
+        SweepFolder.done = True
+
+    def carry_out(self) -> int:
+        """Does what is missing of all jobs and says what became of each.
+
+        Returns:
+            The exit code: 0, 1 if a job failed, 2 if one was refused.
+        Raises:
+            Interrupted: a signal came; what was running saved its state, and the jobs were shown as they stand.
+        """
+        refused = any(job.faults for job in self.jobs)
+        plan, console = self._plan, Console(stderr=True)
+        if plan is None or self._launcher is None:
+            return USAGE if refused else 0
+        remaining = len(plan.to_train()) + len(plan.to_evaluate())
+        if remaining:
+            print_plan(plan, console)
+        workers = make_workers(self._launcher, plan.store.root / "cluster")
+        outcome = Outcome()
+        try:
+            carry_out(plan, workers, watch, JobReport(console, remaining, plan), outcome)
+        finally:  # also when it is stopped
+            rows = [self._row(job, plan, outcome) for job in self.jobs]
+            print_sweep(rows, Console())
+            self._save(rows, plan, outcome)
+        send_unsent(plan.runs.values(), plan.store)
+        return USAGE if refused else FAILURE if outcome.failures else 0
+
+    def _row(self, job: SweepJob, plan: Plan, outcome: Outcome) -> SweepRow:
+        if job.run is None:
+            return SweepRow(job.number, self._overrides(job), "refused", {}, "; ".join(job.faults))
+        reason = outcome.failures.get(job.run.fingerprint)
+        if reason is not None:
+            state = "not tried" if job.run.fingerprint in outcome.skipped else "failed"
+        elif job.existed:
+            state = "existed"
+        else:
+            finished = plan.store.is_trained(job.run.fingerprint) and not plan.missing_evaluations(job.run)
+            state = "done" if finished else "not finished"
+        return SweepRow(job.number, self._overrides(job), state, mean_scores(job.run, plan.store), reason)
+
+    def _overrides(self, job: SweepJob) -> str:
+        """Those in which the jobs differ; all of a single job."""
+        common = set.intersection(*(set(one.words) for one in self.jobs)) if len(self.jobs) > 1 else set()
+        return " ".join(word for word in job.words if word not in common)
+
+    def _save(self, rows: Sequence[SweepRow], plan: Plan, outcome: Outcome) -> None:
+        """Writes `summary.json` and the page `sweep.html` into the sweep's folder."""
+        folder = Path(SweepFolder.folder)
+        if not folder.is_dir():
+            return
+        write_json(folder / "summary.json", [dataclasses.asdict(row) for row in rows])
+        names: dict[str, str] = {}
+        for job in self.jobs:
+            if job.run is not None:  # jobs that differ in nothing that is learned share a run
+                names[job.run.fingerprint] = "; ".join(
+                    filter(None, (names.get(job.run.fingerprint), self._overrides(job)))
+                )
+        title = next(job.run.config.tracker.group for job in self.jobs if job.run is not None)
+        runs = [plan.runs[fingerprint] for fingerprint in names]
+        page = save_page(folder / "sweep.html", str(title), runs, plan.store, outcome.failures, None, plan, names)
+        Console(stderr=True).print(f"{page}", highlight=False, soft_wrap=True)
+
+    @staticmethod
+    def _title(config: DictConfig) -> str:
+        return f"{config.experiment_name} {Path(SweepFolder.folder).name}"
+
+    def _refuse(self, job: SweepJob, lines: Sequence[str]) -> None:
+        job.faults = list(lines)
+        for line in lines:
+            print(f"xlt: job {job.number} ({','.join(job.words)}): {line}", file=sys.stderr)
+
+
+def is_sweep() -> bool:
+    """Whether this is a job of a sweep."""
+    return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
+
+
+def is_gathered() -> bool:
+    """Whether the jobs of the sweep are known beforehand and carried out here; else each is carried out in its turn.
+
+    A sweeper that searches chooses a job by what came of others; another launcher has its own processes.
+    """
+    settings = HydraConfig.get()
+    return str(settings.sweeper._target_) == _GRID and str(settings.launcher._target_) == _IN_TURN

@@ -1,0 +1,320 @@
+"""Carries out a plan: one run after the other, or several side by side in processes of their own."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+from collections.abc import Callable, Hashable, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, cast
+
+from xlt.data.translation import DoneTexts
+from xlt.engine.processes import Processes
+from xlt.engine.run import Composition, evaluate_compositions, prepare
+from xlt.engine.state import RunState
+from xlt.engine.training import Interrupted
+from xlt.engine.translate import translate_source
+from xlt.engine.watching import Silence, Watcher
+from xlt.errors import UsageError
+from xlt.execution.workers import Verdict, Workers
+from xlt.models.loading import quiet_libraries
+from xlt.modules import ModuleFileError
+from xlt.plan.identity import data_identity, digest, evaluated_identity, untranslated_identity
+from xlt.plan.planner import Plan, Run
+from xlt.plan.store import RunStore
+
+WatcherFor = Callable[[Run, RunStore], Watcher]
+Job = tuple[str, str]
+"""("train" or "evaluate", fingerprint)."""
+
+_CHANGED = "its files have changed since this was planned; give the same command again"
+_PATIENCE = timedelta(minutes=2)
+"""How long a process that failed waits for the others to fail alike."""
+
+
+@dataclass
+class Outcome:
+    """What became of a plan.
+
+    Attributes:
+        failures: fingerprint -> one line; a run that stands on a failed one is named with that reason.
+        refused: those of `failures` that were the user's to mend.
+        skipped: those of `failures` that were not tried, because what they stand on failed.
+        done: jobs that were carried out.
+    """
+
+    failures: dict[str, str] = field(default_factory=dict)
+    refused: set[str] = field(default_factory=set)
+    skipped: set[str] = field(default_factory=set)
+    done: list[Job] = field(default_factory=list)
+
+
+def carry_out(
+    plan: Plan,
+    workers: Workers | None,
+    watcher_for: WatcherFor,
+    report: Callable[[str, Run, str], None] = lambda *_: None,
+    outcome: Outcome | None = None,
+) -> Outcome:
+    """Does what is missing of a plan, in its order; what can be evaluated is, before anything else is trained.
+
+    A failed run stops only those that stand on it. A run whose process was killed between result and manifest is given
+    its manifest first. Several processes that share the runs do the leader's jobs, and each waits for all after every
+    job.
+
+    Args:
+        plan: with its store.
+        workers: where runs are carried out side by side; None keeps everything in this process.
+        watcher_for: makes the watcher of a run; must be picklable if there are workers.
+        report: told of every job: what ("start", "done", "failed", "skipped"), the run, a message.
+        outcome: filled as jobs end; who is interrupted has what became of those before.
+    Raises:
+        Interrupted: a signal came; what was running saved its state.
+        RuntimeError: a job failed in this process, and in another not at all or differently; it cannot go on with them.
+    """
+    processes = Processes.join()
+    for run in plan.runs.values() if processes.leads else ():
+        if plan.store.lacks_manifest(run.fingerprint):
+            with plan.store.lock(run.fingerprint):
+                _record_if_missing(run, plan.store)
+    jobs: dict[Job, set[Job]] = {}
+    for run in plan.to_evaluate():
+        wanted = {run.fingerprint, *run.evaluation_needs, *run.depends_on.values()}
+        jobs["evaluate", run.fingerprint] = {("train", needed) for needed in wanted}
+    for run in plan.to_train():
+        jobs["train", run.fingerprint] = {("train", needed) for needed in run.depends_on.values()}
+    waiting = {job: {need for need in needs if need in jobs} for job, needs in jobs.items()}
+    waiting = processes.from_leader(waiting)  # it may have done the first before another looked into the store
+    return _Execution(plan, waiting, watcher_for, report, outcome or Outcome()).run(workers)
+
+
+class _Execution:
+    def __init__(
+        self, plan: Plan, jobs: dict[Job, set[Job]], watcher_for: WatcherFor, report: Any, outcome: Outcome
+    ) -> None:
+        self._plan, self._waiting, self._watcher_for, self._report = plan, jobs, watcher_for, report
+        self._outcome = outcome
+
+    def run(self, workers: Workers | None) -> Outcome:
+        processes = Processes.join()
+        if workers is None or processes.count > 1:
+            while (job := self._next()) is not None:
+                self._report("start", self._plan.runs[job[1]], job[0])
+                self._settle(job, _agreed(processes, _do(job, self._arguments(job))))
+        else:
+            self._run_side_by_side(workers)
+        assert not self._waiting, f"jobs that wait for each other: {self._waiting}"
+        return self._outcome
+
+    def _next(self) -> Job | None:
+        """A job all of whose needs are done; those that stand on a failed one are settled on the way."""
+        for job in list(self._waiting):
+            broken = next((need for need in self._waiting[job] if need[1] in self._outcome.failures), None)
+            if broken is not None:
+                del self._waiting[job]
+                run, base = self._plan.runs[job[1]], self._plan.runs[broken[1]]
+                about = "" if base is run else f"stands on {base.label}, which failed: "
+                reason = f"{about}{self._outcome.failures[broken[1]]}"
+                if job[1] not in self._outcome.failures:  # its training may have failed itself
+                    self._outcome.failures[job[1]] = reason
+                    self._outcome.skipped.add(job[1])
+                self._report("skipped", run, reason)
+                return self._next()
+            if not self._waiting[job]:
+                del self._waiting[job]
+                return job
+        return None
+
+    def _settle(self, job: Job, verdict: Verdict) -> None:
+        run = self._plan.runs[job[1]]
+        if verdict.interrupted:
+            raise Interrupted(verdict.interrupted)
+        if verdict.reason is None:
+            self._outcome.done.append(job)
+            for needs in self._waiting.values():
+                needs.discard(job)
+            self._report("done", run, job[0])
+            return
+        self._outcome.failures[job[1]] = verdict.reason
+        if verdict.refused:
+            self._outcome.refused.add(job[1])
+        self._plan.store.record_failure(job[1], verdict.reason)
+        self._report("failed", run, verdict.reason)
+
+    def _arguments(self, job: Job) -> tuple[Any, ...]:
+        run = self._plan.runs[job[1]]
+        return run, self._plan.store, self._plan.missing_evaluations(run), self._watcher_for
+
+    def _run_side_by_side(self, workers: Workers) -> None:
+        running = 0
+        before = signal.signal(signal.SIGTERM, _as_interrupt)
+        try:
+            while True:
+                ready: dict[Hashable, Callable[[], Verdict]] = {}
+                while running + len(ready) < workers.count and (job := self._next()) is not None:
+                    self._report("start", self._plan.runs[job[1]], job[0])
+                    ready[job] = functools.partial(_do, job, self._arguments(job))
+                if ready:
+                    workers.start(ready)
+                    running += len(ready)
+                if not running:
+                    return
+                for key, verdict in workers.finished():
+                    running -= 1
+                    if verdict.interrupted:  # that one alone was told to stop
+                        name = signal.Signals(verdict.interrupted).name
+                        verdict = Verdict(f"stopped by {name}; state saved, the same command goes on from there")
+                    self._settle(cast(Job, key), verdict)
+        except (KeyboardInterrupt, Interrupted) as stop:
+            workers.stop()
+            raise stop if isinstance(stop, Interrupted) else Interrupted(signal.SIGINT) from stop
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            workers.close()
+
+
+def _do(job: Job, arguments: tuple[Any, ...]) -> Verdict:
+    """One job, in whichever process; what goes wrong comes back as a line."""
+    run, store, evaluations, watcher_for = arguments
+    quiet_libraries()
+    try:
+        if job[0] == "train" and run.translation is not None:
+            _translate(run, store, watcher_for)
+        elif job[0] == "train":
+            _train(run, store, watcher_for)
+        else:
+            _evaluate(run, store, evaluations, watcher_for)
+    except Interrupted as stop:
+        return Verdict("interrupted", interrupted=stop.signal)
+    except KeyboardInterrupt:
+        return Verdict("interrupted", interrupted=signal.SIGINT)
+    except (UsageError, ModuleFileError) as error:
+        return Verdict("; ".join(str(error).splitlines()), refused=True)
+    except Exception as error:
+        if os.environ.get("XLT_TRACEBACK"):
+            raise
+        return Verdict(f"{type(error).__name__}: {' '.join(str(error).split())}")
+    return Verdict()
+
+
+def _agreed(processes: Processes, verdict: Verdict) -> Verdict:
+    """What became of a job that processes did together, or the leader while the others come here to wait.
+
+    Raises:
+        RuntimeError: they differ in why they failed, or another is still at work or has ended. Whoever is in the middle
+            of an exchange would take the next job's for it; only the end of this process, after which `torchrun` ends
+            the others, stops that.
+    """
+    failed = verdict.reason is not None
+    try:
+        verdicts = processes.gather(verdict, _PATIENCE if failed else None)
+    except RuntimeError as error:
+        reason = f"failed alone: {verdict.reason}" if failed else "another process has ended"
+        raise RuntimeError(f"process {processes.rank}: {reason}") from error
+    failures = [one for one in verdicts if one.reason is not None]
+    if len({one.reason for one in failures}) > 1:
+        every = "; ".join(f"process {rank}: {one.reason or 'done'}" for rank, one in enumerate(verdicts))
+        raise RuntimeError(f"processes failed differently: {every}")
+    return failures[0] if failures else verdict
+
+
+def _translate(run: Run, store: RunStore, watcher_for: WatcherFor) -> None:
+    if not Processes.join().leads:
+        return
+    assert run.translation is not None
+    if untranslated_identity(run.translation.source) != run.identity["source"]:
+        raise UsageError(f"{run.label}: {_CHANGED}")
+    with store.lock(run.fingerprint):
+        if store.is_trained(run.fingerprint):
+            _record_if_missing(run, store)
+            return
+        watcher = watcher_for(run, store)
+        try:
+            translate_source(run.config, run.standing, run.translation, store.folder(run.fingerprint), watcher)
+            store.record_manifest(run.fingerprint, run.config, run.identity, run.kind, run.depends_on)
+            watcher.trained()
+        finally:
+            watcher.close()
+
+
+def _check_unchanged(run: Run) -> None:
+    """Refuses data that were replaced after the run was planned: its fingerprint names what was there.
+
+    Raises:
+        UsageError: a line for every source whose files are others.
+    """
+    planned, now = run.identity["data"], data_identity(run.config.data)
+    changed = [
+        f"data.{part}.{name}: {_CHANGED}"
+        for part in ("sources", "validation", "excluded")
+        for name, identity in planned[part].items()
+        if identity != now[part].get(name)
+    ]
+    if changed:
+        raise UsageError(*changed)
+
+
+def _train(run: Run, store: RunStore, watcher_for: WatcherFor) -> None:
+    _check_unchanged(run)
+    prepared = prepare(run.config, run.standing)
+    processes = prepared.trainer.processes
+    with store.lock(run.fingerprint) if processes.leads else nullcontext():  # the leader holds it for all
+        if processes.from_leader(store.is_trained(run.fingerprint)):  # until then nobody looks for saved state
+            if processes.leads:
+                _record_if_missing(run, store)
+            return
+        watcher = watcher_for(run, store) if processes.leads else Silence()
+        try:
+            prepared.train(store.folder(run.fingerprint), watcher)
+            if processes.leads:
+                store.record_manifest(run.fingerprint, run.config, run.identity, run.kind, run.depends_on)
+                watcher.trained()
+        finally:
+            watcher.close()
+
+
+def _record_if_missing(run: Run, store: RunStore) -> None:
+    """Ends a trained run as its own process would have, had it not been killed; the caller holds the run's lock."""
+    if store.lacks_manifest(run.fingerprint):
+        folder = store.folder(run.fingerprint)
+        RunState(folder).discard()
+        DoneTexts(folder).discard()
+        store.record_manifest(run.fingerprint, run.config, run.identity, run.kind, run.depends_on, late=True)
+
+
+def _evaluate(run: Run, store: RunStore, wanted: dict[str, Composition], watcher_for: WatcherFor) -> None:
+    if not Processes.join().leads:
+        return
+    assert run.evaluation_model is not None
+    with store.lock(run.fingerprint):
+        there = store.evaluations(run.fingerprint)  # by now: another process may have been at it
+        wanted = {key: composition for key, composition in wanted.items() if key not in there}
+        if not wanted:
+            return
+        _check_tests_unchanged(run, wanted.values())
+        watcher = watcher_for(run, store)
+        try:
+            found = evaluate_compositions(run.config, run.evaluation_model, wanted, watcher)
+            store.add_evaluations(run.fingerprint, found)
+            watcher.evaluated(store.evaluations(run.fingerprint))
+        finally:
+            watcher.close()
+
+
+def _check_tests_unchanged(run: Run, wanted: Iterable[Composition]) -> None:
+    """Refuses test data that were replaced after planning: the evaluation's key names what was there."""
+    planned = {composition.entry: composition for composition in wanted}
+    changed = [
+        f"data.evaluation.{composition.source}: {_CHANGED}"
+        for entry, composition in planned.items()
+        if digest(evaluated_identity(run.config.data, entry)) != composition.content
+    ]
+    if changed:
+        raise UsageError(*changed)
+
+
+def _as_interrupt(number: int, frame: object) -> None:
+    raise Interrupted(number)

@@ -1,0 +1,160 @@
+"""Claims and verdicts for people: in the terminal, whatever its width, and as Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.text import Text
+
+from xlt.findings.claims import ClaimConfig, ClaimsConfig, Finding
+from xlt.findings.verdict import CLOSE, FAILS, HOLDS, TOO_FEW, UNTESTED, WORDS
+
+_STYLES = {HOLDS: "green", FAILS: "red", CLOSE: "yellow", TOO_FEW: "yellow", UNTESTED: "dim"}
+_SHOWN_RUNS = 8
+
+Findings = Mapping[str, Mapping[str, Finding]]
+
+
+def print_claims(claims: Mapping[str, ClaimConfig], findings: Findings, config: ClaimsConfig, console: Console) -> None:
+    """A claim with its word, and a line for each of its tests."""
+    for number, (name, claim) in enumerate(claims.items(), 1):
+        word = config.verdict(name, findings[name].values())
+        head = Text(f"{number}. {claim.says} ")
+        head.append(f"[{word}]", style=_STYLES[word])
+        console.print(head)
+        console.print(f"   {name}; {claim.where}{_published(claim)}", style="dim", markup=False, highlight=False)
+        if name in config.every_test:
+            console.print(f"   {_every_test(findings[name])}", markup=False, highlight=False)
+        for label, finding in findings[name].items():
+            console.print(f"   {label}: {_told(finding)}", markup=False, highlight=False)
+        if not findings[name]:
+            console.print(f"   no table tests it: {config.untested[name]}", markup=False, highlight=False)
+    console.print(_summary(claims, findings, config), markup=False, highlight=False)
+    console.print(_method(config), markup=False, highlight=False)
+
+
+def claims_markdown(claims: Mapping[str, ClaimConfig], findings: Findings, config: ClaimsConfig) -> str:
+    """A table with a row a test; after it the runs behind each."""
+    lines = [
+        f"# Claims of the thesis, {config.scale} scale",
+        "",
+        _summary(claims, findings, config),
+        "",
+        _method(config),
+        "",
+    ]
+    lines += ["| | claim | thesis | test | difference | units | p | Holm | verdict |"]
+    lines += ["|--:|---|---|---|---:|---|---:|---:|---|"]
+    backed: list[str] = []
+    for number, (name, claim) in enumerate(claims.items(), 1):
+        word = config.verdict(name, findings[name].values())
+        every = f" ({_every_test(findings[name])})" if name in config.every_test else ""
+        first = [str(number), f"{claim.says} **{word}**{every}", claim.where + _published(claim)]
+        for label, finding in findings[name].items():
+            verdict, asked = finding.verdict, finding.comparison
+            what = f"{asked.table}, {_systems(finding)}" + (f"; {finding.reason}" if finding.reason else "")
+            cells = [
+                f"{label}: {finding.reason if finding.lacking else what}",
+                _difference(finding),
+                f"{verdict.units} {verdict.unit}" if verdict.units else "",
+                _number(verdict.p),
+                _number(finding.corrected),
+                verdict.word,
+            ]
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in [*first, *cells]) + " |")
+            first = ["", "", ""]
+            if finding.runs:
+                backed.append(f"- {name}, {label}: {_runs(finding)}")
+        if not findings[name]:
+            lines.append(
+                "| "
+                + " | ".join([*first, f"no table tests it: {config.untested[name]}", "", "", "", "", UNTESTED])
+                + " |"
+            )
+    if backed:
+        lines += ["", "Runs behind the numbers (all in claims.json, pair by pair):", "", *backed]
+    return "\n".join(lines) + "\n"
+
+
+def _every_test(findings: Mapping[str, Finding]) -> str:
+    words = [finding.verdict.word for finding in findings.values() if not finding.lacking]
+    return f"every test must hold; {words.count(HOLDS)} of {len(words)} do"
+
+
+def _told(finding: Finding) -> str:
+    verdict, asked = finding.verdict, finding.comparison
+    if finding.lacking:
+        return str(finding.reason)
+    head = f"{asked.table}, {_systems(finding)}"
+    if verdict.mean is None:
+        return f"{head}: {finding.reason}"
+    text = f"{head} = {_difference(finding)}, {verdict.units} {verdict.unit}, {_lot(finding)}: {verdict.word}"
+    return text + (f"; {finding.reason}" if finding.reason else "")
+
+
+def _lot(finding: Finding) -> str:
+    if finding.verdict.p is None:
+        return "counted, the same with every seed"
+    corrected = "" if finding.corrected is None else f" (Holm {_number(finding.corrected)})"
+    return f"p {_number(finding.verdict.p)}{corrected}"
+
+
+def _systems(finding: Finding) -> str:
+    asked = finding.comparison
+    if asked.cost is not None:
+        return f"{asked.cost} of {asked.worse} / {asked.better}"
+    text = f"{asked.better} - {asked.worse}"
+    if asked.over:
+        text = f"({text}) - ({asked.over[0]} - {asked.over[1]})"
+    where = f" on {', '.join(asked.columns)}" if asked.columns else ""
+    return text + where + (f" less that on {', '.join(asked.against)}" if asked.against else "")
+
+
+def _difference(finding: Finding) -> str:
+    """Mean and interval in points, or times; the margin where there is one."""
+    verdict, asked = finding.verdict, finding.comparison
+    if verdict.mean is None:
+        return ""
+    shown = [verdict.mean, *(() if verdict.low is None or verdict.high is None else (verdict.low, verdict.high))]
+    if asked.cost is not None:
+        texts = [f"{math.exp(value) * asked.margin:.2f}" for value in shown]
+        texts[0] += " times"
+    else:
+        texts = [f"{value + asked.margin:+.1f}" for value in shown]
+    wanted = f", to be above {asked.margin:g}" if asked.margin else ""
+    return texts[0] + (f" [{texts[1]}, {texts[2]}]" if len(texts) > 1 else "") + wanted
+
+
+def _published(claim: ClaimConfig) -> str:
+    shown = ", ".join(f"{what} {' : '.join(f'{n:g}' for n in numbers)}" for what, numbers in claim.published.items())
+    return f": {shown}" if shown else ""
+
+
+def _runs(finding: Finding) -> str:
+    short = [run[:12] for run in finding.runs]
+    more = f" and {len(short) - _SHOWN_RUNS} more" if len(short) > _SHOWN_RUNS else ""
+    return " ".join(short[:_SHOWN_RUNS]) + more
+
+
+def _number(p: float | None) -> str:
+    return "" if p is None else f"{p:.3f}" if p >= 0.001 else "<0.001"
+
+
+def _summary(claims: Mapping[str, ClaimConfig], findings: Findings, config: ClaimsConfig) -> str:
+    counted = Counter(config.verdict(name, findings[name].values()) for name in claims)
+    return f"{len(claims)} claims: " + ", ".join(f"{counted[word]} {word}" for word in WORDS)
+
+
+def _method(config: ClaimsConfig) -> str:
+    return (
+        "Sign-flip permutation test, one-sided, of differences paired by language and seed; means over seeds from "
+        f"{config.enough_languages} languages on. A test holds, or does not: p at most {config.level:g} in that "
+        f"direction, and the {100 * config.confidence:g}% bootstrap interval of the mean off 0. Of too few pairs no p "
+        "is so small, all in favour or not. Costs are counted: every language above the margin, or every one below "
+        "it. A claim holds, or does not, if all its tests do, or if one does by Holm's p, which counts the claim's "
+        "tests, and none is to the contrary; one of every test holds only if all do. Claims are not corrected for "
+        "one another. What is missing: python scripts/reproduce_table.py table=NAME makes it."
+    )

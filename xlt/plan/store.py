@@ -1,0 +1,182 @@
+"""The run store: a folder a run under `outputs/runs`, found by fingerprint."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import babel
+import torch
+from filelock import FileLock
+
+import xlt
+from xlt.compose import plain
+from xlt.config import RunConfig
+from xlt.data.translation import DONE_FILE
+from xlt.engine.run import CHECKPOINT_FOLDER, MODULE_FILE, RESULT_FILE
+from xlt.files import write_json
+
+_DIGITS = 12
+METRICS_FILE = "metrics.jsonl"
+EVALUATION_FILE = "evaluation.json"
+MANIFEST_FILE = "manifest.json"
+_FAILURE_FILE = "failure.json"
+
+
+class RunStore:
+    """Runs by fingerprint.
+
+    Args:
+        root: the config's `output_dir`.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).expanduser()
+        self.runs = self.root / "runs"
+
+    def folder(self, fingerprint: str) -> Path:
+        """Where the run is kept, whether it exists or not."""
+        return self.runs / fingerprint[:_DIGITS]
+
+    def is_trained(self, fingerprint: str) -> bool:
+        return (self.folder(fingerprint) / RESULT_FILE).is_file()
+
+    def has_state(self, fingerprint: str) -> bool:
+        """Whether an interrupted run can go on."""
+        folder = self.folder(fingerprint)
+        return any((folder / name).is_file() for name in ("state.safetensors", DONE_FILE))
+
+    def module_file(self, fingerprint: str) -> Path:
+        return self.folder(fingerprint) / MODULE_FILE
+
+    def checkpoint(self, fingerprint: str) -> Path:
+        return self.folder(fingerprint) / CHECKPOINT_FOLDER
+
+    def result(self, fingerprint: str) -> dict[str, Any]:
+        return _read(self.folder(fingerprint) / RESULT_FILE)
+
+    def evaluations(self, fingerprint: str) -> dict[str, dict[str, Any]]:
+        """Finished evaluations of the run's module: key -> record."""
+        return _read(self.folder(fingerprint) / EVALUATION_FILE)
+
+    def add_evaluations(self, fingerprint: str, found: dict[str, dict[str, Any]]) -> None:
+        merged = {**self.evaluations(fingerprint), **found}
+        (self.folder(fingerprint) / _FAILURE_FILE).unlink(missing_ok=True)
+        write_json(self.folder(fingerprint) / EVALUATION_FILE, merged)
+
+    def metrics(self, fingerprint: str) -> list[dict[str, Any]]:
+        """The metric records so far, each with phase and step; half a line from a kill is left out."""
+        file = self.folder(fingerprint) / METRICS_FILE
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.is_file() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def failure(self, fingerprint: str) -> str | None:
+        """Why the run failed last, if it did."""
+        return _read(self.folder(fingerprint) / _FAILURE_FILE).get("reason")
+
+    def record_failure(self, fingerprint: str, reason: str) -> None:
+        folder = self.folder(fingerprint)
+        if folder.is_dir():
+            write_json(folder / _FAILURE_FILE, {"reason": reason, "when": _now()})
+
+    def record_manifest(
+        self,
+        fingerprint: str,
+        config: RunConfig,
+        identity: dict[str, Any],
+        kind: str,
+        depends_on: dict[str, str],
+        *,
+        late: bool = False,
+    ) -> None:
+        """Writes what exactly produced the run: identity, whole config, versions, machine, dependencies.
+
+        Args:
+            late: by another process than trained it, which was killed before; versions and machine may be others.
+        """
+        folder = self.folder(fingerprint)
+        (folder / _FAILURE_FILE).unlink(missing_ok=True)
+        manifest = {
+            "fingerprint": fingerprint,
+            "kind": kind,
+            "identity": identity,
+            "config": plain(config),
+            "depends_on": depends_on,
+            "finished": _now(),
+            "seconds": self.result(fingerprint)["training"]["seconds"],
+            "versions": _versions(),
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+            "threads": torch.get_num_threads(),
+            "commit": _commit(),
+            **({"recorded_late": True} if late else {}),
+        }
+        write_json(folder / MANIFEST_FILE, manifest)
+
+    def lacks_manifest(self, fingerprint: str) -> bool:
+        """Whether the run is trained, but its process was killed before it wrote the manifest, which comes last."""
+        return self.is_trained(fingerprint) and not (self.folder(fingerprint) / MANIFEST_FILE).is_file()
+
+    def manifest(self, fingerprint: str) -> dict[str, Any]:
+        return _read(self.folder(fingerprint) / MANIFEST_FILE)
+
+    def seconds_of_kind(self, kind: str) -> float | None:
+        """Median time that past runs of a kind took; None where there were none."""
+        times = sorted(
+            manifest["seconds"]
+            for file in self.runs.glob(f"*/{MANIFEST_FILE}")
+            if (manifest := _read(file)).get("kind") == kind
+        )
+        return times[len(times) // 2] if times else None
+
+    @contextmanager
+    def lock(self, fingerprint: str) -> Iterator[None]:
+        """Held while a run is worked on; the system lets go of it when its holder dies."""
+        locks = self.runs / ".locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        with FileLock(str(locks / f"{fingerprint[:_DIGITS]}.lock")):
+            yield
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _versions() -> dict[str, str]:
+    import transformers
+
+    return {
+        "xlt": xlt.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "babel": babel.__version__,
+    }
+
+
+def _commit() -> str | None:
+    """The checkout's commit, with a mark if it was changed; None for an installed package, or without git."""
+    root = Path(xlt.__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except OSError:
+        return None

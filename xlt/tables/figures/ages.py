@@ -1,0 +1,53 @@
+"""Parameter ages (thesis Figure 7.4): which share of a module's entries was grown at which update."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from xlt.errors import UsageError
+from xlt.modules import load_module
+from xlt.plan.store import RunStore
+from xlt.tables.figures.figure import FigureConfig, Looks, Runs, system_labels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import FigureBase
+
+    from xlt.tables.table import Grid
+
+
+def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
+    """System -> step -> share of the entries grown there, in percent, mean over seeds; they add up to 100."""
+    numbers: dict[str, Any] = {}
+    for label, of in runs.items():
+        shares: dict[int, float] = {}
+        for run in of:
+            grown = load_module(store.module_file(run.fingerprint)).header.provenance.get("entries_grown_at_step")
+            if grown is None:
+                raise UsageError(f"table.figure.kind=ages: {label} has no entries that grow; leave its system out")
+            for step, count in grown.items():
+                share = 100 * count / sum(grown.values()) / len(of)
+                shares[int(step)] = shares.get(int(step), 0) + share
+        numbers[label] = {str(step): share for step, share in sorted(shares.items())}
+    return numbers
+
+
+def labels(grid: Grid) -> list[str]:
+    return system_labels(grid)
+
+
+def size(numbers: dict[str, Any]) -> tuple[float, float]:
+    return 5.0, 3.4
+
+
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, looks: Looks) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes = figure.subplots()
+    for label, shares in numbers.items():
+        steps = [int(step) for step in shares]
+        axes.plot(steps, list(shares.values()), label=label, **looks(label))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # between steps nothing grows
+    axes.set_xlabel("step at which an entry was last grown")
+    axes.set_ylabel("entries of the module (%)")
+    axes.set_ylim(bottom=0)
+    axes.legend()

@@ -1,0 +1,64 @@
+"""Learning curves: a validation metric over the steps, a line a system, its seeds as a band."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from typing import TYPE_CHECKING, Any
+
+from xlt.errors import UsageError
+from xlt.plan.store import RunStore
+from xlt.tables.figures.figure import FigureConfig, Looks, Runs, system_labels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import FigureBase
+
+    from xlt.tables.table import Grid
+
+
+def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
+    """System -> step -> the metric of every seed; of several phases, steps go on from one to the next."""
+    numbers: dict[str, Any] = {}
+    for label, of in runs.items():
+        points: dict[int, list[float]] = {}
+        for run in of:
+            for step, value in _curve(store, run.fingerprint, f"validation/{config.metric}"):
+                points.setdefault(step, []).append(value)
+        if not points:
+            raise UsageError(f"table.figure.metric={config.metric}: the runs of {label} have no validation of that")
+        numbers[label] = {str(step): values for step, values in sorted(points.items())}
+    return numbers
+
+
+def labels(grid: Grid) -> list[str]:
+    return system_labels(grid)
+
+
+def size(numbers: dict[str, Any]) -> tuple[float, float]:
+    return 5.0, 3.4
+
+
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, looks: Looks) -> None:
+    axes = figure.subplots()
+    for label, points in numbers.items():
+        steps = [int(step) for step in points]
+        means = [statistics.fmean(values) for values in points.values()]
+        (line,) = axes.plot(steps, means, label=label, **looks(label))
+        if any(len(values) > 1 for values in points.values()):
+            low, high = [min(values) for values in points.values()], [max(values) for values in points.values()]
+            axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+    axes.set_xlabel("step")
+    axes.set_ylabel(f"validation {config.metric}")
+    axes.legend()
+
+
+def _curve(store: RunStore, fingerprint: str, metric: str) -> list[tuple[int, float]]:
+    lines = (store.folder(fingerprint) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    points, start, last, phase = [], 0, 0, None
+    for record in map(json.loads, lines):
+        if phase not in (None, record["phase"]):
+            start = last
+        phase, last = record["phase"], start + record["step"]
+        if record.get(metric) is not None:
+            points.append((last, float(record[metric])))
+    return points

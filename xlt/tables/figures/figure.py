@@ -1,0 +1,265 @@
+"""From tables' runs to a picture: the kind gathers the numbers and draws them; both are kept."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import math
+import pkgutil
+import secrets
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from xlt.config import key
+from xlt.errors import UsageError
+from xlt.files import write_json
+from xlt.plan.planner import Run
+from xlt.plan.store import RunStore
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import FigureBase
+
+    from xlt.tables.table import Cell, Grid, SystemConfig
+
+# Okabe and Ito's colours, which the colour-blind tell apart; a marker goes with each, for print without colours.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4.5,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "savefig.dpi": 200,
+    "svg.hashsalt": "xlt",
+}
+_SUFFIXES = ("pdf", "png", "svg")
+_PAGE = 7.2
+"""Inches across, of a picture of several panels."""
+_TITLE = 12
+"""Characters of a picture's title an inch."""
+_WIDE = 5.7
+"""Inches from which a panel has a row of the page to itself."""
+Runs = Mapping[str, Sequence[Run]]
+"""System's label -> its finished runs, in order of their seeds."""
+Point = list[Any]
+"""[place on the horizontal axis, our mean or None, its spread or None, the published number or None]."""
+
+
+@dataclass
+class FigureConfig:
+    """The picture that goes with a table."""
+
+    kind: str = key("what is drawn: a file of xlt/tables/figures")
+    metric: str | None = key("what is on the vertical axis, where the kind has a choice")
+
+    def faults(self, prefix: str) -> Iterator[str]:
+        if self.kind not in kinds():
+            yield f"{prefix}.kind={self.kind}: no such figure; there are {', '.join(kinds())}"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What a picture, or one part of it, is drawn from: a table's runs and cells."""
+
+    config: FigureConfig
+    runs: Runs
+    grid: Grid
+
+
+class Looks:
+    """Colours and markers, by the label of what is drawn: it looks the same wherever it is in a picture.
+
+    Args:
+        order: labels that have their looks by their place here, whether all of them are drawn yet or not.
+    """
+
+    def __init__(self, order: Iterable[str] = ()) -> None:
+        self._places = {label: place for place, label in enumerate(dict.fromkeys(order))}
+        self._numbers: dict[str, int] = {}
+
+    def __call__(self, label: str) -> dict[str, Any]:
+        """Its `color` and `marker`; no pair comes twice before all have come."""
+        if label not in self._numbers:
+            free = (number for number in itertools.count() if number not in self._numbers.values())
+            place = self._places.get(label)
+            self._numbers[label] = next(free) if place is None or place in self._numbers.values() else place
+        turn, number = divmod(self._numbers[label], len(_COLOURS))
+        return {"color": _COLOURS[number], "marker": _MARKERS[(number + turn) % len(_MARKERS)]}
+
+
+class Kind(Protocol):
+    """What a file of this package offers."""
+
+    def gather(self, config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
+        """The numbers, as JSON values; `grid` has the table's cells.
+
+        Raises:
+            UsageError: these runs have nothing of the kind to show.
+        """
+
+    def labels(self, grid: Grid) -> Iterable[str]:
+        """Labels that have a look of their own, in order, whether there are numbers of them yet or not."""
+
+    def size(self, numbers: dict[str, Any]) -> tuple[float, float]:
+        """Width and height in inches that suit what `gather` returned."""
+
+    def draw(self, config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, looks: Looks) -> None:
+        """Draws what `gather` returned; `looks` is shared by all panels of a picture."""
+
+
+def kinds() -> list[str]:
+    """Names of the figures there are."""
+    names = (info.name for info in pkgutil.iter_modules([str(Path(__file__).parent)]))
+    return sorted(name for name in names if name != "figure" and not name.startswith("_"))
+
+
+def save_figure(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> Path | None:
+    """A table's picture, as `save_panels` saves it."""
+    return save_panels(grid.name, grid.config.title, {"": Panel(config, runs, grid)}, store)[0]
+
+
+def save_panels(name: str, title: str, panels: Mapping[str, Panel], store: RunStore) -> tuple[Path | None, list[str]]:
+    """Writes `NAME.png`, `.svg`, `.pdf` and `NAME.figure.json` (numbers, and the runs behind them) beside the tables.
+
+    Args:
+        name, title: of the picture.
+        panels: heading -> what is drawn under it; of several, those with nothing to show are left out.
+    Returns:
+        The PNG, None if no run is finished; and a line for each panel that is left out.
+    Raises:
+        UsageError: as `Kind.gather`, if there is nothing to show in any panel.
+    """
+    drawn: dict[str, tuple[Kind, Panel, dict[str, Any]]] = {}
+    backed_by: dict[str, dict[str, list[str]]] = {}
+    left_out: list[str] = []
+    several, refused = len(panels) > 1, False
+    for heading, panel in panels.items():
+        finished = {label: [run for run in of if store.is_trained(run.fingerprint)] for label, of in panel.runs.items()}
+        finished = {label: of for label, of in finished.items() if of}
+        if not finished:
+            left_out.append(f"{heading}: none of its runs is finished")
+            continue
+        kind = cast(Kind, importlib.import_module(f"xlt.tables.figures.{panel.config.kind}"))
+        try:
+            drawn[heading] = (kind, panel, kind.gather(panel.config, finished, store, panel.grid))
+        except UsageError as error:
+            refused = True
+            left_out += [f"{heading}: {line}" if several else line for line in error.lines]
+            continue
+        backed_by[heading] = {label: [run.fingerprint for run in of] for label, of in finished.items()}
+    if not drawn:
+        if refused:
+            raise UsageError(*left_out)
+        return None, left_out
+    folder = store.root / "tables"
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = {heading: found for heading, (_, _, found) in drawn.items()}
+    record: dict[str, Any] = {"title": title, "runs": backed_by, "numbers": numbers}
+    if not several:  # then there are no headings
+        record |= {what: next(iter(record[what].values())) for what in ("runs", "numbers")}
+    write_json(folder / f"{name}.figure.json", record)
+    _paint(drawn, title, several, folder / name)
+    return folder / f"{name}.png", left_out
+
+
+def _paint(drawn: Mapping[str, tuple[Kind, Panel, dict[str, Any]]], title: str, several: bool, stem: Path) -> None:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    sizes = [kind.size(numbers) for kind, _, numbers in drawn.values()]
+    columns = 2 if len(drawn) > 1 and max(width for width, _ in sizes) < _WIDE else 1
+    rows = math.ceil(len(drawn) / columns)
+    wanted = sizes[0] if len(drawn) == 1 else (_PAGE, 0.4 + rows * max(min(height, 3.4) for _, height in sizes))
+    looks = Looks(label for kind, panel, _ in drawn.values() for label in kind.labels(panel.grid))
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=wanted, layout="constrained")
+        figure.suptitle(textwrap.fill(title, int(wanted[0] * _TITLE)), fontsize=10)
+        parts = figure.subfigures(rows, columns, squeeze=False).flat
+        for part, (heading, (kind, panel, numbers)) in zip(parts, drawn.items(), strict=False):
+            if several:
+                part.suptitle(heading, fontsize=9, fontweight="bold")
+            kind.draw(panel.config, numbers, part, looks)
+        for suffix in _SUFFIXES:
+            temporary = stem.with_name(f".{stem.name}.{secrets.token_hex(6)}.{suffix}")
+            figure.savefig(temporary, metadata={"Date": None} if suffix == "svg" else None)
+            temporary.replace(stem.with_name(f"{stem.name}.{suffix}"))
+
+
+def system_labels(grid: Grid) -> list[str]:
+    """Of all systems of a table, in order; one for all settings of a search."""
+    return list(dict.fromkeys(unsearched(name, system) for name, system in grid.config.systems.items()))
+
+
+def unsearched(name: str, system: SystemConfig) -> str:
+    """A system's label without the setting of a search, which its name has too: `SYSTEM KEY=VALUE`."""
+    return system.label.removesuffix(name.partition(" ")[2]).strip()
+
+
+def by_seed(cell: Cell, runs: Sequence[Run]) -> dict[int, float]:
+    """Seed -> a column's value; seeds without one are left out. Not for averages, which have several runs a value."""
+    seeds = {run.fingerprint: run.config.seed for run in runs}
+    pairs = zip(cell.backed_by, cell.values, strict=True)
+    return {seeds[fingerprint]: value for fingerprint, value in pairs if fingerprint in seeds}
+
+
+def published(grid: Grid, system: str, column: str) -> float | None:
+    """The published number of a cell, where there is one."""
+    return (grid.config.reference or {}).get(system, {}).get(column)
+
+
+def draw_lines(axes: Axes, lines: Mapping[str, Sequence[Point]], looks: Looks, band: bool = False) -> None:
+    """A line a system through our means, spreads as bars or a band; dotted and hollow beside it what was published."""
+    for label, points in lines.items():
+        look = looks(label)
+        ours = [point for point in points if point[1] is not None]
+        at, means, spreads = ([point[which] or 0.0 for point in ours] for which in range(3))
+        bars = None if band else spreads
+        axes.errorbar(at, means, yerr=bars, capsize=2, elinewidth=0.9, label=label, **look)
+        if band:
+            low, high = ([m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
+            axes.fill_between(at, low, high, color=look["color"], alpha=0.15, linewidth=0)
+        theirs = [(point[0], point[3]) for point in points if point[3] is not None]
+        if theirs:
+            axes.plot(*zip(*theirs, strict=True), **look, **PUBLISHED)
+
+
+def log_axis(axes: Axes, values: Sequence[float]) -> None:
+    """A logarithmic horizontal axis with plain numbers on it; a linear one where all values are close together."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+    if max(values) < 3 * min(values):
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        return
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if max(values) < 1000 * min(values) else (1.0,)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def legend(axes: Axes, with_published: bool, **placing: Any) -> None:
+    """The systems and, where published numbers are drawn, how they look."""
+    from matplotlib.lines import Line2D
+
+    handles, labels = axes.get_legend_handles_labels()
+    if with_published:
+        handles, labels = [*handles, Line2D([], [], color="0.3", marker="o", **PUBLISHED)], [*labels, "thesis"]
+    if len(labels) > 1:
+        axes.legend(handles, labels, **placing)
+
+
+PUBLISHED: dict[str, Any] = {"linestyle": ":", "linewidth": 1.1, "markerfacecolor": "white", "alpha": 0.85}
+"""How published numbers are drawn."""
+
+
+def has_published(lines: Mapping[str, Sequence[Point]]) -> bool:
+    return any(point[3] is not None for points in lines.values() for point in points)

@@ -1,0 +1,64 @@
+"""Pairwise overlap of language SFTs (thesis Figure 4.4): which share of their entries two languages have in common."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from xlt.errors import UsageError
+from xlt.plan.store import RunStore
+from xlt.tables.figures.figure import FigureConfig, Looks, Runs
+from xlt.tables.figures.overlap import chosen_entries
+
+if TYPE_CHECKING:
+    from matplotlib.figure import FigureBase
+
+    from xlt.tables.table import Grid
+
+
+def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
+    """`languages`, percent of common entries for each pair, and what chance would give; runs of the first seed."""
+    first = {of[0].config.language or "": of[0] for of in runs.values()}
+    if len(first) < 2:
+        raise UsageError("table.figure.kind=languages: the overlap takes two finished language runs at least")
+    chosen, chance = zip(*(chosen_entries(store, run.fingerprint, name) for name, run in first.items()), strict=True)
+    pairs = [[100.0] * len(chosen) for _ in chosen]
+    held = torch.zeros(1 + max(int(positions.max()) for positions in chosen), dtype=torch.bool)
+    for row, entries in enumerate(chosen):
+        held[entries] = True
+        for column, others in enumerate(chosen[:row]):
+            common = 100 * int(held[others].sum()) / min(entries.numel(), others.numel())
+            pairs[row][column] = pairs[column][row] = common
+        held[entries] = False
+    return {"languages": list(first), "pairs": pairs, "chance": max(chance)}
+
+
+def labels(grid: Grid) -> list[str]:
+    return []
+
+
+def size(numbers: dict[str, Any]) -> tuple[float, float]:
+    across = 1.6 + 0.36 * len(numbers["languages"])
+    return max(across, 4.4), max(across - 0.5, 3.9)
+
+
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, looks: Looks) -> None:
+    languages, pairs = numbers["languages"], numbers["pairs"]
+    axes = figure.subplots()
+    others = [[value if row != column else math.nan for column, value in enumerate(values)]
+              for row, values in enumerate(pairs)]  # fmt: skip
+    there = [value for values in others for value in values if not math.isnan(value)]
+    low, high = min(there), max(there)
+    image = axes.imshow(others, vmin=low, vmax=high, cmap="Blues")
+    for row, values in enumerate(others):
+        for column, value in enumerate(values):
+            if row != column:
+                ink = "white" if value > low + 0.6 * (high - low) else "black"
+                axes.text(column, row, f"{value:.1f}", ha="center", va="center", color=ink, fontsize=6.5)
+    axes.set_xticks(range(len(languages)), languages, rotation=90)
+    axes.set_yticks(range(len(languages)), languages)
+    axes.grid(visible=False)
+    axes.set_title(f"by chance to two languages {numbers['chance']:.1f}%", fontsize=8)
+    figure.colorbar(image, ax=axes, label="common entries (%)", shrink=0.85)

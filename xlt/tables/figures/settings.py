@@ -1,0 +1,81 @@
+"""Scores by a searched number (thesis Figures 3.2 and 3.3): a line a system, a panel a group of languages."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from xlt.errors import UsageError
+from xlt.plan.store import RunStore
+from xlt.tables.figures.figure import (
+    FigureConfig,
+    Looks,
+    Point,
+    Runs,
+    draw_lines,
+    has_published,
+    legend,
+    published,
+    system_labels,
+    unsearched,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import FigureBase
+
+    from xlt.tables.table import Grid
+
+_AVERAGE = "avg"
+_WORDS = {"cap_words": "words of text", "data": "source languages", "cap": "examples"}
+
+
+def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
+    """`panels`: group (or `avg`) -> system -> its points by the number of the setting; `key`: the setting's name."""
+    panels: dict[str, dict[str, list[Point]]] = {}
+    names = set()
+    for name, system in grid.config.systems.items():
+        setting = name.partition(" ")[2]  # of a search: SYSTEM KEY=VALUE
+        word, _, value = setting.partition("=")
+        number = re.search(r"\d+(\.\d+)?", value)
+        if number is None:
+            raise UsageError(f"table.figure.kind=settings: system {name} has no number to stand over; give a search")
+        names.add(word)
+        label = unsearched(name, system)
+        for panel in grid.config.groups or (_AVERAGE,):
+            cell, theirs = grid.cells[name][panel], published(grid, name, panel)
+            ours = (cell.mean, cell.spread) if cell.values and system.label in runs else (None, None)
+            if ours[0] is not None or theirs is not None:
+                panels.setdefault(panel, {}).setdefault(label, []).append([float(number[0]), *ours, theirs])
+    panels = {
+        panel: lines for panel, lines in panels.items() if any(p[1] is not None for of in lines.values() for p in of)
+    }
+    if not panels:
+        raise UsageError("table.figure.kind=settings: no system has all its columns yet")
+    ordered = {p: {label: sorted(of, key=lambda point: point[0]) for label, of in lines.items()}
+               for p, lines in panels.items()}  # fmt: skip
+    return {"key": ", ".join(sorted(names)), "panels": ordered}
+
+
+def labels(grid: Grid) -> list[str]:
+    return system_labels(grid)
+
+
+def size(numbers: dict[str, Any]) -> tuple[float, float]:
+    panels = len(numbers["panels"])
+    return (1.4 + 2.6 * panels if panels > 1 else 5.0), 3.2
+
+
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, looks: Looks) -> None:
+    panels = numbers["panels"]
+    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (panel, lines) in zip(all_axes, panels.items(), strict=True):
+        draw_lines(axes, lines, looks)
+        ticks = sorted({point[0] for points in lines.values() for point in points})
+        axes.set_xscale("log")
+        axes.set_xticks(ticks, [f"{tick:,.0f}" if tick >= 1 else f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+        axes.set_xlabel(_WORDS.get(numbers["key"], numbers["key"]))
+        if panel != _AVERAGE:
+            axes.set_title(panel)
+    all_axes[0].set_ylabel(f"{config.metric or 'score'}, average over targets")
+    legend(all_axes[0], any(has_published(lines) for lines in panels.values()))

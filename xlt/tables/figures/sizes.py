@@ -1,0 +1,59 @@
+"""Scores by the size of the task module (thesis Figure 4.2): a line a searched system, the others as single marks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from xlt.errors import UsageError
+from xlt.plan.store import RunStore
+from xlt.tables.figures.figure import (
+    FigureConfig,
+    Looks,
+    Point,
+    Runs,
+    draw_lines,
+    has_published,
+    legend,
+    log_axis,
+    published,
+    system_labels,
+    unsearched,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import FigureBase
+
+    from xlt.tables.table import Grid
+
+
+def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
+    """System -> its points by the percent of the model's parameters that are trained."""
+    numbers: dict[str, list[Point]] = {}
+    for name, system in grid.config.systems.items():
+        cell = grid.cells[name]["avg"]
+        of = runs.get(system.label)
+        if not of or not cell.values:
+            continue
+        share = 100 * store.result(of[0].fingerprint)["module"]["density"]
+        point = [share, cell.mean, cell.spread, published(grid, name, "avg")]
+        numbers.setdefault(unsearched(name, system), []).append(point)
+    if not numbers:
+        raise UsageError("table.figure.kind=sizes: no system has all its columns yet")
+    return {label: sorted(points, key=lambda point: point[0]) for label, points in numbers.items()}
+
+
+def labels(grid: Grid) -> list[str]:
+    return system_labels(grid)
+
+
+def size(numbers: dict[str, Any]) -> tuple[float, float]:
+    return 5.0, 3.4
+
+
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, looks: Looks) -> None:
+    axes = figure.subplots()
+    draw_lines(axes, numbers, looks)
+    log_axis(axes, [point[0] for points in numbers.values() for point in points])
+    axes.set_xlabel("parameters trained (% of the model)")
+    axes.set_ylabel(f"{config.metric or 'score'}, average over targets")
+    legend(axes, has_published(numbers))

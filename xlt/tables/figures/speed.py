@@ -1,0 +1,79 @@
+"""Scores by the time of a training step and by memory (thesis Figure 7.3): a mark a system."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from xlt.errors import UsageError
+from xlt.plan.store import RunStore
+from xlt.tables.figures.figure import FigureConfig, Looks, Runs, system_labels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import FigureBase
+
+    from xlt.tables.table import Grid
+
+_AVERAGE = "avg"
+_FACTS = {"seconds": "seconds a step", "GB": "GPU memory (GB)"}
+
+
+def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
+    """Panel -> system -> [place, score]; `ours` over seconds a step of the runs, the thesis's over what it gives.
+
+    Runs do not record their memory: scripts/bench_llm.py measures it.
+    """
+    ours: dict[str, list[float]] = {}
+    theirs: dict[str, dict[str, list[float]]] = {}
+    for name, system in grid.config.systems.items():
+        cell, facts = grid.cells[name][_AVERAGE], (grid.config.facts or {}).get(name, {})
+        if cell.values and system.label in runs:
+            taken = [_seconds_a_step(store, run.fingerprint) for run in runs[system.label]]
+            ours[system.label] = [statistics.fmean(taken), cell.mean]
+        for fact, what in _FACTS.items():
+            if fact in facts:
+                theirs.setdefault(f"thesis, {what}", {})[system.label] = [facts[fact], facts["score"]]
+    if not ours:
+        raise UsageError("table.figure.kind=speed: no system has all its columns yet")
+    return {"ours, seconds a step": ours, **theirs}
+
+
+def labels(grid: Grid) -> list[str]:
+    return system_labels(grid)
+
+
+def size(numbers: dict[str, Any]) -> tuple[float, float]:
+    return (7.2 if len(numbers) > 1 else 4.4), 3.4
+
+
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, looks: Looks) -> None:
+    labels = list(dict.fromkeys(label for panel in numbers.values() for label in panel))
+    all_axes = figure.subplots(1, len(numbers), squeeze=False)[0]
+    for axes, (panel, points) in zip(all_axes, numbers.items(), strict=True):
+        for label, (at, score) in points.items():
+            look = looks(label)
+            axes.plot([at], [score], linestyle="", markersize=7, **look)
+        whose, _, what = panel.partition(", ")
+        axes.set_title(whose)
+        axes.set_xlabel(what)
+        axes.margins(0.18)
+    all_axes[0].set_ylabel(f"{config.metric or 'score'}, average over benchmarks")
+    handles = [_handle(label, looks(label)) for label in labels]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4))
+
+
+def _handle(label: str, look: Mapping[str, Any]) -> Any:
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], linestyle="", label=label, **look)
+
+
+def _seconds_a_step(store: RunStore, fingerprint: str) -> float:
+    """Mean over all phases, validation included."""
+    lines = (store.folder(fingerprint) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    last: dict[str, int] = {}
+    for record in map(json.loads, lines):
+        last[record["phase"]] = record["step"]
+    return store.result(fingerprint)["training"]["seconds"] / sum(last.values())

@@ -1,0 +1,103 @@
+"""Score over operations an example, a disc a system whose area is its parameters (thesis Figure 5.1).
+
+Both are relative to the whole model, the system whose published operations are 1; without published operations they
+are shown as they are.
+"""
+
+from __future__ import annotations
+
+import statistics
+from typing import TYPE_CHECKING, Any
+
+from xlt.errors import UsageError
+from xlt.plan.store import RunStore
+from xlt.tables.figures.figure import PUBLISHED, FigureConfig, Looks, Runs, legend, published, system_labels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import FigureBase
+
+    from xlt.tables.table import Grid
+
+_AVERAGE = "avg"
+_DISC = 900.0  # points squared, of the whole model's disc
+
+
+def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
+    """System -> `score`, mean over its columns, `flops` of an example and `parameters`, means over its evaluations;
+    `published`: score, and flops relative to the whole model; `whole`: whether it is that."""
+    facts = grid.config.facts or {}
+    whole = next((name for name in grid.config.systems if facts.get(name, {}).get("flops") == 1.0), None)
+    numbers: dict[str, Any] = {}
+    for name, system in grid.config.systems.items():
+        cell = grid.cells[name][_AVERAGE]
+        if not cell.values or system.label not in runs:
+            continue
+        costs = [
+            record["cost"]
+            for run in runs[system.label]
+            for record in store.evaluations(run.fingerprint).values()
+            if record["composition"] == system.composition
+            and record["source"] in grid.config.sources
+            and "cost" in record
+        ]
+        if not costs:
+            raise UsageError(
+                f"table.figure.kind=trade_off: the evaluations of {system.label} do not say what an example costs; "
+                "they are older than that: remove evaluation.json of its runs and make the table again"
+            )
+        numbers[system.label] = {
+            "score": cell.mean,
+            "spread": cell.spread,
+            **{what: statistics.fmean(cost[what] for cost in costs) for what in ("flops", "parameters")},
+            "published": _published(grid, name),
+            "whole": name == whole,
+        }
+    if not numbers:
+        raise UsageError("table.figure.kind=trade_off: no system has all its columns yet")
+    if whole is not None and not any(point["whole"] for point in numbers.values()):
+        reasons = [cell.reason for cell in grid.cells[whole].values() if cell.reason]
+        raise UsageError(
+            f"table.figure.kind=trade_off: operations are relative to {grid.config.systems[whole].label}, "
+            f"which is missing: {'; '.join(dict.fromkeys(reasons)) or 'not run'}"
+        )
+    return numbers
+
+
+def labels(grid: Grid) -> list[str]:
+    return system_labels(grid)
+
+
+def size(numbers: dict[str, Any]) -> tuple[float, float]:
+    return 5.0, 4.2
+
+
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, looks: Looks) -> None:
+    axes = figure.subplots()
+    whole = next((label for label, point in numbers.items() if point["whole"]), None)
+    one = 1.0 if whole is None else numbers[whole]["flops"]
+    full = max(p["parameters"] for p in numbers.values()) if whole is None else numbers[whole]["parameters"]
+    for label, point in numbers.items():
+        look = looks(label)
+        at, area = point["flops"] / one, _DISC * point["parameters"] / full
+        told = f"{label} ({_short(point['parameters'])})"
+        axes.scatter([at], [point["score"]], s=area, alpha=0.3, linewidth=0, color=look["color"])
+        axes.errorbar([at], [point["score"]], yerr=[point["spread"] or 0.0], linestyle="", label=told, **look)
+        if whole is not None and point["published"] is not None:
+            theirs = point["published"]
+            axes.plot([theirs["flops"]], [theirs["score"]], **{**PUBLISHED, **look, "linestyle": ""})
+    axes.set_xlim(0, 1.12 * max(point["flops"] / one for point in numbers.values()))
+    axes.margins(y=0.15)
+    axes.set_xlabel("operations an example" + (f", relative to {whole}" if whole is not None else ""))
+    axes.set_ylabel("score, average over targets")
+    theirs = whole is not None and any(point["published"] is not None for point in numbers.values())
+    legend(axes, theirs, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, title="system (parameters)")
+
+
+def _published(grid: Grid, name: str) -> dict[str, float] | None:
+    """The published score, and operations relative to the whole model."""
+    score, flops = published(grid, name, _AVERAGE), (grid.config.facts or {}).get(name, {}).get("flops")
+    return None if score is None or flops is None else {"score": score, "flops": flops}
+
+
+def _short(count: float) -> str:
+    return f"{count / 1e6:.0f}M" if count >= 1e7 else f"{count / 1e6:.1f}M"

@@ -1,0 +1,106 @@
+"""The page as a whole: scores, learning curves, plan, in one file that asks nothing of the network."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import xlt
+from xlt.plan.planner import Plan, Run
+from xlt.plan.runs import names_of
+from xlt.plan.store import RunStore
+from xlt.tables.page.about import lineage, state_of
+from xlt.tables.page.curves import legend, run_curves
+from xlt.tables.page.lineage import counts, plan_table
+from xlt.tables.page.markup import Markup, joined, tag
+from xlt.tables.page.scores import grid_scores, run_scores
+from xlt.tables.table import Grid
+
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+
+
+def save_page(
+    path: Path,
+    title: str,
+    runs: Sequence[Run],
+    store: RunStore,
+    failures: Mapping[str, str],
+    grid: Grid | None,
+    plan: Plan,
+    names: Mapping[str, str] | None = None,
+) -> Path:
+    """Writes a page about runs, with links into the run store; whoever has both folders can open it anywhere.
+
+    Args:
+        path: of the file; links are relative to it.
+        title: of the page.
+        runs: those that were asked for; what they stand on is found in the plan.
+        store: where the runs are.
+        failures: fingerprint -> reason, of this sitting; earlier ones are in the store.
+        grid: the table they belong to; None for a sweep, which shows a row a run.
+        plan: holds the runs and all that they stand on.
+        names: fingerprint -> what a run is called (of a sweep, its overrides); by default its label.
+    Returns:
+        `path`.
+    """
+    asked = list({run.fingerprint: run for run in runs}.values())
+    of_all = lineage(asked, plan)
+    bases = [run for run in of_all if run.fingerprint not in {one.fingerprint for one in asked}]
+    called = names_of(of_all, names or {})
+    states = {run.fingerprint: state_of(run, plan, failures) for run in of_all}
+    scores = run_scores(asked, called, store) if grid is None else grid_scores(grid) if grid.columns else None
+    under = tag(
+        "details", tag("summary", f"Runs they stand on ({len(bases)})"), run_curves(bases, called, store), id="bases"
+    )
+    body = joined(
+        tag("header", tag("h1", title), _toggle(), class_="top"),
+        counts(states),
+        _section("Scores", scores) if scores is not None else None,
+        _section("Learning curves", joined(legend(), run_curves(asked, called, store), under if bases else None)),
+        _section("Plan", joined(_search(), plan_table(of_all, called, states, plan, path))),
+        tag("footer", f"xlt {xlt.__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    temporary.write_text(_document(title, body), encoding="utf-8")
+    temporary.replace(path)
+    return path
+
+
+def _document(title: str, body: Markup) -> str:
+    head = joined(
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        tag("link", rel="icon", href="data:,"),
+        tag("title", title),
+        tag("style", Markup(_beside("page.css"))),
+    )
+    whole = joined(tag("head", head), tag("body", tag("main", body), tag("script", Markup(_beside("page.js")))))
+    return f"<!doctype html>\n{tag('html', whole, lang='en')}\n"
+
+
+def _beside(name: str) -> str:
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+
+
+def _section(heading: str, content: Markup) -> Markup:
+    name = heading.lower().replace(" ", "-")
+    return tag("section", tag("h2", heading, id=name), content, aria_labelledby=name)
+
+
+def _toggle() -> Markup:
+    return tag("button", "Dark", type="button", id="theme", hidden=True)
+
+
+def _search() -> Markup:
+    return tag(
+        "label",
+        tag("span", "Find a run"),
+        tag("input", type="search", id="search", autocomplete="off"),
+        class_="search",
+        hidden=True,
+    )

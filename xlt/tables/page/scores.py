@@ -1,0 +1,142 @@
+"""Scores: a table's cells beside the published numbers, or the evaluations of a sweep's runs."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+from xlt.engine.benchmarks import SCORE
+from xlt.engine.build import build_task
+from xlt.plan.planner import Run
+from xlt.plan.store import RunStore
+from xlt.tables.page.about import anchor
+from xlt.tables.page.averages import average_chart
+from xlt.tables.page.markup import Markup, joined, tag
+from xlt.tables.table import AVERAGE, Cell, Grid
+from xlt.tables.terminal import best_settings, best_systems, holes, legend
+
+_NOTHING = "–"
+
+
+def grid_scores(grid: Grid) -> Markup:
+    """Systems by columns; every value with the run behind it folded away below."""
+    config, columns, best = grid.config, grid.columns, best_systems(grid)
+    body = []
+    for name, system in config.systems.items():
+        published = config.reference.get(name, {})
+        cells = [_cell(grid.cells[name][c], published.get(c), name in best[c], c == AVERAGE) for c in columns]
+        body.append(tag("tr", tag("th", system.label, scope="row"), *cells))
+    spread = "spreads" if len(grid.seeds) > 1 else ""
+    lines = [*best_settings(grid), *holes(grid)]
+    return joined(
+        tag("p", legend(grid).replace("in brackets:", "second line:"), class_="note"),
+        scrolling("Scores", _head(["system", *columns], AVERAGE), tag("tbody", *body), class_=f"scores {spread}"),
+        average_chart(grid),
+        tag("ul", *(tag("li", line) for line in lines), class_="note") if lines else None,
+        tag("p", config.note, class_="note") if config.note else None,
+        _every_value(grid),
+    )
+
+
+def run_scores(runs: Sequence[Run], names: Mapping[str, str], store: RunStore) -> Markup:
+    """A row a run and composition, a column an evaluation source; for a sweep. What all rows share stands above."""
+    sources = list(dict.fromkeys(wanted.source for run in runs for wanted in run.evaluations.values()))
+    rows: list[tuple[Run, str, str, dict[str, float]]] = []
+    for run in runs:
+        task, done = build_task(run.config.task), store.evaluations(run.fingerprint)
+        found: dict[str, dict[str, float]] = {}
+        for key, wanted in run.evaluations.items():
+            of = found.setdefault(wanted.label, {})
+            if key in done:
+                metrics = done[key]["metrics"]
+                of[wanted.source] = metrics[task.metric if task.metric in metrics else SCORE]
+        rows += [(run, label, task.metric, scores) for label, scores in (found or {_NOTHING: {}}).items()]
+    best = _best(rows, sources)
+    averaged = [AVERAGE] if len(sources) > 1 else []
+    metrics, labels = {metric for _, _, metric, _ in rows}, {label for _, label, _, _ in rows}
+    shared = [len(metrics) == 1, len(labels) == 1]
+    columns = [*averaged, *sources]
+    body = []
+    for run, label, metric, scores in rows:
+        if averaged and len(scores) == len(sources):
+            scores = {**scores, AVERAGE: statistics.fmean(scores.values())}
+        cells = [
+            tag("td", f"{scores[c]:.1f}", class_=_classes(scores[c] == best.get(c), c == AVERAGE))
+            if c in scores
+            else tag("td", _NOTHING, class_="none average" if c == AVERAGE else "none")
+            for c in columns
+        ]
+        head = tag("th", tag("a", names[run.fingerprint], href=f"#{anchor(run)}"), scope="row")
+        told = [_validated(store, run, metric), *_unshared((metric, label), shared)]
+        body.append(tag("tr", head, *(tag("td", word, class_="word") for word in told), *cells))
+    words = ["run", "best validation", *_unshared(("metric", "modules"), shared)]
+    head = _head([*words, *columns], AVERAGE, words=len(words))
+    alike = [*metrics] * shared[0] + [f"modules: {label}" for label in labels] * shared[1]
+    return joined(
+        tag("p", "; ".join(alike), class_="note") if alike else None,
+        scrolling("Scores", head, tag("tbody", *body), class_="scores"),
+    )
+
+
+def _unshared(words: Sequence[str], shared: Sequence[bool]) -> list[str]:
+    return [word for word, of_all in zip(words, shared, strict=True) if not of_all]
+
+
+def scrolling(label: str, *parts: Markup, class_: str = "") -> Markup:
+    """A table in a container of its own that scrolls where it is too wide, by keyboard too."""
+    table = tag("table", *parts, class_=class_)
+    return tag("div", table, class_="scroll", tabindex=0, role="region", aria_label=label)
+
+
+def _head(columns: Sequence[str], average: str | None = None, words: int = 1) -> Markup:
+    """Column heads; the first `words` stand over text."""
+    cells = []
+    for number, column in enumerate(columns):
+        kind = "word" if number < words else "average" if column == average else None
+        cells.append(tag("th", column, scope="col", class_=kind))
+    return tag("thead", tag("tr", *cells))
+
+
+def _cell(cell: Cell, published: float | None, is_best: bool, is_average: bool) -> Markup:
+    ours = tag("b" if is_best else "span", f"{cell.mean:.1f}" if cell.values else _NOTHING, class_="ours")
+    spread = tag("span", f"±{cell.spread:.1f}", class_="spread") if cell.spread is not None else None
+    theirs = tag("span", f"{published:.1f}", class_="published") if published is not None else None
+    return tag("td", tag("span", ours, spread, theirs, class_="cell"), class_=_classes(False, is_average))
+
+
+def _classes(best: bool, average: bool) -> str | None:
+    return " ".join(["best"] * best + ["average"] * average) or None
+
+
+def _every_value(grid: Grid) -> Markup:
+    body = []
+    for name, system in grid.config.systems.items():
+        for column in grid.columns:
+            cell = grid.cells[name][column]
+            if cell.values:
+                values = " ".join(f"{value:.2f}" for value in cell.values)
+                runs = list(dict.fromkeys(fingerprint[:12] for fingerprint in cell.backed_by))
+                links = [joined(tag("a", run[:7], href=f"#run-{run}"), " ") for run in runs]
+                row = (
+                    tag("th", system.label, scope="row"),
+                    tag("td", column, class_="word"),
+                    tag("td", values, class_="word"),
+                )
+                body.append(tag("tr", *row, tag("td", *links, class_="word")))
+    table = scrolling("Every value", _head(["system", "column", "values", "runs"], words=4), tag("tbody", *body))
+    return tag("details", tag("summary", "Every value, and the run behind it"), table)
+
+
+def _best(rows: Sequence[tuple[Run, str, str, dict[str, float]]], sources: Sequence[str]) -> dict[str, float]:
+    """Column -> its best score, where all runs are measured alike."""
+    if len({metric for _, _, metric, _ in rows}) != 1:
+        return {}
+    choose = max if build_task(rows[0][0].config.task).greater_is_better else min
+    best = {c: choose(found) for c in sources if (found := [row[-1][c] for row in rows if c in row[-1]])}
+    whole = [statistics.fmean(row[-1].values()) for row in rows if len(row[-1]) == len(sources) > 1]
+    return {**best, **({AVERAGE: choose(whole)} if whole else {})}
+
+
+def _validated(store: RunStore, run: Run, metric: str) -> str:
+    value = store.result(run.fingerprint).get("training", {}).get(f"best/{metric}")
+    return _NOTHING if value is None else f"{value:.1f}"

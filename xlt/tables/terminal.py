@@ -1,0 +1,250 @@
+"""Tables, plans and evaluations for people: in the terminal, whatever its width, and as Markdown."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from xlt.engine.benchmarks import SCORE
+from xlt.plan.planner import Plan, Run
+from xlt.plan.runs import names_of
+from xlt.plan.store import RunStore
+from xlt.tables.blocks import Shown, print_blocks
+from xlt.tables.table import AVERAGE, Cell, Grid
+
+_SYSTEMS_AS_COLUMNS = 6
+
+
+def table_markdown(grid: Grid) -> str:
+    """The table with systems as rows, best mean of each column in bold, the published numbers in brackets."""
+    config, columns, best = grid.config, grid.columns, best_systems(grid)
+    lines = [f"# {config.title}", "", f"{legend(grid)}", ""]
+    lines.append("| | " + " | ".join(columns) + " |")
+    lines.append("|---|" + "---:|" * len(columns))
+    for name, system in config.systems.items():
+        shown = []
+        for column in columns:
+            text = _cell(grid, name, column)
+            shown.append(f"**{text}**" if name in best[column] else text)
+        lines.append(f"| {system.label} | " + " | ".join(shown) + " |")
+    if found := best_settings(grid):
+        lines += ["", *(f"- {line}" for line in found)]
+    if empty := holes(grid):
+        lines += ["", "Holes:", "", *(f"- {hole}" for hole in empty)]
+    if config.note:
+        lines += ["", config.note]
+    return "\n".join(lines) + "\n"
+
+
+def print_table(grid: Grid, console: Console) -> None:
+    """The table in the terminal: systems as columns, languages as rows, so that it fits a narrow one; many
+    systems, as a search has, are rows."""
+    best = best_systems(grid)
+    config, columns = grid.config, grid.columns
+
+    def shown(name: str, column: str) -> Shown:
+        return _cell(grid, name, column), "bold" if name in best[column] else ""
+
+    console.print(Text(config.title, style="table.title"))
+    if config.searches or len(config.systems) > _SYSTEMS_AS_COLUMNS:
+        rows = [(system.label, [shown(name, c) for c in columns]) for name, system in config.systems.items()]
+        print_blocks(console, columns, rows)
+    else:
+        rows = [(column, [shown(name, column) for name in config.systems]) for column in columns]
+        print_blocks(console, [system.label for system in config.systems.values()], rows, line_above=AVERAGE)
+    console.print(Text(legend(grid), style="table.caption"))
+    for line in best_settings(grid):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    for hole in holes(grid):
+        console.print(f"hole: {hole}", highlight=False, markup=False)
+    if config.note:
+        console.print(config.note, highlight=False, markup=False)
+
+
+def print_plan(plan: Plan, console: Console, show_existing: bool = True) -> None:
+    """What exists, what will run in which order, and how long past runs of each kind took."""
+    rows = plan.rows()
+    drawn = RichTable(title="Plan", title_justify="left")
+    drawn.add_column("run", overflow="fold")
+    drawn.add_column("to do", overflow="fold")
+    drawn.add_column("past runs took", justify="right", overflow="fold")
+    existing = sum(state == "exists" for _, state, _ in rows)
+    for label, state, seconds in rows:
+        if state != "exists" or show_existing:
+            drawn.add_row(Text(label), Text(state), "" if seconds is None else duration(seconds))
+    known = [seconds for _, _, seconds in rows if seconds is not None]
+    console.print(drawn)
+    total = f"; past runs of their kinds took {duration(sum(known))} one after the other" if known else ""
+    console.print(f"{len(rows)} runs: {existing} exist, {len(rows) - existing} to do{total}", highlight=False)
+
+
+def print_evaluations(run: Run, store: RunStore, console: Console) -> None:
+    """The evaluation grid of one run: languages by compositions, and where it is kept."""
+    result = store.result(run.fingerprint)
+    metric = result.get("metric", "")
+    done = store.evaluations(run.fingerprint)
+    grid: dict[str, dict[str, float]] = {}
+    for key, wanted in run.evaluations.items():
+        if key in done:
+            metrics = done[key]["metrics"]
+            grid.setdefault(wanted.source, {})[wanted.label] = metrics[metric if metric in metrics else SCORE]
+    if grid:
+        labels = list(dict.fromkeys(label for row in grid.values() for label in row))
+        console.print(Text(f"{run.label}: {metric}", style="table.title"))
+        rows = [(source, _scores(row, labels)) for source, row in grid.items()]
+        print_blocks(console, labels, rows)
+    training = result.get("training", {})
+    if f"best/{metric}" in training:
+        console.print(
+            f"best validation {metric} {training[f'best/{metric}']:.4g} at step {training['best/step']}, "
+            f"{duration(training['seconds'])} of training",
+            highlight=False,
+            markup=False,
+        )
+    module = store.module_file(run.fingerprint)
+    console.print(f"module: {module}", highlight=False, markup=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class SweepRow:
+    """What became of one job of a sweep.
+
+    Attributes:
+        number, overrides: as Hydra counts and names it.
+        state: done, existed, failed, not tried or refused.
+        scores: mean over what it was evaluated on, by composition.
+        reason: why it came to nothing.
+    """
+
+    number: int
+    overrides: str
+    state: str
+    scores: dict[str, float]
+    reason: str | None
+
+
+def mean_scores(run: Run, store: RunStore) -> dict[str, float]:
+    """Composition -> mean of the run's metric over what it was evaluated on with it."""
+    metric, done = store.result(run.fingerprint).get("metric", ""), store.evaluations(run.fingerprint)
+    found: dict[str, list[float]] = {}
+    for key, wanted in run.evaluations.items():
+        if key in done:
+            metrics = done[key]["metrics"]
+            found.setdefault(wanted.label, []).append(metrics[metric if metric in metrics else SCORE])
+    return {label: statistics.fmean(values) for label, values in found.items()}
+
+
+def print_sweep(rows: Sequence[SweepRow], console: Console) -> None:
+    """What became of each job, and below why some came to nothing."""
+    labels = list(dict.fromkeys(label for row in rows for label in row.scores))
+    styles = {"failed": "red", "refused": "red", "not tried": "yellow", "not finished": "yellow"}
+    console.print(Text("Sweep", style="table.title"))
+    print_blocks(
+        console,
+        ["", *labels],
+        [
+            (f"{row.number} {row.overrides}", [(row.state, styles.get(row.state, "")), *_scores(row.scores, labels)])
+            for row in rows
+        ],
+        corner="job",
+    )
+    for row in rows:
+        if row.reason is not None and row.state != "refused":
+            line = f"job {row.number} {row.state}: {row.reason}"
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+    counts = Counter(row.state for row in rows)
+    console.print(", ".join(f"{count} {state}" for state, count in counts.items()), highlight=False)
+
+
+class JobReport:
+    """One line a finished job.
+
+    Args:
+        console: where to.
+        total: jobs there are.
+        plan: the runs they are of.
+    """
+
+    def __init__(self, console: Console, total: int, plan: Plan) -> None:
+        self._console, self._total, self._names = console, total, names_of(plan.runs.values())
+        self._done, self._started = 0, time.monotonic()
+
+    def __call__(self, what: str, run: Run, message: str) -> None:
+        if what == "start":
+            return
+        self._done += 1
+        style = {"failed": "red", "skipped": "yellow"}.get(what, "")
+        at = f"[{self._done}/{self._total} {duration(time.monotonic() - self._started)}]"
+        text = f"{at} {self._names[run.fingerprint]}: {message}"
+        self._console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _scores(of: Mapping[str, float], labels: Sequence[str]) -> list[Shown]:
+    return [(f"{of[label]:.1f}" if label in of else "-", "") for label in labels]
+
+
+def _cell(grid: Grid, system: str, column: str) -> str:
+    cell: Cell = grid.cells[system][column]
+    spread = f"±{cell.spread:.1f}" if cell.spread is not None else ""
+    text = f"{cell.mean:.1f}{spread}" if cell.values else "-"
+    published = grid.config.reference.get(system, {}).get(column)
+    return text if published is None else f"{text} ({published:.1f})"
+
+
+def best_systems(grid: Grid) -> dict[str, set[str]]:
+    """Column -> the systems with the highest mean there, as far as one decimal tells."""
+    best = {}
+    for column in grid.columns:
+        means = {name: row[column].mean for name, row in grid.cells.items() if row[column].values}
+        top = max((round(mean, 1) for mean in means.values()), default=None)
+        best[column] = {name for name, mean in means.items() if round(mean, 1) == top}
+    return best
+
+
+def best_settings(grid: Grid) -> list[str]:
+    """The best setting of each search, by its average, beside the published one."""
+    lines = []
+    for name, search in grid.config.searches.items():
+        means = {
+            system.removeprefix(f"{name} "): row[AVERAGE].mean
+            for system, row in grid.cells.items()
+            if system.startswith(f"{name} ") and row[AVERAGE].values
+        }
+        if means:
+            label = next(s.label for system, s in grid.config.systems.items() if system.startswith(f"{name} "))
+            label = label.removesuffix(next(iter(means)))
+            published = f"; {grid.config.reference_name}: {search.best}" if search.best is not None else ""
+            lines.append(f"{label.strip()}: {max(means, key=means.__getitem__)} is best{published}")
+    return lines
+
+
+def legend(grid: Grid) -> str:
+    """What the numbers are."""
+    config, seeds = grid.config, len(grid.seeds)
+    text = f"{config.metric}, mean ± standard deviation over {seeds} seeds" if seeds > 1 else config.metric
+    return text + (f"; in brackets: {config.reference_name}" if config.reference else "")
+
+
+def holes(grid: Grid) -> list[str]:
+    """A line for each reason that cells are missing."""
+    reasons = {
+        f"{grid.config.systems[name].label}, {cell.reason}"
+        for name, row in grid.cells.items()
+        for cell in row.values()
+        if cell.reason
+    }
+    return sorted(reasons)
