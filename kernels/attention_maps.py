@@ -1,8 +1,8 @@
-"""How far two attention distributions are apart, for distillation, without keeping either of them.
+"""The mean squared distance between two attention distributions, computed without storing either of them.
 
-A fast attention path never writes its distributions down. Where a loss compares them, they are computed from queries
-and keys once more, a few sequences at a time, and the gradient to the queries and keys is taken in the same pass: what
-is kept for the backward pass has the size of queries and keys, not of the maps.
+Distillation compares attention distributions (thesis Eq. 5.1), but fast attention does not return them. `map_distance`
+computes them again from queries and keys, a few sequences at a time, and computes the gradients of queries and keys in
+the same pass. The memory kept for the backward pass is therefore that of queries and keys, not that of the maps.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Entries of one map that are in memory at a time: what a core's cache holds; a GPU wants more work at once.
-_ENTRIES_AT_ONCE = {"cpu": 1 << 20}
-_ENTRIES_ELSEWHERE = 1 << 24
+# Entries of one map that are in memory at a time: on a CPU as many as fit into a core's cache, elsewhere more.
+_CHUNK_ENTRIES = {"cpu": 1 << 20}
+_CHUNK_ENTRIES_ON_ACCELERATORS = 1 << 24
 
 
 @dataclass(frozen=True)
 class AttentionInputs:
-    """What an attention distribution is made of: softmax(query key^T scale + mask) over the keys.
+    """The inputs of an attention distribution, which is softmax(query key^T scale + mask) over the keys.
 
     Attributes:
         query, key: (batch, heads, length, head size).
-        scale: factor of the products.
-        mask: broadcasts to (batch, heads, length, length); bool (True: may be attended to) or added to the scores;
-            None: all may be attended to.
+        scale: factor by which the products are multiplied.
+        mask: broadcasts to (batch, heads, length, length). A bool mask is True where attention is allowed; any other
+            mask is added to the scores. None allows attention everywhere.
     """
 
     query: Tensor
@@ -36,24 +36,28 @@ class AttentionInputs:
     mask: Tensor | None = None
 
     def map(self, rows: slice = slice(None), length: int | None = None) -> Tensor:
-        """The distributions of some sequences' first `length` positions, at least float32."""
+        """Computes the distributions of the sequences `rows`, cut to their first `length` positions.
+
+        Returns:
+            (sequences, heads, length, length), float32 or wider.
+        """
         query, key = (part[rows, :, :length] for part in (self.query, self.key))
         wide = torch.promote_types(query.dtype, torch.float32)
         scores = (query.to(wide) * self.scale) @ key.to(wide).transpose(-1, -2)
         if self.mask is not None:
             mask = self.mask if self.mask.shape[0] == 1 else self.mask[rows]
             mask = mask[..., : scores.shape[-2] if mask.shape[-2] > 1 else 1, : scores.shape[-1]]
-            if mask.dtype is torch.bool:  # much smaller than the scores, and adding is faster than filling
-                # Not -inf: the query of a padded position may see no key at all.
+            if mask.dtype is torch.bool:  # the mask is much smaller than the scores, and adding is faster than filling
+                # Not -inf: a padded position's query may have no key to attend to, and softmax would return NaN.
                 mask = torch.zeros_like(mask, dtype=wide).masked_fill_(~mask, -1e30)
             scores.add_(mask)
         return scores.softmax(-1)
 
 
 def map_distance_definition(student: Tensor, teacher: Tensor, real: Tensor) -> Tensor:
-    """Says what `map_distance` computes: the mean squared difference of two maps over heads and real positions.
+    """Defines `map_distance` in plain torch: the mean squared difference of two maps over heads and real positions.
 
-    Thesis Eq. 5.1, one layer: MSE over (heads, length, length) of each sequence for itself, padding left out.
+    Thesis Eq. 5.1, one layer: the MSE over (heads, length, length), separately for each sequence, without padding.
 
     Args:
         student, teacher: (batch, heads, length, length) distributions.
@@ -67,21 +71,24 @@ def map_distance_definition(student: Tensor, teacher: Tensor, real: Tensor) -> T
 
 
 def map_distance(student: AttentionInputs, teacher: AttentionInputs, real: Tensor) -> Tensor:
-    """The mean squared difference of two attention distributions, (batch,); differentiable in the student's inputs.
+    """Computes the mean squared difference of two attention distributions; differentiable in the student's inputs.
 
-    Memory beside the result: one chunk of both maps; for the backward pass, a tensor like the student's query and one
-    like its key. The distributions are computed once, in at least float32.
+    Thesis Eq. 5.1, one layer. Besides the result it needs memory for one chunk of both maps and, for the backward
+    pass, for one tensor like the student's query and one like its key. Each distribution is computed once, in float32
+    or wider.
 
     Args:
-        student, teacher: of equal batch, heads and length.
-        real: (batch, length) bool, False for padding, which is on the right.
+        student, teacher: inputs of the two distributions; batch, heads and length must be equal.
+        real: (batch, length) bool, False for padding, which must be on the right.
+    Returns:
+        (batch,), float32 or wider.
     Raises:
         ValueError: heads or lengths differ.
     """
     if student.query.shape[:3] != teacher.query.shape[:3]:
         raise ValueError(
-            f"attention maps of {tuple(student.query.shape[:3])} and {tuple(teacher.query.shape[:3])} "
-            "(batch, heads, length) cannot be compared"
+            f"attention maps of shape (batch, heads, length) {tuple(student.query.shape[:3])} and "
+            f"{tuple(teacher.query.shape[:3])} cannot be compared: the shapes must be equal"
         )
     distance: Tensor = _MapDistance.apply(student.query, student.key, student, teacher, real)
     return distance
@@ -92,10 +99,10 @@ class _MapDistance(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, student: AttentionInputs, teacher: AttentionInputs, real: Tensor
     ) -> Tensor:
-        wanted = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        needs_gradients = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         with torch.autocast(query.device.type, enabled=False):
-            distance, gradients = _distance(student, teacher, real, gradients=wanted)
-        if wanted:
+            distance, gradients = _distance(student, teacher, real, with_gradients=needs_gradients)
+        if needs_gradients:
             ctx.save_for_backward(*gradients)
         return distance
 
@@ -109,34 +116,34 @@ class _MapDistance(torch.autograd.Function):
 
 @torch.no_grad()
 def _distance(
-    student: AttentionInputs, teacher: AttentionInputs, real: Tensor, *, gradients: bool
+    student: AttentionInputs, teacher: AttentionInputs, real: Tensor, *, with_gradients: bool
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Distances, and their gradients with respect to the student's query and key."""
+    """Computes the distances, (batch,), and if asked for their gradients in the student's query and key."""
     batch, heads, length, _ = student.query.shape
     lengths = real.sum(1)
-    # Padding that no sequence of a chunk needs is left out, where asking for lengths does not wait for a device.
+    # On a CPU each chunk is cut to its longest sequence. Elsewhere reading the lengths would wait for the device.
     longest = [int(n) for n in lengths.tolist()] if real.device.type == "cpu" else [length] * batch
-    entries = _ENTRIES_AT_ONCE.get(real.device.type, _ENTRIES_ELSEWHERE)
-    at_once = max(1, entries // max(heads * length * length, 1))
+    entries = _CHUNK_ENTRIES.get(real.device.type, _CHUNK_ENTRIES_ON_ACCELERATORS)
+    chunk_sequences = max(1, entries // max(heads * length * length, 1))
     wide = torch.promote_types(student.query.dtype, torch.float32)
     distance = torch.zeros(batch, dtype=wide, device=real.device)
-    found = tuple(torch.zeros_like(part) for part in (student.query, student.key)) if gradients else ()
-    for start in range(0, batch, at_once):
-        rows = slice(start, start + at_once)
-        upto = max(longest[rows], default=0)
-        present = real[rows, :upto].to(wide)
-        ours = student.map(rows, upto)
-        difference = ours - teacher.map(rows, upto).to(wide)
-        difference *= present[:, None, :, None]
-        difference *= present[:, None, None, :]
-        entries_of = (heads * lengths[rows].square()).to(wide).clamp(min=1)
-        distance[rows] = difference.square().sum((1, 2, 3)) / entries_of
-        if not gradients:
+    gradients = tuple(torch.zeros_like(part) for part in (student.query, student.key)) if with_gradients else ()
+    for start in range(0, batch, chunk_sequences):
+        rows = slice(start, start + chunk_sequences)
+        chunk_length = max(longest[rows], default=0)
+        is_real = real[rows, :chunk_length].to(wide)
+        student_map = student.map(rows, chunk_length)
+        difference = student_map - teacher.map(rows, chunk_length).to(wide)
+        difference *= is_real[:, None, :, None]
+        difference *= is_real[:, None, None, :]
+        compared_entries = (heads * lengths[rows].square()).to(wide).clamp(min=1)
+        distance[rows] = difference.square().sum((1, 2, 3)) / compared_entries
+        if not with_gradients:
             continue
-        # d distance / d map = 2 difference / entries; through the softmax: map * (that - its mean under the map).
-        upstream = difference.mul_((2 / entries_of)[:, None, None, None])
-        scores = ours * (upstream - (upstream * ours).sum(-1, keepdim=True))
+        # The gradient g of the map is 2 difference / entries; that of the scores is map * (g - sum(map * g)).
+        upstream = difference.mul_((2 / compared_entries)[:, None, None, None])
+        scores = student_map * (upstream - (upstream * student_map).sum(-1, keepdim=True))
         scores = scores.mul_(student.scale).to(student.query.dtype)
-        found[0][rows, :, :upto] = scores @ student.key[rows, :, :upto]
-        found[1][rows, :, :upto] = scores.transpose(-1, -2) @ student.query[rows, :, :upto]
-    return distance, found
+        gradients[0][rows, :, :chunk_length] = scores @ student.key[rows, :, :chunk_length]
+        gradients[1][rows, :, :chunk_length] = scores.transpose(-1, -2) @ student.query[rows, :, :chunk_length]
+    return distance, gradients

@@ -1,6 +1,7 @@
-"""Reading, writing and restoring single entries of a weight tensor in place.
+"""Reads, writes and restores single entries of a weight tensor in place.
 
-The effective weight, base plus delta, lives in the model's own tensor; only the displaced base values are kept aside.
+The model's own weight tensor holds the effective weight, base plus delta. Only the base values at the delta's entries
+are stored elsewhere, so that they can be put back.
 """
 
 import torch
@@ -11,13 +12,13 @@ from .devices import uses_triton
 
 @torch.no_grad()
 def gather_entries(weight: Tensor, indices: Tensor) -> Tensor:
-    """Returns `weight` at flat row-major `indices`.
+    """Returns the entries of `weight` at flat row-major `indices`.
 
     Args:
         weight: any shape, dtype and strides.
-        indices: (N,) int32 or int64, in range; not checked.
+        indices: (N,) int32 or int64. They must be in range, which is not checked.
     Returns:
-        (N,) a copy, of the weight's dtype.
+        (N,) of the weight's dtype; a copy, not a view.
     """
     if weight.is_contiguous():
         return weight.view(-1).index_select(0, indices)
@@ -25,7 +26,7 @@ def gather_entries(weight: Tensor, indices: Tensor) -> Tensor:
 
 
 def write_delta_definition(weight: Tensor, indices: Tensor, base_values: Tensor, delta: Tensor) -> None:
-    """Says what `write_delta` does."""
+    """Defines `write_delta` in plain torch."""
     wide = torch.promote_types(weight.dtype, torch.float32)
     values = base_values.to(wide) + delta.to(wide)
     restore_entries(weight, indices, values.to(weight.dtype))
@@ -35,12 +36,12 @@ def write_delta_definition(weight: Tensor, indices: Tensor, base_values: Tensor,
 def write_delta(weight: Tensor, indices: Tensor, base_values: Tensor, delta: Tensor) -> None:
     """Writes base + delta into `weight` at `indices`, in place.
 
-    The sum is formed in float32 (float64 for a float64 weight) and rounded once, to the weight's dtype.
+    The sum is computed in float32 (float64 for a float64 weight) and rounded once, to the weight's dtype.
 
     Args:
-        weight: any shape; entries elsewhere stay as they are.
+        weight: any shape; all other entries keep their values.
         indices: (N,) int32 or int64 flat row-major, without repetition.
-        base_values: (N,) what `gather_entries` returned before the first write.
+        base_values: (N,) the values that `gather_entries` returned before the first write.
         delta: (N,) master values, normally float32.
     """
     if uses_triton(weight) and weight.is_contiguous():
@@ -52,33 +53,39 @@ def write_delta(weight: Tensor, indices: Tensor, base_values: Tensor, delta: Ten
 
 
 def swap_delta_definition(
-    weight: Tensor, out_indices: Tensor, out_base: Tensor, indices: Tensor, base_values: Tensor, delta: Tensor
+    weight: Tensor, old_indices: Tensor, old_base: Tensor, indices: Tensor, base_values: Tensor, delta: Tensor
 ) -> None:
-    """Says what `swap_delta` does."""
-    restore_entries(weight, out_indices, out_base)
+    """Defines `swap_delta` in plain torch."""
+    restore_entries(weight, old_indices, old_base)
     write_delta_definition(weight, indices, base_values, delta)
 
 
 @torch.no_grad()
 def swap_delta(
-    weight: Tensor, out_indices: Tensor, out_base: Tensor, indices: Tensor, base_values: Tensor, delta: Tensor
+    weight: Tensor, old_indices: Tensor, old_base: Tensor, indices: Tensor, base_values: Tensor, delta: Tensor
 ) -> None:
-    """Takes one delta out of `weight` and writes another: on a GPU in one launch.
+    """Replaces one delta in `weight` by another; on a GPU in one launch.
+
+    This is the operation of a language switch, in which the weights of one language's module are replaced by those of
+    the next. Restoring and writing one after the other gives the same result with two passes over the entries.
+    No caller uses it yet: `xlt.modules` still restores and writes.
 
     Args:
-        weight: any shape, changed in place.
-        out_indices: (M,) ascending flat indices of the delta that goes.
-        out_base: (M,) the base values there, of the weight's dtype.
-        indices: (N,) ascending, of the delta that comes; the two may overlap.
-        base_values: (N,) the base values there: without the delta that goes.
-        delta: (N,) master values.
+        weight: any shape, changed in place; it holds the old delta.
+        old_indices: (M,) int32 or int64 ascending flat row-major indices of the old delta.
+        old_base: (M,) the weight's base values at `old_indices`, of the weight's dtype.
+        indices: (N,) int32 or int64 ascending flat row-major indices of the new delta; they may overlap with the old.
+        base_values: (N,) the weight's base values at `indices`, that is, without the old delta.
+        delta: (N,) master values of the new delta, normally float32.
+    Raises:
+        ValueError: `old_base` has another dtype than the weight (it would be rounded silently).
     """
     if uses_triton(weight) and weight.is_contiguous():
         from .delta_write_triton import launch_swap_delta
 
-        launch_swap_delta(weight, out_indices, out_base, indices, base_values, delta)
+        launch_swap_delta(weight, old_indices, old_base, indices, base_values, delta)
     else:
-        swap_delta_definition(weight, out_indices, out_base, indices, base_values, delta)
+        swap_delta_definition(weight, old_indices, old_base, indices, base_values, delta)
 
 
 @torch.no_grad()
@@ -93,7 +100,7 @@ def restore_entries(weight: Tensor, indices: Tensor, values: Tensor) -> None:
         ValueError: `values` has another dtype (it would be rounded silently).
     """
     if values.dtype != weight.dtype:
-        raise ValueError(f"values are {values.dtype}, the weight is {weight.dtype}: must be equal")
+        raise ValueError(f"values have dtype {values.dtype}, the weight has {weight.dtype}: they must be equal")
     if weight.is_contiguous():
         weight.view(-1).index_copy_(0, indices.long(), values)
     else:
@@ -101,10 +108,10 @@ def restore_entries(weight: Tensor, indices: Tensor, values: Tensor) -> None:
 
 
 def _coordinates(indices: Tensor, shape: torch.Size) -> tuple[Tensor, ...]:
-    """Splits flat row-major indices into one int64 coordinate a dimension."""
+    """Converts flat row-major indices to one int64 tensor of coordinates per dimension."""
     rest = indices.long()
-    reversed_coordinates = []
+    coordinates_last_first = []
     for size in reversed(shape):
-        reversed_coordinates.append(rest % size)
+        coordinates_last_first.append(rest % size)
         rest = rest // size
-    return tuple(reversed(reversed_coordinates))
+    return tuple(reversed(coordinates_last_first))

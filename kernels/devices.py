@@ -1,4 +1,4 @@
-"""Which of an op's two ways runs: its Triton kernel, or its plain-torch definition."""
+"""Decides whether an op runs as its Triton kernel or as its plain-torch definition."""
 
 import functools
 import importlib.util
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def uses_triton(tensor: Tensor) -> bool:
-    """Whether an op on this tensor runs as a Triton kernel: on a GPU, where Triton is installed."""
+    """Returns whether an op on this tensor runs as a Triton kernel: it does on a GPU if Triton is installed."""
     return tensor.is_cuda and _has_triton()
 
 

@@ -1,6 +1,6 @@
-"""The embedding whose weight holds base plus sparse delta in place.
+"""An embedding layer whose weight holds base plus sparse delta in place.
 
-A batch touches few rows: the gradient is summed over those rows alone and gathered from them.
+A batch uses few of the rows, so the gradient is summed for those rows alone; the delta's gradient is taken from them.
 """
 
 from typing import Any
@@ -11,24 +11,24 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from .devices import uses_triton
-from .sparse_linear import SparsePattern
+from .sparse_pattern import SparsePattern
 
 
 def sparse_embedding(
     ids: Tensor, weight: Tensor, delta: Tensor, pattern: SparsePattern, padding_idx: int | None = None
 ) -> Tensor:
-    """y = W[ids], where W already holds base plus delta; differentiable in delta alone.
+    """Computes y = W[ids], where W already holds base plus delta; differentiable in delta alone.
 
     Args:
-        ids: (...) int32 or int64.
-        weight: (rows, columns), gets no gradient.
-        delta: (N,) master values. Only its gradient is formed, in float32.
-        pattern: of N entries of (rows, columns).
-        padding_idx: a row that gets no gradient, as in `nn.Embedding`.
+        ids: (...) int32 or int64 numbers of rows.
+        weight: (rows, columns); it gets no gradient.
+        delta: (N,) master values; the only argument that gets a gradient, which is accumulated in float32.
+        pattern: the delta's N entries in the (rows, columns) matrix.
+        padding_idx: a row that gets no gradient, as in `nn.Embedding`; None for no such row.
     Returns:
         (..., columns) of the weight's dtype.
     Raises:
-        ValueError: the shapes of weight, delta and pattern disagree.
+        ValueError: the shapes of weight, delta and pattern do not fit together.
     """
     if tuple(weight.shape) != (pattern.rows, pattern.columns) or tuple(delta.shape) != (len(pattern),):
         raise ValueError(f"weight {tuple(weight.shape)} and delta {tuple(delta.shape)} do not fit {pattern}")
@@ -57,7 +57,7 @@ class _SparseEmbedding(torch.autograd.Function):
 
 
 def rows_gradient_definition(ids: Tensor, dy: Tensor, pattern: SparsePattern, padding_idx: int | None = None) -> Tensor:
-    """Says what `rows_gradient` computes: the embedding's whole gradient, then the entries."""
+    """Defines `rows_gradient` in plain torch: computes the whole gradient, then selects the entries."""
     dense = torch.zeros(pattern.rows, pattern.columns, dtype=torch.promote_types(dy.dtype, torch.float32))
     dense.index_add_(0, ids.long(), dy.to(dense.dtype))
     if padding_idx is not None:
@@ -69,13 +69,13 @@ def rows_gradient_definition(ids: Tensor, dy: Tensor, pattern: SparsePattern, pa
 def rows_gradient(ids: Tensor, dy: Tensor, pattern: SparsePattern, padding_idx: int | None = None) -> Tensor:
     """Returns the gradient of an embedding at the pattern's entries.
 
-    Memory beside the result: the touched rows. Deterministic.
+    Besides the result it needs memory for the rows that `ids` names. It is deterministic.
 
     Args:
-        ids: (tokens,) integers.
-        dy: (tokens, columns).
-        pattern: of N entries of (rows, columns).
-        padding_idx: >= 0, a row whose entries get 0.
+        ids: (tokens,) int32 or int64 numbers of rows.
+        dy: (tokens, columns) gradient of the embedding's output.
+        pattern: N entries of the (rows, columns) matrix.
+        padding_idx: a row >= 0 whose entries get a gradient of 0; None for no such row.
     Returns:
         (N,) float32 (float64 if dy is), accumulated in that dtype.
     """
@@ -85,20 +85,21 @@ def rows_gradient(ids: Tensor, dy: Tensor, pattern: SparsePattern, padding_idx: 
 
         return launch_rows_gradient(ids, dy, pattern, padding_idx)
     gradient = torch.zeros(len(pattern), dtype=dtype, device=dy.device)
-    touched, place = ids.long().unique(return_inverse=True)
-    first = pattern.crow[touched].long()
-    counts = pattern.crow[touched + 1].long() - first
+    used_rows, place = ids.long().unique(return_inverse=True)
+    first = pattern.crow[used_rows].long()
+    counts = pattern.crow[used_rows + 1].long() - first
     if padding_idx is not None:
-        counts = counts.masked_fill(touched == padding_idx, 0)
+        counts = counts.masked_fill(used_rows == padding_idx, 0)
     total = int(counts.sum())
     if total == 0:
         return gradient
-    sums = torch.zeros(len(touched), pattern.columns, dtype=dtype, device=dy.device)
+    sums = torch.zeros(len(used_rows), pattern.columns, dtype=dtype, device=dy.device)
     if dy.device.type == "cpu":
         sums.index_add_(0, place, dy.to(dtype))
     else:
-        sums.index_put_((place,), dy.to(dtype), accumulate=True)  # sorts first: index_add_ is not deterministic there
-    row = torch.repeat_interleave(torch.arange(len(touched), device=dy.device), counts, output_size=total)
+        # This sorts first and is deterministic; `index_add_` is not, on a GPU.
+        sums.index_put_((place,), dy.to(dtype), accumulate=True)
+    row = torch.repeat_interleave(torch.arange(len(used_rows), device=dy.device), counts, output_size=total)
     ends = counts.cumsum(0)
     entry = torch.arange(total, device=dy.device) + (first - (ends - counts))[row]
     local = row * pattern.columns + pattern.col[entry].long()

@@ -1,21 +1,21 @@
-"""The gradient at an embedding's active entries on a GPU, a program a touched row."""
+"""Triton kernel for the gradient at an embedding's active entries, one program per row that the batch uses."""
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .sparse_linear import SparsePattern
+from .sparse_pattern import SparsePattern
 
 _ENTRIES = 64
 
 
 @triton.jit
 def _rows_kernel(
-    dy_at, order_at, touched_at, begins_at, crow_at, col_at, gradient_at, width, padding, ENTRIES: tl.constexpr
+    dy_at, order_at, used_rows_at, begins_at, crow_at, col_at, gradient_at, width, padding, ENTRIES: tl.constexpr
 ):
     number = tl.program_id(0)
-    row = tl.load(touched_at + number)
+    row = tl.load(used_rows_at + number)
     first, last = tl.load(begins_at + number), tl.load(begins_at + number + 1)
     begin, end = tl.load(crow_at + row).to(tl.int64), tl.load(crow_at + row + 1).to(tl.int64)
     if row != padding:
@@ -31,15 +31,15 @@ def _rows_kernel(
 
 
 def launch_rows_gradient(ids: Tensor, dy: Tensor, pattern: SparsePattern, padding_idx: int | None) -> Tensor:
-    """As `rows_gradient`, in float32. Deterministic: a row's tokens are summed in their order."""
+    """Does what `rows_gradient` does, in float32. It is deterministic: a row's tokens are summed in their order."""
     gradient = torch.zeros(len(pattern), dtype=torch.float32, device=dy.device)
     if len(ids) == 0 or len(pattern) == 0:
         return gradient
     sorted_ids, order = ids.long().sort(stable=True)
-    touched, counts = sorted_ids.unique_consecutive(return_counts=True)
+    used_rows, counts = sorted_ids.unique_consecutive(return_counts=True)
     begins = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    _rows_kernel[(len(touched),)](
-        dy.contiguous(), order, touched, begins, pattern.crow, pattern.col, gradient, pattern.columns,
+    _rows_kernel[(len(used_rows),)](
+        dy.contiguous(), order, used_rows, begins, pattern.crow, pattern.col, gradient, pattern.columns,
         -1 if padding_idx is None else padding_idx, ENTRIES=_ENTRIES,
     )  # fmt: skip
     return gradient

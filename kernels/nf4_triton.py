@@ -1,14 +1,14 @@
-"""Dequantisation of NF4 with a sparse delta on top, in one launch."""
+"""Triton kernel that dequantises an NF4 weight and adds a sparse delta, in one launch."""
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .nf4 import Nf4Weight
+from .nf4_weight import Nf4Weight
 
-_BLOCK = 4096  # entries a program
-_DELTAS = 128
+_BLOCK = 4096  # entries of the weight per program
+_DELTAS = 128  # entries of the delta that a program handles at a time
 
 
 @triton.jit
@@ -41,7 +41,7 @@ def _dequantise_kernel(
                    WIDTH, SCALE_WIDTH, NESTED)  # fmt: skip
     tl.store(out_at + entry, value.to(out_at.dtype.element_ty), mask=here)
     if HAS_DELTA:
-        tl.debug_barrier()  # the entries below are written over, by other threads of this program
+        tl.debug_barrier()  # other threads of this program now overwrite some of the entries stored above
         begin, end = tl.load(begins_at + program), tl.load(begins_at + program + 1)
         for at in range(begin, end, DELTAS):
             place = at + tl.arange(0, DELTAS)
@@ -55,7 +55,10 @@ def _dequantise_kernel(
 
 
 def launch_dequantise(weight: Nf4Weight, out: Tensor, indices: Tensor | None, delta: Tensor | None) -> None:
-    """As `dequantise`. Bytes moved: half a byte an entry in, the dense weight out, and 8 an entry of the delta."""
+    """Does what `dequantise` does.
+
+    Memory traffic: reads half a byte per entry and 8 bytes per entry of the delta, and writes the dense weight.
+    """
     total = weight.shape.numel()
     programs = triton.cdiv(total, _BLOCK)
     if programs == 0:

@@ -1,94 +1,98 @@
-"""The largest entries of an outer product, without the matrix.
+"""Finds the largest entries of an outer product without computing the matrix.
 
-SpIEL-MA ranks weights for growth by r_i * c_j, the product of SM3's row and column accumulators (thesis §7.3.2;
-Eq. 7.7's fourth root of it, the estimate of the momentum, orders them alike).
+SpIEL-MA ranks weights for growth by r_i * c_j, the product of SM3's row and column accumulators (thesis §7.3.2).
+Eq. 7.7 estimates the momentum by the fourth root of this product, which gives the same order.
 """
 
 import torch
 from torch import Tensor
 
-from .select import distinct
+from .select import draw_distinct
 
-_FEW = 1 << 14  # cells that are cheaper to list and sort than to bisect further
+_LISTABLE_CELLS = 1 << 14  # up to this many cells, listing and sorting them is cheaper than further bisection
 
 
 def outer_topk_definition(
     r: Tensor, c: Tensor, k: int, excluded: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Says what `outer_topk` returns: forms the matrix, and sorts it by product, then by a random key."""
+    """Defines `outer_topk` in plain torch: computes the matrix and sorts it by product, then by a random key."""
     product = torch.outer(r.double(), c.double()).view(-1)
     keys = torch.rand(product.shape, generator=generator, dtype=torch.float64).to(product.device)
     keys[excluded.long()] = -1
     product[excluded.long()] = -1
     order = keys.argsort(descending=True, stable=True)
     order = order[product[order].argsort(descending=True, stable=True)][:k]
-    chosen = order.sort().values
-    return chosen, product[chosen]
+    selection = order.sort().values
+    return selection, product[selection]
 
 
 @torch.no_grad()
 def outer_topk(r: Tensor, c: Tensor, k: int, excluded: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Returns the `k` largest r_i * c_j outside the excluded cells.
+    """Returns the `k` largest r_i * c_j among the cells that are not excluded.
 
-    With c sorted, the cells of row i that reach a threshold are a prefix, found by bisection; so counting the cells
-    above a threshold takes O(rows log columns), and the threshold itself is found by bisection over float64 bits until
-    few cells are between its bounds. Those are listed. Products are float64, exact for float32 factors. Memory is
-    O(k + excluded + rows + columns).
+    With c sorted in descending order, the cells of row i whose product reaches a threshold are a prefix, whose end
+    bisection finds. So counting the cells above a threshold takes O(rows log columns). A second bisection, over the
+    bits of a float64, narrows the threshold down until few cells lie between its bounds; these are listed and sorted.
+    Products are computed in float64, which is exact for float32 factors. Memory is O(k + excluded + rows + columns).
 
-    Cells that tie at the k-th product are drawn uniformly (with SM3 and low density most products are zero: position
-    must not decide what grows).
+    If several cells tie at the k-th product, a uniform draw decides among them. With SM3 and a low density most
+    products are zero, and a cell's position must not decide whether it grows.
 
     Args:
         r: (rows,) finite, not negative.
-        c: (columns,) likewise.
-        k: 0 <= k <= cells that are not excluded.
+        c: (columns,) finite, not negative.
+        k: 0 <= k <= number of cells that are not excluded.
         excluded: (M,) int32 or int64 flat row-major cells, strictly ascending.
-        generator: of the draw among ties, on the CPU; advanced only where there is one.
+        generator: a CPU generator for the draw among ties; it advances only if there is such a draw.
     Returns:
-        (k,) int64 flat cells, ascending; (k,) float64 their products.
+        (k,) int64 flat row-major cells, ascending; (k,) float64 their products.
     Raises:
         ValueError: a factor is negative or not finite, or `k` is out of range.
     """
     rows, columns = len(r), len(c)
     free = rows * columns - len(excluded)
     if not 0 <= k <= free:
-        raise ValueError(f"k={k}: must be between 0 and the number of cells that are not excluded, {free}")
+        raise ValueError(f"k={k}: it must be between 0 and the number of cells that are not excluded, {free}")
     for name, factor in (("r", r), ("c", c)):
         if len(factor) and not bool(((factor >= 0) & (factor < torch.inf)).all()):
-            raise ValueError(f"{name}: must be finite and not negative")
+            raise ValueError(f"the factor {name} has negative or infinite entries or NaN: all must be finite and >= 0")
     if k == 0:
         return torch.empty(0, dtype=torch.int64, device=r.device), torch.empty(0, dtype=torch.float64, device=r.device)
-    if rows > columns:  # bisect the shorter side's rows: the cost is rows x log columns
-        turned = excluded.long()
-        turned = (turned % columns * rows + turned // columns).sort().values
-        found, products = outer_topk(c, r, k, turned, generator)
-        found, order = (found % rows * columns + found // rows).sort()
-        return found, products[order]
+    if rows > columns:  # the cost is rows x log columns, so the shorter side takes the part of the rows
+        excluded_transposed = excluded.long()
+        excluded_transposed = (excluded_transposed % columns * rows + excluded_transposed // columns).sort().values
+        transposed, products = outer_topk(c, r, k, excluded_transposed, generator)
+        transposed, order = (transposed % rows * columns + transposed // rows).sort()
+        return transposed, products[order]
     cells = _Staircase(r, c, excluded.long())
     low, high = 0, _bits(float(r.max()) * float(c.max())) + 1
-    above, at_least = 0, free  # free cells of products >= high, >= low
-    while high - low > 1 and at_least - above > max(k, _FEW):
+    above, at_least = 0, free  # number of free cells with a product >= high, and >= low
+    while high - low > 1 and at_least - above > max(k, _LISTABLE_CELLS):
         middle = (low + high) // 2
         count = cells.free(middle)
         if count >= k:
             low, at_least = middle, count
         else:
             high, above = middle, count
-    chosen = cells.between(high, None)
+    selection = cells.between(high, None)
     missing = k - above
     if high - low == 1:
-        chosen = torch.cat([chosen, cells.draw(low, missing, generator)])
+        selection = torch.cat([selection, cells.draw(low, missing, generator)])
     else:
-        chosen = torch.cat([chosen, _largest(cells.between(low, high), cells, missing, generator)])
-    chosen = chosen.sort().values
-    return chosen, cells.product(chosen)
+        selection = torch.cat([selection, _largest(cells.between(low, high), cells, missing, generator)])
+    selection = selection.sort().values
+    return selection, cells.product(selection)
 
 
 class _Staircase:
-    """Cells of an outer product, ordered within each row; a cell's rank runs through the rows' sorted columns."""
+    """The cells of an outer product in the order of their products within each row.
+
+    A row's cells are numbered along the sorted columns, so that the cells above a threshold are each row's first ones.
+    Thresholds are the bits of a float64 as an integer; non-negative floats order like their bits.
+    """
 
     def __init__(self, r: Tensor, c: Tensor, excluded: Tensor) -> None:
-        self.exact = r.dtype == c.dtype == torch.float32  # then float64 holds their products without rounding
+        self.exact = r.dtype == c.dtype == torch.float32  # then a float64 holds each product without rounding
         self.r, self.c, self.columns = r.double(), c.double(), len(c)
         self.sorted, self.column = self.c.sort(descending=True, stable=True)
         self.ascending = self.sorted.flip(0)
@@ -97,42 +101,45 @@ class _Staircase:
         self.excluded, self.excluded_products = excluded, self.product(excluded)
 
     def free(self, bits: int) -> int:
-        """Number of cells, the excluded ones left out, of product at least float64 `bits`."""
+        """Counts the cells that are not excluded and whose product is at least the threshold `bits`."""
         return int(self._reach(bits).sum() - (self.excluded_products >= _float(bits)).sum())
 
     def between(self, low: int, high: int | None) -> Tensor:
-        """Flat cells, the excluded ones left out, of product >= `low` and < `high`."""
+        """Lists the flat cells that are not excluded and whose product is >= `low` and < `high` (None: no limit)."""
         begins = torch.zeros_like(self.r, dtype=torch.int64) if high is None else self._reach(high)
         counts = self._reach(low) - begins
         row = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
         first = counts.cumsum(0) - counts
         place = begins[row] + torch.arange(len(row), device=row.device) - first[row]
         cells = row * self.columns + self.column[place]
-        return cells[~_among(cells, self.excluded)]
+        return cells[~_is_in(cells, self.excluded)]
 
     def draw(self, bits: int, count: int, generator: torch.Generator) -> Tensor:
-        """`count` flat cells drawn from those of exactly this product, the excluded ones left out."""
+        """Draws `count` flat cells from those that are not excluded and whose product is exactly `bits`."""
         begins, ends = self._reach(bits + 1), self._reach(bits)
         offsets = torch.cat([ends.new_zeros(1), (ends - begins).cumsum(0)])
-        tied = self.excluded[self.excluded_products == _float(bits)]
-        row = tied // self.columns
-        left_out = (offsets[row] + self.place[tied % self.columns] - begins[row]).sort().values
-        drawn = distinct(int(offsets[-1]) - len(left_out), count, generator).to(offsets.device)
-        # The n-th tie that is not left out: past every left-out one with at most n kept before it.
-        drawn += torch.searchsorted(left_out - torch.arange(len(left_out), device=drawn.device), drawn, right=True)
-        row = torch.searchsorted(offsets, drawn, right=True) - 1
-        return row * self.columns + self.column[begins[row] + drawn - offsets[row]]
+        excluded_cells = self.excluded[self.excluded_products == _float(bits)]
+        row = excluded_cells // self.columns
+        excluded_ties = (offsets[row] + self.place[excluded_cells % self.columns] - begins[row]).sort().values
+        draws = draw_distinct(int(offsets[-1]) - len(excluded_ties), count, generator).to(offsets.device)
+        # Converts the number n of a free tie to its number among all ties: adds the excluded ties that precede it.
+        draws += torch.searchsorted(
+            excluded_ties - torch.arange(len(excluded_ties), device=draws.device), draws, right=True
+        )
+        row = torch.searchsorted(offsets, draws, right=True) - 1
+        return row * self.columns + self.column[begins[row] + draws - offsets[row]]
 
     def product(self, cells: Tensor) -> Tensor:
         return self.r[cells // self.columns] * self.c[cells % self.columns]
 
     def _reach(self, bits: int) -> Tensor:
-        """(rows,) how many of a row's sorted cells have a product of at least `bits`."""
+        """Returns for each row how many of its sorted cells have a product of at least `bits`, (rows,) int64."""
         threshold = _float(bits)
         if threshold == 0:
             return torch.full((len(self.r),), self.columns, dtype=torch.int64, device=self.r.device)
         if self.exact:
-            # A factor above the rounded quotient reaches the threshold, one below does not; one that equals it may.
+            # Factors above the rounded quotient reach the threshold and factors below do not. For factors equal to it
+            # the product decides.
             quotient = threshold / self.r
             first = torch.searchsorted(self.ascending, quotient, right=False)
             past = torch.searchsorted(self.ascending, quotient, right=True)
@@ -147,18 +154,18 @@ class _Staircase:
 
 
 def _largest(candidates: Tensor, cells: _Staircase, k: int, generator: torch.Generator) -> Tensor:
-    """The `k` candidates of largest product, ties drawn."""
+    """Returns the `k` candidates with the largest products; a draw decides among ties."""
     products = cells.product(candidates)
     if k == 0 or k == len(candidates):
         return candidates[:k]
     least = products.topk(k).values[-1]
-    surely, tied = candidates[products > least], candidates[products == least]
-    drawn = distinct(len(tied), k - len(surely), generator).to(tied.device)
-    return torch.cat([surely, tied[drawn]])
+    above, ties = candidates[products > least], candidates[products == least]
+    draws = draw_distinct(len(ties), k - len(above), generator).to(ties.device)
+    return torch.cat([above, ties[draws]])
 
 
-def _among(cells: Tensor, excluded: Tensor) -> Tensor:
-    """Which of `cells` are in ascending `excluded`."""
+def _is_in(cells: Tensor, excluded: Tensor) -> Tensor:
+    """Returns a bool mask of the `cells` that are in `excluded`, which is ascending."""
     if len(excluded) == 0:
         return torch.zeros_like(cells, dtype=torch.bool)
     at = torch.searchsorted(excluded, cells).clamp(max=len(excluded) - 1)

@@ -1,4 +1,4 @@
-"""Histograms over the bits of a change, without a buffer of its size."""
+"""Triton kernel that counts changes by their bits, without a buffer of the tensor's size."""
 
 import torch
 import triton
@@ -18,17 +18,22 @@ def _count_kernel(
     after = tl.load(after_at + place, mask=here, other=0.0).to(tl.float32)
     before = tl.load(before_at + place * before_stride, mask=here, other=0.0).to(tl.float32)
     bits = (after - before).to(tl.int32, bitcast=True) & _MAGNITUDE
-    number = (bits - offset) >> SHIFT
-    tl.atomic_add(counts_at + number, 1, mask=here & (number >= 0) & (number < bins), sem="relaxed")
+    bin = (bits - offset) >> SHIFT
+    tl.atomic_add(counts_at + bin, 1, mask=here & (bin >= 0) & (bin < bins), sem="relaxed")
 
 
 def launch_counts(after: Tensor, before: Tensor, offset: int, shift: int, bins: int) -> Tensor:
-    """Counts the changes by (bits of |after - before| - offset) >> shift; others than 0 to bins - 1 are passed over.
+    """Counts the changes by their bin, (bits of |after - before| - offset) >> shift.
+
+    Changes outside the bins 0 to bins - 1 are not counted.
 
     Args:
-        after, before: of one shape, float32 or narrower, contiguous; `before` may be one value expanded.
+        after, before: of equal shape, float32 or 16 bits, contiguous; `before` may be one expanded value.
+        offset: subtracted from the bits.
+        shift: number of lower bits that do not tell bins apart.
+        bins: number of bins.
     Returns:
-        (bins,) int64; a bin holds less than 2^31.
+        (bins,) int64; each count is below 2^31.
     """
     counts = torch.zeros(bins, dtype=torch.int32, device=after.device)
     if after.numel():

@@ -1,10 +1,13 @@
-"""SM3 on sparse deltas: an adaptive step whose memory is a row and a column, not an entry (Anil et al., 2019)."""
+"""The SM3 optimiser's step on sparse deltas (Anil et al., 2019).
+
+SM3 adapts the step of each entry, but stores one number per row and per column instead of one per entry.
+"""
 
 import torch
 from torch import Tensor
 
 from .devices import uses_triton
-from .sparse_linear import SparsePattern
+from .sparse_pattern import SparsePattern
 
 
 def sm3_step_definition(
@@ -19,14 +22,14 @@ def sm3_step_definition(
     momentum: float = 0.0,
     buffer: Tensor | None = None,
 ) -> None:
-    """Says what `sm3_step` computes."""
+    """Defines `sm3_step` in plain torch."""
     row = torch.repeat_interleave(pattern.crow.long().diff())
     column = pattern.col.long()
     g = gradient.to(rows.dtype)
-    seen = torch.minimum(rows[row], columns[column]) + g * g
-    rows.scatter_reduce_(0, row, seen, "amax")
-    columns.scatter_reduce_(0, column, seen, "amax")
-    step = g / torch.sqrt(seen + epsilon)
+    estimate = torch.minimum(rows[row], columns[column]) + g * g
+    rows.scatter_reduce_(0, row, estimate, "amax")
+    columns.scatter_reduce_(0, column, estimate, "amax")
+    step = g / torch.sqrt(estimate + epsilon)
     if momentum:
         assert buffer is not None
         buffer.copy_(momentum * buffer + (1 - momentum) * step)
@@ -47,26 +50,27 @@ def sm3_step(
     momentum: float = 0.0,
     buffer: Tensor | None = None,
 ) -> None:
-    """One optimiser step on the deltas of one matrix, in place.
+    """Does one optimiser step on the delta of one matrix, in place.
 
-    For each entry (i, j) of gradient g, with the accumulators of the steps before:
+    For each entry (i, j) with gradient g, where the accumulators hold the values of the step before:
 
-        seen  = min(rows_i, columns_j) + g^2
-        rows_i, columns_j = the largest `seen` of their entries, or what they were
-        delta = (1 - rate decay) delta - rate g / sqrt(seen + epsilon)
+        estimate  = min(rows_i, columns_j) + g^2
+        rows_i    = max(rows_i, the estimates in row i);  columns_j likewise
+        delta     = (1 - rate decay) delta - rate g / sqrt(estimate + epsilon)
 
-    and with momentum m an exponential mean of g / sqrt(seen + epsilon) in its place. Sums in the accumulators' dtype.
+    With momentum, an exponential mean of g / sqrt(estimate + epsilon) takes the place of this term. Everything is
+    computed in the accumulators' dtype.
 
     Args:
-        delta: (N,) float32 or float64, changed.
+        delta: (N,) float32 or float64, changed in place.
         gradient: (N,) any floating dtype.
-        pattern: of the N entries.
-        rows, columns: accumulators, (pattern.rows,) and (pattern.columns,) of delta's dtype, changed.
+        pattern: the delta's N entries in the matrix.
+        rows, columns: accumulators, (pattern.rows,) and (pattern.columns,) of delta's dtype, changed in place.
         rate: learning rate, >= 0.
-        epsilon: > 0, so that an entry that has seen no gradient stays.
-        decay: of the deltas, decoupled; they shrink by the factor 1 - rate decay.
-        momentum: in [0, 1); 0 needs no buffer.
-        buffer: (N,) of delta's dtype, changed.
+        epsilon: > 0; it also keeps an entry whose gradients were all zero where it is.
+        decay: decoupled weight decay of the delta, >= 0; a step multiplies the delta by 1 - rate decay.
+        momentum: factor of the exponential mean, in [0, 1); with 0 no buffer is needed.
+        buffer: (N,) exponential mean, of delta's dtype, changed in place; None without momentum.
     """
     arguments = (delta, gradient, pattern, rows, columns, rate, epsilon, decay, momentum, buffer)
     if uses_triton(delta):

@@ -1,11 +1,11 @@
-"""SM3 on sparse deltas in one launch."""
+"""Triton kernel for one step of SM3 on a sparse delta, in one launch."""
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .sparse_linear import SparsePattern
+from .sparse_pattern import SparsePattern
 
 _BLOCK = 1024
 
@@ -21,14 +21,14 @@ def _sm3_kernel(
     index = tl.load(indices_at + place, mask=here, other=0).to(tl.int64)
     row, column = index // width, index % width
     g = tl.load(gradient_at + place, mask=here, other=0.0).to(tl.float32)
-    # seen = min(rows_i, columns_j) + g^2, from the accumulators of the step before
-    seen = tl.minimum(
+    # estimate = min(rows_i, columns_j) + g^2, with the accumulators of the step before
+    estimate = tl.minimum(
         tl.load(rows_before + row, mask=here, other=0.0), tl.load(columns_before + column, mask=here, other=0.0)
     )
-    seen += g * g
-    tl.atomic_max(rows_at + row, seen, mask=here, sem="relaxed")  # a maximum: the order does not matter
-    tl.atomic_max(columns_at + column, seen, mask=here, sem="relaxed")
-    step = g / tl.sqrt_rn(seen + epsilon)
+    estimate += g * g
+    tl.atomic_max(rows_at + row, estimate, mask=here, sem="relaxed")  # the order of maxima does not matter
+    tl.atomic_max(columns_at + column, estimate, mask=here, sem="relaxed")
+    step = g / tl.sqrt_rn(estimate + epsilon)
     if HAS_MOMENTUM:
         step = momentum * tl.load(buffer_at + place, mask=here, other=0.0) + (1 - momentum) * step
         tl.store(buffer_at + place, step, mask=here)
@@ -48,9 +48,12 @@ def launch_sm3_step(
     momentum: float,
     buffer: Tensor | None,
 ) -> None:
-    """As `sm3_step`, for float32 deltas. Bytes moved: about 20 an entry; the accumulators stay in the cache."""
+    """Does what `sm3_step` does, for float32 deltas.
+
+    Memory traffic: about 20 bytes per entry. The accumulators stay in the cache.
+    """
     if delta.dtype != torch.float32:
-        raise ValueError(f"delta: {delta.dtype}: must be float32")
+        raise ValueError(f"delta has dtype {delta.dtype}: the Triton kernel of SM3 needs float32")
     if len(pattern) == 0:
         return
     _sm3_kernel[(triton.cdiv(len(pattern), _BLOCK),)](

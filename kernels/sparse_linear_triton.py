@@ -1,4 +1,8 @@
-"""The gradient at a linear layer's active entries on a GPU: dot products for few, tiles of tensor cores for many."""
+"""Triton kernels for the gradient at a linear layer's active entries.
+
+One kernel computes a dot product per entry, for few entries; the other computes tiles of the dense product on the
+tensor cores, for many.
+"""
 
 import os
 
@@ -7,18 +11,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .sparse_linear import SparsePattern
+from .sparse_pattern import SparsePattern
 
-# Density below which dot products cost less than tiles. Tiles do the whole product, 2 x tokens x rows x columns
-# operations; dot products read 4 x tokens bytes an entry from the cache. An estimate, not yet a measurement: where an
-# H100's cache gives 5 TB/s and its tensor cores 500 TFLOP/s, the two meet at 0.5%.
-_FEW = 0.005
-_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # whose products of bfloat16 are wrong
+# Density below which dot products cost less than tiles. Tiles need 2 x tokens x rows x columns operations; a dot
+# product reads 4 x tokens bytes per entry from the cache. The value is an estimate, not a measurement: if an H100's
+# cache delivers 5 TB/s and its tensor cores 500 TFLOP/s, both cost the same at a density of 0.5%.
+_DOT_DENSITY_LIMIT = 0.005
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # the interpreter's products of bfloat16 are wrong
 _DOT_ENTRIES = 32
 _DOT_TOKENS = 128
 _TILE = 128
 _TILE_TOKENS = 32
-_GATHERED = 16  # entries of a tile's row that are gathered together
+_GATHER_WIDTH = 16  # entries of a tile's row that are gathered at a time
 
 
 @triton.jit
@@ -28,13 +32,13 @@ def _dot_kernel(
     place = tl.program_id(0).to(tl.int64) * ENTRIES + tl.arange(0, ENTRIES)
     here = place < entries
     index = tl.load(indices_at + place, mask=here, other=0).to(tl.int64)
-    of_dy, of_x = index // columns * tokens, index % columns * tokens
+    dy_offset, x_offset = index // columns * tokens, index % columns * tokens
     total = tl.zeros((ENTRIES,), tl.float32)
     for begin in range(0, tokens, TOKENS):
         token = begin + tl.arange(0, TOKENS)
         inside = here[:, None] & (token < tokens)[None, :]
-        dy = tl.load(dy_at + of_dy[:, None] + token[None, :], mask=inside, other=0.0).to(tl.float32)
-        x = tl.load(x_at + of_x[:, None] + token[None, :], mask=inside, other=0.0).to(tl.float32)
+        dy = tl.load(dy_at + dy_offset[:, None] + token[None, :], mask=inside, other=0.0).to(tl.float32)
+        x = tl.load(x_at + x_offset[:, None] + token[None, :], mask=inside, other=0.0).to(tl.float32)
         total += tl.sum(dy * x, axis=1)
     tl.store(gradient_at + place, total, mask=here)
 
@@ -42,11 +46,11 @@ def _dot_kernel(
 @triton.jit
 def _tile_kernel(
     dy_at, x_at, indices_at, begins_at, gradient_at, rows, columns, tokens, dy_stride, x_stride, tiles_across,
-    WIDEN: tl.constexpr, PRECISION: tl.constexpr, TILE: tl.constexpr, TOKENS: tl.constexpr, GATHERED: tl.constexpr,
+    WIDEN: tl.constexpr, PRECISION: tl.constexpr, TILE: tl.constexpr, TOKENS: tl.constexpr, GATHER_WIDTH: tl.constexpr,
 ):  # fmt: skip
     down, across = tl.program_id(0) // tiles_across, tl.program_id(0) % tiles_across
     row, column = down * TILE + tl.arange(0, TILE), across * TILE + tl.arange(0, TILE)
-    # The tile's entries in each row stand one after the other: from here up to the next tile's first.
+    # In each row the tile's entries are consecutive; they end where those of the next tile begin.
     border = row.to(tl.int64) * (tiles_across + 1) + across
     begin = tl.load(begins_at + border, mask=row < rows, other=0).to(tl.int64)
     end = tl.load(begins_at + border + 1, mask=row < rows, other=0).to(tl.int64)
@@ -68,8 +72,8 @@ def _tile_kernel(
             if WIDEN:
                 dy, x = dy.to(tl.float32), x.to(tl.float32)
             tile = tl.dot(dy, x, tile, input_precision=PRECISION)
-        for at in range(0, most, GATHERED):
-            place = begin[:, None] + at + tl.arange(0, GATHERED)[None, :]
+        for at in range(0, most, GATHER_WIDTH):
+            place = begin[:, None] + at + tl.arange(0, GATHER_WIDTH)[None, :]
             here = place < end[:, None]
             index = tl.load(indices_at + place, mask=here, other=0).to(tl.int64)
             local = tl.where(here, index - row[:, None].to(tl.int64) * columns - across * TILE, 0)
@@ -77,14 +81,17 @@ def _tile_kernel(
 
 
 def launch_sampled_gradient(dy: Tensor, x: Tensor, pattern: SparsePattern) -> Tensor:
-    """As `sampled_gradient`, accumulated in float32; deterministic, and no more memory than copies of the operands."""
-    if len(pattern) < _FEW * pattern.rows * pattern.columns:
+    """Does what `sampled_gradient` does, accumulated in float32.
+
+    It is deterministic and needs no more memory than copies of the operands.
+    """
+    if len(pattern) < _DOT_DENSITY_LIMIT * pattern.rows * pattern.columns:
         return launch_dots(dy, x, pattern)
     return launch_tiles(dy, x, pattern)
 
 
 def launch_dots(dy: Tensor, x: Tensor, pattern: SparsePattern) -> Tensor:
-    """A dot product over tokens an entry; both operands are first copied with tokens contiguous."""
+    """Computes one dot product over the tokens per entry, after copying both operands so that tokens are contiguous."""
     gradient = torch.zeros(len(pattern), dtype=torch.float32, device=dy.device)
     if len(pattern) and len(dy):
         _dot_kernel[(triton.cdiv(len(pattern), _DOT_ENTRIES),)](
@@ -95,7 +102,10 @@ def launch_dots(dy: Tensor, x: Tensor, pattern: SparsePattern) -> Tensor:
 
 
 def launch_tiles(dy: Tensor, x: Tensor, pattern: SparsePattern) -> Tensor:
-    """Tiles of dY^T X on the tensor cores, gathered from in registers and thrown away; empty tiles are passed over."""
+    """Computes tiles of dY^T X on the tensor cores and gathers the entries from them in registers.
+
+    Tiles without active entries are skipped; no tile is stored.
+    """
     gradient = torch.zeros(len(pattern), dtype=torch.float32, device=dy.device)
     if len(pattern) == 0 or len(dy) == 0:
         return gradient
@@ -106,6 +116,6 @@ def launch_tiles(dy: Tensor, x: Tensor, pattern: SparsePattern) -> Tensor:
         dy, x, pattern.indices, pattern.borders(_TILE), gradient, pattern.rows, pattern.columns, len(x),
         dy.stride(0), x.stride(0), across,
         WIDEN=_INTERPRETED, PRECISION="ieee" if dtype == torch.float32 else "tf32",
-        TILE=_TILE, TOKENS=_TILE_TOKENS, GATHERED=_GATHERED, num_warps=8, num_stages=3,
+        TILE=_TILE, TOKENS=_TILE_TOKENS, GATHER_WIDTH=_GATHER_WIDTH, num_warps=8, num_stages=3,
     )  # fmt: skip
     return gradient

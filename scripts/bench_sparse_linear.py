@@ -20,7 +20,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from xlt_kernels.sparse_linear import SparsePattern, sampled_gradient, sparse_linear
+from xlt_kernels.sparse_linear import sampled_gradient, sparse_linear
+from xlt_kernels.sparse_pattern import SparsePattern
 
 
 def medians(ways: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
-from xlt_kernels.dropout import draw_kept, dropout, dropout_definition
+from xlt_kernels.dropout import draw_keep_mask, dropout, dropout_definition
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
@@ -14,7 +14,7 @@ def test_result_and_gradient_equal_the_definition(dtype: torch.dtype, shape: tup
     torch.manual_seed(2)
     found = dropout(values, 0.3)
     torch.manual_seed(2)
-    kept = draw_kept(shape, 0.3, values.device)
+    kept = draw_keep_mask(shape, 0.3, values.device)
     wanted = dropout_definition(values.double(), kept, 0.3)
     tolerance = 4 * torch.finfo(dtype).eps  # the factor and the product are rounded to the dtype
     assert found.dtype == dtype
@@ -55,7 +55,7 @@ def test_without_a_probability_nothing_is_drawn() -> None:
 @pytest.mark.parametrize("dropout", [0.1, 0.5, 0.9])
 def test_entries_are_dropped_independently_with_their_probability(dropout: float) -> None:
     torch.manual_seed(0)
-    dropped = ~draw_kept((999, 1001), dropout, torch.device("cpu"))
+    dropped = ~draw_keep_mask((999, 1001), dropout, torch.device("cpu"))
     deviation = (dropout * (1 - dropout) / dropped.numel()) ** 0.5
     assert dropped.double().mean().item() == pytest.approx(dropout, abs=5 * deviation + 2**-16)
     flat = dropped.flatten()

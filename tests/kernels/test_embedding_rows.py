@@ -7,7 +7,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 from xlt_kernels.delta_write import gather_entries, write_delta
 from xlt_kernels.embedding_rows import rows_gradient, rows_gradient_definition, sparse_embedding
-from xlt_kernels.sparse_linear import SparsePattern, sparse_linear
+from xlt_kernels.sparse_linear import sparse_linear
+from xlt_kernels.sparse_pattern import SparsePattern
 
 ROWS, COLUMNS = 31, 7
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 from xlt_kernels import lean_attention as module
 from xlt_kernels.attention_maps import AttentionInputs
-from xlt_kernels.dropout import draw_kept
+from xlt_kernels.dropout import draw_keep_mask
 from xlt_kernels.lean_attention import is_leaner, lean_attention, lean_attention_definition
 
 
@@ -29,14 +29,14 @@ def _mask(keys: int = 7) -> Tensor:
 def test_result_and_gradients_equal_the_definition(
     at_once: int, dropout: float, masked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_ENTRIES_AT_ONCE", at_once)
+    monkeypatch.setattr(module, "_CHUNK_ENTRIES", at_once)
     query, key, value = _leaves()
     mask = _mask() if masked else None
     inputs = AttentionInputs(query, key, 0.7, mask)
     torch.manual_seed(3)
     found = lean_attention(inputs, value, dropout)
     torch.manual_seed(3)
-    kept = draw_kept((3, 2, 7, 7), dropout, query.device) if dropout else None
+    kept = draw_keep_mask((3, 2, 7, 7), dropout, query.device) if dropout else None
     wanted = lean_attention_definition(inputs, value, kept, dropout)
     torch.testing.assert_close(found, wanted)
     weights = torch.randn(found.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
@@ -52,7 +52,7 @@ def test_without_dropout_it_is_torchs() -> None:
 
 
 def test_one_query_on_paper() -> None:
-    """Two keys attended to evenly, values 1 and 3: 2; with the first dropped at one half: 3."""
+    """Two keys with equal weights and values 1 and 3 give 2; if dropout of 1/2 drops the first key, the result is 3."""
     zero = torch.zeros(1, 1, 2, 1)
     inputs = AttentionInputs(zero[:, :, :1], zero, 1.0)
     value = torch.tensor([[[[1.0], [3.0]]]])

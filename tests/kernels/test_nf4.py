@@ -1,4 +1,4 @@
-"""NF4 under a sparse delta: against bitsandbytes, and in both ways."""
+"""NF4 weights plus a sparse delta: compared with bitsandbytes, and the Triton kernel with the definition."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from xlt_kernels.nf4 import Nf4Weight, dequantise, dequantise_definition, nf4_sparse_linear
-from xlt_kernels.sparse_linear import SparsePattern, sparse_linear
+from xlt_kernels.nf4 import dequantise, dequantise_definition, nf4_sparse_linear
+from xlt_kernels.nf4_weight import Nf4Weight
+from xlt_kernels.sparse_linear import sparse_linear
+from xlt_kernels.sparse_pattern import SparsePattern
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPES = [(1, 64), (7, 33), (130, 192), (40, 300)]  # bitsandbytes itself fails at (32, 32) on a CPU
@@ -18,7 +20,7 @@ functional = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not ins
 
 
 def _quantised(rows: int, columns: int, dtype: torch.dtype, double: bool) -> tuple[Nf4Weight, Tensor]:
-    """A random weight in NF4, and what bitsandbytes makes of it."""
+    """Returns a random weight in NF4, and the dense weight to which bitsandbytes dequantises it."""
     weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(rows)).to(DEVICE, dtype)
     packed, state = functional.quantize_4bit(weight, quant_type="nf4", compress_statistics=double)
     return Nf4Weight.of(packed, state), functional.dequantize_4bit(packed, state)
@@ -31,7 +33,10 @@ def _pattern(rows: int, columns: int, density: float) -> SparsePattern:
 
 
 def test_on_paper() -> None:
-    """Two blocks of two: nibbles 15 0 | 7 15 are 1, -1 | 0, 1 of the code, times 2 and 3; then 0.5 on the last."""
+    """Two blocks of two entries with scales 2 and 3; their nibbles 15, 0 and 7, 15 stand for 1, -1 and 0, 1.
+
+    Then a delta adds 0.5 to the last entry.
+    """
     code = torch.zeros(16)
     code[[0, 15]] = torch.tensor([-1.0, 1.0])
     weight = Nf4Weight(
@@ -115,7 +120,7 @@ def test_the_dense_weight_lives_in_one_buffer() -> None:
 
 def test_other_quantisations_are_refused() -> None:
     packed, state = functional.quantize_4bit(torch.randn(8, 64, device=DEVICE), quant_type="fp4")
-    with pytest.raises(ValueError, match="quant_type='fp4': must be 'nf4'"):
+    with pytest.raises(ValueError, match=r"quant_type='fp4'.*'nf4'"):
         Nf4Weight.of(packed, state)
 
 

@@ -17,12 +17,12 @@ Tensors = dict[str, Tensor]
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every tensor here crosses many chunks, the last one ragged."""
+    """Makes every tensor of these tests consist of many chunks, of which the last is shorter."""
     monkeypatch.setattr(select, "_CHUNK_ENTRIES", 37)
 
 
 def naive(after: Tensors, before: Tensors, k: int) -> dict[str, list[int]]:
-    """Python's own sort over (change, tensor, index)."""
+    """Selects with Python's own sort over (change, tensor, index)."""
     entries = []
     for place, name in enumerate(after):
         differences = (after[name].double() - before[name].double()).abs().float().reshape(-1).tolist()
@@ -141,7 +141,7 @@ def test_the_inputs_are_left_alone() -> None:
 def test_a_nan_is_refused_with_its_place() -> None:
     after, before = pairs(8)
     after["vector"][123] = math.nan
-    with pytest.raises(ValueError, match="vector: the difference at flat index 123 is NaN"):
+    with pytest.raises(ValueError, match=r"vector.* 123 .*NaN"):
         select_most_changed(after, before, 5)
     after["vector"][123] = before["vector"][123] = math.inf  # inf - inf
     with pytest.raises(ValueError, match="flat index 123"):
@@ -150,15 +150,15 @@ def test_a_nan_is_refused_with_its_place() -> None:
 
 def test_mismatches_and_an_impossible_k_are_refused() -> None:
     after, before = pairs(9)
-    with pytest.raises(ValueError, match="k=733: must be between 0 and the number of entries, 732"):
+    with pytest.raises(ValueError, match=r"k=733\b.*\b732"):
         select_most_changed(after, before, 733)
     with pytest.raises(ValueError, match="k=-1"):
         select_most_changed(after, before, -1)
-    with pytest.raises(ValueError, match="odd: shape"):
+    with pytest.raises(ValueError, match=r"odd .*shape"):
         select_most_changed(after, before | {"odd": before["odd"].t()}, 1)
-    with pytest.raises(ValueError, match="extra: is in only one"):
+    with pytest.raises(ValueError, match="extra "):
         select_most_changed(after, before | {"extra": torch.zeros(1)}, 1)
-    with pytest.raises(ValueError, match=r"vector: torch\.int64"):
+    with pytest.raises(ValueError, match=r"vector .*torch\.int64"):
         select_most_changed(after | {"vector": torch.zeros(257, dtype=torch.int64)}, before, 1)
 
 
@@ -210,7 +210,7 @@ def test_a_random_choice_reaches_past_two_to_the_31_without_the_model_in_memory(
 
 
 def test_a_random_choice_of_too_many_is_refused() -> None:
-    with pytest.raises(ValueError, match="k=21: must be between 0 and the number of entries, 20"):
+    with pytest.raises(ValueError, match=r"k=21\b.*\b20"):
         select_at_random(SHAPES, 21, torch.Generator())
 
 
@@ -246,7 +246,7 @@ def test_entries_without_a_value_are_drawn_not_taken_by_position() -> None:
 
 
 def test_more_entries_than_are_free_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"k=9: must be between 0 and .* 8"):
+    with pytest.raises(ValueError, match=r"k=9\b.*\b8"):
         select_largest(torch.ones(10), 9, torch.tensor([0, 1]), torch.Generator())
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 from xlt_kernels.sm3 import sm3_step, sm3_step_definition
-from xlt_kernels.sparse_linear import SparsePattern
+from xlt_kernels.sparse_pattern import SparsePattern
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPES = [(1, 1, 1), (7, 5, 35), (9, 41, 40), (300, 3, 500), (33, 130, 2000)]

@@ -7,7 +7,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 from xlt_kernels import sparse_linear as module
 from xlt_kernels.delta_write import gather_entries, write_delta
-from xlt_kernels.sparse_linear import SparsePattern, sampled_gradient, sampled_gradient_definition, sparse_linear
+from xlt_kernels.sparse_linear import sampled_gradient, sampled_gradient_definition, sparse_linear
+from xlt_kernels.sparse_pattern import SparsePattern
 
 SHAPES = [(1, 1, 1), (9, 41, 17), (33, 7, 64), (5, 130, 3)]  # tokens, rows, columns
 DENSITIES = [0.0, 0.01, 0.1, 0.5, 1.0]
@@ -291,8 +292,8 @@ def test_a_pattern_holds_rows_and_columns_of_its_indices(dtype: torch.dtype) -> 
     [
         (torch.tensor([1, 1]), "strictly ascending"),
         (torch.tensor([2, 1]), "strictly ascending"),
-        (torch.tensor([-1, 1]), "-1 to 1"),
-        (torch.tensor([0, 12]), "must lie in a 4 x 3 matrix"),
+        (torch.tensor([-1, 1]), r"-1\b.*4 x 3"),
+        (torch.tensor([0, 12]), r"\b12\b.*4 x 3"),
         (torch.tensor([[0]]), "shape"),
         (torch.tensor([0.0]), "torch.float32"),
     ],

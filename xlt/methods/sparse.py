@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 from xlt_kernels.delta_write import gather_entries, restore_entries, write_delta
 from xlt_kernels.embedding_rows import sparse_embedding
-from xlt_kernels.nf4 import Nf4Weight, nf4_sparse_linear
-from xlt_kernels.sparse_linear import Receiver, SparsePattern, sparse_linear
+from xlt_kernels.nf4 import nf4_sparse_linear
+from xlt_kernels.nf4_weight import Nf4Weight
+from xlt_kernels.sparse_linear import Receiver, sparse_linear
+from xlt_kernels.sparse_pattern import SparsePattern
 
 from xlt.models.transfer import TransferModel
 from xlt.modules import Entries

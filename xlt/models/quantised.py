@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from xlt_kernels.nf4 import Nf4Weight, dequantise
+from xlt_kernels.nf4 import dequantise
+from xlt_kernels.nf4_weight import Nf4Weight
 
 from xlt.errors import UsageError
 from xlt.models.transfer import TransferModel, block_linear_layers

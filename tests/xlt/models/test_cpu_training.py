@@ -47,18 +47,21 @@ def test_a_model_without_dropout_has_torchs_gradients(family: str, monkeypatch: 
 
 
 def test_all_dropout_of_a_model_is_ours(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whose entries are all kept, it has the gradients of a model without dropout; torch's could not."""
+    """If our dropout is replaced by one that keeps all entries, the gradients are those of a model without dropout.
+
+    A dropout of torch's own that remained in the model would change them.
+    """
     wanted = _gradients(encoder_model(family, dropout=0.0))
 
     def keep(shape: tuple[int, ...], probability: float, device: torch.device) -> Tensor:
         assert probability == 0.5
         return torch.full(shape, True, device=device)
 
-    monkeypatch.setattr(lean, "draw_kept", keep)
-    monkeypatch.setattr("xlt_kernels.dropout.draw_kept", keep)
-    monkeypatch.setattr(lean, "kept_weights", lambda kept, scaled, dtype: torch.ones(kept.shape, dtype=dtype))
+    monkeypatch.setattr(lean, "draw_keep_mask", keep)
+    monkeypatch.setattr("xlt_kernels.dropout.draw_keep_mask", keep)
+    monkeypatch.setattr(lean, "dropout_factors", lambda kept, scaled, dtype: torch.ones(kept.shape, dtype=dtype))
     monkeypatch.setattr(
-        "xlt_kernels.dropout.kept_weights", lambda kept, scaled, dtype: torch.ones(kept.shape, dtype=dtype)
+        "xlt_kernels.dropout.dropout_factors", lambda kept, scaled, dtype: torch.ones(kept.shape, dtype=dtype)
     )
     _equal(_gradients(encoder_model(family, dropout=0.5)), wanted)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from xlt_kernels.sm3 import sm3_step
-from xlt_kernels.sparse_linear import SparsePattern
+from xlt_kernels.sparse_pattern import SparsePattern
 
 
 class EntryOptimiser(torch.optim.Optimizer):
