@@ -66,7 +66,7 @@ from xlt.models.transfer import TransferModel, split_pretrained
 from xlt.modules import ModuleHeader
 from xlt.modules.adapter import Adapter
 from xlt.modules.generator import Generator
-from xlt.modules.insertion import before
+from xlt.modules.insertion import change_input
 from xlt.tasks.mlm import MaskedLanguageModelling
 from xlt.tasks.tagging import Tagging
 from xlt.tasks.task import Task
@@ -208,7 +208,7 @@ def floor(setup: Setup, case: Case) -> System:
     model.requires_grad_(False)
     lowest, modules = find_blocks(model)[0], dict(model.named_modules())
     if case.language:
-        before(modules[lowest.path], lambda hidden: hidden.detach().requires_grad_())
+        change_input(modules[lowest.path], lambda hidden: hidden.detach().requires_grad_())
     else:
         assert lowest.norm is not None
         modules[lowest.norm].register_forward_hook(lambda *call: call[-1].detach().requires_grad_())

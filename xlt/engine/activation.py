@@ -88,7 +88,7 @@ class LanguageActivation:
     def begin(self, method: Method) -> None:
         """Starts a phase for which `method` is attached, nothing written yet."""
         self._method = method
-        written = None if self._fixed else method.rewritten()
+        written = None if self._fixed else method.written_entries()
         if written is not None:
             self._prepare(written)
 

@@ -1,4 +1,4 @@
-"""BitFit: bias terms only (Ben Zaken et al., 2022; thesis §4.4.1)."""
+"""BitFit, which trains bias terms only (Ben Zaken et al., 2022; thesis §4.4.1)."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ SCHEMA = BitFitConfig
 
 
 class BitFit(Method):
-    """Tunes the biases of the backbone's linear layers.
+    """A method that trains the biases of the backbone's linear layers.
 
-    Those of layer normalisation and of the language-model head stay fixed: only so does mBERT come to the 0.047% of
-    thesis §4.4.2 (82,944 of 178M; XLM-R 0.030%).
+    The biases of layer normalisation and of the language-model head stay fixed. Only with this choice does mBERT have
+    the trainable share of 0.047% in thesis §4.4.2 (82,944 of 178M parameters; XLM-R: 0.030%).
     """
 
     name = "bitfit"
@@ -35,7 +35,10 @@ class BitFit(Method):
         names = tunable_names(model, adapts_language=setting.adapts_language, freeze_layer_norm=True)
         biases = [name for name in names if name.startswith("backbone.") and name.endswith(".bias")]
         if not biases:
-            raise ValueError(f"method=bitfit: {model.base_name} has no bias terms outside layer normalisation")
+            raise ValueError(
+                f"method=bitfit: model {model.base_name} has no bias terms outside layer normalisation, "
+                "so there is nothing to train: choose another method"
+            )
         self._dense = DenseTensors(model, biases, keep_start=True)
         self._head = head_parameters(model)
         self._total = model.pretrained_parameters

@@ -25,21 +25,21 @@ _STANDARD_DEVIATION = 0.02  # AdapterHub's
 
 @dataclass
 class BottleneckConfig:
-    """Bottleneck adapters in every block."""
+    """Settings of bottleneck adapters."""
 
     _target_: str = "xlt.methods.bottleneck.Bottleneck"
-    name: str = key("of the method, in module headers and tables")
+    name: str = key("name of the method in module headers and tables")
     reduction_factor: float = key("hidden size / bottleneck size", above=0, hint="thesis §4.4.3: 1 to 32")
     where: str = key(
-        "after each block's feed_forward layer (Pfeiffer), or in both_sublayers (Houlsby)",
+        "where a block has adapters: after its feed_forward layer (Pfeiffer) or after both_sublayers (Houlsby)",
         choices=("feed_forward", "both_sublayers"),
     )
-    activation: str = key("of the bottleneck", choices=tuple(ACTIVATIONS))
-    invertible: bool = key("language modules: an invertible adapter at the embeddings as well")
-    invertible_reduction_factor: float = key("its half of the hidden size / its inner size", above=0)
-    leave_out_last: int = key("blocks at the top that get none; MAD-X 2.0: 1", low=0)
+    activation: str = key("activation function of the bottleneck", choices=tuple(ACTIVATIONS))
+    invertible: bool = key("whether language modules also have an invertible adapter at the embeddings")
+    invertible_reduction_factor: float = key("of the invertible adapter: half the hidden size / inner size", above=0)
+    leave_out_last: int = key("number of blocks at the top without adapters; MAD-X 2.0: 1", low=0)
     initialisation: str = key(
-        "zero: the up-projection is, so nothing changes at first; normal: all from N(0, 0.02^2)",
+        "zero: up-projections start at zero, so that the output is unchanged; normal: all weights from N(0, 0.02^2)",
         choices=("zero", "normal"),
     )
 
@@ -48,14 +48,15 @@ SCHEMA = BottleneckConfig
 
 
 class Bottleneck(Method):
-    """Trains small networks between the frozen layers of a model, a language's below a task's.
+    """A method that trains bottleneck adapters between the frozen layers of a model.
 
-    A language module has an adapter in every block but the last and an invertible one before the first, whose inverse
-    stands before the output embeddings (MAD-X, Pfeiffer et al., 2020b). A task module has adapters alone; it is trained
-    on top of its batch's language module, which stays as it is.
+    A language module has an adapter in every block except the last `leave_out_last` ones and, if `invertible`, an
+    invertible adapter before the first block, whose inverse runs before the output embeddings (MAD-X, Pfeiffer et al.,
+    2020b). A task module has bottleneck adapters only. It is trained on top of the language module of each batch,
+    which does not change.
 
-    Adapters are float32 over a bfloat16 or 4-bit base. Beside them the task head is trained; a language module leaves
-    the language-model head as it was. A run may begin with a module of the same shape, such as MAD-G's generator makes
+    The adapters are float32, even if the base is bfloat16 or 4-bit. The task head is trained, too; the language-model
+    head stays as it is. A run can start from a module of the same shape, such as one that MAD-G's generator computed
     (MAD-G-ft, thesis §3.5.3).
     """
 
@@ -81,7 +82,7 @@ class Bottleneck(Method):
 
     def start_from(self, module: ModuleArtefact) -> None:
         if not isinstance(module, Adapter):
-            raise ValueError(f"{module.header} is no adapter, and method {self.name} begins with one")
+            raise ValueError(f"{module.header} is no adapter: method {self.name} can start from adapters only")
         self._start = module
 
     def attach(self, model: TransferModel, phase: Phase, setting: Setting) -> None:
@@ -93,11 +94,11 @@ class Bottleneck(Method):
         modules, size = dict(model.named_modules()), model.hidden_size
         bottleneck = max(int(size / self.reduction_factor), 1)
         self._adapters = {
-            path: self._drawn(BottleneckAdapter(size, bottleneck, self.activation), model, setting.random(path))
+            path: self._initialise(BottleneckAdapter(size, bottleneck, self.activation), model, setting.random(path))
             for path in self._placements
         }
         if self._start is not None:
-            self._begin_with(self._start, setting.adapts_language)
+            self._start_with(self._start, setting.adapts_language)
         for path, adapter in self._adapters.items():
             insert(modules[path], self._placements[path], adapter, below=setting.adapts_language)
             model.adapters[path.replace(".", "/")] = adapter
@@ -105,10 +106,10 @@ class Bottleneck(Method):
             half = (size + 1) // 2
             inner = (int(half / self.invertible_reduction_factor), int(size // 2 / self.invertible_reduction_factor))
             network = InvertibleAdapter(size, (max(inner[0], 1), max(inner[1], 1)), self.activation)
-            self._invertible = self._drawn(network, model, setting.random("invertible"))
+            self._invertible = self._initialise(network, model, setting.random("invertible"))
             self._ends = Ends(blocks[0].path, output_embeddings(model))
             if self._start is not None and self._start.invertible is not None:
-                _take_over(self._invertible, self._start.invertible, "the invertible adapter")
+                _copy_parameters(self._invertible, self._start.invertible, "the invertible adapter")
             insert_invertible(modules, self._ends, self._invertible)
             model.adapters["invertible"] = self._invertible
 
@@ -134,26 +135,26 @@ class Bottleneck(Method):
         return {"tuned_entries": tuned, "density": tuned / self._total}
 
     @torch.no_grad()
-    def _begin_with(self, start: Adapter, adapts_language: bool) -> None:
-        """Gives the adapters, and the head, the values of a module.
+    def _start_with(self, start: Adapter, adapts_language: bool) -> None:
+        """Copies the values of a module into the adapters and the head.
 
         Raises:
-            ValueError: its adapters stand elsewhere, or are of another size or activation.
+            ValueError: the module's adapters have other places, sizes or activations.
         """
         if start.placements != self._placements:
-            theirs, ours = len(start.placements), len(self._placements)
             raise ValueError(
-                f"start: {start.header} has {theirs} adapters, at other places than the {ours} of this run"
+                f"start: the {len(start.placements)} adapters of {start.header} are at other places than the "
+                f"{len(self._placements)} of this run; check method.where and method.leave_out_last"
             )
         if (start.invertible is not None) != (self.invertible and adapts_language):
-            raise ValueError(f"start: method.invertible={self.invertible} does not go with {start!r}")
+            raise ValueError(f"start: method.invertible={self.invertible} does not fit the start module, {start!r}")
         for path, adapter in self._adapters.items():
-            _take_over(adapter, start.adapters[path], f"the adapter at {path}")
+            _copy_parameters(adapter, start.adapters[path], f"the adapter at {path}")
         for name, tensor in start.tensors.items():
             self._head[name].copy_(tensor)
 
-    def _drawn(self, network: N, model: TransferModel, generator: torch.Generator) -> N:
-        """The network on the model's device, its weights drawn from the run's stream, its biases zero."""
+    def _initialise(self, network: N, model: TransferModel, generator: torch.Generator) -> N:
+        """Draws a network's weights from `generator`, sets its biases to zero, and moves it to the model's device."""
         wide = torch.promote_types(next(model.backbone.parameters()).dtype, torch.float32)
         for name, parameter in network.named_parameters():
             drawn = torch.randn(parameter.shape, generator=generator) * _STANDARD_DEVIATION
@@ -163,18 +164,19 @@ class Bottleneck(Method):
 
 
 def adapter_sites(blocks: Sequence[Block], where: str, leave_out_last: int) -> dict[str, str]:
-    """Path and placement of each adapter, lowest block first.
+    """Returns path -> placement of each adapter, lowest block first.
 
     Args:
         blocks: of the model, lowest first.
         where: "feed_forward" or "both_sublayers".
-        leave_out_last: blocks at the top that get none.
+        leave_out_last: number of blocks at the top without adapters.
     Raises:
-        ValueError: no block would be left.
+        ValueError: no block would have an adapter.
     """
     if leave_out_last >= len(blocks):
-        there = f"the model has {len(blocks)} blocks"
-        raise ValueError(f"method.leave_out_last={leave_out_last}: {there}; none would be left")
+        raise ValueError(
+            f"method.leave_out_last={leave_out_last}: must be less than the model's number of blocks, {len(blocks)}"
+        )
     sites: dict[str, str] = {}
     for block in blocks[: len(blocks) - leave_out_last]:
         if where == "both_sublayers":
@@ -187,11 +189,11 @@ def adapter_sites(blocks: Sequence[Block], where: str, leave_out_last: int) -> d
 
 
 @torch.no_grad()
-def _take_over(network: nn.Module, start: nn.Module, what: str) -> None:
-    """Gives a network the values of another of its size."""
+def _copy_parameters(network: nn.Module, start: nn.Module, what: str) -> None:
+    """Copies the parameters of `start` into `network`; `what` names the network in error messages."""
     shapes = [tuple(parameter.shape) for parameter in start.parameters()]
     if shapes != [tuple(parameter.shape) for parameter in network.parameters()]:
-        raise ValueError(f"start: {what} is of another size; check train.reduction_factor")
+        raise ValueError(f"start: {what} has another size; check method.reduction_factor")
     if getattr(start, "activation", None) != getattr(network, "activation", None):
         raise ValueError(f"start: {what} has another activation; check method.activation")
     for parameter, value in zip(network.parameters(), start.parameters(), strict=True):

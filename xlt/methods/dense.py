@@ -1,4 +1,4 @@
-"""Tuning tensors in full: what full fine-tuning, BitFit and LT-SFT's dense phase have in common."""
+"""Training of whole tensors, which full fine-tuning, BitFit and the dense phase of LT-SFT have in common."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from torch import Tensor, nn
 from xlt.models.transfer import TransferModel, layer_norm_parameters
 from xlt.modules import Entries
 
-_CACHED = 2**18  # entries of a block; in float32 1 MiB of each tensor
+_BLOCK_ENTRIES = 2**18  # entries of a block that fits into the cache: 1 MiB of each tensor in float32
 
 
 def tunable_names(model: TransferModel, *, adapts_language: bool, freeze_layer_norm: bool) -> list[str]:
-    """Names of the pre-trained tensors that a method may change, the task head aside.
+    """Returns the names of the pre-trained tensors that a method may change; the task head is not among them.
 
-    The language-model head may change where the model has one, that is where the task uses it. Tied tensors appear
-    under one name. For a language module the output embeddings are untied and fixed: tied, most of the K entries that
-    change most lie in the embeddings, which harms transfer (thesis §4.4.2).
+    The language-model head is among them if the model has one, that is, if the task uses it. Tied tensors are listed
+    under one name. For a language module the output embeddings are untied and fixed. Were they tied, most of the K
+    entries that change most would be in the embeddings, which harms transfer (thesis §4.4.2).
 
     Args:
-        model: untied in place for a language module.
-        adapts_language: language module or task module.
-        freeze_layer_norm: leave out layer normalisation (thesis §4.4.2).
+        model: its embeddings are untied in place for a language module.
+        adapts_language: whether a language module is trained, or else a task module.
+        freeze_layer_norm: whether to leave out layer normalisation (thesis §4.4.2).
     """
     if adapts_language:
         model.untie_embeddings()
@@ -38,12 +38,12 @@ def tunable_names(model: TransferModel, *, adapts_language: bool, freeze_layer_n
 
 
 class DenseTensors:
-    """Tensors of a model tuned as they are, with a copy of what they were.
+    """Tensors of a model that are trained in full, with a copy of their starting values.
 
     Args:
-        model: all parameters outside `names` and the head are frozen.
-        names: tensors to tune.
-        keep_start: keep their present values, for a difference later and for the L1 term.
+        model: all its parameters except `names` and the task head are frozen.
+        names: of the tensors to train.
+        keep_start: whether to copy the present values, which the difference and the L1 term need.
     """
 
     def __init__(self, model: TransferModel, names: Iterable[str], *, keep_start: bool) -> None:
@@ -58,18 +58,19 @@ class DenseTensors:
     def add_l1(self, scale: float) -> None:
         """Adds the gradient of `scale * sum |theta - theta0|` (thesis §4.3.1, with scale = lambda / N).
 
-        Reads three numbers and writes one for each entry. On a CPU it goes by blocks that fit its cache: whole, the
-        difference and its sign would travel to memory and back, in pages new at every step (2.5 to 5 times the time).
+        It reads three numbers and writes one per entry. On a CPU it works on blocks that fit into the cache. Without
+        blocks, difference and sign would go to memory and back, into new pages at every step, and take 2.5 to 5 times
+        as long.
         """
         for name, parameter in self.parameters.items():
             if parameter.grad is None:
                 continue
-            block = _CACHED if parameter.device.type == "cpu" else parameter.numel()
+            block = _BLOCK_ENTRIES if parameter.device.type == "cpu" else parameter.numel()
             flat = (parameter.detach().view(-1), self.start[name].view(-1), parameter.grad.view(-1))
-            room = torch.empty_like(flat[0][:block])
+            buffer = torch.empty_like(flat[0][:block])
             for values, start, gradient in zip(*(tensor.split(block) for tensor in flat), strict=True):
-                away = torch.sub(values, start, out=room[: len(values)])
-                gradient.add_(away.sign_(), alpha=scale)
+                change = torch.sub(values, start, out=buffer[: len(values)])
+                gradient.add_(change.sign_(), alpha=scale)
 
     def restore(self) -> None:
         """Puts the starting values back."""
@@ -78,7 +79,7 @@ class DenseTensors:
                 parameter.copy_(self.start[name])
 
     def entries(self) -> dict[str, Entries]:
-        """The difference from the start, every entry of every tensor, at least float32, on the CPU."""
+        """Returns name -> difference from the starting values at every entry, in float32 or wider, on the CPU."""
         entries = {}
         for name, parameter in self.parameters.items():
             wide = torch.promote_types(parameter.dtype, torch.float32)

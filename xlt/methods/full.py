@@ -1,4 +1,4 @@
-"""Full fine-tuning, and pre-training from nothing."""
+"""Full fine-tuning, and pre-training of a new model."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ from xlt.modules import ModuleArtefact, ModuleHeader, SparseDelta
 
 @dataclass
 class FullConfig:
-    """Full fine-tuning."""
+    """Settings of full fine-tuning."""
 
     _target_: str = "xlt.methods.full.Full"
-    freeze_layer_norm: bool = key("keep layer normalisation fixed")
-    untie_embeddings: bool = key("for language modules: separate output embeddings, fixed (thesis §4.4.2)")
-    leaves_checkpoint: bool = key("leave the whole model, for other runs to start from, beside the module")
+    freeze_layer_norm: bool = key("whether layer normalisation stays fixed")
+    untie_embeddings: bool = key("language modules: whether output embeddings are untied and fixed (thesis §4.4.2)")
+    leaves_checkpoint: bool = key("whether to store the whole model beside the module, for other runs to start from")
 
 
 SCHEMA = FullConfig
 
 
 class Full(Method):
-    """Every parameter is tuned. The module is the dense difference (density 1), so that it composes like any other.
+    """A method that trains every parameter.
 
-    Without `untie_embeddings` a language run tunes tied output embeddings with the input ones: pre-training.
+    Its module is the difference at every entry (density 1), so that it composes like any other module. Without
+    `untie_embeddings`, a language run trains the output embeddings together with the input embeddings to which they
+    are tied, as pre-training does.
     """
 
     name = "full"

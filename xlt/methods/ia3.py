@@ -16,22 +16,24 @@ from xlt.modules import ModuleArtefact, ModuleHeader, Rescaling
 
 @dataclass
 class Ia3Config:
-    """(IA)^3; it has no hyperparameters of its own."""
+    """Settings of (IA)^3, which has no hyperparameters."""
 
     _target_: str = "xlt.methods.ia3.Ia3"
 
 
 SCHEMA = Ia3Config
 
-# Families that peft's tables leave out: one whose layers bear another's names, one with its layers.
-_LIKE = {"xlm-roberta": "roberta"}
-_OWN = {"m2m_100": (["k_proj", "v_proj", "fc2"], ["fc2"])}
+# Model families that are not in peft's tables: those whose layers are named as another family's, and those whose
+# layers are listed here (all targets, and the feed-forward layers among them).
+_SAME_NAMES_AS = {"xlm-roberta": "roberta"}
+_EXTRA_FAMILIES = {"m2m_100": (["k_proj", "v_proj", "fc2"], ["fc2"])}
 
 
 class Ia3(PeftMethod):
-    """Rescales keys, values, and the inputs of feed-forward output layers; factors begin at one.
+    """A method that trains factors of keys, values, and inputs of the feed-forward output layers, starting at one.
 
-    Which layers these are in a model family is peft's own table, but for translators of the M2M-100 family.
+    The tables of peft say which layers these are in a model family; for translators of the M2M-100 family this file
+    does.
     """
 
     name = "ia3"
@@ -46,10 +48,13 @@ class Ia3(PeftMethod):
         )
 
         family = str(model.backbone.config.model_type)  # type: ignore[union-attr]
-        family = _LIKE.get(family, family)
-        if family not in {**TARGETS, **_OWN}:
-            raise ValueError(f"method=ia3: peft does not know which layers to rescale in a {family} model")
-        targets, feed_forward = _OWN.get(family) or (TARGETS[family], FEED_FORWARD[family])
+        family = _SAME_NAMES_AS.get(family, family)
+        if family not in {**TARGETS, **_EXTRA_FAMILIES}:
+            raise ValueError(
+                f"method=ia3: the layers to rescale in models of type {family} are unknown; "
+                f"known are {', '.join(sorted({**TARGETS, **_EXTRA_FAMILIES}))}"
+            )
+        targets, feed_forward = _EXTRA_FAMILIES.get(family) or (TARGETS[family], FEED_FORWARD[family])
         return IA3Config(target_modules=targets, feedforward_modules=feed_forward)
 
     def export(self, model: TransferModel, header: ModuleHeader) -> ModuleArtefact:

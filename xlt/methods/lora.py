@@ -15,19 +15,22 @@ from xlt.modules import LowRankDelta, ModuleArtefact, ModuleHeader
 
 @dataclass
 class LoraConfig:
-    """Low-rank adaptation."""
+    """Settings of low-rank adaptation."""
 
     _target_: str = "xlt.methods.lora.Lora"
-    rank: int = key("of each delta", low=1)
-    alpha: int = key("deltas are scaled by alpha / rank", low=1)
-    dropout: float = key("on the input of the low-rank path", low=0, high=1)
+    rank: int = key("rank of each weight's delta", low=1)
+    alpha: int = key("each delta is multiplied by alpha / rank", low=1)
+    dropout: float = key("dropout probability of the input of the low-rank path", low=0, high=1)
 
 
 SCHEMA = LoraConfig
 
 
 class Lora(PeftMethod):
-    """Adds B A alpha / rank to every linear layer of the Transformer blocks (thesis §7.4.3); B begins at zero."""
+    """A method that trains a delta B A alpha / rank of every linear layer of the Transformer blocks (thesis §7.4.3).
+
+    B starts at zero.
+    """
 
     name = "lora"
 

@@ -31,14 +31,15 @@ SCHEMA = LtSftConfig
 
 
 class LtSft(Method):
-    """Two phases: tune everything, keep the K entries that moved furthest, start again and tune those alone.
+    """A method of two phases: the dense phase trains all entries; the sparse phase trains the K that changed most.
 
-    theta1 is the dense phase's selected checkpoint. The K entries are chosen over all tunable tensors together,
-    exactly K of them. The task head starts both phases from the same draw and is no part of K. The L1 term
-    lambda / N * sum |theta - theta0|, N the parameters of the whole pre-trained model, acts in both phases; its
-    gradient is added once a step, so accumulation does not scale it (in the reference code it cancels).
+    The sparse phase starts again from the pre-trained values theta0. theta1 is the selected checkpoint of the dense
+    phase. Exactly K entries are selected, over all tunable tensors together. The task head starts both phases with the
+    same random values and does not count in K. Both phases have the L1 term lambda / N * sum |theta - theta0|, where N
+    is the number of parameters of the whole pre-trained model. Its gradient is added once per step, so that gradient
+    accumulation does not change it (in the reference code the term has no effect).
 
-    Weight decay is as the optimiser has it: on the weights in the dense phase, on the deltas in the sparse one.
+    The optimiser's weight decay acts on the weights in the dense phase and on the deltas in the sparse phase.
     """
 
     name = "lt_sft"
@@ -60,12 +61,12 @@ class LtSft(Method):
             self._dense = DenseTensors(model, names, keep_start=True)
             self._head_start = {name: head.detach().clone() for name, head in head_parameters(model).items()}
         else:
-            self._become_sparse(model, setting)
+            self._start_sparse_phase(model, setting)
         self._total = model.pretrained_parameters
         self._head = head_parameters(model)
 
-    def _become_sparse(self, model: TransferModel, setting: Setting) -> None:
-        if self._indices is None:  # straight from the dense phase: the model holds theta1
+    def _start_sparse_phase(self, model: TransferModel, setting: Setting) -> None:
+        if self._indices is None:  # the dense phase ended in this process: the model holds theta1
             assert self._dense is not None
             names = list(self._dense.parameters)
             after = {name: parameter.detach() for name, parameter in self._dense.parameters.items()}
@@ -74,7 +75,7 @@ class LtSft(Method):
             self._dense.restore()
             for name, head in head_parameters(model).items():
                 head.data.copy_(self._head_start[name])
-        else:  # resumed: the model is at theta0, only what a dense phase prepares is missing
+        else:  # a resumed run: the model holds theta0, and only the preparation of the dense phase is missing
             tunable_names(model, adapts_language=setting.adapts_language, freeze_layer_norm=self.freeze_layer_norm)
         self._dense = None
         self._sparse = SparseDeltas(model, self._indices)
@@ -91,7 +92,7 @@ class LtSft(Method):
         if self._sparse is not None:
             self._sparse.write(base)
 
-    def rewritten(self) -> Mapping[str, Tensor]:
+    def written_entries(self) -> Mapping[str, Tensor]:
         return self._sparse.indices if self._sparse is not None else {}
 
     def state(self) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""MAD-G: one generator of language adapters, trained on many languages at once (thesis chapter 3)."""
+"""MAD-G, which trains one generator of language adapters on many languages at once (thesis chapter 3)."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ _NAME = "generator"
 
 @dataclass
 class MadGConfig:
-    """A generator of language adapters."""
+    """Settings of MAD-G."""
 
     _target_: str = "xlt.methods.mad_g.MadG"
-    reduction_factor: float = key("hidden size / bottleneck size of its adapters", above=0)
-    language_size: int = key("of a language's embedding (d_l)", low=1)
-    layer_size: int | None = key("of a layer's embedding (d_b; MAD-G-LS); null: none", low=1)
-    activation: str = key("of the bottleneck", choices=tuple(ACTIVATIONS))
-    leave_out_last: int = key("blocks at the top that get no adapter", low=0)
-    typology: str | None = key("file of URIEL's vectors (.npz); null: of the urielplus package", file=True)
+    reduction_factor: float = key("hidden size / bottleneck size of the adapters", above=0)
+    language_size: int = key("size of a language embedding (d_l)", low=1)
+    layer_size: int | None = key("size of a layer embedding (d_b), which makes MAD-G-LS; null: MAD-G without", low=1)
+    activation: str = key("activation function of the bottleneck", choices=tuple(ACTIVATIONS))
+    leave_out_last: int = key("number of blocks at the top without adapters", low=0)
+    typology: str | None = key("file with URIEL's vectors (.npz); null: those of the urielplus package", file=True)
 
 
 SCHEMA = MadGConfig
 
 
 class MadG(Method):
-    """Learns to make a bottleneck adapter for every block from the vector of the batch's language (§3.3.1, §3.3.2).
+    """A method that trains a generator, which computes every block's adapter from a language's vector.
 
-    A run over texts of many languages, one a batch, leaves the generator; a run over one language leaves that
-    language's adapter. The model itself stays frozen. For a task this is MAD-X's task adapter (§3.4.3), to be trained
-    on top of generated language adapters (`language_modules.generator`).
+    Thesis §3.3.1, §3.3.2. A run over texts of many languages, with one language per batch, results in the generator; a
+    run over one language results in that language's adapter. The model itself stays frozen. For a task the method
+    trains MAD-X's task adapter (§3.4.3), on top of generated language adapters (`language_modules.generator`).
     """
 
     def __init__(
@@ -61,8 +61,8 @@ class MadG(Method):
         self.name = "mad_g" if layer_size is None else "mad_g_ls"
         self.reduction_factor, self.activation, self.leave_out_last = reduction_factor, activation, leave_out_last
         self.language_size, self.layer_size, self.path = language_size, layer_size, typology
-        self._for_task: Bottleneck | None = None
-        self._made: list[tuple[Tensor, Tensor]] = []
+        self._task_method: Bottleneck | None = None
+        self._projections: list[tuple[Tensor, Tensor]] = []
         self._vector: Tensor | None = None
 
     def language_faults(self, languages: Iterable[str]) -> list[str]:
@@ -71,10 +71,10 @@ class MadG(Method):
 
     def attach(self, model: TransferModel, phase: Phase, setting: Setting) -> None:
         if not setting.adapts_language:
-            self._for_task = Bottleneck(
+            self._task_method = Bottleneck(
                 self.name, self.reduction_factor, "feed_forward", self.activation, False, 1, self.leave_out_last, "zero"
             )
-            self._for_task.attach(model, phase, setting)
+            self._task_method.attach(model, phase, setting)
             return
         self._typology, self._languages = load_typology(self.path), setting.languages
         for parameter in model.parameters():
@@ -95,29 +95,29 @@ class MadG(Method):
             insert(modules[path], placement, self._adapter(number), below=True)
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        if self._for_task is not None:
-            return self._for_task.trainable()
+        if self._task_method is not None:
+            return self._task_method.trainable()
         return {f"adapters.{_NAME}.{name}": parameter for name, parameter in self._network.named_parameters()}
 
     def language(self, code: str) -> None:
-        if self._for_task is None:
+        if self._task_method is None:
             self._vector = self._typology.vectors([code])[0].to(self._network.embed)
 
     def write(self, base: Mapping[str, Tensor] | None = None) -> None:
-        self._made = []  # made again when they are needed
+        self._projections = []  # computed again when they are needed
 
     def loss(self, model: TransferModel, batch: Mapping[str, Tensor], loss: Callable[..., Tensor]) -> Tensor:
         if self._vector is not None:
-            self._make(self._vector)  # before the blocks, which may be computed twice
+            self._generate(self._vector)  # before the blocks run, because checkpointing may run them twice
         return loss(model, batch)
 
-    def _make(self, vector: Tensor) -> None:
+    def _generate(self, vector: Tensor) -> None:
         with torch.autocast(vector.device.type, enabled=False):
-            self._made = self._network(vector)
+            self._projections = self._network(vector)
 
     def export(self, model: TransferModel, header: ModuleHeader) -> ModuleArtefact:
-        if self._for_task is not None:
-            return self._for_task.export(model, header)
+        if self._task_method is not None:
+            return self._task_method.export(model, header)
         network, features = copy.deepcopy(self._network).cpu(), self._typology.features
         codes = self._languages if len(self._languages) == 1 else self._typology.languages
         table = self._typology.vectors(codes).bool()
@@ -126,18 +126,18 @@ class MadG(Method):
         return generator.for_language(codes[0]) if len(codes) == 1 else generator
 
     def report(self) -> dict[str, float]:
-        if self._for_task is not None:
-            return self._for_task.report()
+        if self._task_method is not None:
+            return self._task_method.report()
         tuned = sum(parameter.numel() for parameter in self._network.parameters())
         return {"tuned_entries": tuned, "density": tuned / self._total}
 
     def _adapter(self, number: int) -> Callable[[Tensor], Tensor]:
         def adapter(hidden: Tensor) -> Tensor:
-            if self._vector is None:  # no language yet
+            if self._vector is None:  # the engine has announced no language yet
                 return torch.zeros_like(hidden)
-            if not self._made:
-                self._make(self._vector)
-            down, up = self._made[number]
+            if not self._projections:
+                self._generate(self._vector)
+            down, up = self._projections[number]
             return functional.linear(ACTIVATIONS[self.activation](functional.linear(hidden.to(down), down)), up)
 
         return adapter

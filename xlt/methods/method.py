@@ -1,7 +1,7 @@
-"""What the engine asks of a method: the one extension point of xlt.
+"""The interface between the engine and a training method, which is the main extension point of xlt.
 
-A method says which phases training has, what is trainable in each, what happens around a step, and what module comes
-out. It knows models and modules, and neither tasks nor data sets.
+A method defines the phases of training, the trainable tensors of each phase, what happens before and after a step, and
+the module that results. It depends on models and modules, but on no task and no data set.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ HEAD = "head."
 
 @dataclass(frozen=True)
 class Phase:
-    """One stretch of training with its own optimiser and schedule.
+    """A part of training with its own optimiser and schedule.
 
     Attributes:
-        name: unique in the run; names the random streams of the phase.
-        steps: optimiser updates.
-        learning_rate: peak rate.
+        name: unique in the run; it is part of the names of the phase's random streams.
+        steps: number of optimiser updates.
+        learning_rate: peak rate of the schedule.
     """
 
     name: str
@@ -36,11 +36,11 @@ class Phase:
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a phase may last, as the recipe says.
+    """The steps and the learning rate that the recipe grants each kind of phase.
 
     Attributes:
         steps, learning_rate: of an ordinary phase.
-        dense_steps, dense_learning_rate: of a full fine-tuning phase that only prepares a sparse one.
+        dense_steps, dense_learning_rate: of a phase of full fine-tuning that only prepares a sparse phase.
     """
 
     steps: int
@@ -57,12 +57,12 @@ class Budget:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a method is told about the run it serves.
+    """The facts about a run that its method needs.
 
     Attributes:
-        adapts_language: the run leaves a language module, not a task module.
-        random: makes the named random stream of this run, see `xlt.data.streams`.
-        in_parts: a step's gradients come in several parts, from micro-batches or processes.
+        adapts_language: whether the run trains a language module; otherwise it trains a task module.
+        random: returns the random stream of this run with the given name, see `xlt.data.streams`.
+        in_parts: whether a step's gradients come in several parts, from micro-batches or processes.
         languages: ISO 639-3 codes of the sources, sorted.
     """
 
@@ -73,16 +73,16 @@ class Setting:
 
 
 class Method(ABC):
-    """Turns a model into a trainable one, and the trained model into a module.
+    """A training method: it makes a model trainable, and makes a module of the trained model.
 
-    The engine calls, for each phase: `attach`, then for each step `language`, `write`, `loss` and `after_backward`
-    (once a micro-batch), `before_step` (once, before clipping) and `after_step`; `language` and `write` also before
-    each validation, `write` after the last step; at the end `export`.
+    In each phase the engine calls `attach` first. For each micro-batch it calls `language`, `write`, `loss` and
+    `after_backward`; for each step it then calls `before_step` (before clipping) and `after_step`. It also calls
+    `language` and `write` before each validation, `write` after the last step, and `export` at the end.
 
     Attributes:
-        name: as in `conf/method`, and in module headers.
-        leaves_checkpoint: the run leaves a whole model beside the module, for other runs to start from.
-        starts_from_modules: it has a `start_from`.
+        name: as in `conf/method` and in module headers.
+        leaves_checkpoint: whether the run also stores the whole model, from which other runs can start.
+        starts_from_modules: whether the method has a `start_from`.
     """
 
     name: str
@@ -90,33 +90,38 @@ class Method(ABC):
     starts_from_modules: bool = False
 
     def phases(self, budget: Budget) -> list[Phase]:
-        """The phases of a run, in order; by default one."""
+        """Returns the phases of a run in their order; by default there is one."""
         return [budget.phase("train")]
 
     def start_from(self, module: ModuleArtefact) -> None:
-        """Lets training begin with a module's values in place of fresh ones; before the first `attach`.
+        """Makes training begin with the values of a module; called before the first `attach`.
 
         Raises:
-            ValueError: a module of another kind or shape than this method makes.
+            ValueError: the module has another kind or shape than those of this method.
         """
-        raise ValueError(f"method {self.name} begins with fresh values")
+        raise ValueError(f"method {self.name} cannot start from a module: remove the start module from the config")
 
     @abstractmethod
     def attach(self, model: TransferModel, phase: Phase, setting: Setting) -> None:
-        """Prepares `model` for a phase: freezes, injects, masks. Leaves the model's output as it was.
+        """Prepares `model` for a phase: freezes parameters, inserts networks. The model's output must not change.
 
-        Called with the base model (source-language module in place, task head drawn) at the first phase of a
-        process, and with the model as the last phase left it at the others.
+        In the first phase of a process, `model` is the base model with the source-language module applied and the task
+        head initialised. In later phases it is the model at the end of the phase before.
         """
 
     @abstractmethod
     def trainable(self) -> dict[str, nn.Parameter]:
-        """Name -> what the optimiser updates in the present phase; a fixed order."""
+        """Returns name -> tensor that the optimiser updates in this phase, always in the same order."""
 
     def optimizer(self, trainable: Mapping[str, nn.Parameter], rate: float, decay: float) -> torch.optim.Optimizer:
-        """A fresh optimiser of the phase's trainable tensors, Adam with decoupled decay if nothing else is said.
+        """Returns a new optimiser for the phase's trainable tensors; by default Adam with decoupled weight decay.
 
-        A group of the task head's tensors says so, `head=True`: it may have a rate of its own.
+        The parameter group of the task head's tensors has `head=True`, because the head may have a rate of its own.
+
+        Args:
+            trainable: name -> tensor, as `trainable` returned it.
+            rate: learning rate, >= 0.
+            decay: weight decay, >= 0.
         """
         parts = {
             is_head: [p for name, p in trainable.items() if name.startswith(HEAD) is is_head]
@@ -126,65 +131,75 @@ class Method(ABC):
         return torch.optim.AdamW(groups, lr=rate, weight_decay=decay, fused=True)
 
     def language_faults(self, languages: Iterable[str]) -> list[str]:
-        """Why the method cannot learn from sources in these languages, a line each; asked before anything is loaded."""
+        """Returns for each language from which the method cannot learn a line with the reason.
+
+        It is called before anything is loaded.
+        """
         return []
 
     def language(self, code: str) -> None:  # noqa: B027
-        """The ISO 639-3 code of what passes through the model from now on; before `write`."""
+        """Announces the ISO 639-3 code of the language of the following batches; called before `write`."""
 
     def loss(self, model: TransferModel, batch: Mapping[str, Tensor], loss: Callable[..., Tensor]) -> Tensor:
-        """The training loss of a micro-batch; `loss(model, batch)` is the task's, a sum over targets."""
+        """Returns the training loss of a micro-batch. `loss(model, batch)` is the task's loss, a sum over targets."""
         return loss(model, batch)
 
     def after_backward(self) -> None:  # noqa: B027
-        """Once a micro-batch, after its backward pass."""
+        """Is called once per micro-batch, after its backward pass."""
 
     def partial_sums(self) -> Iterable[Tensor]:
-        """What must be summed over processes as the gradients are, once a step, before `before_step`."""
+        """Returns tensors that must be summed over processes, as gradients are.
+
+        It is called once per step, before `before_step`.
+        """
         return ()
 
     def before_step(self) -> None:  # noqa: B027
-        """Once a step, gradients complete and summed over processes, before clipping."""
+        """Is called once per step, when the gradients are complete and summed over processes, before clipping."""
 
     def after_step(self, clipping: float) -> None:  # noqa: B027
-        """Once a step, after the optimiser; `clipping` is what the gradients were multiplied with, at most 1."""
+        """Is called once per step, after the optimiser; `clipping` <= 1 is the factor that clipped the gradients."""
 
     def write(self, base: Mapping[str, Tensor] | None = None) -> None:  # noqa: B027
-        """Brings the model's weights in line with the trainable values; called before each use of the weights.
+        """Writes the trainable values into the model's weights; called before each use of the weights.
 
         Args:
-            base: name -> (N,) what to write onto at the entries that `rewritten` names, where that is not what
-                `attach` found there: a language's values. None: what it found.
+            base: name -> (N,) base values, of the current source language, at the entries that `written_entries`
+                names. None means the values that these entries had at `attach`.
         """
 
-    def rewritten(self) -> Mapping[str, Tensor] | None:
-        """Name -> (N,) flat indices of the frozen tensors' entries that `write` sets, the same all phase long.
+    def written_entries(self) -> Mapping[str, Tensor] | None:
+        """Returns name -> (N,) flat indices of the entries of frozen tensors that `write` sets.
 
-        None where they may change within the phase; then source languages are written over what `write` wrote.
+        They must stay the same for the whole phase. A method whose entries change within a phase returns None; then
+        the engine writes a source language's values over those that `write` wrote.
         """
         return {}
 
     def state(self) -> dict[str, Tensor]:
-        """What a resumed run needs besides trainable values, optimiser and position."""
+        """Returns the tensors that a resumed run needs besides trainable values, optimiser state and position."""
         return {}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
-        """Takes back what `state` gave: before `attach` in a resumed run, after it with a phase's best checkpoint."""
+        """Restores what `state` returned.
+
+        It is called before `attach` in a resumed run, and after it when a phase's best checkpoint is restored.
+        """
 
     @abstractmethod
     def export(self, model: TransferModel, header: ModuleHeader) -> ModuleArtefact:
-        """The module that training made, tensors on the CPU."""
+        """Returns the trained module, with its tensors on the CPU."""
 
     def report(self) -> dict[str, float]:
-        """Numbers about the trained module for the manifest (how many entries, what density)."""
+        """Returns numbers about the trained module for the manifest, such as `tuned_entries` and `density`."""
         return {}
 
 
 def head_parameters(model: TransferModel) -> dict[str, nn.Parameter]:
-    """The task head's parameters by their names in the model; always trained in full (thesis §4.3.2)."""
+    """Returns name -> parameter of the task head, which is always trained in full (thesis §4.3.2)."""
     return {name: parameter for name, parameter in model.named_parameters() if name.startswith(HEAD)}
 
 
 def trained_head(model: TransferModel) -> dict[str, Tensor]:
-    """Copies of the head's tensors for a module."""
+    """Returns name -> copy of the task head's tensors on the CPU, for a module."""
     return {name: parameter.detach().cpu().clone() for name, parameter in head_parameters(model).items()}

@@ -1,4 +1,4 @@
-"""What LoRA and (IA)^3, injected by the `peft` library, have in common as methods."""
+"""The common part of LoRA and (IA)^3, both of which use the `peft` library."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from xlt.methods.method import Method, Phase, Setting, head_parameters
 from xlt.models.transfer import TransferModel
 
 ADAPTER = "default"
-"""peft's name for the one set of parameters that is injected."""
+"""The name that peft gives the injected parameters."""
 
 
 class PeftMethod(Method):
-    """Injects one of peft's tuners into the backbone, trains its parameters, and leaves them as a module of xlt's.
+    """A method that injects one of peft's tuners into the backbone, trains its parameters and exports them as a module.
 
-    The parameters are float32 over a bfloat16 or 4-bit base, where peft alone would give them the base's dtype. (Thesis
-    §7.4.3 has them in float32 over bfloat16 as well, but in bfloat16 over 4 bits.) Several source languages are
-    switched in place: peft's layers use the base weights as they stand.
+    The parameters are float32, even if the base is bfloat16 or 4-bit; peft alone would use the base's dtype. (Thesis
+    §7.4.3 also has float32 over bfloat16, but bfloat16 over 4 bits.) Source languages can be switched in place, because
+    peft's layers read the base weights at each forward pass.
     """
 
     @abstractmethod
     def peft_config(self, model: TransferModel) -> Any:
-        """What peft is told."""
+        """Returns the configuration for peft's injection into this model."""
 
     def attach(self, model: TransferModel, phase: Phase, setting: Setting) -> None:
         from peft import inject_adapter_in_model
@@ -49,7 +49,9 @@ class PeftMethod(Method):
         for parameter in self._injected.values():
             parameter.data = parameter.data.to(wide)
         if not self._injected:
-            raise ValueError(f"method={self.name}: peft found nothing to adapt in {model.base_name}")
+            raise ValueError(
+                f"method={self.name}: peft found no layer to adapt in model {model.base_name}: choose another method"
+            )
         self._layers = {
             f"backbone.{path}": layer for path, layer in model.backbone.named_modules() if hasattr(layer, "base_layer")
         }
@@ -63,4 +65,5 @@ class PeftMethod(Method):
 
 
 def on_cpu(tensor: Tensor) -> Tensor:
+    """Returns a copy on the CPU, without gradient."""
     return tensor.detach().cpu().clone()

@@ -1,4 +1,4 @@
-"""Random sparse fine-tuning (rand-SFT): the ablation of LT-SFT's selection (thesis §4.4.1)."""
+"""Random sparse fine-tuning (rand-SFT), the ablation of LT-SFT's selection (thesis §4.4.1)."""
 
 from __future__ import annotations
 
@@ -33,10 +33,11 @@ SCHEMA = RandomSftConfig
 
 
 class RandomSft(Method):
-    """Tunes K entries, drawn uniformly over all tunable tensors, in place.
+    """A method that trains K entries drawn uniformly from all tunable tensors, in place.
 
-    K is `density` times the parameters of the pre-trained model (rounded), at most all tunable entries. Decoupled
-    weight decay, if the recipe has any, pulls the deltas to zero, that is the weights to their pre-trained values.
+    K is `density` times the number of parameters of the pre-trained model, rounded, and at most the number of tunable
+    entries. Decoupled weight decay, if the recipe has any, pulls the deltas to zero, that is, the weights to their
+    pre-trained values.
     """
 
     name = "random_sft"
@@ -67,7 +68,7 @@ class RandomSft(Method):
     def write(self, base: Mapping[str, Tensor] | None = None) -> None:
         self._sparse.write(base)
 
-    def rewritten(self) -> Mapping[str, Tensor]:
+    def written_entries(self) -> Mapping[str, Tensor]:
         return self._sparse.indices
 
     def state(self) -> dict[str, Tensor]:
@@ -84,23 +85,24 @@ class RandomSft(Method):
 
 
 def entry_budget(model: TransferModel, names: list[str], density: float) -> int:
-    """K: `density` times the pre-trained model's parameters, at least 1 and at most the tunable entries."""
+    """Returns K: `density` times the pre-trained model's parameters, at least 1 and at most the tunable entries."""
     parameters = dict(model.named_parameters())
     tunable = sum(parameters[name].numel() for name in names)
     return max(1, min(round(density * model.pretrained_parameters), tunable))
 
 
 def sparse_report(sparse: SparseDeltas, total: int) -> dict[str, float]:
+    """Returns the number of tuned entries and their share of `total`, the pre-trained model's parameters."""
     tuned = sum(delta.numel() for delta in sparse.deltas.values())
     return {"tuned_entries": tuned, "density": tuned / total}
 
 
 def pack_indices(indices: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-    """Chosen entries as a method's state; empty before they were chosen."""
-    return {_STATE + name: chosen.cpu() for name, chosen in (indices or {}).items()}
+    """Returns the selected indices as a method's state; None, before the selection, gives an empty state."""
+    return {_STATE + name: flat.cpu() for name, flat in (indices or {}).items()}
 
 
 def unpack_indices(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """The inverse of `pack_indices`."""
-    found = {name[len(_STATE) :]: chosen for name, chosen in state.items() if name.startswith(_STATE)}
-    return found or None
+    """Returns the indices that `pack_indices` put into a state; None if there are none."""
+    indices = {name[len(_STATE) :]: flat for name, flat in state.items() if name.startswith(_STATE)}
+    return indices or None

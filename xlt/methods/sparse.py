@@ -1,8 +1,8 @@
-"""Tuning chosen entries in place: what LT-SFT's sparse phase, random SFT and SpIEL have in common.
+"""Training of selected entries in place, which LT-SFT's sparse phase, random SFT and SpIEL have in common.
 
-The model's own weights hold base plus delta; the optimiser sees the deltas alone (float32, one per chosen entry), so
-that its moments have the delta's size and a frozen entry cannot move. The gradient of a linear layer or an embedding
-is sampled at the chosen entries; the dense gradient of such a weight is never stored.
+The model's own weights hold base plus delta. The optimiser gets only the deltas (float32, one per selected entry), so
+that its moments have the delta's size and a frozen entry cannot change. The gradient of a linear layer or an embedding
+is computed at the selected entries only; the dense gradient of such a weight is never stored.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from xlt.modules import Entries
 
 
 class SparseDeltas:
-    """Deltas of a model at chosen entries, written into its weights in place.
+    """The trainable deltas of a model at selected entries, which are written into its weights in place.
 
     Args:
-        model: all its parameters but the head's are frozen; gradients reach the deltas.
-        indices: tensor name -> (N_i,) sorted int64 flat indices; empty ones are passed over.
+        model: all its parameters except the head's are frozen; backward passes give the deltas their gradients.
+        indices: tensor name -> (N_i,) sorted int64 flat row-major indices; tensors without indices are ignored.
     """
 
     def __init__(self, model: TransferModel, indices: Mapping[str, Tensor]) -> None:
         weights = dict(model.named_parameters())
         for name, parameter in weights.items():
             parameter.requires_grad_(name.startswith("head."))
-        # In the model's order, whatever that of `indices`: a resumed run must sum, clip and step in the same order.
+        # Always in the model's order, because a resumed run must sum, clip and step in the same order.
         self.indices = {
             name: indices[name].to(weight.device)
             for name, weight in weights.items()
             if name in indices and indices[name].numel()
         }
         users = _users(model)
-        # Weights in 4 bits hold no deltas: those are added whenever such a weight is dequantised.
+        # 4-bit weights cannot hold deltas, which are added whenever such a weight is dequantised.
         self._four_bit = {
             name: Nf4Weight.of(weights[name], weights[name].quant_state)  # type: ignore[attr-defined]
             for name in self.indices
@@ -55,8 +55,10 @@ class SparseDeltas:
         }
         self._base = {name: gather_entries(weight, self.indices[name]) for name, weight in self._weights.items()}
         self.deltas = {
-            name: nn.Parameter(torch.zeros(chosen.numel(), dtype=_master_dtype(weights[name]), device=chosen.device))
-            for name, chosen in self.indices.items()
+            name: nn.Parameter(
+                torch.zeros(flat_indices.numel(), dtype=_master_dtype(weights[name]), device=flat_indices.device)
+            )
+            for name, flat_indices in self.indices.items()
         }
         self.patterns: dict[str, SparsePattern] = {}
         self._watches: dict[str, _Watch] = {}
@@ -67,10 +69,10 @@ class SparseDeltas:
 
     @torch.no_grad()
     def write(self, base: Mapping[str, Tensor] | None = None) -> None:
-        """Rewrites the chosen entries: base plus delta in the delta's dtype, rounded once.
+        """Writes base plus delta to the selected entries; the sum is in the delta's dtype and rounded once.
 
         Args:
-            base: name -> (N_i,) the entries' base values; None: those the model had at the start.
+            base: name -> (N_i,) base values of the entries; None means those that the model had at the start.
         """
         values = self._base if base is None else base
         for name, weight in self._weights.items():
@@ -84,14 +86,14 @@ class SparseDeltas:
 
     @torch.no_grad()
     def exchange(self, name: str, kept: Tensor, grown: Tensor) -> Tensor:
-        """Gives up some entries of a tensor, whose weights are the base again, and takes others, with deltas of zero.
+        """Replaces some entries of a tensor: dropped entries get their base values, grown ones start at delta zero.
 
         Args:
             name: of a linear layer's weight.
-            kept: (N,) bool, which of the present entries stay.
-            grown: flat indices of new entries, as many as are given up; none is a present one.
+            kept: (N,) bool, True for the present entries that stay.
+            grown: flat indices of the new entries; as many as are dropped, and none of them present.
         Returns:
-            (N,) int64: where each entry of the new order stood in (kept entries, grown entries).
+            (N,) int64: for each entry in the new order its place in the concatenation of kept and grown entries.
         """
         indices = self.indices[name]
         merged, order = torch.cat([indices[kept], grown.to(indices)]).sort()
@@ -107,9 +109,9 @@ class SparseDeltas:
 
     @torch.no_grad()
     def move_to(self, indices: Mapping[str, Tensor]) -> None:
-        """Has the deltas at other entries, as many of each tensor; the weights are the base until the next `write`."""
-        for name, chosen in indices.items():
-            before, self.indices[name] = self.indices[name], chosen.to(self.deltas[name].device)
+        """Moves the deltas to as many other entries of each tensor; the weights are the base until the next `write`."""
+        for name, flat in indices.items():
+            before, self.indices[name] = self.indices[name], flat.to(self.deltas[name].device)
             if name in self._weights:
                 restore_entries(self._weights[name], before, self._base[name])
                 self._base[name] = gather_entries(self._weights[name], self.indices[name])
@@ -117,7 +119,7 @@ class SparseDeltas:
                 self.patterns[name] = SparsePattern.from_indices(self.indices[name], *self._shapes[name])
 
     def watch(self, name: str, indices: Tensor) -> None:
-        """From now on samples the gradient of a linear layer's weight at other entries too.
+        """From now on also computes the gradient of a linear layer's weight at other entries.
 
         Args:
             name: of the weight.
@@ -127,32 +129,32 @@ class SparseDeltas:
         self._watches[name] = _Watch(self.indices[name], indices, self.deltas[name], self._shapes[name])
 
     def receive(self, name: str, receiver: Receiver) -> None:
-        """From now on hands over the whole gradient of a linear layer's weight in each backward pass."""
+        """From now on calls `receiver` with the whole gradient of a linear layer's weight in each backward pass."""
         self._watches.pop(name, None)
         self._receivers[name] = receiver
 
-    def look_away(self) -> None:
+    def stop_watching(self) -> None:
         """Ends every `watch` and `receive`."""
         self._watches.clear()
         self._receivers.clear()
 
     def after_backward(self) -> None:
-        """Brings watched gradients to the deltas and to `watched`; once a micro-batch."""
+        """Adds watched gradients to those of the deltas and to `watched`; to be called once per micro-batch."""
         for name, watch in self._watches.items():
-            watch.share_out(self.deltas[name])
+            watch.distribute(self.deltas[name])
 
     def watched(self) -> dict[str, Tensor]:
-        """Name -> (M,) gradients at watched entries, summed since they were set to zero."""
+        """Returns name -> (M,) gradients at watched entries, summed since they were last set to zero."""
         return {name: watch.gradient for name, watch in self._watches.items()}
 
     def detach(self) -> None:
-        """Gives the model its own forward passes back; the weights keep base plus delta."""
+        """Restores the model's own forward passes; the weights still hold base plus delta."""
         for undo in self._undo:
             undo()
         self._undo = []
 
     def entries(self) -> dict[str, Entries]:
-        """The deltas as a module stores them, on the CPU."""
+        """Returns name -> entries, as a module stores them, on the CPU."""
         return {
             name: Entries(self.indices[name].cpu(), delta.detach().cpu().clone(), self._shapes[name])
             for name, delta in self.deltas.items()
@@ -160,13 +162,13 @@ class SparseDeltas:
 
     def _connect(self, name: str, weight: nn.Parameter, users: list[tuple[nn.Module, str]]) -> None:
         if len(users) == 1 and users[0][1] == "weight":
-            module, chosen = users[0][0], self.indices[name]
+            module, flat_indices = users[0][0], self.indices[name]
             if type(module) is nn.Linear or name in self._four_bit:
-                self.patterns[name] = SparsePattern.from_indices(chosen, *self._shapes[name])
+                self.patterns[name] = SparsePattern.from_indices(flat_indices, *self._shapes[name])
                 self._replace_forward(module, functools.partial(self._linear_forward, name, module))
                 return
             if type(module) is nn.Embedding and module.max_norm is None and not module.scale_grad_by_freq:
-                self.patterns[name] = SparsePattern.from_indices(chosen, *weight.shape)
+                self.patterns[name] = SparsePattern.from_indices(flat_indices, *weight.shape)
                 self._replace_forward(module, functools.partial(self._embedding_forward, name, module))
                 return
         self._gather_dense_gradient(name, weight, self.deltas[name])
@@ -190,7 +192,7 @@ class SparseDeltas:
         self._undo.append(lambda: module.__dict__.pop("forward", None))
 
     def _gather_dense_gradient(self, name: str, weight: nn.Parameter, delta: nn.Parameter) -> None:
-        """For biases, normalisation and weights of other layers: take the entries out of the dense gradient."""
+        """Takes the entries' gradient from the dense one; for biases, normalisation and layers of other classes."""
         weight.requires_grad_(True)
 
         def gather(parameter: Tensor) -> None:
@@ -205,23 +207,24 @@ class SparseDeltas:
 
 
 class _Watch:
-    """The gradient at active and watched entries together, sampled at once."""
+    """The joint gradient at the active and the watched entries of a tensor, computed in one pass."""
 
     def __init__(self, active: Tensor, watched: Tensor, delta: Tensor, shape: torch.Size) -> None:
         union, place = torch.cat([active, watched.to(active)]).sort()
         self.pattern = SparsePattern.from_indices(union, *shape)
-        self.probe = nn.Parameter(delta.new_zeros(len(union)))  # whose gradient is wanted
+        self.probe = nn.Parameter(delta.new_zeros(len(union)))  # receives the joint gradient
         self.gradient = delta.new_zeros(len(watched))
         self._place, self._active = place, len(active)
 
     @torch.no_grad()
     def copy_values(self, delta: nn.Parameter) -> None:
-        """Gives the probe the deltas' values, for a weight that does not hold them; watched entries have none."""
+        """Copies the deltas into the probe, for a 4-bit weight, which does not hold them; watched entries have zero."""
         values = torch.cat([delta, delta.new_zeros(len(self._place) - self._active)])
         self.probe.copy_(values[self._place])
 
     @torch.no_grad()
-    def share_out(self, delta: nn.Parameter) -> None:
+    def distribute(self, delta: nn.Parameter) -> None:
+        """Adds the probe's gradient to that of the delta and to that of the watched entries, and resets it."""
         if self.probe.grad is None:
             return
         gradient = torch.empty_like(self.probe.grad)
@@ -233,14 +236,14 @@ class _Watch:
 
 
 def _master_dtype(weight: Tensor) -> torch.dtype:
-    """What deltas of `weight` are kept in: float32, or float64 where the weight is."""
+    """Returns the dtype of the deltas of `weight`: float32, or float64 if the weight has it."""
     return torch.promote_types(weight.dtype, torch.float32)
 
 
 def _users(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
-    """Parameter -> the modules that hold it and the attribute's name; several where it is tied."""
-    found: dict[int, list[tuple[nn.Module, Any]]] = {}
+    """Returns id of a parameter -> modules that have it and the attribute's name; several if it is tied."""
+    users: dict[int, list[tuple[nn.Module, Any]]] = {}
     for module in model.modules():
         for attribute, parameter in module.named_parameters(recurse=False):
-            found.setdefault(id(parameter), []).append((module, attribute))
-    return found
+            users.setdefault(id(parameter), []).append((module, attribute))
+    return users

@@ -1,9 +1,9 @@
-"""What runs leave and other runs build on: formats on disk, apply, remove, compose."""
+"""Modules: what a run produces and other runs build on. Their file formats, and applying and removing them."""
 
 from xlt.modules.adapter_hub import read_adapter_hub, write_adapter_hub
 from xlt.modules.artefact import ModuleArtefact, ModuleHeader, check_base, load_module
 from xlt.modules.composable_sft import read_composable_sft
-from xlt.modules.compose import compose
+from xlt.modules.composition import sum_deltas
 from xlt.modules.low_rank import LowRankDelta, Rescaling
 from xlt.modules.module_file import ModuleFileError
 from xlt.modules.sparse_delta import Entries, SparseDelta
@@ -19,9 +19,9 @@ __all__ = [
     "Rescaling",
     "SparseDelta",
     "check_base",
-    "compose",
     "load_module",
     "read_adapter_hub",
     "read_composable_sft",
+    "sum_deltas",
     "write_adapter_hub",
 ]

@@ -1,9 +1,9 @@
-"""The settings in AdapterHub's `adapter_config.json`, as far as they make a network that ours is too.
+"""The settings in AdapterHub's `adapter_config.json`, for the architectures that `Adapter` has, too.
 
-Known are Pfeiffer's adapters (the library's "seq_bn": behind the feed-forward layer, the normalised sum read first) and
-Houlsby's ("double_seq_bn": behind both sub-layers, before the sum), each also with an invertible adapter of NICE
-couplings ("_inv"). A setting that makes another network of them is refused by name. Those that act in training alone,
-dropout among them, are passed on and change nothing here.
+Two architectures are supported: Pfeiffer's adapters (the library's "seq_bn": after the feed-forward layer, with the
+normalised sum as input) and Houlsby's ("double_seq_bn": after both sub-layers, before the sum), each also with an
+invertible adapter of NICE couplings ("_inv"). A setting that changes the architecture is refused by name. Settings that
+matter in training only, such as dropout, are returned as they are and have no effect here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,11 @@ from typing import Any
 _PLACE_KEYS = ("mh_adapter", "output_adapter", "original_ln_before")
 _PLACES = {"feed_forward": (False, True, True), "both_sublayers": (True, True, False)}
 _ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "swish": "silu", "silu": "silu", "tanh": "tanh"}
-_EARLY_ACTIVATIONS = {"gelu": "gelu_new", "gelu_orig": "gelu"}  # what they are called since files have a version
-_SETTLED: dict[str, Any] = {  # the one value that ours has, which is the default too
+_EARLY_ACTIVATIONS = {
+    "gelu": "gelu_new",
+    "gelu_orig": "gelu",
+}  # name in files without a version -> name in files with one
+_FIXED_SETTINGS: dict[str, Any] = {  # the only supported value, which is the format's default, too
     "architecture": None,
     "original_ln_after": True,
     "ln_before": False,
@@ -28,16 +31,16 @@ _SETTLED: dict[str, Any] = {  # the one value that ours has, which is the defaul
     "new_attention_norm": False,
 }
 _IN_TRAINING_ONLY = ("dropout", "stochastic_depth", "init_weights", "init_weights_seed")
-_OF_WHAT_IS_OFF = (  # they say how something works that `_SETTLED` switches off
+_IRRELEVANT = (  # options of features that `_FIXED_SETTINGS` switches off
     "adapter_residual_before_ln", "attention_type", "phm_dim", "phm_c_init", "phm_init_range", "phm_rank", "phm_bias",
     "learn_phm", "factorized_phm_W", "factorized_phm_rule", "shared_W_phm", "shared_phm_rule",
     "hypercomplex_nonlinearity",
 )  # fmt: skip
-_READ = (
+_READ_KEYS = (
     *_PLACE_KEYS, "reduction_factor", "non_linearity", "leave_out", "inv_adapter", "inv_adapter_reduction_factor",
     "invertible_adapter",
 )  # fmt: skip
-_KNOWN = {*_SETTLED, *_IN_TRAINING_ONLY, *_OF_WHAT_IS_OFF, *_READ}
+_KNOWN_KEYS = {*_FIXED_SETTINGS, *_IN_TRAINING_ONLY, *_IRRELEVANT, *_READ_KEYS}
 _BY_NAME = {
     "pfeiffer": ("feed_forward", "relu"),
     "seq_bn": ("feed_forward", "relu"),
@@ -49,15 +52,16 @@ _DEFAULT_FACTOR, _DEFAULT_INVERTIBLE_FACTOR = 16, 2
 
 @dataclass(frozen=True)
 class HubSettings:
-    """The architecture of one adapter.
+    """The architecture of one adapter of AdapterHub.
 
     Attributes:
         where: "feed_forward" (Pfeiffer) or "both_sublayers" (Houlsby).
         activation: a key of `xlt.modules.adapter.ACTIVATIONS`.
-        reduction_factor: of all blocks, or by the number of a block ("0", ...) or "default".
+        reduction_factor: hidden size / bottleneck size; one number for all blocks, or a mapping from the number of a
+            block ("0", ...) or "default".
         leave_out: numbers of the blocks without adapters.
-        invertible_factor: reduction factor within an invertible adapter; None without one.
-        in_training_only: settings that say nothing about the network.
+        invertible_factor: reduction factor of the invertible adapter; None if there is none.
+        in_training_only: settings that do not concern the architecture.
     """
 
     where: str
@@ -68,10 +72,10 @@ class HubSettings:
     in_training_only: Mapping[str, Any] = field(default_factory=dict)
 
     def bottleneck_size(self, hidden_size: int, block: int) -> int:
-        """Of a block's adapters.
+        """Returns the bottleneck size of a block's adapters.
 
         Raises:
-            ValueError: no reduction factor is given for the block.
+            ValueError: the settings have no reduction factor for the block.
         """
         factor: float | None
         if isinstance(self.reduction_factor, Mapping):
@@ -79,50 +83,56 @@ class HubSettings:
         else:
             factor = self.reduction_factor
         if factor is None:
-            raise ValueError(f"reduction_factor has neither block {block} nor 'default'")
+            raise ValueError(
+                f"has no reduction_factor for block {block}: neither {str(block)!r} nor 'default' is a key"
+            )
         return max(int(hidden_size // factor), 1)
 
     def coupling_size(self, inputs: int) -> int:
-        """Inner size of a coupling's network with so many inputs; only with an invertible adapter.
+        """Returns the inner size of a coupling's network with `inputs` inputs; there must be an invertible adapter.
 
         Raises:
-            ValueError: none is left.
+            ValueError: the size is zero.
         """
         assert self.invertible_factor is not None
         size = int(inputs // self.invertible_factor)
-        if size < 1:  # the library makes an empty network of it
-            raise ValueError(f"inv_adapter_reduction_factor={self.invertible_factor} leaves nothing of {inputs} inputs")
+        if size < 1:  # the library builds an empty network
+            raise ValueError(
+                f"has inv_adapter_reduction_factor={self.invertible_factor}, more than the {inputs} inputs"
+            )
         return size
 
 
 def read_settings(content: Mapping[str, Any]) -> HubSettings:
-    """The settings of an `adapter_config.json`.
+    """Reads the settings of an `adapter_config.json`.
 
+    Args:
+        content: the parsed file.
     Raises:
-        ValueError: a setting is missing, unknown, or makes another network than ours; one line that names it.
+        ValueError: a setting is missing, unknown or not supported; the message names it.
     """
     config = content.get("config")
     if isinstance(config, str):
         config = _config_by_name(config)
     if not isinstance(config, dict):
-        raise ValueError("has no object 'config'")
+        raise ValueError("has no JSON object under the key 'config'")
     faults = [
         f"{key}={config[key]!r} (supported: {value!r})"
-        for key, value in _SETTLED.items()
+        for key, value in _FIXED_SETTINGS.items()
         if config.get(key, value) != value
     ]
     if faults:
         raise ValueError(f"has an adapter of another architecture: {', '.join(faults)}")
-    if strange := sorted(config.keys() - _KNOWN):
+    if strange := sorted(config.keys() - _KNOWN_KEYS):
         raise ValueError(f"has an unknown setting {strange[0]}={config[strange[0]]!r}")
     if lacking := [key for key in ("mh_adapter", "output_adapter", "reduction_factor") if key not in config]:
         raise ValueError(f"has no setting {lacking[0]}")
     places = tuple(config.get(key, False) for key in _PLACE_KEYS)
     where = next((ours for ours, theirs in _PLACES.items() if theirs == places), None)
     if where is None:
-        said = ", ".join(f"{key}={place!r}" for key, place in zip(_PLACE_KEYS, places, strict=True))
-        known = f"Pfeiffer {_PLACES['feed_forward']}, Houlsby {_PLACES['both_sublayers']}"
-        raise ValueError(f"has adapters at {said}; supported: {known}")
+        settings = ", ".join(f"{key}={place!r}" for key, place in zip(_PLACE_KEYS, places, strict=True))
+        supported = f"Pfeiffer {_PLACES['feed_forward']}, Houlsby {_PLACES['both_sublayers']}"
+        raise ValueError(f"has adapters at {settings}; supported: {supported}")
     return HubSettings(
         where,
         _activation(config.get("non_linearity"), versioned="version" in content),
@@ -133,9 +143,9 @@ def read_settings(content: Mapping[str, Any]) -> HubSettings:
     )
 
 
-def written_settings(settings: HubSettings) -> dict[str, Any]:
-    """The `config` of an `adapter_config.json`, for a file with a version."""
-    config = {key: value for key, value in _SETTLED.items() if key not in ("architecture", "new_attention_norm")}
+def settings_as_config(settings: HubSettings) -> dict[str, Any]:
+    """Returns the `config` of an `adapter_config.json` with these settings, for a file with a version."""
+    config = {key: value for key, value in _FIXED_SETTINGS.items() if key not in ("architecture", "new_attention_norm")}
     config |= dict(zip(_PLACE_KEYS, _PLACES[settings.where], strict=True))
     config["non_linearity"] = next(theirs for theirs, ours in _ACTIVATIONS.items() if ours == settings.activation)
     config["reduction_factor"] = settings.reduction_factor
@@ -146,20 +156,20 @@ def written_settings(settings: HubSettings) -> dict[str, Any]:
 
 
 def factor_for(sizes: Sequence[tuple[int, int]]) -> float:
-    """A reduction factor that makes inputs these inner sizes, a whole one where there is one.
+    """Finds a reduction factor that gives all these inner sizes, a whole number if possible.
 
     Args:
-        sizes: pairs of inputs and inner size, all at least 1.
+        sizes: pairs of a number of inputs and an inner size, both at least 1.
     Raises:
-        ValueError: there is none for all of them.
+        ValueError: no factor gives all of them.
     """
-    low = max(inputs / (inner + 1) for inputs, inner in sizes)  # just too small
+    low = max(inputs / (inner + 1) for inputs, inner in sizes)  # the largest factor that is too small
     high = min(inputs / inner for inputs, inner in sizes)
     for factor in (int(high), high, (low + high) / 2):
         if factor > 0 and all(int(inputs // factor) == inner for inputs, inner in sizes):
             return factor
-    made = ", ".join(f"{inner} of {inputs}" for inputs, inner in sizes)
-    raise ValueError(f"no reduction factor makes inner sizes {made}")
+    pairs = ", ".join(f"{inner} of {inputs}" for inputs, inner in sizes)
+    raise ValueError(f"no reduction factor gives the inner sizes {pairs}")
 
 
 def _config_by_name(name: str) -> dict[str, Any]:
@@ -174,22 +184,22 @@ def _config_by_name(name: str) -> dict[str, Any]:
 
 
 def _activation(name: object, *, versioned: bool) -> str:
-    today = name.lower() if isinstance(name, str) else name
+    current_name = name.lower() if isinstance(name, str) else name
     if not versioned:
-        today = _EARLY_ACTIVATIONS.get(str(today), today)
-    if today not in _ACTIVATIONS:
-        early = f" ({today} today)" if isinstance(name, str) and today != name.lower() else ""
+        current_name = _EARLY_ACTIVATIONS.get(str(current_name), current_name)
+    if current_name not in _ACTIVATIONS:
+        early = f" (now called {current_name})" if isinstance(name, str) and current_name != name.lower() else ""
         raise ValueError(f"has non_linearity={name!r}{early}; supported: {', '.join(_ACTIVATIONS)}")
-    return _ACTIVATIONS[str(today)]
+    return _ACTIVATIONS[str(current_name)]
 
 
-def _reduction_factor(given: object) -> float | dict[str, float]:
-    if isinstance(given, dict):
-        return {str(block): _positive(f"reduction_factor[{block}]", factor) for block, factor in given.items()}
-    return _positive("reduction_factor", given)
+def _reduction_factor(value: object) -> float | dict[str, float]:
+    if isinstance(value, dict):
+        return {str(block): _check_positive(f"reduction_factor[{block}]", factor) for block, factor in value.items()}
+    return _check_positive("reduction_factor", value)
 
 
-def _positive(key: str, number: object) -> float:
+def _check_positive(key: str, number: object) -> float:
     if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < float("inf"):
         raise ValueError(f"has {key}={number!r}; it must be a number above 0")
     return number
@@ -204,7 +214,10 @@ def _leave_out(blocks: object) -> frozenset[int]:
 
 
 def _invertible_factor(config: Mapping[str, Any]) -> float | None:
-    """Early versions nested these settings, with an activation of their own that later ones do not read."""
+    """Returns the reduction factor of the invertible adapter, or None without one.
+
+    Early versions nested these settings and gave them an activation of their own, which later versions ignore.
+    """
     kind, factor = config.get("inv_adapter"), config.get("inv_adapter_reduction_factor")
     if nested := config.get("invertible_adapter"):
         if not isinstance(nested, dict):
@@ -212,10 +225,12 @@ def _invertible_factor(config: Mapping[str, Any]) -> float | None:
         kind, factor = nested.get("block_type"), nested.get("reduction_factor")
         activation = nested.get("non_linearity", config.get("non_linearity"))
         if activation != config.get("non_linearity"):
-            ambiguous = "the library's versions disagree which of the two holds"
-            raise ValueError(f"has invertible_adapter.non_linearity={activation!r} beside another one: {ambiguous}")
+            raise ValueError(
+                f"has invertible_adapter.non_linearity={activation!r} but non_linearity="
+                f"{config.get('non_linearity')!r}: versions of the library disagree which one to use"
+            )
     if not kind:
         return None
     if kind != "nice":
         raise ValueError(f"has an invertible adapter of kind {kind!r}; supported: 'nice'")
-    return _positive("inv_adapter_reduction_factor", factor)
+    return _check_positive("inv_adapter_reduction_factor", factor)

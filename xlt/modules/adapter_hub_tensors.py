@@ -1,11 +1,12 @@
-"""What the tensors of AdapterHub's adapters are called in a model, and which of ours they are.
+"""The names of tensors in AdapterHub's format, and the tensors of `Adapter.to_tensors` to which they correspond.
 
-    bert.encoder.layer.7.output.adapters.NAME.adapter_down.0.weight         behind the feed-forward layer of block 7
-    bert.encoder.layer.7.attention.output.adapters.NAME.adapter_up.bias     behind its attention
+    bert.encoder.layer.7.output.adapters.NAME.adapter_down.0.weight         after the feed-forward layer of block 7
+    bert.encoder.layer.7.attention.output.adapters.NAME.adapter_up.bias     after its attention
     bert.invertible_adapters.NAME.F.0.weight                                coupling F (or G), linear layer 0 (or 2)
 
-with the model's own prefix ("roberta"), or none; in Llama `model.layers.7.output_adapters.adapters.NAME` and
-`attention_adapters`. Early versions of the library had longer words for `adapters` (`_EARLY_NAMES`).
+The prefix is that of the model ("roberta"), or there is none. In Llama the names are
+`model.layers.7.output_adapters.adapters.NAME` and `attention_adapters`. Early versions of the library had longer words
+for `adapters` (`_EARLY_NAMES`).
 """
 
 import re
@@ -17,7 +18,7 @@ from xlt.modules.adapter import Adapter
 from xlt.modules.adapter_hub_settings import HubSettings, factor_for
 
 INVERTIBLE = "invertible_adapters."
-_SUBLAYERS = {  # model type -> where a block keeps the adapters of its attention, and of its feed-forward layer
+_SUBLAYERS = {  # model type -> paths in a block of the adapters after its attention and after its feed-forward layer
     "bert": ("attention.output", "output"),
     "roberta": ("attention.output", "output"),
     "xlm-roberta": ("attention.output", "output"),
@@ -34,7 +35,10 @@ _EARLY_NAMES = {
 
 
 class BlockPaths(Protocol):
-    """What `xlt.models.sublayers.find_blocks` says of a block; this room does not know that one."""
+    """The paths of one block of a model; `xlt.models.sublayers.find_blocks` returns such objects.
+
+    This package must not import `xlt.models`, hence the protocol.
+    """
 
     @property
     def path(self) -> str: ...
@@ -48,19 +52,19 @@ class BlockPaths(Protocol):
 
 @dataclass(frozen=True)
 class HubTensor:
-    """A tensor of the format: what it is called in `Adapter.to_tensors`, and its shape."""
+    """A tensor of the format: its name in `Adapter.to_tensors`, and its shape."""
 
-    ours: str
+    name: str
     shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class HubModel:
-    """A model as the format sees it.
+    """The facts about a model that determine the names and shapes of tensors in the format.
 
     Attributes:
-        model_type: transformers' ("xlm-roberta").
-        prefix: of the tensors of its body ("roberta").
+        model_type: the type in transformers, such as "xlm-roberta".
+        prefix: prefix of the tensors of the model's body, such as "roberta".
         hidden_size: of its blocks.
         blocks: lowest first, at least one.
     """
@@ -72,10 +76,10 @@ class HubModel:
 
     @classmethod
     def of(cls, model: Any, blocks: Sequence[BlockPaths]) -> Self:
-        """Of a `TransferModel` and what `find_blocks` found in it.
+        """Collects the facts from a `TransferModel` and the blocks that `find_blocks` returned for it.
 
         Raises:
-            ValueError: of a type that is not supported.
+            ValueError: the model's type is not supported.
         """
         backbone = model.backbone
         kind = backbone.config.model_type
@@ -83,11 +87,12 @@ class HubModel:
             raise ValueError(f"models of type {kind!r} are not supported; supported: {', '.join(_SUBLAYERS)}")
         return cls(kind, backbone.base_model_prefix, model.hidden_size, blocks)
 
-    def check_made_for_it(self, content: Mapping[str, Any], settings: HubSettings) -> None:
+    def check_model(self, content: Mapping[str, Any], settings: HubSettings) -> None:
         """Refuses the `adapter_config.json` of an adapter for another model.
 
         Raises:
-            ValueError: model type or hidden size differ, or there are not the blocks that are left out.
+            ValueError: model type or hidden size differ, or `leave_out` lists a block that the model does not have, or
+                all its blocks.
         """
         for key, own in (("model_type", self.model_type), ("hidden_size", self.hidden_size)):
             if content.get(key, own) != own:
@@ -99,23 +104,23 @@ class HubModel:
             raise ValueError(f"has leave_out={left}, which is every block of the model in use")
 
     def tensors(self, settings: HubSettings, name: str) -> dict[str, HubTensor]:
-        """Name in the format, without prefix -> tensor, of an adapter called `name`."""
-        hidden, found = self.hidden_size, dict[str, HubTensor]()
+        """Returns name in the format, without prefix -> tensor, for an adapter called `name`."""
+        hidden, tensors = self.hidden_size, dict[str, HubTensor]()
         for number, sublayer, path, _ in self._sites(settings.where, settings.leave_out):
             holder = f"{_inside(self.blocks[number])}.{_SUBLAYERS[self.model_type][sublayer]}"
             theirs, size = f"{holder}.adapters.{name}", settings.bottleneck_size(hidden, number)
-            found |= _linear(f"{theirs}.adapter_down.0", f"adapter:{path}:down", hidden, size)
-            found |= _linear(f"{theirs}.adapter_up", f"adapter:{path}:up", size, hidden)
+            tensors |= _linear(f"{theirs}.adapter_down.0", f"adapter:{path}:down", hidden, size)
+            tensors |= _linear(f"{theirs}.adapter_up", f"adapter:{path}:up", size, hidden)
         if settings.invertible_factor is not None:
-            one = hidden // 2
-            for coupling, ours, inputs in (("F", "first", hidden - one), ("G", "second", one)):
+            half = hidden // 2
+            for coupling, ours, inputs in (("F", "first", hidden - half), ("G", "second", half)):
                 theirs, size = f"{INVERTIBLE}{name}.{coupling}", settings.coupling_size(inputs)
-                found |= _linear(f"{theirs}.0", f"invertible:{ours}.down", inputs, size)
-                found |= _linear(f"{theirs}.2", f"invertible:{ours}.up", size, hidden - inputs)
-        return found
+                tensors |= _linear(f"{theirs}.0", f"invertible:{ours}.down", inputs, size)
+                tensors |= _linear(f"{theirs}.2", f"invertible:{ours}.up", size, hidden - inputs)
+        return tensors
 
     def layout(self, settings: HubSettings, output: str | None) -> dict[str, Any]:
-        """The layout of `Adapter.from_tensors`; `output` is the path of the model's output embeddings."""
+        """Returns the layout for `Adapter.from_tensors`; `output` is the path of the model's output embeddings."""
         sites = {
             path: {"placement": placement, "activation": settings.activation}
             for _, _, path, placement in self._sites(settings.where, settings.leave_out)
@@ -124,10 +129,10 @@ class HubModel:
         return {"sites": sites, "invertible": None if settings.invertible_factor is None else ends}
 
     def settings_of(self, module: Adapter) -> HubSettings:
-        """The settings under which the library builds the networks of a module.
+        """Finds the settings with which the library builds the networks of a module.
 
         Raises:
-            ValueError: there are none.
+            ValueError: there are no such settings.
         """
         where = "both_sublayers" if "branch" in module.placements.values() else "feed_forward"
         left, sizes = dict(module.placements), dict[int, list[int]]()
@@ -138,39 +143,41 @@ class HubModel:
         if left or not sizes:
             path, placement = next(iter(left.items()), ("all", "none"))
             raise ValueError(f"no setting of the format puts an adapter at {path} (placement {placement})")
-        for number, found in sizes.items():
-            if where == "both_sublayers" and (len(found) < 2 or found[0] != found[1]):
-                raise ValueError(f"block {number} has bottlenecks {found}; the format has two of one size")
+        for number, block_sizes in sizes.items():
+            if where == "both_sublayers" and (len(block_sizes) < 2 or block_sizes[0] != block_sizes[1]):
+                raise ValueError(f"block {number} has bottlenecks {block_sizes}; the format has two of one size")
         networks, invertible_factor = list(module.adapters.values()), None
         if module.invertible is not None and module.ends is not None:
             if module.ends.block != self.blocks[0].path:
                 raise ValueError(f"the invertible adapter is before {module.ends.block}, not {self.blocks[0].path}")
             couplings = (module.invertible.first, module.invertible.second)
             networks += couplings
-            invertible_factor = factor_for([(one.down.in_features, one.down.out_features) for one in couplings])
+            invertible_factor = factor_for([(net.down.in_features, net.down.out_features) for net in couplings])
         activations = sorted({network.activation for network in networks})
         if len(activations) > 1:
             raise ValueError(f"the networks' activations are {', '.join(activations)}; the format has one for all")
-        factors = {str(number): factor_for([(self.hidden_size, found[0])]) for number, found in sizes.items()}
-        alike = len(set(factors.values())) == 1
+        factors = {
+            str(number): factor_for([(self.hidden_size, block_sizes[0])]) for number, block_sizes in sizes.items()
+        }
+        all_equal = len(set(factors.values())) == 1
         leave_out = frozenset(range(len(self.blocks))) - sizes.keys()
         return HubSettings(
-            where, activations[0], next(iter(factors.values())) if alike else factors, leave_out, invertible_factor
+            where, activations[0], next(iter(factors.values())) if all_equal else factors, leave_out, invertible_factor
         )
 
     def plain(self, name: str) -> str:
-        """A tensor's name as the library has it today, without prefix."""
+        """Returns a tensor's name in the library's current form, without prefix."""
         parts = name.removeprefix(f"{self.prefix}.").split(".")
         return ".".join(_EARLY_NAMES.get(part, part) for part in parts)
 
     def block_of(self, name: str) -> int | None:
-        """Number of the block that a tensor is of, whether the model has it or not; None outside of blocks."""
+        """Returns the number of a tensor's block, even if the model has no such block; None outside blocks."""
         stem = re.escape(_inside(self.blocks[0]).removesuffix("0"))
-        found = re.match(rf"{stem}(\d+)\.", name)
-        return None if found is None else int(found[1])
+        match = re.match(rf"{stem}(\d+)\.", name)
+        return None if match is None else int(match[1])
 
     def _sites(self, where: str, leave_out: frozenset[int]) -> Iterator[tuple[int, int, str, str]]:
-        """Block number, sub-layer (0 attention, 1 feed-forward layer), path and placement of each adapter."""
+        """Yields block number, sub-layer (0 attention, 1 feed-forward layer), path and placement of each adapter."""
         for number, block in enumerate(self.blocks):
             if number in leave_out:
                 continue

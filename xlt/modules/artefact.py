@@ -1,4 +1,4 @@
-"""What a run leaves: a module, with a header that says what it is and which base model it belongs to."""
+"""The module that a run produces, and its header, which says what it is and to which base model it belongs."""
 
 import dataclasses
 import importlib
@@ -7,7 +7,7 @@ import os
 import pkgutil
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -15,34 +15,32 @@ import torch
 from torch import nn
 
 from xlt.modules.module_file import ModuleFileError, read_module_file, write_module_file
+from xlt.modules.stack import ModuleStack, Undo
 
 FORMAT_VERSION = 1
 
 _LAYOUT_KEY = "layout"
 _LANGUAGE = re.compile(r"[a-z]{3}")
 
-Undo = Callable[[], None]
-"""Takes one application of a module out of the model again, bit for bit."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModuleHeader:
-    """What a module says about itself.
+    """The description of a module that its file carries.
 
     Args:
-        kind: the artefact's class, e.g. "sparse_delta".
+        kind: the kind of module, e.g. "sparse_delta"; it determines the class.
         method: the method that trained it, e.g. "lt_sft".
-        base_model: name of the base model, for people.
-        base_hash: content hash of the base model's weights, for `check_base`.
+        base_model: name of the base model, for the reader only.
+        base_hash: content hash of the base model's weights, which `check_base` compares.
         language: ISO 639-3 code of a language module, else None.
         task: name of the task of a task module, else None.
-        fingerprint: identity of the run that left the module, or None where no run did.
-        untied: whether it was trained beside output embeddings of their own (thesis §4.4.2), so that what it changes of
-            the input embeddings does not concern the output.
-        provenance: anything else worth keeping; JSON values only.
+        fingerprint: identity of the run that produced the module; None if no run did.
+        untied: whether the output embeddings were untied from the input embeddings in training (thesis §4.4.2), so
+            that the module's change of the input embeddings must not change the output embeddings.
+        provenance: further facts about the origin; JSON values only.
         format_version: version of the file format.
     Raises:
-        ValueError: `language` is not three lower-case letters, or a name is empty.
+        ValueError: `language` is not three lower-case letters, a name is empty, or a value has a wrong type.
     """
 
     kind: str
@@ -60,7 +58,7 @@ class ModuleHeader:
         for name in ("kind", "method", "base_model", "base_hash"):
             value = getattr(self, name)
             if not isinstance(value, str) or not value:
-                raise ValueError(f"{name}={value!r}: must be a name, not empty")
+                raise ValueError(f"{name}={value!r}: must be a name that is not empty")
         for name in ("language", "task", "fingerprint"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not value):
@@ -80,20 +78,22 @@ class ModuleHeader:
 
 
 class ModuleArtefact(ABC):
-    """A module: a small thing that changes a base model, can be taken out again, and lives in one file.
+    """A module: a removable change of a base model, stored in one file.
 
-    A kind of module is a subclass that sets `kind` and implements `check`, `write_into`, `to_tensors` and
-    `from_tensors`; `load_module` then finds it by its kind. Callers use `apply` and `remove`, or a `ModuleStack`.
+    Each kind of module is a subclass that sets `kind` and implements `check`, `write_into`, `to_tensors` and
+    `from_tensors`; `load_module` finds the class by its kind. Callers use `apply` and `remove`, or a `ModuleStack`.
     """
 
     kind: ClassVar[str]
     header: ModuleHeader
 
     def for_language(self, language: str) -> "ModuleArtefact":
-        """The module to use for a language, by its ISO 639-3 code: this one, or what a generator makes.
+        """Returns the module to use for a language: this one, or for a generator the one that it generates.
 
+        Args:
+            language: ISO 639-3 code.
         Raises:
-            ValueError: there is none for it.
+            ValueError: a generator knows nothing of the language.
         """
         return self
 
@@ -103,37 +103,41 @@ class ModuleArtefact(ABC):
 
     @abstractmethod
     def write_into(self, model: nn.Module) -> Undo:
-        """Changes `model`, after `check`ing it, and returns what takes the change out again.
+        """Checks that the module fits, writes it into `model`, and returns a function that removes it again.
 
-        The returned function puts displaced values back (it never subtracts). It is called at most once, when
-        nothing written later is left in the model. It may hold the model's tensors but not the model itself,
-        so that a model nobody uses is freed.
+        That function puts displaced values back and never subtracts. It is called at most once, when everything
+        that was written later has been removed. It may refer to the model's tensors but not to the model itself, so
+        that an unused model is freed.
         """
 
     @abstractmethod
     def to_tensors(self, value_dtype: torch.dtype | None) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        """The module as a layout (JSON values) and named tensors, for `save`."""
+        """Returns the module as a layout (JSON values) and named tensors, which `save` writes."""
 
     @classmethod
     @abstractmethod
     def from_tensors(cls, header: ModuleHeader, layout: Mapping[str, Any], tensors: dict[str, torch.Tensor]) -> Self:
-        """The inverse of `to_tensors`; raises ValueError, KeyError or TypeError where they do not fit together."""
-
-    def apply(self, model: nn.Module) -> None:
-        """Writes the module into `model`, on top of the modules that are active there.
+        """Builds a module from the results of `to_tensors`.
 
         Raises:
-            ValueError: it does not fit the model, or is active already; nothing is changed.
+            ValueError, KeyError, TypeError: header, layout and tensors do not fit together.
         """
-        _stack_of(model).apply(self)
+
+    def apply(self, model: nn.Module) -> None:
+        """Writes the module into `model`, after the modules that are active there.
+
+        Raises:
+            ValueError: it does not fit the model or is already active; nothing is changed.
+        """
+        ModuleStack(model).apply(self)
 
     def remove(self, model: nn.Module) -> None:
-        """Takes the module out of `model`, whatever was applied after it; the others stay.
+        """Removes the module from `model`; modules that were applied after it stay active.
 
         Raises:
             ValueError: it is not active in `model`.
         """
-        _stack_of(model).remove(self)
+        ModuleStack(model).remove(self)
 
     def save(self, path: str | os.PathLike[str], value_dtype: torch.dtype | None = None) -> None:
         """Writes the module to one file, atomically.
@@ -143,14 +147,14 @@ class ModuleArtefact(ABC):
             value_dtype: dtype of the stored values (float32, float16 or bfloat16); None keeps them as they are.
         Raises:
             ValueError: a value does not fit into `value_dtype`, or the provenance is not JSON.
-            OSError: the file cannot be written; nothing is left behind.
+            OSError: the file cannot be written; no partial file remains.
         """
         layout, tensors = self.to_tensors(value_dtype)
         write_module_file(path, {**dataclasses.asdict(self.header), _LAYOUT_KEY: layout}, tensors)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Reads a module of this class; see `load_module` for a file of unknown kind.
+        """Reads a module of this class; `load_module` reads a module of any kind.
 
         Raises:
             ModuleFileError: the file is unusable, or holds another kind of module.
@@ -165,31 +169,39 @@ def load_module(path: str | os.PathLike[str]) -> ModuleArtefact:
     """Reads a module file of any kind. Nothing in the file is executed.
 
     Raises:
-        ModuleFileError: the file is missing, damaged, not a module, of an unknown kind or a newer format.
+        ModuleFileError: the file is missing or damaged, is no module, or has an unknown kind or a newer format.
     """
     raw, tensors = read_module_file(path)
     version = raw.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise ModuleFileError(
-            path, f"format_version {version} is newer than {FORMAT_VERSION}, which this xlt reads; upgrade xlt"
+            path, f"has format_version {version}, but this xlt reads up to {FORMAT_VERSION}; upgrade xlt"
         )
     layout = raw.pop(_LAYOUT_KEY, None)
     try:
         header = ModuleHeader(**raw)
     except (TypeError, ValueError) as error:
-        raise ModuleFileError(path, f"its header is not that of a module ({error}); write it with xlt") from error
+        raise ModuleFileError(
+            path, f"its header is not that of a module ({error}); expected a module file written by xlt"
+        ) from error
     kinds = _kinds()
     if header.kind not in kinds:
-        raise ModuleFileError(path, f"unknown kind {header.kind!r}; this xlt reads {', '.join(sorted(kinds))}")
+        raise ModuleFileError(path, f"has the unknown kind {header.kind!r}; this xlt reads {', '.join(sorted(kinds))}")
     try:
         return kinds[header.kind].from_tensors(header, layout, tensors)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise ModuleFileError(path, f"its tensors do not fit its header ({error}); write it with xlt") from error
+        raise ModuleFileError(
+            path, f"its tensors do not fit its header ({error}); expected a module file written by xlt"
+        ) from error
 
 
 def check_base(header: ModuleHeader, base_hash: str, path: str | os.PathLike[str]) -> None:
     """Refuses a module that was trained on another base model than the one with `base_hash`.
 
+    Args:
+        header: of the module.
+        base_hash: content hash of the weights of the model in use.
+        path: of the module's file, for the message.
     Raises:
         ModuleFileError: the hashes differ.
     """
@@ -197,7 +209,7 @@ def check_base(header: ModuleHeader, base_hash: str, path: str | os.PathLike[str
         raise ModuleFileError(
             path,
             f"belongs to base model {header.base_model!r} with hash {header.base_hash}, but the model in use has hash "
-            f"{base_hash}; use that base model or train the module on this one",
+            f"{base_hash}; use that base model, or train the module on the model in use",
         )
 
 
@@ -206,21 +218,15 @@ def _kind_of(cls: type[ModuleArtefact]) -> str:
 
 
 def _kinds() -> dict[str, type[ModuleArtefact]]:
-    """Kind -> class, found by walking this package: a new kind is a new file and nothing else."""
+    """Returns kind -> class of all modules in this package, so that a new kind needs a new file and nothing else."""
     package = Path(__file__).parent
     for info in pkgutil.iter_modules([str(package)]):
         importlib.import_module(f"{__package__}.{info.name}")
-    found: dict[str, type[ModuleArtefact]] = {}
-    waiting = list(ModuleArtefact.__subclasses__())
-    while waiting:
-        cls = waiting.pop()
-        waiting.extend(cls.__subclasses__())
+    kinds: dict[str, type[ModuleArtefact]] = {}
+    queue = list(ModuleArtefact.__subclasses__())
+    while queue:
+        cls = queue.pop()
+        queue.extend(cls.__subclasses__())
         if not inspect.isabstract(cls):
-            found[cls.kind] = cls
-    return found
-
-
-def _stack_of(model: nn.Module) -> Any:
-    from xlt.modules.stack import ModuleStack  # the stack is written against this file
-
-    return ModuleStack(model)
+            kinds[cls.kind] = cls
+    return kinds

@@ -1,13 +1,13 @@
-"""Import of sparse fine-tunings published by cambridgeltl/composable-sft (`pytorch_diff.bin`), without running them.
+"""Reads the sparse fine-tunings that cambridgeltl/composable-sft published (`pytorch_diff.bin`), without running them.
 
 The file is a zip archive written by `torch.save`: a pickle (`data.pkl`) and one raw file per tensor storage. It holds
 
     {"diffs": {name: {"size": shape, "index_steps": [first index, step, step, ...], "values": tensor}},
-     "abs":   {name: tensor}}                       ("body" and "head" in files of an earlier version)
+     "abs":   {name: tensor}}                       (earlier versions name them "body" and "head")
 
-where the flat index of coordinate c is sum_d c[d] * prod(size[:d]), the first dimension fastest. The reference's own
-decoder (`src/sft/sft.py: decode_sparse_tensor`) reduces dimension d modulo prod(size[:d + 1]) in int32: wrong from
-three dimensions on and above 2^31 entries. Here it is modulo size[d], in int64.
+The flat index of coordinate c is sum_d c[d] * prod(size[:d]), so the first dimension is the fastest. The reference's
+decoder (`src/sft/sft.py: decode_sparse_tensor`) reduces dimension d modulo prod(size[:d + 1]) in int32, which is wrong
+for three or more dimensions and for more than 2^31 entries. This decoder reduces modulo size[d], in int64.
 
 A pickle is a program; `torch_archive` reads it without running it.
 """
@@ -30,7 +30,7 @@ from xlt.modules.torch_archive import StoredTensor, read_archive
 _DIFF_KEYS = ("diffs", "body")
 _WHOLE_KEYS = ("abs", "head")
 _LM_HEAD_PREFIXES = ("cls.", "lm_head.")
-_WANTED = "expected a pytorch_diff.bin of composable-sft"
+_EXPECTATION = "expected a pytorch_diff.bin of composable-sft"
 
 
 def read_composable_sft(
@@ -46,16 +46,17 @@ def read_composable_sft(
 
     Args:
         path: the file, or the folder that holds `pytorch_diff.bin`.
-        base_model, base_hash: the base model it was trained on. The file does not say: the caller vouches for it.
-        base_prefix: what the base model's tensors are called in the file, transformers' `base_model_prefix` ("bert",
-            "roberta"). It becomes `backbone.`; `cls.` and `lm_head.` become `lm_head.`; anything else goes below
+        base_model, base_hash: the base model on which it was trained. The file does not name it, so the caller is
+            responsible.
+        base_prefix: prefix of the base model's tensors in the file, transformers' `base_model_prefix` ("bert",
+            "roberta"). It becomes `backbone.`; `cls.` and `lm_head.` become `lm_head.`; all other names get the prefix
             `head.`.
         language: ISO 639-3 code of a language module.
         task: name of the task of a task module.
     Returns:
-        A module of method "lt_sft"; its provenance names the file and its blake2b digest.
+        A module of method "lt_sft". Its provenance has the file's name and blake2b digest.
     Raises:
-        ModuleFileError: not such a file, damaged, or a pickle that asks for anything but tensors.
+        ModuleFileError: the file is missing, damaged or of another kind, or its pickle asks for more than tensors.
     """
     path = Path(path)
     if path.is_dir():
@@ -63,16 +64,16 @@ def read_composable_sft(
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ModuleFileError(path, f"cannot be read ({error.strerror}); {_WANTED}") from error
+        raise ModuleFileError(path, f"cannot be read ({error.strerror}); {_EXPECTATION}") from error
     try:
         content = read_archive(data)
         diffs, whole = _part(content, _DIFF_KEYS), _part(content, _WHOLE_KEYS)
         if not diffs and not whole:
-            raise ValueError("it holds neither differences nor tensors")
+            raise ValueError("contains neither differences nor tensors")
         if diffs and not any(name.startswith(f"{base_prefix}.") for name in diffs):
-            raise ValueError(f"no name begins with {base_prefix!r} but with {next(iter(diffs))!r}; check base_prefix")
-        entries = {_renamed(name, base_prefix): _decoded(name, coded) for name, coded in diffs.items()}
-        tensors = {_renamed(name, base_prefix): _tensor(name, tensor) for name, tensor in whole.items()}
+            raise ValueError(f"no name begins with {base_prefix!r}, one is {next(iter(diffs))!r}; check base_prefix")
+        entries = {_convert_name(name, base_prefix): _decode(name, encoding) for name, encoding in diffs.items()}
+        tensors = {_convert_name(name, base_prefix): _tensor(name, tensor) for name, tensor in whole.items()}
         header = ModuleHeader(
             kind=SparseDelta.kind,
             method="lt_sft",
@@ -87,20 +88,20 @@ def read_composable_sft(
             },
         )
         return SparseDelta(header, entries, tensors)
-    except Exception as error:  # the unpickler, zipfile and the checks below raise a dozen types between them
-        raise ModuleFileError(path, f"{error or type(error).__name__}; {_WANTED}") from error
+    except Exception as error:  # the unpickler, zipfile and the checks below raise a dozen types
+        raise ModuleFileError(path, f"{error or type(error).__name__}; {_EXPECTATION}") from error
 
 
 def _part(content: object, keys: Sequence[str]) -> dict[str, Any]:
     if not isinstance(content, dict):
-        raise ValueError("it does not hold a dict")
+        raise ValueError("does not contain a dict")
     part: object = next((content[key] for key in keys if content.get(key) is not None), {})
     if not isinstance(part, dict) or not all(isinstance(name, str) for name in part):
         raise ValueError(f"{keys[0]!r} is not a dict of names")
     return part
 
 
-def _renamed(name: str, base_prefix: str) -> str:
+def _convert_name(name: str, base_prefix: str) -> str:
     if name.startswith(f"{base_prefix}."):
         return f"backbone.{name.removeprefix(base_prefix + '.')}"
     for prefix in _LM_HEAD_PREFIXES:
@@ -115,16 +116,16 @@ def _tensor(name: str, stored: object) -> torch.Tensor:
     return stored.read()
 
 
-def _decoded(name: str, coded: object) -> Entries:
-    if not isinstance(coded, Mapping) or not {"size", "index_steps", "values"} <= coded.keys():
-        raise ValueError(f"{name!r} is not coded as size, index_steps and values")
-    shape = tuple(int(side) for side in coded["size"])
+def _decode(name: str, encoding: object) -> Entries:
+    if not isinstance(encoding, Mapping) or not {"size", "index_steps", "values"} <= encoding.keys():
+        raise ValueError(f"{name!r} is not encoded as size, index_steps and values")
+    shape = tuple(int(side) for side in encoding["size"])
     if any(side < 0 for side in shape):
-        raise ValueError(f"{name!r} has size {shape}")
-    flat = np.cumsum(np.asarray(coded["index_steps"], dtype=np.int64))
+        raise ValueError(f"{name!r} has size {shape}, which is negative")
+    flat = np.cumsum(np.asarray(encoding["index_steps"], dtype=np.int64))
     if flat.size and (flat[0] < 0 or (np.diff(flat) <= 0).any() or flat[-1] >= math.prod(shape)):
         raise ValueError(f"{name!r} has indices that are not ascending or out of range")
-    values = _tensor(name, coded["values"])
+    values = _tensor(name, encoding["values"])
     if tuple(values.shape) != flat.shape:
         raise ValueError(f"{name!r} has {flat.size} indices but values of shape {tuple(values.shape)}")
     indices = _row_major(flat, shape)
@@ -133,7 +134,7 @@ def _decoded(name: str, coded: object) -> Entries:
 
 
 def _row_major(flat: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Indices with the first dimension fastest -> indices with the last dimension fastest, both (N,) int64."""
+    """Converts flat indices whose first dimension is fastest to row-major ones, whose last is; both (N,) int64."""
     indices = np.zeros_like(flat)
     stride = math.prod(shape)
     for side in shape:

@@ -1,4 +1,4 @@
-"""MAD-G's generator (thesis §3.3): language adapters from typological vectors, also for languages never trained on."""
+"""MAD-G's generator (thesis §3.3), which computes adapters from typological vectors, even for languages new to it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
@@ -11,17 +11,18 @@ from xlt.modules.artefact import ModuleArtefact, ModuleHeader, Undo
 
 
 class AdapterGenerator(nn.Module):
-    """Makes the projections of every block's adapter from a language's vector.
+    """The network that computes the projections of every block's adapter from a language's vector t.
 
-    MAD-G (Eq. 3.1): theta = W V t, all blocks at once; W is (2 h m n, d_l). MAD-G-LS (Eq. 3.2): the projections of
-    block b are W (V t + lambda_b side by side); W is (2 h m, d_l + d_b). V is (d_l, features). There are no biases.
+    MAD-G (thesis Eq. 3.1) computes all blocks at once: theta = W V t, where W is (2 h m n, d_l). MAD-G-LS (Eq. 3.2)
+    computes the projections of block b as W times the concatenation of V t and lambda_b, where W is (2 h m, d_l + d_b).
+    V is (d_l, features). There are no biases.
 
     Args:
-        features: entries of a vector.
-        blocks: adapters to make, n.
-        hidden_size, bottleneck_size: h and m.
-        language_size: d_l.
-        layer_size: d_b; None for MAD-G without layer embeddings.
+        features: number of entries of a vector.
+        blocks: number of adapters to generate, n.
+        hidden_size, bottleneck_size: of the adapters, h and m.
+        language_size: size of a language embedding V t, d_l.
+        layer_size: size of a layer embedding lambda_b, d_b; None for MAD-G without layer embeddings.
     """
 
     def __init__(
@@ -35,19 +36,23 @@ class AdapterGenerator(nn.Module):
     ) -> None:
         super().__init__()
         self.blocks, self.hidden_size, self.bottleneck_size = blocks, hidden_size, bottleneck_size
-        one = 2 * hidden_size * bottleneck_size
-        rows, columns = (one * blocks, language_size) if layer_size is None else (one, language_size + layer_size)
+        block_entries = 2 * hidden_size * bottleneck_size
+        rows, columns = block_entries * blocks, language_size
+        if layer_size is not None:
+            rows, columns = block_entries, language_size + layer_size
         self.embed = nn.Parameter(torch.empty(language_size, features))
         self.weight = nn.Parameter(torch.empty(rows, columns))
         self.layers = None if layer_size is None else nn.Parameter(torch.empty(blocks, layer_size))
 
     @torch.no_grad()
     def draw(self, generator: torch.Generator, ones: float) -> None:
-        """Fresh weights: embeddings of about unit variance, down-projections as N(0, 0.02^2), up-projections zero.
+        """Draws the initial weights.
+
+        Embeddings get about unit variance, down-projections the distribution N(0, 0.02^2); up-projections become zero.
 
         Args:
-            generator: of the run.
-            ones: how many features a language has on average.
+            generator: the run's generator, on the CPU.
+            ones: mean number of features that are 1 in a language's vector.
         """
 
         def normal(parameter: Tensor, deviation: float) -> None:
@@ -61,7 +66,7 @@ class AdapterGenerator(nn.Module):
         self.weight.view(-1, 2, half, self.weight.shape[1])[:, 1] = 0
 
     def forward(self, vector: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """(features,) -> for each block a down-projection (m, h) and an up-projection (h, m)."""
+        """Computes from a vector (features,) for each block a down-projection (m, h) and an up-projection (h, m)."""
         language = self.embed @ vector.to(self.embed)
         if self.layers is None:
             whole = (self.weight @ language).view(self.blocks, -1)
@@ -72,28 +77,35 @@ class AdapterGenerator(nn.Module):
 
     @torch.no_grad()
     def importance(self) -> Tensor:
-        """(blocks, features): norms of the columns of W V for each block's parameters (thesis §3.5.4).
+        """Computes the norms of the columns of W V for each block (thesis §3.5.4): how much each feature matters.
 
-        Where blocks share W, they differ by their layer embeddings alone, and all rows are equal.
+        If blocks share W, they differ by their layer embeddings only, and all rows are equal.
+
+        Returns:
+            (blocks, features).
         """
         language_size = self.embed.shape[0]
         parts = self.weight[:, :language_size].reshape(-1, 2 * self.hidden_size * self.bottleneck_size, language_size)
-        # |W v|^2 = v^T (W^T W) v, so that W V is never formed.
+        # |W v|^2 = v^T (W^T W) v needs no matrix W V.
         norms = [((part.T @ part @ self.embed) * self.embed).sum(0).clamp(min=0).sqrt() for part in parts]
         return torch.stack(norms).expand(self.blocks, -1)
 
 
 class Generator(ModuleArtefact):
-    """A generator with the vectors of all languages that it can make an adapter for.
+    """A module that generates language adapters: a trained generator and the vectors of its languages.
+
+    It cannot be applied itself; `for_language` returns an adapter that can.
 
     Args:
-        header: with kind "generator".
+        header: of kind "generator".
         network: the trained generator.
-        sites: path and placement of each block's adapter, lowest first.
+        sites: path -> placement of each block's adapter, lowest block first.
         activation: of the adapters.
-        features: names of the vectors' columns.
-        vectors: ISO 639-3 code -> row of `table`.
-        table: (languages, features) bool.
+        features: names of the columns of `table`.
+        codes: ISO 639-3 codes of the rows of `table`.
+        table: (languages, features) bool typological vectors.
+    Raises:
+        ValueError: the header's kind is wrong, or the sizes of table, network and sites do not fit together.
     """
 
     kind: ClassVar[str] = "generator"
@@ -110,12 +122,14 @@ class Generator(ModuleArtefact):
         table: Tensor,
     ) -> None:
         if header.kind != self.kind:
-            raise ValueError(f"kind={header.kind!r}: the header of a Generator must say {self.kind!r}")
+            raise ValueError(f"kind={header.kind!r}: the header of a Generator must have kind {self.kind!r}")
         if table.shape != (len(codes), len(features)) or network.embed.shape[1] != len(features):
-            wanted = (len(codes), len(features))
-            raise ValueError(f"a table of shape {tuple(table.shape)}, wanted {wanted}: languages by features")
+            raise ValueError(
+                f"the table has shape {tuple(table.shape)}, but there are {len(codes)} languages and {len(features)} "
+                f"features, and the network takes {network.embed.shape[1]}: the table must be languages by features"
+            )
         if len(sites) != network.blocks:
-            raise ValueError(f"{len(sites)} sites for a generator of {network.blocks} adapters")
+            raise ValueError(f"there are {len(sites)} sites for {network.blocks} adapters: the numbers must be equal")
         self.header, self.network, self.sites, self.activation = (
             header,
             network.requires_grad_(False),
@@ -128,13 +142,17 @@ class Generator(ModuleArtefact):
         return f"<{self.header}: {self.network.blocks} adapters for any of {len(self.codes)} languages>"
 
     def for_language(self, language: str) -> Adapter:
-        """The adapter of a language, an ordinary module.
+        """Generates the adapter of a language, which is an ordinary module.
 
+        Args:
+            language: ISO 639-3 code.
         Raises:
-            ValueError: the generator has no vector of it.
+            ValueError: the generator has no vector of the language.
         """
         if language not in self.codes:
-            raise ValueError(f"{self.header}: no vector of {language} among its {len(self.codes)} languages")
+            raise ValueError(
+                f"{self.header} has no vector of {language}; it has vectors of {len(self.codes)} languages"
+            )
         vector = self.table[self.codes.index(language)].float()
         adapters = {}
         with torch.no_grad():
@@ -155,15 +173,20 @@ class Generator(ModuleArtefact):
         return Adapter(header, adapters, self.sites)
 
     def check(self, model: nn.Module) -> None:
-        raise ValueError(f"{self.header} makes modules and is none: take for_language(CODE) of it")
+        raise ValueError(
+            f"{self.header} cannot be applied to a model: apply the module that for_language(CODE) returns"
+        )
 
     def write_into(self, model: nn.Module) -> Undo:
         self.check(model)
         raise AssertionError
 
     def to_tensors(self, value_dtype: torch.dtype | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Layout: sites, activation, bottleneck size, names; tensors `embed`, `weight`, `layers`, and the table, eight
-        features a byte."""
+        """Returns layout and tensors.
+
+        The layout has sites, activation, hidden size, feature names and language codes. The tensors are `embed`,
+        `weight`, `layers`, and `table` with eight features per byte.
+        """
         own = {name: tensor.cpu() for name, tensor in self.network.state_dict().items()}
         tensors = {name: tensor if value_dtype is None else tensor.to(value_dtype) for name, tensor in own.items()}
         layout = {
@@ -173,7 +196,7 @@ class Generator(ModuleArtefact):
             "features": self.features,
             "codes": self.codes,
         }
-        return layout, {**tensors, "table": _packed(self.table)}
+        return layout, {**tensors, "table": _pack_bits(self.table)}
 
     @classmethod
     def from_tensors(cls, header: ModuleHeader, layout: Mapping[str, Any], tensors: dict[str, Tensor]) -> Self:
@@ -187,16 +210,16 @@ class Generator(ModuleArtefact):
         network.load_state_dict(
             {"weight": weight, "embed": embed} | ({} if layers is None else {"layers": layers.float()})
         )
-        table = _unpacked(tensors["table"], len(features))
+        table = _unpack_bits(tensors["table"], len(features))
         return cls(header, network, sites, layout["activation"], features, layout["codes"], table)
 
 
-def _packed(table: Tensor) -> Tensor:
-    """(languages, features) bool -> (languages, bytes) uint8."""
+def _pack_bits(table: Tensor) -> Tensor:
+    """Packs (languages, features) bool into (languages, bytes) uint8, eight features per byte, the first lowest."""
     padded = nn.functional.pad(table.to(torch.uint8), (0, -table.shape[1] % 8)).view(len(table), -1, 8)
     return (padded << torch.arange(8, dtype=torch.uint8)).sum(2).to(torch.uint8)
 
 
-def _unpacked(packed: Tensor, features: int) -> Tensor:
+def _unpack_bits(packed: Tensor, features: int) -> Tensor:
     bits = (packed.unsqueeze(2) >> torch.arange(8, dtype=torch.uint8)) & 1
     return bits.view(len(packed), -1)[:, :features].bool()

@@ -1,65 +1,71 @@
-"""Sorted indices as small gaps: what makes a sparse delta small on disk.
+"""Encodes sorted indices as the gaps between them, which makes a sparse delta small on disk.
 
-The gap before index i is the number of entries skipped since the one before it (the first counts from the tensor's
-start). At density 4% gaps average 24, so most fit one byte. A gap that does not fit is an escape: the largest code
-marks its place, and it stands in a second array. Per tensor the smallest of uint8, uint16 and plain integers is taken;
-the dtype of the gaps says which.
+The gap before an index is the number of entries between it and the index before; the first gap counts from the tensor's
+start. At density 4% the mean gap is 24, so most gaps fit into one byte. A gap that does not fit is an escape: the
+largest code marks its place, and a second array holds its value. Each tensor uses the smallest of the codings uint8,
+uint16 and plain integers; the dtype of its gaps says which.
 """
 
 import numpy as np
 import torch
 
-_CODES: tuple[np.dtype, ...] = (np.dtype(np.uint8), np.dtype(np.uint16))
-_PLAIN: tuple[np.dtype, ...] = (np.dtype(np.int32), np.dtype(np.int64))
+_CODE_DTYPES: tuple[np.dtype, ...] = (np.dtype(np.uint8), np.dtype(np.uint16))
+_PLAIN_DTYPES: tuple[np.dtype, ...] = (np.dtype(np.int32), np.dtype(np.int64))
 
 
 def encode_indices(indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes sorted indices as gaps.
+    """Encodes sorted indices as gaps.
 
     Args:
-        indices: (N,) int32 or int64 on the CPU, strictly increasing, not negative.
+        indices: (N,) int32 or int64 on the CPU, strictly ascending, not negative.
     Returns:
-        gaps: (N,) uint8, uint16, int32 or int64, whichever is smallest with its escapes.
-        escapes: (M,) int32 or int64, the gaps that the codes could not hold, in order; empty for plain gaps.
+        gaps: (N,) uint8, uint16, int32 or int64, whichever takes fewest bytes including its escapes.
+        escapes: (M,) int32 or int64, the gaps that did not fit into the code, in order; empty for plain integers.
     """
     gaps = np.diff(indices.numpy().astype(np.int64, copy=False), prepend=np.int64(-1)) - 1
     largest = int(gaps.max(initial=0))
-    wide = _PLAIN[0] if largest <= np.iinfo(np.int32).max else _PLAIN[1]
+    wide = _PLAIN_DTYPES[0] if largest <= np.iinfo(np.int32).max else _PLAIN_DTYPES[1]
     best, best_bytes = wide, gaps.size * wide.itemsize
-    for code in reversed(_CODES):
-        code_bytes = gaps.size * code.itemsize + int((gaps >= _mark(code)).sum()) * wide.itemsize
+    for code in reversed(_CODE_DTYPES):
+        code_bytes = gaps.size * code.itemsize + int((gaps >= _escape_mark(code)).sum()) * wide.itemsize
         if code_bytes <= best_bytes:
             best, best_bytes = code, code_bytes
     if best is wide:
         return torch.from_numpy(gaps.astype(wide)), torch.from_numpy(np.empty(0, wide))
-    escaped = gaps >= _mark(best)
-    codes = np.minimum(gaps, _mark(best)).astype(best)
-    return torch.from_numpy(codes), torch.from_numpy(gaps[escaped].astype(wide))
+    escape_places = gaps >= _escape_mark(best)
+    codes = np.minimum(gaps, _escape_mark(best)).astype(best)
+    return torch.from_numpy(codes), torch.from_numpy(gaps[escape_places].astype(wide))
 
 
 def decode_indices(gaps: torch.Tensor, escapes: torch.Tensor) -> torch.Tensor:
-    """The inverse of `encode_indices`.
+    """Decodes what `encode_indices` encoded.
 
+    Args:
+        gaps, escapes: (N,) and (M,), of the dtypes that `encode_indices` returns.
     Returns:
-        (N,) int64. Their order and range are the caller's to check: a damaged file can hold anything.
+        (N,) int64. The caller must check their order and range, because a damaged file can contain any gaps.
     Raises:
-        ValueError: wrong dtypes or ranks, or the escapes are not those that the gaps mark.
+        ValueError: dtypes or dimensions are wrong, or the number of escapes is not that of the marks in `gaps`.
     """
     if gaps.ndim != 1 or escapes.ndim != 1:
-        raise ValueError("coded indices must have one dimension")
+        raise ValueError(f"gaps have {gaps.ndim} dimensions and escapes {escapes.ndim}: both must have one dimension")
     codes, wide = gaps.numpy(), escapes.numpy()
-    if codes.dtype not in (*_CODES, *_PLAIN) or wide.dtype not in _PLAIN:
-        raise ValueError(f"indices coded as {codes.dtype} with escapes in {wide.dtype} are unknown")
+    if codes.dtype not in (*_CODE_DTYPES, *_PLAIN_DTYPES) or wide.dtype not in _PLAIN_DTYPES:
+        raise ValueError(f"gaps have dtype {codes.dtype} and escapes {wide.dtype}: this index coding is unknown")
     steps = codes.astype(np.int64)
-    escaped = np.flatnonzero(codes == _mark(codes.dtype)) if codes.dtype in _CODES else np.empty(0, np.int64)
-    if escaped.size != wide.size:
-        raise ValueError(f"{wide.size} escapes for the {escaped.size} marks of coded indices")
-    steps[escaped] = wide
+    escape_places = (
+        np.flatnonzero(codes == _escape_mark(codes.dtype)) if codes.dtype in _CODE_DTYPES else np.empty(0, np.int64)
+    )
+    if escape_places.size != wide.size:
+        raise ValueError(
+            f"there are {wide.size} escapes for {escape_places.size} marks in the gaps: the numbers must be equal"
+        )
+    steps[escape_places] = wide
     steps += 1
     np.cumsum(steps, out=steps)
     steps -= 1
     return torch.from_numpy(steps)
 
 
-def _mark(code: np.dtype) -> int:
+def _escape_mark(code: np.dtype) -> int:
     return int(np.iinfo(code).max)

@@ -1,4 +1,4 @@
-"""Inserting small networks into a Transformer, behind modules that stay what they are."""
+"""Inserts small networks after modules of a Transformer, by hooks; the modules themselves do not change."""
 
 import weakref
 from collections.abc import Callable
@@ -8,84 +8,94 @@ from torch import Tensor, nn
 
 PLACEMENTS = ("norm", "sum", "branch")
 
-Added = Callable[[Tensor], Tensor]
+Network = Callable[[Tensor], Tensor]
+"""A function of a hidden state, (..., hidden) -> (..., hidden)."""
 
 
-class _Standing:
-    """The networks behind one module: `below` before `above`, each in the order in which it came."""
+class _Insertions:
+    """The networks inserted after one module: those in `below` run first, each list in the order of insertion."""
 
     def __init__(self, placement: str) -> None:
         self.placement = placement
-        self.below: list[Added] = []
-        self.above: list[Added] = []
+        self.below: list[Network] = []
+        self.above: list[Network] = []
         self.handle: Any = None
 
     def __call__(self, module: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
         if self.placement == "norm":
             total = arguments[0]
-            for added in (*self.below, *self.above):
-                total = _plus(total, added(output))
+            for network in (*self.below, *self.above):
+                total = _plus(total, network(output))
                 output = module.forward(total)  # without the hooks
             return output
         first = output[0] if isinstance(output, tuple) else output
-        for added in (*self.below, *self.above):
-            first = _plus(first, added(first))
+        for network in (*self.below, *self.above):
+            first = _plus(first, network(first))
         return (first, *output[1:]) if isinstance(output, tuple) else first
 
 
-_STANDING: "weakref.WeakKeyDictionary[nn.Module, _Standing]" = weakref.WeakKeyDictionary()
+_INSERTIONS: "weakref.WeakKeyDictionary[nn.Module, _Insertions]" = weakref.WeakKeyDictionary()
 
 
-def insert(module: nn.Module, placement: str, added: Added, *, below: bool) -> Callable[[], None]:
-    """Puts a network behind a module of a model.
+def insert(module: nn.Module, placement: str, network: Network, *, below: bool) -> Callable[[], None]:
+    """Inserts a network after a module of a model.
 
-    What a network A adds depends on the placement; several are applied one after the other:
+    The placement determines how a network A changes the hidden state. Several networks run one after the other.
 
-    - "norm": `module` is the layer normalisation that ends a sub-layer, N(s) of the sum s = h + x of the sub-layer's
-      output and its input. Each network makes s <- s + A(N(s)), which is Eq. 2.8: N is read, h is the residual.
-    - "sum": `module` is a block that ends in such a sum: s <- s + A(s).
-    - "branch": `module` ends a sub-layer before the sum: h <- h + A(h).
+    - "norm": `module` is the layer normalisation N that ends a sub-layer. Its argument is the sum s = h + x of the
+      sub-layer's output and input. Each network changes s to s + A(N(s)). This is thesis Eq. 2.8, in which the adapter
+      reads N(s) and h is the residual.
+    - "sum": `module` is a block whose output is such a sum s. Each network changes s to s + A(s).
+    - "branch": `module` ends a sub-layer before the sum. Each network changes its output h to h + A(h).
 
     Args:
-        module: any; its own parameters and its class are left alone.
-        placement: one of the three.
-        added: (..., hidden) -> what is added.
-        below: before those that stand above, also where these came earlier.
+        module: any; its parameters and its class do not change.
+        placement: "norm", "sum" or "branch".
+        network: (..., hidden) -> (..., hidden), the term to add.
+        below: whether it runs before all networks that were inserted with below=False, whatever the order of
+            insertion. Language modules are below task modules.
     Returns:
-        What takes it out again; to be called once.
+        A function that removes the network; to be called once.
     Raises:
-        ValueError: another placement is in use at the module.
+        ValueError: networks of another placement are inserted after this module.
     """
-    standing = _STANDING.get(module)
-    if standing is None:
-        standing = _STANDING[module] = _Standing(placement)
-        standing.handle = module.register_forward_hook(standing)
-    if standing.placement != placement:
-        raise ValueError(f"{type(module).__name__}: has networks of placement {standing.placement} already")
-    row = standing.below if below else standing.above
-    row.append(added)
+    insertions = _INSERTIONS.get(module)
+    if insertions is None:
+        insertions = _INSERTIONS[module] = _Insertions(placement)
+        insertions.handle = module.register_forward_hook(insertions)
+    if insertions.placement != placement:
+        raise ValueError(
+            f"{type(module).__name__} has inserted networks of placement {insertions.placement!r}, "
+            f"so one of placement {placement!r} cannot be added: all must have the same"
+        )
+    networks = insertions.below if below else insertions.above
+    networks.append(network)
 
-    def take_out() -> None:
-        del row[next(number for number, other in enumerate(row) if other is added)]
-        if not standing.below and not standing.above:
-            standing.handle.remove()
-            _STANDING.pop(module, None)
+    def remove() -> None:
+        del networks[next(number for number, other in enumerate(networks) if other is network)]
+        if not insertions.below and not insertions.above:
+            insertions.handle.remove()
+            _INSERTIONS.pop(module, None)
 
-    return take_out
+    return remove
 
 
-def before(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Callable[[], None]:
-    """Changes the first argument of a module: `change(x)` in place of x. Returns what takes that out again."""
+def change_input(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Callable[[], None]:
+    """Makes a module receive `change(x)` in place of its first argument x.
 
-    def hook(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    Returns:
+        A function that ends this.
+    """
+
+    def hook(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         if arguments:
-            return (change(arguments[0]), *arguments[1:]), named
-        name, value = next(iter(named.items()))
-        return arguments, {**named, name: change(value)}
+            return (change(arguments[0]), *arguments[1:]), keywords
+        name, value = next(iter(keywords.items()))
+        return arguments, {**keywords, name: change(value)}
 
     return module.register_forward_pre_hook(hook, with_kwargs=True).remove
 
 
-def _plus(total: Tensor, added: Tensor) -> Tensor:
-    """The sum in the model's dtype, whatever wider one the network has."""
-    return total + (added.to(total.dtype) if added.element_size() > total.element_size() else added)
+def _plus(total: Tensor, term: Tensor) -> Tensor:
+    """Adds in the dtype of `total`, the model's, even if the network's dtype is wider."""
+    return total + (term.to(total.dtype) if term.element_size() > total.element_size() else term)

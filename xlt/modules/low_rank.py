@@ -1,4 +1,4 @@
-"""Modules whose full delta is not stored: LoRA's products and (IA)^3's factors."""
+"""Modules whose delta is computed when they are applied: the products of LoRA and the factors of (IA)^3."""
 
 import math
 from abc import abstractmethod
@@ -13,21 +13,21 @@ from xlt.modules.sparse_delta import named_tensors
 
 
 class _FullDeltas(ModuleArtefact):
-    """A module that changes whole weights, by deltas formed when it is applied; thesis §7.5.1, Eq. 7.9.
+    """A module that changes whole weights, by deltas that are computed when it is applied; thesis §7.5.1, Eq. 7.9.
 
-    Applying writes round(float32(weight) + delta) and keeps the weights it displaces; `tensors` (the task head) replace
-    the model's, as in a sparse delta.
+    Applying it writes round(float32(weight) + delta) and saves the displaced weights. The fully trained `tensors` (the
+    task head) replace the model's tensors, as in a `SparseDelta`.
     """
 
     tensors: dict[str, Tensor]
 
     @abstractmethod
     def deltas(self, targets: Mapping[str, Tensor]) -> Mapping[str, Any]:
-        """Name -> what forms the float32 delta of that weight, given the weight."""
+        """Returns name -> a function that computes the float32 delta of a weight from the weight."""
 
     @abstractmethod
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name -> shape of every tensor that the module changes."""
+        """Returns name -> shape of every weight that the module changes by a delta."""
 
     def check(self, model: nn.Module) -> None:
         self._targets(model)
@@ -35,12 +35,12 @@ class _FullDeltas(ModuleArtefact):
     @torch.no_grad()
     def write_into(self, model: nn.Module) -> Undo:
         targets = self._targets(model)
-        saved = {name: weight.detach().clone() for name, weight in targets.items()}
+        displaced = {name: weight.detach().clone() for name, weight in targets.items()}
 
         @torch.no_grad()
         def undo() -> None:
             for name, weight in targets.items():
-                weight.copy_(saved[name])
+                weight.copy_(displaced[name])
 
         for name, form in self.deltas(targets).items():
             wide = torch.promote_types(targets[name].dtype, torch.float32)
@@ -50,29 +50,31 @@ class _FullDeltas(ModuleArtefact):
         return undo
 
     def _targets(self, model: nn.Module) -> dict[str, Tensor]:
-        available = named_tensors(model)
+        model_tensors = named_tensors(model)
         shapes = self.shapes() | {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
         faults = [
             f"the model has no tensor {name!r}"
-            if name not in available
-            else f"{name!r} has shape {shape}, the model's has {tuple(available[name].shape)}"
+            if name not in model_tensors
+            else f"{name!r} has shape {shape}, the model's tensor has {tuple(model_tensors[name].shape)}"
             for name, shape in shapes.items()
-            if name not in available or tuple(available[name].shape) != shape
+            if name not in model_tensors or tuple(model_tensors[name].shape) != shape
         ]
         if faults:
             more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
             raise ValueError(f"{self.header} does not fit the model: {faults[0]}{more}")
-        return {name: available[name] for name in shapes}
+        return {name: model_tensors[name] for name in shapes}
 
 
 class LowRankDelta(_FullDeltas):
-    """LoRA (Hu et al., 2022): the delta of a weight (out, in) is scale * B A.
+    """A module of LoRA (Hu et al., 2022): the delta of a weight (out, in) is scale * B A.
 
     Args:
-        header: with kind "low_rank".
-        factors: name of the weight -> (A of (rank, in), B of (out, rank)).
-        scale: alpha / rank.
-        tensors: name -> tensor stored whole.
+        header: of kind "low_rank".
+        factors: name of the weight -> A (rank, in) and B (out, rank).
+        scale: alpha / rank, finite.
+        tensors: name -> fully trained tensor.
+    Raises:
+        ValueError: the header's kind is wrong, the scale is not finite, or two factors have no product.
     """
 
     kind: ClassVar[str] = "low_rank"
@@ -89,13 +91,16 @@ class LowRankDelta(_FullDeltas):
             raise ValueError(f"scale={scale}: must be finite")
         for name, (a, b) in factors.items():
             if a.dim() != 2 or b.dim() != 2 or a.shape[0] != b.shape[1]:
-                raise ValueError(f"{name!r}: A {tuple(a.shape)} and B {tuple(b.shape)} are no factors of a matrix")
+                raise ValueError(
+                    f"{name!r} has factors A of shape {tuple(a.shape)} and B of {tuple(b.shape)}: they must be "
+                    "(rank, in) and (out, rank)"
+                )
         self.header, self.scale = header, scale
         self.factors = {name: (a.detach(), b.detach()) for name, (a, b) in factors.items()}
         self.tensors = {name: tensor.detach() for name, tensor in (tensors or {}).items()}
 
     def __repr__(self) -> str:
-        return f"<{self.header}: {len(self.factors)} weights, {len(self.tensors)} whole>"
+        return f"<{self.header}: {len(self.factors)} weights, {len(self.tensors)} fully trained tensors>"
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: (b.shape[0], a.shape[1]) for name, (a, b) in self.factors.items()}
@@ -107,7 +112,7 @@ class LowRankDelta(_FullDeltas):
         return {name: form(a, b) for name, (a, b) in self.factors.items()}
 
     def to_tensors(self, value_dtype: torch.dtype | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Layout: the scale; tensors `a:<name>`, `b:<name>`, `whole:<name>`."""
+        """Returns layout and tensors. The layout is the scale; the tensors are `a:NAME`, `b:NAME` and `whole:NAME`."""
         tensors = {f"whole:{name}": tensor for name, tensor in self.tensors.items()}
         for name, (a, b) in self.factors.items():
             tensors[f"a:{name}"], tensors[f"b:{name}"] = (
@@ -117,21 +122,24 @@ class LowRankDelta(_FullDeltas):
 
     @classmethod
     def from_tensors(cls, header: ModuleHeader, layout: Mapping[str, Any], tensors: dict[str, Tensor]) -> Self:
-        parts = _by_role(tensors, ("a", "b", "whole"))
+        parts = _group_by_role(tensors, ("a", "b", "whole"))
         factors = {name: (a, parts["b"][name]) for name, a in parts["a"].items()}
         return cls(header, factors, float(layout["scale"]), parts["whole"])
 
 
 class Rescaling(_FullDeltas):
-    """(IA)^3 (Liu et al., 2022): weights and biases multiplied by a vector along one dimension.
+    """A module of (IA)^3 (Liu et al., 2022): it multiplies weights and biases by a vector along one dimension.
 
-    The delta of W is W (l - 1): of the weight as it stands when the module is applied, so several multiply.
+    The delta of W is W (l - 1), computed from the weight at the time of applying; so the factors of several modules
+    multiply.
 
     Args:
-        header: with kind "rescaling".
-        factors: name of a weight or bias -> factor of a shape that broadcasts to it.
-        sizes: name -> shape of the tensor.
-        tensors: name -> tensor stored whole.
+        header: of kind "rescaling".
+        factors: name of a weight or bias -> factor, of a shape that broadcasts to it.
+        sizes: name -> shape of the weight or bias.
+        tensors: name -> fully trained tensor.
+    Raises:
+        ValueError: the header's kind is wrong, or a factor does not broadcast to its tensor.
     """
 
     kind: ClassVar[str] = "rescaling"
@@ -147,14 +155,16 @@ class Rescaling(_FullDeltas):
         for name, factor in factors.items():
             size = tuple(sizes[name])
             if factor.dim() != len(size) or any(f not in (1, n) for f, n in zip(factor.shape, size, strict=True)):
-                raise ValueError(f"{name!r}: a factor of shape {tuple(factor.shape)} for {size}")
+                raise ValueError(
+                    f"{name!r} has shape {size}, to which its factor of shape {tuple(factor.shape)} does not broadcast"
+                )
         self.header = header
         self.factors = {name: factor.detach() for name, factor in factors.items()}
         self._sizes = {name: tuple(size) for name, size in sizes.items()}
         self.tensors = {name: tensor.detach() for name, tensor in (tensors or {}).items()}
 
     def __repr__(self) -> str:
-        return f"<{self.header}: {len(self.factors)} tensors rescaled, {len(self.tensors)} whole>"
+        return f"<{self.header}: {len(self.factors)} rescaled tensors, {len(self.tensors)} fully trained tensors>"
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return dict(self._sizes)
@@ -166,7 +176,7 @@ class Rescaling(_FullDeltas):
         return {name: form(factor) for name, factor in self.factors.items()}
 
     def to_tensors(self, value_dtype: torch.dtype | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Layout: name -> shape; tensors `factor:<name>`, `whole:<name>`."""
+        """Returns layout and tensors. The layout is name -> shape; the tensors are `factor:NAME` and `whole:NAME`."""
         tensors = {f"whole:{name}": tensor for name, tensor in self.tensors.items()}
         for name, factor in self.factors.items():
             tensors[f"factor:{name}"] = factor if value_dtype is None else factor.to(value_dtype)
@@ -174,22 +184,22 @@ class Rescaling(_FullDeltas):
 
     @classmethod
     def from_tensors(cls, header: ModuleHeader, layout: Mapping[str, Any], tensors: dict[str, Tensor]) -> Self:
-        parts = _by_role(tensors, ("factor", "whole"))
+        parts = _group_by_role(tensors, ("factor", "whole"))
         sizes = {name: tuple(size) for name, size in layout["sizes"].items()}
         return cls(header, parts["factor"], sizes, parts["whole"])
 
 
 def _check_kind(header: ModuleHeader, kind: str) -> None:
     if header.kind != kind:
-        raise ValueError(f"kind={header.kind!r}: the header of this module must say {kind!r}")
+        raise ValueError(f"kind={header.kind!r}: the header of this module must have kind {kind!r}")
 
 
-def _by_role(tensors: Mapping[str, Tensor], roles: tuple[str, ...]) -> dict[str, dict[str, Tensor]]:
-    """Takes `role:name` apart."""
+def _group_by_role(tensors: Mapping[str, Tensor], roles: tuple[str, ...]) -> dict[str, dict[str, Tensor]]:
+    """Groups tensors with names `role:name` by their role; returns role -> name -> tensor."""
     parts: dict[str, dict[str, Tensor]] = {role: {} for role in roles}
     for key, tensor in tensors.items():
         role, _, name = key.partition(":")
         if role not in parts:
-            raise ValueError(f"unexpected tensor {key!r}")
+            raise ValueError(f"tensor {key!r} is unknown: names must begin with one of {', '.join(roles)}")
         parts[role][name] = tensor
     return parts

@@ -1,8 +1,8 @@
-"""One module on disk: a safetensors file with a JSON header and a checksum. Nothing in it is ever executed.
+"""The file of a module: a safetensors file with a JSON header and a checksum. Nothing in it is ever executed.
 
 Layout: a plain safetensors file whose `__metadata__` has the single key `xlt`, a JSON object. Its key `checksum` is
 a blake2b digest of everything else: the rest of that object and the name, dtype, shape and bytes of every tensor. A
-file that was truncated, or in which any bit flipped, therefore either still says the same or is refused.
+file that was truncated or in which a bit changed is therefore refused, unless its content is still the same.
 """
 
 import hashlib
@@ -20,11 +20,11 @@ import torch
 _METADATA_KEY = "xlt"
 _CHECKSUM_KEY = "checksum"
 _DIGEST_BYTES = 32
-_WANTED = "expected a module file written by xlt"
+_EXPECTATION = "expected a module file written by xlt"
 
 
 class ModuleFileError(ValueError):
-    """A module file cannot be used. The message is one line: the file, what is wrong, what would be right."""
+    """A module file cannot be used. The message is one line with the file, the fault and what would be right."""
 
     def __init__(self, path: str | os.PathLike[str], fault: str) -> None:
         super().__init__(f"{os.fspath(path)}: {' '.join(fault.split())}")
@@ -35,8 +35,8 @@ def write_module_file(
 ) -> None:
     """Writes a module file atomically: a reader sees the old file or the new one, never a part.
 
-    The bytes go to a temporary file in the same folder, reach the disk, and only then take the name. When anything
-    fails, the temporary file is removed and an older file of that name is left as it was.
+    The bytes go to a temporary file in the same folder, which is renamed when they have reached the disk. If anything
+    fails, the temporary file is removed, and an older file of that name stays as it was.
 
     Args:
         path: the file to write; its folder must exist.
@@ -47,13 +47,13 @@ def write_module_file(
         OSError: the file cannot be written.
     """
     path = Path(path)
-    stored = _storable(tensors)
+    stored = _to_safetensors_input(tensors)
     text = _json_text({**header, _CHECKSUM_KEY: _checksum(header, stored)})
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
         _write_durably(temporary, stored, {_METADATA_KEY: text})
         temporary.replace(path)
-    except safetensors.SafetensorError as error:  # the library's own type, for a full disk too
+    except safetensors.SafetensorError as error:  # safetensors raises this type for a full disk, too
         temporary.unlink(missing_ok=True)
         raise OSError(f"{path}: cannot be written ({error})") from error
     except BaseException:
@@ -68,62 +68,64 @@ def read_module_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict
     Returns:
         The header, without its checksum, and name -> tensor on the CPU, owned by the caller.
     Raises:
-        ModuleFileError: missing, not a file, empty, a pickle, truncated, changed, or not a module of xlt.
+        ModuleFileError: the file is missing, empty, a folder, a pickle, truncated, changed, or no module of xlt.
     """
     data = _read_bytes(path)
     try:
         tensors = safetensors.torch.load(data)
         metadata = _metadata(data)
-    except Exception as error:  # the library raises its own type, and a dozen others for odd headers
-        raise ModuleFileError(path, _diagnosis(data, error)) from error
+    except Exception as error:  # safetensors raises its own type, and a dozen others for unusual headers
+        raise ModuleFileError(path, _diagnose(data, error)) from error
     if not isinstance(metadata, dict) or _METADATA_KEY not in metadata:
-        raise ModuleFileError(path, f"is a safetensors file without the header of a module; {_WANTED}")
+        raise ModuleFileError(path, f"is a safetensors file without the header of a module; {_EXPECTATION}")
     try:
         header = json.loads(metadata[_METADATA_KEY])
-        found = header.pop(_CHECKSUM_KEY)
+        checksum = header.pop(_CHECKSUM_KEY)
         expected = _checksum(header, tensors)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModuleFileError(path, "its module header is damaged; copy or train the module again") from error
-    if found != expected:
-        raise ModuleFileError(path, "its checksum does not match, the file was changed; copy or train the module again")
+    if checksum != expected:
+        raise ModuleFileError(
+            path, "its checksum does not match, so the file was changed; copy or train the module again"
+        )
     return header, tensors
 
 
 def _read_bytes(path: str | os.PathLike[str]) -> bytes:
     if Path(path).is_dir():
-        raise ModuleFileError(path, f"is a folder; {_WANTED}, give the file in it")
+        raise ModuleFileError(path, f"is a folder; {_EXPECTATION}: give the file in the folder")
     try:
         data = Path(path).read_bytes()
     except FileNotFoundError as error:
-        raise ModuleFileError(path, f"no such file; {_WANTED}") from error
+        raise ModuleFileError(path, f"there is no such file; {_EXPECTATION}") from error
     except OSError as error:
-        raise ModuleFileError(path, f"cannot be read ({error.strerror}); {_WANTED}") from error
+        raise ModuleFileError(path, f"cannot be read ({error.strerror}); {_EXPECTATION}") from error
     if not data:
-        raise ModuleFileError(path, f"is empty; {_WANTED}")
+        raise ModuleFileError(path, f"is empty; {_EXPECTATION}")
     return data
 
 
 def _metadata(data: bytes) -> Any:
-    """The `__metadata__` of safetensors bytes that the library has accepted."""
+    """Returns the `__metadata__` of bytes that safetensors has accepted."""
     length = int.from_bytes(data[:8], "little")
     return json.loads(data[8 : 8 + length]).get("__metadata__")
 
 
-def _diagnosis(data: bytes, error: Exception) -> str:
-    """What a file that is no safetensors file most likely is.
+def _diagnose(data: bytes, error: Exception) -> str:
+    """Says what a file that is no safetensors file most likely is.
 
-    Asked only after parsing has failed: the length field of a good file may begin like a pickle.
+    It must be called only after parsing has failed, because a valid file's length field may begin like a pickle.
     """
-    zipped = data[:4] == b"PK\x03\x04"
-    pickled = data[:1] == b"\x80" and data[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
-    if zipped or pickled:
-        what = "a zip archive as torch.save writes it" if zipped else "a pickle"
-        return f"is {what}, which is never unpickled; {_WANTED}, or import a composable-sft file first"
-    return f"is truncated, damaged, or not a safetensors file ({error}); {_WANTED}"
+    is_zip = data[:4] == b"PK\x03\x04"
+    is_pickle = data[:1] == b"\x80" and data[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+    if is_zip or is_pickle:
+        kind = "a zip archive as torch.save writes it" if is_zip else "a pickle"
+        return f"is {kind}, which is never unpickled; {_EXPECTATION}, or import a composable-sft file first"
+    return f"is truncated, damaged, or not a safetensors file ({error}); {_EXPECTATION}"
 
 
-def _storable(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Contiguous CPU tensors, each with memory of its own, as safetensors wants them."""
+def _to_safetensors_input(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies tensors to what safetensors requires: contiguous, on the CPU, and without shared memory."""
     stored: dict[str, torch.Tensor] = {}
     storages: set[int] = set()
     for name, tensor in tensors.items():
@@ -147,7 +149,7 @@ def _checksum(header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) ->
 
 
 def _json_text(value: Any) -> str:
-    """Canonical JSON: one text for one value."""
+    """Returns canonical JSON, in which equal values have the same text."""
     try:
         return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError) as error:
@@ -161,7 +163,7 @@ def _write_durably(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes the new name itself survive a power cut (POSIX; elsewhere a folder cannot be opened)."""
+    """Makes sure that the file's new name survives a power cut (POSIX only; elsewhere a folder cannot be opened)."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:

@@ -1,37 +1,53 @@
-"""The modules that are in a model at the moment, in the order in which they were written into it."""
+"""The stack of modules that are active in a model."""
 
 import dataclasses
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from torch import nn
 
-from xlt.modules.artefact import ModuleArtefact, Undo
+Undo = Callable[[], None]
+"""A function that removes one application of a module from the model, bit for bit."""
+
+
+class StackableModule(Protocol):
+    """What the stack needs of a module: a name for messages, a check, and writing. `ModuleArtefact` has all three."""
+
+    @property
+    def header(self) -> object: ...
+
+    def check(self, model: nn.Module) -> None: ...
+
+    def write_into(self, model: nn.Module) -> Undo: ...
 
 
 @dataclasses.dataclass(frozen=True)
-class _Applied:
-    module: ModuleArtefact
+class _Layer:
+    """One active module, and the function that removes it."""
+
+    module: StackableModule
     undo: Undo
 
 
-_APPLIED: "weakref.WeakKeyDictionary[nn.Module, list[_Applied]]" = weakref.WeakKeyDictionary()
-"""One list per model, shared by every ModuleStack over it, so that two callers cannot undo each other's writes."""
+_LAYERS: "weakref.WeakKeyDictionary[nn.Module, list[_Layer]]" = weakref.WeakKeyDictionary()
+"""One list per model, which all its ModuleStacks share, so that no caller undoes the writes of another."""
 
 
 class ModuleStack:
-    """Applies and removes modules of one model, in any order, restoring its weights bit for bit.
+    """The modules that are active in one model, in the order in which they were written.
 
-    Each module saves the values it displaces; removing it puts them back, nothing is ever subtracted. A module is
-    removed from the middle by unwinding those above it and writing them again, so the model's weights are always
-    those of the base with the `active` modules written into it in their order. With overlapping modules that order
-    shows in the last bit (each write rounds once), so it is part of what `set` compares. Put first what changes
-    least often: `set` unwinds only from the first difference on.
+    The stack applies and removes modules in any order and restores the model's weights bit for bit. Each module saves
+    the values that it displaces, and removing the module puts these back; nothing is ever subtracted. To remove a
+    module from the middle, the stack removes those above it and writes them again. The weights are therefore always
+    those of the base model with the `active` modules written into it in their order. This order matters in the last
+    bit where modules overlap, because each write rounds once, so `set` compares it too. `set` rewrites the modules
+    from the first difference on: put first those that change least often.
 
-    Every ModuleStack over the same model object sees the same modules. What is not seen: a change of the weights
-    by somebody else while modules are active (training, loading a state dict). It is kept where no active module
-    writes, and lost where one does, as soon as that module is removed. A `copy.deepcopy` of the model is a new
-    model to this class, whose base weights are the sum.
+    All ModuleStacks over one model object have the same modules. The stack does not notice when other code changes
+    weights while modules are active (training, loading a state dict). Such a change stays where no active module
+    writes; elsewhere it is lost as soon as that module is removed. A `copy.deepcopy` of the model is a new model for
+    this class: its base weights include the active modules.
 
     Args:
         model: any module; the names in the modules are those of its `named_parameters`.
@@ -39,49 +55,51 @@ class ModuleStack:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._applied = _APPLIED.setdefault(model, [])
+        self._layers = _LAYERS.setdefault(model, [])
 
     @property
-    def active(self) -> tuple[ModuleArtefact, ...]:
-        """The modules in the model, the first written first."""
-        return tuple(applied.module for applied in self._applied)
+    def active(self) -> tuple[StackableModule, ...]:
+        """The active modules; the first is the one written first."""
+        return tuple(layer.module for layer in self._layers)
 
-    def apply(self, module: ModuleArtefact) -> None:
+    def apply(self, module: StackableModule) -> None:
         """Writes `module` on top of the active ones.
 
         Raises:
-            ValueError: it does not fit the model, or is active already; nothing is changed.
+            ValueError: it does not fit the model or is already active; nothing is changed.
         """
         self.set((*self.active, module))
 
-    def remove(self, module: ModuleArtefact) -> None:
-        """Takes `module` out, wherever it is in the stack; the others stay in their order.
+    def remove(self, module: StackableModule) -> None:
+        """Removes `module`, wherever it is in the stack; the others keep their order.
 
         Raises:
             ValueError: it is not active.
         """
         if not any(active is module for active in self.active):
-            raise ValueError(f"{module.header} is not active in this model")
+            raise ValueError(f"{module.header} is not active in this model, so it cannot be removed")
         self.set([active for active in self.active if active is not module])
 
-    def set(self, modules: Sequence[ModuleArtefact]) -> None:
-        """Makes `modules`, in this order, the active ones. Does nothing if they are.
+    def set(self, modules: Sequence[StackableModule]) -> None:
+        """Makes exactly `modules` active, in this order; does nothing if they already are.
 
         Raises:
-            ValueError: one of them does not fit the model, or is named twice; nothing is changed.
+            ValueError: one of them does not fit the model or is listed twice; nothing is changed.
         """
         if len({id(module) for module in modules}) < len(modules):
-            raise ValueError(f"a module can be active once only: {', '.join(str(m.header) for m in modules)}")
+            raise ValueError(
+                f"a module is listed twice, but can be active only once: {', '.join(str(m.header) for m in modules)}"
+            )
         active = self.active
-        kept = 0
-        while kept < min(len(active), len(modules)) and active[kept] is modules[kept]:
-            kept += 1
-        known = {id(module) for module in active}
-        for module in modules[kept:]:
-            if id(module) not in known:
+        unchanged = 0
+        while unchanged < min(len(active), len(modules)) and active[unchanged] is modules[unchanged]:
+            unchanged += 1
+        active_ids = {id(module) for module in active}
+        for module in modules[unchanged:]:
+            if id(module) not in active_ids:
                 module.check(self._model)
-        while len(self._applied) > kept:
-            self._applied[-1].undo()
-            self._applied.pop()
-        for module in modules[kept:]:
-            self._applied.append(_Applied(module, module.write_into(self._model)))
+        while len(self._layers) > unchanged:
+            self._layers[-1].undo()
+            self._layers.pop()
+        for module in modules[unchanged:]:
+            self._layers.append(_Layer(module, module.write_into(self._model)))

@@ -1,11 +1,11 @@
-"""What `torch.save` wrote, read without running it.
+"""Reads files of `torch.save` without running them.
 
-Since torch 1.6 the file is a zip archive: a pickle (`data.pkl`) and one raw file per tensor storage. Before, it was a
-row of pickles (a magic number, the protocol, the machine, the content, the storages' keys) and then the storages, each
-as its number of entries (int64) and its bytes.
+Since torch 1.6 such a file is a zip archive: a pickle (`data.pkl`) and one raw file per tensor storage. Before, it was
+a sequence of pickles (a magic number, the protocol, the machine, the content, the storages' keys) followed by the
+storages, each as its number of entries (int64) and its bytes.
 
-A pickle is a program. These are read by an unpickler that builds lists, dicts, numbers and strings and knows seven
-names besides, each replaced by an inert stand-in; any other name stops it.
+A pickle is a program. The unpickler here builds lists, dicts, numbers and strings. Besides these it knows the few names
+in `_ADMITTED`, each replaced by a harmless function; it stops at any other name.
 """
 
 import dataclasses
@@ -32,12 +32,14 @@ _STORAGE_DTYPES = {
 
 
 def read_archive(data: bytes) -> object:
-    """The content of a zip archive of `torch.save`, with `StoredTensor` in place of tensors.
+    """Reads a zip archive of `torch.save`; the result has a `StoredTensor` in place of each tensor.
 
+    Args:
+        data: the bytes of the file.
     Raises:
-        ValueError: not such an archive, or damaged.
-        pickle.UnpicklingError: it asks for anything but tensors and integers; nothing has been run.
-        Exception: other types of `pickle` and `zipfile`, for damaged ones.
+        ValueError: the file is damaged or no such archive.
+        pickle.UnpicklingError: it asks for more than tensors and integers; nothing has been run.
+        Exception: of other types from `pickle` and `zipfile`, for damaged files.
     """
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
@@ -60,7 +62,7 @@ def read_archive(data: bytes) -> object:
 
 
 def read_legacy_archive(data: bytes) -> object:
-    """The content of a file that `torch.save` wrote before torch 1.6; otherwise as `read_archive`."""
+    """Reads a file that `torch.save` wrote before torch 1.6; arguments and results are those of `read_archive`."""
     if not data.startswith(_LEGACY_START):
         raise ValueError("is truncated or not a file of torch.save")
     stream = io.BytesIO(data)
@@ -68,7 +70,7 @@ def read_legacy_archive(data: bytes) -> object:
     storages: dict[str, bytes] = {}
     protocol, machine = (_Unpickler(stream, storages).load() for _ in range(2))
     if protocol != _LEGACY_PROTOCOL or not isinstance(machine, dict):
-        raise ValueError(f"has protocol {protocol!r} of torch.save; {_LEGACY_PROTOCOL} is known")
+        raise ValueError(f"has protocol {protocol!r} of torch.save; only {_LEGACY_PROTOCOL} is supported")
     if not machine.get("little_endian", True):
         raise ValueError("was written on a big-endian machine")
     unpickler = _Unpickler(stream, storages)
@@ -87,7 +89,7 @@ def read_legacy_archive(data: bytes) -> object:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Storage:
-    """A storage by its key; `storages` may be filled after the pickle has been read."""
+    """A reference to a storage by its key; `storages` may be filled after the pickle has been read."""
 
     dtype: torch.dtype
     key: str
@@ -110,10 +112,10 @@ class StoredTensor:
     strides: tuple[int, ...]
 
     def read(self) -> torch.Tensor:
-        """The tensor, on the CPU, contiguous, with memory of its own.
+        """Returns the tensor, on the CPU, contiguous, in memory of its own.
 
         Raises:
-            ValueError: it has more entries than its storage, or reaches beyond it.
+            ValueError: the tensor has more entries than its storage, or reaches beyond it.
         """
         data = self.storage.data
         numel = len(data) // self.storage.dtype.itemsize
@@ -125,7 +127,7 @@ class StoredTensor:
         last = self.offset + sum((side - 1) * stride for side, stride in zip(self.shape, self.strides, strict=True))
         if last >= numel:
             raise ValueError(f"a tensor reaches to entry {last} of a storage of {numel}")
-        if math.prod(self.shape) > numel:  # strides of 0: a few bytes would become any amount of memory
+        if math.prod(self.shape) > numel:  # with strides of 0 a few bytes could fill the memory
             raise ValueError(f"a tensor of shape {self.shape} has more entries than its storage of {numel}")
         flat = torch.frombuffer(bytearray(data), dtype=self.storage.dtype)
         return flat.as_strided(self.shape, self.strides, self.offset).contiguous()
@@ -155,7 +157,7 @@ class _Integer:
 
 
 class _StandIn:
-    """What the unpickler gives for an admitted name: it can be called, and nothing on it can be set."""
+    """The object that the unpickler returns for an admitted name: it can be called, but not changed."""
 
     __slots__ = ("_function",)
 
@@ -166,10 +168,10 @@ class _StandIn:
         return self._function(*args)
 
     def __setstate__(self, state: object) -> None:
-        raise pickle.UnpicklingError("changes a function")
+        raise pickle.UnpicklingError("changes a function, which such a file does not need")
 
 
-def _rebuilt_tensor(storage: object, offset: Any, size: Any, stride: Any, *_: object) -> StoredTensor:
+def _rebuild_tensor(storage: object, offset: Any, size: Any, stride: Any, *_: object) -> StoredTensor:
     if not isinstance(storage, _Storage):
         raise pickle.UnpicklingError("has a tensor without a storage")
     return StoredTensor(storage, offset, tuple(size), tuple(stride))
@@ -182,7 +184,7 @@ def _scalar(dtype: object, data: object) -> int:
 
 
 def _latin1(text: object, encoding: object = "latin1") -> bytes:
-    """Bytes in pickle protocol 2 are text, encoded."""
+    """Decodes the bytes of a pickle of protocol 2, which stores them as text."""
     if not isinstance(text, str) or encoding != "latin1":
         raise pickle.UnpicklingError("has bytes in an unknown coding")
     return text.encode("latin1")
@@ -191,7 +193,7 @@ def _latin1(text: object, encoding: object = "latin1") -> bytes:
 _ADMITTED: dict[tuple[str, str], Callable[..., object]] = {
     ("collections", "OrderedDict"): dict,
     ("torch", "Size"): tuple,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuilt_tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
     ("numpy", "dtype"): _Integer,
     ("numpy.core.multiarray", "scalar"): _scalar,
@@ -204,7 +206,7 @@ class _Unpickler(pickle.Unpickler):
     """Reads one pickle of a stream.
 
     Attributes:
-        dtypes: of the storages it refers to, by key.
+        dtypes: key -> dtype of the storages to which the pickle refers.
     """
 
     def __init__(self, stream: io.BytesIO, storages: Mapping[str, bytes]) -> None:
@@ -221,7 +223,7 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> _Storage:
         match pid:
-            # the legacy format has a sixth part, which is something only for a view of another storage
+            # the legacy format has a sixth part, which is empty unless the storage is a view of another
             case ("storage", torch.dtype() as dtype, str(key), _, int(), *view) if view in ([], [None]):
                 self.dtypes[key] = dtype
                 return _Storage(dtype, key, self._storages)

@@ -174,7 +174,7 @@ class _Writes(Method):
         under = 0 if base is None else base[NAME]
         self.weight.data.view(-1)[self.indices] = self.value + under
 
-    def rewritten(self) -> dict[str, Tensor]:
+    def written_entries(self) -> dict[str, Tensor]:
         return {NAME: self.indices}
 
     def export(self, model: Any, header: Any) -> Any: ...
@@ -183,7 +183,7 @@ class _Writes(Method):
 def test_a_method_whose_entries_may_change_switches_in_place(make_model, make_task, modules) -> None:
     model = make_model(make_task("tagging"))
     method = _Writes(dict(model.named_parameters())[NAME], torch.tensor([0]))
-    method.rewritten = lambda: None  # type: ignore[method-assign]
+    method.written_entries = lambda: None  # type: ignore[method-assign]
     activation = LanguageActivation(model, modules, ["eng", "deu"])
     activation.begin(method)
     activation.enter("eng")

@@ -58,5 +58,5 @@ def test_a_model_without_biases_is_refused(make_method) -> None:
 
     model = TransferModel(Bare(), None, "none", "bare")
     method = make_method("bitfit")
-    with pytest.raises(ValueError, match="method=bitfit: bare has no bias terms"):
+    with pytest.raises(ValueError, match=r"method=bitfit.*bare"):
         method.attach(model, method.phases(Budget(1, 1.0, 1, 1.0))[0], Setting(False, lambda *_: stream(0)))

@@ -60,9 +60,9 @@ def test_every_batch_trains_the_generator_through_its_own_language(make_method, 
     def check(model, batch, of_task):
         result = loss(model, batch, of_task)
         expected = method._network(method._typology.vectors([heard[-1]])[0])
-        for found, wanted in zip(method._made, expected, strict=True):
+        for found, wanted in zip(method._projections, expected, strict=True):
             assert torch.equal(found[0], wanted[0]) and torch.equal(found[1], wanted[1])
-        assert all(made.requires_grad for pair in method._made for made in pair)
+        assert all(made.requires_grad for pair in method._projections for made in pair)
         return result
 
     method.language, method.loss = listen, check
@@ -112,23 +112,23 @@ def test_an_adapter_is_fine_tuned_from_what_a_generator_makes(
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["method.leave_out_last=1"], r"has 2 adapters, at other places than the 1 of this run"),
-        (["method.reduction_factor=4"], r"the adapter at .* is of another size; check train.reduction_factor"),
+        (["method.leave_out_last=1"], r"\b2 adapters .*\b1 of this run.*method.leave_out_last"),
+        (["method.reduction_factor=4"], r"the adapter at .* size.*reduction_factor"),
         (["method.activation=gelu"], r"the adapter at .* has another activation; check method.activation"),
         (
             ["method.invertible=true"],
-            r"method.invertible=True does not go with <adapter module \(.*language=sme\)",
+            r"method.invertible=True .*<adapter module \(.*language=sme\)",
         ),
     ],
 )
-def test_what_does_not_fit_the_run_is_no_start(
+def test_a_start_module_that_does_not_fit_the_run_is_refused(
     words: list[str], message: str, make_method, make_trainer, module_header, tmp_path: Path
 ) -> None:
     trainer = make_trainer(make_method("mad_g"), "mlm", languages=LANGUAGES)
     trainer.train(tmp_path / "generator", Silence())
     generator = trainer.method.export(trainer.model, module_header())
     other = make_trainer(make_method("pfeiffer", *words), "mlm")
-    with pytest.raises(ValueError, match="is no adapter, and method pfeiffer begins with one"):
+    with pytest.raises(ValueError, match="pfeiffer"):
         other.method.start_from(generator)
     other.method.start_from(generator.for_language("sme"))
     with pytest.raises(ValueError, match=message):

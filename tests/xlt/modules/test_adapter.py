@@ -285,23 +285,23 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(tmp_path: Path) -> Non
     model = _model("bert")
     plain = _hidden(model)
     faulty = {
-        "there is no backbone.layers.0": _module(_model("llama"), 1, language=None),
-        "made for hidden size 8, not 12": Adapter(
+        r"backbone\.layers\.0": _module(_model("llama"), 1, language=None),
+        "hidden size 8.*12": Adapter(
             _module(model, 1, language=None).header,
             {"backbone.encoder.layer.0.output.LayerNorm": _adapter(1, size=8)},
             {"backbone.encoder.layer.0.output.LayerNorm": "norm"},
         ),
-        "'head.weight' is not there": _module(model, 1, language=None, whole={"head.weight": torch.zeros(2)}),
+        r"'head\.weight'": _module(model, 1, language=None, whole={"head.weight": torch.zeros(2)}),
     }
-    for said, module in faulty.items():
-        with pytest.raises(ValueError, match=said):
+    for message, module in faulty.items():
+        with pytest.raises(ValueError, match=message):
             module.apply(model)
     assert torch.equal(_hidden(model), plain)
     with pytest.raises(ValueError, match="placements"):
         Adapter(_module(model, 1, language=None).header, {"a": _adapter(1)}, {"a": "beside"})
     with pytest.raises(ValueError, match="ends"):
         Adapter(_module(model, 1, language=None).header, {}, {}, InvertibleAdapter(4, (1, 1), "relu"))
-    with pytest.raises(ValueError, match="must say 'adapter'"):
+    with pytest.raises(ValueError, match="'adapter'"):
         Adapter(ModuleHeader(kind="sparse_delta", method="m", base_model="b", base_hash="h"), {}, {})
     module = _module(model, 1, language="fao")
     layout, tensors = module.to_tensors(None)

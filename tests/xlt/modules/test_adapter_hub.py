@@ -312,27 +312,27 @@ def test_a_malicious_pickle_is_refused_and_never_run(golden: Path, zipped: bool)
         ({"colour": "red"}, "unknown setting colour='red'"),
         ({"original_ln_before": False}, r"original_ln_before=False; supported: Pfeiffer .*, Houlsby"),
         ({"mh_adapter": True}, "mh_adapter=True"),
-        ({"non_linearity": "leakyrelu"}, "non_linearity='leakyrelu'; supported: relu, gelu, swish, silu, tanh"),
+        ({"non_linearity": "leakyrelu"}, r"non_linearity='leakyrelu'.*relu, gelu, swish, silu, tanh"),
         ({"non_linearity": None}, "non_linearity=None"),
         ({"inv_adapter": "glow"}, "invertible adapter of kind 'glow'; supported: 'nice'"),
-        ({"inv_adapter_reduction_factor": None}, "inv_adapter_reduction_factor=None; it must be a number above 0"),
+        ({"inv_adapter_reduction_factor": None}, "inv_adapter_reduction_factor=None"),
         ({"inv_adapter_reduction_factor": 4}, r"F\.0\.weight' as \(2, 4\) of float32; its settings ask for \(1, 4\)"),
-        ({"inv_adapter_reduction_factor": 5}, "inv_adapter_reduction_factor=5 leaves nothing of 4 inputs"),
+        ({"inv_adapter_reduction_factor": 5}, r"inv_adapter_reduction_factor=5\b.* 4 inputs"),
         ({"reduction_factor": 0}, "reduction_factor=0"),
         ({"reduction_factor": True}, "reduction_factor=True"),
-        ({"reduction_factor": {"1": 2}}, "neither block 0 nor 'default'"),
+        ({"reduction_factor": {"1": 2}}, "block 0.*default"),
         ({"reduction_factor": 4}, r"down\.0\.weight' as \(4, 8\) of float32; its settings ask for \(2, 8\)"),
         ({"leave_out": "1"}, "leave_out='1'"),
         ({"leave_out": [1, 7]}, r"leave_out=\[1, 7\], the model in use has blocks 0 to 1"),
         ({"leave_out": [0, 1]}, "every block"),
-        ({"leave_out": []}, "no adapters in block 1, which leave_out does not name"),
-        ({"leave_out": [0]}, "no adapters in block 1, which leave_out does not name"),
+        ({"leave_out": []}, "block 1.*leave_out"),
+        ({"leave_out": [0]}, "block 1.*leave_out"),
         ({"inv_adapter": None}, r"has the tensor 'invertible_adapters\.est\.F.* and 7 more that no setting asks for"),
         ({"invertible_adapter": {"block_type": "nice", "non_linearity": "gelu", "reduction_factor": 2}}, "disagree"),
         ({"invertible_adapter": 3}, "invertible_adapter=3"),
     ],
 )
-def test_a_setting_that_makes_another_network_is_refused_by_name(
+def test_a_setting_of_another_architecture_is_refused_by_name(
     golden: Path, changes: dict[str, Any], fault: str
 ) -> None:
     _change_config(golden, lambda content: content["config"].update(changes))
@@ -342,7 +342,7 @@ def test_a_setting_that_makes_another_network_is_refused_by_name(
 
 
 @pytest.mark.parametrize("absent", ["mh_adapter", "output_adapter", "reduction_factor", "non_linearity"])
-def test_a_setting_without_a_default_is_missed(golden: Path, absent: str) -> None:
+def test_a_missing_setting_without_a_default_is_refused(golden: Path, absent: str) -> None:
     _change_config(golden, lambda content: content["config"].pop(absent))
     with pytest.raises(ModuleFileError, match=rf"has no setting {absent}|{absent}=None"):
         _read(golden)
@@ -356,7 +356,7 @@ def test_a_setting_without_a_default_is_missed(golden: Path, absent: str) -> Non
         ({"name": "a.b"}, r"name='a\.b'"),
         ({"name": None}, "name=None"),
         ({"name": "faroese"}, r"lacks the tensor .*faroese\.adapter_down"),
-        ({"config": None}, "has no object 'config'"),
+        ({"config": None}, "'config'"),
         ({"config": "lora"}, "has config='lora'; supported by name: pfeiffer, "),
     ],
 )
@@ -374,7 +374,7 @@ def test_the_early_gelu_is_another_function(golden: Path) -> None:
     _change_config(golden, lambda content: early(content, "gelu_orig") if "version" in content else None)
     assert {network.activation for network in _read(golden).adapters.values()} == {"gelu"}
     _change_config(golden, lambda content: content["config"].update(non_linearity="gelu", invertible_adapter=None))
-    with pytest.raises(ModuleFileError, match=r"non_linearity='gelu' \(gelu_new today\)"):
+    with pytest.raises(ModuleFileError, match=r"non_linearity='gelu' \(now called gelu_new\)"):
         _read(golden)
 
 
@@ -382,9 +382,9 @@ def test_an_adapter_for_another_number_of_blocks_is_refused(tmp_path: Path) -> N
     large, small = _model(num_hidden_layers=4), _model(num_hidden_layers=2)
     _write(_module(large, sizes=(3,) * 4), tmp_path / "large", large)
     _write(_module(small, sizes=(3,) * 2), tmp_path / "small", small)
-    with pytest.raises(ModuleFileError, match="has adapters in block 3, the model in use has blocks 0 to 1"):
+    with pytest.raises(ModuleFileError, match=r"block 3.*0 to 1"):
         _read(tmp_path / "large", small)
-    with pytest.raises(ModuleFileError, match="has no adapters in block 2, which leave_out does not name"):
+    with pytest.raises(ModuleFileError, match=r"block 2.*leave_out"):
         _read(tmp_path / "small", large)
 
 
@@ -436,7 +436,7 @@ def test_damaged_and_missing_files_are_refused(golden: Path, tmp_path: Path) -> 
         (golden / "pytorch_adapter.bin").write_bytes(changed)
         with pytest.raises(ModuleFileError, match=r"pytorch_adapter\.bin: .*; expected a Pfeiffer or Houlsby adapter"):
             _read(golden)
-    for content, fault in (([1], "not hold a dict"), ({"a": 3}, "'a', which is not a tensor"), ({3: 3}, "holds 3")):
+    for content, fault in (([1], "dict of tensors"), ({"a": 3}, "'a', which is not a tensor"), ({3: 3}, "holds 3")):
         torch.save(content, golden / "pytorch_adapter.bin")
         with pytest.raises(ModuleFileError, match=fault):
             _read(golden)
@@ -450,14 +450,14 @@ def test_a_head_is_left_out_only_when_asked(tmp_path: Path) -> None:
     model = _model()
     plain = _module(model, task="pos")
     module = Adapter(plain.header, plain.adapters, plain.placements, tensors={"head.weight": torch.ones(2, 8)})
-    with pytest.raises(ModuleFileError, match=r"head\.weight and the rest of its head are no part.*without_head=True"):
+    with pytest.raises(ModuleFileError, match=r"head\.weight.*without_head=True"):
         _write(module, tmp_path / "hub", model)
     assert not (tmp_path / "hub").exists()
     _write(module, tmp_path / "hub", model, without_head=True)
     assert _same(_read(tmp_path / "hub", model), plain)
 
 
-def test_a_module_that_no_setting_makes_is_refused(tmp_path: Path) -> None:
+def test_a_module_that_the_format_cannot_express_is_refused(tmp_path: Path) -> None:
     model = _model()
     blocks = find_blocks(model)
     other = BottleneckAdapter(8, 3, "gelu")
@@ -479,7 +479,7 @@ def test_a_module_that_no_setting_makes_is_refused(tmp_path: Path) -> None:
     invertible = InvertibleAdapter(8, (2, 2), "relu")
     refused(plain.adapters, plain.placements, r"is before backbone.*\.1, not", invertible, Ends(blocks[1].path, None))
     unequal, ends = InvertibleAdapter(8, (1, 4), "relu"), Ends(blocks[0].path, None)
-    refused(plain.adapters, plain.placements, "no reduction factor makes inner sizes 1 of 4, 4 of 4", unequal, ends)
+    refused(plain.adapters, plain.placements, "1 of 4, 4 of 4", unequal, ends)
     with pytest.raises(ModuleFileError, match=r"name='a\.b'"):
         _write(plain, tmp_path / "hub", model, name="a.b")
     with pytest.raises(ModuleFileError, match="belongs to base model 'tiny' with hash other"):
@@ -505,10 +505,10 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytes
 def test_nothing_that_is_there_is_overwritten(golden: Path) -> None:
     model = _model()
     before = {path.name: path.read_bytes() for path in golden.iterdir()}
-    with pytest.raises(ModuleFileError, match="is there already and not an empty folder"):
+    with pytest.raises(ModuleFileError, match="not an empty folder"):
         _write(_module(model), golden, model)
     assert {path.name: path.read_bytes() for path in golden.iterdir()} == before
-    with pytest.raises(ModuleFileError, match="is there already and not an empty folder"):
+    with pytest.raises(ModuleFileError, match="not an empty folder"):
         _write(_module(model), golden / "adapter_config.json", model)
     (golden / "empty").mkdir()
     _write(_module(model), golden / "empty", model)
@@ -521,5 +521,5 @@ def test_a_reduction_factor_makes_exactly_the_size_asked_for() -> None:
             assert int(inputs // factor_for([(inputs, inner)])) == inner
     assert factor_for([(768, 48)]) == 16 and isinstance(factor_for([(768, 48)]), int)
     assert factor_for([(384, 192), (385, 192)]) == 2
-    with pytest.raises(ValueError, match="no reduction factor makes inner sizes 1 of 4, 4 of 4"):
+    with pytest.raises(ValueError, match="1 of 4, 4 of 4"):
         factor_for([(4, 1), (4, 4)])

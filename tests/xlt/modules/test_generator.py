@@ -100,13 +100,13 @@ def test_what_it_makes_is_an_ordinary_module(layer_size: int | None, tmp_path: P
 
 def test_a_generator_itself_is_not_applied(tmp_path: Path) -> None:
     generator = _generator(None)
-    with pytest.raises(ValueError, match="makes modules and is none"):
+    with pytest.raises(ValueError, match="for_language"):
         generator.apply(torch.nn.Linear(2, 2))
-    with pytest.raises(ValueError, match="no vector of deu among its 2 languages"):
+    with pytest.raises(ValueError, match=r"\bdeu\b.*\b2\b"):
         generator.for_language("deu")
     with pytest.raises(ValueError, match="languages by features"):
         Generator(generator.header, generator.network, SITES, "relu", generator.features, ["fao"], TABLE)
-    with pytest.raises(ValueError, match="1 sites for a generator of 2"):
+    with pytest.raises(ValueError, match=r"\b1 sites.*\b2\b"):
         Generator(generator.header, generator.network, {"a": "norm"}, "relu", generator.features, ["fao", "sme"], TABLE)
     generator.save(tmp_path / "generator")
     (tmp_path / "generator").write_bytes((tmp_path / "generator").read_bytes()[:-8])

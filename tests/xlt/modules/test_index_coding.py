@@ -48,7 +48,7 @@ def test_no_indices_are_coded_as_nothing() -> None:
 def test_escapes_that_are_missing_or_too_many_are_refused() -> None:
     gaps = torch.tensor([3, 255], dtype=torch.uint8)
     for escapes in ([], [300, 400]):
-        with pytest.raises(ValueError, match="escapes for the 1 marks"):
+        with pytest.raises(ValueError, match="escapes for 1 marks"):
             decode_indices(gaps, torch.tensor(escapes, dtype=torch.int32))
 
 

@@ -98,9 +98,9 @@ def test_what_does_not_fit_is_refused_and_nothing_changes(module_header, bits) -
         with pytest.raises(ValueError, match=message):
             LowRankDelta(header, {name: (a, torch.zeros(5, 2))}, 1.0).apply(model)
     assert bits(model.state_dict()) == before
-    with pytest.raises(ValueError, match="are no factors"):
+    with pytest.raises(ValueError, match=r"\(2, 7\).*\(5, 3\)"):
         LowRankDelta(header, {NAME: (torch.zeros(2, 7), torch.zeros(5, 3))}, 1.0)
-    with pytest.raises(ValueError, match="must say 'rescaling'"):
+    with pytest.raises(ValueError, match="'rescaling'"):
         Rescaling(header, {}, {})
-    with pytest.raises(ValueError, match="a factor of shape"):
+    with pytest.raises(ValueError, match=r"\(5, 7\).*\(6, 1\)"):
         Rescaling(module_header(kind="rescaling"), {NAME: torch.ones(6, 1)}, {NAME: (5, 7)})

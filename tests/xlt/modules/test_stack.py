@@ -109,7 +109,7 @@ def test_a_set_with_one_unfit_module_changes_nothing(
 def test_a_module_is_active_at_most_once_and_removed_only_when_active(model: nn.Module, random_delta: Callable) -> None:
     module, other = random_delta(model, 0), random_delta(model, 1)
     module.apply(model)
-    with pytest.raises(ValueError, match="once only"):
+    with pytest.raises(ValueError, match="twice"):
         module.apply(model)
     with pytest.raises(ValueError, match="not active"):
         other.remove(model)

@@ -1,4 +1,4 @@
-"""Which frozen entries are taken up: SpIEL-AG's estimated gradients, SpIEL-MA's momentum approximation."""
+"""The criteria by which SpIEL grows frozen entries: SpIEL-AG's mean gradients and SpIEL-MA's estimated momentum."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from xlt.methods.sparse import SparseDeltas
 from xlt.methods.spiel.optimisers import AgedAdam, EntryOptimiser, SparseSm3
 
 Draw = Callable[[str], torch.Generator]
-"""A tensor's stream of random numbers for the present update."""
+"""A function that returns a tensor's stream of random numbers for the present update."""
 
 
 class Growth(ABC):
-    """What grows; the method calls the hooks of the same names as its own.
+    """A criterion for growth. The method calls those hooks of it that have the names of the method's own hooks.
 
     Args:
-        deltas: of the model.
+        deltas: the model's trainable deltas.
     """
 
     def __init__(self, deltas: SparseDeltas) -> None:
@@ -30,10 +30,10 @@ class Growth(ABC):
 
     @abstractmethod
     def optimiser(self, head: Mapping[str, nn.Parameter], rate: float, decay: float) -> EntryOptimiser:
-        """The optimiser that this criterion stands on."""
+        """Returns the optimiser on whose state this criterion relies."""
 
     def prepare(self, until_update: int | None, draw: Draw) -> None:  # noqa: B027
-        """Before a step: so many steps follow it up to the next update; None: there will be none."""
+        """Is called before a step; `until_update` steps follow it before the next update, None if there is none."""
 
     def partial_sums(self) -> Iterable[Tensor]:
         return ()
@@ -46,7 +46,12 @@ class Growth(ABC):
 
     @abstractmethod
     def grow(self, name: str, count: int, draw: Draw) -> tuple[Tensor, dict[str, Tensor]]:
-        """At most `count` frozen entries, none of them active before the update, and what their state begins with."""
+        """Chooses the entries of a tensor to grow.
+
+        Returns:
+            (n,) flat indices, n <= count, none of them active before the update; and slot -> (n,) initial values of
+            the optimiser's state of these entries.
+        """
 
     def state(self) -> dict[str, Tensor]:
         return {}
@@ -56,17 +61,17 @@ class Growth(ABC):
 
 
 class GradientGrowth(Growth):
-    """SpIEL-AG: the entries of largest mean gradient over the last gamma steps before the update (§7.3.1, Eq. 7.5).
+    """SpIEL-AG's criterion: the largest mean gradient over the last gamma steps before the update.
 
-    Means are kept for K_i candidates only: the frozen entries of largest gradient in the first of those steps, that of
-    the whole step, over all its micro-batches and processes. A step that comes in parts holds the whole gradient of
-    every tuned tensor meanwhile; a step in one piece never does.
+    Thesis §7.3.1, Eq. 7.5. Means are stored for K_i candidates only. These are the frozen entries with the largest
+    gradient in the first of the gamma steps, summed over all micro-batches and processes of the step. If a step comes
+    in several parts, the whole gradient of every tuned tensor is in memory during that step; otherwise it never is.
 
     Args:
-        deltas: of the model.
-        estimation_steps: gamma.
+        deltas: the model's trainable deltas.
+        estimation_steps: gamma, the number of steps.
         candidates: K_i as a multiple of a tensor's tuned entries, at least 1.
-        in_parts: steps come in several parts.
+        in_parts: whether a step's gradients come in several parts, from micro-batches or processes.
         betas, epsilon: of Adam.
     """
 
@@ -111,19 +116,19 @@ class GradientGrowth(Growth):
                     self.deltas.watch(name, candidates)
         else:
             self._candidates, self._mean, self._square = {}, {}, {}
-            self.deltas.look_away()
+            self.deltas.stop_watching()
 
     def partial_sums(self) -> Iterable[Tensor]:
         if not (self._choosing and self.in_parts):
             return list(self.deltas.watched().values())
-        for name, pattern in self.deltas.patterns.items():  # a process without examples has formed no gradient
+        for name, pattern in self.deltas.patterns.items():  # a process without examples has computed no gradient
             if name not in self._whole:
                 self._whole[name] = self.deltas.deltas[name].new_zeros(pattern.rows, pattern.columns)
         return [self._whole[name] for name in self.deltas.patterns]
 
     def before_step(self) -> None:
         if self._choosing:
-            for name in self.deltas.patterns:  # in one order in all processes
+            for name in self.deltas.patterns:  # the order must be the same in all processes
                 if name in self._whole:
                     self._choose_from(name, self._whole.pop(name))
         elif self._estimating:
@@ -140,9 +145,9 @@ class GradientGrowth(Growth):
 
     @torch.no_grad()
     def grow(self, name: str, count: int, draw: Draw) -> tuple[Tensor, dict[str, Tensor]]:
-        if name not in self._mean:  # it formed no gradient in the step that chose: its layer was not used
-            nothing = self.deltas.deltas[name].new_empty(0)
-            return nothing.long(), self._adam.seeds(nothing, nothing, self.estimation_steps)
+        if name not in self._mean:  # the layer was not used in the step that chose candidates
+            empty = self.deltas.deltas[name].new_empty(0)
+            return empty.long(), self._adam.seeds(empty, empty, self.estimation_steps)
         none = torch.arange(0, device=self._mean[name].device)
         chosen = select_largest(self._mean[name].clone(), min(count, len(self._mean[name])), none, draw(name))
         seeds = self._adam.seeds(self._mean[name][chosen], self._square[name][chosen], self.estimation_steps)
@@ -169,9 +174,12 @@ class GradientGrowth(Growth):
             self._whole[name] = gradient.to(self.deltas.deltas[name].dtype, copy=True)
 
     def _choose_from(self, name: str, gradient: Tensor) -> None:
-        """Takes the candidates, and the first sample of their gradients, from the whole gradient of a step."""
+        """Chooses the candidates by the whole gradient of a step, which is also the first sample of their gradients."""
         if name in self._candidates:
-            raise ValueError(f"{name}: is used twice in a forward pass; give train.micro_batch_size=train.batch_size")
+            raise ValueError(
+                f"method=spiel_ag: the weight {name} is used twice in a forward pass, which needs summed gradients: "
+                "set train.micro_batch_size (the value of train.batch_size is enough)"
+            )
         active = self.deltas.indices[name]
         count = min(round(self.candidates * len(active)), gradient.numel() - len(active))
         chosen = select_largest(gradient, count, active, self._draw(name))
@@ -180,10 +188,12 @@ class GradientGrowth(Growth):
 
 
 class MomentumGrowth(Growth):
-    """SpIEL-MA: the entries of largest r_i c_j, SM3's estimate of their momentum (§7.3.2, Eq. 7.7).
+    """SpIEL-MA's criterion: the largest r_i c_j, which orders entries as SM3's estimate of their momentum does.
+
+    Thesis §7.3.2, Eq. 7.7.
 
     Args:
-        deltas: of the model.
+        deltas: the model's trainable deltas.
         momentum, epsilon: of SM3.
     """
 
@@ -206,7 +216,7 @@ class MomentumGrowth(Growth):
 
     def grow(self, name: str, count: int, draw: Draw) -> tuple[Tensor, dict[str, Tensor]]:
         state, active = self._sm3.state[self.deltas.deltas[name]], self.deltas.indices[name]
-        if not state:  # it has formed no gradient yet: its layer was not used
+        if not state:  # its layer has not been used, so there is no gradient yet
             return active[:0].long(), {}
         count = min(count, len(state["rows"]) * len(state["columns"]) - len(active))
         return outer_topk(state["rows"], state["columns"], count, active, draw(name))[0], {}

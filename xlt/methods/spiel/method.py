@@ -1,4 +1,4 @@
-"""SpIEL: sparse fine-tuning whose entries are dropped and grown as it goes (thesis chapter 7)."""
+"""SpIEL, sparse fine-tuning that drops and grows entries during training (thesis chapter 7)."""
 
 from __future__ import annotations
 
@@ -23,51 +23,59 @@ from xlt.modules import ModuleArtefact, ModuleHeader, SparseDelta
 
 @dataclass
 class SpielConfig:
-    """Sparse fine-tuning with entries that are dropped and grown."""
+    """Settings of SpIEL."""
 
     _target_: str = "xlt.methods.spiel.Spiel"
-    growth: str = key("AG: gradient; MA: momentum", choices=("gradient", "momentum"))
-    density: float | None = key("tuned share; null: as rank says", above=0, high=1, hint="thesis: 0.0024 to 0.023")
-    density_of: str = key("share of the tuned tensors or of the whole model", choices=("tuned", "model"))
-    rank: int | None = key("as many entries as LoRA of this rank has on the same layers; null: as density says", low=1)
-    update_interval: int = key("steps between updates of the entries (S)", low=1)
-    replacement_rate: float = key("initial share of the entries replaced at an update (xi)", low=0, high=1)
-    schedule: str = key("of the replacement rate", choices=("linear", "cosine"))
-    drop_by: str = key("drop the smallest delta, or the one that changed least since the last update",
-                       choices=("value", "change"))  # fmt: skip
-    estimation_steps: int = key("AG: steps over which candidates' gradients are averaged (gamma)", low=1)
-    candidates: float = key("AG: candidates as a multiple of a tensor's tuned entries", low=1)
-    adam_betas: tuple[float, float] = key("AG: decay of the moments")
-    adam_epsilon: float = key("AG: epsilon of Adam", above=0)
-    sm3_momentum: float = key("MA: momentum of SM3; 0: none", low=0, high=1)
-    sm3_epsilon: float = key("MA: epsilon of SM3, under the root", above=0)
+    growth: str = key("how entries to grow are ranked; gradient: SpIEL-AG; momentum: SpIEL-MA",
+                      choices=("gradient", "momentum"))  # fmt: skip
+    density: float | None = key("share of entries to tune; null: rank determines it", above=0, high=1,
+                                hint="thesis: 0.0024 to 0.023")  # fmt: skip
+    density_of: str = key("density is a share of the tuned tensors or of the whole model", choices=("tuned", "model"))
+    rank: int | None = key("tune as many entries as LoRA of this rank has on these layers; null: density determines it",
+                           low=1)  # fmt: skip
+    update_interval: int = key("number of steps between updates of the entries (S)", low=1)
+    replacement_rate: float = key("initial share of entries that an update replaces (xi)", low=0, high=1)
+    schedule: str = key("how the replacement rate falls", choices=("linear", "cosine"))
+    drop_by: str = key("drop the entries with the smallest deltas (value) or those that changed least since the last "
+                       "update (change)", choices=("value", "change"))  # fmt: skip
+    estimation_steps: int = key("SpIEL-AG: steps over which gradients of candidates are averaged (gamma)", low=1)
+    candidates: float = key("SpIEL-AG: number of candidates as a multiple of a tensor's tuned entries", low=1)
+    adam_betas: tuple[float, float] = key("SpIEL-AG: decay rates of Adam's moments")
+    adam_epsilon: float = key("SpIEL-AG: epsilon of Adam", above=0)
+    sm3_momentum: float = key("SpIEL-MA: momentum of SM3; 0: none", low=0, high=1)
+    sm3_epsilon: float = key("SpIEL-MA: epsilon of SM3, added under the square root", above=0)
 
     def faults(self, prefix: str) -> Iterator[str]:
         if (self.density is None) == (self.rank is None):
-            yield f"{prefix}: give one of {prefix}.density and {prefix}.rank, not both"
+            yield (
+                f"{prefix}.density={self.density} and {prefix}.rank={self.rank}: give exactly one of the two; "
+                "the other must be null"
+            )
         if self.growth == "gradient" and self.estimation_steps > self.update_interval:
-            interval = self.update_interval
-            yield f"{prefix}.estimation_steps={self.estimation_steps}: larger than {prefix}.update_interval={interval}"
+            yield (
+                f"{prefix}.estimation_steps={self.estimation_steps}: must not be larger than "
+                f"{prefix}.update_interval={self.update_interval}"
+            )
 
 
 SCHEMA = SpielConfig
 
 
 class Spiel(Method):
-    """Tunes a fixed number of entries of every linear layer of the Transformer blocks, and keeps exchanging them.
+    """A method that trains a fixed number of entries of every linear layer in the blocks, and regularly replaces some.
 
-    Entries begin as a random draw, in the same share of each tensor. After every S steps the k(i, t) entries of tensor
-    i whose deltas are smallest go back to their pre-trained values, and as many frozen ones are taken up: SpIEL-AG
-    takes those of largest mean gradient (`GradientGrowth`, with Adam), SpIEL-MA those of largest estimated momentum
-    (`MomentumGrowth`, with SM3). An entry that is active before an update, though it be dropped there, is not grown at
-    that update. After the last step nothing is exchanged.
+    The first entries are drawn at random, the same share of each tensor. After every S steps the k(i, t) entries of
+    tensor i with the smallest deltas are dropped: they get their pre-trained values back. As many frozen entries are
+    grown: SpIEL-AG grows those with the largest mean gradient (`GradientGrowth`, with Adam), SpIEL-MA those with the
+    largest estimated momentum (`MomentumGrowth`, with SM3). An update does not grow an entry that it drops. After the
+    last step nothing is replaced.
 
-    Where texts disagree: entries are dropped by |phi| as §7.3.1 says, or by |phi - phi0| as Algorithms 2 and 3 have it
-    (`drop_by`); updates are at multiples of S (§7.3.1), the first of which replaces every entry (Eq. 7.6, whose gamma
-    is the period there; the reference code updates at gamma, S + gamma, ...).
+    The texts disagree on two points. Entries are dropped by |phi| as §7.3.1 says, or by |phi - phi0| as Algorithms 2
+    and 3 do (`drop_by`). Updates are at multiples of S (§7.3.1), and the first one replaces every entry (Eq. 7.6, where
+    gamma is the period); the reference code updates at gamma, S + gamma, ....
 
-    Deltas, moments and accumulators are float32 (float64 for a float64 model), also over a bfloat16 or 4-bit base. L2
-    is decoupled decay of the deltas, `train.weight_decay`.
+    Deltas, moments and accumulators are float32 (float64 for a float64 model), even if the base is bfloat16 or 4-bit.
+    The L2 term is decoupled decay of the deltas, `train.weight_decay`.
     """
 
     def __init__(
@@ -93,19 +101,22 @@ class Spiel(Method):
         self.drop_by, self.estimation_steps, self.candidates = drop_by, estimation_steps, candidates
         self.adam_betas, self.adam_epsilon = (adam_betas[0], adam_betas[1]), adam_epsilon
         self.sm3_momentum, self.sm3_epsilon = sm3_momentum, sm3_epsilon
-        self._loaded: dict[str, Tensor] = {}
+        self._loaded_state: dict[str, Tensor] = {}
         self._sparse: SparseDeltas | None = None
 
     def attach(self, model: TransferModel, phase: Phase, setting: Setting) -> None:
         layers = block_linear_layers(model)
         shapes = {name: torch.Size((layer.out_features, layer.in_features)) for name, layer in layers.items()}
         if not shapes:
-            raise ValueError(f"method={self.name}: {model.base_name} has no linear layers in blocks")
+            raise ValueError(
+                f"method={self.name}: model {model.base_name} has no linear layers in its blocks, so there is nothing "
+                "to train: choose another method"
+            )
         self._setting, self._steps = setting, phase.steps
         self._total, self._head = model.pretrained_parameters, head_parameters(model)
         density = self._density_of_tensors(shapes.values(), model.pretrained_parameters)
         self.entries = {n: max(1, min(round(density * s.numel()), s.numel())) for n, s in shapes.items()}
-        indices = unpack_indices(self._loaded) or {
+        indices = unpack_indices(self._loaded_state) or {
             name: select_at_random({name: shape}, self.entries[name], setting.random("start", name))[name]
             for name, shape in shapes.items()
         }
@@ -116,7 +127,7 @@ class Spiel(Method):
         self._last: dict[str, Tensor] = {}
         if self.drop_by == "change":
             self._last = {name: torch.zeros_like(delta) for name, delta in self._sparse.deltas.items()}
-        self._take_state(self._loaded)
+        self._restore_state(self._loaded_state)
         self._prepare()
 
     def trainable(self) -> dict[str, nn.Parameter]:
@@ -144,8 +155,8 @@ class Spiel(Method):
     def write(self, base: Mapping[str, Tensor] | None = None) -> None:
         self._attached.write()
 
-    def rewritten(self) -> None:
-        return None  # they change
+    def written_entries(self) -> None:
+        return None  # the entries change within a phase
 
     def state(self) -> dict[str, Tensor]:
         state = {"step": torch.tensor(self._step), **pack_indices(self._attached.indices)}
@@ -154,13 +165,13 @@ class Spiel(Method):
         return state | {f"growth/{name}": tensor for name, tensor in self._growth.state().items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        self._loaded = dict(state)
-        if self._sparse is not None:  # the best checkpoint of the phase
+        self._loaded_state = dict(state)
+        if self._sparse is not None:  # called after `attach`: the phase's best checkpoint is restored
             indices = unpack_indices(state)
             assert indices is not None
-            self._sparse.look_away()
+            self._sparse.stop_watching()
             self._sparse.move_to(indices)
-            self._take_state(state)
+            self._restore_state(state)
 
     def export(self, model: TransferModel, header: ModuleHeader) -> ModuleArtefact:
         ages = {str(step): count for step, count in sorted(self._counts_by_step().items())}
@@ -180,7 +191,7 @@ class Spiel(Method):
         return self._attached.deltas
 
     def _density_of_tensors(self, shapes: Iterable[torch.Size], total: int) -> float:
-        """The share of each tensor's entries that is tuned."""
+        """Returns the share of each tensor's entries that is tuned."""
         shapes = list(shapes)
         tuned = sum(shape.numel() for shape in shapes)
         if self.rank is not None:
@@ -195,7 +206,7 @@ class Spiel(Method):
             sparse, self.estimation_steps, self.candidates, in_parts, self.adam_betas, self.adam_epsilon
         )
 
-    def _take_state(self, state: Mapping[str, Tensor]) -> None:
+    def _restore_state(self, state: Mapping[str, Tensor]) -> None:
         if not state:
             return
         self._step = int(state["step"])
@@ -210,18 +221,18 @@ class Spiel(Method):
         return replacements(step, self._steps, self.update_interval, self.replacement_rate, self.schedule, entries)
 
     def _prepare(self) -> None:
-        """Tells the growth what the next step is."""
+        """Tells the growth criterion how many steps there are until the next update."""
         until_update = -(self._step + 1) % self.update_interval
         update = self._step + 1 + until_update
-        none = not any(self._replacements(update, entries) for entries in self.entries.values())
-        self._growth.prepare(None if none else until_update, self._draw)
+        replaces_any = any(self._replacements(update, entries) for entries in self.entries.values())
+        self._growth.prepare(until_update if replaces_any else None, self._draw)
 
     def _draw(self, name: str) -> torch.Generator:
         return self._setting.random("update", self._step, name)
 
     @torch.no_grad()
     def _update(self) -> None:
-        """Drops and grows, if entries are due after this step."""
+        """Drops and grows entries, if the schedule replaces any after this step."""
         for name, delta in self._deltas.items():
             count = self._replacements(self._step, len(delta))
             if count == 0:

@@ -1,4 +1,4 @@
-"""Optimisers of deltas whose entries change: their state can be exchanged entry by entry."""
+"""Optimisers for deltas whose entries are replaced during training: their state follows the replacement."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from xlt_kernels.sparse_pattern import SparsePattern
 
 
 class EntryOptimiser(torch.optim.Optimizer):
-    """An optimiser that keeps some state for each entry of a delta.
+    """An optimiser with state per entry of a delta, which can follow a replacement of entries.
 
-    Weight decay is decoupled, and acts on the deltas alone (thesis §7.3.2): on none of the task head's tensors.
+    Weight decay is decoupled and acts on the deltas only, not on the task head's tensors (thesis §7.3.2).
 
     Args:
         deltas, head: name -> tensor.
-        rate: learning rate; the engine sets it anew each step.
-        decay: of the deltas.
+        rate: learning rate; the engine sets it before each step.
+        decay: weight decay of the deltas.
     """
 
     keeps_other_shapes = False
@@ -37,7 +37,7 @@ class EntryOptimiser(torch.optim.Optimizer):
 
     @abstractmethod
     def update(self, parameter: nn.Parameter, gradient: Tensor, rate: float, decay: float) -> None:
-        """One step on one tensor."""
+        """Does one step on one tensor, in place."""
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -47,7 +47,7 @@ class EntryOptimiser(torch.optim.Optimizer):
                     self.update(parameter, parameter.grad, group["lr"], group["decay"])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's, but every slot keeps the dtype it was saved in: torch would make a delta's dtype of them all."""
+        """Does what torch's method does, but restores each slot's dtype; torch would convert all to the delta's."""
         super().load_state_dict(state_dict)
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
         for number, slots in state_dict["state"].items():
@@ -56,12 +56,13 @@ class EntryOptimiser(torch.optim.Optimizer):
 
     @torch.no_grad()
     def exchange(self, parameter: nn.Parameter, kept: Tensor, order: Tensor, seeds: Mapping[str, Tensor]) -> None:
-        """Follows an exchange of entries.
+        """Applies a replacement of entries to the state.
 
         Args:
-            kept: (N,) bool, which of the old entries stay.
-            order: (N,) where each new entry stood in (kept, grown).
-            seeds: slot -> values of the grown entries; slots that are not named begin at zero.
+            parameter: the delta.
+            kept: (N,) bool, True for the old entries that stay.
+            order: (N,) for each entry in the new order its place in the concatenation of kept and grown entries.
+            seeds: slot -> initial values of the grown entries; other slots start at zero.
         """
         state = self.state[parameter]
         for slot in self._slots_by_entry():
@@ -72,13 +73,14 @@ class EntryOptimiser(torch.optim.Optimizer):
 
     @abstractmethod
     def _slots_by_entry(self) -> tuple[str, ...]:
-        """Names of the state that each entry has of its own."""
+        """Returns the names of the state's slots that have one value per entry."""
 
 
 class AgedAdam(EntryOptimiser):
-    """Adam, each entry's bias corrected by its own age: the gradients its moments have seen (thesis §7.3.1).
+    """Adam with a bias correction per entry, by the entry's age (thesis §7.3.1).
 
-    Moments have the deltas' dtype, float32 or float64; ages are int32, exact however long the run.
+    The age is the number of gradients in the entry's moments. Moments have the deltas' dtype, float32 or float64; ages
+    are int32, which is exact.
     """
 
     def __init__(
@@ -109,14 +111,17 @@ class AgedAdam(EntryOptimiser):
         parameter.addcdiv_(first / first_bias, (second / second_bias).sqrt_().add_(self.epsilon), value=-rate)
 
     def seeds(self, mean: Tensor, square: Tensor, samples: int) -> dict[str, Tensor]:
-        """Moments of entries whose gradients have been watched: after bias correction they are the estimates.
+        """Computes the initial state of grown entries whose gradients have been averaged.
 
-        The reference keeps the estimates themselves, which the correction at age `samples` then enlarges, the second
-        two hundred times: its grown entries begin with steps a sixth as long.
+        After the bias correction its moments equal the averages. The reference code stores the averages as moments,
+        which the correction at age `samples` then enlarges, the second moment two hundred times; so the first steps of
+        its grown entries are a sixth as long.
 
         Args:
             mean, square: (M,) averages of gradients and of their squares.
-            samples: gradients averaged over.
+            samples: number of gradients in the averages.
+        Returns:
+            slot -> (M,) values, for `exchange`.
         """
         first_beta, second_beta = self.betas
         return {
@@ -130,13 +135,14 @@ class AgedAdam(EntryOptimiser):
 
 
 class SparseSm3(EntryOptimiser):
-    """SM3 (Anil et al., 2019): a row and a column of accumulators a matrix, see `sm3_step`.
+    """SM3 (Anil et al., 2019), which has one row and one column of accumulators per matrix, see `sm3_step`.
 
-    A vector of the task head is a matrix of one column, for which SM3 is Adagrad.
+    A vector of the task head counts as a matrix of one column, for which SM3 equals Adagrad.
 
     Args:
-        pattern: the present entries of a delta, by the delta.
-        momentum: of the steps; 0 keeps no state an entry.
+        pattern: returns the present entries of a delta.
+        momentum: of the steps; with 0 there is no state per entry.
+        epsilon: added under the square root, > 0.
     """
 
     keeps_other_shapes = True

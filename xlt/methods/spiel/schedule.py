@@ -1,4 +1,4 @@
-"""How many entries are replaced, and when (thesis §7.3.1, Eq. 7.6; §E.2, Eq. E.1)."""
+"""The schedule of SpIEL's replacements: when entries are replaced, and how many (thesis §7.3.1, Eq. 7.6; §E.2)."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import math
 
 
 def replacements(step: int, steps: int, interval: int, rate: float, schedule: str, entries: int) -> int:
-    """k(i, t): how many of a tensor's entries are replaced after a step.
+    """Returns k(i, t), the number of a tensor's entries that are replaced after a step.
 
-    Entries are replaced after every `interval` steps. The first time all are, under either schedule: they were drawn at
-    random. Then xi (T - t) / T of them (linear) or xi / 2 (1 + cos(pi t / T)) (cosine), rounded to nearest.
+    Thesis §7.3.1, Eq. 7.6, and Eq. E.1. Entries are replaced after every `interval` steps. The first time all are
+    replaced, because they were drawn at random. Later the share is xi (T - t) / T (linear) or
+    xi / 2 (1 + cos(pi t / T)) (cosine); the number is rounded to the nearest.
 
     Args:
         step: t, from 1.
-        steps: T, of the phase.
-        interval: S.
+        steps: T, number of steps of the phase.
+        interval: S, steps between replacements.
         rate: xi, the initial replacement rate, in [0, 1].
         schedule: "linear" or "cosine".
-        entries: tuned entries of the tensor.
+        entries: number of tuned entries of the tensor.
     """
     if step % interval or step >= steps:
         return 0

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from xlt.modules import Entries, SparseDelta, compose
+from xlt.modules import Entries, SparseDelta, sum_deltas
 
 
 def _entries(indices: list[int] | None, values: list[float], size: int = 6) -> Entries:
@@ -16,20 +16,20 @@ def _entries(indices: list[int] | None, values: list[float], size: int = 6) -> E
 def test_a_worked_example_is_the_sum_over_the_union(header: Callable) -> None:
     one = SparseDelta(header(language="fao"), {"a": _entries([0, 2], [1, 2]), "b": _entries([1], [5])})
     two = SparseDelta(header(task="pos"), {"a": _entries([2, 5], [10, 20])}, {"head": torch.ones(2)})
-    total = compose([one, two])
+    total = sum_deltas([one, two])
     assert total.entries["a"].indices.tolist() == [0, 2, 5]
     assert total.entries["a"].values.tolist() == [1, 12, 20]
     assert total.entries["b"].indices.tolist() == [1]
     assert total.entries["b"].values.tolist() == [5]
     assert total.tensors["head"].tolist() == [1, 1]
-    assert (total.header.method, total.header.language, total.header.task) == ("compose", "fao", "pos")
+    assert (total.header.method, total.header.language, total.header.task) == ("sum", "fao", "pos")
     assert [part["language"] for part in total.header.provenance["parts"]] == ["fao", None]
 
 
 def test_weights_scale_the_deltas(header: Callable) -> None:
     one = SparseDelta(header(), {"a": _entries([0, 2], [1, 2])})
     two = SparseDelta(header(), {"a": _entries([2], [10])})
-    total = compose([one, two], weights=[0.5, -1])
+    total = sum_deltas([one, two], weights=[0.5, -1])
     assert total.entries["a"].values.tolist() == [0.5, -9]
     assert [part["weight"] for part in total.header.provenance["parts"]] == [0.5, -1]
 
@@ -38,14 +38,14 @@ def test_a_dense_part_makes_the_sum_dense(header: Callable) -> None:
     dense = SparseDelta(header(), {"a": _entries(None, [1, 1, 1, 1, 1, 1])})
     sparse = SparseDelta(header(), {"a": _entries([1, 4], [2, 3])})
     for order in ([dense, sparse], [sparse, dense]):
-        total = compose(order).entries["a"]
+        total = sum_deltas(order).entries["a"]
         assert total.indices is None
         assert total.values.tolist() == [1, 3, 1, 1, 4, 1]
 
 
 def test_half_precision_parts_are_summed_in_float32(header: Callable) -> None:
     half = Entries(torch.tensor([0]), torch.tensor([2048.0], dtype=torch.float16), (6,))
-    total = compose([SparseDelta(header(), {"a": half}), SparseDelta(header(), {"a": _entries([0], [1])})])
+    total = sum_deltas([SparseDelta(header(), {"a": half}), SparseDelta(header(), {"a": _entries([0], [1])})])
     assert total.entries["a"].values.tolist() == [2049]  # float16 holds 2048 and 2050 only
 
 
@@ -64,29 +64,29 @@ def test_the_sum_of_disjoint_or_exact_deltas_equals_applying_them_in_turn(
     expected = snapshot(model)
     for module in modules:
         module.remove(model)
-    compose(modules).apply(model)
+    sum_deltas(modules).apply(model)
     assert same_bits(model, expected)
 
 
 def test_a_single_module_is_returned_as_it_is_and_not_shared(header: Callable) -> None:
     one = SparseDelta(header(), {"a": _entries([0, 2], [1, 2])})
-    total = compose([one])
+    total = sum_deltas([one])
     total.entries["a"].values.zero_()
     assert one.entries["a"].values.tolist() == [1, 2]
 
 
-def test_what_does_not_compose_is_refused(header: Callable) -> None:
+def test_modules_without_a_sum_are_refused(header: Callable) -> None:
     delta = SparseDelta(header(), {"a": _entries([0], [1])})
     head = SparseDelta(header(), {}, {"head": torch.ones(2)})
     with pytest.raises(ValueError, match="at least one"):
-        compose([])
-    with pytest.raises(ValueError, match="2 modules but 1 weights"):
-        compose([delta, head], weights=[1])
+        sum_deltas([])
+    with pytest.raises(ValueError, match=r"\b2 modules.*\b1 weights"):
+        sum_deltas([delta, head], weights=[1])
     with pytest.raises(ValueError, match="'head' is fully trained in two modules"):
-        compose([head, head])
+        sum_deltas([head, head])
     with pytest.raises(ValueError, match="'a' is fully trained in one module and a sparse delta in another"):
-        compose([delta, SparseDelta(header(), {}, {"a": torch.ones(6)})])
+        sum_deltas([delta, SparseDelta(header(), {}, {"a": torch.ones(6)})])
     with pytest.raises(ValueError, match="different shapes"):
-        compose([delta, SparseDelta(header(), {"a": _entries([0], [1], size=7)})])
-    with pytest.raises(ValueError, match="only modules of one base model compose"):
-        compose([delta, SparseDelta(header(base_hash="other"), {})])
+        sum_deltas([delta, SparseDelta(header(), {"a": _entries([0], [1], size=7)})])
+    with pytest.raises(ValueError, match="base model"):
+        sum_deltas([delta, SparseDelta(header(base_hash="other"), {})])
