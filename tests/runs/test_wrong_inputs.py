@@ -175,7 +175,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], list[list[str]]]] = {
     ),
     "source without the task's column": (
         ("data.sources.eng.reader=text", "data.sources.eng.path={lines}"),
-        [["lines.txt:1: no column upos; source data.sources.eng cannot serve pos"]],
+        [["lines.txt:1: ", "no column upos", "data.sources.eng"]],
     ),
     "text that is not UTF-8": (
         ("data.sources.eng.reader=text", "data.sources.eng.path={latin}"),

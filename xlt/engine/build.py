@@ -18,9 +18,9 @@ from xlt.engine.distillation import Distillation
 from xlt.engine.run_data import RunData
 from xlt.errors import UsageError
 from xlt.methods.method import HEAD, Method
-from xlt.models.language_tokens import add_language_tokens, begin_language_embeddings
+from xlt.models.language_tokens import add_language_tokens, initialise_language_embeddings
 from xlt.models.loading import load_pretrained, load_tokenizer, random_pretrained
-from xlt.models.quantised import quantise_blocks, through_nf4
+from xlt.models.quantised import quantise_blocks, round_to_nf4
 from xlt.models.student import Widening, count_blocks, kept_blocks, make_student
 from xlt.models.transfer import TransferModel, parameter_report, recompute_activations
 from xlt.models.vocabulary import train_tokenizer
@@ -80,7 +80,7 @@ def build_model(
         model = random_pretrained(config.model.random, encoder.tokenizer, stream_seed(config.seed, "weights"))
     model = _with_head(config, model, task, encoder)
     if config.model.quantise is not None:
-        (quantise_blocks if trains else through_nf4)(model)
+        (quantise_blocks if trains else round_to_nf4)(model)
     if trains and config.train.activation_checkpointing:
         recompute_activations(model)
     return model
@@ -179,7 +179,7 @@ def _load(config: RunConfig, model_path: str) -> TransferModel:
     def with_new_languages(pretrained: Any) -> None:
         tokenizer = load_tokenizer(model_path, config.model.revision)
         added = add_language_tokens(tokenizer, config.model.new_languages)
-        begin_language_embeddings(pretrained, tokenizer, config.model.new_languages, added)
+        initialise_language_embeddings(pretrained, tokenizer, config.model.new_languages, added)
 
     prepare = with_new_languages if config.model.new_languages else lambda _: None
     dtype = getattr(torch, config.model.dtype)

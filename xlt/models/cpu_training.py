@@ -1,4 +1,4 @@
-"""Training on a CPU: our dropout, and our attention with dropout, in place of torch's where they are faster."""
+"""Faster training on a CPU, by dropout and attention of `xlt_kernels` in place of torch's where they are faster."""
 
 from __future__ import annotations
 
@@ -16,30 +16,35 @@ from xlt_kernels.lean_attention import is_leaner, lean_attention
 
 
 def fast_training(device: torch.device) -> AbstractContextManager[Any]:
-    """While it is entered, models on a CPU train with our dropout and attention, whatever family they are of.
+    """Returns a context in which models of any family use the faster dropout and attention on a CPU.
 
-    It is for the forward pass; on other devices it does nothing.
+    Use it around the forward pass. On other devices it does nothing.
     """
     return _CpuTraining() if device.type == "cpu" else nullcontext()
 
 
-def as_before() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-    """For torch's checkpointing, `context_fn`: what is computed again, in the backward pass, draws the same entries."""
-    return nullcontext(), _CpuTraining() if _entered.get() else nullcontext()
+def checkpoint_contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    """Returns the contexts of forward pass and recomputation, for `context_fn` of torch's activation checkpointing.
+
+    With these the recomputation in the backward pass draws the same dropout masks as the forward pass.
+    """
+    return nullcontext(), _CpuTraining() if _is_active.get() else nullcontext()
 
 
-_entered = ContextVar("_entered", default=False)
+_is_active = ContextVar("_entered", default=False)
 
 
 class _CpuTraining(TorchFunctionMode):
+    """Replaces calls of torch's attention and dropout by faster functions with the same arguments."""
+
     def __enter__(self) -> _CpuTraining:
-        self._before = _entered.set(True)
+        self._token = _is_active.set(True)
         super().__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
-        _entered.reset(self._before)
+        _is_active.reset(self._token)
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -56,7 +61,7 @@ class _CpuTraining(TorchFunctionMode):
 def _learns_its_mask(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *_: Any, **__: Any
 ) -> bool:
-    """T5's mask is a learned bias, for which `lean_attention` has no gradient."""
+    """Returns whether the mask is a learned bias, as in T5; `lean_attention` computes no gradient for it."""
     return attn_mask is not None and attn_mask.requires_grad
 
 
@@ -70,7 +75,11 @@ def attention_arguments(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> tuple[AttentionInputs, Tensor, float]:
-    """The arguments of `scaled_dot_product_attention` as it names them; value and dropout beside."""
+    """Converts the arguments of `scaled_dot_product_attention` to those of `lean_attention`.
+
+    Returns:
+        query, key, scale and mask; value; and the dropout probability.
+    """
     if is_causal:
         attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()[None, None]
     if query.shape[1] != key.shape[1]:
@@ -94,5 +103,5 @@ def _value_and_dropout(
 def _dropout_arguments(
     input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> tuple[Tensor, float, bool]:
-    """The arguments of `dropout` as it names them: values, probability, and whether a new tensor is wanted of them."""
+    """Reads torch's arguments of `dropout`: values, probability, and whether it applies and returns a new tensor."""
     return input, p, training and not inplace

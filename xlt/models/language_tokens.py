@@ -1,4 +1,4 @@
-"""The tokens by which a translator of the NLLB / M2M-100 family is told languages, and new ones (thesis §6.3.3)."""
+"""The language tokens of translators of the NLLB / M2M-100 family, and tokens for new languages (thesis §6.3.3)."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ _USUAL_SCRIPT = "Latn"
 
 
 def language_tokens(tokenizer: Any) -> dict[str, str]:
-    """ISO 639-3 code -> token, of all languages that a tokenizer has one for.
+    """Returns ISO 639-3 code -> language token, for all languages for which a tokenizer has a token.
 
-    Tokens are written as NLLB does (`ace_Latn`) or as M2M-100 does (`__id__`). Of a language in several scripts it is
-    the one in Latin script, else the first.
+    Tokens have the form of NLLB (`ace_Latn`) or of M2M-100 (`__id__`). For a language in several scripts, the result
+    has the token of the Latin script, or else the first token.
     """
-    found: dict[str, str] = {}
+    tokens: dict[str, str] = {}
     for token in tokenizer.get_added_vocab():
         if (parts := _NLLB.fullmatch(token)) is not None:
             code = parts.group(1)
         elif (parts := _M2M.fullmatch(token)) is not None:
-            known = pycountry.languages.get(alpha_2=parts.group(1)) or pycountry.languages.get(alpha_3=parts.group(1))
-            if known is None:
+            language = pycountry.languages.get(alpha_2=parts[1]) or pycountry.languages.get(alpha_3=parts[1])
+            if language is None:
                 continue
-            code = known.alpha_3
+            code = language.alpha_3
         else:
             continue
-        if code not in found or (token.endswith(_USUAL_SCRIPT) and not found[code].endswith(_USUAL_SCRIPT)):
-            found[code] = token
-    return found
+        if code not in tokens or (token.endswith(_USUAL_SCRIPT) and not tokens[code].endswith(_USUAL_SCRIPT)):
+            tokens[code] = token
+    return tokens
 
 
 def add_language_tokens(tokenizer: Any, new: Mapping[str, str | None]) -> dict[str, str]:
-    """Gives a tokenizer a token for each new language, at its end; languages that have one keep it.
+    """Adds a token for each new language at the end of a tokenizer; languages with a token keep it.
 
     Args:
-        tokenizer: changed.
-        new: ISO 639-3 code -> relative, whose script the token names; None: Latin script.
+        tokenizer: changed in place.
+        new: ISO 639-3 code -> code of a related language, whose script the token names; None: Latin script.
     Returns:
-        Code -> token of those that were added.
+        Code -> token, for the tokens that were added.
     Raises:
-        UsageError: a relative has no token.
+        UsageError: a related language has no token.
     """
     known = language_tokens(tokenizer)
     added: dict[str, str] = {}
@@ -59,8 +59,8 @@ def add_language_tokens(tokenizer: Any, new: Mapping[str, str | None]) -> dict[s
             token = {**known, **added}.get(relative)
             if token is None:
                 raise UsageError(
-                    f"model.new_languages.{code}={relative}: the model has no token for {relative} either; "
-                    f"it knows {', '.join(sorted(known)) or 'no language'}"
+                    f"model.new_languages.{code}={relative}: the model has no token for {relative}, either; "
+                    f"it has tokens for {', '.join(sorted(known)) or 'no language'}"
                 )
             script = parts.group(2) if (parts := _NLLB.fullmatch(token)) is not None else _USUAL_SCRIPT
         added[code] = f"{code}_{script}"
@@ -68,17 +68,17 @@ def add_language_tokens(tokenizer: Any, new: Mapping[str, str | None]) -> dict[s
     return added
 
 
-def begin_language_embeddings(
+def initialise_language_embeddings(
     pretrained: Any, tokenizer: Any, new: Mapping[str, str | None], added: Mapping[str, str]
 ) -> None:
-    """Gives each added token the embedding of its relative's, or the mean over the languages that were there.
+    """Initialises the embedding of each added token, by that of its related language or by the mean over all languages.
 
-    The embedding matrix, and output embeddings tied to it, grow where the tokens do not fit (NLLB has spare rows).
+    If the tokens do not fit, the embedding matrix and output embeddings tied to it get more rows (NLLB has spare rows).
 
     Args:
-        pretrained: transformers model, changed.
-        tokenizer: with the new tokens.
-        new, added: as given to and returned by `add_language_tokens`.
+        pretrained: transformers model, changed in place.
+        tokenizer: contains the added tokens.
+        new, added: argument and result of `add_language_tokens`.
     """
     if not added:
         return

@@ -1,4 +1,4 @@
-"""Pre-trained models and tokenizers: from a local folder, from the hub, or with random weights."""
+"""Loads pre-trained models and tokenizers from a local folder or the hub, and builds models with random weights."""
 
 from __future__ import annotations
 
@@ -34,27 +34,30 @@ _IDENTITY_FILES = (
 )
 
 
-# What families call the dropout of hidden states and of attention.
-_DROPOUTS = (
+# The config keys of model families for the dropout of hidden states and of attention.
+_DROPOUT_KEYS = (
     *("hidden_dropout_prob", "attention_probs_dropout_prob", "hidden_dropout", "dropout", "attention_dropout"),
     *("resid_pdrop", "embd_pdrop", "attn_pdrop"),
 )
 
 
 def load_tokenizer(path: str, revision: str | None = None) -> Any:
-    """The fast tokenizer of a model.
+    """Loads the fast tokenizer of a model.
 
+    Args:
+        path: local folder or hub id.
+        revision: of the hub; None for the newest.
     Raises:
-        UsageError: there is none, or it is not a fast one (word and character offsets need it).
+        UsageError: the tokenizer does not load or is not a fast one, which word and character offsets need.
     """
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(_expand(path), revision=revision, use_fast=True)
     except Exception as error:
-        raise UsageError(f"model.path={path}: the tokenizer does not load: {_first_line(error)}") from error
+        raise UsageError(f"model.path={path}: the tokenizer cannot be loaded: {_first_line(error)}") from error
     if not tokenizer.is_fast:
-        raise UsageError(f"model.path={path}: only a slow tokenizer; xlt needs one with a tokenizer.json")
+        raise UsageError(f"model.path={path}: the tokenizer is a slow one; xlt needs one with a tokenizer.json")
     return tokenizer
 
 
@@ -65,16 +68,16 @@ def load_pretrained(
     prepare: Callable[[Any], None] = lambda _: None,
     dropout: float | None = None,
 ) -> TransferModel:
-    """A pre-trained encoder with its masked-language-model head, or a decoder or an encoder-decoder with its own.
+    """Loads a pre-trained encoder, decoder or encoder-decoder with its language-model head.
 
     Args:
         path: local folder or hub id.
-        revision: of the hub.
+        revision: of the hub; None for the newest.
         dtype: of the weights.
-        prepare: changes the transformers model before it is taken apart.
-        dropout: of hidden states and attention; None for the model's own.
+        prepare: changes the transformers model before it is split into body and head.
+        dropout: probability for hidden states and attention; None for the model's own values.
     Raises:
-        UsageError: nothing there loads as such a model, or it has no dropout.
+        UsageError: the model cannot be loaded, or `dropout` is given and the model family has none.
     """
     from transformers import (
         MODEL_FOR_MASKED_LM_MAPPING,
@@ -94,32 +97,32 @@ def load_pretrained(
     except UsageError:
         raise
     except Exception as error:
-        raise UsageError(f"model.path={path}: the model does not load: {_first_line(error)}") from error
+        raise UsageError(f"model.path={path}: the model cannot be loaded: {_first_line(error)}") from error
     prepare(pretrained)
     return take_apart(pretrained, path)
 
 
 def _set_dropout(config: Any, probability: float) -> None:
-    names = [name for name in _DROPOUTS if hasattr(config, name)]
+    names = [name for name in _DROPOUT_KEYS if hasattr(config, name)]
     if not names:
-        raise UsageError(f"model.dropout={probability}: {config.model_type} has none; take null")
+        raise UsageError(f"model.dropout={probability}: models of type {config.model_type} have no dropout; set null")
     for name in names:
         setattr(config, name, probability)
 
 
 def random_pretrained(config: RandomModelConfig, tokenizer: Any, seed: int) -> TransferModel:
-    """A model of the given shape with random weights; its vocabulary is the tokenizer's."""
+    """Builds a model of the configured shape with random weights; its vocabulary is that of the tokenizer."""
     from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
     translates = config.architecture == "m2m_100"
-    shape = _shape_of_translator(config, tokenizer) if translates else _shape_of_encoder(config, tokenizer)
+    shape = _translator_config(config, tokenizer) if translates else _encoder_config(config, tokenizer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         pretrained = (AutoModelForSeq2SeqLM if translates else AutoModelForMaskedLM).from_config(shape)
     return take_apart(pretrained, "random")
 
 
-def _shape_of_encoder(config: RandomModelConfig, tokenizer: Any) -> Any:
+def _encoder_config(config: RandomModelConfig, tokenizer: Any) -> Any:
     from transformers import AutoConfig
 
     return AutoConfig.for_model(
@@ -139,7 +142,7 @@ def _shape_of_encoder(config: RandomModelConfig, tokenizer: Any) -> Any:
     )
 
 
-def _shape_of_translator(config: RandomModelConfig, tokenizer: Any) -> Any:
+def _translator_config(config: RandomModelConfig, tokenizer: Any) -> Any:
     from transformers import AutoConfig
 
     halves = {
@@ -175,23 +178,23 @@ def save_checkpoint(model: TransferModel, tokenizer: Any, folder: Path) -> None:
 
 
 def whole_pretrained(model: TransferModel) -> Any:
-    """The transformers model that was taken apart; its parameters are the parts' own."""
+    """Returns the transformers model from which `model` was split; they share their parameters."""
     return model.backbone.__dict__["_xlt_pretrained"][0]
 
 
 @cache
 def model_identity(path: str, revision: str | None) -> str:
-    """What a run's fingerprint says of its model: the content of a local folder, or hub id and revision.
+    """Returns the identity of a model for a run's fingerprint: a digest of a local folder, or hub id and revision.
 
     Raises:
-        UsageError: a local folder lacks weights.
+        UsageError: a local folder has no weights.
     """
     folder = Path(_expand(path))
     if not folder.is_dir():
         return json.dumps({"hub": path, "revision": revision})
     files = sorted({file for pattern in _IDENTITY_FILES for file in folder.glob(pattern)})
     if not any(file.suffix in (".safetensors", ".bin") for file in files):
-        raise UsageError(f"model.path={path}: config.json without weights (model.safetensors)")
+        raise UsageError(f"model.path={path}: the folder has no weights; expected a file such as model.safetensors")
     digest = hashlib.blake2b(digest_size=16)
     for file in files:
         digest.update(file.name.encode())
@@ -202,7 +205,7 @@ def model_identity(path: str, revision: str | None) -> str:
 
 
 def quiet_libraries() -> None:
-    """Keeps the progress bars and advice of libraries out of a terminal that shows ours."""
+    """Switches off the progress bars and advice of transformers, which would disturb our progress bar."""
     import transformers
 
     transformers.logging.set_verbosity_error()
@@ -210,7 +213,12 @@ def quiet_libraries() -> None:
 
 
 def take_apart(pretrained: Any, name: str) -> TransferModel:
-    """A transformers language model as the parts that modules name; `name`: path or hub id, for messages."""
+    """Splits a transformers language model into a `TransferModel`.
+
+    Args:
+        pretrained: the transformers model.
+        name: path or hub id, for messages.
+    """
     backbone, lm_head = split_pretrained(pretrained)
     # Kept outside the module tree: only `whole_pretrained` needs it, and its names must not count twice.
     backbone.__dict__["_xlt_pretrained"] = (pretrained,)

@@ -1,9 +1,10 @@
-"""A narrower student: what is left of a model's matrices in fewer dimensions.
+"""Computes the weights of a narrower student, that is, of a model with a smaller hidden size.
 
-Beyond the thesis's tables: its §8.2 (footnote 2) reports that a smaller hidden size costs less than fewer layers. The
-hidden states are taken to the directions in which the word embeddings vary most, by their singular value decomposition
-(as Mukherjee and Awadallah 2020 narrow embeddings), and each matrix to its best approximation there. Layer
-normalisation does not rotate, so the student computes only nearly the same; the first stage of distillation mends it.
+This is not in the thesis's tables; §8.2 (footnote 2) reports that a smaller hidden size costs less than fewer layers.
+The hidden states are projected on the directions in which the word embeddings vary most, found by a singular value
+decomposition (as Mukherjee and Awadallah 2020 narrow embeddings), and each matrix is replaced by its best approximation
+there. Layer normalisation is not invariant under rotation, so the student computes only nearly the same as the teacher;
+the first stage of distillation repairs this.
 """
 
 from __future__ import annotations
@@ -23,49 +24,62 @@ _NORM = re.compile(r"(?i).*(layernorm|layer_norm)\.weight")
 
 @dataclass(frozen=True)
 class Width:
-    """Sizes of a model: hidden states, heads, and the inner layer of its feed-forward part."""
+    """The sizes of a model: hidden size, number of heads, and size of the feed-forward layers' inner part."""
 
     hidden: int
     heads: int
     inner: int
 
     def narrowed(self, hidden: int) -> Width:
-        """The same with smaller hidden states, as many heads, and an inner layer smaller in proportion.
+        """Returns the sizes for a smaller hidden size, with as many heads and an inner size reduced in proportion.
 
         Raises:
-            UsageError: the heads do not divide it, or it is not smaller.
+            UsageError: `hidden` is no multiple of the number of heads, or is not smaller.
         """
         if hidden % self.heads or not 0 < hidden < self.hidden:
             raise UsageError(
-                f"model.student.hidden_size={hidden}: must be a multiple of the {self.heads} heads below {self.hidden}"
+                f"model.student.hidden_size={hidden}: must be less than the teacher's {self.hidden} and a multiple of "
+                f"{self.heads}, the number of heads"
             )
         return Width(hidden, self.heads, self.inner * hidden // self.hidden)
 
 
 def principal_directions(embeddings: Tensor, count: int) -> Tensor:
-    """(tokens, hidden) -> (hidden, count), orthonormal columns: the directions that keep most of the embeddings."""
+    """Returns the `count` directions that preserve most of the embeddings.
+
+    Args:
+        embeddings: (tokens, hidden).
+        count: at most hidden.
+    Returns:
+        (hidden, count) orthonormal columns, of the embeddings' dtype.
+    """
     wide = embeddings.double()
     return torch.linalg.eigh(wide.T @ wide).eigenvectors.flip(-1)[:, :count].to(embeddings.dtype)
 
 
 def narrow(tensors: Mapping[str, Tensor], basis: Tensor, before: Width, after: Width) -> dict[str, Tensor]:
-    """A model's tensors in the directions of `basis`.
+    """Projects a model's tensors on the directions of `basis`.
 
-    - Attention: of each head, the best approximations in the new head size of query^T key, which decides the map, and
-      of output value, biases included; scores keep their size though they are divided by a smaller root.
-    - Feed-forward: the inner neurons whose weights in and out have the largest product of norms.
+    - Attention: for each head the best approximations, in the new head size, of query^T key, which determines the map,
+      and of output value, both with biases. Scores keep their size, although they are divided by a smaller root.
+    - Feed-forward: the inner neurons for which the product of the norms of input and output weights is largest.
     - Layer normalisation: scales are averaged over the directions.
-    - All else: each dimension of the hidden size is projected.
+    - All other tensors: each dimension of the hidden size is projected.
 
     Args:
-        tensors: name -> tensor, as BERT's and RoBERTa's families name them.
-        basis: (hidden, new hidden).
+        tensors: name -> tensor, with the names of BERT's and RoBERTa's families.
+        basis: (hidden, new hidden) orthonormal columns.
+        before, after: sizes of the model and of the result.
+    Returns:
+        name -> tensor of the narrower model.
     Raises:
-        UsageError: a model of another family.
+        UsageError: the model is of another family.
     """
-    blocks = [found[1] for name in tensors if (found := _ATTENTION.fullmatch(name)) is not None]
+    blocks = [match[1] for name in tensors if (match := _ATTENTION.fullmatch(name)) is not None]
     if not blocks:
-        raise UsageError("model.student.hidden_size: only models that name their matrices as BERT does can be narrowed")
+        raise UsageError(
+            "model.student.hidden_size: only models whose tensors have the names of BERT's can be narrowed; set null"
+        )
     result: dict[str, Tensor] = {}
     for block in blocks:
         result |= _attention(tensors, block, basis, before, after)
@@ -90,7 +104,7 @@ def _attention(
     own, out = f"{block}attention.self.", f"{block}attention.output.dense."
 
     def projection(part: str) -> Tensor:
-        """(heads, head size, new hidden + 1), the bias last."""
+        """Returns a projection as (heads, head size, new hidden + 1), with the bias as last column."""
         weight, bias = tensors[f"{own}{part}.weight"] @ basis, tensors[f"{own}{part}.bias"]
         return torch.cat([weight, bias[:, None]], 1).view(before.heads, old, -1)
 
@@ -100,9 +114,9 @@ def _attention(
     # output value: (heads, new hidden, head size) and (heads, head size, new hidden + 1)
     per_head = (basis.T @ tensors[f"{out}weight"]).view(-1, before.heads, old).transpose(0, 1)
     output, value = _best_factors(per_head, projection("value"), new)
-    found = {"query": query.transpose(1, 2) * size**0.5, "key": key * size**0.5, "value": value}
+    factors = {"query": query.transpose(1, 2) * size**0.5, "key": key * size**0.5, "value": value}
     result = {}
-    for part, factor in found.items():
+    for part, factor in factors.items():
         flat = factor.reshape(after.hidden, -1)
         result[f"{own}{part}.weight"], result[f"{own}{part}.bias"] = flat[:, :-1].contiguous(), flat[:, -1].contiguous()
     result[f"{out}weight"] = output.transpose(0, 1).reshape(after.hidden, after.hidden)
@@ -111,7 +125,7 @@ def _attention(
 
 
 def _best_factors(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Factors of the best approximation of `left right` of a smaller rank, equally large.
+    """Factorises the best approximation of the product `left right` with a smaller rank into equally large factors.
 
     Args:
         left, right: (heads, m, k) and (heads, k, n).
@@ -123,17 +137,18 @@ def _best_factors(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tenso
     last, lower = torch.linalg.qr(right.double().transpose(1, 2))
     u, sizes, v = torch.linalg.svd(upper @ lower.transpose(1, 2))
     root = sizes[:, :rank].sqrt()
-    made = first @ u[:, :, :rank] * root[:, None], root[:, :, None] * v[:, :rank] @ last.transpose(1, 2)
-    return made[0].to(dtype), made[1].to(dtype)
+    new_left = first @ u[:, :, :rank] * root[:, None]
+    new_right = root[:, :, None] * v[:, :rank] @ last.transpose(1, 2)
+    return new_left.to(dtype), new_right.to(dtype)
 
 
 def _feed_forward(tensors: Mapping[str, Tensor], block: str, basis: Tensor, after: Width) -> dict[str, Tensor]:
     inner, out = f"{block}intermediate.dense.", f"{block}output.dense."
-    weight = tensors[f"{inner}weight"].norm(dim=1) * tensors[f"{out}weight"].norm(dim=0)
-    chosen = weight.topk(after.inner).indices.sort().values
+    importance = tensors[f"{inner}weight"].norm(dim=1) * tensors[f"{out}weight"].norm(dim=0)
+    neurons = importance.topk(after.inner).indices.sort().values
     return {
-        f"{inner}weight": tensors[f"{inner}weight"][chosen] @ basis,
-        f"{inner}bias": tensors[f"{inner}bias"][chosen],
-        f"{out}weight": basis.T @ tensors[f"{out}weight"][:, chosen],
+        f"{inner}weight": tensors[f"{inner}weight"][neurons] @ basis,
+        f"{inner}bias": tensors[f"{inner}bias"][neurons],
+        f"{out}weight": basis.T @ tensors[f"{out}weight"][:, neurons],
         f"{out}bias": basis.T @ tensors[f"{out}bias"],
     }

@@ -1,4 +1,4 @@
-"""4-bit base models: the linear layers of the blocks in NF4 (Dettmers et al., 2023; thesis §7.2.3)."""
+"""4-bit base models, whose blocks have linear layers in NF4 (Dettmers et al., 2023; thesis §7.2.3)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from xlt.models.transfer import TransferModel, block_linear_layers
 
 
 def quantise_blocks(model: TransferModel) -> None:
-    """Puts bitsandbytes' 4-bit layers, doubly quantised, in place of the blocks' linear layers.
+    """Replaces the blocks' linear layers by bitsandbytes' 4-bit layers with double quantisation.
 
-    What such a layer computes with is its weight dequantised to the dtype it had.
+    Such a layer computes with its weight dequantised to the original dtype.
 
+    Args:
+        model: changed in place; its `base_hash` gets the suffix "-nf4".
     Raises:
         UsageError: bitsandbytes is not installed.
     """
@@ -45,9 +47,13 @@ def quantise_blocks(model: TransferModel) -> None:
     model.base_hash += "-nf4"
 
 
-def through_nf4(model: TransferModel) -> None:
-    """Gives the blocks' linear layers the weights that their 4-bit copies have, dense: for modules to be written into.
+def round_to_nf4(model: TransferModel) -> None:
+    """Rounds the weights of the blocks' linear layers to their NF4 values, but stores them dense.
 
+    So modules can be written into them, which 4-bit layers do not allow.
+
+    Args:
+        model: changed in place; its `base_hash` gets the suffix "-nf4".
     Raises:
         UsageError: bitsandbytes is not installed.
     """
@@ -55,7 +61,7 @@ def through_nf4(model: TransferModel) -> None:
     with torch.no_grad():
         for layer in block_linear_layers(model).values():
             packed, state = functional.quantize_4bit(layer.weight, quant_type="nf4", compress_statistics=True)
-            # By our own kernel: bitsandbytes 0.50 goes wrong on a CPU where rows are shorter than its blocks of 64.
+            # Our own kernel dequantises, because on a CPU bitsandbytes 0.50 is wrong for rows shorter than 64 entries.
             dense = torch.empty_like(layer.weight)
             layer.weight = nn.Parameter(dequantise(Nf4Weight.of(packed, state), out=dense))
     model.base_hash += "-nf4"
@@ -67,5 +73,7 @@ def _bitsandbytes() -> Any:
         import bitsandbytes.functional
         import bitsandbytes.nn
     except ImportError as error:
-        raise UsageError("model.quantise=nf4: needs the package bitsandbytes; pip install 'xlt[4bit]'") from error
+        raise UsageError(
+            "model.quantise=nf4: the package bitsandbytes is not installed; run pip install 'xlt[4bit]'"
+        ) from error
     return bitsandbytes

@@ -1,4 +1,4 @@
-"""Where the sub-layers of a Transformer's blocks end, found by watching one forward pass instead of by model family."""
+"""Finds where the sub-layers of a Transformer's blocks end by observing a forward pass, not by the model family."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from xlt.models.transfer import TransferModel, is_layer_norm
 
 @dataclass(frozen=True)
 class Block:
-    """One block, by paths in the model.
+    """One Transformer block, described by paths of modules in the model.
 
     Attributes:
         path: of the block.
-        attention, feed_forward: the module whose output is added to the sub-layer's input (a linear layer or the
-            dropout after it).
-        norm: the layer normalisation whose output is the block's (post-norm, as in BERT); None where the block ends in
-            the sum (pre-norm, as in Llama).
+        attention, feed_forward: paths of the modules whose outputs are added to the sub-layers' inputs (a linear layer
+            or the dropout after it).
+        norm: path of the layer normalisation whose output is the block's (post-norm, as in BERT); None if the block
+            ends with the sum (pre-norm, as in Llama).
     """
 
     path: str
@@ -31,12 +31,13 @@ class Block:
 
 
 def find_blocks(model: TransferModel) -> list[Block]:
-    """The blocks of a model, lowest first; an encoder's, then its decoder's, whose attention is the cross-attention.
+    """Finds the blocks of a model, lowest first; of an encoder-decoder the encoder's before the decoder's.
 
-    Runs the backbone on two tokens, in evaluation mode.
+    The attention of a decoder's block is the cross-attention. The function runs the backbone on two tokens, in
+    evaluation mode.
 
     Raises:
-        ValueError: the model has no blocks in a list, or one of them is not made of two sub-layers.
+        ValueError: the model has no list of blocks, or a block does not consist of two sub-layers.
     """
     paths = {module: f"backbone.{path}" for path, module in model.backbone.named_modules()}
     backbone: Any = model.backbone
@@ -49,10 +50,10 @@ def find_blocks(model: TransferModel) -> list[Block]:
     try:
         with torch.no_grad():
             ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
-            given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
             if model.decodes:
-                given["decoder_input_ids"] = ids
-            model.backbone.forward(**given)  # not for others' hooks
+                inputs["decoder_input_ids"] = ids
+            model.backbone.forward(**inputs)  # `forward`, so that hooks on the backbone do not run
     finally:
         model.train(training)
         for handle in handles:
@@ -61,7 +62,10 @@ def find_blocks(model: TransferModel) -> list[Block]:
 
 
 class _Trace:
-    """Modules in the order in which they return, with what they return; kept, so that no address is used twice."""
+    """A hook that records modules with their outputs, in the order in which they return.
+
+    It keeps the outputs, so that no memory address is used twice.
+    """
 
     def __init__(self) -> None:
         self.called: list[tuple[nn.Module, Tensor | None]] = []
@@ -72,12 +76,16 @@ class _Trace:
 
 
 def outermost_blocks(backbone: nn.Module) -> list[nn.Module]:
-    """The longest list of modules with a layer normalisation in each; the first of equally long ones."""
+    """Returns the longest list of modules that contain a layer normalisation; of equally long ones the first.
+
+    Raises:
+        ValueError: there is no such list.
+    """
     lists = [list(module) for module in backbone.modules() if isinstance(module, nn.ModuleList) and len(module) > 0]
-    of_blocks = [found for found in lists if any(is_layer_norm(module) for module in found[0].modules())]
-    if not of_blocks:
-        raise ValueError(f"{type(backbone).__name__} has no blocks in a list: no adapter fits between them")
-    return max(of_blocks, key=len)
+    block_lists = [modules for modules in lists if any(is_layer_norm(module) for module in modules[0].modules())]
+    if not block_lists:
+        raise ValueError(f"{type(backbone).__name__} has no list of blocks: such models are not supported here")
+    return max(block_lists, key=len)
 
 
 def _block(
@@ -95,7 +103,10 @@ def _block(
     else:
         inner, last = norms[-1:], len(leaves) - 1
     if not inner or not 0 < inner[0] <= last:
-        raise ValueError(f"{name}: block {paths[block]} does not end attention and feed-forward layer as expected")
+        raise ValueError(
+            f"{name}: in block {paths[block]} the ends of attention and feed-forward layer were not found: "
+            "such models are not supported here"
+        )
     norm = paths[leaves[ends[0]][0]] if ends else None
     return Block(paths[block], paths[leaves[inner[0] - 1][0]], paths[leaves[last][0]], norm)
 
@@ -105,7 +116,7 @@ def _same(a: Tensor | None, b: Tensor) -> bool:
 
 
 def output_embeddings(model: TransferModel) -> str | None:
-    """Path of the linear layer that makes logits over the vocabulary; None without a language-model head."""
+    """Returns the path of the linear layer that computes logits over the vocabulary; None if there is none."""
     if model.lm_head is None:
         return None
     for path, module in model.lm_head.named_modules():

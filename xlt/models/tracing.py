@@ -1,4 +1,4 @@
-"""What a model's blocks compute on the way: hidden states, and the attention distributions or what they are made of."""
+"""Records the hidden states and attention distributions (or their inputs) of a model's blocks during a forward pass."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from xlt.models.transfer import TransferModel
 
 @dataclass
 class Trace:
-    """One pass through a model.
+    """The record of one forward pass.
 
     Attributes:
-        hidden: (batch, length, hidden) each: the output of the embedding layer, then of each block asked for.
-        attention: of each block asked for: inputs of its distribution where it took the fast path, else the
-            distribution itself, (batch, heads, length, length), before dropout.
+        hidden: the output of the embedding layer, then of each recorded block, (batch, length, hidden) each.
+        attention: for each recorded block the inputs of its attention distribution if it used fast attention, else the
+            distribution itself before dropout, (batch, heads, length, length).
     """
 
     hidden: list[Tensor] = field(default_factory=list)
@@ -33,50 +33,52 @@ class Trace:
 
 
 class Tracer:
-    """Watches chosen blocks of a model; passes outside of `watch` cost nothing more than a few empty calls.
+    """A recorder of hidden states and attention of some blocks of a model.
 
-    What the model computes is not changed: hidden states are taken by hooks, and attention is recognised by the
-    functions that it calls, `scaled_dot_product_attention` or, for families with an attention of their own (DeBERTa), a
-    softmax over (batch, heads, length, length). No block that is not asked for leaves anything.
+    It does not change what the model computes. Hooks record hidden states. Attention is recognised by the functions
+    that it calls: `scaled_dot_product_attention` or, in families with an attention of their own (DeBERTa), a softmax
+    over (batch, heads, length, length). Passes outside `watch` cost a few empty calls only.
 
     Args:
-        model: with its blocks in a list.
-        blocks: numbers from 0, ascending.
+        model: with a list of blocks.
+        blocks: numbers of the blocks to record, from 0, ascending.
     Raises:
-        ValueError: the model has no blocks in a list, or fewer.
+        ValueError: the model has no list of blocks, or too few.
     """
 
     def __init__(self, model: TransferModel, blocks: Sequence[int]) -> None:
-        found = outermost_blocks(model.backbone)
-        if blocks and blocks[-1] >= len(found):
-            raise ValueError(f"{model.base_name} has {len(found)} blocks, block {blocks[-1]} is asked for")
+        all_blocks = outermost_blocks(model.backbone)
+        if blocks and blocks[-1] >= len(all_blocks):
+            count = len(all_blocks)
+            raise ValueError(f"model {model.base_name} has blocks 0 to {count - 1}: block {blocks[-1]} does not exist")
         self._name, self._backbone = model.base_name, model.backbone
         self._blocks = len(blocks)
         self._trace: Trace | None = None
         self._attention: AttentionInputs | Tensor | None = None
         self._inside = False
-        found[0].register_forward_pre_hook(self._before_first, with_kwargs=True)
+        all_blocks[0].register_forward_pre_hook(self._before_first, with_kwargs=True)
         for number in blocks:
-            found[number].register_forward_pre_hook(self._before)
-            found[number].register_forward_hook(self._after)
+            all_blocks[number].register_forward_pre_hook(self._before)
+            all_blocks[number].register_forward_hook(self._after)
 
     @contextmanager
     def watch(self) -> Iterator[Trace]:
-        """Fills the trace it gives with the one pass through the backbone that is made meanwhile.
+        """Yields a trace, which the one pass through the backbone within the context fills.
 
         Raises:
-            ValueError: on leaving, if the attention of a block was not recognised, or there was not one pass.
+            ValueError: at the end of the context, if the attention of a block was not recognised, or if there was not
+                exactly one pass.
         """
         self._trace = trace = Trace()
         try:
-            with _AttentionCalls(self._saw):
+            with _AttentionCalls(self._report):
                 yield trace
         finally:
             self._trace = None
         if len(trace.attention) != self._blocks or len(trace.hidden) != self._blocks + 1:
             raise ValueError(
-                f"{self._name}: attention seen in {len(trace.attention)} of {self._blocks} blocks in one pass; "
-                "its attention implementation hides it (use sdpa or eager)"
+                f"model {self._name}: attention was recognised in {len(trace.attention)} of {self._blocks} blocks in "
+                "one pass: load the model with the attention implementation sdpa or eager"
             )
 
     def _before_first(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -95,28 +97,28 @@ class Tracer:
             self._trace.attention.append(self._attention)
             self._attention = None
 
-    def _saw(self, attention: AttentionInputs | Tensor) -> None:
+    def _report(self, attention: AttentionInputs | Tensor) -> None:
         if self._inside:
             self._attention = attention
 
 
 class _AttentionCalls(TorchFunctionMode):
-    """Hands over the inputs of each fast attention, and each distribution that a softmax makes of four dimensions.
+    """A mode that reports each attention: the inputs of fast attention, or the result of a softmax of four dimensions.
 
     Args:
-        saw: is told.
+        report: is called with them.
     """
 
-    def __init__(self, saw: Callable[[AttentionInputs | Tensor], None]) -> None:
+    def __init__(self, report: Callable[[AttentionInputs | Tensor], None]) -> None:
         super().__init__()
-        self._saw = saw
+        self._report = report
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is functional.scaled_dot_product_attention:
-            self._saw(attention_arguments(*args, **kwargs)[0])
+            self._report(attention_arguments(*args, **kwargs)[0])
             return func(*args, **kwargs)
         result = func(*args, **kwargs)
         if func in (functional.softmax, torch.softmax, Tensor.softmax) and result.dim() == 4:
-            self._saw(result)
+            self._report(result)
         return result

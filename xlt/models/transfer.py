@@ -1,4 +1,4 @@
-"""The model that methods adapt: backbone, pre-trained language-model head, task head, under fixed names."""
+"""The model that methods adapt: backbone, pre-trained language-model head and task head, under fixed names."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xlt.models.cpu_training import as_before
+from xlt.models.cpu_training import checkpoint_contexts
 
-# Language-model heads in several parts, which act in this order.
+# Language-model heads that consist of several modules, in the order in which they run.
 _HEADS_IN_PARTS = {"DistilBertForMaskedLM": ("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector")}
 
 
 class TransferModel(nn.Module):
-    """A pre-trained Transformer taken apart, so that one name means one tensor in every task and module file.
+    """A pre-trained Transformer split into parts, so that a name means the same tensor in every task and module file.
 
-    `backbone.*` is the encoder or decoder body that all tasks share, `lm_head.*` the head it was pre-trained with,
-    `head.*` what a task adds, `adapters.*` what a method inserts and trains. Modules refer to tensors by these names.
+    `backbone.*` is the encoder or decoder body that all tasks share, `lm_head.*` is the head of pre-training, `head.*`
+    is the head that a task adds, and `adapters.*` are the networks that a method inserts. Modules refer to tensors by
+    these names.
 
     Args:
         backbone: body; `forward(input_ids, attention_mask).last_hidden_state` is (batch, length, hidden).
-        lm_head: maps (tokens, hidden) to (tokens, vocabulary); None where the task does not use it.
-        base_hash: `parameter_hash` of the pre-trained backbone, which module files are checked against.
+        lm_head: maps (tokens, hidden) to (tokens, vocabulary); None if the task does not use it.
+        base_hash: `parameter_hash` of the pre-trained backbone, with which module files are compared.
         base_name: path or hub id, for messages.
 
     Attributes:
-        pretrained_parameters: entries of the pre-trained model as it came, tied tensors once and language-model head
-            included; what density is a share of, and the N of the L1 term.
+        pretrained_parameters: number of parameters of the pre-trained model, including the language-model head; tied
+            tensors count once. Density is a share of it, and it is the N of the L1 term.
     """
 
     def __init__(self, backbone: nn.Module, lm_head: nn.Module | None, base_hash: str, base_name: str) -> None:
@@ -58,48 +59,57 @@ class TransferModel(nn.Module):
         return next(self.parameters()).device
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
-        """(batch, length) token ids and 0/1 mask -> (batch, length, hidden) contextual representations.
+        """Computes contextual representations.
 
-        `token_type_ids`, (batch, length), say which sequence of a pair a token is of; None for a model without them.
+        Args:
+            input_ids: (batch, length) token ids.
+            attention_mask: (batch, length), 1 for tokens and 0 for padding.
+            token_type_ids: (batch, length), the number of a token's sequence in a pair; None for a model without.
+        Returns:
+            (batch, length, hidden).
         """
         more: dict[str, Any] = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        if self._caches:  # keys and values are not wanted again: a decoder would copy and keep those of every layer
+        if self._caches:  # without this a decoder would copy and keep the keys and values of every layer
             more["use_cache"] = False
         return self.backbone(input_ids=input_ids, attention_mask=attention_mask, **more).last_hidden_state
 
     def decode(self, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor) -> Tensor:
-        """Of an encoder-decoder: (batch, length) source ids and mask, (batch, target length) ids -> representations.
+        """Computes the representations of the target of an encoder-decoder.
 
+        Args:
+            input_ids: (batch, length) source token ids.
+            attention_mask: (batch, length), 1 for tokens and 0 for padding.
+            decoder_input_ids: (batch, target length) target token ids.
         Returns:
-            (batch, target length, hidden). Each position sees itself and those before it, so padding on the right of
-            the target needs no mask.
+            (batch, target length, hidden). A position attends to itself and those before it, so padding on the right
+            of the target needs no mask.
         """
-        made = self.backbone(
+        output = self.backbone(
             input_ids=input_ids, attention_mask=attention_mask, decoder_input_ids=decoder_input_ids, use_cache=False
         )
-        return made.last_hidden_state
+        return output.last_hidden_state
 
     @property
     def decodes(self) -> bool:
-        """Whether it is an encoder-decoder."""
+        """Whether the model is an encoder-decoder."""
         return bool(self.backbone.config.is_encoder_decoder)  # type: ignore[union-attr]
 
     @property
     def output_embeddings(self) -> list[nn.Linear]:
-        """The layer that maps to the vocabulary; none where the language-model head is left out."""
+        """The layers of the language-model head that map to the vocabulary; empty without a language-model head."""
         parts = [] if self.lm_head is None else self.lm_head.modules()
         return [part for part in parts if isinstance(part, nn.Linear) and part.weight.shape[0] == self.vocabulary]
 
     @property
     def is_untied(self) -> bool:
-        """Whether there are output embeddings, and they are a tensor of their own."""
+        """Whether there are output embeddings that are not tied to the input embeddings."""
         return any(layer.weight is not self._input_matrix for layer in self.output_embeddings)
 
     def untie_embeddings(self) -> Callable[[], None]:
-        """Gives output embeddings that are tied to the input embeddings a tensor of their own, of the same values.
+        """Gives output embeddings that are tied to the input embeddings a tensor of their own, with the same values.
 
         Returns:
-            What ties them again, if they were tied; it does not hold the model.
+            A function that ties them again if they were tied; it does not refer to the model.
         """
         inputs = self._input_matrix
         tied = [layer for layer in self.output_embeddings if layer.weight is inputs]
@@ -117,16 +127,16 @@ class TransferModel(nn.Module):
         return self.backbone.get_input_embeddings().weight  # type: ignore[operator]
 
     def language_model_logits(self, hidden: Tensor) -> Tensor:
-        """(tokens, hidden) -> (tokens, vocabulary); only the positions asked for are projected."""
+        """Computes logits (tokens, vocabulary) of the given hidden states (tokens, hidden)."""
         assert self.lm_head is not None
         return self.lm_head(hidden)
 
 
 def split_pretrained(pretrained: Any) -> tuple[nn.Module, nn.Module | None]:
-    """Takes a transformers language model apart into body and head.
+    """Splits a transformers language model into body and head.
 
     Raises:
-        ValueError: the head is not one submodule that maps hidden states to logits.
+        ValueError: the head does not consist of one submodule, and its order of several is unknown.
     """
     backbone = pretrained.base_model
     if (parts := _HEADS_IN_PARTS.get(type(pretrained).__name__)) is not None:
@@ -134,14 +144,16 @@ def split_pretrained(pretrained: Any) -> tuple[nn.Module, nn.Module | None]:
     heads = [module for module in pretrained.children() if module is not backbone]
     if len(heads) > 1:
         kind = type(pretrained).__name__
-        raise ValueError(f"{kind}: its language-model head has {len(heads)} parts; such models are not supported yet")
+        raise ValueError(
+            f"{kind}: the language-model head has {len(heads)} parts of unknown order; such models are not supported"
+        )
     return backbone, heads[0] if heads else None
 
 
 def block_linear_layers(model: TransferModel) -> dict[str, nn.Linear]:
-    """Name of the weight -> linear layer, of all inside the backbone's blocks, in the model's order.
+    """Returns name of the weight -> layer, for all linear layers in the backbone's blocks, in the model's order.
 
-    Blocks are what a backbone keeps in a list; embeddings, pooler and language-model head are none.
+    Blocks are the modules that a backbone has in a list; embeddings, pooler and language-model head are not blocks.
     """
     lists = [f"{path}." for path, module in model.backbone.named_modules() if isinstance(module, nn.ModuleList)]
     return {
@@ -152,7 +164,7 @@ def block_linear_layers(model: TransferModel) -> dict[str, nn.Linear]:
 
 
 def parameter_report(model: TransferModel) -> dict[str, int]:
-    """How many parameters the backbone has (thesis Table 5.2), those that grow with the vocabulary for themselves."""
+    """Counts the backbone's parameters (thesis Table 5.2), separately those of the embeddings and all others."""
     total = sum(parameter.numel() for parameter in model.backbone.parameters())
     embeddings: Any = model.backbone.get_input_embeddings()  # type: ignore[operator]
     return {
@@ -163,37 +175,39 @@ def parameter_report(model: TransferModel) -> dict[str, int]:
 
 
 def recompute_activations(model: TransferModel) -> None:
-    """Has each block keep its input alone, and compute the rest again in the backward pass.
+    """Makes each block store its input only and compute its activations again in the backward pass.
 
     Raises:
-        ValueError: the model family cannot.
+        ValueError: the model family does not support this.
     """
     backbone: Any = model.backbone
     if not getattr(backbone, "supports_gradient_checkpointing", False):
-        raise ValueError(f"train.activation_checkpointing=true: {type(backbone).__name__} cannot do that")
+        raise ValueError(
+            f"train.activation_checkpointing=true: {type(backbone).__name__} does not support it; set false"
+        )
     backbone.gradient_checkpointing_enable(
-        gradient_checkpointing_kwargs={"use_reentrant": False, "context_fn": as_before}
+        gradient_checkpointing_kwargs={"use_reentrant": False, "context_fn": checkpoint_contexts}
     )
 
 
 def layer_norm_parameters(model: nn.Module) -> set[str]:
-    """Names of all layer-normalisation parameters, whatever class a model family uses for it."""
-    found: set[str] = set()
+    """Returns the names of all layer-normalisation parameters, whatever class a model family uses."""
+    names: set[str] = set()
     for path, module in model.named_modules():
         if is_layer_norm(module):
-            found.update(f"{path}.{name}" for name, _ in module.named_parameters(recurse=False))
-    return found
+            names.update(f"{path}.{name}" for name, _ in module.named_parameters(recurse=False))
+    return names
 
 
 def is_layer_norm(module: nn.Module) -> bool:
-    """Whether a module is a layer normalisation, whatever class a model family uses for it."""
+    """Returns whether a module is a layer normalisation, whatever class a model family uses."""
     return isinstance(module, nn.LayerNorm) or type(module).__name__.lower().endswith(("layernorm", "rmsnorm"))
 
 
 def parameter_hash(module: nn.Module) -> str:
-    """A name for the values of all parameters: blake2b over names, shapes and float32 bytes, hexadecimal.
+    """Computes a digest of all parameters: blake2b over names, shapes and float32 bytes, in hexadecimal.
 
-    Files in float16 and float32 that hold the same numbers have the same hash.
+    Equal numbers have the same hash in float16 and in float32.
     """
     digest = hashlib.blake2b(digest_size=16)
     for name, parameter in sorted(module.named_parameters(), key=lambda item: item[0]):

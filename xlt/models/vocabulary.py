@@ -1,4 +1,4 @@
-"""A tokenizer trained from text, for models that start from nothing."""
+"""Trains a tokenizer on text, for models that are trained from random weights."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ SPECIAL_TOKENS = {
 
 
 def train_tokenizer(lines: Iterable[str], size: int) -> Any:
-    """A byte-level BPE tokenizer of `size` entries; any script can be written with it, seen in training or not.
+    """Trains a byte-level BPE tokenizer, which can encode every script, even one that is not in the text.
 
     Args:
         lines: text; a word is a run of non-space characters.
-        size: entries, special tokens and the 256 bytes included.
+        size: number of entries, including special tokens and the 256 bytes.
+    Returns:
+        A `PreTrainedTokenizerFast`.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast

@@ -1,7 +1,7 @@
-"""Bilingual vocabularies: the tokens of a multilingual tokenizer that two languages use (Thesis §5.3.2).
+"""Reduces a multilingual tokenizer to the tokens that two languages use (thesis §5.3.2).
 
-After Abdaoui et al. (2020). A reduced tokenizer is a tokenizer of its own; `piece_map` says which rows of the full
-model's embeddings its tokens have.
+This follows Abdaoui et al. (2020). The result is a complete tokenizer; `piece_map` returns the rows of the full model's
+embeddings that belong to its tokens.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from torch import Tensor
 from xlt.errors import UsageError
 
 _KINDS = ("WordPiece", "Unigram", "BPE")
-_BATCH = 10_000  # texts tokenized at once
+_BATCH = 10_000  # texts that are tokenized at a time
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """How often a reduced tokenizer cuts words otherwise than the full one; all three count occurrences in the text.
+    """Counts of words that a reduced tokenizer segments differently from the full one, by occurrences in a text.
 
     Attributes:
-        words: separated by white space.
-        changed: those cut otherwise.
-        unknown: those of which the reduced tokenizer, and not the full one, makes an unknown token.
+        words: all words, which white space separates.
+        changed: words with another segmentation.
+        unknown: words in which the reduced tokenizer has an unknown token and the full one has none.
     """
 
     words: int
@@ -40,83 +40,88 @@ class Segmentation:
 
     @property
     def changed_share(self) -> float:
-        """In [0, 1]; 0 of no words."""
+        """Share of the words with another segmentation, in [0, 1]; 0 if there are no words."""
         return self.changed / self.words if self.words else 0.0
 
 
 def count_tokens(tokenizer: Any, lines: Iterable[str]) -> Tensor:
-    """(len(tokenizer),) int64: how often each token id occurs in the lines, without special tokens around them."""
+    """Counts how often each token id occurs in the lines, without special tokens; returns (len(tokenizer),) int64."""
     counts = torch.zeros(len(tokenizer), dtype=torch.int64)
-    for ids in _tokenized(tokenizer, lines):
+    for ids in _tokenize_batches(tokenizer, lines):
         counts += torch.bincount(torch.tensor(list(itertools.chain(*ids)), dtype=torch.int64), minlength=len(counts))
     return counts
 
 
 def frequent_tokens(counts: Iterable[Tensor], threshold: float) -> set[int]:
-    """The token ids whose unigram probability is at least `threshold` in the corpus of any language.
+    """Returns the token ids whose unigram probability is at least `threshold` in the corpus of at least one language.
 
-    Thesis §5.3.2: 1e-6, and the source or the target language. A token that no corpus has is never frequent.
+    Thesis §5.3.2: the threshold is 1e-6, the languages are source and target. A token without occurrences is never
+    frequent.
 
     Args:
-        counts: for each language, (tokenizer entries,) int64: how often each token id occurs in its corpus.
-        threshold: inclusive; compared in float64, where a quotient of counts and the decimal it equals are the same.
+        counts: for each language (tokenizer entries,) int64, how often each token id occurs in its corpus.
+        threshold: inclusive; the comparison is in float64, where a quotient of counts equals its decimal.
     """
-    found: set[int] = set()
+    token_ids: set[int] = set()
     for count in counts:
         frequent = (count > 0) & (count.double() / count.sum() >= threshold)
-        found.update(frequent.nonzero().flatten().tolist())
-    return found
+        token_ids.update(frequent.nonzero().flatten().tolist())
+    return token_ids
 
 
 def reduce_vocabulary(tokenizer: Any, wanted: Collection[int], *, characters: bool) -> tuple[Any, Tensor]:
-    """A tokenizer of the wanted tokens and of those that it cannot do without.
+    """Reduces a tokenizer to the wanted tokens and those that are indispensable.
 
-    Besides `wanted` it has all special and added tokens, the unknown token, what byte-level models and byte fallback
-    spell the rest with, and all ids up to the padding token's: model families such as XLM-R count positions from the
-    padding id, which therefore stays what it is. (A tokenizer whose padding token is its last is hardly reduced.)
+    Indispensable are all special and added tokens, the unknown token, the tokens by which byte-level models and byte
+    fallback spell other text, and all ids up to that of the padding token. The padding id must not change, because
+    model families such as XLM-R count positions from it. (So a tokenizer whose last token is the padding token is
+    hardly reduced.)
 
-    A word (what the pre-tokenizer makes of a text) is cut as before if all its tokens are kept:
+    A word (a unit of the pre-tokenizer) is segmented as before if all its tokens are kept:
 
-    - WordPiece takes the longest token that fits, from left to right. The longest of all fits and is kept, so it is
-      the longest of those kept. Only a word that the full tokenizer makes the unknown token of, because the longest
-      token led it to where nothing fits, may be cut now.
-    - Unigram takes the segmentation of the highest score. The one taken still has its score; of the others some have
-      gone, and none has a higher score: a character that was a token may be unknown now, but an unknown character
-      costs more than any token, and the same as before, because the lowest-scored token, which decides that, is kept.
-    - BPE applies, of all merges that it can, the first in rank. None that it applied to the word goes over a border
-      between two tokens of the result, so those inside a token are the ones it applies to that token alone: its
-      derivation. For each kept token, that is kept too, tokens and merges; no other merge is. At each step, then, the
-      merge that was first of all is still there, and the first of fewer. (With `ignore_merges`, a word that is a
-      token is one piece before and after.)
+    - WordPiece takes the longest token that fits, from left to right. In the full tokenizer that is a kept token, so it
+      is also the longest kept token. The only exception is a word that is unknown to the full tokenizer because no
+      token fits after the longest one: the reduced tokenizer may segment it.
+    - Unigram takes the segmentation with the highest score. The score of the full tokenizer's choice does not change,
+      and no other segmentation gets a higher one. A character that was a token may become unknown, but an unknown
+      character costs more than any token, and as much as before, because the token with the lowest score, which
+      determines this cost, is kept.
+    - BPE applies, of all possible merges, the first in rank. No merge that it applied to the word crosses a border
+      between two tokens of the result, so the merges within a token are those that it applies to this token alone, the
+      token's derivation. The reduced tokenizer has the derivations of all kept tokens, with their tokens, and no other
+      merges. At each step, therefore, the merge that was first is still there and is the first of fewer merges. (With
+      `ignore_merges`, a word that is a token is one piece in both tokenizers.)
 
     Args:
-        tokenizer: a fast one of type WordPiece, Unigram or BPE.
-        wanted: token ids.
-        characters: also keep all tokens of one character (a WordPiece also after its prefix), so that a character
-            that is a token by itself never becomes unknown.
+        tokenizer: a fast tokenizer of type WordPiece, Unigram or BPE; it does not change.
+        wanted: token ids to keep.
+        characters: whether to keep all tokens of one character, too (in WordPiece also those after its prefix), so
+            that a character that is a token by itself never becomes unknown.
     Returns:
-        The tokenizer, a `PreTrainedTokenizerFast` with the full one's special tokens and settings, and (entries,)
-        int64: the ids that its tokens have in `tokenizer`, ascending.
+        The reduced tokenizer, a `PreTrainedTokenizerFast` with the full one's special tokens and settings; and
+        (entries,) int64, ascending, the ids that its tokens have in `tokenizer`.
     Raises:
-        UsageError: another type of tokenizer, or one whose ids have gaps.
-        ValueError: a wanted id is not the tokenizer's.
+        UsageError: the tokenizer has another type, or its ids have gaps.
+        ValueError: the tokenizer has no token with one of the wanted ids.
     """
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-    written = json.loads(tokenizer.backend_tokenizer.to_str())
-    written["truncation"] = written["padding"] = None  # of its last call
-    model = written["model"]
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    content["truncation"] = content["padding"] = None  # these belong to the tokenizer's last call
+    model = content["model"]
     if model["type"] not in _KINDS:
-        raise UsageError(f"tokenizer of type {model['type']}: cannot be reduced; those of {', '.join(_KINDS)} can")
+        raise UsageError(
+            f"model.student: a tokenizer of type {model['type']} cannot be reduced; supported: {', '.join(_KINDS)}"
+        )
     vocabulary = _vocabulary(model)
-    places = list(_places_of_ids(written))
-    added = {place["content"]: place["id"] for place in written["added_tokens"]}
+    places = list(_places_of_ids(content))
+    added = {place["content"]: place["id"] for place in content["added_tokens"]}
     if unknown := sorted(set(wanted).difference(vocabulary.values(), added.values())):
-        raise ValueError(f"token id {unknown[0]}: the tokenizer has none such")
+        raise ValueError(f"the tokenizer has no token with the wanted id {unknown[0]}")
 
     keep = {*wanted, *tokenizer.all_special_ids, *(holder[key] for holder, key in places)}
-    keep.update(_indispensable(written, vocabulary))
+    keep.update(_indispensable(content, vocabulary))
     if tokenizer.pad_token_id is not None:
         keep.update(range(tokenizer.pad_token_id + 1))
     if characters:
@@ -125,28 +130,28 @@ def reduce_vocabulary(tokenizer: Any, wanted: Collection[int], *, characters: bo
         model["merges"] = _keep_derivations(model, vocabulary, keep)
 
     kept = sorted(keep)
-    new = {old: at for at, old in enumerate(kept)}
+    new = {old: place for place, old in enumerate(kept)}
     if model["type"] == "Unigram":
         model["vocab"] = [entry for old, entry in enumerate(model["vocab"]) if old in new]
     else:
         model["vocab"] = {token: new[old] for token, old in vocabulary.items() if old in new}
     for holder, key in places:
         holder[key] = new[holder[key]]
-    backend = Tokenizer.from_str(json.dumps(written))
-    # An added token that the model does not have gets the next id, whatever its entry says.
+    backend = Tokenizer.from_str(json.dumps(content))
+    # An added token that the model does not have gets the next id, even if its entry has another.
     moved = [token for token, old in added.items() if backend.token_to_id(token) != new[old]]
     if moved or backend.get_vocab_size(with_added_tokens=True) != len(kept):
-        where = f", such as before {moved[0]}" if moved else ""
-        raise UsageError(f"tokenizer: cannot be reduced, because its ids have gaps{where}")
-    reduced = PreTrainedTokenizerFast(tokenizer_object=backend, **_settings(tokenizer), **_prefix_space(written))
+        where = f", for example before {moved[0]}" if moved else ""
+        raise UsageError(f"model.student: the tokenizer cannot be reduced, because its ids have gaps{where}")
+    reduced = PreTrainedTokenizerFast(tokenizer_object=backend, **_settings(tokenizer), **_prefix_space(content))
     return reduced, torch.tensor(kept, dtype=torch.int64)
 
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> None:
-    """Writes the tokenizer's files, such that transformers 4 reads what transformers 5 wrote.
+    """Writes the tokenizer's files so that transformers 4 and 5 can read them.
 
-    5 calls `PreTrainedTokenizerFast` `TokenizersBackend`, which 4 does not know, and lists additional special tokens
-    under a key of which 4 expects a mapping; 5 reads either.
+    Version 5 writes the class name `TokenizersBackend` instead of `PreTrainedTokenizerFast`, which version 4 does not
+    know, and lists additional special tokens under a key for which version 4 expects a mapping. Version 5 reads both.
     """
     tokenizer.save_pretrained(folder)
     file = folder / "tokenizer_config.json"
@@ -160,21 +165,24 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
 
 
 def piece_map(reduced: Any, full: Any) -> Tensor:
-    """(len(reduced),) int64: the id that each token of `reduced` has in `full`, by how the token is written.
+    """Returns the id that each token of `reduced` has in `full`, (len(reduced),) int64, found by the token's text.
 
     Raises:
-        UsageError: `full` lacks one.
+        UsageError: `full` does not have one of the tokens.
     """
     ids = full.get_vocab()
     tokens = reduced.convert_ids_to_tokens(range(len(reduced)))
     for token in tokens:
         if token not in ids:
-            raise UsageError(f"token {token!r}: the full tokenizer has none such, so the other is no reduction of it")
+            raise UsageError(
+                f"model.student: the full tokenizer has no token {token!r}, so the student's tokenizer is no reduction "
+                "of it; use the student with its own teacher"
+            )
     return torch.tensor([ids[token] for token in tokens], dtype=torch.int64)
 
 
 def compare_segmentation(full: Any, reduced: Any, kept: Tensor, lines: Iterable[str]) -> Segmentation:
-    """How the words of the lines are cut by both tokenizers, each word for itself.
+    """Compares how two tokenizers segment the words of the lines, each word by itself.
 
     Args:
         full, reduced: the tokenizers.
@@ -184,8 +192,8 @@ def compare_segmentation(full: Any, reduced: Any, kept: Tensor, lines: Iterable[
     words = Counter(word for line in lines for word in line.split())
     old = kept.tolist()
     changed = unknown = 0
-    before = itertools.chain.from_iterable(_tokenized(full, words))
-    after = itertools.chain.from_iterable(_tokenized(reduced, words))
+    before = itertools.chain.from_iterable(_tokenize_batches(full, words))
+    after = itertools.chain.from_iterable(_tokenize_batches(reduced, words))
     for count, was, now in zip(words.values(), before, after, strict=True):
         if was != [old[token] for token in now]:
             changed += count
@@ -194,8 +202,8 @@ def compare_segmentation(full: Any, reduced: Any, kept: Tensor, lines: Iterable[
     return Segmentation(words.total(), changed, unknown)
 
 
-def _tokenized(tokenizer: Any, texts: Iterable[str]) -> Iterator[list[list[int]]]:
-    """Token ids of each text without special tokens, a batch of texts at a time."""
+def _tokenize_batches(tokenizer: Any, texts: Iterable[str]) -> Iterator[list[list[int]]]:
+    """Yields for a batch of texts at a time the token ids of each text, without special tokens."""
     rest = iter(texts)
     while batch := list(itertools.islice(rest, _BATCH)):
         yield tokenizer(
@@ -204,41 +212,41 @@ def _tokenized(tokenizer: Any, texts: Iterable[str]) -> Iterator[list[list[int]]
 
 
 def _vocabulary(model: Mapping[str, Any]) -> dict[str, int]:
-    """Token -> id of a model as tokenizer.json has it; added tokens are not of it unless they are the model's too."""
+    """Returns token -> id of the model in a tokenizer.json; added tokens count only if the model has them, too."""
     if model["type"] == "Unigram":
-        return {token: at for at, (token, _) in enumerate(model["vocab"])}
+        return {token: place for place, (token, _) in enumerate(model["vocab"])}
     return model["vocab"]
 
 
-def _places_of_ids(written: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
-    """(container, key) of every token id that a tokenizer.json names outside its vocabulary."""
-    for token in written["added_tokens"]:
+def _places_of_ids(content: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
+    """Yields the container and the key of every token id that a tokenizer.json has outside its vocabulary."""
+    for token in content["added_tokens"]:
         yield token, "id"
-    if written["model"].get("unk_id") is not None:
-        yield written["model"], "unk_id"
-    waiting = [written["post_processor"] or {}]
-    while waiting:
-        processor = waiting.pop()
-        waiting += processor.get("processors", ())  # of a sequence
+    if content["model"].get("unk_id") is not None:
+        yield content["model"], "unk_id"
+    queue = [content["post_processor"] or {}]
+    while queue:
+        processor = queue.pop()
+        queue += processor.get("processors", ())  # a sequence has several
         for special in processor.get("special_tokens", {}).values():
-            yield from ((special["ids"], at) for at in range(len(special["ids"])))
+            yield from ((special["ids"], place) for place in range(len(special["ids"])))
         for role in {"sep", "cls"} & processor.keys():
             yield processor[role], 1  # a pair of token and id
 
 
-def _indispensable(written: Mapping[str, Any], vocabulary: Mapping[str, int]) -> Iterator[int]:
-    """Ids of the unknown token, of the bytes that any text can be spelt with, and of the lowest-scored token."""
+def _indispensable(content: Mapping[str, Any], vocabulary: Mapping[str, int]) -> Iterator[int]:
+    """Yields the ids of the unknown token, of the bytes that can spell any text, and of the token of lowest score."""
     from tokenizers import pre_tokenizers
 
-    model = written["model"]
+    model = content["model"]
     tokens = [model.get("unk_token")]
-    if '"type": "ByteLevel"' in json.dumps([written["normalizer"], written["pre_tokenizer"]]):
+    if '"type": "ByteLevel"' in json.dumps([content["normalizer"], content["pre_tokenizer"]]):
         tokens += pre_tokenizers.ByteLevel.alphabet()
     if model.get("byte_fallback"):
         tokens += [f"<0x{byte:02X}>" for byte in range(256)]
     yield from (vocabulary[token] for token in tokens if token in vocabulary)
     if model["type"] == "Unigram":
-        yield min(range(len(model["vocab"])), key=lambda at: model["vocab"][at][1])
+        yield min(range(len(model["vocab"])), key=lambda place: model["vocab"][place][1])
 
 
 def _characters(model: Mapping[str, Any], vocabulary: Mapping[str, int]) -> Iterator[int]:
@@ -249,12 +257,12 @@ def _characters(model: Mapping[str, Any], vocabulary: Mapping[str, int]) -> Iter
 
 
 def _affixes(model: Mapping[str, Any]) -> tuple[str, str]:
-    """What a token that is not a word's first begins with, and what one that is a word's last ends with."""
+    """Returns the prefix of all tokens of a word except the first, and the suffix of a word's last token."""
     return model.get("continuing_subword_prefix") or "", model.get("end_of_word_suffix") or ""
 
 
 def _keep_derivations(model: Mapping[str, Any], vocabulary: Mapping[str, int], keep: set[int]) -> list[Sequence[str]]:
-    """Adds to `keep` what the tokens in it are merged from; the merges for that, in the order of their ranks."""
+    """Adds the tokens of its tokens' derivations to `keep`; returns the derivations' merges in the order of ranks."""
     prefix, suffix = _affixes(model)
     merges = model["merges"]
     ranks = {(left, right): rank for rank, (left, right) in enumerate(merges)}
@@ -267,27 +275,27 @@ def _keep_derivations(model: Mapping[str, Any], vocabulary: Mapping[str, int], k
 
 
 def _derivation(token: str, ranks: Mapping[tuple[str, str], int], prefix: str, suffix: str) -> list[int]:
-    """Ranks of the merges that BPE applies to the characters of a token; none if they do not end in that token.
+    """Returns the ranks of the merges that BPE applies to the characters of a token.
 
-    Such a token is never the result of merges, in whatever word.
+    The list is empty if the merges do not result in that token; then they never do, in any word.
     """
     begins, ends = prefix and token.startswith(prefix), suffix and token.endswith(suffix)
     parts = list(token.removeprefix(prefix).removesuffix(suffix))
-    parts = [prefix + part if begins or at else part for at, part in enumerate(parts)]
+    parts = [prefix + part if begins or place else part for place, part in enumerate(parts)]
     if ends and parts:
         parts[-1] += suffix
     applied = []
     while len(parts) > 1:
-        rank, at = min((ranks.get(pair, math.inf), at) for at, pair in enumerate(itertools.pairwise(parts)))
+        rank, place = min((ranks.get(pair, math.inf), place) for place, pair in enumerate(itertools.pairwise(parts)))
         if rank == math.inf:
             return []
         applied.append(int(rank))
-        parts[at : at + 2] = [parts[at] + parts[at + 1].removeprefix(prefix)]
+        parts[place : place + 2] = [parts[place] + parts[place + 1].removeprefix(prefix)]
     return applied
 
 
 def _settings(tokenizer: Any) -> dict[str, Any]:
-    """What a fast tokenizer is told besides its tokenizer.json."""
+    """Returns the settings of a fast tokenizer that are not in its tokenizer.json."""
     settings = {
         **tokenizer.special_tokens_map,
         "model_input_names": tokenizer.model_input_names,
@@ -296,7 +304,7 @@ def _settings(tokenizer: Any) -> dict[str, Any]:
         "truncation_side": tokenizer.truncation_side,
         "clean_up_tokenization_spaces": tokenizer.clean_up_tokenization_spaces,
     }
-    # transformers 4 has them in the map already, and a mapping of something else here.
+    # transformers 4 has these in the map, and here a mapping with another meaning.
     extra = getattr(tokenizer, "extra_special_tokens", None)
     if isinstance(extra, list) and extra:
         settings["additional_special_tokens"] = extra
@@ -305,7 +313,7 @@ def _settings(tokenizer: Any) -> dict[str, Any]:
     return settings
 
 
-def _prefix_space(written: Mapping[str, Any]) -> dict[str, bool]:
-    """What a tokenizer.json says of spaces; unless it is told so too, transformers 4 loads it as if it said False."""
-    said = written["pre_tokenizer"] or {}
-    return {key: said[key] for key in ("add_prefix_space",) if key in said}
+def _prefix_space(content: Mapping[str, Any]) -> dict[str, bool]:
+    """Returns a tokenizer.json's setting for the space before a text; transformers 4 needs it as an argument, too."""
+    pre_tokenizer = content["pre_tokenizer"] or {}
+    return {key: pre_tokenizer[key] for key in ("add_prefix_space",) if key in pre_tokenizer}

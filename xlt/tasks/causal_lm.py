@@ -1,4 +1,4 @@
-"""Next-token prediction, the objective that decoders are adapted with."""
+"""Next-token prediction, the objective with which decoders are adapted."""
 
 from __future__ import annotations
 
@@ -14,23 +14,26 @@ from xlt.data.examples import Example
 from xlt.data.mix import Features
 from xlt.errors import UsageError
 from xlt.tasks.task import pad
-from xlt.tasks.token_prediction import UNTAUGHT, TokenPrediction
+from xlt.tasks.token_prediction import IGNORED_LABEL, TokenPrediction
 
 
 @dataclass
 class CausalLmConfig:
-    """Next-token prediction."""
+    """Settings of next-token prediction."""
 
     _target_: str = "xlt.tasks.causal_lm.CausalLanguageModelling"
-    max_length: int = key("longest sequence, tokens", low=8)
-    packing: bool = key("join lines into sequences of max_length; false: one line a sequence")
+    max_length: int = key("maximum length of a sequence, in tokens", low=8)
+    packing: bool = key("whether to join lines into sequences of max_length; false: one sequence per line")
 
 
 SCHEMA = CausalLmConfig
 
 
 class CausalLanguageModelling(TokenPrediction):
-    """Predicts every token of a sequence but the first from those before it, special tokens included."""
+    """The task of predicting each token of a sequence, except the first, from those before it.
+
+    Special tokens are predicted, too.
+    """
 
     name = "causal_lm"
     adapts_language = True
@@ -41,16 +44,19 @@ class CausalLanguageModelling(TokenPrediction):
     def check(self, examples: Sequence[Example], source: str) -> None:
         for example in examples:
             if example.text is None:
-                raise UsageError(f"{example.place}: no running text; source {source} cannot serve task causal_lm")
+                raise UsageError(
+                    f"{example.place}: there is no running text, which task causal_lm needs; check {source}"
+                )
 
     def features(self, examples: Sequence[Example], encoder: Encoder) -> list[Features]:
         sequences = encoder.sequences([str(example.text) for example in examples], self.max_length, self.packing)
-        return [{"input_ids": ids} for ids in sequences if len(ids) > 1]  # a single token predicts nothing
+        return [{"input_ids": ids} for ids in sequences if len(ids) > 1]  # one token alone gives no prediction
 
     def collate(self, features: Sequence[Features], encoder: Encoder, generator: torch.Generator) -> dict[str, Tensor]:
         rows = [item["input_ids"] for item in features]
         return {
             "input_ids": pad(rows, encoder.pad_id),
             "attention_mask": pad([[1] * len(ids) for ids in rows], 0),
-            "labels": pad([[*ids[1:], UNTAUGHT] for ids in rows], UNTAUGHT),  # at each position the token that follows
+            # The label of a position is the next token.
+            "labels": pad([[*ids[1:], IGNORED_LABEL] for ids in rows], IGNORED_LABEL),
         }

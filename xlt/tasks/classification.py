@@ -1,4 +1,4 @@
-"""Classification of a text or a pair of texts with a two-layer head on the first position (thesis §4.4.3)."""
+"""Classification of a text or a pair of texts, with a two-layer head at the first position (thesis §4.4.3)."""
 
 from __future__ import annotations
 
@@ -20,26 +20,29 @@ from xlt.tasks.task import Decisions, Task, Tensors
 
 @dataclass
 class ClassificationConfig:
-    """Classification of whole examples."""
+    """Settings of classification."""
 
     _target_: str = "xlt.tasks.classification.Classification"
-    name: str = key("what the task is called in tables and module files")
-    labels: list[str] = key("the label inventory; a label outside it is an error")
+    name: str = key("name of the task in tables and module files")
+    labels: list[str] = key("all labels; any other label in the data is an error")
     pair: bool = key("whether an example is a pair of texts")
-    max_length: int = key("longest input, tokens; the longer text of a pair is cut first", low=8)
-    dropout: float = key("dropout before each layer of the head", low=0, high=0.9)
-    metric: str = key("what selects checkpoints", choices=("accuracy", "macro_f1"))
+    max_length: int = key("maximum length of an input, in tokens; the longer text of a pair is cut first", low=8)
+    dropout: float = key("dropout probability before each layer of the head", low=0, high=0.9)
+    metric: str = key("the metric that selects checkpoints", choices=("accuracy", "macro_f1"))
 
     def faults(self, prefix: str) -> Iterator[str]:
         if len(set(self.labels)) < max(2, len(self.labels)):
-            yield f"{prefix}.labels={self.labels}: must be two or more, each once"
+            yield f"{prefix}.labels={self.labels}: must be two or more labels, each listed once"
 
 
 SCHEMA = ClassificationConfig
 
 
 class ClassificationHead(nn.Module):
-    """Dropout, a layer of the hidden size with tanh, dropout, a linear layer: (..., hidden) -> (..., labels)."""
+    """A head of dropout, a layer of the hidden size with tanh, dropout, and a linear layer.
+
+    It maps (..., hidden) to (..., labels).
+    """
 
     def __init__(self, hidden_size: int, labels: int, dropout: float) -> None:
         super().__init__()
@@ -56,10 +59,10 @@ class ClassificationHead(nn.Module):
 
 
 class Classification(Task):
-    """One label an example, read off the first position ([CLS], <s>).
+    """The task of predicting one label per example, from the first position ([CLS], <s>).
 
-    Metrics: accuracy, and F1 averaged over the labels that occur in gold or prediction (scikit-learn's default, and
-    NusaX's F1); a label that is nowhere would otherwise count as a failure.
+    Metrics: accuracy, and F1 averaged over the labels that occur among gold or predicted labels (scikit-learn's
+    default, and NusaX's F1). A label that occurs in neither would otherwise count as F1 of zero.
     """
 
     def __init__(self, name: str, labels: list[str], pair: bool, max_length: int, dropout: float, metric: str) -> None:
@@ -72,13 +75,18 @@ class Classification(Task):
 
     def check(self, examples: Sequence[Example], source: str) -> None:
         for example in examples:
-            lacking = "text" if example.text is None else "second text" if self.pair and example.pair is None else None
-            if lacking is not None:
-                raise UsageError(f"{example.place}: no {lacking}; source {source} cannot serve {self.name}")
+            missing = "text" if example.text is None else "second text" if self.pair and example.pair is None else None
+            if missing is not None:
+                raise UsageError(
+                    f"{example.place}: there is no {missing}, which task {self.name} needs; check {source}"
+                )
             if not self.pair and example.pair is not None:
-                raise UsageError(f"{example.place}: a pair of texts; {self.name} takes single ones (task.pair=false)")
+                raise UsageError(
+                    f"{example.place}: there is a pair of texts, but task {self.name} has task.pair=false; "
+                    f"check {source} or set task.pair=true"
+                )
             if example.label is None:
-                raise UsageError(f"{example.place}: no label; source {source} cannot serve {self.name}")
+                raise UsageError(f"{example.place}: there is no label, which task {self.name} needs; check {source}")
             if example.label not in self._index:
                 known = " ".join(self._labels)
                 raise UsageError(f"{example.place}: label {example.label!r} is not in task.labels ({known})")

@@ -1,4 +1,4 @@
-"""Instruction tuning: what the assistant says, given the conversation before it (thesis §7.4)."""
+"""Instruction tuning: predicting the assistant's turns from the conversation before them (thesis §7.4)."""
 
 from __future__ import annotations
 
@@ -15,40 +15,45 @@ from xlt.data.examples import Example, Turn
 from xlt.data.mix import Features
 from xlt.errors import UsageError
 from xlt.tasks.task import pad
-from xlt.tasks.token_prediction import UNTAUGHT, TokenPrediction
+from xlt.tasks.token_prediction import IGNORED_LABEL, TokenPrediction
 
 
 @dataclass
 class InstructConfig:
-    """Instruction tuning."""
+    """Settings of instruction tuning."""
 
     _target_: str = "xlt.tasks.instruct.Instruct"
-    max_length: int = key("longest sequence, tokens; longer ones lose their end", low=8)
+    max_length: int = key("maximum length of a sequence, in tokens; longer ones lose their end", low=8)
     template: str = key(
-        "how a conversation is written: the tokenizer's own chat template, or Tulu's", choices=("tokenizer", "tulu")
+        "format of a conversation: the tokenizer's chat template or Tulu's format", choices=("tokenizer", "tulu")
     )
-    packing: bool = key("put whole conversations side by side into sequences of max_length")
+    packing: bool = key("whether to put several whole conversations into one sequence of max_length")
 
 
 SCHEMA = InstructConfig
 
 
 class Rendered(NamedTuple):
-    """A conversation as text; `taught`: (start, end) characters of what is learned."""
+    """A conversation as text.
+
+    Attributes:
+        text: of the whole conversation.
+        targets: (start, end) characters of the parts that the model learns to predict.
+    """
 
     text: str
-    taught: list[tuple[int, int]]
+    targets: list[tuple[int, int]]
 
 
 class Instruct(TokenPrediction):
-    """Predicts the assistant's turns, their end included, from all that stands before; nothing else is learned.
+    """The task of predicting the assistant's turns, including their end, from everything before them.
 
-    The loss is summed over taught tokens and divided by their number over the whole step. A conversation longer than
-    `max_length` loses its end, and is left out if no taught token remains. Packed conversations see those before them
-    in the sequence.
+    The loss is summed over the tokens of the assistant and divided by their number in the whole step. A conversation
+    longer than `max_length` loses its end, and is left out if no token of the assistant remains. Packed conversations
+    attend to those before them in the sequence.
 
-    Tulu's format (Wang et al., 2023) is `<|user|>`, the text, `<|assistant|>`, the text and the end-of-sequence token,
-    each on a line of its own.
+    Tulu's format (Wang et al., 2023) is `<|user|>`, the text, `<|assistant|>`, and the text with the end-of-sequence
+    token, each on a line of its own.
     """
 
     name = "instruct"
@@ -60,69 +65,81 @@ class Instruct(TokenPrediction):
         for example in examples:
             if not example.turns:
                 raise UsageError(
-                    f"{example.place}: no conversation; source {source} needs fields.messages, fields.prompt and "
-                    "fields.completion, or an instruction"
+                    f"{example.place}: there is no conversation, which task instruct needs; set fields.messages, or "
+                    f"fields.prompt and fields.completion, or an instruction in {source}"
                 )
             if not any(turn.role == "assistant" for turn in example.turns):
-                raise UsageError(f"{example.place}: the assistant says nothing; there is nothing to learn")
+                raise UsageError(
+                    f"{example.place}: the conversation has no turn of the assistant, so there is nothing to learn; "
+                    f"remove it from {source}"
+                )
 
     def features(self, examples: Sequence[Example], encoder: Encoder) -> list[Features]:
-        rendered = [self._rendered(example, encoder.tokenizer) for example in examples]
-        rows = [row for row in self._rows(rendered, encoder) if any(label != UNTAUGHT for label in row["labels"][1:])]
-        return list(_packed(rows, self.max_length)) if self.packing else rows
+        rendered = [self._render(example, encoder.tokenizer) for example in examples]
+        rows = [
+            row for row in self._rows(rendered, encoder) if any(label != IGNORED_LABEL for label in row["labels"][1:])
+        ]
+        return list(_pack(rows, self.max_length)) if self.packing else rows
 
     def collate(self, features: Sequence[Features], encoder: Encoder, generator: torch.Generator) -> dict[str, Tensor]:
         return {
             "input_ids": pad([item["input_ids"] for item in features], encoder.pad_id),
             "attention_mask": pad([[1] * len(item["input_ids"]) for item in features], 0),
-            # At each position the token that follows.
-            "labels": pad([[*item["labels"][1:], UNTAUGHT] for item in features], UNTAUGHT),
+            # The label of a position is the next token.
+            "labels": pad([[*item["labels"][1:], IGNORED_LABEL] for item in features], IGNORED_LABEL),
         }
 
-    def _rendered(self, example: Example, tokenizer: Any) -> Rendered:
+    def _render(self, example: Example, tokenizer: Any) -> Rendered:
         if self.template == "tulu":
             return tulu(example.turns, str(tokenizer.eos_token or ""))
         if tokenizer.chat_template is None:
-            raise UsageError("task.template=tokenizer: the tokenizer has no chat template; give task.template=tulu")
+            raise UsageError("task.template=tokenizer: the tokenizer has no chat template; set task.template=tulu")
         return by_chat_template(example.turns, tokenizer, example.place)
 
     def _rows(self, rendered: Sequence[Rendered], encoder: Encoder) -> Iterator[Features]:
-        own = self.template == "tokenizer"  # a chat template writes the special tokens itself
+        has_special_tokens = self.template == "tokenizer"  # a chat template writes the special tokens itself
         encoded = encoder.tokenizer(
-            [one.text for one in rendered], add_special_tokens=False, return_offsets_mapping=True, verbose=False
+            [conversation.text for conversation in rendered],
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            verbose=False,
         )
-        for one, ids, spans in zip(rendered, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        for conversation, ids, spans in zip(rendered, encoded["input_ids"], encoded["offset_mapping"], strict=True):
             labels = [
-                token if any(start < to and end > begin for begin, to in one.taught) else UNTAUGHT
+                token if any(start < to and end > begin for begin, to in conversation.targets) else IGNORED_LABEL
                 for token, (start, end) in zip(ids, spans, strict=True)
             ]
-            before = [] if own else encoder.prefix
+            before = [] if has_special_tokens else encoder.prefix
             yield {
                 "input_ids": [*before, *ids][: self.max_length],
-                "labels": [*[UNTAUGHT] * len(before), *labels][: self.max_length],
+                "labels": [*[IGNORED_LABEL] * len(before), *labels][: self.max_length],
             }
 
 
 def tulu(turns: Sequence[Turn], end: str) -> Rendered:
-    """A conversation in Tulu's format; `end`: the end-of-sequence token."""
-    text, taught = "", []
+    """Writes a conversation in Tulu's format; `end` is the end-of-sequence token."""
+    text, targets = "", []
     for turn in turns:
         text += f"<|{turn.role}|>\n"
-        said = turn.text.strip() + (end if turn.role == "assistant" else "")
+        content = turn.text.strip() + (end if turn.role == "assistant" else "")
         if turn.role == "assistant":
-            taught.append((len(text), len(text) + len(said)))
-        text += said + "\n"
-    return Rendered(text, taught)
+            targets.append((len(text), len(text) + len(content)))
+        text += content + "\n"
+    return Rendered(text, targets)
 
 
 def by_chat_template(turns: Sequence[Turn], tokenizer: Any, place: str) -> Rendered:
-    """A conversation as the tokenizer's chat template writes it.
+    """Writes a conversation with the tokenizer's chat template.
 
-    Where an assistant's turn begins and ends is found by rendering the conversation up to it, with the prompt for an
-    answer, and with it. White space after a turn is not learned.
+    To find where an assistant's turn begins and ends, the function also renders the conversation up to this turn, with
+    the prompt for an answer, and the conversation including the turn. White space after a turn is not learned.
 
+    Args:
+        turns: of the conversation.
+        tokenizer: with a chat template.
+        place: file and number of the example, for messages.
     Raises:
-        UsageError: the template refuses the conversation, or does not write it turn after turn.
+        UsageError: the template refuses the conversation, or does not write one turn after the other.
     """
     messages = [{"role": turn.role, "content": turn.text} for turn in turns]
 
@@ -130,30 +147,30 @@ def by_chat_template(turns: Sequence[Turn], tokenizer: Any, place: str) -> Rende
         return tokenizer.apply_chat_template(messages[:count], tokenize=False, add_generation_prompt=prompt)
 
     try:
-        text, taught = render(len(messages), False), []
+        text, targets = render(len(messages), False), []
         for number, turn in enumerate(turns):
             if turn.role == "assistant":
-                before, through = render(number, True), render(number + 1, False)
-                if not (through.startswith(before) and text.startswith(through)):
-                    what = "the tokenizer's chat template does not write turn after turn"
-                    raise UsageError(f"{place}: {what}; give task.template=tulu")
-                taught.append((len(before), len(through.rstrip())))
-    except Exception as error:  # templates raise whatever their authors chose
+                before, including_turn = render(number, True), render(number + 1, False)
+                if not (including_turn.startswith(before) and text.startswith(including_turn)):
+                    fault = "the tokenizer's chat template does not write one turn after the other"
+                    raise UsageError(f"{place}: {fault}; set task.template=tulu")
+                targets.append((len(before), len(including_turn.rstrip())))
+    except Exception as error:  # a template can raise any type
         if isinstance(error, UsageError):
             raise
-        raise UsageError(f"{place}: the tokenizer's chat template refuses it: {error}") from error
-    return Rendered(text, taught)
+        raise UsageError(f"{place}: the tokenizer's chat template refuses this conversation: {error}") from error
+    return Rendered(text, targets)
 
 
-def _packed(rows: Sequence[Features], max_length: int) -> Iterator[Features]:
-    """Rows side by side, in their order, as many whole ones as fit."""
+def _pack(rows: Sequence[Features], max_length: int) -> Iterator[Features]:
+    """Joins rows, in their order, into sequences of as many whole rows as fit."""
     ids: list[int] = []
     labels: list[int] = []
     for row in rows:
         if ids and len(ids) + len(row["input_ids"]) > max_length:
             yield {"input_ids": ids, "labels": labels}
             ids, labels = [], []
-        # The first token of a conversation is not what the one before it is taught to say.
-        ids, labels = [*ids, *row["input_ids"]], [*labels, UNTAUGHT, *row["labels"][1:]]
+        # No conversation learns to predict the first token of the next one.
+        ids, labels = [*ids, *row["input_ids"]], [*labels, IGNORED_LABEL, *row["labels"][1:]]
     if ids:
         yield {"input_ids": ids, "labels": labels}

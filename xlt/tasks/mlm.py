@@ -14,27 +14,27 @@ from xlt.data.examples import Example
 from xlt.data.mix import Features
 from xlt.errors import UsageError
 from xlt.tasks.task import pad
-from xlt.tasks.token_prediction import UNTAUGHT, TokenPrediction
+from xlt.tasks.token_prediction import IGNORED_LABEL, TokenPrediction
 
 
 @dataclass
 class MlmConfig:
-    """Masked language modelling."""
+    """Settings of masked language modelling."""
 
     _target_: str = "xlt.tasks.mlm.MaskedLanguageModelling"
-    max_length: int = key("longest sequence, tokens", low=8)
+    max_length: int = key("maximum length of a sequence, in tokens", low=8)
     masked_share: float = key("share of the pieces to predict (BERT: 0.15)", above=0, high=1)
-    packing: bool = key("join lines into sequences of max_length; false: one line a sequence")
+    packing: bool = key("whether to join lines into sequences of max_length; false: one sequence per line")
 
 
 SCHEMA = MlmConfig
 
 
 class MaskedLanguageModelling(TokenPrediction):
-    """Predicts masked pieces: of those chosen, 80% become the mask token, 10% a random piece, 10% stay (BERT).
+    """The task of predicting masked pieces of a text.
 
-    Training masks afresh at every step; evaluation masks the same pieces each time, because the engine hands it the
-    same generator.
+    Of the selected pieces 80% become the mask token, 10% become a random piece and 10% stay (BERT). Training draws new
+    pieces at every step. Evaluation selects the same pieces each time, because the engine passes it the same generator.
     """
 
     name = "mlm"
@@ -46,7 +46,7 @@ class MaskedLanguageModelling(TokenPrediction):
     def check(self, examples: Sequence[Example], source: str) -> None:
         for example in examples:
             if example.text is None:
-                raise UsageError(f"{example.place}: no running text; source {source} cannot serve task mlm")
+                raise UsageError(f"{example.place}: there is no running text, which task mlm needs; check {source}")
 
     def features(self, examples: Sequence[Example], encoder: Encoder) -> list[Features]:
         sequences = encoder.sequences([str(example.text) for example in examples], self.max_length, self.packing)
@@ -56,12 +56,12 @@ class MaskedLanguageModelling(TokenPrediction):
         ids = pad([item["input_ids"] for item in features], encoder.pad_id)
         attention = pad([[1] * len(item["input_ids"]) for item in features], 0)
         special = torch.isin(ids, torch.tensor(sorted(encoder.special)))
-        chosen = (torch.rand(ids.shape, generator=generator) < self.masked_share) & ~special
-        if not chosen.any() and not special.all():  # a batch of a few pieces: still learn from one
-            chosen.view(-1)[(~special).view(-1).nonzero()[0]] = True
-        labels = torch.where(chosen, ids, UNTAUGHT)
-        fate = torch.rand(ids.shape, generator=generator)
+        is_target = (torch.rand(ids.shape, generator=generator) < self.masked_share) & ~special
+        if not is_target.any() and not special.all():  # few pieces can leave none selected; then select one
+            is_target.view(-1)[(~special).view(-1).nonzero()[0]] = True
+        labels = torch.where(is_target, ids, IGNORED_LABEL)
+        draw = torch.rand(ids.shape, generator=generator)
         random_pieces = torch.randint(len(encoder.tokenizer), ids.shape, generator=generator)
-        ids = torch.where(chosen & (fate < 0.8), encoder.tokenizer.mask_token_id, ids)
-        ids = torch.where(chosen & (fate >= 0.9), random_pieces, ids)
+        ids = torch.where(is_target & (draw < 0.8), encoder.tokenizer.mask_token_id, ids)
+        ids = torch.where(is_target & (draw >= 0.9), random_pieces, ids)
         return {"input_ids": ids, "attention_mask": attention, "labels": labels}

@@ -1,18 +1,20 @@
 """Dependency parsing with a shallow biaffine head (thesis §3.4.3, §4.4.3).
 
 The head is that of Glavaš and Vulić (2021), a variant of Dozat and Manning (2017): biaffine products of the encoder's
-word vectors, without recurrent layers or MLPs between. What the papers leave open is settled thus ("the reference":
-the thesis's own code, cambridgeltl/composable-sft):
+word vectors, without recurrent layers or MLPs in between. The papers leave some points open, on which this code decides
+as follows ("the reference" is the thesis's own code, cambridgeltl/composable-sft):
 
-- The root is the first position's vector of the last layer. The reference takes BERT's pooled output, which the bodies
-  of masked language models do not have (XLM-R's has none at all).
-- Dropout acts on the last layer, first position included, before the pieces of a word are averaged.
-- Arcs have a bias on the dependent's side only: on the head's side it would add the same to all scores of a word.
-  Relations have it on both. Both products start at zero, as in the reference: all trees alike.
-- A word is not a candidate for its own head, and padding for nobody's; the reference leaves both in.
-- Words under the root are trained and counted. The reference drops all arcs whose head has the padding token's number:
-  with mBERT (0) those to the root, with XLM-R (1) those to the first word; its scores leave these words out.
-- A word's relation is the best for its predicted head; nothing ties the relation `root` to the root, or only to it.
+- The vector of the root is that of the first position in the last layer. The reference uses BERT's pooled output, which
+  the bodies of masked language models do not have (XLM-R has no pooled output at all).
+- Dropout acts on the last layer, including the first position, before the pieces of a word are averaged.
+- Arcs have a bias on the dependent's side only, because on the head's side it would add the same number to all scores
+  of a word. Relations have it on both sides. Both products start at zero, as in the reference, so that at first all
+  trees have equal scores.
+- A word cannot be its own head, and padding cannot be a head; the reference allows both.
+- Words under the root are trained and counted. The reference drops all arcs whose head has the number of the padding
+  token: with mBERT (0) those to the root, with XLM-R (1) those to the first word. Its scores leave these words out.
+- A word's relation is the best one for its predicted head. The relation `root` is not restricted to the root, and the
+  root not to it.
 """
 
 from __future__ import annotations
@@ -33,32 +35,35 @@ from xlt.models.transfer import TransferModel
 from xlt.tasks.spanning_tree import maximum_spanning_tree
 from xlt.tasks.task import Decisions, Task, Tensors, pad
 
-# In `heads`: the head stands in another window of the sentence; there is no word here.
+# Values in `heads`: the head is in another window of the sentence; there is no word at this place.
 _ELSEWHERE, _NO_WORD = -1, -100
 
-# Words whose relations are scored together: bounds the (words, relations, hidden) product between.
-_WORDS_AT_ONCE = 1024
+# Number of words whose relations are scored together; it limits the size of the (words, relations, hidden) product.
+_CHUNK_WORDS = 1024
 
 
 @dataclass
 class ParsingConfig:
-    """Dependency parsing."""
+    """Settings of dependency parsing."""
 
     _target_: str = "xlt.tasks.parsing.Parsing"
-    relations: list[str] = key("the relation inventory, without subtypes; a relation outside it is an error")
-    decoding: str = key("heads in evaluation: each word's best, or the best tree", choices=("greedy", "tree"))
-    max_length: int = key("longest window, tokens; longer sentences are cut between words", low=8)
-    dropout: float = key("dropout before the head", low=0, high=0.9)
+    relations: list[str] = key("all relations, without subtypes; any other relation in the data is an error")
+    decoding: str = key(
+        "how heads are chosen in evaluation: the best head of each word, or the best tree", choices=("greedy", "tree")
+    )
+    max_length: int = key("maximum length of a window, in tokens; longer sentences are cut between words", low=8)
+    dropout: float = key("dropout probability before the head", low=0, high=0.9)
 
 
 SCHEMA = ParsingConfig
 
 
 class ParsingHead(nn.Module):
-    """Biaffine scores of arcs and relations, in float32 (float64 for a float64 model), also under autocast.
+    """A head that computes biaffine scores of arcs and relations.
 
-    With x of the dependent, h of its head, and [.; 1] a vector with a one appended:
-    arc: [x; 1]^T U h; relation r: [x; 1]^T V_r [h; 1].
+    With x the vector of the dependent, h that of its head, and [.; 1] a vector with a one appended, the score of an arc
+    is [x; 1]^T U h and that of relation r is [x; 1]^T V_r [h; 1]. Scores are float32 (float64 for a float64 model),
+    even under autocast.
     """
 
     def __init__(self, hidden_size: int, relations: int, dropout: float) -> None:
@@ -68,44 +73,51 @@ class ParsingHead(nn.Module):
         self.relations = nn.Parameter(torch.zeros(relations, hidden_size + 1, hidden_size + 1))
 
     def words(self, hidden: Tensor, word: Tensor, count: int) -> Tensor:
-        """Means over the pieces of each word.
+        """Averages the hidden states of each word's pieces.
 
         Args:
             hidden: (batch, length, hidden).
-            word: (batch, length) int, the number of the word that a piece is of, 0 for the root, -1 for none.
-            count: words of the longest sentence.
+            word: (batch, length) int, the number of a piece's word, 0 for the root, -1 for none.
+            count: number of words of the longest sentence.
         Returns:
-            (batch, count + 1, hidden); zeros where a sentence has no such word.
+            (batch, count + 1, hidden); zeros for a word that a sentence does not have.
         """
         hidden = _wide(self.dropout(hidden))
         with _full_precision(hidden):
-            # A product with the shares, not a scatter: it sums in the same order each time on a GPU, too.
+            # A matrix product with the shares, because unlike a scatter it sums in a fixed order on a GPU, too.
             of_word = word[:, None, :] == torch.arange(count + 1, device=word.device)[:, None]
             shares = of_word.to(hidden.dtype) / of_word.sum(-1, keepdim=True).clamp(min=1)
             return shares @ hidden
 
     def arc_scores(self, vectors: Tensor) -> Tensor:
-        """(batch, words + 1, hidden), root first -> (batch, words, words + 1): each word with each head."""
+        """Computes the scores of each word with each head.
+
+        Args:
+            vectors: (batch, words + 1, hidden), the root first.
+        Returns:
+            (batch, words, words + 1).
+        """
         with _full_precision(vectors):
             return _with_one(vectors[:, 1:]) @ _wide(self.arcs) @ vectors.transpose(1, 2)
 
     def relation_scores(self, dependents: Tensor, heads: Tensor) -> Tensor:
-        """(words, hidden) and the (words, hidden) of their heads -> (words, relations)."""
+        """Computes relation scores (words, relations) from the vectors (words, hidden) of words and of their heads."""
         weights = _wide(self.relations)
-        pairs = zip(dependents.split(_WORDS_AT_ONCE), heads.split(_WORDS_AT_ONCE), strict=True)
+        pairs = zip(dependents.split(_CHUNK_WORDS), heads.split(_CHUNK_WORDS), strict=True)
         with _full_precision(dependents):
             return torch.cat([torch.einsum("ni,rij,nj->nr", _with_one(x), weights, _with_one(h)) for x, h in pairs])
 
 
 class Parsing(Task):
-    """Heads and universal relations of words; unlabelled and labelled attachment over all words, as CoNLL 2018 has it.
+    """The task of predicting the heads and universal relations of words.
 
-    A sentence longer than `max_length` becomes windows cut between words, in training as in evaluation. A word whose
-    head stands in another window teaches nothing and counts as wrong. (Neither leaving sentences out nor cutting them
-    short counts every word, and of all treebanks of `conf/source` none has a sentence of 512 pieces.)
+    Metrics: unlabelled and labelled attachment scores over all words, as in CoNLL 2018. A sentence longer than
+    `max_length` is cut between words into windows, in training and evaluation. A word whose head is in another window
+    has no loss and counts as wrong. (So every word counts, which it would not if long sentences were left out or
+    shortened. No treebank in `conf/source` has a sentence of 512 pieces.)
 
-    With `decoding: tree`, arcs of a window form the best tree with one word under the root, else every word has its
-    best head, which need not make a tree (the reference's default).
+    With `decoding: tree`, the arcs of a window are the best tree with one word under the root. Otherwise every word
+    has its best head, and the arcs need not form a tree (the reference's default).
     """
 
     name = "parsing"
@@ -123,7 +135,9 @@ class Parsing(Task):
         for example in examples:
             for column in ("head", "deprel"):
                 if column not in example.columns:
-                    raise UsageError(f"{example.place}: no column {column}; source {source} cannot serve {self.name}")
+                    raise UsageError(
+                        f"{example.place}: there is no column {column}, which task {self.name} needs; check {source}"
+                    )
             heads, relations = example.columns["head"], example.columns["deprel"]
             _check_tree(heads, example.place)
             for number, relation in enumerate(relations, start=1):
@@ -134,12 +148,15 @@ class Parsing(Task):
 
     def features(self, examples: Sequence[Example], encoder: Encoder) -> list[Features]:
         if not encoder.prefix:
-            raise UsageError("task=parsing: the tokenizer puts no token before a sentence that could be its root")
+            raise UsageError(
+                "task=parsing: the tokenizer puts no special token before a sentence, which the root needs; "
+                "use a model such as BERT or XLM-R"
+            )
         room = encoder.room(self.max_length)
         pieces = encoder.words([example.words or () for example in examples], [example.text for example in examples])
         result: list[Features] = []
         for example, words in zip(examples, pieces, strict=True):
-            words = [word[:room] for word in words]  # a word longer than a whole window keeps its beginning
+            words = [word[:room] for word in words]  # a word longer than a window keeps its beginning
             start, used = 0, 0
             for number, word in enumerate(words):
                 if used + len(word) > room:
@@ -153,7 +170,7 @@ class Parsing(Task):
         return ParsingHead(hidden_size, len(self._relations), self.dropout)
 
     def collate(self, features: Sequence[Features], encoder: Encoder, generator: torch.Generator) -> dict[str, Tensor]:
-        # There are fewer words than tokens, so heads and relations are never taken for rows of tokens and cut.
+        # There are fewer words than tokens, so heads and relations are not mistaken for rows of tokens and cut.
         return {
             "input_ids": pad([item["input_ids"] for item in features], encoder.pad_id),
             "attention_mask": pad([[1] * len(item["input_ids"]) for item in features], 0),
@@ -168,21 +185,24 @@ class Parsing(Task):
     def loss(self, model: TransferModel, batch: Tensors) -> Tensor:
         """Cross-entropy of heads plus cross-entropy of relations given the gold heads, summed over words."""
         arcs, relations = self.decisions(model, batch)
-        taught = batch["heads"] >= 0
-        return functional.cross_entropy(arcs.logits, batch["heads"][taught], reduction="sum") + (
-            functional.cross_entropy(relations.logits, batch["relations"][taught], reduction="sum")
+        is_target = batch["heads"] >= 0
+        return functional.cross_entropy(arcs.logits, batch["heads"][is_target], reduction="sum") + (
+            functional.cross_entropy(relations.logits, batch["relations"][is_target], reduction="sum")
         )
 
     def decisions(self, model: TransferModel, batch: Tensors) -> list[Decisions]:
-        """Heads of the words that have one here, and relations given the gold heads."""
+        """Returns the decisions about heads and, given the gold heads, about relations, of words with a head here."""
         vectors, arcs = self._arcs(model, batch)
-        taught = batch["heads"] >= 0
-        scores = self._relation_scores(model, vectors, taught, batch["heads"][taught])
-        sentence = taught.nonzero()[:, 0]
-        return [Decisions(arcs[taught], sentence), Decisions(scores, sentence)]
+        is_target = batch["heads"] >= 0
+        scores = self._relation_scores(model, vectors, is_target, batch["heads"][is_target])
+        sentence = is_target.nonzero()[:, 0]
+        return [Decisions(arcs[is_target], sentence), Decisions(scores, sentence)]
 
     def predict(self, model: TransferModel, batch: Tensors) -> tuple[Tensor, Tensor]:
-        """Heads (0: root) and numbers of relations, (batch, words) int64 each; of no meaning where there is no word."""
+        """Predicts heads (0 is the root) and numbers of relations, (batch, words) int64 each.
+
+        The values are meaningless at places without a word.
+        """
         vectors, arcs = self._arcs(model, batch)
         here = batch["heads"] != _NO_WORD
         heads = arcs.argmax(-1) if self.decoding == "greedy" else _trees(arcs, here)
@@ -193,7 +213,7 @@ class Parsing(Task):
 
     def score(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> tuple[int, int, int]:
         heads, relations = self.predict(model, batch)
-        attached = heads == batch["heads"]  # never where there is no word, or the head is elsewhere
+        attached = heads == batch["heads"]  # False where there is no word or the head is elsewhere
         labelled = attached & (relations == batch["relations"])
         return int(attached.sum()), int(labelled.sum()), int((batch["heads"] != _NO_WORD).sum())
 
@@ -202,22 +222,22 @@ class Parsing(Task):
         return {"uas": 100 * attached / count, "las": 100 * labelled / count, "words": float(count)}
 
     def _arcs(self, model: TransferModel, batch: Tensors) -> tuple[Tensor, Tensor]:
-        """Word vectors (batch, words + 1, hidden); arc scores (batch, words, words + 1), -inf for what is no arc."""
+        """Computes word vectors (batch, words + 1, hidden) and arc scores (batch, words, words + 1), -inf: no arc."""
         head = _head_of(model)
         count = batch["heads"].shape[1]
         vectors = head.words(model.encode(batch["input_ids"], batch["attention_mask"]), batch["word"], count)
-        absent = functional.pad(batch["heads"] == _NO_WORD, (1, 0))  # the root is always there
-        itself = torch.eye(count, count + 1, dtype=torch.bool, device=absent.device).roll(1, 1)
-        return vectors, head.arc_scores(vectors).masked_fill(absent[:, None, :] | itself, -torch.inf)
+        is_absent = functional.pad(batch["heads"] == _NO_WORD, (1, 0))  # the root always exists
+        itself = torch.eye(count, count + 1, dtype=torch.bool, device=is_absent.device).roll(1, 1)
+        return vectors, head.arc_scores(vectors).masked_fill(is_absent[:, None, :] | itself, -torch.inf)
 
     @staticmethod
-    def _relation_scores(model: TransferModel, vectors: Tensor, of: Tensor, heads: Tensor) -> Tensor:
-        """(chosen words, relations) of the words marked in `of`, (batch, words) bool, given their heads."""
-        sentence, word = of.nonzero(as_tuple=True)
+    def _relation_scores(model: TransferModel, vectors: Tensor, mask: Tensor, heads: Tensor) -> Tensor:
+        """Computes relation scores (marked words, relations) of the words that `mask` (batch, words) marks."""
+        sentence, word = mask.nonzero(as_tuple=True)
         return _head_of(model).relation_scores(vectors[sentence, word + 1], vectors[sentence, heads])
 
     def _window(self, example: Example, words: list[list[int]], start: int, end: int, encoder: Encoder) -> Features:
-        """The words from `start` up to `end`, numbered from 1, their heads likewise."""
+        """Returns the row of the words from `start` up to `end`, which it numbers from 1, and their heads likewise."""
         heads = [int(head) for head in example.columns["head"][start:end]]
         inside = [head == 0 or start < head <= end for head in heads]
         of_word = [number for number, word in enumerate(words[start:end], start=1) for _ in word]
@@ -235,7 +255,12 @@ def _head_of(model: TransferModel) -> ParsingHead:
 
 
 def _trees(arcs: Tensor, here: Tensor) -> Tensor:
-    """(batch, words, words + 1) scores and (batch, words) bool of the words there are -> (batch, words) heads."""
+    """Returns the heads (batch, words) of the best trees.
+
+    Args:
+        arcs: (batch, words, words + 1) scores.
+        here: (batch, words) bool, True where there is a word.
+    """
     scores = arcs.detach().cpu().numpy()
     heads = torch.zeros(here.shape, dtype=torch.int64)
     for number, count in enumerate(here.sum(1).tolist()):
@@ -244,28 +269,28 @@ def _trees(arcs: Tensor, here: Tensor) -> Tensor:
 
 
 def _check_tree(heads: Sequence[str], place: str) -> None:
-    """Refuses heads that are no numbers of words, more or fewer than one word under the root, and cycles."""
+    """Refuses heads that are no word numbers, no or several words under the root, and cycles."""
     for number, head in enumerate(heads, start=1):
         if not (head.isascii() and head.isdecimal() and int(head) <= len(heads)):
             raise UsageError(f"{place}: word {number}: head {head!r} is not a number from 0 to {len(heads)}")
         if int(head) == number:
-            raise UsageError(f"{place}: word {number}: is its own head")
+            raise UsageError(f"{place}: word {number}: it is its own head; correct the file")
     up = [0, *map(int, heads)]
     if (roots := up[1:].count(0)) != 1:
-        raise UsageError(f"{place}: {roots} words with head 0, must be one")
+        raise UsageError(f"{place}: the sentence has {roots} words with head 0, but must have exactly one")
     reaches_root = {0}
     for number in range(1, len(up)):
         path = []
         while number not in reaches_root:
             if number in path:
-                raise UsageError(f"{place}: word {number}: its heads lead back to it, not to the root")
+                raise UsageError(f"{place}: word {number}: its heads form a cycle and do not lead to the root")
             path.append(number)
             number = up[number]
         reaches_root.update(path)
 
 
 def _universal(relation: str) -> str:
-    """`nsubj:pass` -> `nsubj`."""
+    """Removes the subtype of a relation: `nsubj:pass` becomes `nsubj`."""
     return relation.split(":")[0]
 
 
@@ -274,7 +299,7 @@ def _with_one(vectors: Tensor) -> Tensor:
 
 
 def _wide(tensor: Tensor) -> Tensor:
-    """At least float32."""
+    """Converts to float32, unless the dtype is wider."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 

@@ -1,4 +1,4 @@
-"""Extractive question answering: the answer is a span of the context (SQuAD v1.1, XQuAD; thesis §4.4.4)."""
+"""Extractive question answering, in which the answer is a span of the context (SQuAD v1.1, XQuAD; thesis §4.4.4)."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ from xlt.errors import UsageError
 from xlt.models.transfer import TransferModel
 from xlt.tasks.task import Decisions, Task, Tensors
 
-# Special tokens around a pair, at most (XLM-R's <s> </s></s> </s>).
-_SPECIAL = 4
+# Maximum number of special tokens around a pair (XLM-R has <s> </s></s> </s>).
+_MAX_SPECIAL_TOKENS = 4
 
 
 @dataclass
 class QuestionAnsweringConfig:
-    """Extractive question answering."""
+    """Settings of extractive question answering."""
 
     _target_: str = "xlt.tasks.question_answering.QuestionAnswering"
-    name: str = key("what the task is called in tables and module files")
-    max_length: int = key("longest window of question and context, tokens", low=16)
-    stride: int = key("tokens of context from the start of a window to that of the next", low=1)
-    max_question_tokens: int = key("longer questions keep their beginning", low=1)
-    max_answer_tokens: int = key("longest span that is predicted, tokens", low=1)
+    name: str = key("name of the task in tables and module files")
+    max_length: int = key("maximum length of a window with question and context, in tokens", low=16)
+    stride: int = key("number of context tokens from the start of a window to the start of the next", low=1)
+    max_question_tokens: int = key("maximum length of a question, in tokens; longer ones lose their end", low=1)
+    max_answer_tokens: int = key("maximum length of a predicted answer, in tokens", low=1)
     normalisation: str = key(
-        "before answers are compared; squad: official; multilingual: also other scripts' punctuation",
+        "how answers are normalised before comparison: as in squad, or multilingual, for punctuation of all scripts",
         choices=("squad", "multilingual"),
     )
 
     def faults(self, prefix: str) -> Iterator[str]:
-        room = self.max_length - self.max_question_tokens - _SPECIAL
+        room = self.max_length - self.max_question_tokens - _MAX_SPECIAL_TOKENS
         if self.stride > room:
             yield (
                 f"{prefix}.stride={self.stride}: must be at most {prefix}.max_length - {prefix}.max_question_tokens - "
-                f"{_SPECIAL} special tokens = {room}, or windows would leave text out"
+                f"{_MAX_SPECIAL_TOKENS} special tokens = {room}, or windows would leave text out"
             )
 
 
@@ -54,7 +54,15 @@ SCHEMA = QuestionAnsweringConfig
 
 
 class Prediction(NamedTuple):
-    """The best span of one window; `example`: which question, `score`: sum of its start and end logits."""
+    """The best span of one window.
+
+    Attributes:
+        example: number of the question.
+        score: sum of the logits of start and end.
+        window: number of the window among those of the question.
+        text: of the span.
+        answers: gold answers of the question.
+    """
 
     example: Any
     score: float
@@ -64,7 +72,7 @@ class Prediction(NamedTuple):
 
 
 class SpanHead(nn.Module):
-    """One linear layer, (..., hidden) -> (..., 2): logits of being the first and the last token of the answer."""
+    """A head of one linear layer: (..., hidden) -> (..., 2) logits that a token is the answer's first or last."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
@@ -77,18 +85,19 @@ class SpanHead(nn.Module):
 
 
 class QuestionAnswering(Task):
-    """Start and end of the answer, read off every token of the context.
+    """The task of predicting the start and the end of the answer among the tokens of the context.
 
-    A context that is too long is cut into windows, which overlap. In training a window's answer is the first of the
-    example's, if it stands there in full, and else the first position. Logits are compared over that position and the
-    pieces of the context that have visible characters, nowhere else; so padding never matters. An answer that is
-    longer than the overlap of windows may stand in none in full.
+    A long context is cut into overlapping windows. In training, the target of a window is the example's first answer if
+    the window contains it in full, otherwise the first position. Candidates are this position and those pieces of the
+    context that have visible characters; so padding has no influence. An answer that is longer than the overlap may be
+    in no window in full.
 
-    A question's predicted answer is the span of largest summed logits over all its windows, exactly (the official
-    scripts search among the 20 best starts and ends), cut from the text of the context between characters.
+    The predicted answer of a question is the span with the largest sum of logits over all windows. The search is exact
+    (the official scripts search among the 20 best starts and ends). The text of the answer is taken from the context by
+    characters.
 
-    Metrics: f1 and exact_match of SQuAD v1.1, best over the answers of a question, mean over questions, in percent.
-    The thesis does not say how it normalised answers; XQuAD's own practice is SQuAD's script for every language.
+    Metrics: f1 and exact_match of SQuAD v1.1 in percent: the best value over the answers of a question, then the mean
+    over questions. The thesis does not say how it normalised answers; XQuAD uses SQuAD's script for every language.
     """
 
     metric = "f1"
@@ -110,16 +119,18 @@ class QuestionAnswering(Task):
             parts = {"question": example.text, "context": example.pair, "answer": example.answers or None}
             for part, value in parts.items():
                 if value is None:
-                    raise UsageError(f"{example.place}: no {part}; source {source} cannot serve {self.name}")
+                    raise UsageError(
+                        f"{example.place}: there is no {part}, which task {self.name} needs; check {source}"
+                    )
             context = str(example.pair)
             for answer in example.answers:
                 if not answer.text.strip():
-                    raise UsageError(f"{example.place}: an empty answer; leave out questions that have none")
+                    raise UsageError(f"{example.place}: an answer is empty; leave out questions without an answer")
                 if answer.start < 0 or not context.startswith(answer.text, answer.start):
-                    there = context[max(answer.start, 0) :][: len(answer.text)]
+                    actual = context[max(answer.start, 0) :][: len(answer.text)]
                     raise UsageError(
-                        f"{example.place}: answer {answer.text!r} does not stand at character {answer.start} of its "
-                        f"context, but {there!r}; starts count code points from 0"
+                        f"{example.place}: answer {answer.text!r} is not at character {answer.start} of its context, "
+                        f"where there is {actual!r}; a start must be a number of code points, counted from 0"
                     )
 
     def features(self, examples: Sequence[Example], encoder: Encoder) -> list[Features]:
@@ -137,7 +148,7 @@ class QuestionAnswering(Task):
     def _windows(
         self, number: int, example: Example, question: list[int], context: Pieces, encoder: Encoder
     ) -> Iterator[Features]:
-        """Rows of one question; `offsets` are characters of the row's `text`, which is the context of its window."""
+        """Yields the rows of one question. A row's `offsets` are characters of its `text`, its window's context."""
         whole, pieces = str(example.pair), len(context.ids)
         room = encoder.pair_room(self.max_length) - len(question)
         step = min(self.stride, room)
@@ -181,14 +192,14 @@ class QuestionAnswering(Task):
         return len(batch["start"])
 
     def loss(self, model: TransferModel, batch: Tensors) -> Tensor:
-        """Mean of the cross-entropies of start and end, summed over windows."""
+        """Returns the mean of the cross-entropies of start and end, summed over windows."""
         start, end = self.decisions(model, batch)
         first = functional.cross_entropy(start.logits, batch["start"], reduction="sum")
         last = functional.cross_entropy(end.logits, batch["end"], reduction="sum")
         return (first + last) / 2
 
     def decisions(self, model: TransferModel, batch: Tensors) -> list[Decisions]:
-        """Start and end of the answer among the pieces of the context and the first position."""
+        """Returns the decisions about the answer's start and end among the context's pieces and the first position."""
         candidates = batch["context"].bool()
         candidates[:, 0] = True
         logits = self._logits(model, batch).masked_fill(~candidates[:, None], -torch.inf)
@@ -206,22 +217,22 @@ class QuestionAnswering(Task):
 
     def metrics(self, scores: Sequence[list[Prediction]]) -> dict[str, float]:
         best: dict[Any, Prediction] = {}
-        for found in (prediction for batch in scores for prediction in batch):
-            known = best.get(found.example)
-            if known is None or (found.score, -found.window) > (known.score, -known.window):
-                best[found.example] = found
+        for candidate in (prediction for batch in scores for prediction in batch):
+            rival = best.get(candidate.example)
+            if rival is None or (candidate.score, -candidate.window) > (rival.score, -rival.window):
+                best[candidate.example] = candidate
         multilingual = self.normalisation == "multilingual"
         exact = f1 = 0.0
-        for found in best.values():
-            given = answer_tokens(found.text, multilingual)
-            gold = [answer_tokens(answer, multilingual) for answer in found.answers]
-            exact += max(given == answer for answer in gold)
-            f1 += max(overlap_f1(given, answer) for answer in gold)
+        for prediction in best.values():
+            tokens = answer_tokens(prediction.text, multilingual)
+            gold = [answer_tokens(answer, multilingual) for answer in prediction.answers]
+            exact += max(tokens == answer for answer in gold)
+            f1 += max(overlap_f1(tokens, answer) for answer in gold)
         count = max(len(best), 1)
         return {"f1": 100 * f1 / count, "exact_match": 100 * exact / count}
 
     def _logits(self, model: TransferModel, batch: Tensors) -> Tensor:
-        """(windows, 2, length), at least float32."""
+        """Computes the logits of start and end, (windows, 2, length), in float32 or wider."""
         assert model.head is not None
         hidden = model.encode(batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids"))
         logits = model.head(hidden)
@@ -229,21 +240,26 @@ class QuestionAnswering(Task):
 
 
 def tokens_of(answer: Answer, spans: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """First and last of the pieces that share a visible character with an answer; (-1, -1) if none does."""
+    """Returns the first and the last piece that shares a visible character with an answer; (-1, -1) if none does.
+
+    Args:
+        answer: its start is a character of the context.
+        spans: (start, end) characters of each piece in the context.
+    """
     stop = answer.start + len(answer.text)
     shared = [n for n, (start, end) in enumerate(spans) if start < end and start < stop and end > answer.start]
     return (shared[0], shared[-1]) if shared else (-1, -1)
 
 
 def best_spans(start: Tensor, end: Tensor, allowed: Tensor, longest: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The span of largest start[i] + end[j] in each row, over i <= j < i + longest with both positions allowed.
+    """Finds in each window the span i..j with the largest start[i] + end[j].
 
     Args:
         start, end: (windows, length) logits.
-        allowed: (windows, length) bool.
-        longest: tokens.
+        allowed: (windows, length) bool; both ends of a span must be at allowed positions.
+        longest: maximum number of tokens of a span.
     Returns:
-        (windows,) scores, first and last positions; score -inf where no span is possible.
+        (windows,) scores, first positions and last positions; the score is -inf if no span is possible.
     """
     start, end = (logits.masked_fill(~allowed, -torch.inf) for logits in (start, end))
     # (windows, length, longest): at [w, i, d] the end logit of position i + d
@@ -254,32 +270,33 @@ def best_spans(start: Tensor, end: Tensor, allowed: Tensor, longest: int) -> tup
 
 
 def answer_tokens(text: str, multilingual: bool) -> list[str]:
-    """An answer as the metrics see it: SQuAD v1.1's normalisation, cut at white space.
+    """Normalises an answer as SQuAD v1.1 does, and splits it at white space.
 
-    Lower case; ASCII punctuation dropped; the words a, an, the replaced by a space.
+    The result is in lower case, without ASCII punctuation and without the words a, an and the.
 
     Args:
         text: of the answer.
-        multilingual: drops all of Unicode's punctuation, and makes a token of each character of a script without
-            spaces, as MLQA does for Chinese (there each language has articles of its own; examples do not say theirs).
+        multilingual: whether to drop all Unicode punctuation, and to make each character of a script without spaces a
+            token, as MLQA does for Chinese. (MLQA also drops each language's articles, but examples do not say their
+            language.)
     """
-    kept = "".join(c for c in text.lower() if not (c in string.punctuation or (multilingual and _is_punctuation(c))))
-    words = re.sub(r"\b(a|an|the)\b", " ", kept)
+    letters = "".join(c for c in text.lower() if not (c in string.punctuation or (multilingual and _is_punctuation(c))))
+    words = re.sub(r"\b(a|an|the)\b", " ", letters)
     return (_APART.sub(" ", words) if multilingual else words).split()
 
 
-def overlap_f1(given: list[str], gold: list[str]) -> float:
-    """F1 of two bags of tokens; 0 if they share none, also if both are empty (SQuAD v1.1)."""
-    shared = sum((Counter(given) & Counter(gold)).values())
-    return 2 * shared / (len(given) + len(gold)) if shared else 0.0
+def overlap_f1(predicted: list[str], gold: list[str]) -> float:
+    """Computes the F1 of two bags of tokens; it is 0 if they share no token, even if both are empty (SQuAD v1.1)."""
+    shared = sum((Counter(predicted) & Counter(gold)).values())
+    return 2 * shared / (len(predicted) + len(gold)) if shared else 0.0
 
 
-# Thai, Lao, Tibetan, Myanmar, Khmer, kana, Han; and the marks among them, which go with the letter before.
+# Scripts without spaces: Thai, Lao, Tibetan, Myanmar, Khmer, kana, Han. Their marks belong to the letter before.
 _UNSPACED = (
     "\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
 _MARKS = "".join(c for c in map(chr, range(0x300, 0x3100)) if unicodedata.category(c).startswith("M"))
-# Before each such letter, and after it where another script goes on.
+# Matches before each letter of these scripts, and after it if another script follows.
 _APART = re.compile(f"(?=[{_UNSPACED}])(?![{_MARKS}])|(?<=[{_UNSPACED}])(?![{_UNSPACED}{_MARKS}])")
 
 
@@ -288,7 +305,7 @@ def _is_punctuation(character: str) -> bool:
 
 
 def _text(row: Features, start: int, end: int, score: float) -> str:
-    """The predicted answer; with all marks of its last letter, which a piece may lack (or a normaliser drops)."""
+    """Returns the predicted answer with all marks of its last letter, which a piece can lack."""
     if score == -torch.inf:
         return ""
     text, offsets, at = row["text"], row["offsets"], row["context_at"]
@@ -296,7 +313,7 @@ def _text(row: Features, start: int, end: int, score: float) -> str:
 
 
 def _with_marks(text: str, stop: int) -> int:
-    """The end of a span, moved behind the combining marks of its last letter."""
+    """Moves the end of a span behind the combining marks of its last letter."""
     while stop < len(text) and unicodedata.category(text[stop]).startswith("M"):
         stop += 1
     return stop

@@ -1,4 +1,4 @@
-"""The maximum spanning tree of a sentence's arc scores (McDonald et al. 2005), with one word under the root."""
+"""Finds the maximum spanning tree of a sentence's arc scores (McDonald et al. 2005), with one word under the root."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ Scores = NDArray[np.float64]
 
 
 def maximum_spanning_tree(scores: NDArray[np.floating]) -> NDArray[np.int64]:
-    """The heads that form the best tree in which exactly one word hangs from the root.
+    """Returns the heads of the best tree in which exactly one word is under the root.
 
-    Chu-Liu/Edmonds on a dense matrix, O(words^2): heads are followed until they reach the root or close a cycle, which
-    becomes one node. Every root arc first loses more than any two trees can differ by, so that the best tree has only
-    one (Stanojević and Cohen 2021); float64 leaves the differences of scores more digits than float32 has.
+    This is the Chu-Liu/Edmonds algorithm on a dense matrix, in O(words^2). It follows heads until it reaches the root
+    or closes a cycle, which it contracts to one node. First it subtracts from the score of every root arc more than any
+    two trees can differ by, so that the best tree has only one such arc (Stanojević and Cohen 2021). float64 then still
+    holds the differences of scores with more digits than float32 has.
 
     Args:
-        scores: (words, words + 1); of the arc from each word to the root (column 0) and to word j (column j). A word's
-            score as its own head is not looked at; -inf forbids an arc, but not one from the root.
+        scores: (words, words + 1) score of the arc from each word to the root (column 0) and to word j (column j).
+            A word's score as its own head is ignored. -inf forbids an arc, except one to the root.
     Returns:
-        (words,) heads, 0 is the root. Of trees with equal scores one, the same at every call.
+        (words,) int64 heads, 0 is the root. Of several best trees always the same one.
     """
     words = len(scores)
     weights = np.full((words + 1, words + 1), -np.inf)
@@ -35,10 +36,10 @@ def maximum_spanning_tree(scores: NDArray[np.floating]) -> NDArray[np.int64]:
 
 
 class _Search:
-    """Nodes and their best heads, cycles contracted as they are met.
+    """The state of the search: nodes and their best heads, with the cycles that were contracted.
 
-    A contracted cycle goes on under the number of its first node; its other nodes are never looked at again. Each
-    entry (dependent, head) of `weights` remembers which arc between words it stands for.
+    A contracted cycle keeps the number of its first node; its other nodes are not used again. For each entry
+    (dependent, head) of `weights`, `_from` and `_to` say for which arc between words it stands.
     """
 
     def __init__(self, weights: Scores) -> None:
@@ -46,14 +47,14 @@ class _Search:
         self._weights = weights
         self._from, self._to = np.indices((size, size))  # the dependent and the head of the arc behind an entry
         self._best = weights.argmax(1)
-        self._connected = [True] + [False] * (size - 1)  # heads lead to the root; node 0 is it
+        self._connected = [True] + [False] * (size - 1)  # whether a node's heads lead to the root, node 0
         self._members = [{node} for node in range(size)]
-        self._gone: set[int] = set()
+        self._removed: set[int] = set()
         self._contracted: list[list[tuple[int, set[int], tuple[int, int]]]] = []
 
     def connect(self, start: int) -> None:
-        """Follows best heads from a node to the root, contracting every cycle on the way."""
-        if start in self._gone:
+        """Follows the best heads from a node to the root and contracts every cycle on the way."""
+        if start in self._removed:
             return
         path = [] if self._connected[start] else [start]
         while path:
@@ -69,28 +70,28 @@ class _Search:
                 path.append(up)
 
     def heads(self) -> NDArray[np.int64]:
-        """Opens the cycles, the last contracted first: the arc that enters one replaces one of its own."""
-        nodes = [node for node in range(1, len(self._best)) if node not in self._gone]
-        chosen = {node: self._arc(node) for node in nodes}
+        """Opens the cycles, the last first; the arc into a cycle replaces one of its arcs. Returns the heads."""
+        nodes = [node for node in range(1, len(self._best)) if node not in self._removed]
+        arcs = {node: self._arc(node) for node in nodes}
         for cycle in reversed(self._contracted):
-            entering = chosen.pop(cycle[0][0])
+            entering = arcs.pop(cycle[0][0])
             for node, members, arc in cycle:
-                chosen[node] = entering if entering[0] in members else arc
-        found = np.zeros(len(self._best) - 1, dtype=np.int64)
-        for dependent, head in chosen.values():
-            found[dependent - 1] = head
-        return found
+                arcs[node] = entering if entering[0] in members else arc
+        heads = np.zeros(len(self._best) - 1, dtype=np.int64)
+        for dependent, head in arcs.values():
+            heads[dependent - 1] = head
+        return heads
 
     def _arc(self, node: int) -> tuple[int, int]:
         head = self._best[node]
         return int(self._from[node, head]), int(self._to[node, head])
 
     def _contract(self, cycle: list[int]) -> int:
-        """Makes one node of a cycle and returns its number."""
+        """Contracts a cycle to one node and returns the node's number."""
         weights, nodes, every = self._weights, np.array(cycle), np.arange(len(self._weights))
         self._contracted.append([(node, self._members[node], self._arc(node)) for node in cycle])
         first, rest = cycle[0], cycle[1:]
-        # An arc into the cycle saves the cycle's own arc to the word that it enters.
+        # An arc into the cycle replaces the arc that the entered word has within the cycle.
         gains = weights[nodes] - weights[nodes, self._best[nodes]][:, None]
         entered = nodes[gains.argmax(0)]
         left = nodes[weights[:, nodes].argmax(1)]
@@ -104,5 +105,5 @@ class _Search:
         self._best[np.isin(self._best, nodes)] = first
         self._best[first] = weights[first].argmax()
         self._members[first] = set().union(*(self._members[node] for node in cycle))
-        self._gone.update(rest)
+        self._removed.update(rest)
         return first

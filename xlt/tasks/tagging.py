@@ -1,4 +1,4 @@
-"""Word-level tagging with a single-layer head on a word's first piece (thesis §4.4.3): POS, NER, locale fields."""
+"""Word-level tagging (POS, NER, locale fields), with a single-layer head on a word's first piece (thesis §4.4.3)."""
 
 from __future__ import annotations
 
@@ -22,15 +22,18 @@ from xlt.tasks.task import Decisions, Task, Tensors, pad
 
 @dataclass
 class TaggingConfig:
-    """Word-level tagging."""
+    """Settings of word-level tagging."""
 
     _target_: str = "xlt.tasks.tagging.Tagging"
-    name: str = key("what the task is called in tables and module files")
-    column: str = key("column of the source that holds the labels")
-    labels: list[str] = key("the label inventory; a label outside it is an error")
-    max_length: int = key("longest window, tokens; longer sentences are cut between words", low=8)
-    dropout: float = key("dropout before the head", low=0, high=0.9)
-    metric: str = key("accuracy: of words; f1: of entities, labels in IOB2", choices=("accuracy", "f1"))
+    name: str = key("name of the task in tables and module files")
+    column: str = key("the source's column with the labels")
+    labels: list[str] = key("all labels; any other label in the data is an error")
+    max_length: int = key("maximum length of a window, in tokens; longer sentences are cut between words", low=8)
+    dropout: float = key("dropout probability before the head", low=0, high=0.9)
+    metric: str = key(
+        "the metric that selects checkpoints: accuracy of words, or f1 of entities (labels in IOB2)",
+        choices=("accuracy", "f1"),
+    )
 
     def faults(self, prefix: str) -> Iterator[str]:
         if self.metric != "f1":
@@ -38,14 +41,14 @@ class TaggingConfig:
         for label in self.labels:
             begins = label.startswith("B-") or (label.startswith("I-") and f"B-{label[2:]}" in self.labels)
             if label != "O" and not begins:
-                yield f"{prefix}.labels: {label!r} is not IOB2 (O, B-type, I-type beside B-type), which metric f1 needs"
+                yield f"{prefix}.labels: {label!r} is not IOB2 (O, B-type, I-type with B-type), which metric f1 needs"
 
 
 SCHEMA = TaggingConfig
 
 
 class TaggingHead(nn.Module):
-    """Dropout and one linear layer, (..., hidden) -> (..., labels)."""
+    """A head of dropout and one linear layer, (..., hidden) -> (..., labels)."""
 
     def __init__(self, hidden_size: int, labels: int, dropout: float) -> None:
         super().__init__()
@@ -59,7 +62,13 @@ class TaggingHead(nn.Module):
 
 
 class Window(NamedTuple):
-    """Labels of a part of a sentence, as numbers, and what was predicted; `example`: which sentence."""
+    """The gold and predicted labels of a part of a sentence.
+
+    Attributes:
+        example: number of the sentence.
+        number: of the window within the sentence.
+        gold, predicted: numbers of the labels, one per word.
+    """
 
     example: Any
     number: int
@@ -68,13 +77,14 @@ class Window(NamedTuple):
 
 
 class Tagging(Task):
-    """One label a word, read off its first piece; accuracy over words, or F1 over entities.
+    """The task of predicting one label per word, from the word's first piece.
 
-    A sentence longer than `max_length` becomes several windows cut between words, so that every word is predicted.
-    They are joined again before they are scored: an entity may go on from one window to the next.
+    A sentence longer than `max_length` is cut between words into several windows, so that every word is predicted. The
+    windows are joined before scoring, because an entity can extend over two of them.
 
-    F1 is the micro-average over entities of equal type, first and last word, as conlleval and seqeval's default mode
-    read them off: an I- that does not go on with an entity of its type begins one.
+    Metrics: accuracy over words, or F1 over entities. F1 is the micro-average over entities, which are equal if type,
+    first and last word are. Entities are read as conlleval and seqeval's default mode read them: an I- label that does
+    not continue an entity of its type begins one.
     """
 
     def __init__(self, name: str, column: str, labels: list[str], max_length: int, dropout: float, metric: str) -> None:
@@ -90,7 +100,9 @@ class Tagging(Task):
         for example in examples:
             tags = example.columns.get(self.column)
             if tags is None:
-                raise UsageError(f"{example.place}: no column {self.column}; source {source} cannot serve {self.name}")
+                raise UsageError(
+                    f"{example.place}: there is no column {self.column}, which task {self.name} needs; check {source}"
+                )
             for tag in tags:
                 if tag not in self._index:
                     known = " ".join(self._labels)
@@ -106,13 +118,13 @@ class Tagging(Task):
             first: list[int] = []
             tags: list[int] = []
             for word, tag in zip(words, example.columns[self.column], strict=True):
-                kept = word[:room]  # a word longer than a whole window keeps its beginning
-                if ids and len(ids) + len(kept) > room:
+                word_ids = word[:room]  # a word longer than a window keeps its beginning
+                if ids and len(ids) + len(word_ids) > room:
                     windows.append(self._window(ids, first, tags, encoder))
                     ids, first, tags = [], [], []
                 first.append(len(ids) + len(encoder.prefix))
                 tags.append(self._index[tag])
-                ids = [*ids, *kept]
+                ids = [*ids, *word_ids]
             windows.append(self._window(ids, first, tags, encoder))
             result += [row | {"example": number, "window": at} for at, row in enumerate(windows)]
         return result
@@ -142,8 +154,8 @@ class Tagging(Task):
         words = (batch["labels"] != -100).sum(1).tolist()
         gold, predicted = (part.cpu().split(words) for part in (labels, logits.argmax(-1)))
         return [
-            Window(row["example"], row["window"], right.tolist(), guessed.tolist())
-            for row, right, guessed in zip(rows, gold, predicted, strict=True)
+            Window(row["example"], row["window"], row_gold.tolist(), row_predicted.tolist())
+            for row, row_gold, row_predicted in zip(rows, gold, predicted, strict=True)
         ]
 
     def metrics(self, scores: Sequence[list[Window]]) -> dict[str, float]:
@@ -173,7 +185,7 @@ class Tagging(Task):
 
 
 def entity_scores(gold: list[list[str]], predicted: list[list[str]]) -> dict[str, float]:
-    """Entity-level f1, precision and recall in percent, micro-averaged; 0 where there is nothing to divide by.
+    """Computes micro-averaged f1, precision and recall of entities, in percent; 0 where the denominator is 0.
 
     Args:
         gold, predicted: IOB2 labels of every sentence.

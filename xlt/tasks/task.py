@@ -1,4 +1,4 @@
-"""What the engine asks of a task."""
+"""The interface between the engine and a task."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Tensors = Mapping[str, Tensor]
 
 
 class Decisions(NamedTuple):
-    """Choices of one kind that a model makes in a batch.
+    """The decisions of one kind that a model makes in a batch, such as the labels of words.
 
     Attributes:
-        logits: (decisions, choices), -inf for what cannot be chosen.
-        row: (decisions,) int64, the row of the batch that each belongs to.
-        weight: of the kind in the task's loss.
+        logits: (decisions, choices), -inf for impossible choices.
+        row: (decisions,) int64, the row of the batch to which each belongs.
+        weight: of this kind of decision in the task's loss.
     """
 
     logits: Tensor
@@ -32,15 +32,15 @@ class Decisions(NamedTuple):
 
 
 class Task(ABC):
-    """Features, head, loss and metric of one task.
+    """A task: it defines features, head, loss and metrics.
 
     Attributes:
         name: as in `conf/task`.
-        metric: the one that selects checkpoints and fills tables.
-        greater_is_better: whether more of it is better.
-        max_length: longest sequence in tokens, special tokens included.
-        needs_lm_head: whether the pre-trained language-model head is used.
-        adapts_language: whether it leaves language modules, which other tasks build on, not task modules.
+        metric: the metric that selects checkpoints and that tables show.
+        greater_is_better: whether a greater value of this metric is better.
+        max_length: maximum length of a sequence in tokens, including special tokens.
+        needs_lm_head: whether the task uses the pre-trained language-model head.
+        adapts_language: whether its runs train language modules, on which other tasks build, and not task modules.
     """
 
     name: str
@@ -52,50 +52,60 @@ class Task(ABC):
 
     @abstractmethod
     def check(self, examples: Sequence[Example], source: str) -> None:
-        """Refuses examples the task cannot use, before any model is loaded; UsageError names the place."""
+        """Refuses examples that the task cannot use; called before any model is loaded.
+
+        Args:
+            examples: of one source.
+            source: config key of the source, for messages.
+        Raises:
+            UsageError: an example lacks something; the message names its file and place.
+        """
 
     @abstractmethod
     def features(self, examples: Sequence[Example], encoder: Encoder) -> list[Features]:
-        """Model inputs; an example may become several, or several one.
+        """Converts examples to rows of model inputs; one example can give several rows, or several examples one.
 
-        A row is a dict of names to ints, strings or lists of them, the same names in every row; `input_ids` is one.
-        A row that says in `example` (an int) which of the examples it is of keeps it, numbered through the source.
-        In evaluation over several sources it becomes a pair, (number of the source, number of the example).
+        A row is a dict from names to ints, strings or lists of these, with the same names in every row, among them
+        `input_ids`. A row can have `example` (an int), the number of its example in the source. In evaluation over
+        several sources the engine replaces it by the pair (number of the source, number of the example).
         """
 
     def head(self, hidden_size: int) -> nn.Module | None:
-        """The task's own head, drawn from torch's current random state; None where it needs none."""
+        """Returns a new head for the task, initialised from torch's current random state; None if it needs none."""
         return None
 
     @property
     def has_head(self) -> bool:
-        """Whether `head` makes one."""
+        """Whether the task has a head of its own."""
         return type(self).head is not Task.head
 
     @abstractmethod
     def collate(self, features: Sequence[Features], encoder: Encoder, generator: torch.Generator) -> dict[str, Tensor]:
-        """One padded batch; `generator` serves whatever is drawn at random (masking)."""
+        """Makes one padded batch of rows; `generator` is for random draws such as masking."""
 
     @abstractmethod
     def targets(self, batch: Tensors) -> int:
-        """Number of predictions the loss is summed over; a step's loss is divided by the sum over its batches."""
+        """Returns the number of predictions in the loss; a step's loss is divided by the sum over its batches."""
 
     @abstractmethod
     def loss(self, model: TransferModel, batch: Tensors) -> Tensor:
-        """Sum of the losses of all targets, float32 scalar."""
+        """Returns the sum of the losses of all targets, a float32 scalar."""
 
     @property
     def decides(self) -> bool:
-        """Whether it has `decisions`, which a teacher can guide."""
+        """Whether the task has `decisions`, which distillation needs."""
         return type(self).decisions is not Task.decisions
 
     def decisions(self, model: TransferModel, batch: Tensors) -> list[Decisions]:
-        """What the loss judges, by kind and in an order that only the batch decides: a teacher's match a student's."""
-        raise NotImplementedError(f"task {self.name} makes no decisions that a teacher could guide")
+        """Returns the model's decisions that the loss evaluates, one element for each kind.
+
+        Their order depends on the batch only, so that those of a teacher correspond to those of a student.
+        """
+        raise NotImplementedError(f"task {self.name} has no decisions, which distillation needs")
 
     @property
     def translates(self) -> bool:
-        """Whether it can `translate`."""
+        """Whether the task can translate texts."""
         return type(self).translate is not Task.translate
 
     def translate(
@@ -106,32 +116,36 @@ class Task(ABC):
         Args:
             model: in evaluation mode.
             encoder: the tokenizer.
-            texts: in one language.
-            languages: ISO 639-3 codes, from which and into which.
-            beams: hypotheses kept in beam search; 1: greedy.
+            texts: all in the source language.
+            languages: ISO 639-3 codes of source and target language.
+            beams: number of hypotheses in beam search; 1: greedy search.
         Raises:
-            UsageError: the model does not know a language.
+            UsageError: the model has no token for a language.
         """
         raise NotImplementedError(f"task {self.name} does not translate")
 
     def check_languages(self, encoder: Encoder, languages: Sequence[str]) -> None:
-        """Refuses, before a model is loaded, a language that `translate` cannot be told; UsageError names it."""
+        """Refuses languages that `translate` does not support; called before a model is loaded.
+
+        Raises:
+            UsageError: the model has no token for a language; the message names it.
+        """
         raise NotImplementedError(f"task {self.name} does not translate")
 
     @abstractmethod
     def score(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> Any:
-        """What `metrics` needs to know of one batch; `rows`: the features that it was collated from, in order."""
+        """Returns the facts about one batch that `metrics` needs; `rows` are the batch's features in their order."""
 
     @abstractmethod
     def metrics(self, scores: Sequence[Any]) -> dict[str, float]:
-        """The metrics over all batches; accuracies and F1 in percent."""
+        """Computes the metrics over all batches; accuracies and F1 are in percent."""
 
     def labels(self) -> list[str]:
-        """The label inventory a head was trained for, kept in its module; empty without one."""
+        """Returns all labels of the head in their order, which module files store; empty without labels."""
         return []
 
 
 def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    """Rows of unequal length -> (rows, longest) int64, filled up with `value` on the right."""
+    """Pads rows of unequal length on the right with `value`; returns (rows, longest) int64."""
     longest = max(map(len, rows))
     return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])

@@ -1,4 +1,4 @@
-"""What all tasks have in common that predict tokens with the pre-trained language-model head."""
+"""The common part of all tasks that predict tokens with the pre-trained language-model head."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from xlt.data.mix import Features
 from xlt.models.transfer import TransferModel
 from xlt.tasks.task import Task, Tensors
 
-UNTAUGHT = -100
-"""In `labels`, where nothing is predicted."""
+IGNORED_LABEL = -100
+"""The value in `labels` of positions without a prediction."""
 
 
 class TokenPrediction(Task):
-    """Cross-entropy of the tokens in a batch's `labels`, (rows, length), each predicted at its own position.
+    """A task whose loss is the cross-entropy of the tokens in a batch's `labels`, (rows, length).
 
-    Only the positions that predict something pass through the language-model head.
+    Each label is predicted at its own position. The language-model head computes logits for labelled positions only.
     """
 
     metric = "loss"
@@ -27,14 +27,14 @@ class TokenPrediction(Task):
     needs_lm_head = True
 
     def targets(self, batch: Tensors) -> int:
-        return int((batch["labels"] != UNTAUGHT).sum())
+        return int((batch["labels"] != IGNORED_LABEL).sum())
 
     def loss(self, model: TransferModel, batch: Tensors) -> Tensor:
         logits, labels = self._logits(model, batch)
         return functional.cross_entropy(logits.float(), labels, reduction="sum")
 
     def score(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> tuple[float, int, int]:
-        """Summed loss, tokens predicted right, tokens."""
+        """Returns the summed loss, the number of correct predictions, and the number of predictions."""
         logits, labels = self._logits(model, batch)
         loss = functional.cross_entropy(logits.float(), labels, reduction="sum").item()
         return loss, int((logits.argmax(-1) == labels).sum()), len(labels)
@@ -46,7 +46,7 @@ class TokenPrediction(Task):
 
     @staticmethod
     def _logits(model: TransferModel, batch: Tensors) -> tuple[Tensor, Tensor]:
-        """(targets, vocabulary) and (targets,)."""
+        """Returns the logits (targets, vocabulary) and the labels (targets,) of all labelled positions."""
         hidden = model.encode(batch["input_ids"], batch["attention_mask"])
-        taught = batch["labels"] != UNTAUGHT
-        return model.language_model_logits(hidden[taught]), batch["labels"][taught]
+        is_target = batch["labels"] != IGNORED_LABEL
+        return model.language_model_logits(hidden[is_target]), batch["labels"][is_target]

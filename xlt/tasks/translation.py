@@ -1,4 +1,4 @@
-"""Translation by an encoder-decoder that is told both languages by a token (NLLB, M2M-100; thesis §6.3.3)."""
+"""Translation by an encoder-decoder that reads each language from a token (NLLB, M2M-100; thesis §6.3.3)."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from xlt.models.language_tokens import language_tokens
 from xlt.models.loading import whole_pretrained
 from xlt.models.transfer import TransferModel
 from xlt.tasks.task import Task, Tensors, pad
-from xlt.tasks.token_prediction import UNTAUGHT
+from xlt.tasks.token_prediction import IGNORED_LABEL
 
 
 @dataclass
 class TranslationTaskConfig:
-    """Translation."""
+    """Settings of translation."""
 
     _target_: str = "xlt.tasks.translation.Translation"
-    max_length: int = key("longest text on either side, tokens; longer ones lose their end", low=8)
-    beams: int = key("hypotheses kept in beam search when it is evaluated; 1: greedy", low=1)
+    max_length: int = key("maximum length of a text on either side, in tokens; longer ones lose their end", low=8)
+    beams: int = key("number of hypotheses in beam search in evaluation; 1: greedy search", low=1)
     label_smoothing: float = key("share of the probability that is spread over all tokens", low=0, high=0.9)
-    metric: str = key("what selects checkpoints", choices=("chrf", "bleu"))
-    tokens: dict[str, str] = key("ISO 639-3 code -> the model's language token, where it is written otherwise")
+    metric: str = key("the metric that selects checkpoints", choices=("chrf", "bleu"))
+    tokens: dict[str, str] = key("ISO 639-3 code -> the model's language token, where the code does not give it")
 
 
 SCHEMA = TranslationTaskConfig
 
 
 class Translation(Task):
-    """Predicts an example's `pair` from its `text`.
+    """The task of predicting an example's `pair`, the translation, from its `text`.
 
     The encoder reads the source language's token, the text and the end token; the decoder begins with the end token
-    and the target language's. Metrics: chrF++ (character 6-grams and word bigrams) and BLEU of `sacrebleu`, each over
-    all examples together, 0 to 100.
+    and the target language's token. Metrics: chrF++ (character 6-grams and word bigrams) and BLEU of `sacrebleu`, both
+    over all examples together, from 0 to 100.
     """
 
     name = "translation"
@@ -59,11 +59,14 @@ class Translation(Task):
         for example in examples:
             if example.languages is None:
                 raise UsageError(
-                    f"{example.place}: no parallel text; source {source} needs text_language or pair_language"
+                    f"{example.place}: there is no parallel text, which task translation needs; "
+                    f"set text_language or pair_language of {source}"
                 )
-            lacking = "text" if not example.text else "second text" if not example.pair else None
-            if lacking is not None:
-                raise UsageError(f"{example.place}: no {lacking}; source {source} cannot serve task translation")
+            missing = "text" if not example.text else "second text" if not example.pair else None
+            if missing is not None:
+                raise UsageError(
+                    f"{example.place}: there is no {missing}, which task translation needs; check {source}"
+                )
 
     def features(self, examples: Sequence[Example], encoder: Encoder) -> list[Features]:
         texts, pairs = (encoder.lines([str(getattr(e, part)) for e in examples]) for part in ("text", "pair"))
@@ -82,35 +85,37 @@ class Translation(Task):
         return rows
 
     def collate(self, features: Sequence[Features], encoder: Encoder, generator: torch.Generator) -> dict[str, Tensor]:
-        self._encoder = encoder  # what comes out of the model is read by the tokenizer that made what goes in
+        self._encoder = encoder  # `score` decodes the model's output with it
         targets = [row["target_ids"] for row in features]
         return self._inputs([row["input_ids"] for row in features], encoder) | {
             "decoder_input_ids": pad([[_end(encoder), *ids[:-1]] for ids in targets], encoder.pad_id),
-            "labels": pad(targets, UNTAUGHT),
+            "labels": pad(targets, IGNORED_LABEL),
         }
 
     def targets(self, batch: Tensors) -> int:
-        return int((batch["labels"] != UNTAUGHT).sum())
+        return int((batch["labels"] != IGNORED_LABEL).sum())
 
     def loss(self, model: TransferModel, batch: Tensors) -> Tensor:
         hidden = model.decode(batch["input_ids"], batch["attention_mask"], batch["decoder_input_ids"])
-        taught = batch["labels"] != UNTAUGHT
-        logits = model.language_model_logits(hidden[taught]).float()
+        is_target = batch["labels"] != IGNORED_LABEL
+        logits = model.language_model_logits(hidden[is_target]).float()
         smoothing = self.label_smoothing if model.training else 0.0
-        return functional.cross_entropy(logits, batch["labels"][taught], reduction="sum", label_smoothing=smoothing)
+        return functional.cross_entropy(logits, batch["labels"][is_target], reduction="sum", label_smoothing=smoothing)
 
     def score(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> tuple[list[str], list[str]]:
-        """Translations and references."""
-        made = self._generate(model, self._encoder, batch, batch["labels"][:, 0], self.beams)
-        return _texts(made, self._encoder), [row["reference"] for row in rows]
+        """Returns the translations and the references."""
+        ids = self._generate(model, self._encoder, batch, batch["labels"][:, 0], self.beams)
+        return _texts(ids, self._encoder), [row["reference"] for row in rows]
 
     def metrics(self, scores: Sequence[tuple[list[str], list[str]]]) -> dict[str, float]:
         from sacrebleu.metrics import BLEU, CHRF
 
-        made, references = ([text for batch in column for text in batch] for column in zip(*scores, strict=True))
+        translations, references = (
+            [text for batch in column for text in batch] for column in zip(*scores, strict=True)
+        )
         return {
-            "chrf": CHRF(word_order=2).corpus_score(made, [references]).score,
-            "bleu": BLEU().corpus_score(made, [references]).score,
+            "chrf": CHRF(word_order=2).corpus_score(translations, [references]).score,
+            "bleu": BLEU().corpus_score(translations, [references]).score,
         }
 
     def check_languages(self, encoder: Encoder, languages: Sequence[str]) -> None:
@@ -128,40 +133,43 @@ class Translation(Task):
         return _texts(self._generate(model, encoder, batch, into, beams), encoder)
 
     def _generate(self, model: TransferModel, encoder: Encoder, batch: Tensors, into: Tensor, beams: int) -> Tensor:
-        """(texts, at most `max_length` - 1) token ids, without the two that each begins with.
+        """Generates token ids, (texts, at most `max_length` - 1), without the two with which each text begins.
 
-        The language's token is forced and not given, as for one language `forced_bos_token_id` has it: beam search
-        then counts it in the length that it divides by.
+        The language's token is forced as first output, as `forced_bos_token_id` does for a single language, and is not
+        part of the prompt, so that beam search counts it in the length by which it divides.
         """
-        made = whole_pretrained(model).generate(
+        ids = whole_pretrained(model).generate(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
             decoder_input_ids=torch.full_like(into, _end(encoder))[:, None],
-            logits_processor=[_beginning_with(into)],
+            logits_processor=[_force_first_token(into)],
             num_beams=beams,
             do_sample=False,
             max_new_tokens=self.max_length,
         )
-        return made[:, 2:]
+        return ids[:, 2:]
 
     def _language_ids(self, codes: Iterable[str], encoder: Encoder) -> dict[str, int]:
-        """Code -> id of the token. A large vocabulary takes tenths of a second to be listed, so it is listed once.
+        """Returns code -> id of the language's token.
+
+        It lists the vocabulary only once, which takes tenths of a second for a large one.
 
         Raises:
-            UsageError: a language has none.
+            UsageError: the model has no token for a language.
         """
         tokenizer = encoder.tokenizer
         usual, vocabulary = language_tokens(tokenizer), tokenizer.get_vocab()
-        found = {}
+        ids = {}
         for code in sorted(set(codes)):
             token = self._tokens.get(code) or usual.get(code)
             if token is None or token not in vocabulary:
-                missing = f"the model has no token {token}" if token is not None else "the model has no token of it"
+                missing = f"the model has no token {token}" if token is not None else "the model has no token for it"
                 raise UsageError(
-                    f"language {code}: {missing}; give +model.new_languages.{code}=RELATIVE, or task.tokens.{code}"
+                    f"language {code}: {missing}; set +model.new_languages.{code}=CODE_OF_A_RELATED_LANGUAGE "
+                    f"or task.tokens.{code}"
                 )
-            found[code] = int(vocabulary[token])
-        return found
+            ids[code] = int(vocabulary[token])
+        return ids
 
     def _sequence(self, language: int, pieces: list[int], encoder: Encoder) -> list[int]:
         return [language, *pieces[: self.max_length - 2], _end(encoder)]
@@ -172,23 +180,23 @@ class Translation(Task):
 
 
 def _end(encoder: Encoder) -> int:
-    """The token that ends a text, and that the decoder of this family begins with."""
+    """Returns the id of the token that ends a text; the decoder of this model family begins with it."""
     tokenizer: Any = encoder.tokenizer
     return int(tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id)
 
 
-def _beginning_with(languages: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """For `generate`: the token that each text begins with, one a text whatever the number of beams."""
+def _force_first_token(languages: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """Returns a logits processor for `generate` that forces the first token of each text; `languages` is (texts,)."""
 
-    def forced(ids: Tensor, scores: Tensor) -> Tensor:
+    def force(ids: Tensor, scores: Tensor) -> Tensor:
         if ids.shape[1] > 1:
             return scores
         beams = len(scores) // len(languages)
         only = torch.full_like(scores, -math.inf)
         return only.scatter_(1, languages.repeat_interleave(beams)[:, None], 0.0)
 
-    return forced
+    return force
 
 
-def _texts(made: Tensor, encoder: Encoder) -> list[str]:
-    return [text.strip() for text in encoder.tokenizer.batch_decode(made, skip_special_tokens=True)]
+def _texts(ids: Tensor, encoder: Encoder) -> list[str]:
+    return [text.strip() for text in encoder.tokenizer.batch_decode(ids, skip_special_tokens=True)]

@@ -9,7 +9,7 @@ import torch
 
 from tests.translators import tokenizer, translator
 from xlt.errors import UsageError
-from xlt.models.language_tokens import add_language_tokens, begin_language_embeddings, language_tokens
+from xlt.models.language_tokens import add_language_tokens, initialise_language_embeddings, language_tokens
 from xlt.models.loading import load_pretrained, load_tokenizer, save_checkpoint, whole_pretrained
 from xlt.models.vocabulary import train_tokenizer
 
@@ -68,9 +68,9 @@ def test_a_relative_without_a_token_is_one_line_and_adds_nothing() -> None:
     with pytest.raises(UsageError) as refused:
         add_language_tokens(words, {"bew": None, "mad": "jav"})
     (line,) = refused.value.lines
-    assert line == "model.new_languages.mad=jav: the model has no token for jav either; it knows eng, ind"
+    assert line.startswith("model.new_languages.mad=jav: ") and line.endswith("eng, ind")
     assert len(words) == size
-    with pytest.raises(UsageError, match=r"has no token for eng either; it knows no language"):
+    with pytest.raises(UsageError, match=r"no token for eng\b.*no language"):
         add_language_tokens(with_tokens(), {"mad": "eng"})
 
 
@@ -79,7 +79,7 @@ def test_a_new_language_begins_with_its_relatives_embedding_or_the_mean(relative
     pretrained, words = whole(("ind", "jav", "eng"))
     before = pretrained.model.shared.weight.detach().clone()
     size, new = len(words), {"mad": relative}
-    begin_language_embeddings(pretrained, words, new, add_language_tokens(words, new))
+    initialise_language_embeddings(pretrained, words, new, add_language_tokens(words, new))
     matrix = pretrained.model.shared.weight
     known = words.convert_tokens_to_ids(["jav_Latn"] if relative else ["ind_Latn", "jav_Latn", "eng_Latn"])
     assert matrix.shape[0] == size + 1
@@ -92,7 +92,7 @@ def test_two_new_languages_begin_from_those_before_and_one_from_the_other() -> N
     pretrained, words = whole(("ind", "jav"))
     new = {"mad": None, "nij": "mad", "bew": None}
     before = pretrained.model.shared.weight.detach().clone()
-    begin_language_embeddings(pretrained, words, new, add_language_tokens(words, new))
+    initialise_language_embeddings(pretrained, words, new, add_language_tokens(words, new))
     mean = before[words.convert_tokens_to_ids(["ind_Latn", "jav_Latn"])].mean(0)
     found = pretrained.model.shared.weight[words.convert_tokens_to_ids(["mad_Latn", "nij_Latn", "bew_Latn"])]
     assert torch.equal(found, mean.expand(3, -1))
@@ -101,7 +101,7 @@ def test_two_new_languages_begin_from_those_before_and_one_from_the_other() -> N
 def test_embeddings_stay_tied_everywhere_and_in_what_is_saved(tmp_path: Path) -> None:
     pretrained, words = whole(("ind", "jav"))
     new = {"mad": "jav"}
-    begin_language_embeddings(pretrained, words, new, add_language_tokens(words, new))
+    initialise_language_embeddings(pretrained, words, new, add_language_tokens(words, new))
     shared = pretrained.model.shared.weight
     encoder, decoder = pretrained.model.encoder.embed_tokens, pretrained.model.decoder.embed_tokens
     assert encoder.weight is shared and decoder.weight is shared and pretrained.lm_head.weight is shared
@@ -118,7 +118,7 @@ def test_untied_output_embeddings_begin_with_their_own_rows() -> None:
     pretrained.lm_head.weight = torch.nn.Parameter(torch.randn_like(pretrained.lm_head.weight))
     before = pretrained.lm_head.weight.detach().clone()
     size, new = len(words), {"mad": "jav"}
-    begin_language_embeddings(pretrained, words, new, add_language_tokens(words, new))
+    initialise_language_embeddings(pretrained, words, new, add_language_tokens(words, new))
     assert torch.equal(pretrained.lm_head.weight[size], before[words.convert_tokens_to_ids("jav_Latn")])
     assert torch.equal(pretrained.lm_head.weight[:size], before)
 
@@ -131,11 +131,11 @@ def test_spare_rows_are_used_before_the_matrix_grows() -> None:
     matrix = pretrained.model.shared.weight
     before = matrix.detach().clone()
     new: dict[str, str | None] = {"mad": "jav", "nij": "ind"}
-    begin_language_embeddings(pretrained, words, new, add_language_tokens(words, new))
+    initialise_language_embeddings(pretrained, words, new, add_language_tokens(words, new))
     assert pretrained.model.shared.weight is matrix and matrix.shape[0] == size + 2
     relatives = words.convert_tokens_to_ids(["jav_Latn", "ind_Latn"])
     assert torch.equal(matrix[size:], before[relatives]) and torch.equal(matrix[:size], before[:size])
-    begin_language_embeddings(pretrained, words, {"bew": None}, add_language_tokens(words, {"bew": None}))
+    initialise_language_embeddings(pretrained, words, {"bew": None}, add_language_tokens(words, {"bew": None}))
     assert pretrained.model.shared.weight.shape[0] == size + 3
     assert torch.equal(pretrained.model.shared.weight[:size], before[:size])
 
@@ -143,7 +143,7 @@ def test_spare_rows_are_used_before_the_matrix_grows() -> None:
 def test_without_a_new_language_nothing_is_touched() -> None:
     pretrained, words = whole(("ind", "jav"))
     before = {name: tensor.clone() for name, tensor in pretrained.state_dict().items()}
-    begin_language_embeddings(pretrained, words, {"jav": None}, add_language_tokens(words, {"jav": None}))
+    initialise_language_embeddings(pretrained, words, {"jav": None}, add_language_tokens(words, {"jav": None}))
     assert all(torch.equal(tensor, before[name]) for name, tensor in pretrained.state_dict().items())
 
 

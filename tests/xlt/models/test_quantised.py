@@ -13,7 +13,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from xlt.engine.watching import Silence
 from xlt.errors import UsageError
-from xlt.models.quantised import quantise_blocks, through_nf4
+from xlt.models.quantised import quantise_blocks, round_to_nf4
 from xlt.models.transfer import TransferModel, block_linear_layers, split_pretrained
 
 pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
@@ -57,7 +57,7 @@ def test_dense_and_four_bit_models_compute_the_same() -> None:
     four_bit, dense = _wide(), _wide()
     before = {name: layer.weight.detach().clone() for name, layer in block_linear_layers(dense).items()}
     quantise_blocks(four_bit)
-    through_nf4(dense)
+    round_to_nf4(dense)
     torch.testing.assert_close(_output(four_bit), _output(dense), atol=1e-5, rtol=1e-5)
     assert all(not torch.equal(layer.weight, before[name]) for name, layer in block_linear_layers(dense).items())
 
@@ -68,7 +68,7 @@ def test_deltas_over_four_bits_are_those_over_the_dequantised_weights(
 ) -> None:
     """Thesis Eq. 7.8: DEQUANT(W) + delta, in training and in what the module is applied to."""
     trainers, modules = [], []
-    for prepare in (quantise_blocks, through_nf4):
+    for prepare in (quantise_blocks, round_to_nf4):
         trainer = make_trainer(make_method(name, *OPTIONS), max_steps=8, examples=9)
         prepare(trainer.model)
         trainer.train(tmp_path / prepare.__name__, Silence())
@@ -80,7 +80,7 @@ def test_deltas_over_four_bits_are_those_over_the_dequantised_weights(
         torch.testing.assert_close(entries.values, modules[1].entries[tensor].values, atol=1e-5, rtol=1e-3)
         assert float(entries.values.abs().max()) > 1e-5
     fresh = make_trainer(make_method(name, *OPTIONS)).model
-    through_nf4(fresh)
+    round_to_nf4(fresh)
     modules[0].apply(fresh)
     torch.testing.assert_close(_output(fresh), _output(trainers[0].model), atol=1e-4, rtol=1e-4)
 
@@ -93,7 +93,7 @@ def test_lora_over_four_bits_trains_and_its_module_fits_the_dense_model(
     quantise_blocks(trainer.model)
     trainer.train(tmp_path, Silence())
     fresh = _wide(len(trainer.encoder.tokenizer))
-    through_nf4(fresh)
+    round_to_nf4(fresh)
     before = _output(fresh)
     trainer.method.export(trainer.model, module_header()).apply(fresh)
     torch.testing.assert_close(_output(fresh), _output(trainer.model), atol=1e-4, rtol=1e-4)
@@ -109,6 +109,5 @@ def test_without_bitsandbytes_one_line_says_what_to_install(make_trainer, make_m
         return real(name, *arguments, **named)
 
     monkeypatch.setattr(builtins, "__import__", absent)
-    wanted = r"model.quantise=nf4: needs the package bitsandbytes; pip install 'xlt\[4bit\]'"
-    with pytest.raises(UsageError, match=wanted):
+    with pytest.raises(UsageError, match=r"model\.quantise=nf4: .*pip install 'xlt\[4bit\]'"):
         quantise_blocks(model)

@@ -96,14 +96,14 @@ def test_a_narrow_student_has_its_width_and_a_way_back_to_the_teachers() -> None
     torch.testing.assert_close(narrow, embeddings @ student.head.weight)
 
 
-@pytest.mark.parametrize(("family", "hidden", "said"), [("bert", 7, "must be a multiple"), ("bert", 16, "below 16")])
-def test_a_width_that_does_not_fit_is_refused(family: str, hidden: int, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+@pytest.mark.parametrize(("family", "hidden"), [("bert", 7), ("bert", 16)])
+def test_a_width_that_does_not_fit_is_refused(family: str, hidden: int) -> None:
+    with pytest.raises(UsageError, match=rf"hidden_size={hidden}: .*\b16\b.*\b2\b"):
         make_student(encoder_model(family), [1, 3], KEPT, copies=True, seed=1, hidden=hidden)
 
 
 def test_a_family_with_other_names_is_not_narrowed() -> None:
-    with pytest.raises(UsageError, match="only models that name their matrices as BERT does"):
+    with pytest.raises(UsageError, match=r"hidden_size.*BERT"):
         make_student(encoder_model("deberta-v2"), [1, 3], KEPT, copies=True, seed=1, hidden=8)
 
 

@@ -398,7 +398,7 @@ def test_a_token_is_found_in_the_full_vocabulary_by_how_it_is_written(full: Any)
 
 def test_a_token_that_the_full_vocabulary_lacks_is_named() -> None:
     full, other = _wordpiece(["a", "b"]), _wordpiece(["b", "cd", "ef"])
-    with pytest.raises(UsageError, match=r"^token 'cd': the full tokenizer has none such"):
+    with pytest.raises(UsageError, match=r"'cd'"):
         piece_map(other, full)
 
 
@@ -456,7 +456,7 @@ def test_the_settings_saved_are_those_that_transformers_4_reads(tmp_path: Path) 
 def test_other_types_of_tokenizers_are_refused() -> None:
     tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "the": 1}, unk_token="<unk>"))
     full = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
-    with pytest.raises(UsageError, match=r"^tokenizer of type WordLevel: cannot be reduced; those of ") as caught:
+    with pytest.raises(UsageError, match=r"type WordLevel .*WordPiece, Unigram, BPE") as caught:
         reduce_vocabulary(full, [1], characters=True)
     assert len(caught.value.lines) == 1
 
@@ -466,9 +466,7 @@ def test_ids_with_gaps_are_refused() -> None:
     full = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]")
     assert reduce_vocabulary(full, [7], characters=False)[1].tolist() == [0, 7]
     full.add_special_tokens({"additional_special_tokens": ["<left>"]})
-    with pytest.raises(
-        UsageError, match=r"^tokenizer: cannot be reduced, because its ids have gaps, such as before <l"
-    ):
+    with pytest.raises(UsageError, match=r"gaps.* before <l"):
         reduce_vocabulary(full, [7], characters=False)
     full.pad_token = "b"
     with pytest.raises(UsageError, match="gaps"):
@@ -476,7 +474,7 @@ def test_ids_with_gaps_are_refused() -> None:
 
 
 def test_an_id_that_the_tokenizer_does_not_have_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^token id 4: the tokenizer has none such"):
+    with pytest.raises(ValueError, match=r"\bid 4\b"):
         reduce_vocabulary(_wordpiece(["a", "b"]), [2, 4, 5], characters=False)
 
 

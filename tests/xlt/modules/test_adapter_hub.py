@@ -436,7 +436,7 @@ def test_damaged_and_missing_files_are_refused(golden: Path, tmp_path: Path) -> 
         (golden / "pytorch_adapter.bin").write_bytes(changed)
         with pytest.raises(ModuleFileError, match=r"pytorch_adapter\.bin: .*; expected a Pfeiffer or Houlsby adapter"):
             _read(golden)
-    for content, fault in (([1], "dict of tensors"), ({"a": 3}, "'a', which is not a tensor"), ({3: 3}, "holds 3")):
+    for content, fault in (([1], "dict of tensors"), ({"a": 3}, "'a', which is not a tensor"), ({3: 3}, "contains 3")):
         torch.save(content, golden / "pytorch_adapter.bin")
         with pytest.raises(ModuleFileError, match=fault):
             _read(golden)

@@ -59,9 +59,9 @@ def test_the_longer_of_a_pair_is_cut_first(encoder: Encoder) -> None:
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        (example(None, "b"), "f:1: no text; source data.sources.x cannot serve nli"),
-        (example("a"), "f:1: no second text; source data.sources.x cannot serve nli"),
-        (example("a", "b", None), "f:1: no label; source data.sources.x cannot serve nli"),
+        (example(None, "b"), r"f:1: .*no text, .* nli .*data\.sources\.x"),
+        (example("a"), r"f:1: .*no second text, .* nli .*data\.sources\.x"),
+        (example("a", "b", None), r"f:1: .*no label, .* nli .*data\.sources\.x"),
         (example("a", "b", "NOPE"), r"f:1: label 'NOPE' is not in task.labels \(yes no maybe\)"),
     ],
 )
@@ -72,7 +72,7 @@ def test_examples_that_do_not_fit_the_task_are_refused_with_their_place(broken: 
 
 
 def test_a_pair_is_refused_where_single_texts_are_asked_for() -> None:
-    with pytest.raises(UsageError, match=r"f:1: a pair of texts; nli takes single ones"):
+    with pytest.raises(UsageError, match=r"f:1: .*pair.* nli .*task\.pair=false"):
         task(pair=False).check([example("a", "b")], "s")
     task(pair=False).check([example("a")], "s")
 

@@ -131,8 +131,8 @@ def test_the_loss_is_summed_over_taught_tokens_given_all_before() -> None:
 @pytest.mark.parametrize(
     ("example", "message"),
     [
-        (Example("f:3", text="running"), "f:3: no conversation"),
-        (Example("f:4", turns=(Turn("user", "hi"),)), "f:4: the assistant says nothing"),
+        (Example("f:3", text="running"), r"f:3: .*no conversation"),
+        (Example("f:4", turns=(Turn("user", "hi"),)), r"f:4: .*assistant"),
     ],
 )
 def test_what_cannot_be_learned_from_is_refused(example: Example, message: str) -> None:
@@ -143,10 +143,10 @@ def test_what_cannot_be_learned_from_is_refused(example: Example, message: str) 
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        (None, "no chat template; give task.template=tulu"),
-        ("{{ raise_exception('users first') }}", "refuses it: users first"),
-        ("{% for m in messages|reverse %}{{ m['content'] }}{% endfor %}", "does not write turn after turn"),
-        ("{{ messages[0].nothing.there }}", "refuses it"),
+        (None, "no chat template.*task.template=tulu"),
+        ("{{ raise_exception('users first') }}", "refuses .*: users first"),
+        ("{% for m in messages|reverse %}{{ m['content'] }}{% endfor %}", "one turn after the other"),
+        ("{{ messages[0].nothing.there }}", "refuses"),
     ],
 )
 def test_a_chat_template_that_cannot_serve_is_refused(template: str | None, message: str) -> None:

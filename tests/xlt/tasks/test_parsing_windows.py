@@ -147,7 +147,7 @@ def test_words_are_means_of_their_pieces_whatever_the_tokenizer(kind: str) -> No
 def test_a_tokenizer_without_a_token_for_the_root_is_refused(encoder: Encoder) -> None:
     bare = Encoder(encoder.tokenizer)
     bare.prefix = []
-    with pytest.raises(UsageError, match="no token before a sentence that could be its root"):
+    with pytest.raises(UsageError, match=r"task=parsing: .*root"):
         parsing_task().features(some_sentences(1), bare)
 
 
@@ -175,10 +175,10 @@ def test_a_batch_is_padded_and_counts_its_words(encoder: Encoder) -> None:
         ("0 1.1", "root obj", "word 2: head '1.1' is not a number from 0 to 2"),
         ("0 ²", "root obj", "word 2: head '²' is not a number from 0 to 2"),
         ("3 0", "obj root", "word 1: head '3' is not a number from 0 to 2"),
-        ("0 2", "root obj", "word 2: is its own head"),
-        ("0 0", "root root", "2 words with head 0, must be one"),
-        ("2 1", "obj obj", "0 words with head 0, must be one"),
-        ("0 3 2", "root obj obj", "word 2: its heads lead back to it, not to the root"),
+        ("0 2", "root obj", "word 2: .*own head"),
+        ("0 0", "root root", "2 words with head 0"),
+        ("2 1", "obj obj", "0 words with head 0"),
+        ("0 3 2", "root obj obj", "word 2: .*cycle"),
         ("0 1", "root _", "word 2: relation '_' is not in task.relations (root nsubj obj amod)"),
         ("0 1", "root dobj:x", "word 2: relation 'dobj:x' is not in task.relations (root nsubj obj amod)"),
     ],
@@ -191,9 +191,9 @@ def test_trees_that_are_none_and_unknown_relations_are_refused(heads: str, relat
 
 
 def test_sources_without_trees_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"file:1: no column head; source data.sources.x cannot serve parsing"):
+    with pytest.raises(UsageError, match=r"file:1: .*no column head, .* parsing .*data\.sources\.x"):
         parsing_task().check([Example("file:1", "text")], "data.sources.x")
-    with pytest.raises(UsageError, match=r"file:1: no column deprel"):
+    with pytest.raises(UsageError, match=r"file:1: .*no column deprel"):
         parsing_task().check([Example("file:1", words=("a",), columns={"head": ("0",)})], "s")
 
 

@@ -352,16 +352,16 @@ def test_pieces_of_white_space_are_of_no_answer() -> None:
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        (Example("f:2", "q"), "f:2: no context; source data.sources.x cannot serve qa"),
-        (Example("f:2", pair="c"), "f:2: no question; source data.sources.x cannot serve qa"),
-        (Example("f:2", "q", pair="c"), "f:2: no answer; source data.sources.x cannot serve qa"),
-        (Example("f:2", "q", pair="the cat", answers=(Answer(" ", 3),)), "f:2: an empty answer"),
+        (Example("f:2", "q"), r"f:2: .*no context, .* qa .*data\.sources\.x"),
+        (Example("f:2", pair="c"), r"f:2: .*no question, .* qa .*data\.sources\.x"),
+        (Example("f:2", "q", pair="c"), r"f:2: .*no answer, .* qa .*data\.sources\.x"),
+        (Example("f:2", "q", pair="the cat", answers=(Answer(" ", 3),)), "f:2: .*empty"),
         (
             Example("f:2", "q", pair="the cat", answers=(Answer("the", 0), Answer("cat", 3))),
-            "f:2: answer 'cat' does not stand at character 3 of its context, but ' ca'",
+            r"f:2: .*'cat'.* character 3 .*' ca'",
         ),
-        (Example("f:2", "q", pair="the cat", answers=(Answer("cat", -3),)), "does not stand at character -3"),
-        (Example("f:2", "q", pair="the cat", answers=(Answer("cat", 99),)), "does not stand at character 99"),
+        (Example("f:2", "q", pair="the cat", answers=(Answer("cat", -3),)), "character -3"),
+        (Example("f:2", "q", pair="the cat", answers=(Answer("cat", 99),)), "character 99"),
     ],
 )
 def test_examples_that_do_not_fit_the_task_are_refused_with_their_place(broken: Example, message: str) -> None:

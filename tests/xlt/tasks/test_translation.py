@@ -212,7 +212,6 @@ def test_metrics_are_sacrebleus_over_all_texts_together() -> None:
 
 def test_an_unknown_language_is_one_line(wide: tuple[TransferModel, Encoder]) -> None:
     model, encoder = wide
-    said = "language bew: the model has no token of it; give +model.new_languages.bew=RELATIVE, or task.tokens.bew"
     example = Example("f:1", "air", pair="aer", languages=("ind", "bew"))
     for call in (
         lambda: task().features([example], encoder),
@@ -221,8 +220,9 @@ def test_an_unknown_language_is_one_line(wide: tuple[TransferModel, Encoder]) ->
     ):
         with pytest.raises(UsageError) as refused:
             call()
-        assert refused.value.lines == [said]
-    with pytest.raises(UsageError, match=r"language ind: the model has no token idn_Latn; give"):
+        (line,) = refused.value.lines
+        assert line.startswith("language bew: ") and "+model.new_languages.bew=" in line and "task.tokens.bew" in line
+    with pytest.raises(UsageError, match=r"language ind: .* idn_Latn.*task\.tokens\.ind"):
         task(ind="idn_Latn").features(parallel("ind", "jav", 1), encoder)
 
 
@@ -245,17 +245,17 @@ def test_a_large_vocabulary_is_listed_once_for_many_examples(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"languages": None}, "f:1: no parallel text; source data.sources.x needs text_language or pair_language"),
-        ({"text": ""}, "f:1: no text; source data.sources.x cannot serve task translation"),
-        ({"pair": None}, "f:1: no second text; source data.sources.x cannot serve task translation"),
+        ({"languages": None}, r"f:1: .*text_language or pair_language of data\.sources\.x"),
+        ({"text": ""}, r"f:1: .*no text, .*translation.*data\.sources\.x"),
+        ({"pair": None}, r"f:1: .*no second text, .*translation.*data\.sources\.x"),
     ],
 )
 def test_examples_that_are_no_parallel_text_are_refused(changes: dict[str, Any], said: str) -> None:
     right = Example("f:1", "air", pair="banyu", languages=("ind", "jav"))
     task().check([right], "data.sources.x")
-    with pytest.raises(UsageError) as refused:
+    with pytest.raises(UsageError, match=said) as refused:
         task().check([right, dataclasses.replace(right, **changes)], "data.sources.x")
-    assert refused.value.lines == [said]
+    assert len(refused.value.lines) == 1
 
 
 def test_steps_learn_the_translations_by_heart(fit: Callable[..., dict[str, float]]) -> None:
