@@ -159,7 +159,7 @@ def test_translations_and_what_learns_from_them_end_well_at_wandb(
     write_shelf(tmp_path / "data")
     words = [*sentiment(tmp_path / "data", tiny_bert, tmp_path), *translate_train(), "tracker.wandb=offline"]
     ended = command(*words)
-    assert ended.code == 0 and not [line for line in ended.lines if "not all was sent" in line], ended.lines
+    assert ended.code == 0 and not [line for line in ended.lines if "not everything was sent" in line], ended.lines
     jobs = {}
     for folder in (file.parent for file in tmp_path.glob("runs/*/manifest.json")):
         jobs[_records(folder, "run")[0].job_type] = {end.exit_code for end in _records(folder, "exit")}

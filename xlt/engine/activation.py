@@ -1,4 +1,4 @@
-"""The source languages' modules during training: the batch's language is the active one (thesis §3.3.3, §4.4.4)."""
+"""Applies the module of each batch's language to the model during training (thesis §3.3.3, §4.4.4)."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from xlt.methods.method import Method
 from xlt.models.transfer import TransferModel
 from xlt.modules import ModuleArtefact, ModuleStack, SparseDelta
 
-# What LT-SFT's dense phase needs and its sparse phase does not: the dense gradient, Adam's two moments and theta0.
-_MOST_COPIES = 4
+# Copies of the weights for which there is memory: the dense phase of LT-SFT needs as much for the dense gradient,
+# Adam's two moments and theta0, none of which its sparse phase has.
+_MAX_COPIES = 4
 
 
 class TeacherModules:
-    """The modules of a frozen teacher: those it has of the task, over the module of the batch's language.
+    """The modules of a frozen teacher: the task module, on top of the module of the batch's language.
 
     Args:
-        teacher: the base model, no module applied.
-        modules: by ISO 639-3 code; empty for a teacher without language adaptation.
-        task: module of the task; None for a teacher that only knows the languages.
+        teacher: the base model, without modules.
+        modules: ISO 639-3 code -> language module; empty for a teacher without language adaptation.
+        task: the task module; None for a teacher with language modules only.
     """
 
     def __init__(
@@ -33,33 +34,33 @@ class TeacherModules:
         self._stack.set([*self._task])
 
     def enter(self, language: str) -> None:
-        """Has the teacher know `language`; costs nothing where it does already."""
+        """Applies the module of `language` to the teacher; does nothing if it is already active."""
         if self._modules:
             self._stack.set([self._modules[language], *self._task])
 
 
 class LanguageActivation:
-    """Brings the model's weights up to date, with the batch's language in them, before they are used.
+    """The switch between source languages: it writes the batch's language and the method's values into the weights.
 
-    The weights are then the base plus the language, and what the method trains on top of that. With one language its
-    module becomes part of the base for the whole run and costs nothing. With several there are two ways to switch,
+    The weights are then the base plus the language module plus what the method trains. If there is one language, its
+    module is part of the base for the whole run and costs nothing. With several languages there are two ways to switch,
     which give the same weights bit for bit:
 
-    - By copies, where the phase trains none of the tensors that the modules change: each language has its own copy of
-      those tensors, and switching exchanges their storage; no weight is moved. At most four languages.
-    - In place, where the optimiser steps on the weights themselves, or there are more languages: the module is written
-      before the forward pass and taken out after the backward pass, so that the optimiser sees the base. That reads
-      and writes each of its entries twice.
+    - With copies, if the phase trains none of the tensors that the modules change, and there are at most four
+      languages: each language has a copy of these tensors, and a switch exchanges their storage and moves no weight.
+    - In place, if the optimiser updates the weights themselves or there are more languages: the module is written
+      before the forward pass and removed after the backward pass, so that the optimiser works on the base. This reads
+      and writes each entry of the module twice.
 
-    Where a method's entries may change within a phase, the language is written over them, in place.
+    If the method's entries can change within a phase, the language is written over them in place.
 
     Args:
-        model: the base model, no module applied.
-        modules: by ISO 639-3 code; empty for training without language adaptation.
-        languages: of all sources, those for validation included.
-        teacher: modules that follow the language in a teacher's weights.
+        model: the base model, without modules.
+        modules: ISO 639-3 code -> language module; empty for training without language adaptation.
+        languages: of all sources, including those for validation.
+        teacher: modules of a teacher, in which the language is switched, too.
     Raises:
-        ValueError: a language has no module though others have.
+        ValueError: a language has no module, but others have.
     """
 
     def __init__(
@@ -71,29 +72,31 @@ class LanguageActivation:
     ) -> None:
         missing = [language for language in languages if modules and language not in modules]
         if missing:
-            raise ValueError(f"language_modules: no module for source language {', '.join(missing)}")
+            raise ValueError(
+                f"language_modules: there is no module for source language {', '.join(missing)}; add one for each"
+            )
         self._model = model
         self._stack = ModuleStack(model)
         self._teacher = teacher
-        wanted = dict.fromkeys(languages) if modules else {}
-        self._fixed = len(wanted) <= 1
-        self._modules = {language: modules[language] for language in wanted}
+        codes = dict.fromkeys(languages) if modules else {}
+        self._fixed = len(codes) <= 1
+        self._modules = {language: modules[language] for language in codes}
         self._weights: dict[str, Tensor] = {}
         self._copies: dict[str, dict[str, Tensor]] = {}
         self._base: dict[str, Tensor] = {}
-        self._under: dict[str, dict[str, Tensor]] = {}
+        self._entry_values: dict[str, dict[str, Tensor]] = {}
         if self._fixed:
             self._stack.set(list(self._modules.values()))
 
     def begin(self, method: Method) -> None:
-        """Starts a phase for which `method` is attached, nothing written yet."""
+        """Starts a phase, for which `method` is attached but has not written yet."""
         self._method = method
-        written = None if self._fixed else method.written_entries()
-        if written is not None:
-            self._prepare(written)
+        entries = None if self._fixed else method.written_entries()
+        if entries is not None:
+            self._prepare(entries)
 
     def enter(self, language: str) -> None:
-        """Makes `language` the active one, and the method's values the present ones, for passes through the model."""
+        """Writes the module of `language` and the method's present values into the model, for the following passes."""
         self._method.language(language)
         if self._teacher is not None:
             self._teacher.enter(language)
@@ -101,31 +104,31 @@ class LanguageActivation:
             self._method.write()
         elif self._copies:
             self._exchange(self._copies[language])
-            self._method.write(self._under[language])
-        elif self._under:
+            self._method.write(self._entry_values[language])
+        elif self._entry_values:
             self._stack.set([self._modules[language]])
-            self._method.write(self._under[language])
+            self._method.write(self._entry_values[language])
         else:
             self._stack.set([])
             self._method.write()
             self._stack.set([self._modules[language]])
 
     def leave(self) -> None:
-        """Takes the language out before the optimiser steps, where it would be in the way."""
+        """Removes the language module before the optimiser's step, if the module was written in place."""
         if not self._fixed and not self._copies:
             self._stack.set([])
 
     def end(self) -> None:
-        """Ends the phase: the model holds the base and the method's present values."""
+        """Ends the phase; the model then holds the base plus the method's present values."""
         self.leave()
         self._exchange(self._base)
-        self._weights, self._copies, self._base, self._under = {}, {}, {}, {}
+        self._weights, self._copies, self._base, self._entry_values = {}, {}, {}, {}
         self._method.write()
 
-    def _prepare(self, written: Mapping[str, Tensor]) -> None:
-        """Gathers what each language has under the method's entries, and copies its weights where that is the way."""
-        changed = self._only_deltas_change()
-        if changed is None and not written:
+    def _prepare(self, entries: Mapping[str, Tensor]) -> None:
+        """Stores each language's weights at the method's entries and, if switching uses copies, its tensors."""
+        changed = self._tensors_to_copy()
+        if changed is None and not entries:
             return
         weights = dict(self._model.named_parameters())
         if changed is not None:
@@ -133,15 +136,17 @@ class LanguageActivation:
             self._base = {name: tensor.data for name, tensor in changed.items()}
         for language, module in self._modules.items():
             self._stack.set([module])
-            self._under[language] = {name: gather_entries(weights[name], chosen) for name, chosen in written.items()}
+            self._entry_values[language] = {
+                name: gather_entries(weights[name], indices) for name, indices in entries.items()
+            }
             if changed is not None:
                 self._copies[language] = {name: tensor.detach().clone() for name, tensor in changed.items()}
         self._stack.set([])
 
-    def _only_deltas_change(self) -> dict[str, Tensor] | None:
-        """The tensors that sparse modules of few languages change, if this phase trains none of them."""
+    def _tensors_to_copy(self) -> dict[str, Tensor] | None:
+        """Returns the tensors that the language modules change; None if switching cannot use copies."""
         modules = [module for module in self._modules.values() if isinstance(module, SparseDelta)]
-        if len(modules) < len(self._modules) or len(modules) > _MOST_COPIES:
+        if len(modules) < len(self._modules) or len(modules) > _MAX_COPIES:
             return None
         trained = {id(parameter) for parameter in self._method.trainable().values()}
         changed = {name: tensor for module in modules for name, tensor in module.targets(self._model).items()}

@@ -1,7 +1,7 @@
-"""Published benchmarks of language models, run by the `lm-eval` library on the base model and its modules.
+"""Runs published benchmarks of language models, by the `lm-eval` library, on the base model with its modules.
 
-Thesis §E.1: MMLU, GSM, BBH, TyDiQA, HumanEval. The library makes the prompts, samples the shots, generates and scores;
-which tasks, how many shots and which of its metrics is `conf/benchmark`.
+Thesis §E.1: MMLU, GSM, BBH, TyDiQA, HumanEval. The library builds the prompts, samples the examples in them, generates
+and scores. `conf/benchmark` says which tasks, how many examples and which of its metrics are used.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from xlt.models.loading import whole_pretrained
 from xlt.models.transfer import TransferModel
 
 SCORE = "score"
-# Wang et al. (2023), as xlt/tasks/instruct.py writes it.
+# The format of Wang et al. (2023), as xlt/tasks/instruct.py writes it.
 _TULU = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'].strip() }}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
@@ -34,44 +34,48 @@ _TULU = (
 
 
 def benchmark_faults(benchmarks: Mapping[str, BenchmarkConfig], task_config: Any) -> Iterator[str]:
-    """What can be found wrong without a model or the benchmark's data, a line each."""
+    """Yields one line for each fault that can be found without the model and the benchmark's data."""
     if not benchmarks:
         return
     task = build_task(task_config)
     if task.name not in ("causal_lm", "instruct"):
-        yield f"data.benchmarks: they are for causal language models; task {task.name} has none"
+        yield (
+            f"data.benchmarks: benchmarks need a causal language model (task causal_lm or instruct), but the task is "
+            f"{task.name}; remove them"
+        )
     if importlib.util.find_spec("lm_eval") is None:
-        yield f"data.benchmarks: {', '.join(benchmarks)} need lm-eval; pip install 'xlt[benchmarks]'"
+        yield (
+            f"data.benchmarks: {', '.join(benchmarks)} need the package lm-eval, which is not installed; "
+            "run pip install 'xlt[benchmarks]'"
+        )
         return
     for name, benchmark in benchmarks.items():
         prefix = f"data.benchmarks.{name}"
         if benchmark.folder is not None and not Path(benchmark.folder).expanduser().is_dir():
-            yield f"{prefix}.folder={benchmark.folder}: no such folder"
+            yield f"{prefix}.folder={benchmark.folder}: there is no such folder"
             continue
         known = _manager(benchmark.folder).task_index
         for task_name in benchmark.tasks:
             if task_name not in known:
-                yield f"{prefix}.tasks: lm-eval has no task {task_name}; `lm-eval ls tasks` shows them"
+                yield f"{prefix}.tasks: lm-eval has no task {task_name}; `lm-eval ls tasks` lists its tasks"
             elif (known[task_name].cfg or {}).get("unsafe_code") and not benchmark.runs_code:
                 yield (
-                    f"{prefix}.runs_code=false: {task_name} runs code that the model wrote; "
-                    f"give {prefix}.runs_code=true to allow that on this machine"
+                    f"{prefix}.runs_code=false: {task_name} runs code that the model writes; "
+                    f"set {prefix}.runs_code=true to allow this on this machine"
                 )
 
 
 def run_benchmark(model: TransferModel, encoder: Encoder, config: RunConfig, name: str) -> dict[str, float]:
-    """Scores of a model on one benchmark.
-
-    The model is left in the mode it was in.
+    """Scores a model on one benchmark; the model's mode (training or evaluation) does not change.
 
     Args:
-        model: base and modules, with its language-model head.
+        model: with its modules applied and its language-model head.
         config: of the run.
-        name: in `data.benchmarks`.
+        name: of the benchmark, a key of `data.benchmarks`.
     Returns:
-        `score`: the mean over the benchmark's tasks, each scored by its `metric`, times 100; and every task's own.
+        `score`, the mean over the benchmark's tasks of their `metric`, times 100; and `score/TASK` for each task.
     Raises:
-        UsageError: the data cannot be had, or lm-eval has no such metric.
+        UsageError: the benchmark's data cannot be loaded, or lm-eval has no such metric.
     """
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
@@ -105,7 +109,7 @@ def run_benchmark(model: TransferModel, encoder: Encoder, config: RunConfig, nam
                 log_samples=False,
             )
     except (ConnectionError, FileNotFoundError) as error:
-        raise UsageError(f"data.benchmarks.{name}: its data cannot be had: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"data.benchmarks.{name}: its data cannot be loaded: {str(error).splitlines()[0]}") from error
     finally:
         model.train(training)
     assert results is not None
@@ -113,21 +117,23 @@ def run_benchmark(model: TransferModel, encoder: Encoder, config: RunConfig, nam
 
 
 def _scores(results: Mapping[str, Any], benchmark: BenchmarkConfig, name: str) -> dict[str, float]:
-    """A group counts by its own aggregate where lm-eval has one, else by its tasks."""
-    found = {**results["results"], **results.get("groups", {})}
+    """Collects the scores; of a group the aggregate of lm-eval if there is one, otherwise those of its tasks."""
+    values = {**results["results"], **results.get("groups", {})}
     scores: dict[str, float] = {}
     for task in (task if isinstance(task, str) else task["task"] for task in _tasks(benchmark)):
-        parts = [task] if benchmark.metric in found.get(task, {}) else results.get("group_subtasks", {}).get(task, [])
+        parts = [task] if benchmark.metric in values.get(task, {}) else results.get("group_subtasks", {}).get(task, [])
         for part in parts or [task]:
-            if benchmark.metric not in found.get(part, {}):
-                there = ", ".join(k for k, v in found.get(part, {}).items() if isinstance(v, float)) or "none"
-                raise UsageError(f"data.benchmarks.{name}.metric={benchmark.metric}: {part} has {there}")
-            scores[part] = 100 * float(found[part][benchmark.metric])
+            if benchmark.metric not in values.get(part, {}):
+                metrics = ", ".join(k for k, v in values.get(part, {}).items() if isinstance(v, float)) or "none"
+                raise UsageError(
+                    f"data.benchmarks.{name}.metric={benchmark.metric}: {part} has no such metric; it has {metrics}"
+                )
+            scores[part] = 100 * float(values[part][benchmark.metric])
     return {SCORE: sum(scores.values()) / len(scores), **{f"{SCORE}/{part}": value for part, value in scores.items()}}
 
 
 def _tasks(benchmark: BenchmarkConfig) -> list[str | dict[str, str]]:
-    """As lm-eval takes them; on another split, each by itself, for a group cannot be told one."""
+    """Returns the tasks as arguments of lm-eval; for another split each by itself, because a group cannot have one."""
     if benchmark.split is None:
         return list(benchmark.tasks)
     index = _manager(benchmark.folder).task_index

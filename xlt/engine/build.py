@@ -36,22 +36,22 @@ from xlt.tasks.task import Task
 
 
 def build_task(config: Any) -> Task:
-    """The task of a run, from its config's values."""
+    """Builds the task of a run from its config."""
     return _instance(config)
 
 
 def build_method(config: Any) -> Method:
-    """The method of a run, from its config's values."""
+    """Builds the method of a run from its config."""
     return _instance(config)
 
 
 def build_encoder(config: RunConfig, model_path: str | None, data: RunData) -> Encoder:
-    """The model's tokenizer, or one trained on the run's own sources where the model starts from nothing.
+    """Loads the model's tokenizer, or trains one on the run's sources if the model starts from random weights.
 
-    It has tokens for the languages that the config says are new, and one trained here for those of all parallel text.
+    A loaded tokenizer gets tokens for the config's new languages, a trained one for the languages of all parallel text.
 
     Raises:
-        UsageError: there is none, or a new language's relative has no token.
+        UsageError: the tokenizer cannot be loaded, or the related language of a new one has no token.
     """
     if model_path is not None:
         tokenizer = load_tokenizer(model_path, config.model.revision)
@@ -66,12 +66,17 @@ def build_encoder(config: RunConfig, model_path: str | None, data: RunData) -> E
 def build_model(
     config: RunConfig, model_path: str | None, task: Task, encoder: Encoder, *, trains: bool
 ) -> TransferModel:
-    """The pre-trained model with the task's head, drawn from the seed: the same at every call.
+    """Builds the pre-trained model with the task's head, which is initialised from the seed.
 
     Args:
-        trains: a 4-bit base stays in 4 bits; else its layers are dense again, for modules to be written into.
+        config: of the run.
+        model_path: folder or hub id; None for a model with random weights.
+        task: its head is added to the model.
+        encoder: the tokenizer.
+        trains: whether the model is trained. If so, a 4-bit base stays in 4 bits; otherwise its layers are made dense
+            again, so that modules can be written into them.
     Raises:
-        UsageError: model and task do not fit.
+        UsageError: model and task do not fit together.
     """
     if model_path is not None:
         model = _load(config, model_path)
@@ -88,12 +93,12 @@ def build_model(
 
 @dataclass(frozen=True)
 class NewStudent:
-    """A student that nothing was learned into yet.
+    """A student before training.
 
     Attributes:
         encoder: its tokenizer.
         model: with the task's head.
-        report: how large it is, and what its vocabulary lost, told by the text that selects checkpoints.
+        report: its sizes, and how many words its reduced vocabulary segments differently in the validation text.
     """
 
     encoder: Encoder
@@ -102,10 +107,10 @@ class NewStudent:
 
 
 def build_student(config: RunConfig, model_path: str, task: Task, data: RunData) -> NewStudent:
-    """Makes the student of a pre-trained model for the languages of the run's sources (thesis §5.3.2).
+    """Builds the student of a pre-trained model for the languages of the run's sources (thesis §5.3.2).
 
     Raises:
-        UsageError: its layers cannot be so reduced, or model and task do not fit.
+        UsageError: the teacher's layers cannot be reduced as configured, or model and task do not fit together.
     """
     settings = config.model.student
     assert settings is not None
@@ -149,12 +154,17 @@ def build_teacher(
     student: TransferModel,
     distilled: ModuleArtefact | None,
 ) -> tuple[TransferModel, Task]:
-    """The whole model, frozen, and the task of learning from it.
+    """Builds the frozen teacher and the task of learning from it.
 
     Args:
-        distilled: what the run that made the student left; None where this run makes it.
+        config: of the run.
+        model_path: folder or hub id of the teacher.
+        task: that the student learns.
+        encoder: the student's tokenizer.
+        student: the student.
+        distilled: module of the run that made the student; None if this run makes it.
     Raises:
-        UsageError: the student's tokens or layers are not the teacher's.
+        UsageError: the teacher does not have the student's tokens, or their numbers of layers do not fit together.
     """
     settings = config.teacher
     tokenizer = load_tokenizer(model_path, config.model.revision)
@@ -162,7 +172,9 @@ def build_teacher(
     pieces = piece_map(encoder.tokenizer, tokenizer)
     layers = count_blocks(student)
     if count_blocks(teacher) % layers:
-        raise UsageError(f"model.student: {layers} layers do not divide the teacher's {count_blocks(teacher)}")
+        raise UsageError(
+            f"model.student: the student has {layers} layers, which do not divide the teacher's {count_blocks(teacher)}"
+        )
     teacher.lm_head = None
     if settings.knows_task:
         teacher.head = task.head(teacher.hidden_size)
@@ -187,27 +199,32 @@ def _load(config: RunConfig, model_path: str) -> TransferModel:
 
 
 def _with_head(config: RunConfig, model: TransferModel, task: Task, encoder: Encoder) -> TransferModel:
-    """The model with the task's head, on the device of the run.
+    """Adds the task's head and moves the model to the device of the run.
 
     Raises:
-        UsageError: model and task do not fit.
+        UsageError: model and task do not fit together.
     """
     positions = getattr(model.backbone.config, "max_position_embeddings", None)
     if isinstance(positions, int) and task.max_length > positions:
-        raise UsageError(f"task.max_length={task.max_length}: {model.base_name} has {positions} positions")
+        raise UsageError(
+            f"task.max_length={task.max_length}: model {model.base_name} has {positions} positions; set at most that"
+        )
     if len(encoder.tokenizer) > model.vocabulary:
         raise UsageError(
             f"model.path={model.base_name}: the tokenizer has {len(encoder.tokenizer)} entries, "
-            f"the model's embeddings {model.vocabulary}"
+            f"but the model's embeddings have only {model.vocabulary}; use the model's own tokenizer"
         )
     if encoder.typed and getattr(model.backbone.config, "type_vocab_size", 2) < 2:
         raise UsageError(
-            f"model.path={model.base_name}: the tokenizer numbers the two sequences of a pair, the model has one type"
+            f"model.path={model.base_name}: the tokenizer gives the texts of a pair two type ids, but the model has "
+            "one; use the model's own tokenizer"
         )
     if not task.needs_lm_head:
         model.lm_head = None
     elif model.lm_head is None:
-        raise UsageError(f"model.path={model.base_name}: no language-model head, which task {task.name} needs")
+        raise UsageError(
+            f"model.path={model.base_name}: the model has no language-model head, which task {task.name} needs"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(config.seed, "head"))
         model.head = task.head(model.hidden_size)
@@ -215,15 +232,15 @@ def _with_head(config: RunConfig, model: TransferModel, task: Task, encoder: Enc
 
 
 def device_of(config: RunConfig) -> torch.device:
-    """The device a run asks for.
+    """Returns the configured device.
 
     Raises:
-        UsageError: CUDA is asked for and absent.
+        UsageError: the config says CUDA, but there is none.
     """
     if config.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if config.device.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"device={config.device}: no CUDA device here; use device=cpu")
+        raise UsageError(f"device={config.device}: this machine has no CUDA device; use device=cpu")
     return torch.device(config.device)
 
 

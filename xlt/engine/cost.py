@@ -1,4 +1,4 @@
-"""What an example costs at inference, by counting operations: the same on every machine (thesis Table 5.7)."""
+"""The cost of inference, in operations per example, which is the same on every machine (thesis Table 5.7)."""
 
 from __future__ import annotations
 
@@ -13,28 +13,30 @@ from xlt.models.transfer import TransferModel, parameter_report
 from xlt.tasks.task import Task
 
 _EXAMPLES = 16
-_EXAMPLES_DECODED = 2  # token by token, with the counter at every product
+_EXAMPLES_DECODED = 2  # fewer, because decoding is token by token and each product is counted
 
 
 @torch.no_grad()
 def inference_cost(model: TransferModel, task: Task, source: LoadedSource, encoder: Encoder) -> dict[str, float]:
-    """Parameters of the body with its embeddings, and `flops` of an example, head and all, mean over a few.
+    """Counts the parameters of the body, and the operations per example (`flops`) including heads, as a mean.
 
     Args:
-        model: in any mode, which it keeps.
-        source: rows spread evenly over it are each a batch, so that no padding counts.
+        model: in any mode, which does not change.
+        task: the task.
+        source: some of its rows, spread evenly, are each a batch of their own, so that padding does not count.
+        encoder: the tokenizer.
     """
     training = model.training
     model.eval()
     rows = source.features
     count = _EXAMPLES_DECODED if model.decodes else _EXAMPLES
-    chosen = sorted({round(at * (len(rows) - 1) / max(count - 1, 1)) for at in range(count)})
+    row_numbers = sorted({round(at * (len(rows) - 1) / max(count - 1, 1)) for at in range(count)})
     try:
-        # torch's counter does not know the CPU's fused attention; the plain one does the same products.
+        # torch's counter does not count fused attention on a CPU; plain attention computes the same products.
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-            for at in chosen:
+            for at in row_numbers:
                 batch = task.collate([rows[at]], encoder, stream(0, "evaluation"))
                 task.score(model, {name: part.to(model.device) for name, part in batch.items()}, [rows[at]])
     finally:
         model.train(training)
-    return {**parameter_report(model), "flops": counter.get_total_flops() / len(chosen)}
+    return {**parameter_report(model), "flops": counter.get_total_flops() / len(row_numbers)}

@@ -1,4 +1,4 @@
-"""Learning a task, or only to compute the same, from a teacher (thesis §5.3.1)."""
+"""Distillation: training a student to compute what its teacher computes (thesis §5.3.1)."""
 
 from __future__ import annotations
 
@@ -21,26 +21,28 @@ ATTENTION, HIDDEN, PREDICTION = "attention", "hidden", "prediction"
 
 
 class Distillation(Task):
-    """A task whose loss is how far a student is from its teacher; its data, head and metric stay the task's own.
+    """A task whose loss is the distance between student and teacher; data, head and metric are those of another task.
 
-    The loss of a sequence x is the sum of those asked for of Eq. 5.1 (attention, over heads and pairs of real
-    positions), 5.2 (hidden states, over real positions) and 5.3 (cross-entropy of the teacher's label distribution and
-    the student's, mean over the sequence's decisions; of a kind each, as in the task's loss). That of a batch is their
-    mean over sequences.
+    The loss of a sequence is the sum of the selected losses: Eq. 5.1 (attention, over heads and pairs of real
+    positions), Eq. 5.2 (hidden states, over real positions) and Eq. 5.3 (cross-entropy of the teacher's and the
+    student's label distributions, the mean over the sequence's decisions, separately for each kind of decision). The
+    loss of a batch is the mean over its sequences.
 
-    Without the prediction loss nothing is learned about labels, so what selects checkpoints is the loss itself, and no
-    head is evaluated: the first stage (§5.3.2). With it the task's metric does: the second (§5.3.3).
+    In the first stage (§5.3.2), without the prediction loss, nothing is learned about labels. The loss itself selects
+    checkpoints, and no head is evaluated. In the second stage (§5.3.3), with the prediction loss, the task's metric
+    selects them.
 
-    A narrower student's hidden states are taken to the teacher's by a matrix (Mukherjee and Awadallah 2020; the thesis
-    has no equation for it, §8.2, footnote 2). The first stage learns it as the model's head, the second keeps it.
+    For a narrower student a matrix maps its hidden states to the teacher's size (Mukherjee and Awadallah 2020; the
+    thesis has no equation for it, §8.2, footnote 2). The first stage learns this matrix as the model's head; the second
+    does not change it.
 
     Args:
-        task: what is learned.
-        teacher: in evaluation mode, whatever modules it is to have in it; passes through it leave no gradient.
-        student_layers: how many blocks the student has; a divisor of the teacher's.
-        pieces: (student's tokens,) int64, the teacher's id of each.
-        losses: of ATTENTION, HIDDEN, PREDICTION.
-        widening: of a narrower student, from the first stage; None where its own head is it.
+        task: that the student learns.
+        teacher: in evaluation mode, with its modules applied; it gets no gradients.
+        student_layers: number of the student's blocks, a divisor of the teacher's.
+        pieces: (student's tokens,) int64, the teacher's id of each token.
+        losses: some of ATTENTION, HIDDEN, PREDICTION.
+        widening: of a narrower student, from the first stage; None if the student's head is the widening.
     """
 
     def __init__(
@@ -85,20 +87,20 @@ class Distillation(Task):
         return torch.stack([part.sum() for part in self.losses(model, batch).values()]).sum()
 
     def losses(self, model: TransferModel, batch: Tensors) -> dict[str, Tensor]:
-        """Those asked for, by name: (rows,) each, at least float32."""
+        """Computes the selected losses; returns name -> (rows,), in float32 or wider."""
         with torch.no_grad():
-            theirs, wanted = self._pass(self.teacher, self._teacher_tracer, self._for_teacher(batch))
-        ours, made = self._pass(model, self._tracer_of(model), batch)
+            teacher_trace, teacher_decisions = self._pass(self.teacher, self._teacher_tracer, self._for_teacher(batch))
+        trace, decisions = self._pass(model, self._tracer_of(model), batch)
         real = batch["attention_mask"].bool()
-        found = {}
+        losses = {}
         if ATTENTION in self._losses:
-            found[ATTENTION] = attention_loss(ours, theirs, real)
+            losses[ATTENTION] = attention_loss(trace, teacher_trace, real)
         if HIDDEN in self._losses:
-            widened = [self._widen(model, state) for state in ours.hidden]
-            found[HIDDEN] = hidden_loss(Trace(widened), theirs, real)
+            widened = [self._widen(model, state) for state in trace.hidden]
+            losses[HIDDEN] = hidden_loss(Trace(widened), teacher_trace, real)
         if PREDICTION in self._losses:
-            found[PREDICTION] = prediction_loss(made, wanted, len(real))
-        return found
+            losses[PREDICTION] = prediction_loss(decisions, teacher_decisions, len(real))
+        return losses
 
     def score(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> Any:
         if self._selects_by_task:
@@ -117,7 +119,7 @@ class Distillation(Task):
         return ATTENTION in self._losses or HIDDEN in self._losses
 
     def _pass(self, model: TransferModel, tracer: Tracer, batch: Tensors) -> tuple[Trace, list[Decisions]]:
-        """One pass, with the heads only where their decisions are compared."""
+        """Runs one pass; the heads run only if the decisions are compared."""
         with tracer.watch() as trace:
             if PREDICTION in self._losses:
                 return trace, self._task.decisions(model, batch)
@@ -142,25 +144,29 @@ class Distillation(Task):
 
 
 def attention_loss(student: Trace, teacher: Trace, real: Tensor) -> Tensor:
-    """Mean squared difference of the attention distributions, mean over the student's layers, (rows,).
+    """Computes the mean squared difference of attention distributions, averaged over the student's layers.
 
-    Thesis Eq. 5.1, probabilities as §5.3.1 has it (Jiao et al. compare raw scores), before dropout.
+    Thesis Eq. 5.1, with probabilities as in §5.3.1 (Jiao et al. compare raw scores), before dropout.
 
     Args:
-        student, teacher: as many blocks, those that answer to each other at the same place.
+        student, teacher: traces of equally many blocks; blocks at the same place are compared.
         real: (rows, length) bool, False for padding.
+    Returns:
+        (rows,).
     """
     layers = zip(student.attention, teacher.attention, strict=True)
     return torch.stack([_map_distance(ours, theirs, real) for ours, theirs in layers]).mean(0)
 
 
 def hidden_loss(student: Trace, teacher: Trace, real: Tensor) -> Tensor:
-    """Mean squared difference of the hidden states, mean over the embedding layer and the layers, (rows,).
+    """Computes the mean squared difference of hidden states, averaged over the embedding layer and the blocks.
 
     Thesis Eq. 5.2.
 
     Args:
-        student, teacher, real: as in `attention_loss`; hidden sizes are equal.
+        student, teacher, real: as in `attention_loss`; hidden sizes must be equal.
+    Returns:
+        (rows,).
     """
     return torch.stack(
         [_state_distance(ours, theirs, real) for ours, theirs in zip(student.hidden, teacher.hidden, strict=True)]
@@ -168,19 +174,22 @@ def hidden_loss(student: Trace, teacher: Trace, real: Tensor) -> Tensor:
 
 
 def prediction_loss(student: Sequence[Decisions], teacher: Sequence[Decisions], rows: int) -> Tensor:
-    """Cross-entropy of the student's label distributions under the teacher's, mean over a row's decisions, (rows,).
+    """Computes the cross-entropy of the student's label distributions under the teacher's, averaged over a row.
 
-    Thesis Eq. 5.3; no temperature. A row without decisions has 0.
+    Thesis Eq. 5.3, without temperature. A row without decisions has a loss of 0.
 
     Args:
-        student, teacher: by kind, the same decisions in the same order.
+        student, teacher: one element for each kind; the same decisions in the same order.
+        rows: number of rows of the batch.
+    Returns:
+        (rows,), in float32 or wider.
     """
     total: Tensor | float = 0.0
     for ours, theirs in zip(student, teacher, strict=True):
         wide = torch.promote_types(ours.logits.dtype, torch.float32)
-        wanted = theirs.logits.to(wide).softmax(-1)
-        told = ours.logits.to(wide).log_softmax(-1)
-        entropy = -torch.where(wanted > 0, wanted * told, 0.0).sum(-1)  # what cannot be chosen is -inf in both
+        target = theirs.logits.to(wide).softmax(-1)
+        predicted = ours.logits.to(wide).log_softmax(-1)
+        entropy = -torch.where(target > 0, target * predicted, 0.0).sum(-1)  # impossible choices are -inf in both
         count = torch.zeros(rows, dtype=wide, device=entropy.device).index_add_(0, ours.row, torch.ones_like(entropy))
         summed = torch.zeros_like(count).index_add(0, ours.row, entropy)
         total = total + ours.weight * summed / count.clamp(min=1)

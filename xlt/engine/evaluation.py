@@ -1,4 +1,4 @@
-"""The one evaluation path: checkpoint selection, final evaluation and tables all pass through here."""
+"""Evaluates a model; checkpoint selection, final evaluation and tables all use this function."""
 
 from __future__ import annotations
 
@@ -17,10 +17,20 @@ from xlt.tasks.task import Task
 def evaluate(
     model: TransferModel, task: Task, sources: Sequence[LoadedSource], encoder: Encoder, batch_size: int, precision: str
 ) -> dict[str, float]:
-    """The task's metrics over all examples of the sources together.
+    """Computes the task's metrics over all examples of the sources together.
 
-    Examples are batched by length, longest first, so that little is padded; whatever a task draws at random is drawn
-    from the same stream each time. The model is left in the mode it was in.
+    Examples are batched by length, the longest first, so that there is little padding. Random draws of the task come
+    from the same stream at each call. The model's mode (training or evaluation) does not change.
+
+    Args:
+        model: with its modules applied.
+        task: computes scores and metrics.
+        sources: at least one example in all.
+        encoder: the tokenizer.
+        batch_size: number of examples.
+        precision: "fp32", or "bf16" for forward passes in bfloat16.
+    Returns:
+        name -> value, as `Task.metrics` returns them.
     """
     training = model.training
     model.eval()
@@ -45,5 +55,5 @@ def evaluate(
 
 
 def autocast(model: TransferModel, precision: str) -> torch.autocast:
-    """bfloat16 arithmetic for forward passes where the recipe asks for it; weights and updates stay float32."""
+    """Returns a context in which forward passes use bfloat16 if `precision` is "bf16"; weights stay float32."""
     return torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=precision == "bf16")

@@ -1,4 +1,4 @@
-"""One process or several: what the loop needs of `torch.distributed`, and nothing where it is not there."""
+"""Communication between the processes that share a run, by `torch.distributed`; a single process needs none of it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from torch import Tensor
 
 T = TypeVar("T")
 
-_LONGEST_WAIT = timedelta(days=7)  # torch's minutes are too few where the leader evaluates, or waits for a run's lock
+# torch's default of minutes is too short while the leader evaluates or waits for a run's lock.
+_MAX_WAIT = timedelta(days=7)
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that share a run.
+    """The place of this process among those that share a run.
 
     Attributes:
-        rank: of this process, from 0; rank 0 writes, reports and evaluates.
-        count: how many there are.
+        rank: of this process, from 0; rank 0 is the leader, which writes, reports and evaluates.
+        count: number of processes.
     """
 
     rank: int = 0
@@ -32,15 +33,15 @@ class Processes:
 
     @classmethod
     def join(cls) -> Processes:
-        """Joins the group that `torchrun` announces in the environment; alone where there is none."""
+        """Joins the group that `torchrun` announces in the environment; without one the process is alone."""
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
         if not dist.is_initialized():
             backend = "nccl" if torch.cuda.is_available() else "gloo"
             if backend == "nccl":
                 torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-            dist.init_process_group(backend, timeout=_LONGEST_WAIT)
-        _meeting()  # made by all at once, while none of them can have failed
+            dist.init_process_group(backend, timeout=_MAX_WAIT)
+        _gloo_group()  # all processes must create it together, which they do here, before one can have failed
         return cls(dist.get_rank(), dist.get_world_size())
 
     @property
@@ -48,12 +49,12 @@ class Processes:
         return self.rank == 0
 
     def share(self, rows: int) -> range:
-        """This process's part of a step's examples; may be empty where there are few."""
+        """Returns this process's part of a step's examples; it can be empty if there are few."""
         each = -(-rows // self.count)
         return range(min(self.rank * each, rows), min((self.rank + 1) * each, rows))
 
     def sum(self, value: float) -> float:
-        """The sum of a number over all processes."""
+        """Returns the sum of a number over all processes."""
         if self.count == 1:
             return value
         total = torch.tensor([value], dtype=torch.float64, device=self._device())
@@ -61,7 +62,7 @@ class Processes:
         return float(total.item())
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Adds every gradient over all processes; one that a process lacks counts as zero."""
+        """Sums every gradient over all processes, in place; a missing gradient counts as zero."""
         if self.count == 1:
             return
         for parameter in parameters:
@@ -70,13 +71,13 @@ class Processes:
             dist.all_reduce(parameter.grad)
 
     def sum_tensors(self, tensors: Iterable[Tensor]) -> None:
-        """Adds every tensor over all processes, in place; all processes must have the same ones."""
+        """Sums every tensor over all processes, in place; all processes must pass tensors of equal shapes."""
         if self.count > 1:
             for tensor in tensors:
                 dist.all_reduce(tensor)
 
     def from_leader(self, values: T) -> T:
-        """The leader's numbers, tensors or other values, in every process."""
+        """Returns in every process the value that the leader passed."""
         if self.count == 1:
             return values
         box: list[Any] = [values]
@@ -84,31 +85,33 @@ class Processes:
         return box[0]
 
     def gather(self, value: T, patience: timedelta | None = None) -> list[T]:
-        """Every process's value, by rank.
+        """Returns the values of all processes, in the order of ranks.
 
-        Apart from the other exchanges: one that meets nobody here spoils none in which the others wait.
+        It uses a process group of its own, so that a timeout here cannot corrupt another pending collective.
 
         Args:
-            patience: how long the others are waited for; None: as long as they take.
+            value: of this process.
+            patience: maximum time to wait for the other processes; None means seven days.
         Raises:
-            RuntimeError: one did not come in that time, or has ended.
+            RuntimeError: a process did not call this in time, or has ended.
         """
         if self.count == 1:
             return [value]
         options = dist.BarrierOptions()
-        options.timeout = patience or _LONGEST_WAIT
-        _meeting().barrier(options).wait()
-        found: list[Any] = [None] * self.count
-        dist.all_gather_object(found, value, group=_meeting())
-        return found
+        options.timeout = patience or _MAX_WAIT
+        _gloo_group().barrier(options).wait()
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, value, group=_gloo_group())
+        return values
 
     def same_weights(self, tensors: Iterable[Tensor]) -> None:
-        """Copies the leader's tensors into those of every process."""
+        """Copies the leader's tensors into those of every other process."""
         if self.count > 1:
             for tensor in tensors:
                 dist.broadcast(tensor.data, src=0)
 
     def wait(self) -> None:
+        """Waits until all processes have called this."""
         if self.count > 1:
             dist.barrier()
 
@@ -118,6 +121,6 @@ class Processes:
 
 
 @functools.cache
-def _meeting() -> dist.ProcessGroup:
-    """All processes, joined by gloo: of the backends the one that can give up waiting."""
-    return dist.new_group(backend="gloo", timeout=_LONGEST_WAIT)
+def _gloo_group() -> dist.ProcessGroup:
+    """Returns a group of all processes with the gloo backend, the only one that can time out."""
+    return dist.new_group(backend="gloo", timeout=_MAX_WAIT)

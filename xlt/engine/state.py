@@ -1,7 +1,7 @@
-"""Where a run stands: everything that a killed run needs to end in the same weights.
+"""The saved state of a run, with which a killed run can continue and end in the same weights.
 
-The file is written as module files are (safetensors, JSON header, checksum, atomic), never pickled. Random streams are
-functions of seed, phase and step (`xlt.data.streams`), so phase and step are their state.
+The file has the format of module files (safetensors, JSON header, checksum, written atomically); nothing is pickled.
+Random streams are functions of seed, phase and step (`xlt.data.streams`), so phase and step are all their state.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from xlt.modules.module_file import ModuleFileError, read_module_file, write_mod
 
 @dataclass
 class Position:
-    """Where training stands.
+    """The position of training within a run.
 
     Attributes:
         phase: index of the phase.
-        step: steps done in it.
-        best_metric: of the phase's best checkpoint so far; None before the first evaluation.
-        best_step: where it was taken.
-        records: metric records written.
-        seconds: spent so far, over all sittings.
+        step: number of steps done in the phase.
+        best_metric: metric of the phase's best checkpoint so far; None before the first evaluation.
+        best_step: step of this checkpoint.
+        records: number of metric records written.
+        seconds: time spent so far, including that before interruptions.
     """
 
     phase: int = 0
@@ -57,7 +57,7 @@ class RunState:
         optimizer: torch.optim.Optimizer | None,
         method: Mapping[str, Tensor],
     ) -> None:
-        """Writes the state; whatever happens meanwhile, the file holds the last complete one."""
+        """Writes the state; if this is interrupted, the file still holds the last complete state."""
         tensors = {f"trainable/{name}": parameter.detach() for name, parameter in trainable.items()}
         tensors.update((f"method/{name}", tensor) for name, tensor in method.items())
         if optimizer is not None:
@@ -68,7 +68,7 @@ class RunState:
         write_module_file(self._file, {"kind": "run_state", "position": asdict(position)}, tensors)
 
     def load(self) -> tuple[Position, dict[str, dict[str, Tensor]]] | None:
-        """Position and tensors by part (`trainable`, `method`, `optimizer`); None where the run is new.
+        """Reads position and tensors by part (`trainable`, `method`, `optimizer`); returns None for a new run.
 
         Raises:
             ModuleFileError: the file is damaged.
@@ -81,23 +81,24 @@ class RunState:
         return Position(**header["position"]), _parts(tensors)
 
     def save_best(self, phase: str, trainable: Mapping[str, nn.Parameter], method: Mapping[str, Tensor]) -> None:
-        """Keeps the present trainable values, and the method's state with them, as the phase's best checkpoint."""
+        """Saves the present trainable values and the method's state as the phase's best checkpoint."""
         self._folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"trainable/{name}": parameter.detach() for name, parameter in trainable.items()}
         tensors.update((f"method/{name}", tensor) for name, tensor in method.items())
         write_module_file(self._best(phase), {"kind": "best_checkpoint"}, tensors)
 
     def load_best(self, phase: str, trainable: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-        """Puts the phase's best checkpoint back into the trainable tensors; returns the method's state of then."""
+        """Copies the phase's best checkpoint into the trainable tensors; returns the method's state in it."""
         parts = _parts(read_module_file(self._best(phase))[1])
         copy_into(trainable, parts["trainable"])
         return parts["method"]
 
     def discard_best(self, phase: str) -> None:
+        """Removes the phase's best checkpoint."""
         self._best(phase).unlink(missing_ok=True)
 
     def discard(self) -> None:
-        """Removes all state of a finished run, and what a kill in the middle of a write left behind."""
+        """Removes all state of a finished run, and temporary files of interrupted writes."""
         for pattern in ("state.safetensors", "best-*.safetensors", ".*.tmp"):
             for path in self._folder.glob(pattern):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -119,7 +120,7 @@ def copy_into(trainable: Mapping[str, nn.Parameter], values: Mapping[str, Tensor
     """Copies saved values into trainable tensors of the same names.
 
     Raises:
-        ValueError: names or shapes differ; the state is of another run, or of an older version of the method.
+        ValueError: names or shapes differ, because the state belongs to another run or an older version of the method.
     """
     _check_fit(trainable, {name: value.shape for name, value in values.items()})
     for name, parameter in trainable.items():
@@ -129,13 +130,14 @@ def copy_into(trainable: Mapping[str, nn.Parameter], values: Mapping[str, Tensor
 def load_optimizer(
     optimizer: torch.optim.Optimizer, trainable: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Gives an optimiser the slots (moments, step counts) that were saved for it, in the dtypes they were saved in.
+    """Restores the saved slots (moments, step counts) of an optimiser, in their saved dtypes.
 
-    By name, not by position: a resumed run need not meet its parameters in the order in which they were saved. An
-    optimiser whose slots are not of their parameter's shape says so in `keeps_other_shapes`.
+    Slots are assigned by name, not by position, because a resumed run can have its parameters in another order. An
+    optimiser whose slots have other shapes than their parameters has `keeps_other_shapes = True`.
 
     Raises:
-        ValueError: a slot belongs to no trainable tensor, or has another shape (a fused optimiser would not notice).
+        ValueError: a slot belongs to no trainable tensor or has another shape, which a fused optimiser would not
+            notice.
     """
     order = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
     numbers = {name: order.index(id(parameter)) for name, parameter in trainable.items()}
@@ -146,16 +148,21 @@ def load_optimizer(
             not tensor.dim() or getattr(optimizer, "keeps_other_shapes", False) or tensor.shape == trainable[name].shape
         )
         if not fits:
-            raise ValueError(f"saved optimiser state {key} of shape {tuple(tensor.shape)} fits no trainable tensor")
+            raise ValueError(
+                f"saved optimiser state {key} of shape {tuple(tensor.shape)} fits no trainable tensor; remove the "
+                "state to start the run again"
+            )
         state.setdefault(numbers[name], {})[slot] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _check_fit(trainable: Mapping[str, nn.Parameter], saved: Mapping[str, torch.Size]) -> None:
-    wanted = {name: parameter.shape for name, parameter in trainable.items()}
-    odd = sorted(name for name in wanted.keys() | saved.keys() if wanted.get(name) != saved.get(name))
-    if odd:
+    expected = {name: parameter.shape for name, parameter in trainable.items()}
+    differing = sorted(name for name in expected.keys() | saved.keys() if expected.get(name) != saved.get(name))
+    if differing:
+        name = differing[0]
         raise ValueError(
-            f"saved state does not fit the run: {odd[0]} is {saved.get(odd[0], 'absent')} there and "
-            f"{wanted.get(odd[0], 'absent')} here ({len(odd)} such names); remove it to start the run again"
+            f"the saved state does not fit the run: {name} is {saved.get(name, 'absent')} in the state and "
+            f"{expected.get(name, 'absent')} in the run ({len(differing)} tensors differ); remove the state to "
+            "start the run again"
         )

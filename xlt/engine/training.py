@@ -29,27 +29,33 @@ from xlt.tasks.task import Task
 
 
 class Interrupted(Exception):
-    """The run was asked to stop; its state is saved and the same command goes on from there. `signal`: by which."""
+    """A signal stopped the run; its state is saved, and the same command resumes it.
+
+    Attributes:
+        signal: number of the signal.
+    """
 
     def __init__(self, number: int) -> None:
         self.signal = number
-        super().__init__(f"stopped by {signal.Signals(number).name}; state saved, the same command goes on from there")
+        super().__init__(
+            f"stopped by {signal.Signals(number).name}; the state is saved, the same command resumes the run"
+        )
 
 
 @dataclass
 class Trainer:
-    """Trains a model with a method on a mix, phase by phase.
+    """The training loop, which trains a model with a method on a mix of sources, phase by phase.
 
-    Contract: ends in the same weights however often it was killed and started again (bit for bit on the CPU with the
-    same number of threads); the loss of a step is the sum over its targets divided by their number, whatever the
-    micro-batch size and number of processes; with several processes every one ends in the leader's weights up to the
-    order of summation.
+    It guarantees three things. A run that was killed and resumed, however often, ends in the same weights (bit for bit
+    on a CPU with the same number of threads). The loss of a step is the sum over its targets divided by their number,
+    whatever the micro-batch size and the number of processes. With several processes, all end in the leader's weights,
+    up to the order of summation.
 
     Attributes:
-        sources, validation: training sources, and those that select the checkpoint of each phase.
-        setting: what the method is told about the run.
-        seed: of every stream.
-        sampling: how the source of a step is drawn; None: every example once an epoch.
+        sources, validation: training sources, and those that select the best checkpoint of each phase.
+        setting: facts about the run for the method.
+        seed: of all random streams.
+        sampling: how the source of a step is drawn; None means that an epoch has every example once.
     """
 
     model: TransferModel
@@ -66,16 +72,17 @@ class Trainer:
     sampling: Sampling | None = None
 
     def train(self, folder: Path, watcher: Watcher) -> dict[str, float]:
-        """Trains all phases; the model ends in the last phase's best checkpoint.
+        """Trains all phases; afterwards the model holds the last phase's best checkpoint.
 
         Args:
-            folder: where state is kept, and found again by a resumed run.
-            watcher: told of every step.
+            folder: holds the state, from which a resumed run continues.
+            watcher: receives the events of training.
         Returns:
-            Summary: last phase's best validation metric and its step, seconds spent over all sittings.
+            the last phase's best validation metric, its step, and the seconds of training, including those before
+            interruptions.
         Raises:
-            Interrupted: SIGTERM or SIGINT came; the state was saved first.
-            FloatingPointError: the loss is not finite.
+            Interrupted: SIGTERM, SIGINT or SIGUSR2 arrived; the state has been saved.
+            FloatingPointError: a loss or a validation metric is not finite.
         """
         self._state, self.watcher = RunState(folder), watcher
         saved = self._state.load()
@@ -143,9 +150,10 @@ class Trainer:
         self._state_after_phase(position, trainable, phase)
 
     def _forward_backward(self, phase: Phase, step: int, mix: Mix) -> tuple[float, float]:
-        """Gradients of one step's mean loss; returns that loss and the number of targets, over all processes."""
+        """Computes the gradients of a step's mean loss; returns the loss and number of targets of all processes."""
         batch = mix.batch(step)
-        # Drawn for the whole step and then divided: neither micro-batches nor processes change what is learned.
+        # Random draws are for the whole step, before it is divided, so that they do not depend on the division into
+        # micro-batches and processes.
         whole = self.task.collate(batch.features, self.encoder, stream(self.seed, "collate", phase.name, step))
         mine = self.processes.share(len(batch.features))
         size = self.recipe.micro_batch_size or max(len(mine), 1)
@@ -220,7 +228,7 @@ class Trainer:
             raise Interrupted(stop)
 
     def _state_after_phase(self, position: Position, trainable: dict[str, nn.Parameter], phase: Phase) -> None:
-        """At the end of a phase the best checkpoint is the state: a run killed here does not train it again."""
+        """Saves the best checkpoint as the state at the end of a phase, so that a killed run does not repeat it."""
         stop = self._stop_asked()
         if self.processes.leads:
             position.seconds, position.records = self._elapsed(), self.watcher.written()
@@ -231,9 +239,9 @@ class Trainer:
             raise Interrupted(stop)
 
     def _stop_asked(self) -> int:
-        """The signal that asked this or another process to stop; 0 for none. All processes agree on whether."""
+        """Returns the signal that stops this or another process, 0 for none; all processes agree whether to stop."""
         here = self._stop.number
-        anywhere = self.processes.sum(here)  # every process must take part, whether it was asked itself or not
+        anywhere = self.processes.sum(here)  # every process must take part in this sum
         return here or (int(signal.SIGTERM) if anywhere else 0)
 
     def _budget(self) -> Budget:
@@ -252,7 +260,7 @@ class Trainer:
         )
 
     def _schedule(self, step: int, steps: int) -> float:
-        """Linear rise over the warm-up, then linear decay to zero at the end of the phase."""
+        """Returns the factor of the learning rate: a linear rise over the warm-up, then a linear decay to zero."""
         warmup = round(self.recipe.warmup_fraction * steps)
         if step < warmup:
             return (step + 1) / (warmup + 1)
@@ -265,7 +273,7 @@ class Trainer:
         return max(1, round(self.recipe.evaluate_every_epochs * mix.steps_per_epoch))
 
     def _clip(self, parameters: Iterable[nn.Parameter]) -> tuple[float, float]:
-        """Clips in place; returns the norm before, and what the gradients were multiplied with."""
+        """Clips gradients in place; returns their norm before clipping and the factor that was applied."""
         limit = math.inf if self.recipe.clip_norm is None else self.recipe.clip_norm
         norm = float(nn.utils.clip_grad_norm_(parameters, limit))
         return norm, min(1.0, limit / (norm + 1e-6))  # torch's own constant
@@ -275,9 +283,9 @@ class Trainer:
 
 
 class StopSignals:
-    """Remembers what asks a process to stop until the loop has finished its step; a second SIGINT stops at once.
+    """A handler that remembers a stop signal until the loop has finished its step; a second SIGINT stops at once.
 
-    SIGUSR2 is how SLURM tells that a job's time is nearly over.
+    SLURM sends SIGUSR2 when a job's time is nearly over.
     """
 
     number = 0
@@ -287,7 +295,7 @@ class StopSignals:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
             try:
                 self._before[number] = signal.signal(number, self._remember)
-            except ValueError:  # not the main thread: whoever owns the signals decides
+            except ValueError:  # not the main thread, which alone can set handlers
                 break
         return self
 
@@ -302,10 +310,12 @@ class StopSignals:
 
 
 def _rows(batch: Mapping[str, Tensor], rows: range) -> dict[str, Tensor]:
-    """Some examples of a right-padded batch, without the padding that only the others needed."""
+    """Returns some rows of a right-padded batch, without the padding that only the other rows needed."""
     width = batch["attention_mask"].shape[1]
     length = int(batch["attention_mask"][rows.start : rows.stop].sum(1).max())
     part = {name: tensor[rows.start : rows.stop] for name, tensor in batch.items()}
-    whole = ("decoder_input_ids", "labels") if "decoder_input_ids" in batch else ()  # as long as the targets are
+    whole = (
+        ("decoder_input_ids", "labels") if "decoder_input_ids" in batch else ()
+    )  # these have the length of the targets
     cut = {name for name, tensor in part.items() if tensor.dim() > 1 and tensor.shape[1] == width} - {*whole}
     return {name: tensor[:, :length] if name in cut else tensor for name, tensor in part.items()}

@@ -1,4 +1,4 @@
-"""What the engine tells those who watch a run: progress bars, metric files, dashboards."""
+"""The interface between the engine and the watchers of a run: progress bars, metric files, dashboards."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from typing import Any, Protocol
 
 
 class Watcher(Protocol):
-    """Receives the events of one run; none of them may change it."""
+    """A receiver of the events of one run; it must not change the run."""
 
     def begin_phase(self, name: str, start: int, steps: int) -> None:
-        """Training of a phase begins or goes on at step `start` of `steps`."""
+        """Training of a phase begins, or resumes, at step `start` of `steps`."""
 
     def metrics(self, phase: str, step: int, values: Mapping[str, float]) -> None:
-        """Numbers of a step: loss, rate, gradient norm, or those of an evaluation (`validation/...`)."""
+        """Receives numbers of a step: loss, rate and gradient norm, or those of an evaluation (`validation/...`)."""
 
     def note(self, message: str) -> None:
-        """One line for people."""
+        """Receives one line of text for the user."""
 
     def rewind(self, lines: int) -> None:
-        """A resumed run goes back to where `lines` metric records had been written."""
+        """A resumed run goes back to the state in which `lines` metric records had been written."""
 
     def written(self) -> int:
-        """How many metric records there are."""
+        """Returns the number of metric records so far."""
 
     def trained(self) -> None:
-        """Training is complete: the module and all that is recorded about it are in the run's folder."""
+        """Training is complete; the module and its records are in the run's folder."""
 
     def evaluated(self, records: Mapping[str, Mapping[str, Any]]) -> None:
-        """The module has been evaluated, perhaps long after training: all finished evaluations, key -> record."""
+        """The module has been evaluated, possibly long after training; `records` are all evaluations by key."""
 
     def close(self) -> None:
-        """Nothing more comes, whether or not the run has got to its end."""
+        """No more events follow, whether or not the run is complete."""
 
 
 class Silence:
-    """Watches nothing."""
+    """A watcher that ignores all events."""
 
     def begin_phase(self, name: str, start: int, steps: int) -> None: ...
 

@@ -31,7 +31,7 @@ def checkpoint_contexts() -> tuple[AbstractContextManager[Any], AbstractContextM
     return nullcontext(), _CpuTraining() if _is_active.get() else nullcontext()
 
 
-_is_active = ContextVar("_entered", default=False)
+_is_active = ContextVar("_is_active", default=False)
 
 
 class _CpuTraining(TorchFunctionMode):

@@ -1,4 +1,4 @@
-"""Metrics as JSON lines in the run's folder: the record that plots, tables and dashboards are made from."""
+"""Writes metrics as JSON lines to the run's folder, from which plots, tables and dashboards read them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from xlt.plan.store import METRICS_FILE
 
 
 class MetricsFile:
-    """`metrics.jsonl`: one object a record, with phase and step; null for what is not finite, which JSON cannot say.
+    """The file `metrics.jsonl`, with one JSON object per record, which has the phase, the step and the numbers.
 
-    Created with the first record.
+    A number that is not finite is written as null, because JSON has no such numbers. The first record creates the file.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -35,9 +35,9 @@ class MetricsFile:
     def rewind(self, lines: int) -> None:
         self._count = lines
         if self._path.exists():
-            kept = self._path.read_text(encoding="utf-8").splitlines(keepends=True)[:lines]
+            records = self._path.read_text(encoding="utf-8").splitlines(keepends=True)[:lines]
             temporary = self._path.with_name(".metrics.tmp")
-            temporary.write_text("".join(kept), encoding="utf-8")
+            temporary.write_text("".join(records), encoding="utf-8")
             temporary.replace(self._path)
 
     def written(self) -> int:

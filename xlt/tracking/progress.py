@@ -1,4 +1,4 @@
-"""A progress bar in the terminal: phase, steps, loss, rate, validation metric, time left."""
+"""Shows the progress of a run in the terminal: phase, steps, loss, rate, validation metric and remaining time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SECONDS_BETWEEN_LINES = 30.0
 
 
 class ProgressBar:
-    """Shows a run on standard error: a live bar in a terminal, a line now and then in a log file."""
+    """A watcher that shows a run on standard error: a live bar in a terminal, or a line every 30 seconds elsewhere."""
 
     def __init__(self, label: str) -> None:
         self._console = Console(stderr=True)
@@ -24,14 +24,19 @@ class ProgressBar:
         self._live = self._console.is_terminal
         self._progress: Progress | None = None
         self._task: TaskID | None = None
-        self._shown: dict[str, float] = {}
-        self._steps, self._start, self._began, self._spoke = 0, 0, 0.0, 0.0
+        self._latest: dict[str, float] = {}
+        self._steps, self._start, self._phase_start_time, self._last_line_time = 0, 0, 0.0, 0.0
 
     def begin_phase(self, name: str, start: int, steps: int) -> None:
-        self._steps, self._start, self._began, self._spoke = steps, start, time.monotonic(), time.monotonic()
-        self._shown = {}
+        self._steps, self._start, self._phase_start_time, self._last_line_time = (
+            steps,
+            start,
+            time.monotonic(),
+            time.monotonic(),
+        )
+        self._latest = {}
         self.close()
-        where = f", going on from step {start}" if start else ""
+        where = f", resumed at step {start}" if start else ""
         self._console.print(Text(self._label, "bold") + Text(f" phase {name}: {steps} steps{where}"))
         if self._live:
             columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
@@ -42,15 +47,16 @@ class ProgressBar:
     def metrics(self, phase: str, step: int, values: Mapping[str, float]) -> None:
         validated = {k.removeprefix("validation/"): v for k, v in values.items() if k.startswith("validation/")}
         if validated:
-            self.note(f"step {step}: validation " + _listed(validated))
+            self.note(f"step {step}: validation " + _format(validated))
             return
-        self._shown = {name: values[name] for name in ("loss", "rate") if name in values}
+        self._latest = {name: values[name] for name in ("loss", "rate") if name in values}
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=step, description=_listed(self._shown))
-        elif time.monotonic() - self._spoke > _SECONDS_BETWEEN_LINES:
-            self._spoke = time.monotonic()
-            left = (self._spoke - self._began) / max(step - self._start, 1) * (self._steps - step)
-            self.note(f"step {step}/{self._steps} {_listed(self._shown)}, {math.ceil(left / 60)} min left")
+            self._progress.update(self._task, completed=step, description=_format(self._latest))
+        elif time.monotonic() - self._last_line_time > _SECONDS_BETWEEN_LINES:
+            self._last_line_time = time.monotonic()
+            seconds_per_step = (self._last_line_time - self._phase_start_time) / max(step - self._start, 1)
+            left = seconds_per_step * (self._steps - step)
+            self.note(f"step {step}/{self._steps} {_format(self._latest)}, {math.ceil(left / 60)} min left")
 
     def note(self, message: str) -> None:
         self._console.print(f"  {message}", highlight=False, markup=False)
@@ -71,5 +77,5 @@ class ProgressBar:
             self._progress = None
 
 
-def _listed(values: Mapping[str, float]) -> str:
+def _format(values: Mapping[str, float]) -> str:
     return " ".join(f"{name} {value:.4g}" for name, value in values.items())

@@ -1,4 +1,4 @@
-"""Weights & Biases: online, offline, or not at all. The client is imported only where a run asks for it."""
+"""Sends a run to Weights & Biases, online or offline. The client is imported only if a run's config uses it."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from xlt.errors import UsageError
 from xlt.plan.planner import Run
 from xlt.plan.store import RunStore
 from xlt.tables.table import Table
-from xlt.tracking.told import Told
-from xlt.tracking.wandb_file import rows_kept, wait_for_end
+from xlt.tracking.wandb_file import count_rows, wait_for_end
+from xlt.tracking.wandb_record import WandbRecord
 
 SYSTEMS = "systems"
-"""In a run's config at W&B: table -> what the run is called there."""
+"""Key in a run's config at W&B for the mapping table -> name of the run in that table."""
 
 _ID_DIGITS = 16
-_TAGGED_LANGUAGES = 12
-_KEPT_OF_MANIFEST = ("fingerprint", "kind", "depends_on", "finished", "seconds", "commit", "device", "versions")
-_KEPT_OF_CONFIG = ("experiment_name", "language", "target", "seed")
+_MAX_TAGGED_LANGUAGES = 12
+_MANIFEST_KEYS = ("fingerprint", "kind", "depends_on", "finished", "seconds", "commit", "device", "versions")
+_CONFIG_KEYS = ("experiment_name", "language", "target", "seed")
 
 
 class WandbRun:
-    """One run at W&B, under its fingerprint, so that a resumed run and its evaluations go on in the same one.
+    """A watcher that sends one run to W&B, under its fingerprint, so that a resumed run continues the same W&B run.
 
-    It follows `metrics.jsonl`: row N of W&B's history is record N of the file. What W&B has is not sent again when a
-    run goes back to its saved state (it comes out the same), and what W&B lacks is sent from the file: after a kill,
-    or where the run began without W&B. Evaluations follow as a row more, with a table. What of the rest W&B has been
-    told is recorded when its client has ended well.
+    Row N of W&B's history is record N of `metrics.jsonl`. When a run returns to its saved state, rows that W&B has are
+    not sent again, because they will be the same. Rows that W&B does not have, after a kill or because the run began
+    without W&B, are sent from the file. Evaluations are one more row, with a table. When the client has ended without
+    error, a `WandbRecord` says which other parts W&B has.
 
     Args:
-        run: its config says mode, project, entity and group.
-        store: holds its folder, for the file and what W&B keeps offline, and the modules it stands on.
+        run: its config has mode, project, entity and group.
+        store: has the run's folder, with the metrics and W&B's offline files, and the modules on which the run builds.
     Raises:
-        UsageError: the client is not installed, or online there is no account.
+        UsageError: the client is not installed, or there is no account for online use.
     """
 
     def __init__(self, run: Run, store: RunStore) -> None:
@@ -47,16 +47,19 @@ class WandbRun:
         try:
             import wandb
         except ImportError as error:
-            told = f"tracker.wandb={tracker.wandb}: the client is not installed; pip install 'xlt[wandb]'"
-            raise UsageError(told) from error
-        self._asked, self._store, self._folder = run, store, store.folder(run.fingerprint)
+            raise UsageError(
+                f"tracker.wandb={tracker.wandb}: the client is not installed; run pip install 'xlt[wandb]'"
+            ) from error
+        self._planned, self._store, self._folder = run, store, store.folder(run.fingerprint)
         self._task = build_task(run.config.task)
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._told = Told.read(self._folder, tracker)
-        self._told.systems |= run.systems  # with those of other tables: tags may replace those that W&B has
+        self._sent_parts = WandbRecord.read(self._folder, tracker)
+        self._sent_parts.systems |= (
+            run.systems
+        )  # also those of other tables, because tags can replace those that W&B has
         name = run.fingerprint[:_ID_DIGITS]
         self._offline = tracker.wandb == "offline"
-        kept = rows_kept(self._folder, name) if self._offline else 0
+        sent_rows = count_rows(self._folder, name) if self._offline else 0
         try:
             self._run = wandb.init(
                 mode="offline" if self._offline else "online",
@@ -64,29 +67,29 @@ class WandbRun:
                 project=tracker.project,
                 group=tracker.group,
                 job_type=job_type(run),
-                tags=[*tags(run), *map(table_tag, self._told.systems)],
+                tags=[*tags(run), *map(table_tag, self._sent_parts.systems)],
                 name=run.label,
                 id=name,
                 resume="allow",
-                config={**_about(run), SYSTEMS: self._told.systems, **plain(run.config)},
+                config={**_extra_config(run), SYSTEMS: self._sent_parts.systems, **plain(run.config)},
                 dir=str(self._folder),
                 settings=wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True),
             )
         except wandb.errors.UsageError as error:
-            told = " ".join(str(error).split())
-            raise UsageError(f"tracker.wandb={tracker.wandb}: {told}; or give tracker.wandb=offline") from error
-        self._sent = kept if self._offline else self._run.step
+            reason = " ".join(str(error).split())
+            raise UsageError(f"tracker.wandb={tracker.wandb}: {reason}; or set tracker.wandb=offline") from error
+        self._sent = sent_rows if self._offline else self._run.step
         self._record = 0
         self._phases: set[str] = set()
         self._complete = False
 
     @property
     def where(self) -> str:
-        """What to open, or to upload."""
+        """The address of the run, or for an offline run the command that uploads it."""
         return f"wandb sync {Path(self._run.dir).parent}" if self._offline else str(self._run.url)
 
     def begin_phase(self, name: str, start: int, steps: int) -> None:
-        """Gives the phase its own axis, and the task's metric its direction."""
+        """Defines the phase's own x axis, and whether a greater value of the task's metric is better."""
         self._phases.add(name)
         step, best = f"{name}/step", "max" if self._task.greater_is_better else "min"
         self._run.define_metric(step, hidden=True)
@@ -103,9 +106,9 @@ class WandbRun:
     def note(self, message: str) -> None: ...
 
     def rewind(self, lines: int) -> None:
-        """Also sends those of the `lines` records that W&B lacks."""
+        """Also sends those of the first `lines` records that W&B does not have."""
         self._record = 0
-        for record in self._store.metrics(self._asked.fingerprint)[:lines]:
+        for record in self._store.metrics(self._planned.fingerprint)[:lines]:
             phase, step = record.pop("phase"), record.pop("step")
             if phase not in self._phases:
                 self.begin_phase(phase, 0, 0)
@@ -115,27 +118,27 @@ class WandbRun:
         return self._record
 
     def trained(self) -> None:
-        """Sums up, and logs the module, if there is one, as an artifact that comes of those it stands on."""
+        """Sends the summary and, if there is a module, its file as an artifact with the modules on which it builds."""
         self._send_records()
-        result = self._store.result(self._asked.fingerprint)
+        result = self._store.result(self._planned.fingerprint)
         facts = {f"module/{name}": value for name, value in result.get("module", {}).items()}
         self._run.summary.update({**result["training"], **facts})
-        if self._asked.config.tracker.artifacts:
-            needed = (self._store.module_file(needed) for needed in self._asked.depends_on.values())
-            self._use(file for file in needed if file.is_file())  # a translation leaves none
+        if self._planned.config.tracker.artifacts:
+            files = (self._store.module_file(fingerprint) for fingerprint in self._planned.depends_on.values())
+            self._use(file for file in files if file.is_file())  # a translation has no module file
             if (self._folder / MODULE_FILE).is_file():
                 self._run.log_artifact(self._artifact(self._folder / MODULE_FILE))
-        self._told.trained = self._complete = True
+        self._sent_parts.trained = self._complete = True
 
     def evaluated(self, records: Mapping[str, Mapping[str, Any]]) -> None:
-        """The evaluation grid as a table, its scores in the summary, the modules in use as what the run stands on."""
+        """Sends the evaluations as a table, their scores in the summary, and the modules in use as inputs of the run."""
         import wandb
 
         lines = self._send_records()
-        if not self._told.trained:
+        if not self._sent_parts.trained:
             self.trained()
-        wanted = self._asked.evaluations
-        modules = {key: [file.path for file in wanted[key].modules] if key in wanted else [] for key in records}
+        planned = self._planned.evaluations
+        modules = {key: [file.path for file in planned[key].modules] if key in planned else [] for key in records}
         names = list(dict.fromkeys(name for record in records.values() for name in record["metrics"]))
         table = wandb.Table(columns=["source", "language", "composition", "modules", *names])
         scores: dict[str, float] = {}
@@ -143,34 +146,34 @@ class WandbRun:
             source, composition, metrics = record["source"], record["composition"], record["metrics"]
             used = " + ".join(self._artifact_name(path) for path in modules[key])
             table.add_data(source, record.get("language"), composition, used, *(metrics.get(name) for name in names))
-            if key in wanted:
+            if key in planned:
                 scores.update({score_name(source, composition, name): value for name, value in metrics.items()})
         self._log({"evaluation": table}, max(lines, self._sent))
         self._run.summary.update(scores)
-        if self._asked.config.tracker.artifacts:
+        if self._planned.config.tracker.artifacts:
             self._use({path for paths in modules.values() for path in paths} - {self._folder / MODULE_FILE})
-        self._told.scores = sorted({*self._told.scores, *wanted.keys() & records.keys()})
+        self._sent_parts.scores = sorted({*self._sent_parts.scores, *planned.keys() & records.keys()})
         self._complete = True
 
     def send(self) -> None:
-        """Tells W&B what it lacks of a run that is trained, and perhaps evaluated."""
-        if self._told.unscored(self._asked, self._store):
-            self.evaluated(self._store.evaluations(self._asked.fingerprint))
-        elif not self._told.trained:
+        """Sends the parts of a trained run that W&B does not have."""
+        if self._sent_parts.unsent_evaluations(self._planned, self._store):
+            self.evaluated(self._store.evaluations(self._planned.fingerprint))
+        elif not self._sent_parts.trained:
             self.trained()
         self._complete = True
 
     def close(self) -> None:
         self._run.finish(exit_code=0 if self._complete else 1)
         ended = True
-        if self._offline:  # the next sitting, perhaps of another process, begins with what this one has written
+        if self._offline:  # a later command reads what this one has written
             ended = wait_for_end(Path(self._run.dir).parent / f"run-{self._run.id}.wandb")
         if ended:
-            self._told.write(self._folder, self._asked.config.tracker)
+            self._sent_parts.write(self._folder, self._planned.config.tracker)
 
     def _send_records(self) -> int:
-        """Sends what W&B lacks of the metrics file; returns how many records that has."""
-        lines = len(self._store.metrics(self._asked.fingerprint))
+        """Sends the records of the metrics file that W&B does not have; returns the number of records in the file."""
+        lines = len(self._store.metrics(self._planned.fingerprint))
         self.rewind(lines)
         return lines
 
@@ -179,9 +182,9 @@ class WandbRun:
         self._sent = row + 1
 
     def _use(self, files: Iterable[Path]) -> None:
-        """Says that the run stands on modules. By their content: where W&B has them it takes them as the same."""
+        """Declares module files as inputs of the run; W&B recognises files that it has by their content."""
         for file in sorted(set(files)):
-            if self._offline:  # `use_artifact` refuses, but this is how it declares an artifact by content
+            if self._offline:  # `use_artifact` does not work offline; this call declares an artifact by its content
                 self._run._log_artifact(self._artifact(file), use_after_commit=True)
             else:
                 self._run.use_artifact(self._artifact(file))
@@ -191,28 +194,28 @@ class WandbRun:
 
         manifest = self._manifest(file)
         config = manifest.get("config", {})
-        about = {name: manifest[name] for name in _KEPT_OF_MANIFEST if name in manifest}
-        about |= {name: config[name] for name in _KEPT_OF_CONFIG if name in config}
-        artifact = wandb.Artifact(self._artifact_name(file), type="module", metadata=about)
+        metadata = {name: manifest[name] for name in _MANIFEST_KEYS if name in manifest}
+        metadata |= {name: config[name] for name in _CONFIG_KEYS if name in config}
+        artifact = wandb.Artifact(self._artifact_name(file), type="module", metadata=metadata)
         artifact.add_file(str(file), name=MODULE_FILE, policy="immutable", skip_cache=True)
         return artifact
 
     def _artifact_name(self, file: Path) -> str:
-        found = self._manifest(file)
-        return "module-" + (file.parent.name if found else re.sub(r"[^\w.-]", "-", file.stem))
+        manifest = self._manifest(file)
+        return "module-" + (file.parent.name if manifest else re.sub(r"[^\w.-]", "-", file.stem))
 
     def _manifest(self, file: Path) -> dict[str, Any]:
-        """Of the run that left a module; empty for a file of the user's."""
+        """Returns the manifest of the run that trained a module; empty for a file from elsewhere."""
         return self._store.manifest(file.parent.name) if file.parent.parent == self._store.runs else {}
 
 
 def score_name(source: str, composition: str, metric: str) -> str:
-    """What a score is called in a run's summary."""
+    """Returns the name of a score in a run's summary."""
     return f"evaluation/{source}/{composition.replace('+', '_with_')}/{metric}"
 
 
 def job_type(run: Run) -> str:
-    """What the run leaves."""
+    """Returns the kind of a run's result, by which W&B groups runs."""
     if run.translation is not None:
         return "translation"
     if build_method(run.config.method).leaves_checkpoint:
@@ -221,28 +224,30 @@ def job_type(run: Run) -> str:
 
 
 def tags(run: Run) -> list[str]:
-    """Task, method, and the languages it learns from, if they are not too many to tell."""
+    """Returns a run's tags: task, method, and its source languages, or their number if there are many."""
     languages = sorted({source.language for source in run.config.data.sources.values()})
-    told = languages if len(languages) <= _TAGGED_LANGUAGES else [f"{len(languages)} languages"]
-    return list(dict.fromkeys([build_task(run.config.task).name, str(build_method(run.config.method).name), *told]))
+    if len(languages) > _MAX_TAGGED_LANGUAGES:
+        languages = [f"{len(languages)} languages"]
+    names = [build_task(run.config.task).name, str(build_method(run.config.method).name)]
+    return list(dict.fromkeys([*names, *languages]))
 
 
 def table_tag(table: str) -> str:
-    """Of all runs that a table needs, whichever made them."""
+    """Returns the tag of all runs that a table needs."""
     return f"table:{table}"
 
 
 def name_in_table(table: str, parts: Iterable[Table], runs: Iterable[Run]) -> None:
-    """Names the runs of a plan for the dashboards of a table, by the systems that show them.
+    """Sets the names of a plan's runs in the dashboards of a table, after the systems that show them.
 
-    A run behind several systems bears the labels of all, one that only others stand on what it leaves and its method.
-    Each table has names of its own, and W&B keeps those that other tables gave: a run that this one only uses is
-    told of it when the plan has been carried out.
+    A run of several systems gets the labels of all. A run that no system shows, because only other runs build on it, is
+    named after its kind of result and its method. Each table has names of its own. W&B keeps those of other tables;
+    runs made for other tables get this table's tag and name after execution.
 
     Args:
-        table: its name.
-        parts: the table itself, or those whose averages it shows.
-        runs: all that it needs.
+        table: name of the table.
+        parts: the table itself, or the tables whose averages it shows.
+        runs: all runs that it needs; their `systems` are changed.
     """
     labels: dict[str, dict[str, None]] = {}
     for part in parts:
@@ -254,7 +259,7 @@ def name_in_table(table: str, parts: Iterable[Table], runs: Iterable[Run]) -> No
         run.systems[table] = name or f"{job_type(run)}, {build_method(run.config.method).name}"
 
 
-def _about(run: Run) -> dict[str, Any]:
-    """What the config does not say itself, to find and group runs by."""
+def _extra_config(run: Run) -> dict[str, Any]:
+    """Returns facts by which W&B can find and group runs and which are not in the config."""
     name = str(build_method(run.config.method).name)
     return {"fingerprint": run.fingerprint, "stands_on": run.depends_on, "method_name": name}

@@ -1,8 +1,8 @@
-"""What an offline run of W&B holds already, read off its `.wandb` files.
+"""Reads from the `.wandb` files of an offline run which records W&B already has.
 
-Such a file is a log of protobuf records in blocks of 32 KiB: a header of 7 bytes, then pieces of records, each behind
-a checksum, its length and its kind (whole, first, middle, last); no piece crosses the end of a block. A client that is
-killed leaves out what it had not yet written, up to a block, which may end in half a record.
+Such a file is a log of protobuf records in blocks of 32 KiB. After a header of 7 bytes come pieces of records, each
+preceded by a checksum, its length and its kind (whole, first, middle, last); no piece crosses the end of a block. If
+the client is killed, up to a block is missing at the end, and the file may end within a record.
 """
 
 from __future__ import annotations
@@ -20,19 +20,22 @@ _SECONDS_TO_END = 5.0
 
 
 def records(file: Path, first_block: int = 0) -> Iterator[Any]:
-    """The complete records from a block on, as W&B's `Record` messages, in order.
+    """Yields the complete records from a block on, in their order, as W&B's `Record` messages.
 
+    Args:
+        file: a `.wandb` file.
+        first_block: number of the block, from 0.
     Raises:
-        ValueError: no such file of W&B's.
+        ValueError: the file is no log of W&B.
     """
     from wandb.proto.wandb_internal_pb2 import Record
 
-    with file.open("rb") as opened:
-        if not first_block and opened.read(_HEADER)[: len(_MAGIC)] not in (_MAGIC, b""):
-            raise ValueError(f"{file}: not a log of W&B's; remove it")
-        opened.seek(first_block * _BLOCK)
-        content = opened.read()
-    at, pieces, begun = 0 if first_block else _HEADER, b"", False
+    with file.open("rb") as stream:
+        if not first_block and stream.read(_HEADER)[: len(_MAGIC)] not in (_MAGIC, b""):
+            raise ValueError(f"{file}: is not a log of W&B; remove it")
+        stream.seek(first_block * _BLOCK)
+        content = stream.read()
+    at, pieces, in_record = 0 if first_block else _HEADER, b"", False
     while at + _PIECE.size <= len(content):
         left = _BLOCK - at % _BLOCK
         if left < _PIECE.size:
@@ -42,18 +45,18 @@ def records(file: Path, first_block: int = 0) -> Iterator[Any]:
         at += _PIECE.size
         if kind == 0 or at + length > len(content):
             return
-        begun = begun or kind in (_WHOLE, _FIRST)  # a block may begin within a record
-        pieces += content[at : at + length] if begun else b""
+        in_record = in_record or kind in (_WHOLE, _FIRST)  # a block may begin within a record
+        pieces += content[at : at + length] if in_record else b""
         at += length
-        if begun and kind in (_WHOLE, _LAST):
+        if in_record and kind in (_WHOLE, _LAST):
             record = Record()
             record.ParseFromString(pieces)
             pieces = b""
             yield record
 
 
-def rows_kept(folder: Path, name: str) -> int:
-    """How many rows of history the offline sittings of run `name` under `folder` hold, counted by their steps."""
+def count_rows(folder: Path, name: str) -> int:
+    """Returns the number of history rows in all offline files of run `name` under `folder`, counted by their steps."""
     files = folder.glob(f"wandb/offline-run-*-{name}/run-{name}.wandb")
     steps = (r.history.step.num for file in files for r in records(file) if r.WhichOneof("record_type") == "history")
     return max(steps, default=-1) + 1

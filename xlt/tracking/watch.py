@@ -1,4 +1,4 @@
-"""Everybody who watches a run, as one."""
+"""Combines the watchers of a run, and sends to W&B what it has not received of earlier runs."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from xlt.plan.planner import Run
 from xlt.plan.store import RunStore
 from xlt.tracking.jsonl import MetricsFile
 from xlt.tracking.progress import ProgressBar
-from xlt.tracking.told import lacks
 from xlt.tracking.wandb import WandbRun
+from xlt.tracking.wandb_record import has_unsent
 
 
 class Watchers:
-    """Hands every event to several watchers; the first one keeps the records.
+    """A watcher that passes every event to several watchers; the first one counts the metric records.
 
-    What is told when the run is recorded cannot make it fail any more: an error then is a line on standard error.
+    When training is complete and recorded, an error of a watcher cannot make the run fail any more: it is reported as a
+    line on standard error.
 
     Args:
-        label: of the run, for that line.
+        watchers: at least one.
+        label: of the run, for this line.
     """
 
     def __init__(self, watchers: Sequence[Watcher], label: str) -> None:
@@ -53,22 +55,22 @@ class Watchers:
 
     def trained(self) -> None:
         for watcher in self._watchers:
-            with _noted(self._label):
+            with _report_errors(self._label):
                 watcher.trained()
 
     def evaluated(self, records: Mapping[str, Mapping[str, Any]]) -> None:
         for watcher in self._watchers:
-            with _noted(self._label):
+            with _report_errors(self._label):
                 watcher.evaluated(records)
 
     def close(self) -> None:
         for watcher in self._watchers:
-            with _noted(self._label):
+            with _report_errors(self._label):
                 watcher.close()
 
 
 def watch(run: Run, store: RunStore) -> Watcher:
-    """The watchers that a run's config asks for."""
+    """Returns the watchers that the run's config asks for, combined into one."""
     tracker = run.config.tracker
     watchers: list[Watcher] = [MetricsFile(store.folder(run.fingerprint))]
     if tracker.progress:
@@ -82,35 +84,36 @@ def watch(run: Run, store: RunStore) -> Watcher:
 
 
 def send_unsent(runs: Iterable[Run], store: RunStore) -> None:
-    """Tells W&B what it lacks of the runs of a plan that has been carried out, where their configs ask for W&B.
+    """Sends to W&B what it has not received of the runs of an executed plan, for runs whose config uses W&B.
 
-    That may be what an error or a kill kept from it, or all of a run that was made without it. After an error, which is
-    a line on standard error, the rest is left to the next command. Of several processes the leader does it.
+    These are parts that an error or a kill prevented from being sent, or a whole run that was trained without W&B. An
+    error is reported as a line on standard error, and the rest is left to the next command. Of several processes only
+    the leader sends.
 
     Raises:
-        UsageError: the client is not installed, or online there is no account.
+        UsageError: the client is not installed, or there is no account for online use.
     """
     for run in runs if Processes.join().leads else ():
-        if not lacks(run, store):
+        if not has_unsent(run, store):
             continue
         sent = False
-        with store.lock(run.fingerprint), _noted(run.label):
-            if lacks(run, store):  # who had the lock may have sent it
+        with store.lock(run.fingerprint), _report_errors(run.label):
+            if has_unsent(run, store):  # the process that had the lock may have sent it
                 tracked = WandbRun(run, store)
                 try:
                     tracked.send()
                 finally:
                     tracked.close()
                 if run.config.tracker.progress:
-                    print(f"  W&B had not been told all of {run.label}: {tracked.where}", file=sys.stderr)
+                    print(f"  W&B received the missing parts of {run.label}: {tracked.where}", file=sys.stderr)
             sent = True
         if not sent:
             return
 
 
 @contextmanager
-def _noted(label: str) -> Iterator[None]:
-    """An error is a line: the run is there whatever its dashboard says, and the next command makes that good."""
+def _report_errors(label: str) -> Iterator[None]:
+    """Reports an error as a line, because the run itself is complete and the next command can send the rest."""
     try:
         yield
     except (UsageError, Interrupted):
@@ -119,4 +122,4 @@ def _noted(label: str) -> Iterator[None]:
         if os.environ.get("XLT_TRACEBACK"):
             raise
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        print(f"xlt: {label}: not all was sent: {reason}; the same command sends the rest", file=sys.stderr)
+        print(f"xlt: {label}: not everything was sent: {reason}; repeat the command to send the rest", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""A W&B workspace for a table: what it shows, in words and as W&B's own objects."""
+"""Builds a W&B workspace for a table, and describes it in words."""
 
 from __future__ import annotations
 
@@ -25,7 +25,14 @@ _SERVER = "https://api.wandb.ai"
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture. `kind`: bars (of summaries), lines (over `x`), both by system with seeds as spread, or table."""
+    """A panel of a workspace.
+
+    Attributes:
+        kind: "bars" (of summaries) or "lines" (over `x`), both by system with the spread over seeds; or "table".
+        title: above the panel.
+        metrics: names of what it shows.
+        x: name of the x axis of lines.
+    """
 
     kind: str
     title: str
@@ -39,13 +46,13 @@ class Panel:
 
 @dataclass
 class Workspace:
-    """What a workspace shows, and of which runs.
+    """The content of a W&B workspace.
 
     Attributes:
-        name, project, entity: where it is; no entity: the account's own.
-        table: whose runs it shows.
-        columns: pinned in the list of runs.
-        sections: heading -> its panels.
+        name, project, entity: its place at W&B; without entity it is the account's own.
+        table: name of the table whose runs it shows.
+        columns: pinned columns in the list of runs.
+        sections: heading -> panels.
     """
 
     name: str
@@ -56,7 +63,7 @@ class Workspace:
     sections: dict[str, list[Panel]] = field(default_factory=dict)
 
     def lines(self) -> Iterator[str]:
-        """All of it in words."""
+        """Yields a description of the workspace, line by line."""
         yield f"workspace {self.name!r} in {self.entity or 'your entity'}/{self.project}"
         yield f"  runs: tagged {table_tag(self.table)!r}, grouped by job type; columns {', '.join(self.columns)}"
         for heading, panels in self.sections.items():
@@ -65,14 +72,14 @@ class Workspace:
 
 
 def table_workspace(name: str, tables: Sequence[TableConfig], overrides: Sequence[str]) -> Workspace:
-    """The workspace for a table's runs.
+    """Builds the workspace for a table's runs.
 
     Args:
         name: of the table.
         tables: the table, or its parts.
-        overrides: the user's, for every run.
+        overrides: of the user, for every run.
     Raises:
-        UsageError: an override does not compose, or the table has no runs.
+        UsageError: an override is not valid, or the table has no runs.
     """
     scores: dict[str, Panel] = {}
     curves: dict[str, dict[str, Panel]] = {"Learning curves": {}, "Learning curves of language modules": {}}
@@ -97,7 +104,7 @@ def table_workspace(name: str, tables: Sequence[TableConfig], overrides: Sequenc
                 names = tuple(score_name(column, composition, metric) for composition in compositions)
                 scores[f"{column} {metric}"] = Panel("bars", f"{column} {metric}", names)
     if tracker is None:
-        raise UsageError(f"table={name}: it has no runs; there is nothing to show")
+        raise UsageError(f"table={name}: the table has no runs, so there is nothing to show; choose another table")
     sections = {name: list(of.values()) for name, of in curves.items() if of}
     if scores:
         sections = {"Scores": [Panel("table", "every evaluation", ("evaluation",)), *scores.values()], **sections}
@@ -105,7 +112,7 @@ def table_workspace(name: str, tables: Sequence[TableConfig], overrides: Sequenc
 
 
 def _curves(config: DictConfig) -> Iterator[Panel]:
-    """Validation and loss of each phase that the method has."""
+    """Yields the panels of validation metric and loss for each phase of the method."""
     metric = _part(config, "task").metric
     for phase in _part(config, "method").phases(Budget(1, 1.0, 1, 1.0)):
         for name in (f"validation/{metric}", "loss"):
@@ -118,7 +125,7 @@ def _part(config: DictConfig, name: str) -> Any:
 
 
 def has_account() -> bool:
-    """Whether there is a key for W&B, in the environment or where `wandb login` leaves it; nobody is asked."""
+    """Returns whether there is a key for W&B, in the environment or where `wandb login` stores it; it asks no one."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlsplit(os.environ.get("WANDB_BASE_URL", _SERVER)).hostname
@@ -140,17 +147,17 @@ def create(workspace: Workspace) -> str:
         import wandb
         import wandb_workspaces.workspaces  # noqa: F401
     except ImportError as error:
-        raise UsageError("wandb_dashboard: W&B's client is not installed; pip install 'xlt[wandb]'") from error
+        raise UsageError("wandb_dashboard: W&B's client is not installed; run pip install 'xlt[wandb]'") from error
     try:
-        made = as_wandb(workspace, workspace.entity or str(wandb.Api().default_entity))
-        made.save()
+        remote = as_wandb(workspace, workspace.entity or str(wandb.Api().default_entity))
+        remote.save()
     except wandb.errors.Error as error:
-        raise UsageError(f"wandb_dashboard: W&B refused: {error}") from error
-    return str(made.url)
+        raise UsageError(f"wandb_dashboard: W&B refused the workspace: {error}") from error
+    return str(remote.url)
 
 
 def as_wandb(workspace: Workspace, entity: str) -> Any:
-    """The same as an object of W&B's workspace API, not yet saved."""
+    """Converts a workspace to an object of W&B's API, without saving it."""
     import wandb_workspaces.workspaces as ws
 
     sections = [

@@ -70,7 +70,7 @@ def test_a_table_without_columns_has_its_curves(table: str) -> None:
 
 
 def test_a_table_without_runs_is_one_line() -> None:
-    with pytest.raises(UsageError, match=r"table=spiel_ages_mini: it has no runs; there is nothing to show"):
+    with pytest.raises(UsageError, match=r"table=spiel_ages_mini: .*no runs"):
         workspace_of(["table=spiel_ages_mini", "~table.systems.spiel_ag", "~table.systems.spiel_ma"])
 
 
@@ -135,7 +135,7 @@ def test_a_refusal_of_wandbs_is_one_line(monkeypatch: pytest.MonkeyPatch) -> Non
         raise wandb.errors.CommError("permission denied")
 
     monkeypatch.setattr("xlt.tracking.workspace.as_wandb", refuse)
-    with pytest.raises(UsageError, match="W&B refused: permission denied"):
+    with pytest.raises(UsageError, match=r"W&B refused.*: permission denied"):
         create(workspace_of(WORDS))
 
 

@@ -40,17 +40,17 @@ def test_the_head_is_drawn_from_the_seed_alone(tiny_bert: Path) -> None:
 
 
 def test_more_positions_than_the_model_has_are_refused(tiny_bert: Path) -> None:
-    with pytest.raises(UsageError, match=r"task.max_length=400: .* has 50 positions"):
+    with pytest.raises(UsageError, match=r"task\.max_length=400: .*\b50\b"):
         build(tiny_bert, "task.max_length=400")
 
 
 def test_a_tokenizer_that_numbers_sequences_is_refused_for_a_model_of_one_type(tiny_xlm_r: Path) -> None:
-    with pytest.raises(UsageError, match="the tokenizer numbers the two sequences of a pair, the model has one type"):
+    with pytest.raises(UsageError, match=r"model\.path=.* type"):
         build(tiny_xlm_r, "task=nli", encoder=Encoder(wordpiece()))
 
 
 def test_a_tokenizer_larger_than_the_models_embeddings_is_refused(tiny_bert: Path) -> None:
     encoder = Encoder(load_tokenizer(str(tiny_bert)))
     encoder.tokenizer.add_tokens([f"new{number}" for number in range(9)])
-    with pytest.raises(UsageError, match=r"the tokenizer has 309 entries, the model's embeddings 300"):
+    with pytest.raises(UsageError, match=r"\b309\b.*\b300\b"):
         build(tiny_bert, encoder=encoder)

@@ -83,9 +83,9 @@ def test_moments_of_another_shape_or_name_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("saved", "message"),
     [
-        ({"b.weight": torch.zeros(3)}, "a.weight is absent there"),
+        ({"b.weight": torch.zeros(3)}, "a.weight is absent in the state"),
         ({"a.weight": torch.zeros(1), "b.weight": torch.zeros(3)}, "a.weight is "),  # copy_ would spread it
-        ({"a.weight": torch.zeros(5), "b.weight": torch.zeros(3), "c": torch.zeros(1)}, "and absent here"),
+        ({"a.weight": torch.zeros(5), "b.weight": torch.zeros(3), "c": torch.zeros(1)}, "and absent in the run"),
     ],
 )
 def test_values_that_do_not_fit_are_refused_before_any_is_copied(saved: dict, message: str, bits) -> None:

@@ -178,7 +178,7 @@ def test_a_signal_saves_the_state_first_and_the_run_goes_on_from_there(
             os.kill(os.getpid(), number)
 
     kept: list[Any] = []
-    with pytest.raises(Interrupted, match=f"stopped by {number.name}; state saved") as stopped:
+    with pytest.raises(Interrupted, match=f"{number.name}.*state") as stopped:
         make_trainer(make_method("lt_sft"), **about).train(tmp_path / "stopped", records(kept, at=stop))
     assert stopped.value.signal == number
     assert kept[-1][:2] == (phase, at), "it went on after the step in which the signal came"

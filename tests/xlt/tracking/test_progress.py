@@ -11,4 +11,4 @@ def test_words_in_brackets_are_printed(capsys: pytest.CaptureFixture[str]) -> No
     progress.note("eng [test]: accuracy 90")
     progress.close()
     said = capsys.readouterr().err.splitlines()
-    assert said == ["pos languages=[fao,mlt] phase sparse: 10 steps, going on from step 3", "  eng [test]: accuracy 90"]
+    assert said == ["pos languages=[fao,mlt] phase sparse: 10 steps, resumed at step 3", "  eng [test]: accuracy 90"]

@@ -16,9 +16,9 @@ from xlt.errors import UsageError
 from xlt.plan.planner import Run
 from xlt.plan.store import RunStore
 from xlt.tracking.jsonl import MetricsFile
-from xlt.tracking.told import Told, lacks
 from xlt.tracking.wandb import WandbRun, job_type, tags
 from xlt.tracking.wandb_file import records
+from xlt.tracking.wandb_record import WandbRecord, has_unsent
 from xlt.tracking.watch import Watchers, send_unsent, watch
 
 wandb = pytest.importorskip("wandb")
@@ -305,7 +305,7 @@ def test_an_error_after_the_run_is_recorded_is_a_line_and_the_next_command_makes
         evaluation = _tracked(run, store)
         evaluation.evaluated(store.evaluations(run.fingerprint))
         evaluation.close()
-    line = f"xlt: {run.label}: not all was sent: OSError: could not upload; the same command sends the rest"
+    line = f"xlt: {run.label}: not everything was sent: OSError: could not upload; repeat the command to send the rest"
     assert set(capsys.readouterr().err.splitlines()) == {line}
     send_unsent([run], store)
     assert _summary(run, store)["evaluation/fao/task_with_language/macro_f1"] == 60.0
@@ -331,7 +331,7 @@ def test_what_a_kill_kept_from_wandb_is_sent_by_the_next_command(
         store.add_evaluations(run.fingerprint, RECORDS)
     training.close()  # a client that outlives the program
     send_unsent([run], store)
-    assert f"W&B had not been told all of {run.label}: wandb sync" in capsys.readouterr().err
+    assert f"W&B received the missing parts of {run.label}: wandb sync" in capsys.readouterr().err
     assert _modules(run, store) == {"module-abababababab"}
     assert ("evaluation/fao/task/accuracy" in _summary(run, store)) == (killed_before == "evaluated")
     assert [ended.exit_code for ended in _all(run, store, "exit")][-1] == 0
@@ -362,15 +362,17 @@ def test_another_place_and_other_evaluations_are_told_what_they_lack(
     store.add_evaluations(run.fingerprint, RECORDS)
     send_unsent([run], store)
     folder, tracker = store.folder(run.fingerprint), run.config.tracker
-    assert Told.read(folder, tracker) == Told(trained=True, scores=["k1", "k2"]) and not lacks(run, store)
+    assert WandbRecord.read(folder, tracker) == WandbRecord(trained=True, scores=["k1", "k2"]) and not has_unsent(
+        run, store
+    )
     online = make_run("tracker.wandb=online", "tracker.entity=us")
-    assert lacks(online, store)
-    Told(trained=True, scores=["k1", "k2"]).write(folder, online.config.tracker)
-    assert not lacks(online, store) and lacks(make_run("tracker.wandb=online", "tracker.entity=them"), store)
+    assert has_unsent(online, store)
+    WandbRecord(trained=True, scores=["k1", "k2"]).write(folder, online.config.tracker)
+    assert not has_unsent(online, store) and has_unsent(make_run("tracker.wandb=online", "tracker.entity=them"), store)
     run.evaluations["old"] = Composition("mmlu", ALONE, (), "mmlu", "")  # another table wants this one of it
-    assert lacks(run, store)
+    assert has_unsent(run, store)
     send_unsent([run], store)
-    assert _summary(run, store)["evaluation/mmlu/task/score"] == 25.0 and not lacks(run, store)
+    assert _summary(run, store)["evaluation/mmlu/task/score"] == 25.0 and not has_unsent(run, store)
 
 
 def test_after_an_error_the_rest_is_left_to_the_next_command(

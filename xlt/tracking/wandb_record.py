@@ -1,0 +1,67 @@
+"""Records which parts of a run W&B has received, so that the next command can send those that are missing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from xlt.config import TrackerConfig
+from xlt.files import write_json
+from xlt.plan.planner import Run
+from xlt.plan.store import RunStore
+
+_FILE = "wandb/told.json"
+
+
+@dataclass
+class WandbRecord:
+    """The parts of a run that one destination has: a user's or team's project at W&B, or the offline files.
+
+    The record is written when the destination has the parts. If something prevents this, the next command sends them.
+    If the run's folder, or only its `wandb` folder, is deleted, everything is sent again.
+
+    Attributes:
+        trained: whether the destination has the summary of training and the module.
+        scores: keys of the evaluations whose scores it has.
+        systems: table -> name of the run in that table, as the destination has it.
+    """
+
+    trained: bool = False
+    scores: list[str] = field(default_factory=list)
+    systems: dict[str, str] = field(default_factory=dict)
+
+    @staticmethod
+    def read(folder: Path, tracker: TrackerConfig) -> WandbRecord:
+        """Reads the record of the run in `folder` for the destination that `tracker` names; empty if there is none."""
+        return WandbRecord(**_read(folder).get(_destination(tracker), {}))
+
+    def write(self, folder: Path, tracker: TrackerConfig) -> None:
+        """Writes the record to the run's folder."""
+        (folder / _FILE).parent.mkdir(exist_ok=True)
+        write_json(folder / _FILE, {**_read(folder), _destination(tracker): asdict(self)})
+
+    def unsent_evaluations(self, run: Run, store: RunStore) -> set[str]:
+        """Returns the keys of the run's finished evaluations whose scores have not been sent."""
+        return (run.evaluations.keys() & store.evaluations(run.fingerprint).keys()) - set(self.scores)
+
+
+def has_unsent(run: Run, store: RunStore) -> bool:
+    """Returns whether a trained run uses W&B and has records that W&B has not received."""
+    tracker = run.config.tracker
+    if tracker.wandb == "off" or not store.is_trained(run.fingerprint) or store.lacks_manifest(run.fingerprint):
+        return False
+    sent = WandbRecord.read(store.folder(run.fingerprint), tracker)
+    if not sent.trained or sent.unsent_evaluations(run, store):
+        return True
+    return not run.systems.items() <= sent.systems.items()
+
+
+def _read(folder: Path) -> dict[str, dict[str, Any]]:
+    file = folder / _FILE
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def _destination(tracker: TrackerConfig) -> str:
+    return "offline" if tracker.wandb == "offline" else f"{tracker.entity or ''}/{tracker.project}"
