@@ -29,7 +29,9 @@ class BottleneckConfig:
 
     _target_: str = "xlt.methods.bottleneck.Bottleneck"
     name: str = key("of the method, in module headers and tables")
-    reduction_factor: float = key("hidden size / bottleneck size", above=0, hint="thesis §4.4.3: 1 to 32")
+    reduction_factor: float = key(
+        "hidden size / bottleneck size", above=0, hint="thesis §4.4.3: 1 to 32", recipe=True
+    )
     where: str = key(
         "after each block's feed_forward layer (Pfeiffer), or in both_sublayers (Houlsby)",
         choices=("feed_forward", "both_sublayers"),
@@ -191,7 +193,7 @@ def _take_over(network: nn.Module, start: nn.Module, what: str) -> None:
     """Gives a network the values of another of its size."""
     shapes = [tuple(parameter.shape) for parameter in start.parameters()]
     if shapes != [tuple(parameter.shape) for parameter in network.parameters()]:
-        raise ValueError(f"start: {what} is of another size; check train.reduction_factor")
+        raise ValueError(f"start: {what} is of another size; check method.reduction_factor")
     if getattr(start, "activation", None) != getattr(network, "activation", None):
         raise ValueError(f"start: {what} has another activation; check method.activation")
     for parameter, value in zip(network.parameters(), start.parameters(), strict=True):

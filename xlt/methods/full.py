@@ -18,7 +18,7 @@ class FullConfig:
     """Full fine-tuning."""
 
     _target_: str = "xlt.methods.full.Full"
-    freeze_layer_norm: bool = key("keep layer normalisation fixed")
+    freeze_layer_norm: bool = key("keep layer normalisation fixed (thesis §4.4.2, language modules)", recipe=True)
     untie_embeddings: bool = key("for language modules: separate output embeddings, fixed (thesis §4.4.2)")
     leaves_checkpoint: bool = key("leave the whole model, for other runs to start from, beside the module")
 

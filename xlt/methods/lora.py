@@ -18,7 +18,7 @@ class LoraConfig:
     """Low-rank adaptation."""
 
     _target_: str = "xlt.methods.lora.Lora"
-    rank: int = key("of each delta", low=1)
+    rank: int = key("of each delta", low=1, recipe=True)
     alpha: int = key("deltas are scaled by alpha / rank", low=1)
     dropout: float = key("on the input of the low-rank path", low=0, high=1)
 

@@ -30,7 +30,7 @@ class MadGConfig:
     """A generator of language adapters."""
 
     _target_: str = "xlt.methods.mad_g.MadG"
-    reduction_factor: float = key("hidden size / bottleneck size of its adapters", above=0)
+    reduction_factor: float = key("hidden size / bottleneck size of its adapters", above=0, recipe=True)
     language_size: int = key("of a language's embedding (d_l)", low=1)
     layer_size: int | None = key("of a layer's embedding (d_b; MAD-G-LS); null: none", low=1)
     activation: str = key("of the bottleneck", choices=tuple(ACTIVATIONS))

@@ -107,7 +107,7 @@ def table_workspace(name: str, tables: Sequence[TableConfig], overrides: Sequenc
 def _curves(config: DictConfig) -> Iterator[Panel]:
     """Validation and loss of each phase that the method has."""
     metric = _part(config, "task").metric
-    for phase in _part(config, "method").phases(Budget(1, 1.0, 1, 1.0)):
+    for phase in _part(config, "method").phases(Budget(1, 1, None, 1, 1.0)):
         for name in (f"validation/{metric}", "loss"):
             yield Panel("lines", f"{phase.name}: {name}", (f"{phase.name}/{name}",), f"{phase.name}/step")
 

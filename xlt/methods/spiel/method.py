@@ -27,9 +27,13 @@ class SpielConfig:
 
     _target_: str = "xlt.methods.spiel.Spiel"
     growth: str = key("AG: gradient; MA: momentum", choices=("gradient", "momentum"))
-    density: float | None = key("tuned share; null: as rank says", above=0, high=1, hint="thesis: 0.0024 to 0.023")
+    density: float | None = key(
+        "tuned share; null: as rank says", above=0, high=1, hint="thesis: 0.0024 to 0.023", recipe=True
+    )
     density_of: str = key("share of the tuned tensors or of the whole model", choices=("tuned", "model"))
-    rank: int | None = key("as many entries as LoRA of this rank has on the same layers; null: as density says", low=1)
+    rank: int | None = key(
+        "as many entries as LoRA of this rank has on the same layers; null: as density says", low=1, recipe=True
+    )
     update_interval: int = key("steps between updates of the entries (S)", low=1)
     replacement_rate: float = key("initial share of the entries replaced at an update (xi)", low=0, high=1)
     schedule: str = key("of the replacement rate", choices=("linear", "cosine"))
