@@ -47,13 +47,10 @@ RECIPE: dict[str, Any] = {
     "epochs": None,
     "max_steps": 4,
     "min_steps": 0,
-    "dense_epochs": None,
-    "dense_max_steps": 3,
     "batch_size": 4,
     "micro_batch_size": None,
     "group_by_length": False,
     "learning_rate": 5e-3,
-    "dense_learning_rate": None,
     "head_learning_rate": None,
     "warmup_fraction": 0.0,
     "weight_decay": 0.0,
@@ -64,10 +61,6 @@ RECIPE: dict[str, Any] = {
     "evaluation_batch_size": 16,
     "save_every_seconds": 1e9,
     "activation_checkpointing": False,
-    "density": 0.05,
-    "reduction_factor": 4.0,
-    "l1": 0.0,
-    "freeze_layer_norm": False,
 }
 
 
@@ -199,10 +192,17 @@ def make_source(encoder: Encoder) -> Callable[..., LoadedSource]:
 def make_method() -> Callable[..., Method]:
     """`make_method("lt_sft", "method.l1=0.1")`: as `conf/method` has it, density 0.05 unless said otherwise.
 
-    SpIEL exchanges entries after three steps, so that runs of a few steps see it. LoRA has no dropout.
+    The dense phase of LT-SFT has three steps, at the rate of the other. SpIEL exchanges entries after three steps, so
+    that runs of a few steps see it. LoRA has no dropout.
     """
-    often = {name: ("method.update_interval=3", "method.estimation_steps=2") for name in ("spiel_ag", "spiel_ma")}
-    often["lora"] = ("method.rank=2", "method.dropout=0.0")
+    spiel = ("method.density=0.05", "method.update_interval=3", "method.estimation_steps=2")
+    often = {
+        "lt_sft": ("method.density=0.05", "method.dense_max_steps=3", "method.dense_learning_rate=null"),
+        "random_sft": ("method.density=0.05",),
+        "spiel_ag": spiel,
+        "spiel_ma": spiel,
+        "lora": ("method.rank=2", "method.dropout=0.0"),
+    }
 
     @functools.cache
     def config(overrides: tuple[str, ...]) -> Any:
@@ -211,7 +211,7 @@ def make_method() -> Callable[..., Method]:
         return OmegaConf.to_container(composed.method, resolve=True, structured_config_mode=SCMode.INSTANTIATE)
 
     return lambda name, *overrides: build_method(
-        config((f"method={name}", "train.density=0.05", *often.get(name, ()), *overrides))
+        config((f"method={name}", *often.get(name, ()), *overrides))
     )
 
 
@@ -222,7 +222,10 @@ def make_trainer(
     make_source: Callable[..., LoadedSource],
     encoder: Encoder,
 ) -> Callable[..., Trainer]:
-    """A trainer of a tiny model on a tiny corpus, built anew at every call, always the same for the same arguments."""
+    """A trainer of a tiny model on a tiny corpus, built anew at every call, always the same for the same arguments.
+
+    `dense_max_steps` and its like are given to the method, if it has a dense phase.
+    """
 
     def make(
         method: Method,
@@ -237,6 +240,10 @@ def make_trainer(
         processes: Processes = Processes(),  # noqa: B008
         **recipe: Any,
     ) -> Trainer:
+        for name in [name for name in recipe if name.startswith("dense_")]:
+            value = recipe.pop(name)
+            if hasattr(method, name):
+                setattr(method, name, value)
         task = make_task(kind, dropout)
         model = make_model(task, dropout=dropout, dtype=dtype)
         sources = [make_source(task, language, examples) for language in languages]

@@ -40,7 +40,7 @@ def adapter(make_method: Callable, tiny_bert: Path, tmp_path: Path) -> Path:
     """A language adapter of the tiny BERT, invertible one included, in a file."""
     model, method = load_pretrained(str(tiny_bert)), make_method("mad_x", "method.initialisation=normal")
     generator = torch.Generator().manual_seed(1)
-    method.attach(model, method.phases(Budget(1, 1.0, 1, 1.0))[0], Setting(True, lambda *name: generator))
+    method.attach(model, method.phases(Budget(1, 1, None, 1, 1.0))[0], Setting(True, lambda *name: generator))
     header = ModuleHeader(kind="adapter", method="mad_x", base_model="tiny", base_hash=model.base_hash, language="fao")
     method.export(model, header).save(tmp_path / "fao.safetensors")
     return tmp_path / "fao.safetensors"

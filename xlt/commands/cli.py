@@ -31,6 +31,7 @@ from xlt.compose import (
     override_faults,
     register_schemas,
 )
+from xlt.compose.recipes import register_recipes
 from xlt.engine.processes import Processes
 from xlt.engine.training import Interrupted
 from xlt.errors import UsageError
@@ -41,8 +42,12 @@ def main() -> None:
     if "--version" in sys.argv[1:]:
         print(f"xlt {xlt.__version__}, Hydra {hydra.__version__}")
         return
-    options = _options(sys.argv[1:])
-    register_schemas()
+    try:
+        options = _options(sys.argv[1:])
+        register_schemas()
+        register_recipes(CONFIG_MODULE, options.config_dir)
+    except UsageError as error:
+        refuse(error.lines)
     register_help()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises what it would print over many lines
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -69,6 +74,8 @@ def main() -> None:
 @hydra.main(config_path=f"pkg://{CONFIG_MODULE}", config_name="config", version_base=VERSION_BASE)
 def _hydra_main(config: DictConfig) -> float | None:
     """One run, or a job of a sweep; returns the best validation metric to a sweeper that searches."""
+    for group in config.choices:
+        config.choices[group] = config.choices[group]  # the value itself: Hydra's resolver knows this job alone
     if is_sweep() and is_gathered():
         Sweep.gathered = Sweep.gathered or Sweep()
         Sweep.gathered.add(config)

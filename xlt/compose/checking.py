@@ -10,7 +10,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, SCMode
 from omegaconf.errors import OmegaConfBaseException
 
-from xlt.compose.messages import one_line, suggestion
+from xlt.compose.messages import one_line
+from xlt.compose.suggestions import suggestion
 from xlt.config import RunConfig, faults
 from xlt.data.sources import PARTS
 from xlt.errors import UsageError

@@ -25,6 +25,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from xlt import config as shared
+from xlt.compose.recipes import register_recipes
 from xlt.data.sources import PARTS
 
 CONFIG_MODULE = "xlt_conf"
@@ -34,7 +35,6 @@ _SHARED_SCHEMAS = {
     "source/base_source": shared.SourceConfig,
     "data/base_data": shared.DataConfig,
     "benchmark/base_benchmark": shared.BenchmarkConfig,
-    "train/base_train": shared.TrainConfig,
     "language_modules/base_language_modules": shared.LanguageModulesConfig,
     "task_modules/base_task_modules": shared.TaskModulesConfig,
     "start/base_start": shared.StartConfig,
@@ -104,11 +104,14 @@ def hydra_ready(config_dir: str | None = None) -> Iterator[None]:
 
     Args:
         config_dir: a folder of the user's that is searched first, as after `--config-dir`.
+    Raises:
+        UsageError: a recipe is not to be read.
     """
     register_schemas()
     if GlobalHydra.instance().is_initialized():
         yield
         return
+    register_recipes(CONFIG_MODULE, config_dir)
     search_path = create_config_search_path(f"pkg://{CONFIG_MODULE}")
     if config_dir is not None:
         folder = f"file://{Path(config_dir).absolute()}"
@@ -134,8 +137,18 @@ def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
         else:
             chosen.append(word)
     words = ("groups", config_name, *chosen)
-    config = kept(words) or keep(words, hydra.compose(config_name, overrides=chosen))
+    config = kept(words) or keep(words, _with_choices(hydra.compose(config_name, chosen, return_hydra_config=True)))
     ConfigLoaderImpl._apply_overrides_to_config(values, config)
+    return config
+
+
+def _with_choices(config: DictConfig) -> DictConfig:
+    """Fills in `choices`, which Hydra's own resolver does only inside the `xlt` command; changes `config`."""
+    chosen = config.hydra.runtime.choices
+    with open_dict(config):
+        del config["hydra"]
+    for group in config.get("choices", ()):
+        config.choices[group] = chosen[group]
     return config
 
 

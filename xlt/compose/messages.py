@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,8 +12,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from xlt.compose.composing import composed
+from xlt.compose.renamed import renamed_key
+from xlt.compose.suggestions import suggestion
 
-_OPTIONS_SHOWN = 20
 _NO_OPTION = "Config group override must be a string"
 # What OmegaConf's own code trips over where a key is null: a part of it, and a mapping for it.
 _INSIDE_NULL = "Unexpected type for root: NoneType"
@@ -71,7 +71,8 @@ def one_line(error: BaseException, overrides: Sequence[str] = ()) -> str:
     if (found := re.search(r"Cannot find primary config '(.*?)'", text)) is not None:
         return f"--config-name={found.group(1)}: no such file in conf/ or --config-dir"
     if (found := re.search(r"Key '(.*?)' not in '(.*?)'.*?full_key: (\S+)", text, re.DOTALL)) is not None:
-        return f"{found.group(3)}: no such key in {found.group(2)}"
+        now = renamed_key(found.group(3))
+        return f"{found.group(3)}: no such key in {found.group(2)}" + (f"; it is {now} now" if now else "")
     if error.__cause__ is not None and text.startswith("Error merging override"):
         return one_line(error.__cause__, overrides)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -80,6 +81,8 @@ def one_line(error: BaseException, overrides: Sequence[str] = ()) -> str:
 
 
 def _no_such_key(name: str, overrides: Sequence[str]) -> str:
+    if (now := renamed_key(name)) is not None:
+        return f"there is no {name} any more; it is {now} now"
     if "@" in name:
         return f"nothing is there yet to be replaced; to add it, write +{name}=..."
     if name in (keys := _keys(overrides)):
@@ -98,13 +101,6 @@ def _no_such_key(name: str, overrides: Sequence[str]) -> str:
     if name.startswith("task_modules.runs."):
         return f"nothing is there yet to be replaced; to add it, write +{name}=['data=...']"
     return f"no such key {name}{suggestion(name, keys)}"
-
-
-def suggestion(word: str, options: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
-    if near:
-        return f"; did you mean {near[0]}?"
-    return f"; there are {', '.join(options)}" if 0 < len(options) <= _OPTIONS_SHOWN else ""
 
 
 def _options(group: str) -> list[str]:

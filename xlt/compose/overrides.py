@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from xlt.compose.checking import checked
 from xlt.compose.composing import composed
 from xlt.compose.messages import COMPOSITION_ERRORS, is_of_composition, one_line
+from xlt.compose.renamed import renamed
 from xlt.errors import UsageError
 
 
@@ -39,7 +40,7 @@ def override_faults(overrides: Sequence[str], config_name: str = "config", sweep
             override, alternatives = remaining[sound]
             refusal = _refusal([*words, alternatives[0]], config_name)
             assert refusal is not None
-            lines.append(f"{override}: {one_line(refusal, words)}")
+            lines.append(f"{override}: {renamed(override) or one_line(refusal, words)}")
         remaining = remaining[sound + 1 :]
     for number, (override, alternatives) in enumerate(right):
         for other in alternatives[1:]:

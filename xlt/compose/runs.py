@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,9 @@ from xlt.errors import UsageError
 # What a run hands down to the runs it stands on.
 _SETTINGS = ("data_dir", "output_dir", "device", "tracker", "launcher")
 _ADAPTATION = ("model", "method", "threads")
+# What a run hands down by choosing the same file, so that the recipe of the child's own task is the one for it; of its
+# settings the child then takes those that no recipe gives.
+_CHOSEN = ("model", "method")
 _GENERATOR = (*_SETTINGS, "model", "threads")
 _BUT_DATA = (
     *_SETTINGS,
@@ -54,7 +58,7 @@ def compose_model_run(parent: DictConfig, reference: RunReference) -> DictConfig
 
 
 def compose_language_run(parent: DictConfig, language: str) -> DictConfig:
-    """The run that makes the parent's language module for one language: same model and method, its own recipe.
+    """The run that makes the parent's language module for one language: same model and method, its own task's recipe.
 
     Beside a generator it has a method of its own, and perhaps goes on from what the generator makes; also where the
     parent's method makes a student. The modules are of the whole model, never of a student.
@@ -141,7 +145,7 @@ def model_run_settings(parent: DictConfig) -> Any:
 
 def language_run_settings(parent: DictConfig) -> Any:
     """All that `compose_language_run` takes from the parent: parents that agree in it share their language runs."""
-    return _unresolved(parent, (*_SETTINGS, *_ADAPTATION, "language_modules", "scale"))
+    return _unresolved(parent, (*_SETTINGS, *_ADAPTATION, "choices", "language_modules", "scale"))
 
 
 def _unresolved(config: DictConfig, names: Sequence[str]) -> dict[str, Any]:
@@ -154,13 +158,46 @@ def _unresolved(config: DictConfig, names: Sequence[str]) -> dict[str, Any]:
 def _compose_child(
     parent: DictConfig, name: str, experiment: str | None, overrides: Sequence[str], inherited: Sequence[str]
 ) -> DictConfig:
+    """A run that another one stands on.
+
+    It chooses the parent's model and method where it inherits them, so that the lines of its own recipe apply that are
+    for these. Then it takes over the parent's settings; of the method only those that are not a recipe's, unless it
+    takes over `train` too, and none if its own overrides choose another method.
+
+    Args:
+        parent: the run that needs it.
+        name: of the parent's key that asks for it, for messages.
+        experiment: file in conf/experiment; None: none.
+        overrides: its own.
+        inherited: keys of the parent that it takes over.
+    Raises:
+        UsageError: an override that does not fit.
+    """
     begin = [] if experiment is None else [f"experiment={experiment}"]
+    chosen = [f"{group}={parent.choices[group]}" for group in _CHOSEN if group in inherited]
     try:
-        child = compose([*begin, f"scale={parent.scale}", *overrides])
+        child = compose([*begin, f"scale={parent.scale}", *chosen, *overrides])
     except UsageError as error:
         raise UsageError(*(f"{name}: {line}" for line in error.lines)) from error
+    own_method = child.choices.method != parent.choices.method
     with open_dict(child):
-        for name in inherited:
-            # Not resolved: what the parent's subtree takes from elsewhere (train.density) it takes from the child.
-            child[name] = parent._get_node(name)
+        for key in inherited:
+            if key == "method" and own_method:
+                continue
+            # Not resolved: what the parent's settings take from elsewhere in the config they take from the child's.
+            before, child[key] = child._get_node(key), parent._get_node(key)
+            if key == "method" and "train" not in inherited:
+                _keep_recipe(child.method, before)
+        if "model" in inherited:
+            child.choices.model = parent.choices.model
+        if "method" in inherited and not own_method:
+            child.choices.method = parent.choices.method
     return child
+
+
+def _keep_recipe(method: DictConfig, own: DictConfig) -> None:
+    """Puts what a recipe says back into a method's settings that came from another run; changes `method`."""
+    schema = OmegaConf.get_type(own)
+    for item in dataclasses.fields(schema) if dataclasses.is_dataclass(schema) else ():
+        if item.metadata.get("recipe"):
+            method[item.name] = own._get_node(item.name)

@@ -67,18 +67,15 @@ class TaskModulesConfig:
 
 @dataclass
 class TrainConfig:
-    """How long, how fast, how large: the recipe of a run. `dense_*` is the full fine-tuning phase of LT-SFT."""
+    """How long and how fast a run trains, whatever its method; what one method alone needs stands in its own schema."""
 
     epochs: float | None = key("passes over the mix; null: max_steps alone counts", above=0)
     max_steps: int | None = key("upper bound of the steps of a phase; null: none", low=1)
     min_steps: int = key("lower bound of the steps of a phase", low=0)
-    dense_epochs: float | None = key("epochs of a dense phase before a sparse one; null: as epochs", above=0)
-    dense_max_steps: int | None = key("upper bound of its steps; null: as max_steps", low=1)
     batch_size: int = key("examples a step, over all processes", low=1)
     micro_batch_size: int | None = key("examples a forward pass; null: the whole batch", low=1)
     group_by_length: bool = key("examples of like length in a batch: little padding, an order less random")
     learning_rate: float = key("peak rate", above=0)
-    dense_learning_rate: float | None = key("peak rate of a dense phase before a sparse one; null: the same", above=0)
     head_learning_rate: float | None = key("peak rate of the task's head; null: that of the rest", above=0)
     warmup_fraction: float = key("share of the steps over which the rate rises", low=0, high=1)
     weight_decay: float = key("decoupled weight decay", low=0)
@@ -89,12 +86,6 @@ class TrainConfig:
     evaluation_batch_size: int = key("examples a forward pass in evaluation", low=1)
     save_every_seconds: float = key("time between saved states", low=0)
     activation_checkpointing: bool = key("compute activations again in the backward pass: less memory, more time")
-    density: float = key(
-        "share of the model's parameters a sparse method tunes", above=0, high=1, hint="thesis range 0.0025 to 0.08"
-    )
-    reduction_factor: float = key("hidden size / bottleneck size of adapters", above=0, hint="thesis §4.4.3: 1 to 32")
-    l1: float = key("lambda of the L1 term towards the pre-trained values (thesis §4.3.1)", low=0)
-    freeze_layer_norm: bool = key("keep layer normalisation fixed (thesis §4.4.2, language modules)")
 
     def faults(self, prefix: str) -> Iterator[str]:
         if self.epochs is None and self.max_steps is None:
@@ -153,12 +144,13 @@ class RunConfig:
     """A run: model, method, data and task, and how it is carried out."""
 
     experiment_name: str = key("what the run is called in plans and dashboards")
+    choices: dict[str, str] = key("files of conf/method and conf/model that were chosen; language runs choose the same")
     scale: str = key("mini or thesis", choices=("mini", "thesis"))
     model: ModelConfig = key("which pre-trained Transformer")
     method: Any = key("how it is adapted")
     task: Any = key("what it learns")
     data: DataConfig = key("what it learns from")
-    train: TrainConfig = key("the recipe")
+    train: TrainConfig = key("how long and how fast it trains")
     language_modules: LanguageModulesConfig = key("language adaptation")
     task_modules: TaskModulesConfig = key("further modules in the model that is evaluated")
     start: StartConfig = key("the module that training begins with")

@@ -20,6 +20,7 @@ def key(
     choices: tuple[str, ...] | None = None,
     file: bool = False,
     hint: str = "",
+    recipe: bool = False,
 ) -> Any:
     """A required config key with its line of help and its range.
 
@@ -30,8 +31,10 @@ def key(
         choices: the allowed strings.
         file: the value is a local path that must exist.
         hint: added to the message when the value is out of range ("thesis range 0.0025 to 0.08").
+        recipe: of a method's key: its value depends on the task. A run's language runs do not take it from the run, as
+            they take the method's other keys, but from the recipe of their own task (conf/recipes).
     """
-    metadata = dict(help=help, low=low, high=high, above=above, choices=choices, file=file, hint=hint)
+    metadata = dict(help=help, low=low, high=high, above=above, choices=choices, file=file, hint=hint, recipe=recipe)
     return field(default=MISSING, metadata=metadata)
 
 

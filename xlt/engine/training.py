@@ -247,17 +247,7 @@ class Trainer:
     def _budget(self) -> Budget:
         recipe = self.recipe
         per_epoch = Mix(self.sources, recipe.batch_size, self.seed, "budget").steps_per_epoch
-
-        def steps(epochs: float | None, most: int | None) -> int:
-            by_epochs = math.inf if epochs is None else math.ceil(epochs * per_epoch)
-            return int(max(min(by_epochs, math.inf if most is None else most), recipe.min_steps, 1))
-
-        return Budget(
-            steps=steps(recipe.epochs, recipe.max_steps),
-            learning_rate=recipe.learning_rate,
-            dense_steps=steps(recipe.dense_epochs or recipe.epochs, recipe.dense_max_steps or recipe.max_steps),
-            dense_learning_rate=recipe.dense_learning_rate or recipe.learning_rate,
-        )
+        return Budget(per_epoch, recipe.epochs, recipe.max_steps, recipe.min_steps, recipe.learning_rate)
 
     def _schedule(self, step: int, steps: int) -> float:
         """Returns the factor of the learning rate: a linear rise over the warm-up, then a linear decay to zero."""

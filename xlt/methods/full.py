@@ -18,7 +18,7 @@ class FullConfig:
     """Settings of full fine-tuning."""
 
     _target_: str = "xlt.methods.full.Full"
-    freeze_layer_norm: bool = key("whether layer normalisation stays fixed")
+    freeze_layer_norm: bool = key("whether layer normalisation stays fixed (thesis §4.4.2, language modules)", recipe=True)
     untie_embeddings: bool = key("language modules: whether output embeddings are untied and fixed (thesis §4.4.2)")
     leaves_checkpoint: bool = key("whether to store the whole model beside the module, for other runs to start from")
 

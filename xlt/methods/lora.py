@@ -18,7 +18,7 @@ class LoraConfig:
     """Settings of low-rank adaptation."""
 
     _target_: str = "xlt.methods.lora.Lora"
-    rank: int = key("rank of each weight's delta", low=1)
+    rank: int = key("rank of each weight's delta", low=1, recipe=True)
     alpha: int = key("each delta is multiplied by alpha / rank", low=1)
     dropout: float = key("dropout probability of the input of the low-rank path", low=0, high=1)
 

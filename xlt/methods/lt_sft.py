@@ -22,9 +22,16 @@ class LtSftConfig:
     """Lottery-Ticket sparse fine-tuning."""
 
     _target_: str = "xlt.methods.lt_sft.LtSft"
-    density: float = key("tuned share of the model's parameters", above=0, high=1, hint="thesis range 0.0025 to 0.08")
-    l1: float = key("lambda of the L1 term towards the pre-trained values", low=0)
-    freeze_layer_norm: bool = key("keep layer normalisation fixed")
+    density: float = key(
+        "tuned share of the model's parameters", above=0, high=1, hint="thesis range 0.0025 to 0.08", recipe=True
+    )
+    l1: float = key("lambda of the L1 term towards the pre-trained values (thesis §4.3.1)", low=0, recipe=True)
+    freeze_layer_norm: bool = key("keep layer normalisation fixed (thesis §4.4.2, language modules)", recipe=True)
+    dense_epochs: float | None = key("epochs of the dense phase; null: train.epochs", above=0, recipe=True)
+    dense_max_steps: int | None = key("most steps of the dense phase; null: train.max_steps", low=1, recipe=True)
+    dense_learning_rate: float | None = key(
+        "peak rate of the dense phase; null: train.learning_rate", above=0, recipe=True
+    )
 
 
 SCHEMA = LtSftConfig
@@ -44,14 +51,30 @@ class LtSft(Method):
 
     name = "lt_sft"
 
-    def __init__(self, density: float, l1: float, freeze_layer_norm: bool) -> None:
+    def __init__(
+        self,
+        density: float,
+        l1: float,
+        freeze_layer_norm: bool,
+        dense_epochs: float | None,
+        dense_max_steps: int | None,
+        dense_learning_rate: float | None,
+    ) -> None:
         self.density, self.l1, self.freeze_layer_norm = density, l1, freeze_layer_norm
+        self.dense_epochs, self.dense_max_steps = dense_epochs, dense_max_steps
+        self.dense_learning_rate = dense_learning_rate
         self._indices: dict[str, Tensor] | None = None
         self._dense: DenseTensors | None = None
         self._sparse: SparseDeltas | None = None
 
     def phases(self, budget: Budget) -> list[Phase]:
-        return [budget.dense_phase("dense"), budget.phase("sparse")]
+        dense = budget.phase(
+            "dense",
+            epochs=self.dense_epochs,
+            max_steps=self.dense_max_steps,
+            learning_rate=self.dense_learning_rate,
+        )
+        return [dense, budget.phase("sparse")]
 
     def attach(self, model: TransferModel, phase: Phase, setting: Setting) -> None:
         if phase.name == "dense":

@@ -30,7 +30,7 @@ class MadGConfig:
     """Settings of MAD-G."""
 
     _target_: str = "xlt.methods.mad_g.MadG"
-    reduction_factor: float = key("hidden size / bottleneck size of the adapters", above=0)
+    reduction_factor: float = key("hidden size / bottleneck size of the adapters", above=0, recipe=True)
     language_size: int = key("size of a language embedding (d_l)", low=1)
     layer_size: int | None = key("size of a layer embedding (d_b), which makes MAD-G-LS; null: MAD-G without", low=1)
     activation: str = key("activation function of the bottleneck", choices=tuple(ACTIVATIONS))

@@ -6,6 +6,7 @@ the module that results. It depends on models and modules, but on no task and no
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,23 +37,34 @@ class Phase:
 
 @dataclass(frozen=True)
 class Budget:
-    """The steps and the learning rate that the recipe grants each kind of phase.
+    """How long a phase lasts and how fast it learns, as `train` says.
 
     Attributes:
-        steps, learning_rate: of an ordinary phase.
-        dense_steps, dense_learning_rate: of a phase of full fine-tuning that only prepares a sparse phase.
+        steps_per_epoch: optimiser updates in one pass over the mix.
+        epochs: passes over the mix; None: `max_steps` alone counts.
+        max_steps, min_steps: bounds of a phase's steps; no upper one if None.
+        learning_rate: peak rate.
     """
 
-    steps: int
+    steps_per_epoch: int
+    epochs: float | None
+    max_steps: int | None
+    min_steps: int
     learning_rate: float
-    dense_steps: int
-    dense_learning_rate: float
 
-    def phase(self, name: str) -> Phase:
-        return Phase(name, self.steps, self.learning_rate)
-
-    def dense_phase(self, name: str) -> Phase:
-        return Phase(name, self.dense_steps, self.dense_learning_rate)
+    def phase(
+        self,
+        name: str,
+        *,
+        epochs: float | None = None,
+        max_steps: int | None = None,
+        learning_rate: float | None = None,
+    ) -> Phase:
+        """A phase; what a method does not give is as `train` says."""
+        epochs, max_steps = epochs or self.epochs, max_steps or self.max_steps
+        by_epochs = math.inf if epochs is None else math.ceil(epochs * self.steps_per_epoch)
+        steps = max(min(by_epochs, math.inf if max_steps is None else max_steps), self.min_steps, 1)
+        return Phase(name, int(steps), learning_rate or self.learning_rate)
 
 
 @dataclass(frozen=True)

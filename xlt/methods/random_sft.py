@@ -24,9 +24,11 @@ class RandomSftConfig:
     """Sparse fine-tuning of entries drawn at random."""
 
     _target_: str = "xlt.methods.random_sft.RandomSft"
-    density: float = key("tuned share of the model's parameters", above=0, high=1, hint="thesis range 0.0025 to 0.08")
-    l1: float = key("lambda of the L1 term towards the pre-trained values", low=0)
-    freeze_layer_norm: bool = key("keep layer normalisation fixed")
+    density: float = key(
+        "tuned share of the model's parameters", above=0, high=1, hint="thesis range 0.0025 to 0.08", recipe=True
+    )
+    l1: float = key("lambda of the L1 term towards the pre-trained values (thesis §4.3.1)", low=0, recipe=True)
+    freeze_layer_norm: bool = key("keep layer normalisation fixed (thesis §4.4.2, language modules)", recipe=True)
 
 
 SCHEMA = RandomSftConfig

@@ -17,6 +17,7 @@ from xlt.models.loading import model_identity
 # Where things lie, how fast or watched they run, and what is evaluated afterwards change no module.
 _NOT_PART = (
     "experiment_name",
+    "choices",
     "scale",
     "model",
     "data",
@@ -33,8 +34,7 @@ _NOT_PART = (
     "device",
     "threads",
 )
-# `reduction_factor` counts where a method takes it over.
-_NOT_PART_OF_TRAIN = ("save_every_seconds", "activation_checkpointing", "reduction_factor")
+_NOT_PART_OF_TRAIN = ("save_every_seconds", "activation_checkpointing")
 
 
 def run_identity(

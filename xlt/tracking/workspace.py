@@ -114,7 +114,7 @@ def table_workspace(name: str, tables: Sequence[TableConfig], overrides: Sequenc
 def _curves(config: DictConfig) -> Iterator[Panel]:
     """Yields the panels of validation metric and loss for each phase of the method."""
     metric = _part(config, "task").metric
-    for phase in _part(config, "method").phases(Budget(1, 1.0, 1, 1.0)):
+    for phase in _part(config, "method").phases(Budget(1, 1, None, 1, 1.0)):
         for name in (f"validation/{metric}", "loss"):
             yield Panel("lines", f"{phase.name}: {name}", (f"{phase.name}/{name}",), f"{phase.name}/step")
 

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf, SCMode
 from xlt.compose import compose, hydra_ready
 from xlt.data.mix import LoadedSource, Mix
 from xlt.data.streams import stream
+from xlt.engine.build import build_method
 from xlt.engine.training import Interrupted, Trainer
 from xlt.engine.watching import Silence
 from xlt.modules import Entries, SparseDelta
@@ -260,12 +261,18 @@ def test_bf16_computes_in_bf16_and_keeps_weights_in_float32(make_trainer, make_m
     assert kept["bf16"] == pytest.approx(kept["fp32"], rel=0.05)
 
 
-def _budget(trainer: Trainer, overrides: list[str], examples: int) -> Any:
+def _phases(make_trainer, overrides: list[str], examples: int, kind: str = "tagging") -> list[tuple[int, float]]:
+    """Steps and rate of each phase of LT-SFT, as the config has it, for so many examples."""
+
+    def built(config: Any) -> Any:
+        return OmegaConf.to_container(config, resolve=True, structured_config_mode=SCMode.INSTANTIATE)
+
     with hydra_ready():
-        composed = compose(overrides).train
-        trainer.recipe = OmegaConf.to_container(composed, resolve=True, structured_config_mode=SCMode.INSTANTIATE)
+        composed = compose([*overrides, "scale=thesis", "method=lt_sft"])
+    trainer = make_trainer(build_method(built(composed.method)), kind)
+    trainer.recipe = built(composed.train)
     trainer.sources = [LoadedSource("eng", "eng", [{}] * examples)]
-    return trainer._budget()
+    return [(phase.steps, phase.learning_rate) for phase in trainer.method.phases(trainer._budget())]
 
 
 @pytest.mark.parametrize(
@@ -276,32 +283,24 @@ def _budget(trainer: Trainer, overrides: list[str], examples: int) -> Any:
         (80_000, 100_000),  # 100 epochs are 1,000,000 steps: the maximum counts
     ],
 )
-def test_language_modules_train_as_long_as_the_thesis_says(
-    examples: int, steps: int, make_trainer, make_method
-) -> None:
+def test_language_modules_train_as_long_as_the_thesis_says(examples: int, steps: int, make_trainer) -> None:
     """Thesis §4.4.2: the lesser of 100 epochs and 100,000 steps of 8, at least 30,000; the same in both phases."""
-    budget = _budget(make_trainer(make_method("lt_sft"), "mlm"), ["train=language_thesis"], examples)
-    assert (budget.steps, budget.dense_steps) == (steps, steps)
-    assert budget.learning_rate == budget.dense_learning_rate == 5e-5
+    assert _phases(make_trainer, ["recipe=language"], examples, "mlm") == [(steps, 5e-5)] * 2
 
 
-def test_task_modules_train_ten_epochs_and_three_in_the_dense_phase(make_trainer, make_method) -> None:
+def test_task_modules_train_ten_epochs_and_three_in_the_dense_phase(make_trainer) -> None:
     """Thesis §4.4.3."""
-    budget = _budget(make_trainer(make_method("lt_sft")), ["train=tagging_thesis"], 12_543)
-    assert (budget.steps, budget.dense_steps) == (10 * 1568, 3 * 1568)
+    assert _phases(make_trainer, ["recipe=pos"], 12_543) == [(3 * 1568, 5e-5), (10 * 1568, 5e-5)]
 
 
-def test_the_dense_phase_takes_its_own_bound_and_rate_where_given(make_trainer, make_method) -> None:
-    overrides = ["train=tagging_thesis", "train.dense_max_steps=100", "train.dense_learning_rate=1e-5"]
-    budget = _budget(make_trainer(make_method("lt_sft")), overrides, 12_543)
-    dense, sparse = make_method("lt_sft").phases(budget)
-    assert (dense.steps, dense.learning_rate) == (100, 1e-5)
-    assert (sparse.steps, sparse.learning_rate) == (15_680, 5e-5)
+def test_the_dense_phase_takes_its_own_bound_and_rate_where_given(make_trainer) -> None:
+    overrides = ["recipe=pos", "method.dense_max_steps=100", "method.dense_learning_rate=1e-5"]
+    assert _phases(make_trainer, overrides, 12_543) == [(100, 1e-5), (15_680, 5e-5)]
 
 
 def test_a_fraction_of_an_epoch_is_at_least_one_step(make_trainer, make_method) -> None:
     trainer = make_trainer(make_method("full"), epochs=0.001, max_steps=None)
-    assert trainer._budget().steps == 1
+    assert trainer._budget().phase("train").steps == 1
 
 
 def test_languages_micro_batches_and_bf16_resume_to_the_same_bits_too(

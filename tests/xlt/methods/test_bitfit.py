@@ -44,7 +44,7 @@ def test_its_density_is_that_of_the_thesis(name: str, total: int, density: float
             pretrained = XLMRobertaForMaskedLM(config)
         model = TransferModel(*split_pretrained(pretrained), base_hash="none", base_name=name)
         method = make_method("bitfit")
-        method.attach(model, method.phases(Budget(1, 1.0, 1, 1.0))[0], Setting(False, lambda *_: stream(0)))
+        method.attach(model, method.phases(Budget(1, 1, None, 1, 1.0))[0], Setting(False, lambda *_: stream(0)))
     assert model.pretrained_parameters == total
     assert method.report() == {"tuned_entries": 82_944, "density": 82_944 / total}
     assert method.report()["density"] == pytest.approx(density, abs=0.000005)
@@ -59,4 +59,4 @@ def test_a_model_without_biases_is_refused(make_method) -> None:
     model = TransferModel(Bare(), None, "none", "bare")
     method = make_method("bitfit")
     with pytest.raises(ValueError, match=r"method=bitfit.*bare"):
-        method.attach(model, method.phases(Budget(1, 1.0, 1, 1.0))[0], Setting(False, lambda *_: stream(0)))
+        method.attach(model, method.phases(Budget(1, 1, None, 1, 1.0))[0], Setting(False, lambda *_: stream(0)))

@@ -44,7 +44,7 @@ def test_every_schema_has_a_config() -> None:
 def test_attach_leaves_the_output_unchanged(name: str, kind: str, make_method, make_trainer) -> None:
     trainer = make_trainer(make_method(name), kind)
     before = _output(trainer)
-    phase = trainer.method.phases(Budget(4, 1e-3, 3, 1e-3))[0]
+    phase = trainer.method.phases(Budget(4, 1, None, 1, 1e-3))[0]
     trainer.method.attach(trainer.model, phase, trainer.setting)
     trainer.method.write()
     assert torch.equal(_output(trainer), before)
@@ -55,7 +55,8 @@ def test_attach_leaves_the_output_unchanged(name: str, kind: str, make_method, m
 def test_only_what_the_module_names_moves_under_weight_decay_and_momentum(
     name: str, kind: str, make_method, make_trainer, module_header, tmp_path: Path, bits
 ) -> None:
-    trainer = make_trainer(make_method(name), kind, weight_decay=0.1, l1=0.1)
+    method = make_method(name, "method.l1=0.1") if "sft" in name else make_method(name)
+    trainer = make_trainer(method, kind, weight_decay=0.1)
     before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
     trainer.train(tmp_path, Silence())
     module = trainer.method.export(trainer.model, module_header())

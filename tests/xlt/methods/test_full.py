@@ -78,5 +78,5 @@ def test_pre_training_keeps_embeddings_tied_and_trains_the_whole_head(
 
 
 def test_one_phase_as_long_as_the_recipe_says(make_method) -> None:
-    (phase,) = make_method("full").phases(Budget(7, 1e-3, 3, 1e-4))
+    (phase,) = make_method("full").phases(Budget(7, 1, None, 1, 1e-3))
     assert (phase.steps, phase.learning_rate) == (7, 1e-3)

@@ -31,8 +31,14 @@ EMBEDDINGS = "backbone.embeddings.word_embeddings.weight"
 NEVER = 10_000  # an evaluation interval that leaves only the end of the phase
 
 
+def _lt_sft(
+    density: float = 0.05, l1: float = 0.0, freeze_layer_norm: bool = False, dense_max_steps: int | None = None
+) -> LtSft:
+    return LtSft(density, l1, freeze_layer_norm, None, dense_max_steps, None)
+
+
 def algorithm_1(
-    trainer: Trainer, density: float, l1: float, total: int, freeze_layer_norm: bool, clip: float
+    trainer: Trainer, density: float, l1: float, total: int, freeze_layer_norm: bool, clip: float, dense_steps: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
     """Returns name -> mask, name -> phi, and the head; `trainer` has not trained, `total` is N."""
     model, task, recipe = trainer.model, trainer.task, trainer.recipe
@@ -68,7 +74,7 @@ def algorithm_1(
                 gradient *= min(1.0, clip / (float(norm) + 1e-6))
             optimizer.step()
 
-    fine_tune("dense", recipe.dense_max_steps, recipe.learning_rate, {n: torch.ones_like(p) for n, p in body.items()})
+    fine_tune("dense", dense_steps, recipe.learning_rate, {n: torch.ones_like(p) for n, p in body.items()})
     moved = torch.cat([(parameter.detach() - theta0[name]).abs().reshape(-1) for name, parameter in body.items()])
     flat = torch.zeros_like(moved)
     flat[moved.sort(descending=True, stable=True).indices[: round(density * total)]] = 1
@@ -99,16 +105,15 @@ def test_it_is_algorithm_1(
             dtype=torch.float64,
             micro_batch_size=micro_batch_size,
             evaluate_every_steps=NEVER,
-            dense_max_steps=5,
             max_steps=6,
             learning_rate=3e-3,
         )
 
-    method = LtSft(density=0.04, l1=l1, freeze_layer_norm=kind == "mlm")
+    method = _lt_sft(density=0.04, l1=l1, freeze_layer_norm=kind == "mlm", dense_max_steps=5)
     ours = trainer(method)
     ours.train(tmp_path, Silence())
     total = sum(parameter.numel() for parameter in make_model(make_task("mlm")).parameters())
-    mask, phi, head = algorithm_1(trainer(None), 0.04, l1, total, freeze_layer_norm=kind == "mlm", clip=1.0)
+    mask, phi, head = algorithm_1(trainer(None), 0.04, l1, total, freeze_layer_norm=kind == "mlm", clip=1.0, dense_steps=5)
     entries = method.export(ours.model, _header()).entries
     for name, marked in mask.items():
         chosen = marked.reshape(-1).nonzero().view(-1)
@@ -144,9 +149,9 @@ def test_a_hand_worked_example() -> None:
     goal = torch.tensor([[5.0, 1.0, 0.0, 1.5, 1.0]])
     for l1, expected in ((0.0, [3.0, -0.75]), (1.0, [2.9, -0.65])):
         model = TransferModel(_Line([1.0] * 5), None, "hash", "line")
-        method = LtSft(density=0.4, l1=l1, freeze_layer_norm=False)
+        method = _lt_sft(density=0.4, l1=l1, dense_max_steps=1)
         setting = Setting(adapts_language=False, random=lambda *_: torch.Generator())
-        dense, sparse = method.phases(Budget(2, 0.5, 1, 0.5))
+        dense, sparse = method.phases(Budget(2, 1, None, 1, 0.5))
         for phase in (dense, sparse):
             method.attach(model, phase, setting)
             for _ in range(phase.steps):
@@ -249,7 +254,7 @@ def test_l1_adds_lambda_over_n_once_a_step_however_many_micro_batches(
 def test_l1_makes_the_deltas_smaller(make_trainer, tmp_path: Path) -> None:
     sizes = []
     for l1 in (0.0, 300.0):
-        trainer = make_trainer(LtSft(0.05, l1, False), max_steps=12, dense_max_steps=6, evaluate_every_steps=NEVER)
+        trainer = make_trainer(_lt_sft(l1=l1, dense_max_steps=6), max_steps=12, evaluate_every_steps=NEVER)
         trainer.train(tmp_path / str(l1), Silence())
         entries = trainer.method.export(trainer.model, _header()).entries
         sizes.append(sum(float(part.values.abs().sum()) for part in entries.values()))
@@ -280,9 +285,9 @@ def test_exactly_the_density_is_selected_of_the_pretrained_parameters(
 def test_with_fewer_changed_weights_than_k_still_exactly_k_are_selected() -> None:
     """PEERS: in the reference K beyond the changed weights unmasks everything. Ties: lowest index first."""
     model = TransferModel(_Line([0.0] * 5), None, "hash", "line")
-    method = LtSft(density=0.6, l1=0.0, freeze_layer_norm=False)
+    method = _lt_sft(density=0.6)
     setting = Setting(adapts_language=False, random=lambda *_: torch.Generator())
-    dense, sparse = method.phases(Budget(1, 1.0, 1, 1.0))
+    dense, sparse = method.phases(Budget(1, 1, None, 1, 1.0))
     method.attach(model, dense, setting)
     model.backbone.linear.weight.data[0, 3] = 2.0  # the only one that moved
     method.attach(model, sparse, setting)
@@ -293,9 +298,9 @@ def test_with_fewer_changed_weights_than_k_still_exactly_k_are_selected() -> Non
 
 def test_equal_changes_are_cut_at_k() -> None:
     model = TransferModel(_Line([0.0] * 5), None, "hash", "line")
-    method = LtSft(density=0.4, l1=0.0, freeze_layer_norm=False)
+    method = _lt_sft(density=0.4)
     setting = Setting(adapts_language=False, random=lambda *_: torch.Generator())
-    dense, sparse = method.phases(Budget(1, 1.0, 1, 1.0))
+    dense, sparse = method.phases(Budget(1, 1, None, 1, 1.0))
     method.attach(model, dense, setting)
     model.backbone.linear.weight.data[0] = torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0])
     method.attach(model, sparse, setting)
@@ -356,14 +361,14 @@ def test_a_language_module_unties_the_embeddings_and_fixes_output_matrix_and_lay
 
 def test_a_task_module_may_tune_layer_norm(make_trainer, make_method) -> None:
     trainer = make_trainer(make_method("lt_sft"))
-    trainer.method.attach(trainer.model, trainer.method.phases(Budget(1, 1, 1, 1))[0], trainer.setting)
+    trainer.method.attach(trainer.model, trainer.method.phases(Budget(1, 1, None, 1, 1.0))[0], trainer.setting)
     assert layer_norm_parameters(trainer.model) <= trainer.method.trainable().keys()
 
 
 def test_a_task_that_needs_the_language_model_head_tunes_the_tied_embeddings(make_trainer, make_method) -> None:
     """Instruction tuning and translation: the output embeddings change with the input ones, here and where applied."""
     trainer = make_trainer(make_method("lt_sft"), "cloze")
-    trainer.method.attach(trainer.model, trainer.method.phases(Budget(1, 1, 1, 1))[0], trainer.setting)
+    trainer.method.attach(trainer.model, trainer.method.phases(Budget(1, 1, None, 1, 1.0))[0], trainer.setting)
     assert not trainer.model.is_untied
     assert {EMBEDDINGS, "lm_head.predictions.bias"} <= trainer.method.trainable().keys()
 

@@ -97,7 +97,7 @@ def test_an_adapter_is_fine_tuned_from_what_a_generator_makes(
 
     tuned = make_trainer(make_method("pfeiffer"), "mlm", learning_rate=1e-2)
     tuned.method.start_from(made)
-    (phase,) = tuned.method.phases(Budget(2, 1e-2, 2, 1e-2))
+    (phase,) = tuned.method.phases(Budget(2, 1, None, 1, 1e-2))
     tuned.method.attach(tuned.model, phase, tuned.setting)
     torch.testing.assert_close(hidden(tuned.model), generated, atol=1e-6, rtol=1e-5)
 

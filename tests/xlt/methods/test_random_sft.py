@@ -20,7 +20,7 @@ NEVER = 10_000
 
 def _attached(make_trainer: Any, method: Any, kind: str = "tagging", **about: Any) -> Any:
     trainer = make_trainer(method, kind, **about)
-    trainer.method.attach(trainer.model, trainer.method.phases(Budget(1, 1.0, 1, 1.0))[0], trainer.setting)
+    trainer.method.attach(trainer.model, trainer.method.phases(Budget(1, 1, None, 1, 1.0))[0], trainer.setting)
     return trainer
 
 

@@ -18,7 +18,7 @@ from xlt.models.transfer import TransferModel, block_linear_layers, split_pretra
 
 pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
 
-OPTIONS = ("method.update_interval=3", "method.estimation_steps=2", "train.density=0.05")
+OPTIONS = ("method.update_interval=3", "method.estimation_steps=2", "method.density=0.05")
 
 
 def _output(model: TransferModel) -> Tensor:

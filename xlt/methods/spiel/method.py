@@ -29,10 +29,10 @@ class SpielConfig:
     growth: str = key("how entries to grow are ranked; gradient: SpIEL-AG; momentum: SpIEL-MA",
                       choices=("gradient", "momentum"))  # fmt: skip
     density: float | None = key("share of entries to tune; null: rank determines it", above=0, high=1,
-                                hint="thesis: 0.0024 to 0.023")  # fmt: skip
+                                hint="thesis: 0.0024 to 0.023", recipe=True)  # fmt: skip
     density_of: str = key("density is a share of the tuned tensors or of the whole model", choices=("tuned", "model"))
     rank: int | None = key("tune as many entries as LoRA of this rank has on these layers; null: density determines it",
-                           low=1)  # fmt: skip
+                           low=1, recipe=True)  # fmt: skip
     update_interval: int = key("number of steps between updates of the entries (S)", low=1)
     replacement_rate: float = key("initial share of entries that an update replaces (xi)", low=0, high=1)
     schedule: str = key("how the replacement rate falls", choices=("linear", "cosine"))

@@ -1,0 +1,150 @@
+"""Recipes: what training needs by method, task and scale, one file a task in conf/recipes.
+
+Hydra has one file for each choice, which would make a hundred files of one line. Here one file has all lines of a task,
+and every line becomes a choice in Hydra's store; conf/config.yaml takes up those that fit the run, in this order:
+
+    recipe_for_all     RECIPE_SCALE                 what every method has
+    recipe_by_method   RECIPE_SCALE_METHOD          what one method has besides
+    recipe_by_model    RECIPE_SCALE_METHOD_MODEL    what it has with one model besides
+
+A file reads
+
+    like: OTHER                                     (optional) the recipe that this one begins with
+    mini:                                           or thesis, or both
+      all: {train: {learning_rate: 3.0e-4}}
+      mad_x, pfeiffer: {train: {learning_rate: 1.0e-3}, method: {reduction_factor: 16}}
+      mad_x on xlm_r: {train: {learning_rate: 5.0e-5}}
+
+in which methods and models are named as their files in conf/method and conf/model.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from xlt.compose.suggestions import suggestion
+from xlt.errors import UsageError
+
+FOLDER = "recipes"
+FOR_ALL, BY_METHOD, BY_MODEL = "recipe_for_all", "recipe_by_method", "recipe_by_model"
+_SCALES = ("mini", "thesis")
+_PARTS = ("train", "method")
+# (scale, method, model) -> what stands there; method and model are empty in a line for all.
+_Lines = dict[tuple[str, str, str], Any]
+
+
+def register_recipes(config_package: str, config_dir: str | None = None) -> None:
+    """Puts every line of every recipe into Hydra's store, in place of those put there before.
+
+    Args:
+        config_package: of the configs that come with xlt.
+        config_dir: a folder of the user's; a recipe in its folder `recipes` replaces ours of the same name.
+    Raises:
+        UsageError: a file is not to be read as a recipe; a line for each fault.
+    """
+    folders = [Path(str(importlib.resources.files(config_package)))]
+    if config_dir is not None:
+        folders.append(Path(config_dir))
+    files = {path.stem: path for folder in folders for path in sorted((folder / FOLDER).glob("*.yaml"))}
+    known = {group: _names(folders, group) for group in ("method", "model")}
+    store = ConfigStore.instance()
+    for group in ("recipe", FOR_ALL, BY_METHOD, BY_MODEL):
+        store.repo.pop(group, None)
+    recipes: dict[str, _Lines] = {}
+    faults: list[str] = []
+    for name in files:
+        try:
+            lines = _lines(name, files, known, recipes, ())
+        except UsageError as error:
+            faults += error.lines
+            continue
+        if name.startswith("_"):
+            continue
+        store.store(group="recipe", name=name, node={}, package="_global_")
+        for (scale, method, model), values in lines.items():
+            group = BY_MODEL if model else BY_METHOD if method else FOR_ALL
+            option = "_".join(word for word in (name, scale, method, model) if word)
+            store.store(group=group, name=option, node=values, package="_global_")
+    if faults:
+        raise UsageError(*dict.fromkeys(faults))
+
+
+def _names(folders: list[Path], group: str) -> list[str]:
+    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
+
+
+def _lines(
+    name: str,
+    files: Mapping[str, Path],
+    known: Mapping[str, list[str]],
+    recipes: dict[str, _Lines],
+    above: tuple[str, ...],
+) -> _Lines:
+    """The lines of a recipe on top of those of the recipe that it is like; read once, kept in `recipes`."""
+    if name in recipes:
+        return recipes[name]
+    content = _read(files[name])
+    lines: _Lines = {(scale, "", ""): {} for scale in _SCALES}
+    if (other := content.pop("like", None)) is not None:
+        if other not in files or other in (*above, name):
+            near = suggestion(str(other), sorted(set(files) - {name, *above}))
+            raise UsageError(f"{files[name]}: like={other}: must be another recipe in {FOLDER}/{near}")
+        lines |= _lines(other, files, known, recipes, (*above, name))
+    for place, values in _own_lines(files[name], content, known):
+        lines[place] = OmegaConf.to_container(OmegaConf.merge(lines.get(place, {}), values))
+    recipes[name] = lines
+    return lines
+
+
+def _own_lines(
+    path: Path, content: dict[str, Any], known: Mapping[str, list[str]]
+) -> Iterator[tuple[tuple[str, str, str], Any]]:
+    """Place and values of each line in a file; one that names several methods or models is a line for each."""
+    for scale, by_method in content.items():
+        if scale not in (*_SCALES, "both") or not isinstance(by_method, dict):
+            raise UsageError(f"{path}: {scale}: must be like, both, mini or thesis, with lines by method below")
+        for line, values in by_method.items():
+            if not isinstance(values, dict) or not set(values) <= set(_PARTS):
+                raise UsageError(f"{path}: {scale}.{line}={values}: must give values below train or method")
+            methods, _, models = str(line).partition(" on ")
+            for group, names in (("method", methods), ("model", models)):
+                for word in _words(names):
+                    if word != "all" and word not in known[group]:
+                        near = suggestion(word, known[group])
+                        raise UsageError(f"{path}: {scale}.{line}: no {group}/{word} in conf/{near}")
+            for one in _SCALES if scale == "both" else (scale,):
+                for method in _words(methods):
+                    for model in _words(models) or [""]:
+                        yield (one, "" if method == "all" else method, model), values
+
+
+def _words(names: str) -> list[str]:
+    return [word.strip() for word in names.split(",") if word.strip()]
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """PyYAML's loader in C where there is one, but two equal keys are a fault."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        if twice := sorted({key for key in keys if keys.count(key) > 1}):
+            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            content = yaml.load(file, Loader=_Loader)
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UsageError(f"{path}: not to be read: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: empty, or no mapping; a recipe has lines below mini, thesis or both")
+    return content
