@@ -441,9 +441,7 @@ def _chain(node: ast.expr) -> tuple[str, ...] | None:
     return (node.id, *reversed(names)) if isinstance(node, ast.Name) else None
 
 
-def _imported(
-    statement: ast.Import | ast.ImportFrom, importer: str
-) -> Iterator[tuple[str, tuple[str, str | None]]]:
+def _imported(statement: ast.Import | ast.ImportFrom, importer: str) -> Iterator[tuple[str, tuple[str, str | None]]]:
     """The names that an import binds, each with the module and the name in it, or the module and None."""
     if isinstance(statement, ast.Import):
         for alias in statement.names:

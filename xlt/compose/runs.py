@@ -15,7 +15,7 @@ from xlt.config import RunReference, SourceConfig
 from xlt.errors import UsageError
 
 # What a run hands down to the runs it stands on.
-_SETTINGS = ("data_dir", "output_dir", "device", "tracker", "launcher")
+_SETTINGS = ("data_dir", "output_dir", "device", "tracker", "launcher", "other_code")
 _ADAPTATION = ("model", "method", "threads")
 _GENERATOR = (*_SETTINGS, "model", "threads")
 _BUT_DATA = (

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
 
-from xlt.config import key
+from xlt.config import RunFacts, key
 from xlt.methods.dense import DenseTensors, tunable_names
 from xlt.methods.method import Method, Phase, Setting, head_parameters, trained_head
 from xlt.models.transfer import TransferModel
@@ -21,6 +22,11 @@ class FullConfig:
     freeze_layer_norm: bool = key("keep layer normalisation fixed")
     untie_embeddings: bool = key("for language modules: separate output embeddings, fixed (thesis §4.4.2)")
     leaves_checkpoint: bool = key("leave the whole model, for other runs to start from, beside the module")
+
+    def unused(self, facts: RunFacts) -> Iterator[str]:
+        """What becomes of the output embeddings of a task module."""
+        if not facts.adapts_language:
+            yield "untie_embeddings"
 
 
 SCHEMA = FullConfig

@@ -41,6 +41,7 @@ class Task(ABC):
         max_length: longest sequence in tokens, special tokens included.
         needs_lm_head: whether the pre-trained language-model head is used.
         adapts_language: whether it leaves language modules, which other tasks build on, not task modules.
+        validates_at_random: whether `collate` draws at random also in evaluation; the size of the batches counts then.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Task(ABC):
     max_length: int
     needs_lm_head: bool = False
     adapts_language: bool = False
+    validates_at_random: bool = False
 
     @abstractmethod
     def check(self, examples: Sequence[Example], source: str) -> None:
