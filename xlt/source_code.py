@@ -179,13 +179,13 @@ class _Module:
                 self._take(inner)
         elif not _is_text(statement):
             self.effects.append(statement)
-            for inner in ast.walk(statement):  # what a `try` or an `if` defines
-                if isinstance(inner, (ast.Import, ast.ImportFrom)):
-                    self._import(inner)
-                elif isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-                    self.definitions.setdefault(inner.name, []).append(statement)
-                elif isinstance(inner, (ast.Assign, ast.AnnAssign)):
-                    for name in _assigned(inner):
+            for part in ast.walk(statement):  # what a `try` or an `if` defines
+                if isinstance(part, (ast.Import, ast.ImportFrom)):
+                    self._import(part)
+                elif isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                    self.definitions.setdefault(part.name, []).append(statement)
+                elif isinstance(part, (ast.Assign, ast.AnnAssign)):
+                    for name in _assigned(part):
                         self.definitions.setdefault(name, []).append(statement)
 
     def _import(self, statement: ast.Import | ast.ImportFrom) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from xlt.config import RunConfig, SourceConfig
 from xlt.data.sources import parallel_languages, reader_of
-from xlt.modules import load_module
+from xlt.modules import ModuleFileError, load_module
 from xlt.source_code import installed
 
 _TRAINING = ("xlt.engine.run.prepare", "xlt.engine.run.PreparedRun")
@@ -21,6 +21,7 @@ _TRANSLATION = "xlt.engine.translate.translate_source"
 
 NO_RESULT = {
     "xlt.__version__": "it is only written into a module's header",
+    "xlt.config.schema": "it checks configs",
     "xlt.errors": "what a user is told",
     "xlt.files": "how files are written",
     "xlt.languages": "which codes are languages; others are refused",
@@ -50,7 +51,6 @@ def training_code(config: RunConfig) -> dict[str, str]:
 
     Raises:
         UsageError: a source file is not there.
-        ModuleFileError: a module file that the config names cannot be read.
     """
     data = config.data
     sources = [*data.sources.values(), *data.validation.values(), *data.excluded.values()]
@@ -99,10 +99,13 @@ def _classes_of(files: Iterable[str | None]) -> Iterator[str]:
     for file in files:
         if file is not None:
             path = Path(file).expanduser()
-            yield _class_of(str(path), path.stat().st_mtime_ns)
+            yield from _class_of(str(path), path.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=4096)
-def _class_of(file: str, modified: int) -> str:
-    found = type(load_module(file))
-    return f"{found.__module__}.{found.__qualname__}"
+def _class_of(file: str, modified: int) -> tuple[str, ...]:
+    try:
+        found = type(load_module(file))
+    except ModuleFileError:  # what is wrong with it is said by the check of all that a plan needs
+        return ()
+    return (f"{found.__module__}.{found.__qualname__}",)

@@ -122,14 +122,11 @@ def _typed(schema: Any, values: Any) -> Any:
     """A config object of JSON values: a key that is missing is null, one that is unknown is left out."""
     if isinstance(values, Mapping) and "_target_" in values:
         schema = _schema_of(str(values["_target_"]))
-    schema = (
-        next((part for part in typing.get_args(schema) if part is not types.NoneType), schema)
-        if (isinstance(schema, types.UnionType))
-        else schema
-    )
+    if isinstance(schema, types.UnionType):  # a schema or null
+        schema = typing.get_args(schema)[0]
     if dataclasses.is_dataclass(schema) and isinstance(values, Mapping):
-        hints = _hints(schema)
-        return schema(**{name: _typed(hint, values.get(name)) for name, hint in hints.items()})  # type: ignore[operator]
+        build: Any = schema
+        return build(**{name: _typed(hint, values.get(name)) for name, hint in _hints(build).items()})
     if typing.get_origin(schema) is dict and isinstance(values, Mapping):
         return {name: _typed(typing.get_args(schema)[1], value) for name, value in values.items()}
     return values

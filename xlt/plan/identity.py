@@ -129,7 +129,7 @@ def evaluation_identity(config: RunConfig, name: str, modules: Mapping[str, str]
         "modules": dict(modules),
         "precision": config.train.precision,
         **batches,
-        "code": evaluation_code(config, name),
+        "code": digest(evaluation_code(config, name)),
     }
 
 
