@@ -153,7 +153,7 @@ def run(config: DictConfig, *, evaluate: bool = True) -> tuple[int, float | None
     from xlt.execution.workers import make_workers
     from xlt.plan.planner import Plan
     from xlt.plan.store import RunStore
-    from xlt.tables.terminal import print_evaluations, print_plan
+    from xlt.tables.terminal import print_evaluations, print_other_code, print_plan
     from xlt.tracking.watch import send_unsent, watch
 
     console = Console(stderr=True, quiet=not Processes.join().leads)
@@ -163,6 +163,8 @@ def run(config: DictConfig, *, evaluate: bool = True) -> tuple[int, float | None
     plan.preflight()
     if len(plan.runs) > 1:
         print_plan(plan, console)
+    else:
+        print_other_code(plan, console)
     outcome = carry_out(plan, make_workers(asked.config.launcher, store.root / "cluster"), watch)
     send_unsent(plan.runs.values(), store)
     if outcome.refused:

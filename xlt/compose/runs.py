@@ -16,7 +16,7 @@ from xlt.config import RunReference, SourceConfig
 from xlt.errors import UsageError
 
 # What a run hands down to the runs it stands on.
-_SETTINGS = ("data_dir", "output_dir", "device", "tracker", "launcher")
+_SETTINGS = ("data_dir", "output_dir", "device", "tracker", "launcher", "other_code")
 _ADAPTATION = ("model", "method", "threads")
 # What a run hands down by choosing the same file, so that the recipe of the child's own task is the one for it; of its
 # settings the child then takes those that no recipe gives.

@@ -24,7 +24,7 @@ from xlt.config.run import (
     TrackerConfig,
     TrainConfig,
 )
-from xlt.config.schema import faults, key
+from xlt.config.schema import RunFacts, faults, key, used_keys
 
 __all__ = [
     "BenchmarkConfig",
@@ -37,6 +37,7 @@ __all__ = [
     "PlannedTranslation",
     "RandomModelConfig",
     "RunConfig",
+    "RunFacts",
     "RunReference",
     "SamplingConfig",
     "SourceConfig",
@@ -49,4 +50,5 @@ __all__ = [
     "TranslationConfig",
     "faults",
     "key",
+    "used_keys",
 ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xlt.config.model import RunReference
-from xlt.config.schema import key
+from xlt.config.schema import RunFacts, key
 from xlt.errors import UsageError
 from xlt.languages import language_fault
 
@@ -68,30 +68,65 @@ class PlannedTranslation(TranslationConfig):
     whole: bool = key("have examples untranslated whose translation is empty, instead of leaving them out")
 
 
+_READ = "the content that is read, wherever it lies"
+
+
 @dataclass
 class SourceConfig:
     """One entry of the mix: labelled or raw data of one language."""
 
-    reader: str = key("format: a file of xlt/data/readers")
+    reader: str = key(
+        "format: a file of xlt/data/readers",
+        known_by="the reader that is used: of a data set on the hub, or of translations, another one",
+    )
     language: str = key("ISO 639-3 code")
-    languages: list[str] = key("several codes: stands for a source of each, named by its code")
-    path: str | None = key("file or folder, {code} as in `codes`; null: from the hub, or a reader with its own data")
-    files: dict[str, str] = key("split -> file under path; a split that is not there has the format's usual name")
-    hub: HubConfig | None = key("where path is null")
-    fields: dict[str, str] = key("role (text, pair, label, words, a tag column, ...) -> column of the data set")
-    codes: dict[str, str] = key("ISO 639-3 code -> the data set's own, where they differ")
+    languages: list[str] = key(
+        "several codes: stands for a source of each, named by its code",
+        no_module="each language has become a source when the config was composed",
+    )
+    path: str | None = key(
+        "file or folder, {code} as in `codes`; null: from the hub, or a reader with its own data", known_by=_READ
+    )
+    files: dict[str, str] = key(
+        "split -> file under path; a split that is not there has the format's usual name", known_by=_READ
+    )
+    hub: HubConfig | None = key("where path is null", known_by=_READ)
+    fields: dict[str, str] = key(
+        "role (text, pair, label, words, a tag column, ...) -> column of the data set",
+        known_by="the columns, codes of languages filled in",
+    )
+    codes: dict[str, str] = key("ISO 639-3 code -> the data set's own, where they differ", known_by=_READ)
     labels: dict[str, str] = key("label of the data set -> label of the task, where they differ")
-    licence: str | None = key("as its publisher names it")
-    split: str = key("which part of the data", choices=("train", "dev", "test", "text"))
-    origin: str = key("how the labels came about", choices=("gold", "few-shot", "translated"))
-    upsample: int = key("integer repetition of the examples", low=1)
+    licence: str | None = key("as its publisher names it", no_module="a note for people")
+    split: str = key(
+        "which part of the data",
+        choices=("train", "dev", "test", "text"),
+        known_by="the content that is read, and the draw where some examples are drawn",
+    )
+    origin: str = key(
+        "how the labels came about",
+        choices=("gold", "few-shot", "translated"),
+        known_by="which sources have some examples held out",
+    )
+    upsample: int = key(
+        "integer repetition of the examples", low=1, known_by="its value, of a source that is learned from"
+    )
     cap: int | None = key("at most this many examples, drawn by seed (K of few-shot transfer); null for all", low=1)
     cap_words: int | None = key("of those, drawn by seed, as few as have this many words between blanks", low=1)
     where: dict[str, str] = key("column -> value that a row must have to be read")
     instruction: InstructionConfig | None = key("makes a conversation of each example; null: as it is")
-    text_language: str | None = key("of parallel text, the language of `text`; null: the source's own")
-    pair_language: str | None = key("of parallel text, the language of `pair`; null: the source's own")
-    translation: TranslationConfig | None = key("read in another language and translated into this one; null: as it is")
+    text_language: str | None = key(
+        "of parallel text, the language of `text`; null: the source's own",
+        known_by="the languages of the parallel text",
+    )
+    pair_language: str | None = key(
+        "of parallel text, the language of `pair`; null: the source's own",
+        known_by="the languages of the parallel text",
+    )
+    translation: TranslationConfig | None = key(
+        "read in another language and translated into this one; null: as it is",
+        known_by="the fingerprint of the translation",
+    )
 
     def faults(self, prefix: str) -> Iterator[str]:
         for name in ("language", "text_language", "pair_language"):
@@ -171,25 +206,49 @@ class SamplingConfig:
     exponent: float = key("by size: probability of a source ~ min(examples, ceiling) ** exponent", low=0, high=1)
     ceiling: int | None = key("by size: examples counted at most; null: all", low=1)
 
+    def unused(self, facts: RunFacts) -> Iterator[str]:
+        """How a source is drawn where none is."""
+        if self.by == "concatenation":
+            yield from ("exponent", "ceiling")
+
 
 @dataclass
 class DataConfig:
     """The mix that a run learns from, what selects its checkpoint, and what it is evaluated on."""
 
-    sources: dict[str, SourceConfig] = key("training sources by name")
-    validation: dict[str, SourceConfig] = key("sources that select the checkpoint; empty: held out of `sources`")
-    evaluation: dict[str, SourceConfig] = key("sources that the finished module is evaluated on, by name")
-    benchmarks: dict[str, BenchmarkConfig] = key("benchmarks of language models that it is evaluated on, by name")
-    excluded: dict[str, SourceConfig] = key("no example whose text is also in one of these is learned from")
+    sources: dict[str, SourceConfig] = key("training sources by name", known_by="the content of each, and their order")
+    validation: dict[str, SourceConfig] = key(
+        "sources that select the checkpoint; empty: held out of `sources`",
+        known_by="the content of each, and their order",
+    )
+    evaluation: dict[str, SourceConfig] = key(
+        "sources that the finished module is evaluated on, by name", no_module="it is about the evaluation"
+    )
+    benchmarks: dict[str, BenchmarkConfig] = key(
+        "benchmarks of language models that it is evaluated on, by name", no_module="it is about the evaluation"
+    )
+    excluded: dict[str, SourceConfig] = key(
+        "no example whose text is also in one of these is learned from", known_by="the content of each"
+    )
     sampling: SamplingConfig = key("how often each source's batches come")
     held_out_fraction: float = key(
-        "share of each source held out where `validation` is empty; the same by id in all", low=0, high=0.5
+        "share of each source held out where `validation` is empty; the same by id in all",
+        low=0,
+        high=0.5,
+        known_by="the share of each language of which some is held out",
     )
-    held_out_fractions: dict[str, float] = key("ISO 639-3 code -> that share, for languages with another")
-    select_on_targets: bool = key("allow languages in `validation` that are only targets, not sources")
+    held_out_fractions: dict[str, float] = key(
+        "ISO 639-3 code -> that share, for languages with another",
+        known_by="the share of each language of which some is held out",
+    )
+    select_on_targets: bool = key(
+        "allow languages in `validation` that are only targets, not sources",
+        no_module="it allows a config or refuses it",
+    )
     leaks: str = key(
         "where a text of `sources`, or of their translators' data, stands in `evaluation`",
         choices=("refuse", "allow"),
+        no_module="it allows data or refuses them",
     )
 
     def faults(self, prefix: str) -> Iterator[str]:

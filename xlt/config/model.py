@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from xlt.config.schema import key
+from xlt.config.schema import RunFacts, key
 from xlt.languages import language_fault
 
 _TOKENIZER_FILES = (
@@ -68,7 +68,9 @@ class StudentConfig:
     )
     characters: bool = key("keep all single characters as well")
     copies: bool = key("start from the model's values; false: from random ones (thesis §5.4.1, Scratch)")
-    run: RunReference | None = key("the run that trains it, {source} and {target} filled in; null: this run")
+    run: RunReference | None = key(
+        "the run that trains it, {source} and {target} filled in; null: this run", known_by="the fingerprint of the run"
+    )
 
 
 @dataclass
@@ -76,9 +78,21 @@ class TeacherConfig:
     """Distillation from the whole model into its student (thesis §5.3)."""
 
     losses: list[str] = key("of attention (Eq. 5.1), hidden (Eq. 5.2), prediction (Eq. 5.3); empty: no teacher")
-    knows_task: bool = key("the teacher has the module of the same run without student, not only language modules")
-    path: str | None = key("module file of the task that the teacher has, used in place of training it", file=True)
+    knows_task: bool = key(
+        "the teacher has the module of the same run without student, not only language modules",
+        known_by="the identity of its module",
+    )
+    path: str | None = key(
+        "module file of the task that the teacher has, used in place of training it",
+        file=True,
+        known_by="the content of the file",
+    )
     dtype: str = key("of the teacher's weights", choices=("float32", "bfloat16"))
+
+    def unused(self, facts: RunFacts) -> Iterator[str]:
+        """What the teacher is like where there is none."""
+        if not self.losses:
+            yield "dtype"
 
     def faults(self, prefix: str) -> Iterator[str]:
         known = ("attention", "hidden", "prediction")
@@ -95,9 +109,11 @@ class TeacherConfig:
 class ModelConfig:
     """Which pre-trained Transformer: exactly one of `path`, `run` and `random`; and whether it or a student of it."""
 
-    path: str | None = key("local folder or hub id of a pre-trained model")
-    revision: str | None = key("commit or tag of a hub model")
-    run: RunReference | None = key("the run whose checkpoint is the model")
+    path: str | None = key(
+        "local folder or hub id of a pre-trained model", known_by="the content of the folder; of the hub, the id"
+    )
+    revision: str | None = key("commit or tag of a hub model", known_by="the model, together with its path")
+    run: RunReference | None = key("the run whose checkpoint is the model", known_by="the fingerprint of the run")
     random: RandomModelConfig | None = key("random weights, for pre-training a model from scratch")
     dtype: str = key("of the pre-trained weights in memory", choices=("float32", "bfloat16"))
     quantise: str | None = key("nf4: the blocks' linear layers in 4 bits (thesis §7.2.3); null: as dtype says",
@@ -111,6 +127,11 @@ class ModelConfig:
     new_languages: dict[str, str | None] = key(
         "of a translator: language that it gets a token for -> relative it begins as; null: the mean"
     )
+
+    def unused(self, facts: RunFacts) -> Iterator[str]:
+        """Random weights are float32, and their tokenizer has the languages of the data."""
+        if self.random is not None:
+            yield from ("dtype", "new_languages")
 
     def faults(self, prefix: str) -> Iterator[str]:
         given = [name for name in ("path", "run", "random") if getattr(self, name) is not None]

@@ -13,7 +13,7 @@ from typing import Any
 
 from xlt.config.data import DataConfig
 from xlt.config.model import ModelConfig, RunReference, StartConfig, TeacherConfig
-from xlt.config.schema import key
+from xlt.config.schema import RunFacts, key
 from xlt.languages import language_fault
 
 
@@ -32,7 +32,9 @@ class LanguageModulesConfig:
         "a language not among these uses the module of the nearest of them by URIEL (§3.4.2); empty: its own"
     )
     typology: str | None = key("file of URIEL's vectors (.npz) for `among`; null: of the urielplus package", file=True)
-    evaluate_without: bool = key("evaluate the task module alone (TA-only) as well")
+    evaluate_without: bool = key(
+        "evaluate the task module alone (TA-only) as well", no_module="it is about the evaluation"
+    )
 
     def faults(self, prefix: str) -> Iterator[str]:
         if self.start_from_generator and (self.generator is None or self.experiment is None):
@@ -84,8 +86,20 @@ class TrainConfig:
     evaluate_every_steps: int | None = key("validate every so many steps", low=1)
     evaluate_every_epochs: float | None = key("validate every so many epochs", above=0)
     evaluation_batch_size: int = key("examples a forward pass in evaluation", low=1)
-    save_every_seconds: float = key("time between saved states", low=0)
-    activation_checkpointing: bool = key("compute activations again in the backward pass: less memory, more time")
+    save_every_seconds: float = key(
+        "time between saved states", low=0, no_module="a run that goes on from a saved state ends in the same weights"
+    )
+    activation_checkpointing: bool = key(
+        "compute activations again in the backward pass: less memory, more time",
+        no_module="the same values are computed twice",
+    )
+
+    def unused(self, facts: RunFacts) -> Iterator[str]:
+        """A head's rate where there is no head; the size of validation batches where no batch is drawn at random."""
+        if not facts.has_head:
+            yield "head_learning_rate"
+        if not facts.validates_at_random:
+            yield "evaluation_batch_size"
 
     def faults(self, prefix: str) -> Iterator[str]:
         if self.epochs is None and self.max_steps is None:
@@ -143,28 +157,56 @@ class LauncherConfig:
 class RunConfig:
     """A run: model, method, data and task, and how it is carried out."""
 
-    experiment_name: str = key("what the run is called in plans and dashboards")
-    choices: dict[str, str] = key("files of conf/method and conf/model that were chosen; language runs choose the same")
-    scale: str = key("mini or thesis", choices=("mini", "thesis"))
+    experiment_name: str = key("what the run is called in plans and dashboards", no_module="a name for people")
+    choices: dict[str, str] = key(
+        "files of conf/method and conf/model that were chosen; language runs choose the same",
+        no_module="they name config files; the values in them count",
+    )
+    scale: str = key(
+        "mini or thesis", choices=("mini", "thesis"), no_module="it chooses config files; their values count"
+    )
     model: ModelConfig = key("which pre-trained Transformer")
     method: Any = key("how it is adapted")
     task: Any = key("what it learns")
     data: DataConfig = key("what it learns from")
     train: TrainConfig = key("how long and how fast it trains")
-    language_modules: LanguageModulesConfig = key("language adaptation")
-    task_modules: TaskModulesConfig = key("further modules in the model that is evaluated")
-    start: StartConfig = key("the module that training begins with")
+    language_modules: LanguageModulesConfig = key(
+        "language adaptation", known_by="the identities of the modules of the languages that the run learns from"
+    )
+    task_modules: TaskModulesConfig = key(
+        "further modules in the model that is evaluated", no_module="they are added when the module is evaluated"
+    )
+    start: StartConfig = key("the module that training begins with", known_by="the identity of the module")
     teacher: TeacherConfig = key("distillation from the whole model into its student")
-    tracker: TrackerConfig = key("dashboards and progress")
-    launcher: LauncherConfig = key("execution")
+    tracker: TrackerConfig = key("dashboards and progress", no_module="it records the run")
+    launcher: LauncherConfig = key("execution", no_module="it says where the run is executed")
     language: str | None = key("ISO 639-3 code, for a language module; null for a task")
-    translator: str = key("file of conf/model that translates the sources with a `translation`")
-    target: str | None = key("ISO 639-3 code of the target language, for mixes made for one (FS-SINGLE, TTRAIN-SINGLE)")
+    translator: str = key(
+        "file of conf/model that translates the sources with a `translation`",
+        no_module="it names a config file; a translated source counts by its translation",
+    )
+    target: str | None = key(
+        "ISO 639-3 code of the target language, for mixes made for one (FS-SINGLE, TTRAIN-SINGLE)",
+        no_module="mixes and students that are made for it count by their sources and runs",
+    )
     seed: int = key("seed of every random stream", low=0)
-    data_dir: str | None = key("folder of data sets that the sources' paths start from")
-    output_dir: str = key("where runs, modules and tables are kept")
-    device: str = key("cpu, cuda or auto")
-    threads: int | None = key("torch threads; null: torch's own choice", low=1)
+    data_dir: str | None = key(
+        "folder of data sets that the sources' paths start from", no_module="data count by their content"
+    )
+    output_dir: str = key("where runs, modules and tables are kept", no_module="it says where results are kept")
+    device: str = key(
+        "cpu, cuda or auto", no_module="results on other devices differ by rounding alone; the manifest has the device"
+    )
+    other_code: str = key(
+        "runs that exist, made by other code: train them again, or use them as they are",
+        choices=("train", "use"),
+        no_module="it chooses between runs that exist",
+    )
+    threads: int | None = key(
+        "torch threads; null: torch's own choice",
+        low=1,
+        no_module="sums are taken in another order; results differ by rounding alone; the manifest has the number",
+    )
 
     def faults(self, prefix: str) -> Iterator[str]:
         if self.target is not None and (fault := language_fault(self.target)) is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ def key(
     file: bool = False,
     hint: str = "",
     recipe: bool = False,
+    no_module: str = "",
+    known_by: str = "",
 ) -> Any:
     """A required config key with its line of help and its range.
 
@@ -33,9 +35,44 @@ def key(
         hint: added to the message when the value is out of range ("thesis range 0.0025 to 0.08").
         recipe: of a method's key: its value depends on the task. A run's language runs do not take it from the run, as
             they take the method's other keys, but from the recipe of their own task (conf/recipes).
+        no_module: why no value of the key changes the module that a run leaves. The key is then no part of the run's
+            identity; every other key is.
+        known_by: what stands in the identity in place of the value: the content of a file, the run that is meant.
     """
     metadata = dict(help=help, low=low, high=high, above=above, choices=choices, file=file, hint=hint, recipe=recipe)
-    return field(default=MISSING, metadata=metadata)
+    return field(default=MISSING, metadata=metadata | dict(no_module=no_module, known_by=known_by))
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a schema may ask about a run when it says which of its keys the run does not use.
+
+    A schema says so in `unused(self, facts: RunFacts)`, which yields the names of those keys.
+
+    Attributes:
+        adapts_language: the run leaves a language module, not a task module.
+        has_head: a head is trained beside the pre-trained model.
+        validates_at_random: validation draws at random, batch by batch, as masked language modelling does.
+    """
+
+    adapts_language: bool
+    has_head: bool
+    validates_at_random: bool
+
+
+def used_keys(config: Any, facts: RunFacts | None = None) -> list[str]:
+    """The keys of a config object whose values are part of a run's identity, in order.
+
+    Args:
+        config: an instance of a schema dataclass.
+        facts: about the run; a schema without `unused` does not ask for them.
+    """
+    unused = set(config.unused(facts)) if hasattr(config, "unused") else set()
+    return [
+        item.name
+        for item in dataclasses.fields(config)
+        if item.name not in unused and not item.metadata.get("no_module") and not item.metadata.get("known_by")
+    ]
 
 
 def faults(config: Any, prefix: str = "") -> Iterator[str]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from xlt.config import DataConfig, SourceConfig
+from xlt.config import DataConfig, SourceConfig, used_keys
 from xlt.data import readers
 from xlt.data.examples import Example
 from xlt.data.overlap import Overlap
@@ -51,6 +51,8 @@ def reader_of(source: SourceConfig) -> ModuleType:
 def source_identity(source: SourceConfig) -> dict[str, object]:
     """What a fingerprint says of a source: the content of its files and how it is read, not where they lie.
 
+    Null values and empty mappings are left out.
+
     Raises:
         UsageError: a file is missing.
     """
@@ -58,21 +60,19 @@ def source_identity(source: SourceConfig) -> dict[str, object]:
     content = [_content_hash(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in reader.files(source)]
     if hasattr(reader, "identity"):
         content.append(reader.identity(source))
-    made = {"instruction": dataclasses.asdict(source.instruction)} if source.instruction is not None else {}
-    chosen = {"where": dict(source.where)} if source.where else {}
-    return {
-        **made,
-        **chosen,
+    name = reader.__name__.rpartition(".")[2]
+    own_format = name == source.reader  # `hub.fields` name the columns of a data set on the hub
+    fields = {role: column.replace("{code}", source.code) for role, column in source.fields.items()}
+    identity = {
+        **{key: getattr(source, key) for key in used_keys(source)},
+        "instruction": dataclasses.asdict(source.instruction) if source.instruction is not None else None,
         "content": content,
-        "reader": reader.__name__.rpartition(".")[2],
-        "language": source.language,
-        "fields": {role: column.replace("{code}", source.code) for role, column in source.fields.items()},
-        "labels": dict(source.labels),
+        "reader": name,
+        "fields": fields if own_format else None,
         "upsample": source.upsample,
-        "cap": source.cap,
-        **({"cap_words": source.cap_words} if source.cap_words is not None else {}),
-        **({"parallel": list(source.parallel)} if source.parallel is not None else {}),
+        "parallel": list(source.parallel) if source.parallel is not None else None,
     }
+    return {key: value for key, value in identity.items() if value is not None and value != {}}
 
 
 def parallel_languages(data: DataConfig) -> list[str]:

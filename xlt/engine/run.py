@@ -118,6 +118,7 @@ class Composition:
         modules: in the order in which they are applied.
         entry: name in the run's `data.evaluation` or `data.benchmarks`; two who ask may mean different data.
         content: digest of the data when this was planned.
+        identity: what determines the evaluation, kept beside its result.
     """
 
     source: str
@@ -125,6 +126,7 @@ class Composition:
     modules: tuple[ModuleFile, ...]
     entry: str
     content: str
+    identity: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass

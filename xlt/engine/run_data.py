@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-import xlt
 from xlt.config import PlannedTranslation, RunConfig, SourceConfig
 from xlt.data.encoding import Encoder
 from xlt.data.examples import Example
@@ -19,13 +18,20 @@ from xlt.data.feature_cache import cached
 from xlt.data.leaks import EvaluationTexts, leak_fault
 from xlt.data.mix import Features, LoadedSource
 from xlt.data.overlap import Overlap, texts_of
-from xlt.data.sources import digest, read_source, source_identity
+from xlt.data.sources import digest, read_source, reader_of, source_identity
 from xlt.data.streams import stream, stream_seed
 from xlt.errors import UsageError
+from xlt.source_code import installed
 from xlt.tasks.task import Task
 
 # Examples that are tokenised together; joined lines of a corpus end with them.
 _CHUNK = 10_000
+
+# Code that a task's class uses and that makes no features.
+_NO_FEATURES = (
+    *("xlt_kernels", "xlt.models", "xlt.modules"),
+    *("xlt.errors", "xlt.files", "xlt.languages", "xlt.data.leaks"),
+)
 
 # Sources found right in this process, and training sources found apart from what is evaluated on.
 _CHECKED: set[Path] = set()
@@ -241,6 +247,11 @@ class RunData:
             )
         return _EXCLUDED[content]
 
+    def _code(self, source: SourceConfig) -> dict[str, str]:
+        """The code that makes features of a source: what reads it, what chooses its examples, the task."""
+        roots = (f"{__name__}.{RunData.__name__}", self._config.task._target_, reader_of(source).__name__)
+        return installed().digests(roots, _NO_FEATURES)
+
     def _identity(self, part: str, name: str, source: SourceConfig) -> dict[str, Any]:
         """All that decides which examples a part takes of a source, and what the task makes of them."""
         data, held = self._config.data, self._holds_out and part != "evaluation"
@@ -253,7 +264,7 @@ class RunData:
             "seed": self._config.seed if drawn else None,
             "excluded": excluded,
             "task": dataclasses.asdict(self._config.task),
-            "xlt": xlt.__version__,
+            "code": self._code(source),
         }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -22,6 +22,7 @@ from xlt.errors import UsageError
 from xlt.execution.workers import Verdict, Workers
 from xlt.models.loading import quiet_libraries
 from xlt.modules import ModuleFileError
+from xlt.plan.code import evaluation_code, training_code, translation_code
 from xlt.plan.identity import data_identity, digest, evaluated_identity, untranslated_identity
 from xlt.plan.planner import Plan, Run
 from xlt.plan.store import RunStore
@@ -227,6 +228,7 @@ def _translate(run: Run, store: RunStore, watcher_for: WatcherFor) -> None:
     assert run.translation is not None
     if untranslated_identity(run.translation.source) != run.identity["source"]:
         raise UsageError(f"{run.label}: {_CHANGED}")
+    _check_code(run.identity["code"], translation_code(run.config, run.translation.source), run.label)
     with store.lock(run.fingerprint):
         if store.is_trained(run.fingerprint):
             _record_if_missing(run, store)
@@ -241,11 +243,12 @@ def _translate(run: Run, store: RunStore, watcher_for: WatcherFor) -> None:
 
 
 def _check_unchanged(run: Run) -> None:
-    """Refuses data that were replaced after the run was planned: its fingerprint names what was there.
+    """Refuses data and code that were replaced after the run was planned: its fingerprint names what was there.
 
     Raises:
-        UsageError: a line for every source whose files are others.
+        UsageError: a line for every source whose files are others, or one for a source file of the code.
     """
+    _check_code(run.identity["code"], training_code(run.config), run.label)
     planned, now = run.identity["data"], data_identity(run.config.data)
     changed = [
         f"data.{part}.{name}: {_CHANGED}"
@@ -255,6 +258,19 @@ def _check_unchanged(run: Run) -> None:
     ]
     if changed:
         raise UsageError(*changed)
+
+
+def _check_code(planned: Mapping[str, str], now: Mapping[str, str], name: str) -> None:
+    """Refuses code that this process would execute and that is not what the run was planned with.
+
+    A process of its own may read the files later than the one that planned.
+
+    Raises:
+        UsageError: names a source file that is another.
+    """
+    if planned != now:
+        changed = sorted(module for module in planned.keys() | now if planned.get(module) != now.get(module))
+        raise UsageError(f"{name}: the code in {changed[0]} has changed since this was planned; give the command again")
 
 
 def _train(run: Run, store: RunStore, watcher_for: WatcherFor) -> None:
@@ -298,6 +314,7 @@ def _evaluate(run: Run, store: RunStore, wanted: dict[str, Composition], watcher
         watcher = watcher_for(run, store)
         try:
             found = evaluate_compositions(run.config, run.evaluation_model, wanted, watcher)
+            found = {key: {**record, "identity": dict(wanted[key].identity)} for key, record in found.items()}
             store.add_evaluations(run.fingerprint, found)
             watcher.evaluated(store.evaluations(run.fingerprint))
         finally:
@@ -307,6 +324,8 @@ def _evaluate(run: Run, store: RunStore, wanted: dict[str, Composition], watcher
 def _check_tests_unchanged(run: Run, wanted: Iterable[Composition]) -> None:
     """Refuses test data that were replaced after planning: the evaluation's key names what was there."""
     planned = {composition.entry: composition for composition in wanted}
+    if any(digest(evaluation_code(run.config, entry)) != one.identity["code"] for entry, one in planned.items()):
+        raise UsageError(f"{run.label}: the code has changed since this was planned; give the same command again")
     changed = [
         f"data.evaluation.{composition.source}: {_CHANGED}"
         for entry, composition in planned.items()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from torch import nn
 
-from xlt.config import key
+from xlt.config import RunFacts, key
 from xlt.methods.method import Method, Phase, Setting, head_parameters, trained_head
 from xlt.models.sublayers import Block, find_blocks, output_embeddings
 from xlt.models.transfer import TransferModel
@@ -42,6 +42,13 @@ class BottleneckConfig:
         "zero: up-projections start at zero, so that the output is unchanged; normal: all weights from N(0, 0.02^2)",
         choices=("zero", "normal"),
     )
+
+    def unused(self, facts: RunFacts) -> Iterator[str]:
+        """What an invertible adapter is like where there is none."""
+        if not facts.adapts_language:
+            yield "invertible"
+        if not facts.adapts_language or not self.invertible:
+            yield "invertible_reduction_factor"
 
 
 SCHEMA = BottleneckConfig

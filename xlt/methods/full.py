@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
 
-from xlt.config import key
+from xlt.config import RunFacts, key
 from xlt.methods.dense import DenseTensors, tunable_names
 from xlt.methods.method import Method, Phase, Setting, head_parameters, trained_head
 from xlt.models.transfer import TransferModel
@@ -18,9 +19,14 @@ class FullConfig:
     """Settings of full fine-tuning."""
 
     _target_: str = "xlt.methods.full.Full"
-    freeze_layer_norm: bool = key("whether layer normalisation stays fixed (thesis §4.4.2, language modules)", recipe=True)
+    freeze_layer_norm: bool = key("whether layer normalisation stays fixed (thesis §4.4.2)", recipe=True)
     untie_embeddings: bool = key("language modules: whether output embeddings are untied and fixed (thesis §4.4.2)")
     leaves_checkpoint: bool = key("whether to store the whole model beside the module, for other runs to start from")
+
+    def unused(self, facts: RunFacts) -> Iterator[str]:
+        """What becomes of the output embeddings of a task module."""
+        if not facts.adapts_language:
+            yield "untie_embeddings"
 
 
 SCHEMA = FullConfig

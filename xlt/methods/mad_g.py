@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xlt.config import key
+from xlt.config import RunFacts, key
 from xlt.data.typology import load_typology
 from xlt.methods.bottleneck import Bottleneck, adapter_sites
 from xlt.methods.method import Method, Phase, Setting
@@ -36,6 +36,11 @@ class MadGConfig:
     activation: str = key("activation function of the bottleneck", choices=tuple(ACTIVATIONS))
     leave_out_last: int = key("number of blocks at the top without adapters", low=0)
     typology: str | None = key("file with URIEL's vectors (.npz); null: those of the urielplus package", file=True)
+
+    def unused(self, facts: RunFacts) -> Iterator[str]:
+        """What a generator is like in a run that trains an adapter for a task."""
+        if not facts.adapts_language:
+            yield from ("language_size", "typology")
 
 
 SCHEMA = MadGConfig

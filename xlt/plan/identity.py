@@ -1,4 +1,10 @@
-"""A run's identity: a hash of everything that determines the module it leaves, and of nothing else."""
+"""A run's identity: everything that determines the module it leaves, and nothing else; its digest is the fingerprint.
+
+Four things are in it: the settings that the run uses, the content of its data and model, the identities of what it
+stands on, and the code that it executes. Which settings count is said where they are declared (`xlt.config.schema`):
+every key does, except one that says why it cannot change a module, one that another setting leaves without effect
+(`unused`), and one whose value stands for something that is in the identity itself (`known_by`).
+"""
 
 from __future__ import annotations
 
@@ -8,33 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import xlt
 from xlt.compose import plain
-from xlt.config import DataConfig, RunConfig, SourceConfig, StudentConfig, TranslationConfig
+from xlt.config import DataConfig, RunConfig, RunFacts, SourceConfig, TranslationConfig, used_keys
 from xlt.data.sources import digest, parallel_languages, source_identity
+from xlt.engine.build import build_task
 from xlt.models.loading import model_identity
-
-# Where things lie, how fast or watched they run, and what is evaluated afterwards change no module.
-_NOT_PART = (
-    "experiment_name",
-    "choices",
-    "scale",
-    "model",
-    "data",
-    "language_modules",
-    "task_modules",
-    "start",
-    "teacher",
-    "tracker",
-    "launcher",
-    "target",
-    "translator",
-    "data_dir",
-    "output_dir",
-    "device",
-    "threads",
-)
-_NOT_PART_OF_TRAIN = ("save_every_seconds", "activation_checkpointing")
+from xlt.plan.code import evaluation_code, training_code, translation_code
 
 
 def run_identity(
@@ -55,25 +40,50 @@ def run_identity(
         student_run: fingerprint of the run that makes the student in use, if one does.
         teacher_module: identity of the task's module that the teacher has, if it has one.
     Raises:
-        UsageError: a data file is missing, or the model.
+        UsageError: a data file is missing, or the model, or a source file of the code.
     """
-    settings = {name: value for name, value in plain(config).items() if name not in _NOT_PART}
-    settings["method"] |= _contents_of_files(config.method)
-    settings["train"] = {k: v for k, v in settings["train"].items() if k not in _NOT_PART_OF_TRAIN}
     whole = _model_identity(config, model_run)
-    teacher = None
-    if config.teacher.losses:
-        told = {"losses": sorted(config.teacher.losses), "dtype": config.teacher.dtype}
-        teacher = {"model": whole, "module": teacher_module, **told}
     return {
-        "xlt": xlt.__version__,
-        "settings": settings,
+        "settings": used_settings(config, facts_of(config)),
         "data": data_identity(config.data),
-        "model": whole if config.model.student is None else _student_identity(config.model.student, whole, student_run),
+        "model": {"run": student_run} if student_run is not None else whole,
         "language_modules": dict(modules),
+        "code": training_code(config),
         **({"start": start} if start is not None else {}),
-        **({"teacher": teacher} if teacher is not None else {}),
+        **({"teacher": {"model": whole, "module": teacher_module}} if config.teacher.losses else {}),
     }
+
+
+def facts_of(config: RunConfig) -> RunFacts:
+    """What the schemas of a run may ask about it."""
+    task = build_task(config.task)
+    # A student that is narrower than its teacher may have a head of its own, which is trained.
+    has_head = task.has_head or config.model.student is not None
+    return RunFacts(task.adapts_language, has_head, task.validates_at_random)
+
+
+def used_settings(config: Any, facts: RunFacts, of_files: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The values of a config object that are part of a run's identity, as JSON values.
+
+    A null value and an empty list or mapping are left out: a key that is new, and null where it changes nothing, leaves
+    the identities as they were.
+
+    Args:
+        config: an instance of a schema dataclass; those below it are gone through as well.
+        facts: about the run.
+        of_files: key -> content of the file that it names, where the file itself is not at hand.
+    """
+    files = {item.name for item in dataclasses.fields(config) if item.metadata.get("file")}
+    settings: dict[str, Any] = {}
+    for name in used_keys(config, facts):
+        value = getattr(config, name)
+        if dataclasses.is_dataclass(value):
+            value = used_settings(value, facts, of_files)
+        elif name in files and value is not None:
+            value = file_identity(value) if of_files is None else of_files.get(name)
+        if value is not None and value != {} and value != []:
+            settings[name] = plain(value)
+    return settings
 
 
 def translation_identity(
@@ -89,9 +99,9 @@ def translation_identity(
         settings: how.
     """
     task = {name: value for name, value in plain(config.task).items() if name in ("max_length", "tokens")}
+    model = {"settings": used_settings(config.model, facts_of(config)), **_model_identity(config, run)}
     return {
-        "xlt": xlt.__version__,
-        "translator": {"model": _model_identity(config, run), **task},
+        "translator": {"model": model, **task},
         "source": untranslated_identity(source),
         "languages": [settings.source_language, language],
         "fields": sorted(settings.fields),
@@ -100,26 +110,32 @@ def translation_identity(
             "batch_tokens": settings.batch_tokens,
             "precision": config.train.precision,
         },
+        "code": translation_code(config, source),
     }
 
 
-def _student_identity(config: StudentConfig, whole: Any, run: str | None) -> Any:
-    if run is not None:
-        return {"run": run}
-    own = {name: value for name, value in plain(config).items() if name != "run" and value is not None}
-    return {"of": whole, "student": own}
+def evaluation_identity(config: RunConfig, name: str, modules: Mapping[str, str]) -> dict[str, Any]:
+    """What determines one evaluation of a run's module: its data, the modules in the model by their role, the code.
 
-
-def _contents_of_files(config: Any) -> dict[str, Any]:
-    """Key -> content hash, of those keys of a config object that name a file."""
-    files = (item.name for item in dataclasses.fields(config) if item.metadata.get("file"))
-    return {name: file_identity(path) for name in files if (path := getattr(config, name)) is not None}
+    Args:
+        config: of the run.
+        name: in `data.evaluation` or `data.benchmarks`.
+        modules: role -> identity of a module.
+    """
+    facts = facts_of(config)
+    batches = {"batch_size": config.train.evaluation_batch_size} if facts.validates_at_random else {}
+    return {
+        **evaluated_identity(config.data, name),
+        "modules": dict(modules),
+        "precision": config.train.precision,
+        **batches,
+        "code": digest(evaluation_code(config, name)),
+    }
 
 
 def evaluation_key(config: RunConfig, name: str, modules: Mapping[str, str]) -> str:
-    """Identity of one evaluation: its data and the modules in the model, by role."""
-    told = {"modules": dict(modules), "precision": config.train.precision}
-    return digest({**evaluated_identity(config.data, name), **told})
+    """The digest of an evaluation's identity, under which its result is kept."""
+    return digest(evaluation_identity(config, name, modules))
 
 
 def evaluated_identity(data: DataConfig, name: str) -> dict[str, Any]:
@@ -143,23 +159,28 @@ def data_identity(config: DataConfig) -> dict[str, Any]:
     Raises:
         UsageError: a file is missing.
     """
-    data: dict[str, Any] = {"held_out_fraction": config.held_out_fraction}
-    if others := config.held_out_fractions:
-        spoken = {source.language for source in config.sources.values()}
-        data["held_out_fractions"] = {code: share for code, share in others.items() if code in spoken}
-    if config.sampling.by == "size":
-        data["sampling"] = plain(config.sampling)
-    for part in ("sources", "validation", "excluded"):
-        data[part] = {name: _drawn_identity(source) for name, source in getattr(config, part).items()}
-    if not config.validation:  # gold sources hold some out
+    data: dict[str, Any] = {
+        part: {name: _drawn_identity(source, part == "sources") for name, source in getattr(config, part).items()}
+        for part in ("sources", "validation", "excluded")
+    }
+    # Batches of the sources are shuffled together by their numbers.
+    data["order"] = {part: [*getattr(config, part)] for part in ("sources", "validation")}
+    if not config.validation:
         data["origins"] = {name: source.origin for name, source in config.sources.items()}
+        gold = {source.language for source in config.sources.values() if source.origin == "gold"}
+        data["held_out"] = {language: config.held_out_of(language) for language in gold}
     return data
 
 
-def _drawn_identity(source: SourceConfig) -> dict[str, object]:
-    """The source's identity; and its split, which goes into the draw, where some of its examples are drawn."""
+def _drawn_identity(source: SourceConfig, learned: bool = False) -> dict[str, object]:
+    """The source's identity; and its split, which goes into the draw, where some of its examples are drawn.
+
+    Args:
+        learned: the source is learned from, so its examples may be repeated.
+    """
     drawn = source.cap is not None or source.cap_words is not None
-    return {**source_identity(source), **({"split": source.split} if drawn else {})}
+    identity = {**source_identity(source), **({"split": source.split} if drawn else {})}
+    return {name: value for name, value in identity.items() if learned or name != "upsample"}
 
 
 def _folder_identity(path: str) -> dict[str, str]:
@@ -177,21 +198,12 @@ def file_identity(path: str) -> str:
     return hashlib.blake2b(Path(path).expanduser().read_bytes(), digest_size=16).hexdigest()
 
 
-def _model_identity(config: RunConfig, model_run: str | None) -> Any:
-    held = {
-        name: value
-        for name, value, usual in (
-            ("dtype", config.model.dtype, "float32"),
-            ("quantise", config.model.quantise, None),
-            ("dropout", config.model.dropout, None),
-            ("new_languages", dict(config.model.new_languages), {}),
-        )
-        if value != usual
-    }
+def _model_identity(config: RunConfig, model_run: str | None) -> dict[str, Any]:
+    """The base model's content, or the run that makes it; how it is used is among the settings."""
     if model_run is not None:
-        return {"run": model_run, **held}
+        return {"run": model_run}
     if config.model.random is not None:
         tokens = parallel_languages(config.data)  # the vocabulary has one for each
-        return {"random": plain(config.model.random), **({"languages": tokens} if tokens else {}), **held}
+        return {"random": {"languages": tokens} if tokens else {}}
     assert config.model.path is not None
-    return {"content": model_identity(config.model.path, config.model.revision), **held}
+    return {"content": model_identity(config.model.path, config.model.revision)}

@@ -37,7 +37,7 @@ from xlt.plan.checks import task_module_faults
 from xlt.plan.identity import (
     digest,
     evaluated_identity,
-    evaluation_key,
+    evaluation_identity,
     file_identity,
     run_identity,
     translation_identity,
@@ -133,7 +133,7 @@ class Plan(Runs):
             depends_on["start"] = needed
         gathered.refuse()
         identity = run_identity(run_config, model_run, identities, start_identity, student_run, teacher_module)
-        fingerprint = digest(identity)
+        fingerprint, identity = self.other_code.chosen(identity, run_config.other_code)
         if fingerprint not in self.runs:
             left = None if student_run is None else ModuleFile(self.store.module_file(student_run))
             standing = Standing(fingerprint, model_path, files, start, teacher.path, teacher.module, left, depends_on)
@@ -177,7 +177,7 @@ class Plan(Runs):
             )
         original = source.untranslated()
         identity = translation_identity(translates, model, original, source.language, settings)
-        fingerprint = digest(identity)
+        fingerprint, identity = self.other_code.chosen(identity, translates.other_code)
         if fingerprint not in self.runs:
             standing = Standing(fingerprint, path, depends_on=depends_on)
             job = TranslationJob(original, source.language, settings, modules)
@@ -321,22 +321,43 @@ class Plan(Runs):
             told = (entries[name], content[name])
             if source.language in modules:
                 identity, file, needed = modules[source.language]
-                key = evaluation_key(run_config, name, {**roles, "language": identity})
-                wanted[key] = Composition(name, COMPOSED, (file, *own), *told)
+                key, about = self._evaluation(run, run_config, name, {**roles, "language": identity})
+                wanted[key] = Composition(name, COMPOSED, (file, *own), *told, about)
                 if needed is not None:
                     run.evaluation_needs.add(needed)
             if not _composes(run_config) or run_config.language_modules.evaluate_without:
-                wanted[evaluation_key(run_config, name, roles)] = Composition(name, ALONE, own, *told)
+                key, about = self._evaluation(run, run_config, name, roles)
+                wanted[key] = Composition(name, ALONE, own, *told, about)
         for name in run_config.data.benchmarks:
             if name not in evaluated:
                 continue
-            wanted[evaluation_key(run_config, name, roles)] = Composition(name, ALONE, own, name, content[name])
+            key, about = self._evaluation(run, run_config, name, roles)
+            wanted[key] = Composition(name, ALONE, own, name, content[name], about)
         if run_config.task_modules.evaluate_base:
             for name in evaluated:
                 told = (entries.get(name, name), content[name])
-                wanted[evaluation_key(run_config, name, {})] = Composition(name, BASE, (), *told)
+                key, about = self._evaluation(run, run_config, name, {})
+                wanted[key] = Composition(name, BASE, (), *told, about)
         run.evaluations |= wanted
         return wanted
+
+    def _evaluation(
+        self, run: Run, run_config: RunConfig, name: str, roles: dict[str, str]
+    ) -> tuple[str, dict[str, Any]]:
+        """Key and identity of an evaluation of a run's module.
+
+        Args:
+            run: it may have been made by other code, and then so may the evaluation.
+            run_config: as the evaluation is asked for.
+            name: in `data.evaluation` or `data.benchmarks`.
+            roles: role -> identity of each module in the model.
+        """
+        identity = evaluation_identity(run_config, name, roles)
+        key = digest(identity)
+        if run_config.other_code == "use" and key not in self.store.evaluations(run.fingerprint):
+            source = run_config.data.evaluation.get(name)
+            key = self.other_code.evaluation_like(run.fingerprint, identity, source) or key
+        return key, identity
 
 
 @dataclass

@@ -19,6 +19,7 @@ from xlt.errors import UsageError
 from xlt.modules import ModuleFileError
 from xlt.plan.checks import model_faults, module_faults
 from xlt.plan.identity import digest
+from xlt.plan.other_code import OtherCode, StoredRun
 from xlt.plan.store import RunStore
 
 # What may differ between runs of one name and tells nobody why there are two.
@@ -111,6 +112,7 @@ class Runs:
     def __init__(self, store: RunStore) -> None:
         self.store = store
         self.runs: dict[str, Run] = {}
+        self.other_code = OtherCode(store, self.runs)
 
     def missing_evaluations(self, run: Run) -> dict[str, Composition]:
         """What of the wanted evaluations is not in the store."""
@@ -120,6 +122,11 @@ class Runs:
     def to_train(self) -> list[Run]:
         """Runs that are not in the store, in order."""
         return [run for run in self.runs.values() if not self.store.is_trained(run.fingerprint)]
+
+    def made_by_other_code(self) -> list[StoredRun]:
+        """Runs in the store that are as those to be trained but for the code that made them."""
+        alike = (self.other_code.run_like(run.identity) for run in self.to_train())
+        return [run for run in alike if run is not None]
 
     def to_evaluate(self) -> list[Run]:
         """Runs whose evaluations are not all in the store, in order."""

@@ -39,6 +39,7 @@ class RunStore:
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).expanduser()
         self.runs = self.root / "runs"
+        self._times: dict[str, tuple[str, float]] = {}
 
     def folder(self, fingerprint: str) -> Path:
         """Where the run is kept, whether it exists or not."""
@@ -62,11 +63,11 @@ class RunStore:
         return _read(self.folder(fingerprint) / RESULT_FILE)
 
     def evaluations(self, fingerprint: str) -> dict[str, dict[str, Any]]:
-        """Finished evaluations of the run's module: key -> record."""
+        """Finished evaluations of the run's module: key -> record, with the evaluation's identity."""
         return _read(self.folder(fingerprint) / EVALUATION_FILE)
 
     def add_evaluations(self, fingerprint: str, found: dict[str, dict[str, Any]]) -> None:
-        merged = {**self.evaluations(fingerprint), **found}
+        merged = {**self.evaluations(fingerprint), **{k: {"finished": _now(), **one} for k, one in found.items()}}
         (self.folder(fingerprint) / _FAILURE_FILE).unlink(missing_ok=True)
         write_json(self.folder(fingerprint) / EVALUATION_FILE, merged)
 
@@ -125,13 +126,19 @@ class RunStore:
     def manifest(self, fingerprint: str) -> dict[str, Any]:
         return _read(self.folder(fingerprint) / MANIFEST_FILE)
 
+    def manifests(self) -> Iterator[dict[str, Any]]:
+        """The manifests of all finished runs, read one after the other."""
+        for file in sorted(self.runs.glob(f"*/{MANIFEST_FILE}")):
+            if manifest := _read(file):
+                yield manifest
+
     def seconds_of_kind(self, kind: str) -> float | None:
         """Median time that past runs of a kind took; None where there were none."""
-        times = sorted(
-            manifest["seconds"]
-            for file in self.runs.glob(f"*/{MANIFEST_FILE}")
-            if (manifest := _read(file)).get("kind") == kind
-        )
+        for file in self.runs.glob(f"*/{MANIFEST_FILE}"):
+            if file.parent.name not in self._times:
+                manifest = _read(file)
+                self._times[file.parent.name] = str(manifest.get("kind")), manifest.get("seconds", 0.0)
+        times = sorted(seconds for known, seconds in self._times.values() if known == kind)
         return times[len(times) // 2] if times else None
 
     @contextmanager

@@ -83,6 +83,20 @@ def print_plan(plan: Plan, console: Console, show_existing: bool = True) -> None
     console.print(drawn)
     total = f"; past runs of their kinds took {duration(sum(known))} one after the other" if known else ""
     console.print(f"{len(rows)} runs: {existing} exist, {len(rows) - existing} to do{total}", highlight=False)
+    print_other_code(plan, console)
+
+
+def print_other_code(plan: Plan, console: Console) -> None:
+    """Runs that other code made, in a line: those that the plan uses, and those that it could use."""
+    for runs, what in (
+        (plan.made_by_other_code(), "they are trained again; other_code=use takes them instead"),
+        (list(plan.other_code.used.values()), "they are used as they are; other_code=train trains them again"),
+    ):
+        if runs:
+            last = max(runs, key=lambda run: run.finished)
+            exist = "1 run exists" if len(runs) == 1 else f"{len(runs)} runs exist"
+            about = f"{exist} that other code made ({last})"
+            console.print(f"{about}: {what}", highlight=False, markup=False, soft_wrap=True)
 
 
 def print_evaluations(run: Run, store: RunStore, console: Console) -> None:

@@ -39,6 +39,7 @@ class MaskedLanguageModelling(TokenPrediction):
 
     name = "mlm"
     adapts_language = True
+    validates_at_random = True
 
     def __init__(self, max_length: int, masked_share: float, packing: bool) -> None:
         self.max_length, self.masked_share, self.packing = max_length, masked_share, packing

@@ -41,6 +41,7 @@ class Task(ABC):
         max_length: maximum length of a sequence in tokens, including special tokens.
         needs_lm_head: whether the task uses the pre-trained language-model head.
         adapts_language: whether its runs train language modules, on which other tasks build, and not task modules.
+        validates_at_random: whether `collate` draws at random also in evaluation; the size of the batches counts then.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Task(ABC):
     max_length: int
     needs_lm_head: bool = False
     adapts_language: bool = False
+    validates_at_random: bool = False
 
     @abstractmethod
     def check(self, examples: Sequence[Example], source: str) -> None:

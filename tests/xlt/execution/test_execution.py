@@ -88,7 +88,9 @@ def test_side_by_side_gives_the_modules_and_numbers_of_one_after_the_other(
         run = plan.add(compose([*adapted, f"output_dir={tmp_path / str(workers)}"]))
         outcome = carry_out(plan, None if workers == 1 else LocalWorkers(workers), silent)
         assert outcome.failures == {} and len(outcome.done) == 4
-        found.append((_hashes(plan), plan.store.evaluations(run.fingerprint)))
+        records = plan.store.evaluations(run.fingerprint)
+        assert all(record.pop("finished") for record in records.values())
+        found.append((_hashes(plan), records))
     assert found[0] == found[1]
 
 
@@ -192,7 +194,7 @@ def test_what_another_process_has_evaluated_meanwhile_is_not_evaluated_again(
     execution._evaluate(run, plan.store, wanted, silent)
 
 
-@pytest.mark.parametrize("killed_at", ["engine.run.RunState.discard", "results.execution.RunStore.record_manifest"])
+@pytest.mark.parametrize("killed_at", ["engine.run.RunState.discard", "execution.execution.RunStore.record_manifest"])
 def test_a_run_killed_between_result_and_manifest_is_given_its_manifest_by_the_same_command(
     killed_at: str, plan: Plan, planned: Callable[..., Run], words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

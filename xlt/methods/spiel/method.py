@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from xlt_kernels.select import select_at_random
 
-from xlt.config import key
+from xlt.config import RunFacts, key
 from xlt.methods.method import Method, Phase, Setting, head_parameters, trained_head
 from xlt.methods.random_sft import pack_indices, sparse_report, unpack_indices
 from xlt.methods.sparse import SparseDeltas
@@ -44,6 +44,15 @@ class SpielConfig:
     adam_epsilon: float = key("SpIEL-AG: epsilon of Adam", above=0)
     sm3_momentum: float = key("SpIEL-MA: momentum of SM3; 0: none", low=0, high=1)
     sm3_epsilon: float = key("SpIEL-MA: epsilon of SM3, added under the square root", above=0)
+
+    def unused(self, facts: RunFacts) -> Iterator[str]:
+        """The share of what, where a rank says how many entries; the keys of the other kind of growth."""
+        if self.density is None:
+            yield "density_of"
+        if self.growth == "gradient":
+            yield from ("sm3_momentum", "sm3_epsilon")
+        else:
+            yield from ("estimation_steps", "candidates", "adam_betas", "adam_epsilon")
 
     def faults(self, prefix: str) -> Iterator[str]:
         if (self.density is None) == (self.rank is None):

@@ -1,0 +1,111 @@
+"""The code that a run, an evaluation or a translation executes, as digests that are part of what it is known by.
+
+Each begins at a function of the engine, and at the classes and readers that the config names. What a function uses only
+under a condition that the config decides is left out where the condition does not hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+
+from xlt.config import RunConfig, SourceConfig
+from xlt.data.sources import parallel_languages, reader_of
+from xlt.modules import ModuleFileError, load_module
+from xlt.source_code import installed
+
+_TRAINING = ("xlt.engine.run.prepare", "xlt.engine.run.PreparedRun")
+_EVALUATION = "xlt.engine.run.evaluate_compositions"
+_TRANSLATION = "xlt.engine.translate.translate_source"
+
+NO_RESULT = {
+    "xlt.__version__": "it is only written into a module's header",
+    "xlt.config.schema": "it checks configs",
+    "xlt.errors": "what a user is told",
+    "xlt.files": "how files are written",
+    "xlt.languages": "which codes are languages; others are refused",
+    "xlt.data.leaks": "it refuses data or not",
+    "xlt.engine.watching": "who watches a run",
+}
+"""Code that is executed and changes no result: dotted name -> why."""
+
+ONLY_IF: dict[str, Callable[[RunConfig], object]] = {
+    "xlt.engine.build.build_student": lambda c: c.model.student is not None and c.model.student.run is None,
+    "xlt.engine.build.build_teacher": lambda c: c.teacher.losses,
+    "xlt.engine.activation.TeacherModules": lambda c: c.teacher.losses,
+    "xlt.engine.run._teacher_module": lambda c: c.teacher.losses,
+    "xlt.engine.run._start": lambda c: c.start.path is not None or c.start.run is not None,
+    "xlt.models.loading.random_pretrained": lambda c: c.model.random is not None,
+    "xlt.models.vocabulary.train_tokenizer": lambda c: c.model.random is not None,
+    "xlt.models.quantised": lambda c: c.model.quantise is not None,
+    "xlt.models.language_tokens": lambda c: c.model.new_languages or parallel_languages(c.data),
+}
+"""Code that is executed only under a condition: dotted name -> the condition."""
+
+_BENCHMARKS = "xlt.engine.benchmarks"
+
+
+def training_code(config: RunConfig) -> dict[str, str]:
+    """What a run executes to train and leave its module: source file, by its module's name, -> digest.
+
+    Raises:
+        UsageError: a source file is not there.
+    """
+    data = config.data
+    sources = [*data.sources.values(), *data.validation.values(), *data.excluded.values()]
+    files = [config.start.path, config.teacher.path, *config.language_modules.paths.values()]
+    classes = [config.method._target_, config.task._target_, *_classes_of(files)]
+    return _digests([*_TRAINING, *classes, *_readers(sources)], config, _BENCHMARKS)
+
+
+def evaluation_code(config: RunConfig, name: str) -> dict[str, str]:
+    """The same of the evaluation of a module on a source of `data.evaluation`, or on a benchmark.
+
+    The class of the run's method counts as well: it says which kind of module there is.
+
+    Args:
+        config: of the run that leaves the module.
+        name: in `data.evaluation` or `data.benchmarks`.
+    """
+    classes = [config.method._target_, config.task._target_, *_classes_of(config.language_modules.paths.values())]
+    if name in config.data.benchmarks:
+        return _digests([_EVALUATION, *classes], config)
+    return _digests([_EVALUATION, *classes, *_readers([config.data.evaluation[name]])], config, _BENCHMARKS)
+
+
+def translation_code(config: RunConfig, source: SourceConfig) -> dict[str, str]:
+    """The same of the translation of a source.
+
+    Args:
+        config: of the translator's run.
+        source: untranslated.
+    """
+    classes = [config.method._target_, config.task._target_]
+    return _digests([_TRANSLATION, *classes, *_readers([source])], config, _BENCHMARKS)
+
+
+def _digests(roots: Iterable[str], config: RunConfig, *without: str) -> dict[str, str]:
+    unused = [name for name, condition in ONLY_IF.items() if not condition(config)]
+    return installed().digests(roots, {*NO_RESULT, *unused, *without})
+
+
+def _readers(sources: Iterable[SourceConfig]) -> list[str]:
+    return sorted({reader_of(source).__name__ for source in sources})
+
+
+def _classes_of(files: Iterable[str | None]) -> Iterator[str]:
+    """The classes of the modules in module files: what a run executes to use them."""
+    for file in files:
+        if file is not None:
+            path = Path(file).expanduser()
+            yield from _class_of(str(path), path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _class_of(file: str, modified: int) -> tuple[str, ...]:
+    try:
+        found = type(load_module(file))
+    except ModuleFileError:  # what is wrong with it is said by the check of all that a plan needs
+        return ()
+    return (f"{found.__module__}.{found.__qualname__}",)

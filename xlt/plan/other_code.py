@@ -1,0 +1,165 @@
+"""Runs and evaluations in the store that are as planned in all but the code that made them.
+
+What a run stands on is in its identity by fingerprint, and code is part of a fingerprint. So two runs are compared by
+their identities without code, in which every fingerprint is replaced by the same of the run that it is of.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from xlt.config import SourceConfig
+from xlt.data.sources import digest
+from xlt.plan import earlier
+from xlt.plan.store import RunStore
+
+_FINGERPRINT_DIGITS = 32
+
+
+class Identified(Protocol):
+    """A planned run, as far as it is needed here."""
+
+    identity: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A finished run in the store.
+
+    Attributes:
+        fingerprint, identity: of the run; the identity of an earlier version's run is brought into today's shape.
+        version, commit: of the xlt that made it; a commit is not always known.
+        finished: when, in ISO 8601 and UTC.
+    """
+
+    fingerprint: str
+    identity: dict[str, Any]
+    version: str
+    commit: str | None
+    finished: str
+
+    def __str__(self) -> str:
+        commit = f"commit {self.commit[:7]}{'+changes' * self.commit.endswith('+changes')} " if self.commit else ""
+        return f"xlt {self.version}, {commit}of {self.finished[:10]}"
+
+
+class OtherCode:
+    """Finds what other code made of the same settings, data and modules.
+
+    The manifests of the store are read once, when they are first needed.
+
+    Args:
+        store: where runs are looked up.
+        planned: fingerprint -> run in the plan; runs may be added to it.
+
+    Attributes:
+        used: fingerprint -> run of other code that is in the plan in place of one of this code.
+    """
+
+    def __init__(self, store: RunStore, planned: Mapping[str, Identified]) -> None:
+        self._store, self._planned = store, planned
+        self.used: dict[str, StoredRun] = {}
+        self._stored: dict[str, StoredRun] | None = None
+        self._alike: dict[str, list[StoredRun]] = {}
+        self._keys: dict[str, str] = {}
+
+    def chosen(self, identity: dict[str, Any], other_code: str) -> tuple[str, dict[str, Any]]:
+        """Fingerprint and identity of the run that is to be used.
+
+        Args:
+            identity: of the run as it would be made now.
+            other_code: "use" takes a run of other code where there is none of this one; "train" never does.
+        """
+        fingerprint = digest(identity)
+        if other_code == "use" and not self._store.is_trained(fingerprint):
+            found = self.run_like(identity)
+            if found is not None:
+                self.used[found.fingerprint] = found
+                return found.fingerprint, found.identity
+        return fingerprint, identity
+
+    def run_like(self, identity: Mapping[str, Any]) -> StoredRun | None:
+        """The run that finished last of those that are as this one but for the code."""
+        order = _order(identity)
+        found = [run for run in self._runs_alike(self._key(identity)) if _order(run.identity) in (order, None)]
+        return max(found, key=lambda run: (run.finished, run.fingerprint), default=None)
+
+    def evaluation_like(self, fingerprint: str, identity: Mapping[str, Any], source: SourceConfig | None) -> str | None:
+        """The key of the last evaluation of a run's module that is as this one but for the code.
+
+        Args:
+            fingerprint: of the run.
+            identity: of the evaluation as it would be made now.
+            source: that is evaluated on; None for a benchmark.
+        """
+        records, key = self._store.evaluations(fingerprint), self._key(identity)
+        alike = {k: record for k, record in records.items() if self._key(record.get("identity", {})) == key}
+        if alike:
+            return max(alike, key=lambda k: (str(alike[k].get("finished")), k))
+        modules: Mapping[str, str] = identity["modules"]
+        for others in itertools.product(*(self._fingerprints_alike(module) for module in modules.values())):
+            earlier_key = earlier.evaluation_key(identity, source, dict(zip(modules, others, strict=True)))
+            if earlier_key in records:
+                return earlier_key
+        return None
+
+    def _fingerprints_alike(self, module: str) -> list[str]:
+        """Identities of modules that are as this one but for the code, itself included."""
+        fingerprint, *language = module.split("/")
+        key = self._key_of(fingerprint)
+        alike = [run.fingerprint for run in self._runs_alike(key)] if key is not None else []
+        return ["/".join([one, *language]) for one in dict.fromkeys([fingerprint, *alike])]
+
+    def _runs(self) -> dict[str, StoredRun]:
+        if self._stored is None:
+            self._stored = {}
+            for manifest in self._store.manifests():
+                identity = manifest.get("identity") or {}
+                identity = identity if "code" in identity else earlier.converted(manifest)
+                if identity is not None and self._store.is_trained(manifest["fingerprint"]):
+                    version = str(manifest.get("versions", {}).get("xlt", "of unknown version"))
+                    found = (version, manifest.get("commit"), str(manifest.get("finished", "")))
+                    self._stored[manifest["fingerprint"]] = StoredRun(manifest["fingerprint"], identity, *found)
+            for run in self._stored.values():
+                self._alike.setdefault(self._key(run.identity), []).append(run)
+        return self._stored
+
+    def _runs_alike(self, key: str) -> list[StoredRun]:
+        self._runs()
+        return self._alike.get(key, [])
+
+    def _key_of(self, fingerprint: str) -> str | None:
+        """The same key for runs that are alike; None for what is no fingerprint of a known run."""
+        if fingerprint not in self._keys:
+            run = self._planned.get(fingerprint) or self._runs().get(fingerprint)
+            if run is None:
+                return None
+            self._keys[fingerprint] = self._key(run.identity)
+        return self._keys[fingerprint]
+
+    def _key(self, identity: Mapping[str, Any]) -> str:
+        own = {name: value for name, value in identity.items() if name != "code"}
+        if "data" in own:  # an earlier version's identity does not have the order
+            own["data"] = {name: value for name, value in own["data"].items() if name != "order"}
+        return digest(_with_keys(own, self._key_of))
+
+
+def _order(identity: Mapping[str, Any]) -> Any:
+    """The order of a run's sources; None where its identity does not say."""
+    return identity.get("data", {}).get("order")
+
+
+def _with_keys(value: Any, key_of: Callable[[str], str | None]) -> Any:
+    """A JSON value with every fingerprint of a run replaced by the run's key, also in "FINGERPRINT/LANGUAGE"."""
+    if isinstance(value, Mapping):
+        return {name: _with_keys(part, key_of) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_with_keys(part, key_of) for part in value]
+    if isinstance(value, str) and len(value) >= _FINGERPRINT_DIGITS:
+        fingerprint, *rest = value.split("/")
+        if len(fingerprint) == _FINGERPRINT_DIGITS and (key := key_of(fingerprint)) is not None:
+            return "/".join([key, *rest])
+    return value
