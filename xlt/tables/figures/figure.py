@@ -5,25 +5,24 @@ from __future__ import annotations
 import importlib
 import itertools
 import math
-import pkgutil
 import secrets
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from xlt.config import key
 from xlt.errors import UsageError
 from xlt.files import write_json
 from xlt.plan.planner import Run
 from xlt.plan.store import RunStore
+from xlt.tables.config import FigureConfig, SystemConfig
+from xlt.tables.grid import Cell, Grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import FigureBase
 
-    from xlt.tables.table import Cell, Grid, SystemConfig
 
 # Okabe and Ito's colours, which the colour-blind tell apart; a marker goes with each, for print without colours.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -55,20 +54,8 @@ Point = list[Any]
 """[place on the horizontal axis, our mean or None, its spread or None, the published number or None]."""
 
 
-@dataclass
-class FigureConfig:
-    """The picture that goes with a table."""
-
-    kind: str = key("what is drawn: a file of xlt/tables/figures")
-    metric: str | None = key("what is on the vertical axis, where the kind has a choice")
-
-    def faults(self, prefix: str) -> Iterator[str]:
-        if self.kind not in kinds():
-            yield f"{prefix}.kind={self.kind}: no such figure; there are {', '.join(kinds())}"
-
-
 @dataclass(frozen=True)
-class Panel:
+class FigurePanel:
     """What a picture, or one part of it, is drawn from: a table's runs and cells."""
 
     config: FigureConfig
@@ -76,11 +63,11 @@ class Panel:
     grid: Grid
 
 
-class Looks:
-    """Colours and markers, by the label of what is drawn: it looks the same wherever it is in a picture.
+class SeriesStyles:
+    """Colours and markers, by the label of what is drawn: it styles the same wherever it is in a picture.
 
     Args:
-        order: labels that have their looks by their place here, whether all of them are drawn yet or not.
+        order: labels that have their styles by their place here, whether all of them are drawn yet or not.
     """
 
     def __init__(self, order: Iterable[str] = ()) -> None:
@@ -113,22 +100,18 @@ class Kind(Protocol):
     def size(self, numbers: dict[str, Any]) -> tuple[float, float]:
         """Width and height in inches that suit what `gather` returned."""
 
-    def draw(self, config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, looks: Looks) -> None:
-        """Draws what `gather` returned; `looks` is shared by all panels of a picture."""
-
-
-def kinds() -> list[str]:
-    """Names of the figures there are."""
-    names = (info.name for info in pkgutil.iter_modules([str(Path(__file__).parent)]))
-    return sorted(name for name in names if name != "figure" and not name.startswith("_"))
+    def draw(self, config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, styles: SeriesStyles) -> None:
+        """Draws what `gather` returned; `styles` is shared by all panels of a picture."""
 
 
 def save_figure(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> Path | None:
     """A table's picture, as `save_panels` saves it."""
-    return save_panels(grid.name, grid.config.title, {"": Panel(config, runs, grid)}, store)[0]
+    return save_panels(grid.name, grid.config.title, {"": FigurePanel(config, runs, grid)}, store)[0]
 
 
-def save_panels(name: str, title: str, panels: Mapping[str, Panel], store: RunStore) -> tuple[Path | None, list[str]]:
+def save_panels(
+    name: str, title: str, panels: Mapping[str, FigurePanel], store: RunStore
+) -> tuple[Path | None, list[str]]:
     """Writes `NAME.png`, `.svg`, `.pdf` and `NAME.figure.json` (numbers, and the runs behind them) beside the tables.
 
     Args:
@@ -139,7 +122,7 @@ def save_panels(name: str, title: str, panels: Mapping[str, Panel], store: RunSt
     Raises:
         UsageError: as `Kind.gather`, if there is nothing to show in any panel.
     """
-    drawn: dict[str, tuple[Kind, Panel, dict[str, Any]]] = {}
+    drawn: dict[str, tuple[Kind, FigurePanel, dict[str, Any]]] = {}
     backed_by: dict[str, dict[str, list[str]]] = {}
     left_out: list[str] = []
     several, refused = len(panels) > 1, False
@@ -172,7 +155,9 @@ def save_panels(name: str, title: str, panels: Mapping[str, Panel], store: RunSt
     return folder / f"{name}.png", left_out
 
 
-def _paint(drawn: Mapping[str, tuple[Kind, Panel, dict[str, Any]]], title: str, several: bool, stem: Path) -> None:
+def _paint(
+    drawn: Mapping[str, tuple[Kind, FigurePanel, dict[str, Any]]], title: str, several: bool, stem: Path
+) -> None:
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -180,7 +165,7 @@ def _paint(drawn: Mapping[str, tuple[Kind, Panel, dict[str, Any]]], title: str, 
     columns = 2 if len(drawn) > 1 and max(width for width, _ in sizes) < _WIDE else 1
     rows = math.ceil(len(drawn) / columns)
     wanted = sizes[0] if len(drawn) == 1 else (_PAGE, 0.4 + rows * max(min(height, 3.4) for _, height in sizes))
-    looks = Looks(label for kind, panel, _ in drawn.values() for label in kind.labels(panel.grid))
+    styles = SeriesStyles(label for kind, panel, _ in drawn.values() for label in kind.labels(panel.grid))
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=wanted, layout="constrained")
         figure.suptitle(textwrap.fill(title, int(wanted[0] * _TITLE)), fontsize=10)
@@ -188,7 +173,7 @@ def _paint(drawn: Mapping[str, tuple[Kind, Panel, dict[str, Any]]], title: str, 
         for part, (heading, (kind, panel, numbers)) in zip(parts, drawn.items(), strict=False):
             if several:
                 part.suptitle(heading, fontsize=9, fontweight="bold")
-            kind.draw(panel.config, numbers, part, looks)
+            kind.draw(panel.config, numbers, part, styles)
         for suffix in _SUFFIXES:
             temporary = stem.with_name(f".{stem.name}.{secrets.token_hex(6)}.{suffix}")
             figure.savefig(temporary, metadata={"Date": None} if suffix == "svg" else None)
@@ -217,10 +202,10 @@ def published(grid: Grid, system: str, column: str) -> float | None:
     return (grid.config.reference or {}).get(system, {}).get(column)
 
 
-def draw_lines(axes: Axes, lines: Mapping[str, Sequence[Point]], looks: Looks, band: bool = False) -> None:
+def draw_lines(axes: Axes, lines: Mapping[str, Sequence[Point]], styles: SeriesStyles, band: bool = False) -> None:
     """A line a system through our means, spreads as bars or a band; dotted and hollow beside it what was published."""
     for label, points in lines.items():
-        look = looks(label)
+        look = styles(label)
         ours = [point for point in points if point[1] is not None]
         at, means, spreads = ([point[which] or 0.0 for point in ours] for which in range(3))
         bars = None if band else spreads

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from xlt.tables.config import AVERAGE
+from xlt.tables.grid import Grid
 from xlt.tables.page.curves import round_bounds
 from xlt.tables.page.markup import Markup, joined, tag
-from xlt.tables.table import AVERAGE, Grid
 
 _WIDTH, _ROW, _RIGHT, _TOP, _BOTTOM = 640, 24, 14, 6, 22
 _LONGEST = 26  # characters of a label

@@ -11,12 +11,12 @@ import xlt
 from xlt.plan.planner import Plan, Run
 from xlt.plan.runs import names_of
 from xlt.plan.store import RunStore
+from xlt.tables.grid import Grid
 from xlt.tables.page.about import lineage, state_of
 from xlt.tables.page.curves import legend, run_curves
 from xlt.tables.page.lineage import counts, plan_table
 from xlt.tables.page.markup import Markup, joined, tag
 from xlt.tables.page.scores import grid_scores, run_scores
-from xlt.tables.table import Grid
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 

@@ -9,11 +9,12 @@ from xlt.engine.benchmarks import SCORE
 from xlt.engine.build import build_task
 from xlt.plan.planner import Run
 from xlt.plan.store import RunStore
+from xlt.tables.config import AVERAGE
+from xlt.tables.grid import Cell, Grid
 from xlt.tables.page.about import anchor
 from xlt.tables.page.averages import average_chart
 from xlt.tables.page.markup import Markup, joined, tag
-from xlt.tables.table import AVERAGE, Cell, Grid
-from xlt.tables.terminal import best_settings, best_systems, holes, legend
+from xlt.tables.terminal import best_settings, best_systems, holes, legend, stand_in_lines
 
 _NOTHING = "–"
 
@@ -27,7 +28,7 @@ def grid_scores(grid: Grid) -> Markup:
         cells = [_cell(grid.cells[name][c], published.get(c), name in best[c], c == AVERAGE) for c in columns]
         body.append(tag("tr", tag("th", system.label, scope="row"), *cells))
     spread = "spreads" if len(grid.seeds) > 1 else ""
-    lines = [*best_settings(grid), *holes(grid)]
+    lines = [*best_settings(grid), *stand_in_lines(grid), *holes(grid)]
     return joined(
         tag("p", legend(grid).replace("in brackets:", "second line:"), class_="note"),
         scrolling("Scores", _head(["system", *columns], AVERAGE), tag("tbody", *body), class_=f"scores {spread}"),
@@ -100,8 +101,9 @@ def _head(columns: Sequence[str], average: str | None = None, words: int = 1) ->
 def _cell(cell: Cell, published: float | None, is_best: bool, is_average: bool) -> Markup:
     ours = tag("b" if is_best else "span", f"{cell.mean:.1f}" if cell.values else _NOTHING, class_="ours")
     spread = tag("span", f"±{cell.spread:.1f}", class_="spread") if cell.spread is not None else None
+    mark = tag("span", "*", title=f"with the module of {cell.stand_in}") if cell.stand_in is not None else None
     theirs = tag("span", f"{published:.1f}", class_="published") if published is not None else None
-    return tag("td", tag("span", ours, spread, theirs, class_="cell"), class_=_classes(False, is_average))
+    return tag("td", tag("span", ours, spread, mark, theirs, class_="cell"), class_=_classes(False, is_average))
 
 
 def _classes(best: bool, average: bool) -> str | None:
