@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf, SCMode
+from omegaconf import DictConfig, OmegaConf, SCMode, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from xlt.compose import one_line
@@ -30,18 +30,20 @@ def at_scale(table: DictConfig, scale: str) -> None:
     """Lays what a table has otherwise at a scale over the rest, in place; the other scale's part is dropped.
 
     Raises:
-        UsageError: the scale's part has a key that tables do not have.
+        UsageError: the scale's part has a value of another type than the rest.
     """
     own = table.get(scale)
-    for name in ("mini", "thesis"):
-        table[name] = None
-    if own is not None:
-        try:
-            table.merge_with(own)
-        except OmegaConfBaseException as error:
-            raise UsageError(f"table.{scale}: {one_line(error)}") from error
-    for part in table.without:
-        table.parts.pop(part, None)
+    with open_dict(table):  # unknown keys are refused with all others, once the whole is composed
+        for name in ("mini", "thesis"):
+            table[name] = None
+        if own is not None:
+            try:
+                table.merge_with(own)
+            except OmegaConfBaseException as error:
+                raise UsageError(f"table.{scale}: {one_line(error)}") from error
+        for part in table.without:
+            if part in table.parts:
+                del table.parts[part]
 
 
 def grids_of(table: TableConfig, scale: str, headings: Sequence[str] = ()) -> dict[str, GridConfig]:

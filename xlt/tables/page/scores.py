@@ -101,7 +101,7 @@ def _head(columns: Sequence[str], average: str | None = None, words: int = 1) ->
 def _cell(cell: Cell, published: float | None, is_best: bool, is_average: bool) -> Markup:
     ours = tag("b" if is_best else "span", f"{cell.mean:.1f}" if cell.values else _NOTHING, class_="ours")
     spread = tag("span", f"±{cell.spread:.1f}", class_="spread") if cell.spread is not None else None
-    mark = tag("span", "*", title=f"with the module of {cell.stand_in}") if cell.stand_in is not None else None
+    mark = tag("span", "†", title=f"with the module of {cell.stand_in}") if cell.stand_in is not None else None
     theirs = tag("span", f"{published:.1f}", class_="published") if published is not None else None
     return tag("td", tag("span", ours, spread, mark, theirs, class_="cell"), class_=_classes(False, is_average))
 
