@@ -8,7 +8,7 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: quickstart test test-slow lint bench table clean
 
 quickstart: $(VENV)/installed
-	$(BIN)/python scripts/reproduce_table.py table=quickstart seeds=[1,2,3]
+	$(BIN)/python scripts/reproduce_table.py table=quickstart launcher=parallel seeds=[1,2,3]
 
 test: $(VENV)/installed
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"

@@ -13,7 +13,6 @@ from omegaconf import OmegaConf, SCMode
 from rich.console import Console
 
 from xlt.commands.cli import guarded, is_stray
-from xlt.commands.reproduce import compose_table
 from xlt.compose import COMPOSITION_ERRORS, compose, hydra_ready, is_of_composition, override_faults, strangers
 from xlt.compose.composing import composed
 from xlt.config import faults
@@ -35,7 +34,9 @@ from xlt.findings.claims import (
 from xlt.findings.report import claims_markdown, print_claims
 from xlt.plan.planner import Plan
 from xlt.plan.store import RunStore
-from xlt.tables.table import Table, TableConfig
+from xlt.tables.config import GridConfig
+from xlt.tables.request import request_table
+from xlt.tables.table import Table
 
 _OWN = tuple(item.name for item in dataclasses.fields(ClaimsConfig))
 _PLAIN = "encoder"
@@ -151,8 +152,9 @@ def _run_words(config: ClaimsConfig, name: str) -> Iterator[list[str]]:
     )
     of_mix = any(word.lstrip("+~").startswith(("data.", "data=", "source@")) for word in config.stores[name].overrides)
     seen = set()
-    for table in dict.fromkeys(test.table for test in asked or every if config.scale not in test.lacking):
-        shown = _Shelf(table, config.scale, [], [], Plan(RunStore(config.output_dir)), name).config()
+    tested = [(test.table, test.heading) for test in asked or every if config.scale not in test.lacking]
+    for table, heading in dict.fromkeys(tested):
+        shown = TableScores(table, heading, config.scale, [], [], Plan(RunStore(config.output_dir)), name).config()
         for system in shown.systems.values():
             words = [f"experiment={system.experiment}", f"scale={config.scale}", *shown.overrides, *system.overrides]
             choices = tuple(
@@ -169,39 +171,44 @@ def _findings(config: ClaimsConfig) -> dict[str, dict[str, Finding]]:
     """Claim -> test -> what it came to."""
     claims = only(config)
     tests = [test for claim in claims.values() for test in claim.tests.values()]
-    shelves: dict[tuple[str, str], _Shelf] = {}
+    scores: dict[tuple[str, str, str], TableScores] = {}
     plans = {name: Plan(RunStore(store.output_dir)) for name, store in config.stores.items()}
     for name, store in config.stores.items():
-        for table in dict.fromkeys(test.table for test in tests if test.store == name):
-            columns = searched_columns(test for test in tests if (test.store, test.table) == (name, table))
+        for table, heading in dict.fromkeys((test.table, test.heading) for test in tests if test.store == name):
+            place = (name, table, heading)
+            columns = searched_columns(test for test in tests if (test.store, test.table, test.heading) == place)
             words = [*store.overrides, f"scale={config.scale}", f"output_dir={store.output_dir}"]
-            shelves[name, table] = _Shelf(table, config.scale, columns, words, plans[name], name)
+            scores[place] = TableScores(table, heading, config.scale, columns, words, plans[name], name)
     found: dict[str, dict[str, Finding]] = {}
     for claim_name, claim in claims.items():
         found[claim_name] = {}
         for label, test in claim.tests.items():
-            shelf, seeds = shelves[test.store, test.table], config.stores[test.store].seeds
+            of_table, seeds = scores[test.store, test.table, test.heading], config.stores[test.store].seeds
             found[claim_name][label] = without_cells(test, config.scale) or examine(
-                test, shelf.row, shelf.languages, seeds, config.trial
+                test, of_table.row, of_table.languages, seeds, config.trial
             )
     return found
 
 
-class _Shelf:
-    """A table's cells in a store, system by system, composed when they are asked for.
+class TableScores:
+    """The scores that a store has for one heading of a table; a system is composed when it is first asked for.
 
     Args:
-        name, scale: of the table.
-        columns: of it, that claims name; with those of its average they are looked up.
-        overrides: of every run.
-        plan: runs are added to it; of the store.
+        name, heading: of the table.
+        scale: mini or thesis.
+        columns: those that claims name; they are looked up together with those of the average.
+        overrides: Hydra overrides of every run.
+        plan: of the store; runs are added to it.
         store: its name in the config.
     """
 
-    def __init__(self, name: str, scale: str, columns: list[str], overrides: list[str], plan: Plan, store: str) -> None:
-        self._name, self._scale, self._overrides, self._plan, self._store = name, scale, overrides, plan, store
+    def __init__(
+        self, name: str, heading: str, scale: str, columns: list[str], overrides: list[str], plan: Plan, store: str
+    ) -> None:
+        self._name, self._heading, self._scale = name, heading, scale
+        self._overrides, self._plan, self._store = overrides, plan, store
         self._named = columns
-        self._config: TableConfig | None = None
+        self._config: GridConfig | None = None
         self._rows: dict[tuple[str, int, str | None], Row | UsageError] = {}
 
     def languages(self, columns: Sequence[str]) -> list[str]:
@@ -269,12 +276,18 @@ class _Shelf:
             if cells[language].values
         }
 
-    def config(self) -> TableConfig:
-        """The table.
+    def config(self) -> GridConfig:
+        """The grid's systems and columns.
 
         Raises:
-            UsageError: there is no such table, or it has faults.
+            UsageError: there is no such table or heading, or it has faults.
         """
         if self._config is None:
-            self._config = compose_table([f"table={self._name}", f"scale={self._scale}"])[0].table
+            grids = request_table([f"table={self._name}", f"scale={self._scale}"]).grids
+            if not self._heading and len(grids) == 1:
+                self._config = next(iter(grids.values()))
+            elif self._heading in grids:
+                self._config = grids[self._heading]
+            else:
+                raise UsageError(f"table {self._name} has no heading {self._heading}; there are {', '.join(grids)}")
         return self._config

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 
 from xlt.commands.cli import FAILURE, guarded
-from xlt.commands.reproduce import compose_table, split_overrides
 from xlt.compose import hydra_ready
+from xlt.tables.request import request_table
 from xlt.tracking.workspace import Workspace, create, has_account, table_workspace
 
 
@@ -45,10 +45,6 @@ def workspace_of(words: list[str]) -> Workspace:
     Raises:
         UsageError: wrong overrides.
     """
-    own, others = split_overrides(words)
     with hydra_ready():
-        config, name = compose_table(own)
-        parts = [[f"table={part}" if word.startswith("table=") else word for word in own]
-                 for part in config.table.parts.values()]  # fmt: skip
-        tables = [compose_table(part)[0].table for part in parts] or [config.table]
-        return table_workspace(name, tables, [*others, f"scale={config.scale}"])
+        request = request_table(words)
+        return table_workspace(request.name, list(request.grids.values()), request.overrides)

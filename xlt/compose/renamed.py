@@ -50,3 +50,7 @@ def renamed_key(name: str) -> str | None:
 
 def _recipe(option: str) -> str:
     return _RECIPES.get(option) or option.removesuffix("_mini").removesuffix("_thesis")
+
+
+RENAMED_TABLES: dict[str, str] = {}
+"""Old name after `table=` or `figure=` -> what to write now."""

@@ -31,6 +31,7 @@ class ComparisonConfig:
     """Cells that test a claim: two systems of a table, language by language and seed by seed."""
 
     table: str = key("file in conf/table")
+    heading: str = key("heading of the table, as POS; empty: its only one")
     store: str = key("name in stores: where its runs are")
     better: str = key("system that the claim has in front")
     worse: str = key("system that it is compared with")
@@ -274,6 +275,7 @@ def _finding_record(finding: Finding) -> dict[str, Any]:
     asked, verdict = finding.comparison, finding.verdict
     return {
         "table": asked.table,
+        "heading": asked.heading,
         "systems": [asked.better, asked.worse, *asked.over],
         "cost": asked.cost,
         "margin": asked.margin,

@@ -17,7 +17,8 @@ from xlt.plan.planner import Plan, Run
 from xlt.plan.runs import names_of
 from xlt.plan.store import RunStore
 from xlt.tables.blocks import Shown, print_blocks
-from xlt.tables.table import AVERAGE, Cell, Grid
+from xlt.tables.config import AVERAGE
+from xlt.tables.grid import Cell, Grid
 
 _SYSTEMS_AS_COLUMNS = 6
 
@@ -34,8 +35,8 @@ def table_markdown(grid: Grid) -> str:
             text = _cell(grid, name, column)
             shown.append(f"**{text}**" if name in best[column] else text)
         lines.append(f"| {system.label} | " + " | ".join(shown) + " |")
-    if found := best_settings(grid):
-        lines += ["", *(f"- {line}" for line in found)]
+    if below := [*best_settings(grid), *stand_in_lines(grid)]:
+        lines += ["", *(f"- {line}" for line in below)]
     if empty := holes(grid):
         lines += ["", "Holes:", "", *(f"- {hole}" for hole in empty)]
     if config.note:
@@ -60,7 +61,7 @@ def print_table(grid: Grid, console: Console) -> None:
         rows = [(column, [shown(name, column) for name in config.systems]) for column in columns]
         print_blocks(console, [system.label for system in config.systems.values()], rows, line_above=AVERAGE)
     console.print(Text(legend(grid), style="table.caption"))
-    for line in best_settings(grid):
+    for line in (*best_settings(grid), *stand_in_lines(grid)):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     for hole in holes(grid):
         console.print(f"hole: {hole}", highlight=False, markup=False)
@@ -214,7 +215,8 @@ def _scores(of: Mapping[str, float], labels: Sequence[str]) -> list[Shown]:
 def _cell(grid: Grid, system: str, column: str) -> str:
     cell: Cell = grid.cells[system][column]
     spread = f"±{cell.spread:.1f}" if cell.spread is not None else ""
-    text = f"{cell.mean:.1f}{spread}" if cell.values else "-"
+    mark = "†" if cell.stand_in is not None else ""
+    text = f"{cell.mean:.1f}{spread}{mark}" if cell.values else "-"
     published = grid.config.reference.get(system, {}).get(column)
     return text if published is None else f"{text} ({published:.1f})"
 
@@ -251,6 +253,15 @@ def legend(grid: Grid) -> str:
     config, seeds = grid.config, len(grid.seeds)
     text = f"{config.metric}, mean ± standard deviation over {seeds} seeds" if seeds > 1 else config.metric
     return text + (f"; in brackets: {config.reference_name}" if config.reference else "")
+
+
+def stand_in_lines(grid: Grid) -> list[str]:
+    """A line for each system that is evaluated with other languages' modules: which language uses whose."""
+    lines = []
+    for name, columns in grid.stand_ins.items():
+        pairs = ", ".join(f"{column}: {language}" for column, language in columns.items())
+        lines.append(f"† {grid.config.systems[name].label}, evaluated with another language's module: {pairs}")
+    return lines
 
 
 def holes(grid: Grid) -> list[str]:

@@ -17,14 +17,14 @@ from xlt.engine.benchmarks import SCORE
 from xlt.engine.build import build_method, build_task
 from xlt.errors import UsageError
 from xlt.methods.method import Budget
-from xlt.tables.table import TableConfig
+from xlt.tables.config import GridConfig
 from xlt.tracking.wandb import SYSTEMS, score_name, table_tag
 
 _SERVER = "https://api.wandb.ai"
 
 
 @dataclass(frozen=True)
-class Panel:
+class WorkspacePanel:
     """A panel of a workspace.
 
     Attributes:
@@ -60,7 +60,7 @@ class Workspace:
     entity: str | None
     table: str
     columns: list[str] = field(default_factory=list)
-    sections: dict[str, list[Panel]] = field(default_factory=dict)
+    sections: dict[str, list[WorkspacePanel]] = field(default_factory=dict)
 
     def lines(self) -> Iterator[str]:
         """Yields a description of the workspace, line by line."""
@@ -71,7 +71,7 @@ class Workspace:
             yield from (f"    {panel}" for panel in panels)
 
 
-def table_workspace(name: str, tables: Sequence[TableConfig], overrides: Sequence[str]) -> Workspace:
+def table_workspace(name: str, tables: Sequence[GridConfig], overrides: Sequence[str]) -> Workspace:
     """Builds the workspace for a table's runs.
 
     Args:
@@ -81,8 +81,8 @@ def table_workspace(name: str, tables: Sequence[TableConfig], overrides: Sequenc
     Raises:
         UsageError: an override is not valid, or the table has no runs.
     """
-    scores: dict[str, Panel] = {}
-    curves: dict[str, dict[str, Panel]] = {"Learning curves": {}, "Learning curves of language modules": {}}
+    scores: dict[str, WorkspacePanel] = {}
+    curves: dict[str, dict[str, WorkspacePanel]] = {"Learning curves": {}, "Learning curves of language modules": {}}
     columns: dict[str, None] = {}
     tracker: Any = None
     for table in tables:
@@ -102,21 +102,24 @@ def table_workspace(name: str, tables: Sequence[TableConfig], overrides: Sequenc
             for column in table.sources:
                 metric = SCORE if column in config.data.benchmarks else table.metric
                 names = tuple(score_name(column, composition, metric) for composition in compositions)
-                scores[f"{column} {metric}"] = Panel("bars", f"{column} {metric}", names)
+                scores[f"{column} {metric}"] = WorkspacePanel("bars", f"{column} {metric}", names)
     if tracker is None:
         raise UsageError(f"table={name}: the table has no runs, so there is nothing to show; choose another table")
     sections = {name: list(of.values()) for name, of in curves.items() if of}
     if scores:
-        sections = {"Scores": [Panel("table", "every evaluation", ("evaluation",)), *scores.values()], **sections}
+        sections = {
+            "Scores": [WorkspacePanel("table", "every evaluation", ("evaluation",)), *scores.values()],
+            **sections,
+        }
     return Workspace(f"xlt {name}", tracker.project, tracker.entity, name, list(columns), sections)
 
 
-def _curves(config: DictConfig) -> Iterator[Panel]:
+def _curves(config: DictConfig) -> Iterator[WorkspacePanel]:
     """Yields the panels of validation metric and loss for each phase of the method."""
     metric = _part(config, "task").metric
     for phase in _part(config, "method").phases(Budget(1, 1, None, 1, 1.0)):
         for name in (f"validation/{metric}", "loss"):
-            yield Panel("lines", f"{phase.name}: {name}", (f"{phase.name}/{name}",), f"{phase.name}/step")
+            yield WorkspacePanel("lines", f"{phase.name}: {name}", (f"{phase.name}/{name}",), f"{phase.name}/step")
 
 
 def _part(config: DictConfig, name: str) -> Any:
@@ -174,7 +177,7 @@ def as_wandb(workspace: Workspace, entity: str) -> Any:
     )
 
 
-def _as_wandb(panel: Panel, table: str) -> Any:
+def _as_wandb(panel: WorkspacePanel, table: str) -> Any:
     import wandb_workspaces.reports.v2 as wr
 
     if panel.kind == "table":

@@ -113,7 +113,9 @@ def test_it_is_algorithm_1(
     ours = trainer(method)
     ours.train(tmp_path, Silence())
     total = sum(parameter.numel() for parameter in make_model(make_task("mlm")).parameters())
-    mask, phi, head = algorithm_1(trainer(None), 0.04, l1, total, freeze_layer_norm=kind == "mlm", clip=1.0, dense_steps=5)
+    mask, phi, head = algorithm_1(
+        trainer(None), 0.04, l1, total, freeze_layer_norm=kind == "mlm", clip=1.0, dense_steps=5
+    )
     entries = method.export(ours.model, _header()).entries
     for name, marked in mask.items():
         chosen = marked.reshape(-1).nonzero().view(-1)

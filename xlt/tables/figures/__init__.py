@@ -1,5 +1,5 @@
-"""Figures: what the runs of a table look like over steps, entries and seeds. A file of this package is a kind."""
+"""Figures: pictures of what the runs of a table did. A file of this package is a kind of figure."""
 
-from xlt.tables.figures.figure import FigureConfig, Panel, save_figure, save_panels
+from xlt.tables.figures.figure import FigurePanel, save_figure, save_panels
 
-__all__ = ["FigureConfig", "Panel", "save_figure", "save_panels"]
+__all__ = ["FigurePanel", "save_figure", "save_panels"]

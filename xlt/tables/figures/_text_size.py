@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xlt.plan.store import RunStore
-from xlt.tables.figures.figure import Looks, Runs, log_axis
+from xlt.tables.figures.figure import Runs, SeriesStyles, log_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from xlt.tables.table import Grid
+    from xlt.tables.grid import Grid
 
 TEXT = "text MB"
 """A fact of a column: megabytes of its text, as published (thesis Table D.1)."""
@@ -52,7 +52,7 @@ def published_megabytes(grid: Grid) -> dict[str, float]:
 def scatter(
     axes: Axes,
     series: Mapping[str, Mapping[str, Sequence[float]]],
-    looks: Looks,
+    styles: SeriesStyles,
     markers: Mapping[str, str] | None = None,
 ) -> None:
     """Languages by text and value, a colour a series, and a marker too unless the languages have theirs.
@@ -60,12 +60,12 @@ def scatter(
     Args:
         axes: drawn on.
         series: label -> language -> [megabytes, value].
-        looks: of the series.
+        styles: of the series.
         markers: by language.
     """
     top: dict[str, tuple[float, float]] = {}
     for label, points in series.items():
-        look = looks(label)
+        look = styles(label)
         for language, (at, value) in points.items():
             marker = look["marker"] if markers is None else markers[language]
             axes.plot([at], [value], color=look["color"], marker=marker, linestyle="", alpha=0.9)
@@ -77,12 +77,12 @@ def scatter(
     axes.set_xlabel("text of the language (MB)")
 
 
-def series_handles(labels: Iterable[str], looks: Looks, marked: bool) -> list[Any]:
+def series_handles(labels: Iterable[str], styles: SeriesStyles, marked: bool) -> list[Any]:
     """What a legend shows for series; `marked`: each has a marker of its own."""
     from matplotlib.lines import Line2D
 
     shape: dict[str, Any] = {"markersize": 4.5} if marked else {"marker": ".", "markersize": 9}
-    return [Line2D([], [], **{**looks(label), **shape}, linestyle="", label=label) for label in labels]
+    return [Line2D([], [], **{**styles(label), **shape}, linestyle="", label=label) for label in labels]
 
 
 def as_points(values: Mapping[str, float], megabytes: Mapping[str, float]) -> dict[str, list[Any]]:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 from xlt.errors import UsageError
 from xlt.modules import load_module
 from xlt.plan.store import RunStore
-from xlt.tables.figures.figure import FigureConfig, Looks, Runs, system_labels
+from xlt.tables.config import FigureConfig
+from xlt.tables.figures.figure import Runs, SeriesStyles, system_labels
 
 if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
 
-    from xlt.tables.table import Grid
+    from xlt.tables.grid import Grid
 
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
@@ -39,13 +40,13 @@ def size(numbers: dict[str, Any]) -> tuple[float, float]:
     return 5.0, 3.4
 
 
-def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, looks: Looks) -> None:
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, styles: SeriesStyles) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes = figure.subplots()
     for label, shares in numbers.items():
         steps = [int(step) for step in shares]
-        axes.plot(steps, list(shares.values()), label=label, **looks(label))
+        axes.plot(steps, list(shares.values()), label=label, **styles(label))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # between steps nothing grows
     axes.set_xlabel("step at which an entry was last grown")
     axes.set_ylabel("entries of the module (%)")

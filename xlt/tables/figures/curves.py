@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from xlt.errors import UsageError
 from xlt.plan.store import RunStore
-from xlt.tables.figures.figure import FigureConfig, Looks, Runs, system_labels
+from xlt.tables.config import FigureConfig
+from xlt.tables.figures.figure import Runs, SeriesStyles, system_labels
 
 if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
 
-    from xlt.tables.table import Grid
+    from xlt.tables.grid import Grid
 
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
@@ -38,12 +39,12 @@ def size(numbers: dict[str, Any]) -> tuple[float, float]:
     return 5.0, 3.4
 
 
-def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, looks: Looks) -> None:
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, styles: SeriesStyles) -> None:
     axes = figure.subplots()
     for label, points in numbers.items():
         steps = [int(step) for step in points]
         means = [statistics.fmean(values) for values in points.values()]
-        (line,) = axes.plot(steps, means, label=label, **looks(label))
+        (line,) = axes.plot(steps, means, label=label, **styles(label))
         if any(len(values) > 1 for values in points.values()):
             low, high = [min(values) for values in points.values()], [max(values) for values in points.values()]
             axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.15, linewidth=0)

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from xlt.errors import UsageError
 from xlt.plan.store import RunStore
-from xlt.tables.figures.figure import FigureConfig, Looks, Runs
+from xlt.tables.config import FigureConfig
+from xlt.tables.figures.figure import Runs, SeriesStyles
 
 if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
 
-    from xlt.tables.table import Grid
+    from xlt.tables.grid import Grid
 
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def size(numbers: dict[str, Any]) -> tuple[float, float]:
     return max(1.9 + 0.55 * len(numbers["language"]), 4.2), max(1.4 + 0.42 * len(numbers["task"]), 2.8)
 
 
-def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, looks: Looks) -> None:
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, styles: SeriesStyles) -> None:
     scores = numbers["scores"]
     axes = figure.subplots()
     there = [value for row in scores for value in row if value is not None]

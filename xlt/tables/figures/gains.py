@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from xlt.errors import UsageError
 from xlt.plan.store import RunStore
+from xlt.tables.config import FigureConfig
 from xlt.tables.figures._text_size import as_points, published_megabytes, scatter, series_handles, text_megabytes
-from xlt.tables.figures.figure import FigureConfig, Looks, Runs, by_seed, published
+from xlt.tables.figures.figure import Runs, SeriesStyles, by_seed, published
 
 if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
 
-    from xlt.tables.table import Grid
+    from xlt.tables.grid import Grid
 
 _WITHOUT = "_la"
 """A system NAME_la is NAME without language adaptation."""
@@ -56,12 +57,12 @@ def size(numbers: dict[str, Any]) -> tuple[float, float]:
     return (7.2 if len(numbers) > 1 else 5.0), 3.4
 
 
-def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, looks: Looks) -> None:
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, styles: SeriesStyles) -> None:
     all_axes = figure.subplots(1, len(numbers), squeeze=False)[0]
     labels = list(dict.fromkeys(label for series in numbers.values() for label in series))
     for axes, (part, series) in zip(all_axes, numbers.items(), strict=True):
-        scatter(axes, series, looks)
+        scatter(axes, series, styles)
         axes.axhline(0, color="0.4", linewidth=0.8)
         axes.set_title(part)
     all_axes[0].set_ylabel(f"{config.metric or 'score'} gained by\nlanguage adaptation")
-    figure.legend(handles=series_handles(labels, looks, True), loc="outside lower center", ncols=4, fontsize=7)
+    figure.legend(handles=series_handles(labels, styles, True), loc="outside lower center", ncols=4, fontsize=7)

@@ -10,12 +10,13 @@ from xlt.errors import UsageError
 from xlt.modules import load_module
 from xlt.modules.generator import Generator
 from xlt.plan.store import RunStore
-from xlt.tables.figures.figure import FigureConfig, Looks, Runs
+from xlt.tables.config import FigureConfig
+from xlt.tables.figures.figure import Runs, SeriesStyles
 
 if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
 
-    from xlt.tables.table import Grid
+    from xlt.tables.grid import Grid
 
 _SHOWN = 25
 
@@ -51,7 +52,7 @@ def size(numbers: dict[str, Any]) -> tuple[float, float]:
     return 1.0 + 4.4 * len(numbers), 5.2
 
 
-def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, looks: Looks) -> None:
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, styles: SeriesStyles) -> None:
     all_axes = figure.subplots(1, len(numbers), squeeze=False)[0]
     for axes, (label, found) in zip(all_axes, numbers.items(), strict=True):
         names = found["features"][:_SHOWN]

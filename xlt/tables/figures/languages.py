@@ -9,13 +9,14 @@ import torch
 
 from xlt.errors import UsageError
 from xlt.plan.store import RunStore
-from xlt.tables.figures.figure import FigureConfig, Looks, Runs
+from xlt.tables.config import FigureConfig
+from xlt.tables.figures.figure import Runs, SeriesStyles
 from xlt.tables.figures.overlap import chosen_entries
 
 if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
 
-    from xlt.tables.table import Grid
+    from xlt.tables.grid import Grid
 
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def size(numbers: dict[str, Any]) -> tuple[float, float]:
     return max(across, 4.4), max(across - 0.5, 3.9)
 
 
-def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, looks: Looks) -> None:
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, styles: SeriesStyles) -> None:
     languages, pairs = numbers["languages"], numbers["pairs"]
     axes = figure.subplots()
     others = [[value if row != column else math.nan for column, value in enumerate(values)]

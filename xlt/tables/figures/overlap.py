@@ -10,12 +10,13 @@ import torch
 from xlt.errors import UsageError
 from xlt.modules import SparseDelta, load_module
 from xlt.plan.store import RunStore
-from xlt.tables.figures.figure import FigureConfig, Looks, Runs
+from xlt.tables.config import FigureConfig
+from xlt.tables.figures.figure import Runs, SeriesStyles
 
 if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
 
-    from xlt.tables.table import Grid
+    from xlt.tables.grid import Grid
 
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def size(numbers: dict[str, Any]) -> tuple[float, float]:
     return 0.8 + 2.8 * len(numbers), 3.7
 
 
-def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, looks: Looks) -> None:
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, styles: SeriesStyles) -> None:
     image: Any = None
     all_axes = figure.subplots(1, len(numbers), squeeze=False)[0]
     for axes, (label, found) in zip(all_axes, numbers.items(), strict=True):

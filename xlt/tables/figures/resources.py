@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from xlt.errors import UsageError
 from xlt.plan.store import RunStore
+from xlt.tables.config import FigureConfig
 from xlt.tables.figures._text_size import as_points, published_megabytes, scatter, series_handles, text_megabytes
-from xlt.tables.figures.figure import FigureConfig, Looks, Runs, published, system_labels
+from xlt.tables.figures.figure import Runs, SeriesStyles, published, system_labels
 
 if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
 
-    from xlt.tables.table import Grid
+    from xlt.tables.grid import Grid
 
 _MARKERS = {"encoder and translation model": "o", "encoder": "s", "translation model": "^", "neither": "X"}
 
@@ -51,7 +52,7 @@ def size(numbers: dict[str, Any]) -> tuple[float, float]:
     return (7.2 if "thesis" in numbers else 5.0), 3.6
 
 
-def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, looks: Looks) -> None:
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, styles: SeriesStyles) -> None:
     from matplotlib.lines import Line2D
 
     parts = [part for part in ("ours", "thesis") if part in numbers]
@@ -59,7 +60,7 @@ def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, look
     labels = list(dict.fromkeys(label for part in parts for label in numbers[part]))
     markers = {language: _MARKERS[known] for language, known in numbers["known"].items()}
     for axes, part in zip(all_axes, parts, strict=True):
-        scatter(axes, numbers[part], looks, markers)
+        scatter(axes, numbers[part], styles, markers)
         axes.set_title(part)
     score = config.metric or "score"
     all_axes[0].set_ylabel(f"{score}, relative to the source")
@@ -77,7 +78,7 @@ def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, look
         )
         for known in used
     ]
-    handles = [*series_handles(labels, looks, False), *handles]
+    handles = [*series_handles(labels, styles, False), *handles]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=7)
 
 

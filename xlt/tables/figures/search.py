@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from xlt.errors import UsageError
 from xlt.plan.store import RunStore
-from xlt.tables.figures.figure import FigureConfig, Looks, Point, Runs, draw_lines, has_published, legend, published
+from xlt.tables.config import FigureConfig
+from xlt.tables.figures.figure import Point, Runs, SeriesStyles, draw_lines, has_published, legend, published
 
 if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
 
-    from xlt.tables.table import Grid
+    from xlt.tables.grid import Grid
 
 _WORDS = {"learning_rate": "learning rate", "weight_decay": "weight decay"}
 _COLUMNS = 3
@@ -51,13 +52,13 @@ def size(numbers: dict[str, Any]) -> tuple[float, float]:
     return (7.2 if columns > 1 else 4.0), 0.5 + 2.4 * -(-len(numbers) // _COLUMNS)
 
 
-def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, looks: Looks) -> None:
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, styles: SeriesStyles) -> None:
     columns = min(len(numbers), _COLUMNS)
     grid = figure.subplots(-(-len(numbers) // _COLUMNS), columns, squeeze=False, sharey=True)
     for spare in grid.flat[len(numbers) :]:
         spare.set_visible(False)
     for axes, found in zip(grid.flat, numbers.values(), strict=False):
-        draw_lines(axes, found["lines"], looks)
+        draw_lines(axes, found["lines"], styles)
         ticks = sorted({point[0] for points in found["lines"].values() for point in points})
         axes.set_xscale("log" if ticks[0] > 0 else "symlog", **({} if ticks[0] > 0 else {"linthresh": ticks[1]}))
         axes.set_xticks(ticks, [f"{tick:.0e}" if 0 < tick < 0.01 else f"{tick:g}" for tick in ticks], fontsize=7)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from xlt.errors import UsageError
 from xlt.plan.store import RunStore
+from xlt.tables.config import FigureConfig
 from xlt.tables.figures.figure import (
-    FigureConfig,
-    Looks,
     Point,
     Runs,
+    SeriesStyles,
     draw_lines,
     has_published,
     legend,
@@ -23,7 +23,7 @@ from xlt.tables.figures.figure import (
 if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
 
-    from xlt.tables.table import Grid
+    from xlt.tables.grid import Grid
 
 _AVERAGE = "avg"
 _WORDS = {"cap_words": "words of text", "data": "source languages", "cap": "examples"}
@@ -65,11 +65,11 @@ def size(numbers: dict[str, Any]) -> tuple[float, float]:
     return (1.4 + 2.6 * panels if panels > 1 else 5.0), 3.2
 
 
-def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, looks: Looks) -> None:
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, styles: SeriesStyles) -> None:
     panels = numbers["panels"]
     all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (panel, lines) in zip(all_axes, panels.items(), strict=True):
-        draw_lines(axes, lines, looks)
+        draw_lines(axes, lines, styles)
         ticks = sorted({point[0] for points in lines.values() for point in points})
         axes.set_xscale("log")
         axes.set_xticks(ticks, [f"{tick:,.0f}" if tick >= 1 else f"{tick:g}" for tick in ticks])

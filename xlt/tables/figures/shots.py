@@ -8,22 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from xlt.errors import UsageError
 from xlt.plan.store import RunStore
-from xlt.tables.figures.figure import (
-    FigureConfig,
-    Looks,
-    Point,
-    Runs,
-    by_seed,
-    draw_lines,
-    has_published,
-    legend,
-    published,
-)
+from xlt.tables.config import FigureConfig
+from xlt.tables.figures.figure import Point, Runs, SeriesStyles, by_seed, draw_lines, has_published, legend, published
 
 if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
 
-    from xlt.tables.table import Grid
+    from xlt.tables.grid import Grid
 
 _LINES = {"": "SFT", "adapter_": "adapters"}
 
@@ -58,9 +49,9 @@ def size(numbers: dict[str, Any]) -> tuple[float, float]:
     return 5.0, 3.4
 
 
-def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, looks: Looks) -> None:
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, styles: SeriesStyles) -> None:
     axes = figure.subplots()
-    draw_lines(axes, numbers, looks, band=True)
+    draw_lines(axes, numbers, styles, band=True)
     ticks = sorted({point[0] for points in numbers.values() for point in points})
     axes.set_xscale("symlog", linthresh=20)
     axes.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks])

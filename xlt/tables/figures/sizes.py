@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from xlt.errors import UsageError
 from xlt.plan.store import RunStore
+from xlt.tables.config import FigureConfig
 from xlt.tables.figures.figure import (
-    FigureConfig,
-    Looks,
     Point,
     Runs,
+    SeriesStyles,
     draw_lines,
     has_published,
     legend,
@@ -23,7 +23,7 @@ from xlt.tables.figures.figure import (
 if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
 
-    from xlt.tables.table import Grid
+    from xlt.tables.grid import Grid
 
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
@@ -50,9 +50,9 @@ def size(numbers: dict[str, Any]) -> tuple[float, float]:
     return 5.0, 3.4
 
 
-def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, looks: Looks) -> None:
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, styles: SeriesStyles) -> None:
     axes = figure.subplots()
-    draw_lines(axes, numbers, looks)
+    draw_lines(axes, numbers, styles)
     log_axis(axes, [point[0] for points in numbers.values() for point in points])
     axes.set_xlabel("parameters trained (% of the model)")
     axes.set_ylabel(f"{config.metric or 'score'}, average over targets")

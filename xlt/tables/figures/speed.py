@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from xlt.errors import UsageError
 from xlt.plan.store import RunStore
-from xlt.tables.figures.figure import FigureConfig, Looks, Runs, system_labels
+from xlt.tables.config import FigureConfig
+from xlt.tables.figures.figure import Runs, SeriesStyles, system_labels
 
 if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
 
-    from xlt.tables.table import Grid
+    from xlt.tables.grid import Grid
 
 _AVERAGE = "avg"
 _FACTS = {"seconds": "seconds a step", "GB": "GPU memory (GB)"}
@@ -48,19 +49,19 @@ def size(numbers: dict[str, Any]) -> tuple[float, float]:
     return (7.2 if len(numbers) > 1 else 4.4), 3.4
 
 
-def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, looks: Looks) -> None:
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, styles: SeriesStyles) -> None:
     labels = list(dict.fromkeys(label for panel in numbers.values() for label in panel))
     all_axes = figure.subplots(1, len(numbers), squeeze=False)[0]
     for axes, (panel, points) in zip(all_axes, numbers.items(), strict=True):
         for label, (at, score) in points.items():
-            look = looks(label)
+            look = styles(label)
             axes.plot([at], [score], linestyle="", markersize=7, **look)
         whose, _, what = panel.partition(", ")
         axes.set_title(whose)
         axes.set_xlabel(what)
         axes.margins(0.18)
     all_axes[0].set_ylabel(f"{config.metric or 'score'}, average over benchmarks")
-    handles = [_handle(label, looks(label)) for label in labels]
+    handles = [_handle(label, styles(label)) for label in labels]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4))
 
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from xlt.errors import UsageError
 from xlt.plan.store import RunStore
-from xlt.tables.figures.figure import PUBLISHED, FigureConfig, Looks, Runs, legend, published, system_labels
+from xlt.tables.config import FigureConfig
+from xlt.tables.figures.figure import PUBLISHED, Runs, SeriesStyles, legend, published, system_labels
 
 if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
 
-    from xlt.tables.table import Grid
+    from xlt.tables.grid import Grid
 
 _AVERAGE = "avg"
 _DISC = 900.0  # points squared, of the whole model's disc
@@ -71,13 +72,13 @@ def size(numbers: dict[str, Any]) -> tuple[float, float]:
     return 5.0, 4.2
 
 
-def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, looks: Looks) -> None:
+def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, styles: SeriesStyles) -> None:
     axes = figure.subplots()
     whole = next((label for label, point in numbers.items() if point["whole"]), None)
     one = 1.0 if whole is None else numbers[whole]["flops"]
     full = max(p["parameters"] for p in numbers.values()) if whole is None else numbers[whole]["parameters"]
     for label, point in numbers.items():
-        look = looks(label)
+        look = styles(label)
         at, area = point["flops"] / one, _DISC * point["parameters"] / full
         told = f"{label} ({_short(point['parameters'])})"
         axes.scatter([at], [point["score"]], s=area, alpha=0.3, linewidth=0, color=look["color"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections.abc import Callable
@@ -17,9 +16,10 @@ from xlt.modules import ModuleHeader, SparseDelta
 from xlt.modules.sparse_delta import Entries
 from xlt.plan.planner import Plan, Run
 from xlt.plan.store import RunStore
-from xlt.tables.figures import FigureConfig, Panel, save_figure, save_panels
-from xlt.tables.figures.figure import Looks
-from xlt.tables.table import Cell, Grid, SearchConfig, SystemConfig, TableConfig
+from xlt.tables.config import FigureConfig, GridConfig, SearchConfig, SystemConfig
+from xlt.tables.figures import FigurePanel, save_figure, save_panels
+from xlt.tables.figures.figure import SeriesStyles
+from xlt.tables.grid import Cell, Grid
 
 Scores = dict[str, dict[str, list[float]]]
 
@@ -46,8 +46,7 @@ def grid_of(name: str, scores: Scores, **changes: Any) -> Grid:
     """A table whose cells are given, system -> column -> values; labels are the names in capitals."""
     systems = {system: SystemConfig(system.upper(), "pos_lt_sft", [], "task") for system in scores}
     columns = [column for column in next(iter(scores.values())) if column != "avg"]
-    empty: dict[str, Any] = {field.name: {} for field in dataclasses.fields(TableConfig)}
-    config = TableConfig(**{**empty, "title": name, "systems": systems, "columns": columns, **changes})
+    config = GridConfig(title=name, metric="f1", systems=systems, columns=columns, **changes)
     cells = {
         system: {column: Cell(list(values), ["f"] * len(values)) for column, values in row.items()}
         for system, row in scores.items()
@@ -110,7 +109,7 @@ def test_a_point_of_the_shots_is_of_the_seeds_that_all_its_languages_have(
 
 
 def test_densities_make_a_grid_with_holes(run: Callable[..., Run], store: RunStore) -> None:
-    name = "lt_sft density={} overrides=['train.density={}','train.max_steps=7']"
+    name = "lt_sft density={} overrides=['method.density={}','train.max_steps=7']"
     scores: Scores = {
         name.format("0.05", "0.05"): {"fao": [50.0], "avg": [50.0]},
         name.format("0.05", "1.0"): {"fao": [40.0], "avg": [40.0]},
@@ -252,10 +251,10 @@ def test_a_picture_of_several_tables_leaves_out_those_with_nothing_to_show(
     empty = grid_of("b", {"x": {"avg": []}})
     made = {"X": [run(1, module={"density": 0.1})]}
     panels = {
-        "POS": Panel(figure, made, there),
-        "DP": Panel(figure, made, there),
-        "NER": Panel(figure, {"X": [planned(*words, "seed=9")]}, there),
-        "NLI": Panel(figure, made, empty),
+        "POS": FigurePanel(figure, made, there),
+        "DP": FigurePanel(figure, made, there),
+        "NER": FigurePanel(figure, {"X": [planned(*words, "seed=9")]}, there),
+        "NLI": FigurePanel(figure, made, empty),
     }
     picture, left_out = save_panels("all", "All tasks", panels, store)
     is_a_picture(picture)
@@ -295,7 +294,7 @@ def test_a_system_has_one_colour_in_all_panels_of_a_picture(
         grid = grid_of(heading, {row: {"ace": [50.0], "avg": [50.0]} for row in rows})
         for row in rows:
             grid.cells[row]["ace"].backed_by = [made.fingerprint]
-        panels[heading] = Panel(FigureConfig(kind, "f1"), {row.upper(): [made] for row in rows}, grid)
+        panels[heading] = FigurePanel(FigureConfig(kind, "f1"), {row.upper(): [made] for row in rows}, grid)
     picture, left_out = save_panels("same", "", panels, store)
     is_a_picture(picture)
     assert left_out == []
@@ -320,21 +319,21 @@ def test_systems_that_are_not_drawn_use_up_no_colour(with_text: Callable[..., Ru
 
 
 def test_of_many_systems_no_two_look_the_same() -> None:
-    looks = Looks()
-    seen = [tuple(looks(f"system {number}").values()) for number in range(49)]
+    styles = SeriesStyles()
+    seen = [tuple(styles(f"system {number}").values()) for number in range(49)]
     assert len(set(seen)) == 49
-    assert tuple(looks("system 3").values()) == seen[3]
+    assert tuple(styles("system 3").values()) == seen[3]
 
 
 def test_a_look_by_its_place_is_not_given_to_another() -> None:
-    looks = Looks(["a", "b"])
-    seen = [looks(label)["color"] for label in ("b", "x", "a", "y", "b")]
-    assert seen == [looks("b")["color"], "#0072B2", "#009E73", "#CC79A7", "#D55E00"]
+    styles = SeriesStyles(["a", "b"])
+    seen = [styles(label)["color"] for label in ("b", "x", "a", "y", "b")]
+    assert seen == [styles("b")["color"], "#0072B2", "#009E73", "#CC79A7", "#D55E00"]
 
 
 def test_a_title_that_is_wider_than_its_picture_is_wrapped(run: Callable[..., Run], store: RunStore) -> None:
     grid = grid_of("sizes", {"a": {"avg": [50.0]}})
-    panels = {"": Panel(FigureConfig("sizes", "f1"), {"A": [run(1, module={"density": 0.1})]}, grid)}
+    panels = {"": FigurePanel(FigureConfig("sizes", "f1"), {"A": [run(1, module={"density": 0.1})]}, grid)}
     title = "Distilled bilingual models: score, operations, parameters (thesis Figure 5.1)"
     picture, _ = save_panels("sizes", title, panels, store)
     assert picture is not None

@@ -1,0 +1,109 @@
+"""The tables there are: files of `conf/table`, and the published tables and figures that they stand for."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+from xlt.compose.renamed import RENAMED_TABLES
+from xlt.errors import UsageError
+
+_NUMBER = re.compile(r"(?:(table|figure|thesis)[ _])?([1-9A-E])[._](\d+)([a-z]?)", re.IGNORECASE)
+_NEAR_NAMES = 3
+
+
+@dataclass(frozen=True)
+class TableEntry:
+    """A file of `conf/table`.
+
+    Attributes:
+        name: of the file.
+        title: one line.
+        stands_for: the published tables and figures, as `Table 4.2`.
+        has_figure: the file has a picture.
+    """
+
+    name: str
+    title: str
+    stands_for: tuple[str, ...]
+    has_figure: bool
+
+
+@dataclass(frozen=True)
+class NamedTable:
+    """What a user's name of a table stands for.
+
+    Attributes:
+        file: name in `conf/table`.
+        published: the key of its `stands_for` that was named; None where the file itself was.
+    """
+
+    file: str
+    published: str | None = None
+
+
+def catalogue() -> list[TableEntry]:
+    """All tables, by name. Needs Hydra to be ready (`xlt.compose.hydra_ready`)."""
+    entries = []
+    for name in GlobalHydra.instance().config_loader().get_group_options("table"):
+        if not name.startswith(("base_", "_")):
+            content: Any = OmegaConf.to_container(config_file("table", name), resolve=False)
+            parts = [content, *(content.get("parts") or {}).values()]
+            has_figure = any(part.get("figure") is not None for part in parts)
+            stands_for = tuple(map(str, content.get("stands_for") or ()))
+            entries.append(TableEntry(name, str(content.get("title", "")), stands_for, has_figure))
+    return sorted(entries, key=lambda entry: entry.name)
+
+
+def config_file(group: str, name: str) -> DictConfig:
+    """The content of a file of a config group, not composed with its defaults.
+
+    Raises:
+        UsageError: there is no such file.
+    """
+    loader: Any = GlobalHydra.instance().config_loader()
+    found = loader.repository.load_config(f"{group}/{name}")
+    if found is None:
+        options = [option for option in loader.get_group_options(group) if not option.startswith(("base_", "_"))]
+        raise UsageError(f"{name}: no such file in conf/{group}{_near(name, options)}")
+    content = found.config
+    OmegaConf.set_struct(content, False)
+    return content
+
+
+def find_table(name: str, word: str = "table") -> NamedTable:
+    """The table that a user names by its file, by its number (4.2, B.2) or as figure_4.2.
+
+    Args:
+        name: what stands after `table=` or `figure=`.
+        word: "figure": a number is that of a figure.
+    Raises:
+        UsageError: there is none; the message has near names. A table that was renamed is named.
+    """
+    entries = catalogue()
+    if any(entry.name == name for entry in entries):
+        return NamedTable(name)
+    if (number := _NUMBER.fullmatch(name)) is not None:
+        kind, chapter, place, letter = number.groups()
+        kinds = ["Figure"] if "figure" in (word, (kind or "").lower()) else ["Table", "Figure"]
+        for published in (f"{kind} {chapter.upper()}.{place}{letter}" for kind in kinds):
+            for entry in entries:
+                if published in entry.stands_for:
+                    return NamedTable(entry.name, published)
+    if name in RENAMED_TABLES:
+        raise UsageError(f"{word}={name}: this table is {RENAMED_TABLES[name]} now")
+    numbers = [p for e in entries for p in e.stands_for if word == "table" or p.startswith("Figure")]
+    options = [entry.name for entry in entries if word == "table" or entry.has_figure]
+    options += [published.rpartition(" ")[2] for published in numbers]
+    raise UsageError(f"{word}={name}: no such {word}{_near(name, options)}; --list prints all")
+
+
+def _near(name: str, options: list[str]) -> str:
+    near = difflib.get_close_matches(name, options, n=_NEAR_NAMES, cutoff=0.5)
+    near = near or [option for option in options if name and name in option][:_NEAR_NAMES]
+    return f"; did you mean {' or '.join(near)}?" if near else ""

@@ -1,0 +1,255 @@
+"""The schema of tables: the keys of `conf/table`, `conf/system` and `conf/published`, and a grid ready to fill."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+import pkgutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xlt.config import LauncherConfig, key
+from xlt.engine.run import ALONE, BASE, COMPOSED
+
+AVERAGE = "avg"
+COMPOSITIONS = (COMPOSED, ALONE, BASE)
+AVERAGES, LANGUAGES, FIGURE = "averages", "languages", "figure"
+
+
+def optional(help: str, default: Any, **rules: Any) -> Any:
+    """A config key that a file may leave out."""
+    metadata = key(help, **rules).metadata
+    return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
+
+
+@dataclass
+class FigureConfig:
+    """The picture that goes with a table."""
+
+    kind: str = key("what is drawn: a file of xlt/tables/figures")
+    metric: str | None = optional("what is on the vertical axis, where the kind has a choice", None)
+
+    def faults(self, prefix: str) -> Iterator[str]:
+        if self.kind not in kinds():
+            yield f"{prefix}.kind={self.kind}: no such figure; there are {', '.join(kinds())}"
+
+
+def kinds() -> list[str]:
+    """Names of the kinds of figures: the files of `xlt/tables/figures`."""
+    names = (info.name for info in pkgutil.iter_modules([str(Path(__file__).parent / "figures")]))
+    return sorted(name for name in names if name != "figure" and not name.startswith("_"))
+
+
+@dataclass
+class SearchConfig:
+    """Settings of one system, a row for every combination."""
+
+    over: dict[str, list[str]] = key("config key -> its values, each on top of the system's overrides")
+    best: str | None = optional("the combination that the published search found best, as rows are named", None)
+
+    def faults(self, prefix: str) -> Iterator[str]:
+        for name, values in self.over.items():
+            if len(set(values)) < max(len(values), 1):
+                yield f"{prefix}.over.{name}={values}: must be different values, at least one"
+
+
+@dataclass
+class SystemConfig:
+    """A row of a table: overrides of an experiment, and which composition of its module is evaluated."""
+
+    label: str = key("name in the table")
+    experiment: str | None = optional("file of conf/experiment; null: that of the part of the table", None)
+    overrides: list[str] = optional(
+        "Hydra overrides on top of experiment and table, {experiment} and {scale} filled in; {column}: a run a column",
+        [],
+    )
+    composition: str = optional(
+        "which modules are in the model: the task's and the language's, the task's alone, or none",
+        COMPOSED,
+        choices=COMPOSITIONS,
+    )
+
+
+@dataclass
+class EntryConfig:
+    """A system in a table, with what this table changes of it."""
+
+    system: str | None = optional("file of conf/system; null: the one named as this entry", None)
+    label: str | None = optional("name in the table; null: the system's", None)
+    experiment: str | None = optional("file of conf/experiment; null: the system's or the part's", None)
+    overrides: list[str] = optional("further overrides, after the system's", [])
+    by_metric: dict[str, list[str]] = optional("heading -> overrides of the runs that it shows", {})
+    composition: str | None = optional("another composition; null: the system's", None, choices=COMPOSITIONS)
+    search: SearchConfig | None = optional("settings that are searched over: a row for each", None)
+    published: str | None = optional("row of the published numbers; null: the one named as this entry", None)
+
+
+@dataclass
+class PartConfig:
+    """One task of a table: systems by columns, for one or several metrics of the same runs."""
+
+    experiment: str = key("file of conf/experiment that the runs are made with")
+    metrics: dict[str, str] = key("heading -> metric of the evaluation; each is a grid of its own")
+    title: str | None = optional("one line; null: the table's title and the heading", None)
+    overrides: list[str] = optional("Hydra overrides of every run of the part", [])
+    systems: dict[str, EntryConfig] = optional("rows by name, in order", {})
+    columns: list[str] = optional("names in data.evaluation or data.benchmarks, or in groups", [])
+    groups: dict[str, list[str]] = optional("column -> names in data.evaluation whose mean it shows", {})
+    average: list[str] = optional("columns that the average is over; empty: all", [])
+    published: str | None = optional("file of conf/published; null: nothing is published", None)
+    note: str = optional("a line under the part's grids", "")
+    figure: FigureConfig | None = optional("the part's picture; null: the table's", None)
+
+    def faults(self, prefix: str) -> Iterator[str]:
+        if not self.metrics:
+            yield f"{prefix}.metrics: empty; give a heading and its metric, as {{POS: accuracy}}"
+        for name in self.average:
+            if name not in self.columns:
+                yield f"{prefix}.average: {name} is not in {prefix}.columns"
+        for name, members in self.groups.items():
+            if name not in self.columns or not members:
+                yield f"{prefix}.groups.{name}: must have members and be in {prefix}.columns"
+        for name, entry in self.systems.items():
+            for heading in entry.by_metric.keys() - self.metrics.keys():
+                there = ", ".join(self.metrics)
+                yield f"{prefix}.systems.{name}.by_metric.{heading}: no such heading; there are {there}"
+
+
+@dataclass
+class ShownConfig:
+    """How a published table or figure is made from a table file."""
+
+    show: str = optional(
+        "a column a heading, each heading by language, or the figure", LANGUAGES, choices=(AVERAGES, LANGUAGES, FIGURE)
+    )
+    of: list[str] = optional("headings that belong to it; empty: all", [])
+
+
+@dataclass
+class TableConfig:
+    """What a table shows; a file of conf/table. `mini` and `thesis` are laid over the rest at their scale."""
+
+    title: str = key("one line")
+    stands_for: dict[str, ShownConfig] = optional("published table or figure, as Table 4.2 -> how it is shown", {})
+    parts: dict[str, PartConfig] = optional("part -> its rows and columns; most often one a task", {})
+    figure: FigureConfig | None = optional("the picture of all headings that have none of their own", None)
+    note: str = optional("a line under the table", "")
+    measured_by: str | None = optional("the script whose measurements it shows; nothing is trained for it", None)
+    published: str | None = optional("file of conf/published, for a table that is measured", None)
+    without: dict[str, str] = optional("part that this scale lacks -> why", {})
+    headings: list[str] = optional("show only these headings; empty: all", [])
+    rows: list[str] = optional("show only these systems; empty: all", [])
+    columns: list[str] = optional("show only these columns, where a part has them; empty: all", [])
+    average: list[str] = optional("average over these columns; empty: as each part says", [])
+    mini: Any = optional("what is otherwise at this scale", None)
+    thesis: Any = optional("what is otherwise at this scale", None)
+
+    def faults(self, prefix: str) -> Iterator[str]:
+        known = [heading for part in self.parts.values() for heading in part.metrics]
+        for heading in {heading for heading in known if known.count(heading) > 1}:
+            yield f"{prefix}.parts: {heading} is a heading of two parts; give each a heading of its own"
+        for name, shown in self.stands_for.items():
+            for heading in shown.of:
+                if heading not in known:
+                    yield f"{prefix}.stands_for.{name}.of: no heading {heading}; there are {', '.join(known)}"
+        for heading in self.headings:
+            if heading not in known:
+                yield f"{prefix}.headings: no heading {heading}; there are {', '.join(known)}"
+        rows = [name for part in self.parts.values() for name in part.systems]
+        for name in self.rows:
+            if name not in rows:
+                yield f"{prefix}.rows: no system {name}; there are {', '.join(dict.fromkeys(rows))}"
+        columns = [
+            c for part in self.parts.values() for c in (*part.columns, *(m for of in part.groups.values() for m in of))
+        ]
+        for where in ("columns", "average"):
+            for column in getattr(self, where):
+                if column not in columns:
+                    there = ", ".join(dict.fromkeys(columns))
+                    yield f"{prefix}.{where}: no part has a column {column}; there are {there}"
+
+
+@dataclass
+class PublishedConfig:
+    """Numbers of a published table; a file of conf/published."""
+
+    name: str = key("the published table, and the model that its numbers are of")
+    numbers: dict[str, dict[str, dict[str, float]]] = optional(
+        "heading -> system -> column, or avg as printed -> number", {}
+    )
+    over: dict[str, list[str]] = optional(
+        "heading -> columns that the printed average is over; else all that the row has", {}
+    )
+    facts: dict[str, dict[str, float]] = optional("system or column -> what else is published of it, for a figure", {})
+
+
+@dataclass
+class GridConfig:
+    """One grid of a table at one scale: systems by columns, one metric, with the published numbers beside.
+
+    Attributes:
+        title: one line.
+        metric: of every cell, as evaluations name it.
+        overrides: Hydra overrides of every run.
+        systems: by name, in order, each with its experiment.
+        searches: system -> settings that are searched over.
+        columns: names in data.evaluation or data.benchmarks, or of groups.
+        groups: column -> its members.
+        average: columns that the average is over; empty: all.
+        reference: system -> column (or avg) -> the published number.
+        reference_name: where the published numbers stand.
+        facts: system or column -> what else is published of it.
+        note: a line under the grid.
+        figure: its picture.
+    """
+
+    title: str
+    metric: str
+    systems: dict[str, SystemConfig]
+    columns: list[str]
+    overrides: list[str] = dataclasses.field(default_factory=list)
+    searches: dict[str, SearchConfig] = dataclasses.field(default_factory=dict)
+    groups: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    average: list[str] = dataclasses.field(default_factory=list)
+    reference: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    reference_name: str = ""
+    facts: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    note: str = ""
+    figure: FigureConfig | None = None
+
+    @property
+    def sources(self) -> list[str]:
+        """What is evaluated on: the columns, and in place of groups their members."""
+        return list(dict.fromkeys(name for column in self.columns for name in self.groups.get(column, [column])))
+
+    def searched(self) -> GridConfig:
+        """The same with every search written out: a system for each combination, named `SYSTEM KEY=VALUE ...`."""
+        systems: dict[str, SystemConfig] = {}
+        for name, system in self.systems.items():
+            over = self.searches[name].over if name in self.searches else {}
+            for values in itertools.product(*over.values()):
+                pairs = list(zip(over, values, strict=True))
+                words = [f"{word}={value}" for word, value in pairs]
+                setting = "".join(f" {word.rpartition('.')[2]}={value}" for word, value in pairs)
+                systems[name + setting] = dataclasses.replace(
+                    system, label=system.label + setting, overrides=[*system.overrides, *words]
+                )
+        return dataclasses.replace(self, systems=systems)
+
+
+@dataclass
+class ReproductionConfig:
+    """What `scripts/reproduce_table.py` is told."""
+
+    table: TableConfig = key("which table")
+    seeds: list[int] = key("one run of every system for each")
+    launcher: LauncherConfig = key("how its runs are executed")
+    output_dir: str = key("where runs and tables are kept")
+    scale: str = key("mini or thesis, of the table and of its runs", choices=("mini", "thesis"))
+
+    def faults(self, prefix: str) -> Any:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            yield f"seeds={self.seeds}: must be different numbers from 0, at least one; for instance seeds=[1,2,3]"

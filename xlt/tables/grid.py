@@ -1,0 +1,139 @@
+"""A finished grid: the cells of systems by columns, each over seeds, with the runs that back them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from xlt.files import atomic_text, write_json
+from xlt.tables.config import AVERAGE, GridConfig, SystemConfig
+
+
+@dataclass
+class Cell:
+    """The values of a system and column over seeds.
+
+    Attributes:
+        values: one a seed, those that a finished evaluation backs.
+        backed_by: fingerprints of their runs.
+        reason: why a value is missing; None if none is.
+        stand_in: ISO 639-3 code of the language whose module was in the model in place of the column's own language's.
+    """
+
+    values: list[float] = field(default_factory=list)
+    backed_by: list[str] = field(default_factory=list)
+    reason: str | None = None
+    stand_in: str | None = None
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values) if self.values else math.nan
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation over seeds; None for fewer than two."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+
+@dataclass
+class Grid:
+    """What a table shows under one heading.
+
+    Attributes:
+        name: of the files it is saved in.
+        config: its systems, columns and published numbers.
+        seeds: one value of every cell for each.
+        cells: system -> column (and `avg`) -> cell.
+        has_average: there is a column of averages.
+    """
+
+    name: str
+    config: GridConfig
+    seeds: list[int]
+    cells: dict[str, dict[str, Cell]]
+    has_average: bool = True
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns in the order shown; a grid of groups, and one without columns, has no average."""
+        averaged = self.has_average and self.config.columns and not self.config.groups
+        return [*self.config.columns, *([AVERAGE] if averaged else [])]
+
+    @property
+    def stand_ins(self) -> dict[str, dict[str, str]]:
+        """System -> column -> language whose module stood in for that of the column's language."""
+        found = {
+            name: {column: cell.stand_in for column, cell in row.items() if cell.stand_in is not None}
+            for name, row in self.cells.items()
+        }
+        return {name: columns for name, columns in found.items() if columns}
+
+    def save(self, markdown: str, folder: Path) -> None:
+        """Writes `NAME.md` and `NAME.json`; the latter has every value with the run that backs it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        record = {
+            "title": self.config.title,
+            "metric": self.config.metric,
+            "seeds": self.seeds,
+            "reference": self.config.reference,
+            "cells": {
+                system: {column: _cell_record(cell) for column, cell in row.items()}
+                for system, row in self.cells.items()
+            },
+        }
+        write_json(folder / f"{self.name}.json", json.loads(json.dumps(record)))
+        with atomic_text(folder / f"{self.name}.md") as file:
+            file.write(markdown)
+
+
+def _cell_record(cell: Cell) -> dict[str, object]:
+    return {
+        "mean": None if math.isnan(cell.mean) else cell.mean,
+        "spread": cell.spread,
+        "values": cell.values,
+        "runs": cell.backed_by,
+        "missing": cell.reason,
+        **({"stand_in": cell.stand_in} if cell.stand_in is not None else {}),
+    }
+
+
+def averages(name: str, title: str, note: str, grids: Mapping[str, Grid]) -> Grid:
+    """A grid of averages: its systems are those of the grids, a column shows a grid's average.
+
+    Args:
+        name, title, note: of the table.
+        grids: heading -> the grid whose average it shows.
+    """
+    systems: dict[str, SystemConfig] = {}
+    reference: dict[str, dict[str, float]] = {}
+    names: dict[str, None] = {}
+    for heading, grid in grids.items():
+        systems |= {name: system for name, system in grid.config.systems.items() if name not in systems}
+        names |= dict.fromkeys(filter(None, [grid.config.reference_name]))
+        for system, numbers in grid.config.reference.items():
+            if AVERAGE in numbers:
+                reference.setdefault(system, {})[heading] = numbers[AVERAGE]
+    cells = {
+        system: {
+            heading: dataclasses.replace(grid.cells[system][AVERAGE]) if system in grid.cells else Cell()
+            for heading, grid in grids.items()
+        }
+        for system in systems
+    }
+    metrics = ", ".join(dict.fromkeys(grid.config.metric for grid in grids.values()))
+    config = GridConfig(
+        title=f"{title}: averages",
+        metric=metrics,
+        systems=systems,
+        columns=list(grids),
+        reference=reference,
+        reference_name="; ".join(names),
+        note=note,
+    )
+    seeds = next(iter(grids.values())).seeds
+    return Grid(name, config, seeds, cells, has_average=False)

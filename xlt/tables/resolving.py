@@ -1,0 +1,191 @@
+"""From a table's file to its grids at one scale: systems looked up, published numbers beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, SCMode, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from xlt.compose import one_line
+from xlt.config import faults
+from xlt.errors import UsageError
+from xlt.tables.catalogue import config_file
+from xlt.tables.config import (
+    AVERAGE,
+    EntryConfig,
+    GridConfig,
+    PartConfig,
+    PublishedConfig,
+    SearchConfig,
+    SystemConfig,
+    TableConfig,
+)
+
+
+def at_scale(table: DictConfig, scale: str) -> None:
+    """Lays what a table has otherwise at a scale over the rest, in place; the other scale's part is dropped.
+
+    Raises:
+        UsageError: the scale's part has a value of another type than the rest.
+    """
+    own = table.get(scale)
+    with open_dict(table):  # unknown keys are refused with all others, once the whole is composed
+        for name in ("mini", "thesis"):
+            table[name] = None
+        if own is not None:
+            try:
+                table.merge_with(own)
+            except OmegaConfBaseException as error:
+                raise UsageError(f"table.{scale}: {one_line(error)}") from error
+        for part in table.without:
+            if part in table.parts:
+                del table.parts[part]
+
+
+def grids_of(table: TableConfig, scale: str, headings: Sequence[str] = ()) -> dict[str, GridConfig]:
+    """Heading -> its grid, with searches written out.
+
+    Args:
+        table: checked, with its scale laid over.
+        scale: mini or thesis, filled in where overrides have {scale}.
+        headings: those wanted; empty: all.
+    Raises:
+        UsageError: a system or file of published numbers that is not there.
+    """
+    wanted = [heading for heading in table.headings or headings or _headings(table)]
+    grids = {}
+    for part_name, part in table.parts.items():
+        for heading in part.metrics:
+            if heading in wanted:
+                grids[heading] = _grid(table, part_name, part, heading, scale).searched()
+    return grids
+
+
+def _headings(table: TableConfig) -> list[str]:
+    return [heading for part in table.parts.values() for heading in part.metrics]
+
+
+def _grid(table: TableConfig, part_name: str, part: PartConfig, heading: str, scale: str) -> GridConfig:
+    entries = {name: entry for name, entry in part.systems.items() if not table.rows or name in table.rows}
+    groups = part.groups
+    members = [name for column in part.columns for name in groups.get(column, [])]
+    columns = [column for column in table.columns if column in part.columns or column in members] or part.columns
+    if table.columns and columns is not part.columns:
+        groups = {column: of for column, of in groups.items() if column in columns}
+    average = [column for column in table.average if column in columns] or [
+        column for column in part.average if column in columns
+    ]
+    grid = GridConfig(
+        title=part.title or (table.title if len(_headings(table)) == 1 else f"{table.title}: {heading}"),
+        metric=part.metrics[heading],
+        systems={name: _system(name, entry, part, heading, scale) for name, entry in entries.items()},
+        columns=list(columns),
+        overrides=[_filled(word, part.experiment, scale) for word in part.overrides],
+        searches={name: _search(entry.search, part, scale) for name, entry in entries.items() if entry.search},
+        groups={column: list(of) for column, of in groups.items()},
+        average=average,
+        note="\n".join(note for note in (part.note, table.note) if note),
+        figure=part.figure,
+    )
+    if part.published is not None:
+        _add_published(grid, published_numbers(part.published), heading, entries, part.experiment, scale)
+    return grid
+
+
+def _system(name: str, entry: EntryConfig, part: PartConfig, heading: str, scale: str) -> SystemConfig:
+    system = _typed(SystemConfig, config_file("system", entry.system or name), f"conf/system/{entry.system or name}")
+    experiment = entry.experiment or system.experiment or part.experiment
+    overrides = [*system.overrides, *entry.overrides, *entry.by_metric.get(heading, [])]
+    return SystemConfig(
+        label=entry.label or system.label,
+        experiment=experiment,
+        overrides=[_filled(word, experiment, scale) for word in overrides],
+        composition=entry.composition or system.composition,
+    )
+
+
+def _search(search: SearchConfig, part: PartConfig, scale: str) -> SearchConfig:
+    over = {name: [_filled(value, part.experiment, scale) for value in of] for name, of in search.over.items()}
+    return dataclasses.replace(search, over=over)
+
+
+def _filled(word: str, experiment: str, scale: str) -> str:
+    return word.replace("{experiment}", experiment).replace("{scale}", scale)
+
+
+def published_numbers(name: str) -> PublishedConfig:
+    """A file of `conf/published`.
+
+    Raises:
+        UsageError: there is no such file, or it has faults.
+    """
+    return _typed(PublishedConfig, config_file("published", name), f"conf/published/{name}")
+
+
+def _add_published(
+    grid: GridConfig,
+    published: PublishedConfig,
+    heading: str,
+    entries: Mapping[str, EntryConfig],
+    experiment: str,
+    scale: str,
+) -> None:
+    """Puts the published numbers of the systems and columns shown beside them.
+
+    The printed average stands beside an average over the same columns. Beside another one stands the mean of the
+    published numbers of the columns that it is over, if each has one.
+    """
+    numbers = published.numbers.get(heading, {})
+    averaged = [source for column in grid.average or grid.columns for source in grid.groups.get(column, [column])]
+    computed = False
+    for name in grid.systems:
+        entry = entries[name]
+        for row, of in _published_rows(name, entry, numbers):
+            printed_over = published.over.get(heading) or [column for column in of if column != AVERAGE]
+            shown = {column: of[column] for column in grid.columns if column in of}
+            if AVERAGE in of and set(averaged) == set(printed_over):
+                shown[AVERAGE] = of[AVERAGE]
+            elif averaged and all(column in of for column in averaged):
+                shown[AVERAGE] = round(statistics.fmean(of[column] for column in averaged), 2)
+                computed = computed or AVERAGE in of
+            if shown:
+                grid.reference[_filled(row, experiment, scale)] = shown
+    if grid.reference:
+        grid.reference_name = published.name + ("; averages over the columns shown" if computed else "")
+    grid.facts = {name: dict(of) for name, of in published.facts.items()}
+
+
+def _published_rows(
+    name: str, entry: EntryConfig, numbers: Mapping[str, Mapping[str, float]]
+) -> Iterator[tuple[str, Mapping[str, float]]]:
+    """Row of the grid, and its published numbers; of a search, a row for each of its settings that has some."""
+    base = entry.published or name
+    if entry.search is None:
+        if base in numbers:
+            yield name, numbers[base]
+        return
+    for row, of in numbers.items():
+        if row == base or row.startswith(f"{base} "):
+            yield name + row.removeprefix(base), of
+
+
+def _typed(schema: Any, content: DictConfig, where: str) -> Any:
+    """A file's content as its schema's object.
+
+    Raises:
+        UsageError: a key that the schema does not have, or a value it does not take.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), content)
+        typed = OmegaConf.to_container(
+            merged, resolve=True, throw_on_missing=False, structured_config_mode=SCMode.INSTANTIATE
+        )
+    except OmegaConfBaseException as error:
+        raise UsageError(f"{where}: {one_line(error)}") from error
+    if lines := list(faults(typed)):
+        raise UsageError(*(f"{where}: {line}" for line in lines))
+    return typed
