@@ -152,7 +152,8 @@ def run(config: DictConfig, *, evaluate: bool = True) -> tuple[int, float | None
     console = Console(stderr=True, quiet=not Processes.join().leads)
     store = RunStore(config.output_dir)
     plan = Plan(store)
-    asked = plan.add(a_source_each(config), evaluate=evaluate)
+    config = a_source_each(config)
+    asked, evaluations = plan.ask(config) if evaluate else (plan.add(config, evaluate=False), {})
     plan.preflight()
     if len(plan.runs) > 1:
         print_plan(plan, console)
@@ -168,7 +169,7 @@ def run(config: DictConfig, *, evaluate: bool = True) -> tuple[int, float | None
             print(f"xlt: not tried because of that: {len(outcome.skipped)} runs", file=sys.stderr)
         return FAILURE, None
     if Processes.join().leads:
-        print_evaluations(asked, store, Console())
+        print_evaluations(asked, evaluations, store, Console())
     result = store.result(asked.fingerprint)
     return 0, result["training"].get(f"best/{result.get('metric')}")
 

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from xlt.config import LauncherConfig
+from xlt.engine.run import Composition
 from xlt.errors import UsageError
 from xlt.execution.execution import Outcome, carry_out
 from xlt.execution.workers import make_workers
@@ -24,7 +25,7 @@ from xlt.files import write_json
 from xlt.modules import ModuleFileError
 from xlt.plan.planner import Plan, Run
 from xlt.plan.store import RunStore
-from xlt.tables.page import save_page
+from xlt.tables.page import JobScores, save_page
 from xlt.tables.terminal import JobReport, SweepRow, mean_scores, print_plan, print_sweep
 from xlt.tracking.watch import send_unsent, watch
 
@@ -84,6 +85,7 @@ class SweepJob:
         number: as Hydra counts it.
         words: its overrides.
         run: that it asked for; None for one that was refused.
+        evaluations: key -> composition, as the job asked for them; other jobs may ask the same run for others.
         faults: what was wrong with it, a line each.
         existed: there was nothing left to do for it.
     """
@@ -91,6 +93,7 @@ class SweepJob:
     number: int
     words: list[str]
     run: Run | None = None
+    evaluations: dict[str, Composition] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     existed: bool = False
 
@@ -128,7 +131,7 @@ class Sweep:
             alone = Plan(store)
             alone.add(config)
             alone.preflight()
-            job.run = self._plan.add(config)
+            job.run, job.evaluations = self._plan.ask(config)
         except (UsageError, ModuleFileError) as error:
             self._refuse(job, error.lines if isinstance(error, UsageError) else [str(error)])
             return
@@ -165,15 +168,14 @@ class Sweep:
     def _row(self, job: SweepJob, plan: Plan, outcome: Outcome) -> SweepRow:
         if job.run is None:
             return SweepRow(job.number, self._overrides(job), "refused", {}, "; ".join(job.faults))
-        reason = outcome.failures.get(job.run.fingerprint)
-        if reason is not None:
-            state = "not tried" if job.run.fingerprint in outcome.skipped else "failed"
-        elif job.existed:
-            state = "existed"
-        else:
-            finished = plan.store.is_trained(job.run.fingerprint) and not plan.missing_evaluations(job.run)
-            state = "done" if finished else "not finished"
-        return SweepRow(job.number, self._overrides(job), state, mean_scores(job.run, plan.store), reason)
+        store, fingerprint = plan.store, job.run.fingerprint
+        scores = mean_scores(job.run, job.evaluations, store)
+        finished = store.is_trained(fingerprint) and job.evaluations.keys() <= store.evaluations(fingerprint).keys()
+        if finished:  # even if an evaluation failed that only another job wants of this run
+            return SweepRow(job.number, self._overrides(job), "existed" if job.existed else "done", scores, None)
+        reason = outcome.failures.get(fingerprint)
+        state = "not tried" if fingerprint in outcome.skipped else "not finished" if reason is None else "failed"
+        return SweepRow(job.number, self._overrides(job), state, scores, reason)
 
     def _overrides(self, job: SweepJob) -> str:
         """Those in which the jobs differ; all of a single job."""
@@ -194,8 +196,21 @@ class Sweep:
                 )
         title = next(job.run.config.tracker.group for job in self.jobs if job.run is not None)
         runs = [plan.runs[fingerprint] for fingerprint in names]
-        page = save_page(folder / "sweep.html", str(title), runs, plan.store, outcome.failures, None, plan, names)
+        page = save_page(
+            folder / "sweep.html", str(title), runs, plan.store, outcome.failures, None, plan, names, self._job_scores()
+        )
         Console(stderr=True).print(f"{page}", highlight=False, soft_wrap=True)
+
+    def _job_scores(self) -> list[JobScores]:
+        """The jobs as the page shows them; those that asked one run for the same evaluations are one row."""
+        rows: dict[tuple[str, frozenset[str]], JobScores] = {}
+        for job in self.jobs:
+            if job.run is not None:
+                key = (job.run.fingerprint, frozenset(job.evaluations))
+                before = rows[key].name if key in rows else ""
+                name = "; ".join(filter(None, (before, self._overrides(job)))) or job.run.label
+                rows[key] = JobScores(name, job.run, job.evaluations)
+        return list(rows.values())
 
     @staticmethod
     def _title(config: DictConfig) -> str:

@@ -118,6 +118,8 @@ class Composition:
         modules: in the order in which they are applied.
         entry: name in the run's `data.evaluation` or `data.benchmarks`; two who ask may mean different data.
         content: digest of the data when this was planned.
+        unusual: what the label does not say of the modules: another language's module stands in, or further task
+            modules are added; empty where there is nothing of that kind.
     """
 
     source: str
@@ -125,6 +127,12 @@ class Composition:
     modules: tuple[ModuleFile, ...]
     entry: str
     content: str
+    unusual: str = ""
+
+    @property
+    def name(self) -> str:
+        """The label, with what is unusual about the modules."""
+        return f"{self.label} ({self.unusual})" if self.unusual else self.label
 
 
 @dataclass

@@ -132,11 +132,20 @@ class ReproductionConfig:
 
 @dataclass
 class Cell:
-    """Values over seeds, the fingerprints that back them, and why one is missing."""
+    """The values of one system and column over seeds.
+
+    Attributes:
+        values: one for each seed that is finished.
+        backed_by: fingerprints of the runs behind the values.
+        reason: why a value is missing; None if none is.
+        costs: what an example costs in the evaluations behind the values, see `xlt.engine.cost`; evaluations whose
+            record does not say it are left out.
+    """
 
     values: list[float] = field(default_factory=list)
     backed_by: list[str] = field(default_factory=list)
     reason: str | None = None
+    costs: list[dict[str, float]] = field(default_factory=list)
 
     @property
     def mean(self) -> float:
@@ -267,6 +276,8 @@ class Table:
                         found[column] = value
                         row[column].values.append(value)
                         row[column].backed_by.append(run.fingerprint)
+                        cost = self.cost(system_name, seed, column, store)
+                        row[column].costs += [cost] if cost else []
                     else:
                         reason = failures.get(run.fingerprint) or store.failure(run.fingerprint) or "not run"
                         row[column].reason = f"seed {seed}: {reason}"

@@ -15,9 +15,11 @@ from omegaconf import DictConfig, OmegaConf, SCMode
 from xlt.compose import compose, compose_language_run
 from xlt.engine.benchmarks import SCORE
 from xlt.engine.build import build_method, build_task
+from xlt.engine.run import BASE, COMPOSED
 from xlt.errors import UsageError
 from xlt.methods.method import Budget
-from xlt.tables.table import TableConfig
+from xlt.plan.planner import unusual_modules
+from xlt.tables.table import SystemConfig, TableConfig
 from xlt.tracking.wandb import SYSTEMS, score_name, table_tag
 
 _SERVER = "https://api.wandb.ai"
@@ -79,7 +81,6 @@ def table_workspace(name: str, tables: Sequence[TableConfig], overrides: Sequenc
     columns: dict[str, None] = {}
     tracker: Any = None
     for table in tables:
-        compositions = list(dict.fromkeys(system.composition for system in table.systems.values()))
         for system in table.systems.values():
             words = [f"experiment={system.experiment}", *table.overrides, *system.overrides, *overrides]
             column = table.sources[0] if table.sources else ""  # a table may have curves only
@@ -94,14 +95,25 @@ def table_workspace(name: str, tables: Sequence[TableConfig], overrides: Sequenc
                     curves["Learning curves of language modules"][panel.title] = panel
             for column in table.sources:
                 metric = SCORE if column in config.data.benchmarks else table.metric
-                names = tuple(score_name(column, composition, metric) for composition in compositions)
-                scores[f"{column} {metric}"] = Panel("bars", f"{column} {metric}", names)
+                title, own = f"{column} {metric}", score_name(column, _composition(config, system, column), metric)
+                before = scores[title].metrics if title in scores else ()
+                scores[title] = Panel("bars", title, tuple(dict.fromkeys((*before, own))))
     if tracker is None:
         raise UsageError(f"table={name}: it has no runs; there is nothing to show")
     sections = {name: list(of.values()) for name, of in curves.items() if of}
     if scores:
         sections = {"Scores": [Panel("table", "every evaluation", ("evaluation",)), *scores.values()], **sections}
     return Workspace(f"xlt {name}", tracker.project, tracker.entity, name, list(columns), sections)
+
+
+def _composition(config: DictConfig, system: SystemConfig, column: str) -> str:
+    """The composition that a system shows of a column, by the name that its scores bear at W&B."""
+    if system.composition == BASE:
+        return BASE
+    sources = config.data.evaluation
+    language = sources[column].language if system.composition == COMPOSED and column in sources else None
+    unusual = unusual_modules(config, language)
+    return f"{system.composition} ({unusual})" if unusual else system.composition
 
 
 def _curves(config: DictConfig) -> Iterator[Panel]:
