@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.console import Console
 
+from xlt.compose import is_composition_error
 from xlt.config import LauncherConfig
 from xlt.engine.run import Composition
 from xlt.errors import UsageError
@@ -27,6 +30,7 @@ from xlt.plan.planner import Plan, Run
 from xlt.plan.store import RunStore
 from xlt.tables.page import JobScores, save_page
 from xlt.tables.terminal import JobReport, SweepRow, mean_scores, print_plan, print_sweep
+from xlt.tracebacks import failure_line
 from xlt.tracking.watch import send_unsent, watch
 
 USAGE = 2
@@ -87,6 +91,7 @@ class SweepJob:
         run: that it asked for; None for one that was refused.
         evaluations: key -> composition, as the job asked for them; other jobs may ask the same run for others.
         faults: what was wrong with it, a line each.
+        error: the program's own error while it was planned, in one line.
         existed: there was nothing left to do for it.
     """
 
@@ -95,6 +100,7 @@ class SweepJob:
     run: Run | None = None
     evaluations: dict[str, Composition] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
+    error: str | None = None
     existed: bool = False
 
 
@@ -135,6 +141,12 @@ class Sweep:
         except (UsageError, ModuleFileError) as error:
             self._refuse(job, error.lines if isinstance(error, UsageError) else [str(error)])
             return
+        except Exception as error:
+            if is_composition_error(error) or os.environ.get("XLT_TRACEBACK"):
+                raise
+            job.error = failure_line(error, new_traceback_file(config.output_dir))
+            _print_lines(job, [job.error])
+            return
         self._launcher = self._launcher or job.run.config.launcher
         job.existed = not alone.to_train() and not alone.to_evaluate()
         SweepFolder.done = True
@@ -147,10 +159,10 @@ class Sweep:
         Raises:
             Interrupted: a signal came; what was running saved its state, and the jobs were shown as they stand.
         """
-        refused = any(job.faults for job in self.jobs)
+        refused, failed = any(job.faults for job in self.jobs), any(job.error for job in self.jobs)
         plan, console = self._plan, Console(stderr=True)
         if plan is None or self._launcher is None:
-            return USAGE if refused else 0
+            return USAGE if refused else FAILURE if failed else 0
         remaining = len(plan.to_train()) + len(plan.to_evaluate())
         if remaining:
             print_plan(plan, console)
@@ -163,11 +175,12 @@ class Sweep:
             print_sweep(rows, Console())
             self._save(rows, plan, outcome)
         send_unsent(plan.runs.values(), plan.store)
-        return USAGE if refused else FAILURE if outcome.failures else 0
+        return USAGE if refused else FAILURE if outcome.failures or failed else 0
 
     def _row(self, job: SweepJob, plan: Plan, outcome: Outcome) -> SweepRow:
         if job.run is None:
-            return SweepRow(job.number, self._overrides(job), "refused", {}, "; ".join(job.faults))
+            state = "refused" if job.error is None else "failed"
+            return SweepRow(job.number, self._overrides(job), state, {}, job.error or "; ".join(job.faults))
         store, fingerprint = plan.store, job.run.fingerprint
         scores = mean_scores(job.run, job.evaluations, store)
         finished = store.is_trained(fingerprint) and job.evaluations.keys() <= store.evaluations(fingerprint).keys()
@@ -218,8 +231,18 @@ class Sweep:
 
     def _refuse(self, job: SweepJob, lines: Sequence[str]) -> None:
         job.faults = list(lines)
-        for line in lines:
-            print(f"xlt: job {job.number} ({','.join(job.words)}): {line}", file=sys.stderr)
+        _print_lines(job, lines)
+
+
+def _print_lines(job: SweepJob, lines: Sequence[str]) -> None:
+    for line in lines:
+        print(f"xlt: job {job.number} ({','.join(job.words)}): {line}", file=sys.stderr)
+
+
+def new_traceback_file(output_dir: str) -> Path:
+    """Where the traceback of an error is kept that belongs to no run: by time and process."""
+    name = f"{datetime.now():%Y%m%d-%H%M%S-%f}-{os.getpid()}.txt"
+    return Path(output_dir).expanduser() / "tracebacks" / name
 
 
 def is_sweep() -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from xlt.errors import UsageError
 from xlt.methods.dense import DenseTensors, tunable_names
 from xlt.methods.method import Method, Phase, Setting, head_parameters, trained_head
 from xlt.models.transfer import TransferModel
@@ -35,7 +36,7 @@ class BitFit(Method):
         names = tunable_names(model, adapts_language=setting.adapts_language, freeze_layer_norm=True)
         biases = [name for name in names if name.startswith("backbone.") and name.endswith(".bias")]
         if not biases:
-            raise ValueError(f"method=bitfit: {model.base_name} has no bias terms outside layer normalisation")
+            raise UsageError(f"method=bitfit: {model.base_name} has no bias terms outside layer normalisation")
         self._dense = DenseTensors(model, biases, keep_start=True)
         self._head = head_parameters(model)
         self._total = model.pretrained_parameters

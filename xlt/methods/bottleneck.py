@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from xlt.config import key
+from xlt.errors import UsageError
 from xlt.methods.method import Method, Phase, Setting, head_parameters, trained_head
 from xlt.models.sublayers import Block, find_blocks, output_embeddings
 from xlt.models.transfer import TransferModel
@@ -174,7 +175,7 @@ def adapter_sites(blocks: Sequence[Block], where: str, leave_out_last: int) -> d
     """
     if leave_out_last >= len(blocks):
         there = f"the model has {len(blocks)} blocks"
-        raise ValueError(f"method.leave_out_last={leave_out_last}: {there}; none would be left")
+        raise UsageError(f"method.leave_out_last={leave_out_last}: {there}; none would be left")
     sites: dict[str, str] = {}
     for block in blocks[: len(blocks) - leave_out_last]:
         if where == "both_sublayers":

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from xlt.errors import UsageError
 from xlt.methods.method import trained_head
 from xlt.methods.peft_baselines import ADAPTER, PeftMethod, on_cpu
 from xlt.models.transfer import TransferModel
@@ -48,7 +49,7 @@ class Ia3(PeftMethod):
         family = str(model.backbone.config.model_type)  # type: ignore[union-attr]
         family = _LIKE.get(family, family)
         if family not in {**TARGETS, **_OWN}:
-            raise ValueError(f"method=ia3: peft does not know which layers to rescale in a {family} model")
+            raise UsageError(f"method=ia3: peft does not know which layers to rescale in a {family} model")
         targets, feed_forward = _OWN.get(family) or (TARGETS[family], FEED_FORWARD[family])
         return IA3Config(target_modules=targets, feedforward_modules=feed_forward)
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xlt.errors import UsageError
 from xlt.methods.method import Method, Phase, Setting, head_parameters
 from xlt.models.transfer import TransferModel
 
@@ -49,7 +50,7 @@ class PeftMethod(Method):
         for parameter in self._injected.values():
             parameter.data = parameter.data.to(wide)
         if not self._injected:
-            raise ValueError(f"method={self.name}: peft found nothing to adapt in {model.base_name}")
+            raise UsageError(f"method={self.name}: peft found nothing to adapt in {model.base_name}")
         self._layers = {
             f"backbone.{path}": layer for path, layer in model.backbone.named_modules() if hasattr(layer, "base_layer")
         }

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from xlt_kernels.outer_topk import outer_topk
 from xlt_kernels.select import select_largest
 
+from xlt.errors import UsageError
 from xlt.methods.sparse import SparseDeltas
 from xlt.methods.spiel.optimisers import AgedAdam, EntryOptimiser, SparseSm3
 
@@ -171,7 +172,7 @@ class GradientGrowth(Growth):
     def _choose_from(self, name: str, gradient: Tensor) -> None:
         """Takes the candidates, and the first sample of their gradients, from the whole gradient of a step."""
         if name in self._candidates:
-            raise ValueError(f"{name}: is used twice in a forward pass; give train.micro_batch_size=train.batch_size")
+            raise UsageError(f"{name}: is used twice in a forward pass; give train.micro_batch_size=train.batch_size")
         active = self.deltas.indices[name]
         count = min(round(self.candidates * len(active)), gradient.numel() - len(active))
         chosen = select_largest(gradient, count, active, self._draw(name))

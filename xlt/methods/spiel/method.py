@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from xlt_kernels.select import select_at_random
 
 from xlt.config import key
+from xlt.errors import UsageError
 from xlt.methods.method import Method, Phase, Setting, head_parameters, trained_head
 from xlt.methods.random_sft import pack_indices, sparse_report, unpack_indices
 from xlt.methods.sparse import SparseDeltas
@@ -100,7 +101,7 @@ class Spiel(Method):
         layers = block_linear_layers(model)
         shapes = {name: torch.Size((layer.out_features, layer.in_features)) for name, layer in layers.items()}
         if not shapes:
-            raise ValueError(f"method={self.name}: {model.base_name} has no linear layers in blocks")
+            raise UsageError(f"method={self.name}: {model.base_name} has no linear layers in blocks")
         self._setting, self._steps = setting, phase.steps
         self._total, self._head = model.pretrained_parameters, head_parameters(model)
         density = self._density_of_tensors(shapes.values(), model.pretrained_parameters)
