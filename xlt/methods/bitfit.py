@@ -8,7 +8,7 @@ from torch import nn
 
 from xlt.errors import UsageError
 from xlt.methods.dense import DenseTensors, tunable_names
-from xlt.methods.method import Method, Phase, Setting, head_parameters, trained_head
+from xlt.methods.method import Method, ModuleReport, Phase, Setting, head_parameters, trained_head
 from xlt.models.transfer import TransferModel
 from xlt.modules import ModuleArtefact, ModuleHeader, SparseDelta
 
@@ -47,6 +47,6 @@ class BitFit(Method):
     def export(self, model: TransferModel, header: ModuleHeader) -> ModuleArtefact:
         return SparseDelta(header, self._dense.entries(), trained_head(model))
 
-    def report(self) -> dict[str, float]:
+    def report(self) -> ModuleReport:
         tuned = sum(parameter.numel() for parameter in self._dense.parameters.values())
         return {"tuned_entries": tuned, "density": tuned / self._total}

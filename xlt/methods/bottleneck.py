@@ -13,7 +13,7 @@ from torch import nn
 
 from xlt.config import key
 from xlt.errors import UsageError
-from xlt.methods.method import Method, Phase, Setting, head_parameters, trained_head
+from xlt.methods.method import Method, ModuleReport, Phase, Setting, head_parameters, trained_head
 from xlt.models.sublayers import Block, find_blocks, output_embeddings
 from xlt.models.transfer import TransferModel
 from xlt.modules import ModuleArtefact, ModuleHeader
@@ -130,7 +130,7 @@ class Bottleneck(Method):
         invertible = None if self._invertible is None else _copy(self._invertible)
         return Adapter(header, adapters, self._placements, invertible, self._ends, trained_head(model))
 
-    def report(self) -> dict[str, float]:
+    def report(self) -> ModuleReport:
         tuned = sum(p.numel() for name, p in self.trainable().items() if name not in self._head)
         return {"tuned_entries": tuned, "density": tuned / self._total}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +71,22 @@ class Setting:
     random: Callable[..., torch.Generator]
     in_parts: bool = False
     languages: Sequence[str] = ()
+
+
+class ModuleReport(TypedDict):
+    """Numbers about a trained module.
+
+    `result.json` has them under "module", where the engine adds `bytes`, the size of the module's file. W&B shows all
+    of them in a run's summary, as `module/NAME`.
+
+    Attributes:
+        tuned_entries: how many numbers were trained; the task head is left out.
+        density: tuned entries / parameters of the pre-trained model, a fraction, not a percentage. Above 0; a generator
+            of adapters may have more than 1. Figures of kind `sizes` put scores over it.
+    """
+
+    tuned_entries: int
+    density: float
 
 
 class Method(ABC):
@@ -175,9 +192,9 @@ class Method(ABC):
     def export(self, model: TransferModel, header: ModuleHeader) -> ModuleArtefact:
         """The module that training made, tensors on the CPU."""
 
-    def report(self) -> dict[str, float]:
-        """Numbers about the trained module for the manifest (how many entries, what density)."""
-        return {}
+    @abstractmethod
+    def report(self) -> ModuleReport:
+        """Says how large the trained module is; called once, after `export`."""
 
 
 def head_parameters(model: TransferModel) -> dict[str, nn.Parameter]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from xlt.errors import UsageError
-from xlt.methods.method import Method, Phase, Setting, head_parameters
+from xlt.methods.method import Method, ModuleReport, Phase, Setting, head_parameters
 from xlt.models.transfer import TransferModel
 
 ADAPTER = "default"
@@ -58,7 +58,7 @@ class PeftMethod(Method):
     def trainable(self) -> dict[str, nn.Parameter]:
         return {**self._injected, **self._head}
 
-    def report(self) -> dict[str, float]:
+    def report(self) -> ModuleReport:
         tuned = sum(parameter.numel() for parameter in self._injected.values())
         return {"tuned_entries": tuned, "density": tuned / self._total}
 

@@ -12,7 +12,7 @@ from xlt_kernels.select import select_at_random
 
 from xlt.config import key
 from xlt.errors import UsageError
-from xlt.methods.method import Method, Phase, Setting, head_parameters, trained_head
+from xlt.methods.method import Method, ModuleReport, Phase, Setting, head_parameters, trained_head
 from xlt.methods.random_sft import pack_indices, sparse_report, unpack_indices
 from xlt.methods.sparse import SparseDeltas
 from xlt.methods.spiel.growth import GradientGrowth, Growth, MomentumGrowth
@@ -168,7 +168,7 @@ class Spiel(Method):
         header = dataclasses.replace(header, provenance={**header.provenance, "entries_grown_at_step": ages})
         return SparseDelta(header, self._attached.entries(), trained_head(model))
 
-    def report(self) -> dict[str, float]:
+    def report(self) -> ModuleReport:
         return sparse_report(self._attached, self._total)
 
     @property
