@@ -124,7 +124,7 @@ def test_a_failing_run_is_one_line_and_exit_code_1(
     ended = command(*words, "train.learning_rate=1e30", "train.clip_norm=null", "train.max_steps=5")
     assert ended.code == 1
     (line,) = ended.lines
-    assert line.startswith("xlt: my_own bitfit eng seed=1: FloatingPointError: phase train")
+    assert line.startswith("xlt: my_own bitfit eng seed=1: phase train") and "train.learning_rate" in line
 
 
 def test_an_installed_command_finds_its_configs_away_from_the_checkout(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -15,6 +16,7 @@ import hydra
 import pytest
 
 from xlt.compose import hydra_ready
+from xlt.engine.run import Composition
 from xlt.engine.training import Interrupted
 from xlt.execution import execution
 from xlt.plan.planner import Run
@@ -89,12 +91,10 @@ def test_a_job_that_fails_is_named_with_its_reason_and_tried_again(
         patch.setattr(execution, "_train", failing)
         ended = command(*words, "seed=1,2,3")
     assert ended.code == 1
-    assert [(row["state"], row["reason"]) for row in summary(ended)] == [
-        ("done", None),
-        ("failed", "RuntimeError: no room left"),
-        ("done", None),
-    ]
-    assert "job 1 failed: RuntimeError: no room left" in ended.out
+    assert [row["state"] for row in summary(ended)] == ["done", "failed", "done"]
+    reason = summary(ended)[1]["reason"]
+    assert "test_sweep.py:" in reason and "RuntimeError: no room left" in reason
+    assert f"job 1 failed: {reason}" in ended.out
     assert "2 done, 1 failed" in ended.out
     again = command(*words, "seed=1,2,3")
     assert (again.code, [row["state"] for row in summary(again)]) == (0, ["existed", "done", "existed"])
@@ -118,6 +118,34 @@ def test_a_sweep_that_is_stopped_says_what_was_done_and_goes_on(
     assert "1 done, 1 not finished" in ended.out and any(path.endswith("sweep.html") for path in ended.left)
     again = command(*words, "seed=1,2", "language_modules=none")
     assert [row["state"] for row in summary(again)] == ["existed", "done"]
+
+
+def test_a_job_shows_the_evaluations_that_it_asked_for_and_not_those_of_another_job(
+    command: Callable[..., Any], words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scored(run: Any, model_path: str, wanted: dict[str, Composition], watcher: Any) -> dict[str, Any]:
+        scores = {"": 30.0, "eng": 20.0, "fao": 80.0}  # by the language module in use
+        return {
+            key: {
+                "source": composition.source,
+                "composition": composition.label,
+                "metrics": {"accuracy": scores[composition.modules[0].language or ""]},
+            }
+            for key, composition in wanted.items()
+        }
+
+    monkeypatch.setattr(execution, "evaluate_compositions", scored)
+    ended = command(*words, "+language_modules.stand_in.fao=fao,eng", "launcher.workers=1")
+    assert ended.code == 0, ended.lines
+    assert trained(ended) == 1 + 2  # one task module for both jobs, and the modules of two languages
+    expected = [{"task": 30.0, "task+language": 80.0}, {"task": 30.0, "task+language": 20.0}]
+    assert [row["scores"] for row in summary(ended)] == expected
+    (page,) = (Path(path) for path in ended.left if path.endswith("sweep.html"))
+    text = page.read_text(encoding="utf-8")
+    for code, score in (("fao", "80.0"), ("eng", "20.0")):
+        assert re.search(rf"stand_in\.fao={code}</a></th>(?:(?!</tr>).)*task\+language(?:(?!</tr>).)*{score}", text), (
+            code
+        )
 
 
 def _kill_one_child(after: Path, killed: list[int]) -> None:

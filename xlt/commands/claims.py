@@ -13,7 +13,7 @@ from omegaconf import OmegaConf, SCMode
 from rich.console import Console
 
 from xlt.commands.cli import guarded, is_stray
-from xlt.compose import COMPOSITION_ERRORS, compose, hydra_ready, is_of_composition, override_faults, strangers
+from xlt.compose import COMPOSITION_ERRORS, compose, hydra_ready, is_composition_error, override_faults, strangers
 from xlt.compose.composing import composed
 from xlt.config import faults
 from xlt.errors import UsageError
@@ -136,7 +136,7 @@ def _fit(words: Sequence[str]) -> bool:
     try:
         return not any(strangers(composed("config", words)))
     except COMPOSITION_ERRORS as error:
-        if not is_of_composition(error):
+        if not is_composition_error(error):
             raise
         return False
 

@@ -18,7 +18,16 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 import xlt
-from xlt.commands.sweeps import FAILURE, USAGE, Sweep, SweepFolder, TrialFailed, is_gathered, is_sweep
+from xlt.commands.sweeps import (
+    FAILURE,
+    USAGE,
+    Sweep,
+    SweepFolder,
+    TrialFailed,
+    is_gathered,
+    is_sweep,
+    new_traceback_file,
+)
 from xlt.commands.usage import register_help
 from xlt.compose import (
     COMPOSITION_ERRORS,
@@ -26,7 +35,7 @@ from xlt.compose import (
     VERSION_BASE,
     a_source_each,
     hydra_ready,
-    is_of_composition,
+    is_composition_error,
     one_line,
     override_faults,
     register_schemas,
@@ -35,6 +44,7 @@ from xlt.compose.recipes import register_recipes
 from xlt.engine.processes import Processes
 from xlt.engine.training import Interrupted
 from xlt.errors import UsageError
+from xlt.tracebacks import failure_line
 
 
 def main() -> None:
@@ -57,7 +67,7 @@ def main() -> None:
         if (sweep := Sweep.gathered) is not None:
             guarded(sweep.carry_out)
     except COMPOSITION_ERRORS as error:
-        if not is_of_composition(error):
+        if not is_composition_error(error):
             raise
         with hydra_ready(options.config_dir):
             if "Cannot find primary config" in str(error):  # then nothing composes
@@ -88,7 +98,7 @@ def _hydra_main(config: DictConfig) -> float | None:
         return code
 
     try:
-        guarded(action)
+        guarded(action, str(config.output_dir))
     except SystemExit as stop:
         if is_sweep() and stop.code in (FAILURE, USAGE):
             raise TrialFailed(int(stop.code)) from stop
@@ -159,7 +169,8 @@ def run(config: DictConfig, *, evaluate: bool = True) -> tuple[int, float | None
     console = Console(stderr=True, quiet=not Processes.join().leads)
     store = RunStore(config.output_dir)
     plan = Plan(store)
-    asked = plan.add(a_source_each(config), evaluate=evaluate)
+    config = a_source_each(config)
+    asked, evaluations = plan.ask(config) if evaluate else (plan.add(config, evaluate=False), {})
     plan.preflight()
     if len(plan.runs) > 1:
         print_plan(plan, console)
@@ -177,33 +188,48 @@ def run(config: DictConfig, *, evaluate: bool = True) -> tuple[int, float | None
             print(f"xlt: not tried because of that: {len(outcome.skipped)} runs", file=sys.stderr)
         return FAILURE, None
     if Processes.join().leads:
-        print_evaluations(asked, store, Console())
+        print_evaluations(asked, evaluations, store, Console())
     result = store.result(asked.fingerprint)
     return 0, result["training"].get(f"best/{result.get('metric')}")
 
 
-def guarded(action: Callable[[], int], prefix: str = "") -> None:
-    """Runs an action of a command; wrong input is one line each and exit code 2, an interruption says how to go on.
+def guarded(action: Callable[[], int], output_dir: str | None = None) -> None:
+    """Runs an action of a command and turns what it raises into lines on standard error and an exit code.
+
+    Wrong input is a line for each fault and exit code 2; an interruption says how to go on. An error of the program is
+    one line with file and line number and exit code 1; its traceback is kept in a file that the line names. With
+    `XLT_TRACEBACK=1` in the environment such an error is raised on.
 
     Args:
         action: returns the exit code.
-        prefix: says which job of several the lines are about.
+        output_dir: the traceback goes into a folder below; by default the one that the command line names.
     """
     from xlt.modules import ModuleFileError
 
     try:
         code = action()
     except UsageError as error:
-        refuse([prefix + line for line in error.lines])
+        refuse(error.lines)
     except ModuleFileError as error:
-        refuse([f"{prefix}{error}"])
+        refuse([str(error)])
     except Interrupted as stop:
         print(str(stop), file=sys.stderr)
         sys.exit(128 + stop.signal)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+    except Exception as error:
+        if is_composition_error(error) or os.environ.get("XLT_TRACEBACK"):
+            raise
+        print(f"xlt: {failure_line(error, new_traceback_file(output_dir or _output_dir()))}", file=sys.stderr)
+        sys.exit(FAILURE)
     if code:
         sys.exit(code)
+
+
+def _output_dir() -> str:
+    """The output folder that the command line names, or the usual one."""
+    named = [word.partition("=")[2] for word in sys.argv[1:] if word.startswith("output_dir=")]
+    return named[-1] if named else "outputs"
 
 
 def refuse(lines: Sequence[str]) -> NoReturn:

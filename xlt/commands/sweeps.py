@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +18,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.console import Console
 
+from xlt.compose import is_composition_error
 from xlt.config import LauncherConfig
+from xlt.engine.run import Composition
 from xlt.errors import UsageError
 from xlt.execution.execution import Outcome, carry_out
 from xlt.execution.workers import make_workers
@@ -24,8 +28,9 @@ from xlt.files import write_json
 from xlt.modules import ModuleFileError
 from xlt.plan.planner import Plan, Run
 from xlt.plan.store import RunStore
-from xlt.tables.page import save_page
+from xlt.tables.page import JobScores, save_page
 from xlt.tables.terminal import JobReport, SweepRow, mean_scores, print_plan, print_sweep
+from xlt.tracebacks import failure_line
 from xlt.tracking.watch import send_unsent, watch
 
 USAGE = 2
@@ -84,14 +89,18 @@ class SweepJob:
         number: as Hydra counts it.
         words: its overrides.
         run: that it asked for; None for one that was refused.
+        evaluations: key -> composition, as the job asked for them; other jobs may ask the same run for others.
         faults: what was wrong with it, a line each.
+        error: the program's own error while it was planned, in one line.
         existed: there was nothing left to do for it.
     """
 
     number: int
     words: list[str]
     run: Run | None = None
+    evaluations: dict[str, Composition] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
+    error: str | None = None
     existed: bool = False
 
 
@@ -128,9 +137,15 @@ class Sweep:
             alone = Plan(store)
             alone.add(config)
             alone.preflight()
-            job.run = self._plan.add(config)
+            job.run, job.evaluations = self._plan.ask(config)
         except (UsageError, ModuleFileError) as error:
             self._refuse(job, error.lines if isinstance(error, UsageError) else [str(error)])
+            return
+        except Exception as error:
+            if is_composition_error(error) or os.environ.get("XLT_TRACEBACK"):
+                raise
+            job.error = failure_line(error, new_traceback_file(config.output_dir))
+            _print_lines(job, [job.error])
             return
         self._launcher = self._launcher or job.run.config.launcher
         job.existed = not alone.to_train() and not alone.to_evaluate()
@@ -144,10 +159,10 @@ class Sweep:
         Raises:
             Interrupted: a signal came; what was running saved its state, and the jobs were shown as they stand.
         """
-        refused = any(job.faults for job in self.jobs)
+        refused, failed = any(job.faults for job in self.jobs), any(job.error for job in self.jobs)
         plan, console = self._plan, Console(stderr=True)
         if plan is None or self._launcher is None:
-            return USAGE if refused else 0
+            return USAGE if refused else FAILURE if failed else 0
         remaining = len(plan.to_train()) + len(plan.to_evaluate())
         if remaining:
             print_plan(plan, console)
@@ -160,20 +175,20 @@ class Sweep:
             print_sweep(rows, Console())
             self._save(rows, plan, outcome)
         send_unsent(plan.runs.values(), plan.store)
-        return USAGE if refused else FAILURE if outcome.failures else 0
+        return USAGE if refused else FAILURE if outcome.failures or failed else 0
 
     def _row(self, job: SweepJob, plan: Plan, outcome: Outcome) -> SweepRow:
         if job.run is None:
-            return SweepRow(job.number, self._overrides(job), "refused", {}, "; ".join(job.faults))
-        reason = outcome.failures.get(job.run.fingerprint)
-        if reason is not None:
-            state = "not tried" if job.run.fingerprint in outcome.skipped else "failed"
-        elif job.existed:
-            state = "existed"
-        else:
-            finished = plan.store.is_trained(job.run.fingerprint) and not plan.missing_evaluations(job.run)
-            state = "done" if finished else "not finished"
-        return SweepRow(job.number, self._overrides(job), state, mean_scores(job.run, plan.store), reason)
+            state = "refused" if job.error is None else "failed"
+            return SweepRow(job.number, self._overrides(job), state, {}, job.error or "; ".join(job.faults))
+        store, fingerprint = plan.store, job.run.fingerprint
+        scores = mean_scores(job.run, job.evaluations, store)
+        finished = store.is_trained(fingerprint) and job.evaluations.keys() <= store.evaluations(fingerprint).keys()
+        if finished:  # even if an evaluation failed that only another job wants of this run
+            return SweepRow(job.number, self._overrides(job), "existed" if job.existed else "done", scores, None)
+        reason = outcome.failures.get(fingerprint)
+        state = "not tried" if fingerprint in outcome.skipped else "not finished" if reason is None else "failed"
+        return SweepRow(job.number, self._overrides(job), state, scores, reason)
 
     def _overrides(self, job: SweepJob) -> str:
         """Those in which the jobs differ; all of a single job."""
@@ -194,8 +209,21 @@ class Sweep:
                 )
         title = next(job.run.config.tracker.group for job in self.jobs if job.run is not None)
         runs = [plan.runs[fingerprint] for fingerprint in names]
-        page = save_page(folder / "sweep.html", str(title), runs, plan.store, outcome.failures, None, plan, names)
+        page = save_page(
+            folder / "sweep.html", str(title), runs, plan.store, outcome.failures, None, plan, names, self._job_scores()
+        )
         Console(stderr=True).print(f"{page}", highlight=False, soft_wrap=True)
+
+    def _job_scores(self) -> list[JobScores]:
+        """The jobs as the page shows them; those that asked one run for the same evaluations are one row."""
+        rows: dict[tuple[str, frozenset[str]], JobScores] = {}
+        for job in self.jobs:
+            if job.run is not None:
+                key = (job.run.fingerprint, frozenset(job.evaluations))
+                before = rows[key].name if key in rows else ""
+                name = "; ".join(filter(None, (before, self._overrides(job)))) or job.run.label
+                rows[key] = JobScores(name, job.run, job.evaluations)
+        return list(rows.values())
 
     @staticmethod
     def _title(config: DictConfig) -> str:
@@ -203,8 +231,18 @@ class Sweep:
 
     def _refuse(self, job: SweepJob, lines: Sequence[str]) -> None:
         job.faults = list(lines)
-        for line in lines:
-            print(f"xlt: job {job.number} ({','.join(job.words)}): {line}", file=sys.stderr)
+        _print_lines(job, lines)
+
+
+def _print_lines(job: SweepJob, lines: Sequence[str]) -> None:
+    for line in lines:
+        print(f"xlt: job {job.number} ({','.join(job.words)}): {line}", file=sys.stderr)
+
+
+def new_traceback_file(output_dir: str) -> Path:
+    """Where the traceback of an error is kept that belongs to no run: by time and process."""
+    name = f"{datetime.now():%Y%m%d-%H%M%S-%f}-{os.getpid()}.txt"
+    return Path(output_dir).expanduser() / "tracebacks" / name
 
 
 def is_sweep() -> bool:

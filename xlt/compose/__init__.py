@@ -2,7 +2,7 @@
 
 from xlt.compose.checking import checked, plain, strangers
 from xlt.compose.composing import CONFIG_MODULE, VERSION_BASE, a_source_each, hydra_ready, register_schemas
-from xlt.compose.messages import COMPOSITION_ERRORS, is_of_composition, one_line
+from xlt.compose.messages import COMPOSITION_ERRORS, is_composition_error, one_line
 from xlt.compose.overrides import override_faults
 from xlt.compose.runs import (
     compose,
@@ -34,7 +34,7 @@ __all__ = [
     "compose_teacher_run",
     "compose_translator_run",
     "hydra_ready",
-    "is_of_composition",
+    "is_composition_error",
     "language_run_settings",
     "model_run_settings",
     "one_line",

@@ -27,6 +27,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from xlt import config as shared
 from xlt.compose.recipes import register_recipes
 from xlt.data.sources import PARTS
+from xlt.tracebacks import error_line
 
 CONFIG_MODULE = "xlt_conf"
 VERSION_BASE = "1.3"
@@ -44,13 +45,17 @@ _SHARED_SCHEMAS = {
     "base_run": shared.RunConfig,
 }
 
+import_failures: dict[str, str] = {}
+"""Path of a schema in Hydra's store, as "method/base_mine" -> why the file that defines it cannot be imported."""
+
 _KEPT: weakref.WeakKeyDictionary[Any, dict[tuple[str, ...], bytes]] = weakref.WeakKeyDictionary()
 
 
 def register_schemas() -> None:
     """Puts every schema into Hydra's store; those of methods and tasks are found by walking their packages.
 
-    A file `xlt/methods/NAME.py` with a dataclass called `SCHEMA` is `method/base_NAME`.
+    A file `xlt/methods/NAME.py` with a dataclass called `SCHEMA` is `method/base_NAME`. A file that cannot be imported
+    is left out, and `import_failures` says why: only who asks for its schema needs to know.
     """
     OmegaConf.register_new_resolver("data", _in_data_dir, replace=True)
     OmegaConf.register_new_resolver("data_if_there", _in_data_dir_if_there, replace=True)
@@ -63,9 +68,16 @@ def register_schemas() -> None:
         store.store(group=group or None, name=name, node=node)
     for package, group in (("xlt.methods", "method"), ("xlt.tasks", "task")):
         for found in pkgutil.iter_modules(importlib.import_module(package).__path__):
-            module = importlib.import_module(f"{package}.{found.name}")
-            if hasattr(module, "SCHEMA"):
-                store.store(group=group, name=f"base_{found.name}", node=module.SCHEMA)
+            path = f"{group}/base_{found.name}"
+            import_failures.pop(path, None)
+            try:
+                module = importlib.import_module(f"{package}.{found.name}")
+                if hasattr(module, "SCHEMA"):
+                    store.store(group=group, name=f"base_{found.name}", node=module.SCHEMA)
+            except Exception as error:  # whatever a broken file raises
+                import_failures[path] = (
+                    f"{package.replace('.', '/')}/{found.name} cannot be imported: {error_line(error)}"
+                )
 
 
 def _in_data_dir(path: str, *, _root_: DictConfig) -> str | None:

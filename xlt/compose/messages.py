@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from xlt.compose.composing import composed
+from xlt.compose.composing import composed, import_failures
 from xlt.compose.renamed import renamed_key
 from xlt.compose.suggestions import suggestion
 
@@ -23,8 +23,13 @@ _INSTEAD = "take an option of its group that has it, or write it into a config o
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError, AssertionError, AttributeError)
 
 
-def is_of_composition(error: Exception) -> bool:
-    """Whether one of COMPOSITION_ERRORS is about the user's words; Hydra has a plain ValueError among them."""
+def is_composition_error(error: Exception) -> bool:
+    """Whether an error is Hydra's or OmegaConf's about the overrides that the user gave, and no error of a program.
+
+    Hydra and OmegaConf also raise plain ValueErrors, AssertionErrors and AttributeErrors, which only their text tells.
+    """
+    if not isinstance(error, COMPOSITION_ERRORS):
+        return False
     if isinstance(error, AssertionError):
         return _INSIDE_NULL in str(error)
     if isinstance(error, AttributeError) and not isinstance(error, OmegaConfBaseException):
@@ -40,7 +45,9 @@ def one_line(error: BaseException, overrides: Sequence[str] = ()) -> str:
         overrides: those that compose, for the keys there are.
     """
     text = str(error)
-    if (found := re.search(r"In '.*?': Could not find '(.*?)'", text)) is not None:
+    if (found := re.search(r"In '.*?': Could not (?:find|load) '(.*?)'", text)) is not None:
+        if (why := import_failures.get(found.group(1))) is not None:
+            return why
         group, _, name = found.group(1).rpartition("/")
         return f"no {found.group(1)} in conf/{suggestion(name, _options(group))}"
     if (found := re.search(r"Could not override '(.*?)'", text)) is not None:

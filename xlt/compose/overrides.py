@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from xlt.compose.checking import checked
 from xlt.compose.composing import composed
-from xlt.compose.messages import COMPOSITION_ERRORS, is_of_composition, one_line
+from xlt.compose.messages import COMPOSITION_ERRORS, is_composition_error, one_line
 from xlt.compose.renamed import renamed
 from xlt.errors import UsageError
 
@@ -70,7 +70,7 @@ def _refusal(overrides: Sequence[str], config_name: str) -> Exception | None:
     try:
         composed(config_name, overrides)
     except COMPOSITION_ERRORS as error:
-        if not is_of_composition(error):
+        if not is_composition_error(error):
             raise
         return error
     return None

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from xlt.compose.composing import a_source_each, composed, keep, kept
-from xlt.compose.messages import COMPOSITION_ERRORS, is_of_composition, one_line
+from xlt.compose.messages import COMPOSITION_ERRORS, is_composition_error, one_line
 from xlt.compose.overrides import override_faults
 from xlt.config import RunReference, SourceConfig
 from xlt.errors import UsageError
@@ -45,7 +45,7 @@ def compose(overrides: Sequence[str], config_name: str = "config") -> DictConfig
     try:
         return kept(words) or keep(words, a_source_each(composed(config_name, overrides)))
     except COMPOSITION_ERRORS as error:
-        if not is_of_composition(error):
+        if not is_composition_error(error):
             raise
         if "You must specify" in str(error):  # then nothing composes, whatever the words
             raise UsageError(one_line(error)) from error

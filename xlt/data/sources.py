@@ -26,6 +26,7 @@ from xlt.data.overlap import Overlap
 from xlt.data.records import prompted
 from xlt.data.streams import stream
 from xlt.errors import UsageError
+from xlt.tracebacks import error_line
 
 PARTS = ("sources", "validation", "evaluation", "excluded")
 
@@ -45,7 +46,10 @@ def reader_of(source: SourceConfig) -> ModuleType:
     name = "hub" if source.path is None and source.hub is not None else source.reader
     if source.translation is not None:
         name = "translated"
-    return importlib.import_module(f"{readers.__name__}.{name}")
+    try:
+        return importlib.import_module(f"{readers.__name__}.{name}")
+    except Exception as error:  # whatever a broken file raises
+        raise UsageError(f"reader={name}: the reader cannot be imported: {error_line(error)}") from error
 
 
 def source_identity(source: SourceConfig) -> dict[str, object]:

@@ -119,6 +119,8 @@ class Composition:
         entry: name in the run's `data.evaluation` or `data.benchmarks`; two who ask may mean different data.
         content: digest of the data when this was planned.
         identity: what determines the evaluation, kept beside its result.
+        unusual: what the label does not say of the modules: another language's module stands in, or further task
+            modules are added; empty where there is nothing of that kind.
     """
 
     source: str
@@ -127,6 +129,12 @@ class Composition:
     entry: str
     content: str
     identity: Mapping[str, Any] = field(default_factory=dict)
+    unusual: str = ""
+
+    @property
+    def name(self) -> str:
+        """The label, with what is unusual about the modules."""
+        return f"{self.label} ({self.unusual})" if self.unusual else self.label
 
 
 @dataclass

@@ -26,6 +26,7 @@ from xlt.plan.code import evaluation_code, training_code, translation_code
 from xlt.plan.identity import data_identity, digest, evaluated_identity, untranslated_identity
 from xlt.plan.planner import Plan, Run
 from xlt.plan.store import RunStore
+from xlt.tracebacks import PlainError, failure_line
 
 WatcherFor = Callable[[Run, RunStore], Watcher]
 Job = tuple[str, str]
@@ -74,7 +75,7 @@ def carry_out(
         outcome: filled as jobs end; who is interrupted has what became of those before.
     Raises:
         Interrupted: a signal came; what was running saved its state.
-        RuntimeError: a job failed in this process, and in another not at all or differently; it cannot go on with them.
+        PlainError: a job failed in this process, and in another not at all or differently; it cannot go on with them.
     """
     processes = Processes.join()
     for run in plan.runs.values() if processes.leads else ():
@@ -197,7 +198,7 @@ def _do(job: Job, arguments: tuple[Any, ...]) -> Verdict:
     except Exception as error:
         if os.environ.get("XLT_TRACEBACK"):
             raise
-        return Verdict(f"{type(error).__name__}: {' '.join(str(error).split())}")
+        return Verdict(failure_line(error, store.traceback_file(run.fingerprint)))
     return Verdict()
 
 
@@ -205,7 +206,7 @@ def _agreed(processes: Processes, verdict: Verdict) -> Verdict:
     """What became of a job that processes did together, or the leader while the others come here to wait.
 
     Raises:
-        RuntimeError: they differ in why they failed, or another is still at work or has ended. Whoever is in the middle
+        PlainError: they differ in why they failed, or another is still at work or has ended. Whoever is in the middle
             of an exchange would take the next job's for it; only the end of this process, after which `torchrun` ends
             the others, stops that.
     """
@@ -214,11 +215,11 @@ def _agreed(processes: Processes, verdict: Verdict) -> Verdict:
         verdicts = processes.gather(verdict, _PATIENCE if failed else None)
     except RuntimeError as error:
         reason = f"failed alone: {verdict.reason}" if failed else "another process has ended"
-        raise RuntimeError(f"process {processes.rank}: {reason}") from error
+        raise PlainError(f"process {processes.rank}: {reason}") from error
     failures = [one for one in verdicts if one.reason is not None]
     if len({one.reason for one in failures}) > 1:
         every = "; ".join(f"process {rank}: {one.reason or 'done'}" for rank, one in enumerate(verdicts))
-        raise RuntimeError(f"processes failed differently: {every}")
+        raise PlainError(f"processes failed differently: {every}")
     return failures[0] if failures else verdict
 
 

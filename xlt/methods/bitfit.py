@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from xlt.errors import UsageError
 from xlt.methods.dense import DenseTensors, tunable_names
-from xlt.methods.method import Method, Phase, Setting, head_parameters, trained_head
+from xlt.methods.method import Method, ModuleReport, Phase, Setting, head_parameters, trained_head
 from xlt.models.transfer import TransferModel
 from xlt.modules import ModuleArtefact, ModuleHeader, SparseDelta
 
@@ -35,7 +36,7 @@ class BitFit(Method):
         names = tunable_names(model, adapts_language=setting.adapts_language, freeze_layer_norm=True)
         biases = [name for name in names if name.startswith("backbone.") and name.endswith(".bias")]
         if not biases:
-            raise ValueError(
+            raise UsageError(
                 f"method=bitfit: model {model.base_name} has no bias terms outside layer normalisation, "
                 "so there is nothing to train: choose another method"
             )
@@ -49,6 +50,6 @@ class BitFit(Method):
     def export(self, model: TransferModel, header: ModuleHeader) -> ModuleArtefact:
         return SparseDelta(header, self._dense.entries(), trained_head(model))
 
-    def report(self) -> dict[str, float]:
+    def report(self) -> ModuleReport:
         tuned = sum(parameter.numel() for parameter in self._dense.parameters.values())
         return {"tuned_entries": tuned, "density": tuned / self._total}

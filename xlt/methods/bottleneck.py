@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from xlt.config import RunFacts, key
-from xlt.methods.method import Method, Phase, Setting, head_parameters, trained_head
+from xlt.errors import UsageError
+from xlt.methods.method import Method, ModuleReport, Phase, Setting, head_parameters, trained_head
 from xlt.models.sublayers import Block, find_blocks, output_embeddings
 from xlt.models.transfer import TransferModel
 from xlt.modules import ModuleArtefact, ModuleHeader
@@ -137,7 +138,7 @@ class Bottleneck(Method):
         invertible = None if self._invertible is None else _copy(self._invertible)
         return Adapter(header, adapters, self._placements, invertible, self._ends, trained_head(model))
 
-    def report(self) -> dict[str, float]:
+    def report(self) -> ModuleReport:
         tuned = sum(p.numel() for name, p in self.trainable().items() if name not in self._head)
         return {"tuned_entries": tuned, "density": tuned / self._total}
 
@@ -181,7 +182,7 @@ def adapter_sites(blocks: Sequence[Block], where: str, leave_out_last: int) -> d
         ValueError: no block would have an adapter.
     """
     if leave_out_last >= len(blocks):
-        raise ValueError(
+        raise UsageError(
             f"method.leave_out_last={leave_out_last}: must be less than the model's number of blocks, {len(blocks)}"
         )
     sites: dict[str, str] = {}

@@ -9,7 +9,7 @@ from torch import nn
 
 from xlt.config import RunFacts, key
 from xlt.methods.dense import DenseTensors, tunable_names
-from xlt.methods.method import Method, Phase, Setting, head_parameters, trained_head
+from xlt.methods.method import Method, ModuleReport, Phase, Setting, head_parameters, trained_head
 from xlt.models.transfer import TransferModel
 from xlt.modules import ModuleArtefact, ModuleHeader, SparseDelta
 
@@ -55,6 +55,7 @@ class Full(Method):
         )
         self._dense = DenseTensors(model, names, keep_start=True)
         self._head = head_parameters(model)
+        self._total = model.pretrained_parameters
 
     def trainable(self) -> dict[str, nn.Parameter]:
         return {**self._dense.parameters, **self._head}
@@ -62,5 +63,6 @@ class Full(Method):
     def export(self, model: TransferModel, header: ModuleHeader) -> ModuleArtefact:
         return SparseDelta(header, self._dense.entries(), trained_head(model))
 
-    def report(self) -> dict[str, float]:
-        return {"tuned_entries": sum(parameter.numel() for parameter in self._dense.parameters.values())}
+    def report(self) -> ModuleReport:
+        tuned = sum(parameter.numel() for parameter in self._dense.parameters.values())
+        return {"tuned_entries": tuned, "density": tuned / self._total}

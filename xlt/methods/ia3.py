@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from xlt.errors import UsageError
 from xlt.methods.method import trained_head
 from xlt.methods.peft_baselines import ADAPTER, PeftMethod, on_cpu
 from xlt.models.transfer import TransferModel
@@ -50,7 +51,7 @@ class Ia3(PeftMethod):
         family = str(model.backbone.config.model_type)  # type: ignore[union-attr]
         family = _SAME_NAMES_AS.get(family, family)
         if family not in {**TARGETS, **_EXTRA_FAMILIES}:
-            raise ValueError(
+            raise UsageError(
                 f"method=ia3: the layers to rescale in models of type {family} are unknown; "
                 f"known are {', '.join(sorted({**TARGETS, **_EXTRA_FAMILIES}))}"
             )

@@ -10,7 +10,7 @@ from xlt_kernels.select import select_most_changed
 
 from xlt.config import key
 from xlt.methods.dense import DenseTensors, tunable_names
-from xlt.methods.method import Budget, Method, Phase, Setting, head_parameters, trained_head
+from xlt.methods.method import Budget, Method, ModuleReport, Phase, Setting, head_parameters, trained_head
 from xlt.methods.random_sft import entry_budget, pack_indices, sparse_report, unpack_indices
 from xlt.methods.sparse import SparseDeltas
 from xlt.models.transfer import TransferModel
@@ -128,5 +128,6 @@ class LtSft(Method):
         assert self._sparse is not None
         return SparseDelta(header, self._sparse.entries(), trained_head(model))
 
-    def report(self) -> dict[str, float]:
-        return sparse_report(self._sparse, self._total) if self._sparse is not None else {}
+    def report(self) -> ModuleReport:
+        assert self._sparse is not None
+        return sparse_report(self._sparse, self._total)

@@ -14,7 +14,7 @@ from torch.nn import functional
 from xlt.config import RunFacts, key
 from xlt.data.typology import load_typology
 from xlt.methods.bottleneck import Bottleneck, adapter_sites
-from xlt.methods.method import Method, Phase, Setting
+from xlt.methods.method import Method, ModuleReport, Phase, Setting
 from xlt.models.sublayers import find_blocks
 from xlt.models.transfer import TransferModel
 from xlt.modules import ModuleArtefact, ModuleHeader
@@ -130,7 +130,7 @@ class MadG(Method):
         generator = Generator(header, network, self._sites, self.activation, features, codes, table)
         return generator.for_language(codes[0]) if len(codes) == 1 else generator
 
-    def report(self) -> dict[str, float]:
+    def report(self) -> ModuleReport:
         if self._task_method is not None:
             return self._task_method.report()
         tuned = sum(parameter.numel() for parameter in self._network.parameters())

@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +83,22 @@ class Setting:
     random: Callable[..., torch.Generator]
     in_parts: bool = False
     languages: Sequence[str] = ()
+
+
+class ModuleReport(TypedDict):
+    """Numbers about a trained module.
+
+    `result.json` has them under "module", where the engine adds `bytes`, the size of the module's file. W&B shows all
+    of them in a run's summary, as `module/NAME`.
+
+    Attributes:
+        tuned_entries: how many numbers were trained; the task head is left out.
+        density: tuned entries / parameters of the pre-trained model, a fraction, not a percentage. Above 0; a generator
+            of adapters may have more than 1. Figures of kind `sizes` put scores over it.
+    """
+
+    tuned_entries: int
+    density: float
 
 
 class Method(ABC):
@@ -202,9 +219,9 @@ class Method(ABC):
     def export(self, model: TransferModel, header: ModuleHeader) -> ModuleArtefact:
         """Returns the trained module, with its tensors on the CPU."""
 
-    def report(self) -> dict[str, float]:
-        """Returns numbers about the trained module for the manifest, such as `tuned_entries` and `density`."""
-        return {}
+    @abstractmethod
+    def report(self) -> ModuleReport:
+        """Says how large the trained module is; called once, after `export`."""
 
 
 def head_parameters(model: TransferModel) -> dict[str, nn.Parameter]:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xlt.methods.method import Method, Phase, Setting, head_parameters
+from xlt.errors import UsageError
+from xlt.methods.method import Method, ModuleReport, Phase, Setting, head_parameters
 from xlt.models.transfer import TransferModel
 
 ADAPTER = "default"
@@ -49,7 +50,7 @@ class PeftMethod(Method):
         for parameter in self._injected.values():
             parameter.data = parameter.data.to(wide)
         if not self._injected:
-            raise ValueError(
+            raise UsageError(
                 f"method={self.name}: peft found no layer to adapt in model {model.base_name}: choose another method"
             )
         self._layers = {
@@ -59,7 +60,7 @@ class PeftMethod(Method):
     def trainable(self) -> dict[str, nn.Parameter]:
         return {**self._injected, **self._head}
 
-    def report(self) -> dict[str, float]:
+    def report(self) -> ModuleReport:
         tuned = sum(parameter.numel() for parameter in self._injected.values())
         return {"tuned_entries": tuned, "density": tuned / self._total}
 

@@ -11,7 +11,7 @@ from xlt_kernels.select import select_at_random
 
 from xlt.config import key
 from xlt.methods.dense import tunable_names
-from xlt.methods.method import Method, Phase, Setting, head_parameters, trained_head
+from xlt.methods.method import Method, ModuleReport, Phase, Setting, head_parameters, trained_head
 from xlt.methods.sparse import SparseDeltas
 from xlt.models.transfer import TransferModel
 from xlt.modules import ModuleArtefact, ModuleHeader, SparseDelta
@@ -82,7 +82,7 @@ class RandomSft(Method):
     def export(self, model: TransferModel, header: ModuleHeader) -> ModuleArtefact:
         return SparseDelta(header, self._sparse.entries(), trained_head(model))
 
-    def report(self) -> dict[str, float]:
+    def report(self) -> ModuleReport:
         return sparse_report(self._sparse, self._total)
 
 
@@ -93,7 +93,7 @@ def entry_budget(model: TransferModel, names: list[str], density: float) -> int:
     return max(1, min(round(density * model.pretrained_parameters), tunable))
 
 
-def sparse_report(sparse: SparseDeltas, total: int) -> dict[str, float]:
+def sparse_report(sparse: SparseDeltas, total: int) -> ModuleReport:
     """Returns the number of tuned entries and their share of `total`, the pre-trained model's parameters."""
     tuned = sum(delta.numel() for delta in sparse.deltas.values())
     return {"tuned_entries": tuned, "density": tuned / total}

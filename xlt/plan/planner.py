@@ -314,6 +314,7 @@ class Plan(Runs):
             modules = self._language_modules(config, run_config, "evaluation", gathered)
         gathered.refuse()
         wanted: dict[str, Composition] = {}
+        added_names = unusual_modules(run_config)
         content = {name: digest(evaluated_identity(run_config.data, name)) for name in evaluated}
         for name, source in run_config.data.evaluation.items():
             if name not in evaluated:
@@ -322,17 +323,18 @@ class Plan(Runs):
             if source.language in modules:
                 identity, file, needed = modules[source.language]
                 key, about = self._evaluation(run, run_config, name, {**roles, "language": identity})
-                wanted[key] = Composition(name, COMPOSED, (file, *own), *told, about)
+                unusual = unusual_modules(run_config, source.language)
+                wanted[key] = Composition(name, COMPOSED, (file, *own), *told, about, unusual)
                 if needed is not None:
                     run.evaluation_needs.add(needed)
             if not _composes(run_config) or run_config.language_modules.evaluate_without:
                 key, about = self._evaluation(run, run_config, name, roles)
-                wanted[key] = Composition(name, ALONE, own, *told, about)
+                wanted[key] = Composition(name, ALONE, own, *told, about, added_names)
         for name in run_config.data.benchmarks:
             if name not in evaluated:
                 continue
             key, about = self._evaluation(run, run_config, name, roles)
-            wanted[key] = Composition(name, ALONE, own, name, content[name], about)
+            wanted[key] = Composition(name, ALONE, own, name, content[name], about, added_names)
         if run_config.task_modules.evaluate_base:
             for name in evaluated:
                 told = (entries.get(name, name), content[name])
@@ -424,6 +426,22 @@ def _used_language(settings: LanguageModulesConfig, language: str, part: str) ->
     if not settings.among or language in settings.among:
         return language
     return load_typology(settings.typology).nearest(language, settings.among)
+
+
+def unusual_modules(config: RunConfig | DictConfig, language: str | None = None) -> str:
+    """Names the modules in the model, in an evaluation, that the composition's label does not suggest.
+
+    Args:
+        config: of the run that is evaluated.
+        language: that it is evaluated on with a language module; None: without one.
+    Returns:
+        For instance "module of isl, +reviews"; empty where there is only the language's module and the run's.
+    """
+    words = []
+    if language is not None and (used := _used_language(config.language_modules, language, "evaluation")) != language:
+        words.append(f"module of {used}")
+    words += [f"+{name}" for name in sorted([*config.task_modules.runs, *config.task_modules.paths])]
+    return ", ".join(words)
 
 
 def _adapts(config: RunConfig) -> bool:

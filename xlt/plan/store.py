@@ -27,6 +27,7 @@ METRICS_FILE = "metrics.jsonl"
 EVALUATION_FILE = "evaluation.json"
 MANIFEST_FILE = "manifest.json"
 _FAILURE_FILE = "failure.json"
+_TRACEBACK_FILE = "traceback.txt"
 
 
 class RunStore:
@@ -68,7 +69,7 @@ class RunStore:
 
     def add_evaluations(self, fingerprint: str, found: dict[str, dict[str, Any]]) -> None:
         merged = {**self.evaluations(fingerprint), **{k: {"finished": _now(), **one} for k, one in found.items()}}
-        (self.folder(fingerprint) / _FAILURE_FILE).unlink(missing_ok=True)
+        self._forget_failure(fingerprint)
         write_json(self.folder(fingerprint) / EVALUATION_FILE, merged)
 
     def metrics(self, fingerprint: str) -> list[dict[str, Any]]:
@@ -81,10 +82,18 @@ class RunStore:
         """Why the run failed last, if it did."""
         return _read(self.folder(fingerprint) / _FAILURE_FILE).get("reason")
 
+    def traceback_file(self, fingerprint: str) -> Path:
+        """Where the traceback of a run's last programming error is kept."""
+        return self.folder(fingerprint) / _TRACEBACK_FILE
+
     def record_failure(self, fingerprint: str, reason: str) -> None:
         folder = self.folder(fingerprint)
         if folder.is_dir():
             write_json(folder / _FAILURE_FILE, {"reason": reason, "when": _now()})
+
+    def _forget_failure(self, fingerprint: str) -> None:
+        (self.folder(fingerprint) / _FAILURE_FILE).unlink(missing_ok=True)
+        self.traceback_file(fingerprint).unlink(missing_ok=True)
 
     def record_manifest(
         self,
@@ -102,7 +111,7 @@ class RunStore:
             late: by another process than trained it, which was killed before; versions and machine may be others.
         """
         folder = self.folder(fingerprint)
-        (folder / _FAILURE_FILE).unlink(missing_ok=True)
+        self._forget_failure(fingerprint)
         manifest = {
             "fingerprint": fingerprint,
             "kind": kind,

@@ -22,12 +22,14 @@ class Cell:
         values: one a seed, those that a finished evaluation backs.
         backed_by: fingerprints of their runs.
         reason: why a value is missing; None if none is.
+        costs: what an example costs in the evaluations behind the values (`xlt.engine.cost`), where they say it.
         stand_in: ISO 639-3 code of the language whose module was in the model in place of the column's own language's.
     """
 
     values: list[float] = field(default_factory=list)
     backed_by: list[str] = field(default_factory=list)
     reason: str | None = None
+    costs: list[dict[str, float]] = field(default_factory=list)
     stand_in: str | None = None
 
     @property

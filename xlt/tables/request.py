@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, SCMode
 
-from xlt.compose import COMPOSITION_ERRORS, compose, is_of_composition, one_line, strangers
+from xlt.compose import COMPOSITION_ERRORS, compose, is_composition_error, one_line, strangers
 from xlt.compose.messages import suggestion
 from xlt.config import faults
 from xlt.errors import UsageError
@@ -182,7 +182,7 @@ def _apply(words: Sequence[str], composed: DictConfig) -> None:
             values = OverridesParser.create(loader).parse_overrides([word])
             ConfigLoaderImpl._apply_overrides_to_config(values, composed)
         except COMPOSITION_ERRORS as error:
-            if not is_of_composition(error):
+            if not is_composition_error(error):
                 raise
             lines.append(f"{word}: {_no_such_key(word, composed) or one_line(error)}")
     if lines:

@@ -105,6 +105,7 @@ class Table:
                     scores[column] = value
                     row[column].values.append(value)
                     row[column].backed_by.append(run.fingerprint)
+                    row[column].costs += [record["cost"]] if record and record.get("cost") else []
                 elif record is not None:
                     row[column].reason = f"seed {seed}: the evaluation has no metric {metric}"
                 else:

@@ -13,6 +13,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from xlt.engine.benchmarks import SCORE
+from xlt.engine.run import Composition
 from xlt.plan.planner import Plan, Run
 from xlt.plan.runs import names_of
 from xlt.plan.store import RunStore
@@ -100,13 +101,18 @@ def print_other_code(plan: Plan, console: Console) -> None:
             console.print(f"{about}: {what}", highlight=False, markup=False, soft_wrap=True)
 
 
-def print_evaluations(run: Run, store: RunStore, console: Console) -> None:
-    """The evaluation grid of one run: languages by compositions, and where it is kept."""
+def print_evaluations(run: Run, evaluations: Mapping[str, Composition], store: RunStore, console: Console) -> None:
+    """Prints the scores of one run, languages by compositions, and says where its module is.
+
+    Args:
+        run: trained.
+        evaluations: key -> composition, as the command asked for them; others of the run are not shown.
+    """
     result = store.result(run.fingerprint)
     metric = result.get("metric", "")
     done = store.evaluations(run.fingerprint)
     grid: dict[str, dict[str, float]] = {}
-    for key, wanted in run.evaluations.items():
+    for key, wanted in evaluations.items():
         if key in done:
             metrics = done[key]["metrics"]
             grid.setdefault(wanted.source, {})[wanted.label] = metrics[metric if metric in metrics else SCORE]
@@ -145,11 +151,19 @@ class SweepRow:
     reason: str | None
 
 
-def mean_scores(run: Run, store: RunStore) -> dict[str, float]:
-    """Composition -> mean of the run's metric over what it was evaluated on with it."""
+def mean_scores(run: Run, evaluations: Mapping[str, Composition], store: RunStore) -> dict[str, float]:
+    """Averages the run's metric over the sources that were evaluated, for each label of a composition.
+
+    Args:
+        run: whose module was evaluated.
+        evaluations: key -> composition, as one config asked for them. Several configs may ask one run for different
+            modules under one label, so `run.evaluations` must not be averaged.
+    Returns:
+        Label -> mean; without the labels of which nothing is finished.
+    """
     metric, done = store.result(run.fingerprint).get("metric", ""), store.evaluations(run.fingerprint)
     found: dict[str, list[float]] = {}
-    for key, wanted in run.evaluations.items():
+    for key, wanted in evaluations.items():
         if key in done:
             metrics = done[key]["metrics"]
             found.setdefault(wanted.label, []).append(metrics[metric if metric in metrics else SCORE])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from xlt.compose import plain
 from xlt.engine.build import build_method, build_task
-from xlt.engine.run import MODULE_FILE
+from xlt.engine.run import MODULE_FILE, Composition
 from xlt.errors import UsageError
 from xlt.plan.planner import Run
 from xlt.plan.store import RunStore
@@ -22,6 +23,7 @@ SYSTEMS = "systems"
 """Key in a run's config at W&B for the mapping table -> name of the run in that table."""
 
 _ID_DIGITS = 16
+_KEY_DIGITS = 8
 _MAX_TAGGED_LANGUAGES = 12
 _MANIFEST_KEYS = ("fingerprint", "kind", "depends_on", "finished", "seconds", "commit", "device", "versions")
 _CONFIG_KEYS = ("experiment_name", "language", "target", "seed")
@@ -138,16 +140,18 @@ class WandbRun:
         if not self._sent_parts.trained:
             self.trained()
         planned = self._planned.evaluations
+        names_of_scores = _names_of_scores(planned)
         modules = {key: [file.path for file in planned[key].modules] if key in planned else [] for key in records}
         names = list(dict.fromkeys(name for record in records.values() for name in record["metrics"]))
         table = wandb.Table(columns=["source", "language", "composition", "modules", *names])
         scores: dict[str, float] = {}
         for key, record in records.items():
-            source, composition, metrics = record["source"], record["composition"], record["metrics"]
+            source, metrics = record["source"], record["metrics"]
+            composition = planned[key].name if key in planned else record["composition"]
             used = " + ".join(self._artifact_name(path) for path in modules[key])
             table.add_data(source, record.get("language"), composition, used, *(metrics.get(name) for name in names))
             if key in planned:
-                scores.update({score_name(source, composition, name): value for name, value in metrics.items()})
+                scores.update({f"{names_of_scores[key]}/{name}": value for name, value in metrics.items()})
         self._log({"evaluation": table}, max(lines, self._sent))
         self._run.summary.update(scores)
         if self._planned.config.tracker.artifacts:
@@ -211,7 +215,21 @@ class WandbRun:
 
 def score_name(source: str, composition: str, metric: str) -> str:
     """Returns the name of a score in a run's summary."""
-    return f"evaluation/{source}/{composition.replace('+', '_with_')}/{metric}"
+    return f"{_evaluation_name(source, composition)}/{metric}"
+
+
+def _evaluation_name(source: str, composition: str) -> str:
+    return f"evaluation/{source}/{composition.replace('+', '_with_')}"
+
+
+def _names_of_scores(evaluations: Mapping[str, Composition]) -> dict[str, str]:
+    """Returns a unique name for the scores of each evaluation in the summary, without the metric.
+
+    If several evaluations have the same source and composition, each name ends in the first digits of its key.
+    """
+    names = {key: _evaluation_name(wanted.source, wanted.name) for key, wanted in evaluations.items()}
+    uses = Counter(names.values())
+    return {key: name if uses[name] == 1 else f"{name} [{key[:_KEY_DIGITS]}]" for key, name in names.items()}
 
 
 def job_type(run: Run) -> str:

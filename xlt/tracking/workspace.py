@@ -17,7 +17,8 @@ from xlt.engine.benchmarks import SCORE
 from xlt.engine.build import build_method, build_task
 from xlt.errors import UsageError
 from xlt.methods.method import Budget
-from xlt.tables.config import GridConfig
+from xlt.plan.planner import unusual_modules
+from xlt.tables.config import GridConfig, SystemConfig
 from xlt.tracking.wandb import SYSTEMS, score_name, table_tag
 
 _SERVER = "https://api.wandb.ai"
@@ -86,7 +87,6 @@ def table_workspace(name: str, tables: Sequence[GridConfig], overrides: Sequence
     columns: dict[str, None] = {}
     tracker: Any = None
     for table in tables:
-        compositions = list(dict.fromkeys(system.composition for system in table.systems.values()))
         for system in table.systems.values():
             words = [f"experiment={system.experiment}", *table.overrides, *system.overrides, *overrides]
             column = table.sources[0] if table.sources else ""  # a table may have curves only
@@ -101,8 +101,10 @@ def table_workspace(name: str, tables: Sequence[GridConfig], overrides: Sequence
                     curves["Learning curves of language modules"][panel.title] = panel
             for column in table.sources:
                 metric = SCORE if column in config.data.benchmarks else table.metric
-                names = tuple(score_name(column, composition, metric) for composition in compositions)
-                scores[f"{column} {metric}"] = WorkspacePanel("bars", f"{column} {metric}", names)
+                title = f"{column} {metric}"
+                name_at_wandb = score_name(column, _composition(config, system, column), metric)
+                before = scores[title].metrics if title in scores else ()
+                scores[title] = WorkspacePanel("bars", title, tuple(dict.fromkeys((*before, name_at_wandb))))
     if tracker is None:
         raise UsageError(f"table={name}: the table has no runs, so there is nothing to show; choose another table")
     sections = {name: list(of.values()) for name, of in curves.items() if of}
@@ -112,6 +114,16 @@ def table_workspace(name: str, tables: Sequence[GridConfig], overrides: Sequence
             **sections,
         }
     return Workspace(f"xlt {name}", tracker.project, tracker.entity, name, list(columns), sections)
+
+
+def _composition(config: DictConfig, system: SystemConfig, column: str) -> str:
+    """Returns the composition that a system shows for a column, by the name that its scores have at W&B."""
+    if system.composition == BASE:
+        return BASE
+    sources = config.data.evaluation
+    language = sources[column].language if system.composition == COMPOSED and column in sources else None
+    unusual = unusual_modules(config, language)
+    return f"{system.composition} ({unusual})" if unusual else system.composition
 
 
 def _curves(config: DictConfig) -> Iterator[WorkspacePanel]:

@@ -149,3 +149,10 @@ def test_a_wrong_word_is_refused_and_no_word_gets_the_usage(capsys: pytest.Captu
     assert "did you mean tracker.project?" in capsys.readouterr().err
     assert dashboard([]) == 0
     assert capsys.readouterr().out.startswith("usage: wandb_dashboard.py table=NAME")
+
+
+def test_scores_with_another_languages_module_are_shown_beside_those_with_the_own_one() -> None:
+    panels = workspace_of(["table=mad_g_nano", "tracker.project=p"]).sections["Scores"]
+    metrics = next(panel.metrics for panel in panels if panel.title == "fao accuracy")
+    assert any("(module of eng)" in name for name in metrics)
+    assert any("task_with_language/" in name for name in metrics)

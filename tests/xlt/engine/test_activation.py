@@ -179,6 +179,8 @@ class _Writes(Method):
 
     def export(self, model: Any, header: Any) -> Any: ...
 
+    def report(self) -> Any: ...
+
 
 def test_a_method_whose_entries_may_change_switches_in_place(make_model, make_task, modules) -> None:
     model = make_model(make_task("tagging"))

@@ -103,8 +103,9 @@ def test_a_failed_run_stops_only_those_that_stand_on_it(
     outcome = carry_out(plan, None, silent, lambda what, run, message: said.append((what, run.label)))
     faroese, english = _run_of(plan, "fao"), _run_of(plan, "eng")
     assert plan.store.is_trained(english.fingerprint) and plan.store.is_trained(run.fingerprint)
-    assert outcome.failures[faroese.fingerprint] == "RuntimeError: out of memory"
-    assert outcome.failures[run.fingerprint].startswith(f"stands on {faroese.label}, which failed: RuntimeError")
+    reason = outcome.failures[faroese.fingerprint]
+    assert "test_execution.py:" in reason and "RuntimeError: out of memory" in reason
+    assert outcome.failures[run.fingerprint] == f"stands on {faroese.label}, which failed: {reason}"
     assert (outcome.skipped, outcome.refused) == ({run.fingerprint}, set())
     assert ("failed", faroese.label) in said and ("skipped", run.label) in said
 
@@ -127,13 +128,13 @@ def test_a_failure_is_recorded_in_the_runs_folder_and_forgotten_when_it_succeeds
     run = planned(*words)
     with monkeypatch.context() as patch:
         patch.setattr("xlt.engine.training.Trainer._validate", lambda *_: 1 / 0)
-        assert carry_out(plan, None, silent).failures == {run.fingerprint: "ZeroDivisionError: division by zero"}
-    assert plan.store.failure(run.fingerprint) is None  # it had not got as far as to have a folder
-    plan.store.folder(run.fingerprint).mkdir()
-    plan.store.record_failure(run.fingerprint, "no luck")
-    assert plan.store.failure(run.fingerprint) == "no luck"
+        (reason,) = carry_out(plan, None, silent).failures.values()
+    assert "ZeroDivisionError: division by zero" in reason
+    assert plan.store.failure(run.fingerprint) == reason
+    assert "_validate" in plan.store.traceback_file(run.fingerprint).read_text(encoding="utf-8")
     assert carry_out(plan, None, silent).failures == {}
     assert plan.store.failure(run.fingerprint) is None
+    assert not plan.store.traceback_file(run.fingerprint).exists()
 
 
 def test_an_interruption_stops_the_plan(
@@ -279,7 +280,8 @@ def test_what_fails_in_the_leader_alone_while_the_others_wait_has_failed_for_all
     run = planned(*words)
     monkeypatch.setattr(execution, "evaluate_compositions", lambda *_: 1 / 0)
     found = together(plan)
-    assert [failures for _, failures in found] == [{run.fingerprint: "ZeroDivisionError: division by zero"}] * 2
+    reasons = [failures[run.fingerprint] for _, failures in found]
+    assert reasons[0] == reasons[1] and "ZeroDivisionError: division by zero" in reasons[0]
 
 
 def test_a_process_that_fails_alone_in_training_ends_and_does_not_begin_the_next_run(
@@ -302,7 +304,7 @@ def test_a_process_that_fails_alone_in_training_ends_and_does_not_begin_the_next
     monkeypatch.setattr(execution, "_PATIENCE", timedelta(seconds=1))
     (told, _), (told_other, error) = together(plan)
     assert told == told_other == [("start", 1, None)]
-    assert error == "process 1: failed alone: RuntimeError: out of memory"
+    assert error.startswith("process 1: failed alone: ") and "RuntimeError: out of memory" in error
 
 
 def test_processes_that_fail_alike_go_on_together(
@@ -338,8 +340,9 @@ def test_processes_that_fail_differently_do_not_go_on(
         raise RuntimeError(f"in {Processes.join().rank}")
 
     monkeypatch.setattr(execution, "_train", instead)
-    error = "processes failed differently: process 0: RuntimeError: in 0; process 1: RuntimeError: in 1"
-    assert [what for _, what in together(plan)] == [error] * 2
+    for _, error in together(plan):
+        assert error.startswith("processes failed differently: process 0: ")
+        assert "RuntimeError: in 0" in error and "process 1: " in error and "RuntimeError: in 1" in error
 
 
 @pytest.mark.parametrize(

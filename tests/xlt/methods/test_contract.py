@@ -18,7 +18,7 @@ import xlt.methods
 from xlt.data.streams import stream
 from xlt.engine.processes import Processes
 from xlt.engine.watching import Silence
-from xlt.methods.method import Budget
+from xlt.methods.method import HEAD, Budget, ModuleReport
 from xlt.models.transfer import TransferModel
 from xlt.modules import Entries, ModuleStack, SparseDelta, load_module
 from xlt.modules.sparse_delta import named_tensors
@@ -96,6 +96,21 @@ def test_the_task_head_is_trained_and_stored_with_the_module(
     module = trainer.method.export(trainer.model, module_header())
     assert module.tensors.keys() == before.keys() == (set() if kind == "mlm" else before.keys())
     assert all(not torch.equal(module.tensors[name], tensor) for name, tensor in before.items())
+
+
+@every_method
+@every_kind
+def test_the_report_counts_what_the_optimiser_trained_beside_the_head(
+    name: str, kind: str, make_method, make_trainer, module_header, tmp_path: Path
+) -> None:
+    trainer = make_trainer(make_method(name), kind)
+    trainer.train(tmp_path, Silence())
+    trainer.method.export(trainer.model, module_header())
+    report = trainer.method.report()
+    assert report.keys() == ModuleReport.__required_keys__
+    trained = sum(p.numel() for of, p in trainer.method.trainable().items() if not of.startswith(HEAD))
+    assert type(report["tuned_entries"]) is int and report["tuned_entries"] == trained
+    assert report["density"] == trained / trainer.model.pretrained_parameters
 
 
 @every_method

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from xlt.compose import compose
 from xlt.engine.run import ALONE, BASE, ModuleFile
 from xlt.errors import UsageError
 from xlt.models.loading import load_pretrained
@@ -77,6 +78,19 @@ def test_adding_changes_the_evaluations_and_not_the_run(
     third = set(alone.evaluations) - first - second
     planned(*headless, f"+task_modules.paths.more={module('same')}")
     assert len(first) == len(second) == len(third) == len(alone.evaluations) / 3
+    assert {alone.evaluations[key].name for key in first} == {ALONE}
+    assert {alone.evaluations[key].name for key in second} == {f"{ALONE} (+more)"}
+
+
+def test_asking_a_run_gives_the_evaluations_of_this_config_alone(
+    plan: Plan, planned: Callable[..., Run], headless: tuple[str, ...], module: Callable[..., Path]
+) -> None:
+    run = planned(*headless)
+    words = [*headless, f"+task_modules.paths.more={module('a')}", f"output_dir={plan.store.root}"]
+    again, asked = plan.ask(compose(words))
+    assert again is run
+    assert len(asked) == len(run.evaluations) / 2
+    assert {composition.unusual for composition in asked.values()} == {"+more"}
 
 
 def test_the_base_alone_is_evaluated_besides(planned: Callable[..., Run], headless: tuple[str, ...]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from xlt.plan.planner import Plan, Run
-from xlt.tables.terminal import SweepRow, print_evaluations, print_plan, print_sweep
+from xlt.tables.terminal import SweepRow, mean_scores, print_evaluations, print_plan, print_sweep
 
 
 def _console(width: int = 100) -> tuple[Console, io.StringIO]:
@@ -64,5 +64,23 @@ def test_a_run_shows_brackets_in_the_names_of_sources(
     (folder / "result.json").write_text(json.dumps({"metric": "accuracy", "training": {}}))
     plan.store.add_evaluations(run.fingerprint, {key: {"metrics": {"accuracy": 50.0}} for key in run.evaluations})
     console, out = _console()
-    print_evaluations(run, plan.store, console)
+    print_evaluations(run, run.evaluations, plan.store, console)
     assert "│ fao[2] │ 50.0 │" in out.getvalue()
+
+
+def test_only_the_evaluations_that_were_asked_for_are_shown_and_averaged(
+    planned: Callable[..., Run], plan: Plan, words: tuple[str, ...]
+) -> None:
+    run = planned(*words)
+    asked = dict(run.evaluations)
+    for key, wanted in asked.items():  # another config asks for the same label with another module
+        run.evaluations[f"other-{key}"] = dataclasses.replace(wanted, unusual="module of isl")
+    folder = plan.store.folder(run.fingerprint)
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps({"metric": "accuracy", "training": {}}))
+    scores = {key: 10.0 if key.startswith("other-") else 50.0 for key in run.evaluations}
+    plan.store.add_evaluations(run.fingerprint, {key: {"metrics": {"accuracy": of}} for key, of in scores.items()})
+    assert mean_scores(run, asked, plan.store) == {"task": 50.0}
+    console, out = _console()
+    print_evaluations(run, asked, plan.store, console)
+    assert "50.0" in out.getvalue() and "10.0" not in out.getvalue()

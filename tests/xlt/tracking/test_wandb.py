@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable
@@ -506,3 +507,25 @@ def test_every_watcher_hears_every_event(make_run: Callable[..., Run]) -> None:
     watchers.trained()
     watchers.evaluated(RECORDS)
     assert [ear.events for ear in ears] == [["trained", RECORDS]] * 2
+
+
+def test_evaluations_with_other_modules_have_scores_of_their_own_in_the_summary(
+    make_run: Callable[..., Run], store: RunStore
+) -> None:
+    run = make_run()
+    usual = run.evaluations["k2"]
+    run.evaluations["k3"] = dataclasses.replace(usual, unusual="module of isl")
+    run.evaluations["k4"] = dataclasses.replace(usual, unusual="module of isl")  # of another file, say
+    records = {key: {**RECORDS["k2"], "metrics": {"macro_f1": float(key[1])}} for key in ("k2", "k3", "k4")}
+    watcher = _tracked(run, store)
+    watcher.evaluated(records)
+    watcher.close()
+    scores = {name: value for name, value in _summary(run, store).items() if name.startswith("evaluation/fao")}
+    assert scores == {
+        "evaluation/fao/task_with_language/macro_f1": 2.0,
+        "evaluation/fao/task_with_language (module of isl) [k3]/macro_f1": 3.0,
+        "evaluation/fao/task_with_language (module of isl) [k4]/macro_f1": 4.0,
+    }
+    (file,) = store.folder(run.fingerprint).glob("wandb/offline-run-*/files/media/table/*.json")
+    compositions = [row[2] for row in json.loads(file.read_text())["data"]]
+    assert compositions == ["task+language", *["task+language (module of isl)"] * 2]

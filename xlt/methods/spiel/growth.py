@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from xlt_kernels.outer_topk import outer_topk
 from xlt_kernels.select import select_largest
 
+from xlt.errors import UsageError
 from xlt.methods.sparse import SparseDeltas
 from xlt.methods.spiel.optimisers import AgedAdam, EntryOptimiser, SparseSm3
 
@@ -176,7 +177,7 @@ class GradientGrowth(Growth):
     def _choose_from(self, name: str, gradient: Tensor) -> None:
         """Chooses the candidates by the whole gradient of a step, which is also the first sample of their gradients."""
         if name in self._candidates:
-            raise ValueError(
+            raise UsageError(
                 f"method=spiel_ag: the weight {name} is used twice in a forward pass, which needs summed gradients: "
                 "set train.micro_batch_size (the value of train.batch_size is enough)"
             )

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from xlt_kernels.select import select_at_random
 
 from xlt.config import RunFacts, key
-from xlt.methods.method import Method, Phase, Setting, head_parameters, trained_head
+from xlt.errors import UsageError
+from xlt.methods.method import Method, ModuleReport, Phase, Setting, head_parameters, trained_head
 from xlt.methods.random_sft import pack_indices, sparse_report, unpack_indices
 from xlt.methods.sparse import SparseDeltas
 from xlt.methods.spiel.growth import GradientGrowth, Growth, MomentumGrowth
@@ -117,7 +118,7 @@ class Spiel(Method):
         layers = block_linear_layers(model)
         shapes = {name: torch.Size((layer.out_features, layer.in_features)) for name, layer in layers.items()}
         if not shapes:
-            raise ValueError(
+            raise UsageError(
                 f"method={self.name}: model {model.base_name} has no linear layers in its blocks, so there is nothing "
                 "to train: choose another method"
             )
@@ -187,7 +188,7 @@ class Spiel(Method):
         header = dataclasses.replace(header, provenance={**header.provenance, "entries_grown_at_step": ages})
         return SparseDelta(header, self._attached.entries(), trained_head(model))
 
-    def report(self) -> dict[str, float]:
+    def report(self) -> ModuleReport:
         return sparse_report(self._attached, self._total)
 
     @property

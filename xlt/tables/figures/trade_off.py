@@ -33,14 +33,7 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
         cell = grid.cells[name][_AVERAGE]
         if not cell.values or system.label not in runs:
             continue
-        costs = [
-            record["cost"]
-            for run in runs[system.label]
-            for record in store.evaluations(run.fingerprint).values()
-            if record["composition"] == system.composition
-            and record["source"] in grid.config.sources
-            and "cost" in record
-        ]
+        costs = [cost for column in grid.config.sources for cost in grid.cells[name][column].costs]
         if not costs:
             raise UsageError(
                 f"table.figure.kind=trade_off: the evaluations of {system.label} do not say what an example costs; "

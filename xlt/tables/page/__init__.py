@@ -1,5 +1,6 @@
 """A page about a table or a sweep: one HTML file that needs nothing else, for who has no account anywhere."""
 
 from xlt.tables.page.page import save_page
+from xlt.tables.page.scores import JobScores
 
-__all__ = ["save_page"]
+__all__ = ["JobScores", "save_page"]

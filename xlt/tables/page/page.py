@@ -16,7 +16,7 @@ from xlt.tables.page.about import lineage, state_of
 from xlt.tables.page.curves import legend, run_curves
 from xlt.tables.page.lineage import counts, plan_table
 from xlt.tables.page.markup import Markup, joined, tag
-from xlt.tables.page.scores import grid_scores, run_scores
+from xlt.tables.page.scores import JobScores, grid_scores, run_scores
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
@@ -30,6 +30,7 @@ def save_page(
     grid: Grid | None,
     plan: Plan,
     names: Mapping[str, str] | None = None,
+    jobs: Sequence[JobScores] | None = None,
 ) -> Path:
     """Writes a page about runs, with relative links into the run store.
 
@@ -39,9 +40,10 @@ def save_page(
         runs: those that were asked for; the plan has the runs they stand on.
         store: where the runs are.
         failures: fingerprint -> reason, for failures of this session; the store has earlier ones.
-        grid: the table they belong to; None for a sweep, whose page shows a row for each run.
+        grid: the table they belong to; None for a sweep, whose page shows a row for each job.
         plan: has the runs and all runs they stand on.
         names: fingerprint -> name of the run on the page (for a sweep, its overrides); by default the run's label.
+        jobs: of a sweep, with the evaluations that each asked for; by default one for each run, with all of the run's.
     Returns:
         `path`.
     """
@@ -50,7 +52,9 @@ def save_page(
     bases = [run for run in all_runs if run.fingerprint not in {one.fingerprint for one in asked}]
     called = names_of(all_runs, names or {})
     states = {run.fingerprint: state_of(run, plan, failures) for run in all_runs}
-    scores = run_scores(asked, called, store) if grid is None else grid_scores(grid) if grid.columns else None
+    if jobs is None:
+        jobs = [JobScores(called[run.fingerprint], run, run.evaluations) for run in asked]
+    scores = run_scores(jobs, store) if grid is None else grid_scores(grid) if grid.columns else None
     under = tag(
         "details", tag("summary", f"Runs they stand on ({len(bases)})"), run_curves(bases, called, store), id="bases"
     )

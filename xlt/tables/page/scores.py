@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from xlt.engine.benchmarks import SCORE
 from xlt.engine.build import build_task
+from xlt.engine.run import Composition
 from xlt.plan.planner import Run
 from xlt.plan.store import RunStore
 from xlt.tables.config import AVERAGE
@@ -39,29 +41,44 @@ def grid_scores(grid: Grid) -> Markup:
     )
 
 
-def run_scores(runs: Sequence[Run], names: Mapping[str, str], store: RunStore) -> Markup:
-    """Shows the scores of a sweep: a row for each run and composition, a column for each evaluation source.
+@dataclass(frozen=True)
+class JobScores:
+    """What a sweep's page shows of one job, or of several that asked for the same.
 
-    What all rows share stands above the table.
+    Attributes:
+        name: of the job, by its overrides.
+        run: that it asked for.
+        evaluations: key -> composition, as the job asked for them; other jobs may ask the same run for others.
     """
-    sources = list(dict.fromkeys(wanted.source for run in runs for wanted in run.evaluations.values()))
-    rows: list[tuple[Run, str, str, dict[str, float]]] = []
-    for run in runs:
-        task, done = build_task(run.config.task), store.evaluations(run.fingerprint)
+
+    name: str
+    run: Run
+    evaluations: Mapping[str, Composition]
+
+
+def run_scores(jobs: Sequence[JobScores], store: RunStore) -> Markup:
+    """The scores of a sweep: a row for each job and composition, a column for each evaluation source.
+
+    The metric, and the composition, stand above the table where all rows have the same.
+    """
+    sources = list(dict.fromkeys(wanted.source for job in jobs for wanted in job.evaluations.values()))
+    rows: list[tuple[JobScores, str, str, dict[str, float]]] = []
+    for job in jobs:
+        task, done = build_task(job.run.config.task), store.evaluations(job.run.fingerprint)
         found: dict[str, dict[str, float]] = {}
-        for key, wanted in run.evaluations.items():
+        for key, wanted in job.evaluations.items():
             of = found.setdefault(wanted.label, {})
             if key in done:
                 metrics = done[key]["metrics"]
                 of[wanted.source] = metrics[task.metric if task.metric in metrics else SCORE]
-        rows += [(run, label, task.metric, scores) for label, scores in (found or {_NOTHING: {}}).items()]
+        rows += [(job, label, task.metric, scores) for label, scores in (found or {_NOTHING: {}}).items()]
     best = _best(rows, sources)
     averaged = [AVERAGE] if len(sources) > 1 else []
     metrics, labels = {metric for _, _, metric, _ in rows}, {label for _, label, _, _ in rows}
     shared = [len(metrics) == 1, len(labels) == 1]
     columns = [*averaged, *sources]
     body = []
-    for run, label, metric, scores in rows:
+    for job, label, metric, scores in rows:
         if averaged and len(scores) == len(sources):
             scores = {**scores, AVERAGE: statistics.fmean(scores.values())}
         cells = [
@@ -70,8 +87,8 @@ def run_scores(runs: Sequence[Run], names: Mapping[str, str], store: RunStore) -
             else tag("td", _NOTHING, class_="none average" if c == AVERAGE else "none")
             for c in columns
         ]
-        head = tag("th", tag("a", names[run.fingerprint], href=f"#{anchor(run)}"), scope="row")
-        told = [_validated(store, run, metric), *_unshared((metric, label), shared)]
+        head = tag("th", tag("a", job.name, href=f"#{anchor(job.run)}"), scope="row")
+        told = [_validated(store, job.run, metric), *_unshared((metric, label), shared)]
         body.append(tag("tr", head, *(tag("td", word, class_="word") for word in told), *cells))
     words = ["run", "best validation", *_unshared(("metric", "modules"), shared)]
     head = _head([*words, *columns], AVERAGE, words=len(words))
@@ -132,11 +149,11 @@ def _every_value(grid: Grid) -> Markup:
     return tag("details", tag("summary", "Every value, and the run behind it"), table)
 
 
-def _best(rows: Sequence[tuple[Run, str, str, dict[str, float]]], sources: Sequence[str]) -> dict[str, float]:
+def _best(rows: Sequence[tuple[JobScores, str, str, dict[str, float]]], sources: Sequence[str]) -> dict[str, float]:
     """Returns the best score of each column; nothing if the runs have different metrics."""
     if len({metric for _, _, metric, _ in rows}) != 1:
         return {}
-    choose = max if build_task(rows[0][0].config.task).greater_is_better else min
+    choose = max if build_task(rows[0][0].run.config.task).greater_is_better else min
     best = {c: choose(found) for c in sources if (found := [row[-1][c] for row in rows if c in row[-1]])}
     whole = [statistics.fmean(row[-1].values()) for row in rows if len(row[-1]) == len(sources) > 1]
     return {**best, **({AVERAGE: choose(whole)} if whole else {})}

@@ -6,7 +6,6 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -164,23 +163,18 @@ def test_importance_sorts_features_by_their_columns_of_wv(finished: Callable[...
     _is_a_picture(picture)
 
 
-def _cost(store: RunStore, run: Run, flops: float, parameters: float) -> None:
-    records: dict[str, dict[str, Any]] = {
-        "a": {"source": "fao", "composition": "task", "cost": {"flops": flops, "parameters": parameters}},
-        "b": {"source": "eng", "composition": "task", "cost": {"flops": 0}},
-        "c": {"source": "fao", "composition": "task+language", "cost": {}},
-    }
-    store.add_evaluations(run.fingerprint, {key: {"metrics": {}, **record} for key, record in records.items()})
+def _cost(grid: Grid, system: str, *costs: tuple[float, float]) -> None:
+    """Gives a system's cell the operations and parameters of its evaluations, one for each seed."""
+    grid.cells[system]["fao"] = Cell(costs=[{"flops": flops, "parameters": size} for flops, size in costs])
 
 
 def test_trade_off_puts_scores_over_operations_and_keeps_parameters(
     finished: Callable[..., Run], store: RunStore
 ) -> None:
     runs = {"LtSft": [finished(1, ([0], [0]))], "BiStil": [finished(2, ([0], [0])), finished(3, ([1], [1]))]}
-    for of, flops in zip(runs.values(), (8e6, 4e6), strict=True):
-        for number, run in enumerate(of):
-            _cost(store, run, flops, 3e7 + number * 1e7)
     grid = _grid("cost", {"lt_sft": "LtSft", "tf": "BiStil"}, {"lt_sft": [60.0], "tf": [50.0, 52.0]})
+    _cost(grid, "lt_sft", (8e6, 3e7))
+    _cost(grid, "tf", (4e6, 3e7), (4e6, 4e7))
     _is_a_picture(save_figure(FigureConfig("trade_off", None), runs, store, grid))
     found = _numbers(store, "cost")
     expected = {"score": 60.0, "spread": None, "flops": 8e6, "parameters": 3e7, "published": None, "whole": False}
@@ -195,15 +189,15 @@ def costly(finished: Callable[..., Run], store: RunStore) -> Callable[..., tuple
 
     def make(**flops: float) -> tuple[dict[str, list[Run]], Grid]:
         runs = {label: [finished(seed, ([0], [0]))] for seed, label in enumerate(flops, 1)}
-        for label, of in runs.items():
-            _cost(store, of[0], flops[label] * 1e6, flops[label] * 1e6)
         systems = {"st": "BiStil", "lt_sft": "LtSft", "large": "Large"}
         scores = {name: [60.0] if label in flops else [] for name, label in systems.items()}
         grid = _grid("cost", systems, scores)
         facts = {"st": {"flops": 0.61}, "lt_sft": {"flops": 1.0}}
         reference = {"st": {"avg": 41.0}, "lt_sft": {"avg": 43.8}}
         grid = dataclasses.replace(grid, config=dataclasses.replace(grid.config, facts=facts, reference=reference))
-        grid.cells["lt_sft"]["fao"] = Cell(reason=None if "LtSft" in flops else "seed 1: killed")
+        for name, label in systems.items():
+            _cost(grid, name, *((flops[label] * 1e6,) * 2 for _ in range(label in flops)))
+        grid.cells["lt_sft"]["fao"].reason = None if "LtSft" in flops else "seed 1: killed"
         return runs, grid
 
     return make
@@ -247,8 +241,8 @@ def test_a_trade_off_with_no_published_operations_shows_their_number(
 
 def test_a_trade_off_of_evaluations_without_costs_is_refused(finished: Callable[..., Run], store: RunStore) -> None:
     run = finished(1, ([0], [0]))
-    store.add_evaluations(run.fingerprint, {"a": {"source": "fao", "composition": "task", "metrics": {}}})
     grid = _grid("cost", {"lt_sft": "LtSft"}, {"lt_sft": [60.0]})
+    _cost(grid, "lt_sft")
     with pytest.raises(UsageError, match="the evaluations of LtSft do not say what an example costs"):
         save_figure(FigureConfig("trade_off", None), {"LtSft": [run]}, store, grid)
 

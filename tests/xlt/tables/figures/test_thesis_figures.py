@@ -285,8 +285,6 @@ def test_a_system_has_one_colour_in_all_panels_of_a_picture(
     (store.folder(made.fingerprint) / "result.json").write_text(
         json.dumps({"metric": "f1", "training": {"best/f1": 80.0}, "module": {"density": 0.1}})
     )
-    record = {"source": "ace", "composition": "task", "metrics": {}, "cost": {"flops": 1e6, "parameters": 1e6}}
-    store.add_evaluations(made.fingerprint, {"ace": record})
     panels = {}
     for heading, names in {"POS": ["lt_sft", "rand", "mad_x"], "NER": ["lt_sft", "mad_x"], "NLI": ["mad_x"]}.items():
         rows = [f"{name} cap=3" for name in names] if kind == "settings" else names
@@ -294,6 +292,7 @@ def test_a_system_has_one_colour_in_all_panels_of_a_picture(
         grid = grid_of(heading, {row: {"ace": [50.0], "avg": [50.0]} for row in rows})
         for row in rows:
             grid.cells[row]["ace"].backed_by = [made.fingerprint]
+            grid.cells[row]["ace"].costs = [{"flops": 1e6, "parameters": 1e6}]
         panels[heading] = FigurePanel(FigureConfig(kind, "f1"), {row.upper(): [made] for row in rows}, grid)
     picture, left_out = save_panels("same", "", panels, store)
     is_a_picture(picture)

@@ -1,0 +1,171 @@
+"""The README: its example method trains as it stands there, and its command lines compose or parse."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.runs.test_sweep import EXPERIMENT
+from xlt.commands.claims import compose_claims
+from xlt.commands.reproduce import compose_table, split_overrides
+from xlt.compose import compose, hydra_ready, override_faults
+from xlt.errors import UsageError
+from xlt.models.loading import load_pretrained
+from xlt.modules import ModuleStack, SparseDelta, load_module
+
+ROOT = Path(__file__).parent.parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks() -> list[str]:
+    """The indented blocks of the README, without their indent; a block may contain empty lines."""
+    found = re.findall(r"(?:^    .*\n(?:\n+(?=    ))?)+", README, re.MULTILINE)
+    return ["\n".join(line[4:] for line in block.splitlines()) + "\n" for block in found]
+
+
+def files() -> dict[str, str]:
+    """Path -> text of the files that the README shows, each named by a comment in its first line."""
+    parts = [part for block in blocks() for part in re.split(r"^(?=# \S+\.(?:py|yaml)\n)", block, flags=re.MULTILINE)]
+    named = ((re.match(r"# (\S+\.(?:py|yaml))\n", part), part) for part in parts)
+    return {match.group(1): part for match, part in named if match is not None}
+
+
+def commands() -> list[list[str]]:
+    """Every command line of the README, as words without the comment."""
+    lines = [line.removeprefix("$ ") for block in blocks() for line in block.splitlines()]
+    called = [line for line in lines if re.match(r"xlt |python scripts/", line)]
+    wrong_on_purpose = [line for line in called if "bath_size" in line]
+    assert len(wrong_on_purpose) == 1 and len(called) > 40
+    return [shlex.split(line, comments=True) for line in called if line not in wrong_on_purpose]
+
+
+COMMANDS = commands()
+
+
+def _composes(words: Sequence[str]) -> None:
+    """Composes an `xlt` command; several values for a key are composed one by one.
+
+    Raises:
+        AssertionError: with what `xlt` would say.
+    """
+    sweep = "-m" in words
+    overrides = [word for word in words if word not in ("-m", "...") and not word.startswith("--") and word != "job"]
+    if "..." in words and not any(word.startswith("experiment=") for word in overrides):
+        overrides.insert(0, "experiment=nano_fields")
+    with hydra_ready():
+        if sweep:
+            assert override_faults(overrides, "config", sweep=True) == []
+        else:
+            compose(overrides)
+
+
+def _table(words: Sequence[str]) -> None:
+    own, others = split_overrides([word for word in words if not word.startswith("--")])
+    with hydra_ready():
+        config, _ = compose_table(own)
+        parts = [compose_table([f"table={part}"])[0].table for part in config.table.parts.values()]
+        for table in [config.table, *parts]:
+            for system in table.systems.values():
+                given = [f"experiment={system.experiment}", *table.overrides, *system.overrides, *others]
+                compose([word.replace("{column}", next(iter(table.sources), "")) for word in given])
+
+
+def _figure(words: Sequence[str]) -> None:
+    named = [re.sub(r"^figure=([\dA-E])\.(\d+)$", r"table=figure_\1_\2", word) for word in words]
+    _table(named)
+
+
+def _claims(words: Sequence[str]) -> None:
+    with hydra_ready():
+        own = [word for word in words if not word.startswith(("data_dir=", "model.path="))]
+        compose_claims(own)
+
+
+SCRIPTS: dict[str, Callable[[Sequence[str]], None]] = {
+    "reproduce_table.py": _table,
+    "wandb_dashboard.py": _table,
+    "bench_student.py": _table,
+    "plot.py": _figure,
+    "claims.py": _claims,
+    "floors.py": _composes,
+}
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_a_command_line_composes_or_parses(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        if words[0] == "xlt":
+            _composes(words[1:])
+            return
+        script = ROOT / words[1]
+        assert script.is_file(), f"{words[1]}: no such script"
+        if script.name in SCRIPTS:
+            SCRIPTS[script.name](words[2:])
+            return
+        monkeypatch.setattr(sys, "argv", [str(script), *words[2:], "--help"])
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(str(script), run_name="__main__")
+        assert stop.value.code in (0, None)
+        options = {word for word in words[2:] if word.startswith("--")}
+        assert options <= set(re.findall(r"--[\w-]+", capsys.readouterr().out))
+    except UsageError as error:
+        raise AssertionError(f"{' '.join(words)}: {error}") from error
+
+
+def test_every_script_and_file_that_the_readme_names_is_there() -> None:
+    for path in re.findall(r"`((?:xlt|conf|scripts|tests|kernels)/[\w./]*)`", README):
+        assert (ROOT / path).exists(), path
+
+
+def test_the_example_method_trains_as_it_stands_there(tmp_path: Path, data_dir: Path, tiny_bert: Path) -> None:
+    package = tmp_path / "package"
+    unwanted = shutil.ignore_patterns("__pycache__")
+    for name, source in (("xlt", "xlt"), ("xlt_conf", "conf"), ("xlt_kernels", "kernels")):
+        shutil.copytree(ROOT / source, package / name, ignore=unwanted)
+    shown = files()
+    assert shown.keys() == {"xlt/methods/top_layers.py", "conf/method/top_layers.yaml"}
+    for path, text in shown.items():
+        (package / re.sub(r"^conf/", "xlt_conf/", path)).write_text(text, encoding="utf-8")
+    own = tmp_path / "own"
+    (own / "experiment").mkdir(parents=True)
+    (own / "experiment" / "swept.yaml").write_text(EXPERIMENT, encoding="utf-8")
+    words = [
+        *("--config-dir", str(own), "experiment=swept", "method=top_layers", "method.layers=1", "train.max_steps=2"),
+        *(f"data_dir={data_dir}", f"model.path={tiny_bert}", f"output_dir={tmp_path / 'out'}"),
+        "language_modules=none",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(package)}
+    call = [sys.executable, "-m", "xlt", *words]
+    ended = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    (file,) = (tmp_path / "out" / "runs").glob("*/module.safetensors")
+    module = load_module(file)
+    assert isinstance(module, SparseDelta) and module.header.method == "top_layers"
+    model = load_pretrained(str(tiny_bert))
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    ModuleStack(model).set([_without_head(module)])
+    moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    assert moved and all(name.startswith("backbone.encoder.layer.1.") for name in moved)
+    report: dict[str, Any] = json.loads((file.parent / "result.json").read_text())["module"]
+    trained = sum(parameter.numel() for name, parameter in model.named_parameters() if ".layer.1." in name)
+    assert report["tuned_entries"] == trained
+    assert report["density"] == pytest.approx(trained / model.pretrained_parameters)
+
+
+def _without_head(module: SparseDelta) -> SparseDelta:
+    """The module for a model that has no head for the task."""
+    return SparseDelta(module.header, module.entries, {})
