@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.tolerance import summation_tolerance
 from xlt.compose import compose, hydra_ready
 from xlt.engine.watching import Silence
 from xlt.errors import UsageError
@@ -122,7 +123,9 @@ def test_the_checkpoint_loads_in_a_fresh_process_with_plain_transformers(
         hidden = model.encode(batch["input_ids"], batch["attention_mask"])
         wanted = model.language_model_logits(hidden)
     assert torch.equal(found["ids"], batch["input_ids"])
-    assert torch.equal(found["logits"], wanted)
+    # The other process may use more threads, and so add in another order: 32 hidden and 64 feed-forward entries.
+    tolerance = summation_tolerance(32 + 64, torch.float32) * float(wanted.abs().max())
+    torch.testing.assert_close(found["logits"], wanted, rtol=0, atol=tolerance)
     full = load_tokenizer(str(tiny_bert))
     assert len(tokenizer) < len(full)
     pieces = [tokenizer.convert_ids_to_tokens(ids) for ids in tokenizer(texts)["input_ids"]]

@@ -14,8 +14,8 @@ from omegaconf import DictConfig, OmegaConf, SCMode
 
 from xlt.compose import compose, compose_language_run
 from xlt.engine.benchmarks import SCORE
-from xlt.engine.run import BASE, COMPOSED
 from xlt.engine.build import build_method, build_task
+from xlt.engine.run import BASE, COMPOSED
 from xlt.errors import UsageError
 from xlt.methods.method import Budget
 from xlt.plan.planner import unusual_modules

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tests.tolerance import summation_tolerance
 from tests.xlt.models.conftest import encoder_model
 from xlt.engine.distillation import ATTENTION, HIDDEN, PREDICTION, Distillation, prediction_loss
 from xlt.models.loading import whole_pretrained
@@ -229,8 +230,10 @@ def test_a_student_equal_to_its_teacher_has_no_loss_and_no_gradient(kind: str) -
     torch.testing.assert_close(found[PREDICTION], prediction_loss(made, made, 3))
     trained = {name: p for name, p in student.named_parameters() if not name.startswith("lm_head.")}
     gradients = torch.autograd.grad(distillation.loss(student, batch), list(trained.values()), allow_unused=True)
+    # Terms that are zero but for their rounding, summed over the positions and over 16 hidden entries.
+    tolerance = summation_tolerance(sum(LENGTHS) * 16, torch.float64)
     for name, gradient in zip(trained, gradients, strict=True):
-        assert gradient is None or gradient.abs().max() < 1e-14, name
+        assert gradient is None or gradient.abs().max() < tolerance, name
 
 
 def test_cross_entropy_on_paper() -> None:

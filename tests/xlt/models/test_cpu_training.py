@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from xlt_kernels import lean_attention as lean
 
+from tests.tolerance import summation_tolerance
 from tests.xlt.models.conftest import encoder_model
 from xlt.models import cpu_training
 from xlt.models.cpu_training import fast_training
@@ -24,8 +25,12 @@ def _batch() -> dict[str, Tensor]:
 
 
 def _gradients(model: TransferModel) -> dict[str, Tensor]:
-    """Of a training step with dropout drawn from one seed."""
-    model.train()
+    """Of a training step with dropout drawn from one seed.
+
+    In float64: gradients of this loss reach 70, so that in float32 the order of summation, which differs between
+    processors, changes entries that are nearly zero by 1e-5.
+    """
+    model.train().double()
     torch.manual_seed(5)
     batch = _batch()
     with fast_training(_CPU):
@@ -37,6 +42,7 @@ def _gradients(model: TransferModel) -> dict[str, Tensor]:
 def _equal(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
     assert found.keys() == wanted.keys() and len(found) > 20
     for name, gradient in wanted.items():
+        assert gradient.dtype == torch.float64
         torch.testing.assert_close(found[name], gradient, msg=lambda text, name=name: f"{name}: {text}")
 
 
@@ -110,7 +116,9 @@ def test_attention_of_fewer_keys_than_queries_is_torchs() -> None:
     with fast_training(_CPU):
         found = functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
     assert type(found.grad_fn).__name__ == "_LeanAttentionBackward"
-    torch.testing.assert_close(found, wanted, rtol=2e-2, atol=2e-2)  # bfloat16 has 8 bits
+    # Both round the distribution and the result to bfloat16, and torch's exponentials depend on the processor.
+    tolerance = summation_tolerance(2, torch.bfloat16)
+    torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance * float(value.abs().max()))
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])

@@ -13,7 +13,8 @@ from xlt.models.loading import load_pretrained
 
 def _outputs(folder: Path, dropout: float | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Hidden states of a batch while the model trains, and while it is evaluated."""
-    model = load_pretrained(str(folder), dropout=dropout)
+    # In float64: while it trains, attention may be summed in another order.
+    model = load_pretrained(str(folder), dropout=dropout).double()
     ids = torch.randint(5, 40, (2, 7), generator=torch.Generator().manual_seed(1))
     torch.manual_seed(3)
     return model.train().encode(ids, torch.ones_like(ids)), model.eval().encode(ids, torch.ones_like(ids))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM
 
+from tests.tolerance import summation_tolerance
 from xlt.engine.watching import Silence
 from xlt.errors import UsageError
 from xlt.models.quantised import quantise_blocks, round_to_nf4
@@ -18,6 +19,7 @@ from xlt.models.transfer import TransferModel, block_linear_layers, split_pretra
 
 pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
 
+WIDE_SUMS = summation_tolerance(64 + 128, torch.float32)  # hidden and feed-forward size of the wide model
 OPTIONS = ("method.update_interval=3", "method.estimation_steps=2", "method.density=0.05")
 
 
@@ -58,7 +60,8 @@ def test_dense_and_four_bit_models_compute_the_same() -> None:
     before = {name: layer.weight.detach().clone() for name, layer in block_linear_layers(dense).items()}
     quantise_blocks(four_bit)
     round_to_nf4(dense)
-    torch.testing.assert_close(_output(four_bit), _output(dense), atol=1e-5, rtol=1e-5)
+    wanted = _output(dense)
+    torch.testing.assert_close(_output(four_bit), wanted, atol=WIDE_SUMS * float(wanted.abs().max()), rtol=0)
     assert all(not torch.equal(layer.weight, before[name]) for name, layer in block_linear_layers(dense).items())
 
 
@@ -77,12 +80,15 @@ def test_deltas_over_four_bits_are_those_over_the_dequantised_weights(
     assert modules[0].entries.keys() == modules[1].entries.keys()
     for tensor, entries in modules[0].entries.items():
         assert torch.equal(entries.indices, modules[1].entries[tensor].indices)
+        # Eight steps in float32; the optimisers divide small gradients by themselves, which magnifies their rounding.
         torch.testing.assert_close(entries.values, modules[1].entries[tensor].values, atol=1e-5, rtol=1e-3)
         assert float(entries.values.abs().max()) > 1e-5
     fresh = make_trainer(make_method(name, *OPTIONS)).model
     round_to_nf4(fresh)
     modules[0].apply(fresh)
-    torch.testing.assert_close(_output(fresh), _output(trainers[0].model), atol=1e-4, rtol=1e-4)
+    wanted = _output(trainers[0].model)
+    tolerance = summation_tolerance(32 + 64, torch.float32)  # hidden and feed-forward size of the tiny model
+    torch.testing.assert_close(_output(fresh), wanted, atol=tolerance * float(wanted.abs().max()), rtol=0)
 
 
 def test_lora_over_four_bits_trains_and_its_module_fits_the_dense_model(
@@ -96,7 +102,8 @@ def test_lora_over_four_bits_trains_and_its_module_fits_the_dense_model(
     round_to_nf4(fresh)
     before = _output(fresh)
     trainer.method.export(trainer.model, module_header()).apply(fresh)
-    torch.testing.assert_close(_output(fresh), _output(trainer.model), atol=1e-4, rtol=1e-4)
+    wanted = _output(trainer.model)
+    torch.testing.assert_close(_output(fresh), wanted, atol=WIDE_SUMS * float(wanted.abs().max()), rtol=0)
     assert (_output(fresh) - before).abs().max() > 1e-3
 
 

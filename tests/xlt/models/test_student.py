@@ -49,8 +49,8 @@ def test_each_matrix_of_the_student_is_its_teachers(family: str) -> None:
 
 
 def test_a_student_of_all_computes_what_its_teacher_does(family: str) -> None:
-    teacher = encoder_model(family).eval()
-    student = make_student(teacher, range(4), torch.arange(40), copies=True, seed=1)
+    teacher = encoder_model(family).eval().double()
+    student = make_student(teacher, range(4), torch.arange(40), copies=True, seed=1).double()
     ids = torch.randint(5, 40, (2, 7), generator=torch.Generator().manual_seed(1))
     mask = torch.ones_like(ids)
     assert torch.equal(student.encode(ids, mask), teacher.encode(ids, mask))
@@ -59,8 +59,8 @@ def test_a_student_of_all_computes_what_its_teacher_does(family: str) -> None:
 
 
 def test_fewer_tokens_give_the_same_states_and_the_logits_of_those_kept(family: str) -> None:
-    teacher = encoder_model(family).eval()
-    student = make_student(teacher, range(4), KEPT, copies=True, seed=1)
+    teacher = encoder_model(family).eval().double()
+    student = make_student(teacher, range(4), KEPT, copies=True, seed=1).double()
     ids = torch.tensor([[0, 5, 9, 7, 6, 2], [0, 8, 8, 5, 2, 4]])
     mask = torch.ones_like(ids)
     assert torch.equal(student.encode(ids, mask), teacher.encode(KEPT[ids], mask))

@@ -25,7 +25,7 @@ def _maps(model: TransferModel, trace_attention: list, real: Tensor) -> list[Ten
 
 @pytest.mark.parametrize("blocks", [[0, 1, 2, 3], [1, 3], [2]])
 def test_trace_is_what_transformers_gives_out(family: str, blocks: list[int]) -> None:
-    model, batch = encoder_model(family).eval(), _batch()
+    model, batch = encoder_model(family).eval().double(), _batch()
     with Tracer(model, blocks).watch() as trace:
         model.encode(**batch)
     whole = whole_pretrained(model).base_model
@@ -72,7 +72,7 @@ def test_gradients_pass_through_recomputed_blocks() -> None:
     """With activation checkpointing a block is computed again in the backward pass; the trace is of the first time."""
     found = []
     for again in (False, True):
-        model, batch = encoder_model("bert", dropout=0.0), _batch()
+        model, batch = encoder_model("bert", dropout=0.0).double(), _batch()
         model.train()
         if again:
             recompute_activations(model)

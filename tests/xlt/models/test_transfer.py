@@ -16,11 +16,11 @@ def _distilbert() -> object:
 
     torch.manual_seed(1)
     shape = DistilBertConfig(vocab_size=40, dim=16, n_layers=2, n_heads=2, hidden_dim=32, max_position_embeddings=24)
-    return DistilBertForMaskedLM(shape)
+    return DistilBertForMaskedLM(shape).double()
 
 
 def test_head_of_body_is_what_transformers_computes(family: str) -> None:
-    model = encoder_model(family).eval()
+    model = encoder_model(family).eval().double()
     ids = torch.randint(5, 40, (2, 7), generator=torch.Generator().manual_seed(1))
     wanted = whole_pretrained(model)(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
     torch.testing.assert_close(model.language_model_logits(model.encode(ids, torch.ones_like(ids))), wanted)
@@ -30,7 +30,7 @@ def test_a_decoder_keeps_no_keys_and_values_of_what_it_encodes(monkeypatch: pyte
     from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
     shape = LlamaConfig(vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
-    pretrained = LlamaForCausalLM(shape).eval()
+    pretrained = LlamaForCausalLM(shape).eval().double()
     ids = torch.arange(5, 12)[None]
     wanted = pretrained.model(input_ids=ids).last_hidden_state
     monkeypatch.setattr(DynamicCache, "update", None)  # whoever calls it fails

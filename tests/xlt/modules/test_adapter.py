@@ -22,6 +22,7 @@ from transformers import (
     XLMRobertaForMaskedLM,
 )
 
+from tests.tolerance import summation_tolerance
 from xlt.models.sublayers import find_blocks, output_embeddings
 from xlt.models.transfer import TransferModel, split_pretrained
 from xlt.modules import ModuleFileError, ModuleHeader, ModuleStack, load_module
@@ -312,7 +313,11 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(tmp_path: Path) -> Non
 
 
 def test_the_numbers_are_those_of_the_adapters_library() -> None:
-    """Against what `scripts/parity_adapters.py --golden` kept of the library's: a stack, an invertible one below."""
+    """Against what `scripts/parity_adapters.py --golden` kept of the library's: a stack, an invertible one below.
+
+    The numbers are float64 of one machine. Another may be off by the order of its sums, over the hidden and the
+    feed-forward size in each block, and for gradients over the positions too.
+    """
     golden = Path(__file__).parents[2] / "data" / "adapters"
     kept = load_file(golden / "results.safetensors")
     size = {**SIZE, **DROPOUT, "vocab_size": 60, "hidden_size": 24, "intermediate_size": 40}
@@ -330,9 +335,14 @@ def test_the_numbers_are_those_of_the_adapters_library() -> None:
     ]
     parameters = [parameter.requires_grad_(True) for network in networks for parameter in network.parameters()]
     hidden = model.encode(kept["ids"], torch.ones_like(kept["ids"]))
-    torch.testing.assert_close(hidden, kept["hidden"], atol=1e-13, rtol=0)
-    torch.testing.assert_close(model.language_model_logits(hidden), kept["logits"], atol=1e-13, rtol=0)
+    terms = size["num_hidden_layers"] * (size["hidden_size"] + size["intermediate_size"])
+    tolerance = summation_tolerance(terms, torch.float64) * float(kept["hidden"].abs().max())
+    torch.testing.assert_close(hidden, kept["hidden"], atol=tolerance, rtol=0)
+    torch.testing.assert_close(model.language_model_logits(hidden), kept["logits"], atol=tolerance, rtol=0)
     gradients = torch.autograd.grad((hidden * kept["weights"]).sum(), parameters)
     assert len(gradients) == sum(name.startswith("gradient/") for name in kept)
-    for number, gradient in enumerate(gradients):
-        torch.testing.assert_close(gradient, kept[f"gradient/{number}"], atol=1e-12, rtol=0)
+    wanted = [kept[f"gradient/{number}"] for number in range(len(gradients))]
+    largest = max(float(gradient.abs().max()) for gradient in wanted)
+    tolerance = summation_tolerance(terms + kept["ids"].numel(), torch.float64) * largest
+    for one, other in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(one, other, atol=tolerance, rtol=0)

@@ -22,6 +22,7 @@ from transformers import (
     XLMRobertaForMaskedLM,
 )
 
+from tests.tolerance import summation_tolerance
 from xlt.models.sublayers import find_blocks, output_embeddings
 from xlt.models.transfer import TransferModel, split_pretrained
 from xlt.modules import ModuleFileError, ModuleHeader, load_module, read_adapter_hub, write_adapter_hub
@@ -122,6 +123,7 @@ def _as_pickle(folder: Path, names: Callable[[str], str] = str, zipped: bool = T
 
 @pytest.mark.parametrize("name", ["pfeiffer_bin", "pfeiffer_safetensors", "houlsby_safetensors"])
 def test_what_the_library_saved_computes_what_the_library_does(name: str) -> None:
+    """The stored numbers are float64 of one machine; another may be off by the order of its sums in each block."""
     kept, model = load_file(GOLDEN / "results.safetensors"), _model()
     with torch.no_grad():
         for path, parameter in model.named_parameters():
@@ -133,7 +135,10 @@ def test_what_the_library_saved_computes_what_the_library_does(name: str) -> Non
     plain = model.encode(kept["ids"], torch.ones_like(kept["ids"]))
     module.apply(model)
     hidden = model.encode(kept["ids"], torch.ones_like(kept["ids"]))
-    torch.testing.assert_close(hidden, kept[f"{name}/hidden"], atol=1e-13, rtol=0)
+    wanted = kept[f"{name}/hidden"]
+    terms = SIZE["num_hidden_layers"] * (SIZE["hidden_size"] + SIZE["intermediate_size"])
+    tolerance = summation_tolerance(terms, torch.float64) * float(wanted.abs().max())
+    torch.testing.assert_close(hidden, wanted, atol=tolerance, rtol=0)
     assert (hidden - plain).abs().max() > 0.1
 
 

@@ -8,6 +8,7 @@ import pytest
 import sacrebleu
 import torch
 
+from tests.tolerance import summation_tolerance
 from tests.translators import parallel, taught_translator, tokenizer, translator
 from xlt.data.encoding import Encoder
 from xlt.data.examples import Example
@@ -69,14 +70,15 @@ def test_texts_that_are_too_long_lose_their_end_and_keep_the_end_token(wide: tup
 
 
 def test_the_loss_is_the_sum_of_transformers_mean_loss(wide: tuple[TransferModel, Encoder]) -> None:
-    """To float32's precision, which the logits are cast to."""
+    """To float32's precision, which the logits are cast to and their losses added in."""
     model, encoder = wide
     batch = collated([*parallel("ind", "jav", 5), *parallel("mad", "ind", 3)], encoder)
     told = {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}
     with torch.no_grad():
         mean = whole_pretrained(model)(**told).loss  # shifts the labels itself
         found = task().loss(model, batch)
-    assert float(found) / task().targets(batch) == pytest.approx(float(mean), rel=1e-6)
+    tolerance = summation_tolerance(task().targets(batch), torch.float32)
+    assert float(found) / task().targets(batch) == pytest.approx(float(mean), rel=tolerance)
 
 
 def test_label_smoothing_is_the_formula_in_training_and_absent_in_evaluation(
@@ -95,11 +97,12 @@ def test_label_smoothing_is_the_formula_in_training_and_absent_in_evaluation(
             for at, label in enumerate(one["labels"][0].tolist()):
                 plain -= float(log[at, label])
                 expected -= 0.8 * float(log[at, label]) + 0.2 * float(log[at].mean())
-        assert float(task(smoothing=0.2).loss(model, batch)) == pytest.approx(plain, rel=1e-6)
+        tolerance = summation_tolerance(task().targets(collated(examples, encoder)), torch.float32)
+        assert float(task(smoothing=0.2).loss(model, batch)) == pytest.approx(plain, rel=tolerance)
         model.train()  # without dropout
         found = float(task(smoothing=0.2).loss(model, batch))
         model.eval()
-    assert found == pytest.approx(expected, rel=1e-6) != pytest.approx(plain, rel=1e-4)
+    assert found == pytest.approx(expected, rel=tolerance) != pytest.approx(plain, rel=1e-4)
 
 
 def _same_width() -> list[Example]:
@@ -133,11 +136,14 @@ def test_micro_batches_have_the_loss_and_the_gradient_of_the_whole_batch(
     parts = [_rows(batch, range(len(examples))[at : at + size]) for at in range(0, len(examples), size)]
     assert parts[0]["input_ids"].shape[1] == int(parts[0]["attention_mask"].sum(1).max())
     cut_loss, cut_count, cut = gradients(parts)
-    assert (cut_loss, cut_count) == (pytest.approx(loss, rel=1e-6), count)
+    # Losses are added in float32, target by target.
+    assert (cut_loss, cut_count) == (pytest.approx(loss, rel=summation_tolerance(count, torch.float32)), count)
     assert cut.keys() == whole.keys()
     largest = max(float(gradient.abs().max()) for gradient in whole.values())
-    for name, gradient in whole.items():  # float32's precision in the loss; a key's bias has no gradient but rounding
-        assert torch.allclose(cut[name], gradient, rtol=1e-4, atol=1e-7 * largest), name
+    # Gradients have float32's precision, in which the loss is computed; a key's bias has no gradient but rounding.
+    tolerance = summation_tolerance(1, torch.float32) * largest
+    for name, gradient in whole.items():
+        assert torch.allclose(cut[name], gradient, rtol=1e-4, atol=tolerance), name
 
 
 def test_the_widths_coincide_in_the_example_of_the_trap(wide: tuple[TransferModel, Encoder]) -> None:
@@ -176,6 +182,7 @@ def test_translations_are_transformers_own_with_the_language_forced(beams: int) 
 
 def test_each_text_of_a_mixed_batch_is_translated_into_its_own_language() -> None:
     model, encoder = taught_translator([("ind", "jav"), ("ind", "mad")], 120)
+    model.double()  # batches of other sizes are added in other orders, which must not decide between two beams
     examples = [*parallel("ind", "jav", 3, words=(1, 4)), *parallel("ind", "mad", 3, words=(1, 4))]
     made = task(16, beams=3)
     rows = made.features(examples, encoder)
