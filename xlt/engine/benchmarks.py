@@ -16,30 +16,24 @@ from typing import Any
 
 import torch
 
-from xlt.config import BenchmarkConfig, RunConfig
+from xlt.config import BenchmarkConfig, TrainConfig
 from xlt.data.encoding import Encoder
-from xlt.engine.build import build_task
+from xlt.engine.build import task_class, task_name
 from xlt.engine.evaluation import autocast
 from xlt.errors import UsageError
 from xlt.models.loading import whole_pretrained
 from xlt.models.transfer import TransferModel
+from xlt.tasks.task import Task
 
 SCORE = "score"
-# Wang et al. (2023), as xlt/tasks/instruct.py writes it.
-_TULU = (
-    "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'].strip() }}"
-    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
-)
 
 
 def benchmark_faults(benchmarks: Mapping[str, BenchmarkConfig], task_config: Any) -> Iterator[str]:
     """What can be found wrong without a model or the benchmark's data, a line each."""
     if not benchmarks:
         return
-    task = build_task(task_config)
-    if task.name not in ("causal_lm", "instruct"):
-        yield f"data.benchmarks: they are for causal language models; task {task.name} has none"
+    if not task_class(task_config).continues_text:
+        yield f"data.benchmarks: they are for causal language models; task {task_name(task_config)} has none"
     if importlib.util.find_spec("lm_eval") is None:
         yield f"data.benchmarks: {', '.join(benchmarks)} need lm-eval; pip install 'xlt[benchmarks]'"
         return
@@ -59,15 +53,20 @@ def benchmark_faults(benchmarks: Mapping[str, BenchmarkConfig], task_config: Any
                 )
 
 
-def run_benchmark(model: TransferModel, encoder: Encoder, config: RunConfig, name: str) -> dict[str, float]:
+def run_benchmark(
+    model: TransferModel, task: Task, encoder: Encoder, recipe: TrainConfig, name: str, benchmark: BenchmarkConfig
+) -> dict[str, float]:
     """Scores of a model on one benchmark.
 
     The model is left in the mode it was in.
 
     Args:
         model: base and modules, with its language-model head.
-        config: of the run.
-        name: in `data.benchmarks`.
+        task: of the run; says how conversations are written.
+        encoder: the tokenizer; gets the task's chat template if the benchmark is written as conversations.
+        recipe: of the run; precision and batch size of evaluation.
+        name: of the benchmark, for messages.
+        benchmark: its settings.
     Returns:
         `score`: the mean over the benchmark's tasks, each scored by its `metric`, times 100; and every task's own.
     Raises:
@@ -77,21 +76,20 @@ def run_benchmark(model: TransferModel, encoder: Encoder, config: RunConfig, nam
     from lm_eval.models.huggingface import HFLM
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    benchmark = config.data.benchmarks[name]
     tokenizer = encoder.tokenizer
-    if benchmark.chat and getattr(config.task, "template", None) == "tulu":
-        tokenizer.chat_template = _TULU
+    if benchmark.chat and (template := task.chat_template()) is not None:
+        tokenizer.chat_template = template
     if benchmark.runs_code:
         os.environ["HF_ALLOW_CODE_EVAL"] = "1"
     training = model.training
     model.eval()
     try:
-        with torch.no_grad(), autocast(model, config.train.precision):
+        with torch.no_grad(), autocast(model, recipe.precision):
             results = simple_evaluate(
                 model=HFLM(
                     pretrained=whole_pretrained(model),
                     tokenizer=tokenizer,
-                    batch_size=config.train.evaluation_batch_size,
+                    batch_size=recipe.evaluation_batch_size,
                 ),
                 tasks=_tasks(benchmark),
                 task_manager=_manager(benchmark.folder),

@@ -1,4 +1,4 @@
-"""Full fine-tuning, and pre-training from nothing."""
+"""Full fine-tuning."""
 
 from __future__ import annotations
 
@@ -20,24 +20,19 @@ class FullConfig:
     _target_: str = "xlt.methods.full.Full"
     freeze_layer_norm: bool = key("keep layer normalisation fixed")
     untie_embeddings: bool = key("for language modules: separate output embeddings, fixed (thesis §4.4.2)")
-    leaves_checkpoint: bool = key("leave the whole model, for other runs to start from, beside the module")
 
 
 SCHEMA = FullConfig
 
 
 class Full(Method):
-    """Every parameter is tuned. The module is the dense difference (density 1), so that it composes like any other.
-
-    Without `untie_embeddings` a language run tunes tied output embeddings with the input ones: pre-training.
-    """
+    """Every parameter is tuned. The module is the dense difference (density 1), so that it composes like any other."""
 
     name = "full"
 
-    def __init__(self, freeze_layer_norm: bool, untie_embeddings: bool, leaves_checkpoint: bool) -> None:
+    def __init__(self, freeze_layer_norm: bool, untie_embeddings: bool) -> None:
         self.freeze_layer_norm = freeze_layer_norm
         self.untie_embeddings = untie_embeddings
-        self.leaves_checkpoint = leaves_checkpoint
 
     def attach(self, model: TransferModel, phase: Phase, setting: Setting) -> None:
         names = tunable_names(

@@ -30,6 +30,7 @@ class Lora(PeftMethod):
     """Adds B A alpha / rank to every linear layer of the Transformer blocks (thesis §7.4.3); B begins at zero."""
 
     name = "lora"
+    leaves = LowRankDelta
 
     def __init__(self, rank: int, alpha: int, dropout: float) -> None:
         self.rank, self.alpha, self.dropout = rank, alpha, dropout

@@ -9,12 +9,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from xlt.models.transfer import TransferModel
-from xlt.modules import ModuleArtefact, ModuleHeader
+from xlt.modules import ModuleArtefact, ModuleHeader, SparseDelta
 
 HEAD = "head."
 
@@ -83,11 +84,25 @@ class Method(ABC):
         name: as in `conf/method`, and in module headers.
         leaves_checkpoint: the run leaves a whole model beside the module, for other runs to start from.
         starts_from_modules: it has a `start_from`.
+        leaves: class of the module that `export` makes; of its kind is the header that `export` gets.
+
+    `leaves_checkpoint`, `starts_from_modules`, `leaves` and `name_of` are facts of the class: a plan reads them without building
+    the method.
     """
 
     name: str
     leaves_checkpoint: bool = False
     starts_from_modules: bool = False
+    leaves: type[ModuleArtefact] = SparseDelta
+
+    @classmethod
+    def name_of(cls, config: Any) -> str:
+        """The name of a method with these settings; by default the class's.
+
+        Args:
+            config: of the method, an instance of its schema.
+        """
+        return cls.name
 
     def phases(self, budget: Budget) -> list[Phase]:
         """The phases of a run, in order; by default one."""

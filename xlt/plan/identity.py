@@ -10,7 +10,9 @@ from typing import Any
 
 import xlt
 from xlt.compose import plain
-from xlt.config import DataConfig, RunConfig, SourceConfig, StudentConfig, TranslationConfig
+from xlt.config import RunConfig, SourceConfig, StudentConfig, TranslationConfig
+from xlt.data.held_out import HeldOut
+from xlt.data.planned import PlannedData
 from xlt.data.sources import digest, parallel_languages, source_identity
 from xlt.models.loading import model_identity
 
@@ -39,6 +41,7 @@ _NOT_PART_OF_TRAIN = ("save_every_seconds", "activation_checkpointing", "reducti
 
 def run_identity(
     config: RunConfig,
+    data: PlannedData,
     model_run: str | None,
     modules: Mapping[str, str],
     start: str | None = None,
@@ -49,6 +52,7 @@ def run_identity(
 
     Args:
         config: of the run.
+        data: of the run, as planned.
         model_run: fingerprint of the run that makes the base model, if one does.
         modules: identity of the language module of each source language.
         start: identity of the module that training begins with, if there is one.
@@ -68,7 +72,7 @@ def run_identity(
     return {
         "xlt": xlt.__version__,
         "settings": settings,
-        "data": data_identity(config.data),
+        "data": data_identity(data),
         "model": whole if config.model.student is None else _student_identity(config.model.student, whole, student_run),
         "language_modules": dict(modules),
         **({"start": start} if start is not None else {}),
@@ -84,7 +88,7 @@ def translation_identity(
     Args:
         config: of the translator's run.
         run: fingerprint of the run that leaves the translator; None for a model with a path.
-        source: untranslated.
+        source: the original, untranslated.
         language: that it is translated into.
         settings: how.
     """
@@ -92,7 +96,7 @@ def translation_identity(
     return {
         "xlt": xlt.__version__,
         "translator": {"model": _model_identity(config, run), **task},
-        "source": untranslated_identity(source),
+        "source": original_identity(source),
         "languages": [settings.source_language, language],
         "fields": sorted(settings.fields),
         "decoding": {
@@ -116,50 +120,39 @@ def _contents_of_files(config: Any) -> dict[str, Any]:
     return {name: file_identity(path) for name in files if (path := getattr(config, name)) is not None}
 
 
-def evaluation_key(config: RunConfig, name: str, modules: Mapping[str, str]) -> str:
+def evaluation_key(config: RunConfig, data: PlannedData, name: str, modules: Mapping[str, str]) -> str:
     """Identity of one evaluation: its data and the modules in the model, by role."""
-    told = {"modules": dict(modules), "precision": config.train.precision}
-    return digest({**evaluated_identity(config.data, name), **told})
+    about = {"modules": dict(modules), "precision": config.train.precision}
+    return digest({**evaluated_identity(data, name), **about})
 
 
-def evaluated_identity(data: DataConfig, name: str) -> dict[str, Any]:
-    """What a source of `evaluation`, or a benchmark, is scored on, with the content of its files as they are now."""
+def evaluated_identity(data: PlannedData, name: str) -> dict[str, Any]:
+    """What an evaluation source, or a benchmark, is scored on, with the content of its files as they are now."""
     if name in data.benchmarks:
         benchmark = data.benchmarks[name]
         folder = None if benchmark.folder is None else _folder_identity(benchmark.folder)
         return {"benchmark": {**plain(benchmark), "folder": folder}}
     # Few examples for a quick look are another evaluation; where they lie is not.
-    return {"source": _drawn_identity(data.evaluation[name])}
+    return {"source": source_identity(data.evaluation[name])}
 
 
-def untranslated_identity(source: SourceConfig) -> dict[str, Any]:
-    """What a translator is given of a source, with the content of its files as they are now."""
+def original_identity(source: SourceConfig) -> dict[str, Any]:
+    """The examples of a source that a transform starts from, with the content of its files as they are now."""
     return {**source_identity(source), "split": source.split}
 
 
-def data_identity(config: DataConfig) -> dict[str, Any]:
+def data_identity(data: PlannedData) -> dict[str, Any]:
     """What a run learns from and is selected by, as its fingerprint has it: the content of files as they are now.
 
     Raises:
         UsageError: a file is missing.
     """
-    data: dict[str, Any] = {"held_out_fraction": config.held_out_fraction}
-    if others := config.held_out_fractions:
-        spoken = {source.language for source in config.sources.values()}
-        data["held_out_fractions"] = {code: share for code, share in others.items() if code in spoken}
-    if config.sampling.by == "size":
-        data["sampling"] = plain(config.sampling)
+    identity = HeldOut(data.config, seed=0).identity()
+    if data.config.sampling.by == "size":
+        identity["sampling"] = plain(data.config.sampling)
     for part in ("sources", "validation", "excluded"):
-        data[part] = {name: _drawn_identity(source) for name, source in getattr(config, part).items()}
-    if not config.validation:  # gold sources hold some out
-        data["origins"] = {name: source.origin for name, source in config.sources.items()}
-    return data
-
-
-def _drawn_identity(source: SourceConfig) -> dict[str, object]:
-    """The source's identity; and its split, which goes into the draw, where some of its examples are drawn."""
-    drawn = source.cap is not None or source.cap_words is not None
-    return {**source_identity(source), **({"split": source.split} if drawn else {})}
+        identity[part] = {name: source_identity(source) for name, source in data.part(part).items()}
+    return identity
 
 
 def _folder_identity(path: str) -> dict[str, str]:

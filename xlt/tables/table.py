@@ -284,7 +284,7 @@ class Table:
         self, run: Run, evaluations: Mapping[str, Composition], composition: str, column: str, store: RunStore
     ) -> float | None:
         found = _record(run, evaluations, composition, column, store)
-        metric = SCORE if column in run.config.data.benchmarks else self.config.metric
+        metric = SCORE if column in run.planned_data.benchmarks else self.config.metric
         return None if found is None else found["metrics"].get(metric)
 
 

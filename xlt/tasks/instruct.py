@@ -32,6 +32,13 @@ class InstructConfig:
 
 SCHEMA = InstructConfig
 
+# `tulu` as a chat template.
+_TULU = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'].strip() }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+
 
 class Rendered(NamedTuple):
     """A conversation as text; `taught`: (start, end) characters of what is learned."""
@@ -52,6 +59,7 @@ class Instruct(TokenPrediction):
     """
 
     name = "instruct"
+    continues_text = True
 
     def __init__(self, max_length: int, template: str, packing: bool) -> None:
         self.max_length, self.template, self.packing = max_length, template, packing
@@ -78,6 +86,9 @@ class Instruct(TokenPrediction):
             # At each position the token that follows.
             "labels": pad([[*item["labels"][1:], UNTAUGHT] for item in features], UNTAUGHT),
         }
+
+    def chat_template(self) -> str | None:
+        return _TULU if self.template == "tulu" else None
 
     def _rendered(self, example: Example, tokenizer: Any) -> Rendered:
         if self.template == "tulu":

@@ -41,6 +41,10 @@ class Task(ABC):
         max_length: longest sequence in tokens, special tokens included.
         needs_lm_head: whether the pre-trained language-model head is used.
         adapts_language: whether it leaves language modules, which other tasks build on, not task modules.
+        continues_text: whether its model goes on with a text, so that benchmarks of causal language models can be run.
+        has_head: whether the task has a `head` of its own.
+        decides: whether it has `decisions`, which a teacher can guide.
+        translates: whether it can `translate`.
     """
 
     name: str
@@ -49,6 +53,22 @@ class Task(ABC):
     max_length: int
     needs_lm_head: bool = False
     adapts_language: bool = False
+    continues_text: bool = False
+    has_head: bool = False
+    decides: bool = False
+    translates: bool = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Notes which of the optional parts a task has."""
+        super().__init_subclass__(**options)
+        cls.has_head = cls.head is not Task.head
+        cls.decides = cls.decisions is not Task.decisions
+        cls.translates = cls.translate is not Task.translate
+
+    @classmethod
+    def name_of(cls, config: Any) -> str:
+        """The name of a task with these settings: their `name` if they have one, else the class's."""
+        return str(getattr(config, "name", None) or cls.name)
 
     @abstractmethod
     def check(self, examples: Sequence[Example], source: str) -> None:
@@ -67,11 +87,6 @@ class Task(ABC):
         """The task's own head, drawn from torch's current random state; None where it needs none."""
         return None
 
-    @property
-    def has_head(self) -> bool:
-        """Whether `head` makes one."""
-        return type(self).head is not Task.head
-
     @abstractmethod
     def collate(self, features: Sequence[Features], encoder: Encoder, generator: torch.Generator) -> dict[str, Tensor]:
         """One padded batch; `generator` serves whatever is drawn at random (masking)."""
@@ -84,19 +99,9 @@ class Task(ABC):
     def loss(self, model: TransferModel, batch: Tensors) -> Tensor:
         """Sum of the losses of all targets, float32 scalar."""
 
-    @property
-    def decides(self) -> bool:
-        """Whether it has `decisions`, which a teacher can guide."""
-        return type(self).decisions is not Task.decisions
-
     def decisions(self, model: TransferModel, batch: Tensors) -> list[Decisions]:
         """What the loss judges, by kind and in an order that only the batch decides: a teacher's match a student's."""
         raise NotImplementedError(f"task {self.name} makes no decisions that a teacher could guide")
-
-    @property
-    def translates(self) -> bool:
-        """Whether it can `translate`."""
-        return type(self).translate is not Task.translate
 
     def translate(
         self, model: TransferModel, encoder: Encoder, texts: Sequence[str], languages: tuple[str, str], beams: int
@@ -125,6 +130,10 @@ class Task(ABC):
     @abstractmethod
     def metrics(self, scores: Sequence[Any]) -> dict[str, float]:
         """The metrics over all batches; accuracies and F1 in percent."""
+
+    def chat_template(self) -> str | None:
+        """The Jinja template that the task writes conversations by; None: the tokenizer's own, or no conversations."""
+        return None
 
     def labels(self) -> list[str]:
         """The label inventory a head was trained for, kept in its module; empty without one."""

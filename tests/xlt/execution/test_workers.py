@@ -92,7 +92,7 @@ def test_a_process_that_is_killed_between_two_jobs_takes_none_with_it() -> None:
 
 PARENT = """
 import functools, os, signal, sys, time
-from tests.xlt.results.test_workers import told, until_told_to_stop
+from tests.xlt.execution.test_workers import told, until_told_to_stop
 from xlt.execution.workers import LocalWorkers
 if __name__ == "__main__":
     workers = LocalWorkers(2)
