@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, SCMode
@@ -12,13 +13,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from xlt.compose.messages import one_line
 from xlt.compose.suggestions import suggestion
-from xlt.config import RunConfig, faults
-from xlt.data.sources import PARTS
+from xlt.config import PARTS, RunConfig, faults, frozen
 from xlt.errors import UsageError
 
 
 def checked(config: DictConfig) -> RunConfig:
-    """The typed config, if nothing is wrong with it.
+    """The typed config, if nothing is wrong with it; frozen, so that nobody changes it from here on.
 
     Raises:
         UsageError: all faults together, one line each.
@@ -30,15 +30,16 @@ def checked(config: DictConfig) -> RunConfig:
         )
     except OmegaConfBaseException as error:
         raise UsageError(_interpolation_fault(error)) from error
-    found = [*strangers(config), *faults(result)]
-    if found:
-        raise UsageError(*_without_echoes(found, config))
+    lines = [*strangers(config), *faults(result)]
+    if lines:
+        raise UsageError(*_without_echoes(lines, config))
     assert isinstance(result, RunConfig)
+    frozen(result)
     return result
 
 
 def strangers(config: DictConfig, prefix: str = "") -> Iterator[str]:
-    """Keys that no schema has: Hydra's `+` adds them anywhere, and nothing would ever read them."""
+    """A line for each key that no schema has: Hydra's `+` adds keys anywhere, and nothing would read these."""
     schema = OmegaConf.get_type(config)
     known = {item.name for item in dataclasses.fields(schema)} if dataclasses.is_dataclass(schema) else None
     for name in config:
@@ -76,7 +77,7 @@ def _interpolation_fault(error: OmegaConfBaseException) -> str:
 
 
 def _without_echoes(lines: Sequence[str], config: DictConfig) -> list[str]:
-    """Leaves out the fault of a value that is only taken over from another key, whose fault is reported."""
+    """The lines without those about a key that only takes the value of another key whose fault is reported."""
     reported = {line.partition("=")[0] for line in lines}
 
     def echoes(line: str) -> bool:
@@ -97,4 +98,4 @@ def plain(config: Any) -> Any:
         return {str(name): plain(value) for name, value in config.items()}
     if isinstance(config, (list, tuple)):
         return [plain(value) for value in config]
-    return config
+    return str(config) if isinstance(config, Path) else config

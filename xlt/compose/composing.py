@@ -26,7 +26,6 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from xlt import config as shared
 from xlt.compose.recipes import register_recipes
-from xlt.data.sources import PARTS
 from xlt.tracebacks import error_line
 
 CONFIG_MODULE = "xlt_conf"
@@ -189,7 +188,7 @@ def a_source_each(config: DictConfig) -> DictConfig:
     Hydra could compose them one by one, but needs half a minute for a hundred. A source that has such a name already
     is left as it is.
     """
-    for part in PARTS if "data" in config else ():
+    for part in shared.PARTS if "data" in config else ():
         sources = config.data[part]
         if not any(source.languages for source in sources.values()):
             continue

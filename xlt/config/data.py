@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,9 @@ from xlt.config.model import RunReference
 from xlt.config.schema import RunFacts, key
 from xlt.errors import UsageError
 from xlt.languages import language_fault
+
+PARTS = ("sources", "validation", "evaluation", "excluded")
+"""The parts of a run's data that are made of sources."""
 
 
 @dataclass
@@ -57,15 +59,6 @@ class TranslationConfig:
     def adapts(self, language: str) -> bool:
         """Whether the translator learns first, to translate into a language."""
         return bool({self.source_language, language} & set(self.adapt))
-
-
-@dataclass
-class PlannedTranslation(TranslationConfig):
-    """The same once the plan knows who translates."""
-
-    fingerprint: str = key("of the translation")
-    file: str = key("that it is in, once it is made")
-    whole: bool = key("have examples untranslated whose translation is empty, instead of leaving them out")
 
 
 _READ = "the content that is read, wherever it lies"
@@ -140,25 +133,10 @@ class SourceConfig:
 
     @property
     def parallel(self) -> tuple[str, str] | None:
-        """Languages of `text` and `pair`; None for what is no parallel text."""
+        """Languages of `text` and `pair`; None if the source is not parallel text."""
         if self.text_language is None and self.pair_language is None:
             return None
         return self.text_language or self.language, self.pair_language or self.language
-
-    def untranslated(self) -> SourceConfig:
-        """The source that the translation is made of, as far as that takes it."""
-        assert self.translation is not None
-        return dataclasses.replace(
-            self,
-            language=self.translation.source_language,
-            origin="gold",
-            cap=self.translation.cap,
-            cap_words=None,
-            upsample=1,
-            labels={},
-            instruction=None,
-            translation=None,
-        )
 
     @property
     def code(self) -> str:
@@ -166,7 +144,7 @@ class SourceConfig:
         return self.codes.get(self.language, self.language)
 
     def location(self) -> Path:
-        """Where the data lies, for a reader that needs to be told.
+        """The file or folder that the data is in.
 
         Raises:
             UsageError: `path` is null.
@@ -261,17 +239,12 @@ class DataConfig:
                 yield f"{prefix}.held_out_fractions.{code}={fraction}: must be in (0, 0.5]"
         for name in self.benchmarks.keys() & self.evaluation.keys():
             yield f"{prefix}.benchmarks.{name}: a name in {prefix}.evaluation too; choose another"
-        learned = {_place(source) for source in self.sources.values()}
         for name, source in self.validation.items():
             if source.split == "test":
                 yield (
                     f"{prefix}.validation.{name}.split=test: model selection on a test split is refused; "
                     "use split=dev of a source language"
                 )
-        for part in ("validation", "evaluation"):
-            for name, source in getattr(self, part).items():
-                if _place(source) in learned:
-                    yield f"{prefix}.{part}.{name}: the same split is in {prefix}.sources; choose another split or file"
         for name, source in self.sources.items():
             if source.split == "test":
                 yield f"{prefix}.sources.{name}.split=test: training on a test split is refused"
@@ -293,10 +266,3 @@ class DataConfig:
                     f"({', '.join(spoken)}); to select checkpoints on target-language data "
                     f"all the same, give {prefix}.select_on_targets=true"
                 )
-
-
-def _place(source: SourceConfig) -> tuple[object, ...]:
-    """Two sources of one place have the same examples; a file that `path` names itself is the same in every split."""
-    hub = (source.hub.id, source.hub.subset) if source.path is None and source.hub is not None else None
-    split = None if source.path is not None and source.location().is_file() else source.split
-    return source.reader, source.path, hub, source.language, split, tuple(sorted(source.where.items()))

@@ -16,32 +16,26 @@ from typing import Any
 
 import torch
 
-from xlt.config import BenchmarkConfig, RunConfig
+from xlt.config import BenchmarkConfig, TrainConfig
 from xlt.data.encoding import Encoder
-from xlt.engine.build import build_task
+from xlt.engine.build import task_class, task_name
 from xlt.engine.evaluation import autocast
 from xlt.errors import UsageError
 from xlt.models.loading import whole_pretrained
 from xlt.models.transfer import TransferModel
+from xlt.tasks.task import Task
 
 SCORE = "score"
-# The format of Wang et al. (2023), as xlt/tasks/instruct.py writes it.
-_TULU = (
-    "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'].strip() }}"
-    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
-)
 
 
 def benchmark_faults(benchmarks: Mapping[str, BenchmarkConfig], task_config: Any) -> Iterator[str]:
     """Yields one line for each fault that can be found without the model and the benchmark's data."""
     if not benchmarks:
         return
-    task = build_task(task_config)
-    if task.name not in ("causal_lm", "instruct"):
+    if not task_class(task_config).continues_text:
         yield (
-            f"data.benchmarks: benchmarks need a causal language model (task causal_lm or instruct), but the task is "
-            f"{task.name}; remove them"
+            f"data.benchmarks: benchmarks need a causal language model (for instance task=instruct), but the task is "
+            f"{task_name(task_config)}; remove them"
         )
     if importlib.util.find_spec("lm_eval") is None:
         yield (
@@ -55,9 +49,9 @@ def benchmark_faults(benchmarks: Mapping[str, BenchmarkConfig], task_config: Any
             yield f"{prefix}.folder={benchmark.folder}: there is no such folder"
             continue
         known = _manager(benchmark.folder).task_index
-        for task_name in benchmark.tasks:
-            if task_name not in known:
-                yield f"{prefix}.tasks: lm-eval has no task {task_name}; `lm-eval ls tasks` lists its tasks"
+        for name_in_lm_eval in benchmark.tasks:
+            if name_in_lm_eval not in known:
+                yield f"{prefix}.tasks: lm-eval has no task {name_in_lm_eval}; `lm-eval ls tasks` lists its tasks"
             elif (known[task_name].cfg or {}).get("unsafe_code") and not benchmark.runs_code:
                 yield (
                     f"{prefix}.runs_code=false: {task_name} runs code that the model writes; "
@@ -65,13 +59,18 @@ def benchmark_faults(benchmarks: Mapping[str, BenchmarkConfig], task_config: Any
                 )
 
 
-def run_benchmark(model: TransferModel, encoder: Encoder, config: RunConfig, name: str) -> dict[str, float]:
+def run_benchmark(
+    model: TransferModel, task: Task, encoder: Encoder, recipe: TrainConfig, name: str, benchmark: BenchmarkConfig
+) -> dict[str, float]:
     """Scores a model on one benchmark; the model's mode (training or evaluation) does not change.
 
     Args:
-        model: with its modules applied and its language-model head.
-        config: of the run.
-        name: of the benchmark, a key of `data.benchmarks`.
+        model: base and modules, with its language-model head.
+        task: of the run; says how conversations are written.
+        encoder: the tokenizer; gets the task's chat template if the benchmark is written as conversations.
+        recipe: of the run; precision and batch size of evaluation.
+        name: of the benchmark, for messages.
+        benchmark: its settings.
     Returns:
         `score`, the mean over the benchmark's tasks of their `metric`, times 100; and `score/TASK` for each task.
     Raises:
@@ -81,21 +80,20 @@ def run_benchmark(model: TransferModel, encoder: Encoder, config: RunConfig, nam
     from lm_eval.models.huggingface import HFLM
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    benchmark = config.data.benchmarks[name]
     tokenizer = encoder.tokenizer
-    if benchmark.chat and getattr(config.task, "template", None) == "tulu":
-        tokenizer.chat_template = _TULU
+    if benchmark.chat and (template := task.chat_template()) is not None:
+        tokenizer.chat_template = template
     if benchmark.runs_code:
         os.environ["HF_ALLOW_CODE_EVAL"] = "1"
     training = model.training
     model.eval()
     try:
-        with torch.no_grad(), autocast(model, config.train.precision):
+        with torch.no_grad(), autocast(model, recipe.precision):
             results = simple_evaluate(
                 model=HFLM(
                     pretrained=whole_pretrained(model),
                     tokenizer=tokenizer,
-                    batch_size=config.train.evaluation_batch_size,
+                    batch_size=recipe.evaluation_batch_size,
                 ),
                 tasks=_tasks(benchmark),
                 task_manager=_manager(benchmark.folder),

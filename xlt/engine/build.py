@@ -35,6 +35,26 @@ from xlt.modules import ModuleArtefact, SparseDelta
 from xlt.tasks.task import Task
 
 
+def task_class(config: Any) -> type[Task]:
+    """The class of a run's task; what is a fact of the class is read here, without building a task."""
+    return get_class(config._target_)
+
+
+def method_class(config: Any) -> type[Method]:
+    """The class of a run's method; what is a fact of the class is read here, without building a method."""
+    return get_class(config._target_)
+
+
+def task_name(config: Any) -> str:
+    """The name of a run's task: its config's where it has one, else its class's."""
+    return task_class(config).name_of(config)
+
+
+def method_name(config: Any) -> str:
+    """The name of a run's method, as in module headers and tables."""
+    return method_class(config).name_of(config)
+
+
 def build_task(config: Any) -> Task:
     """Builds the task of a run from its config."""
     return _instance(config)
@@ -116,7 +136,7 @@ def build_student(config: RunConfig, model_path: str, task: Task, data: RunData)
     assert settings is not None
     tokenizer = load_tokenizer(model_path, config.model.revision)
     by_language: dict[str, list[str]] = {}
-    for name, source in data.names("sources").items():
+    for name, source in data.sources("sources").items():
         by_language.setdefault(source.language, []).append(name)
     counts = [count_tokens(tokenizer, data.lines(names)) for names in by_language.values()]
     frequent = frequent_tokens(counts, settings.token_probability)

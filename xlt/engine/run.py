@@ -15,6 +15,7 @@ import xlt
 from xlt.config import RunConfig, SamplingConfig
 from xlt.data.encoding import Encoder
 from xlt.data.mix import Sampling
+from xlt.data.planned import PlannedData
 from xlt.data.streams import stream
 from xlt.engine.activation import LanguageActivation, TeacherModules
 from xlt.engine.benchmarks import SCORE, benchmark_faults, run_benchmark
@@ -110,14 +111,14 @@ class Standing:
 
 @dataclass(frozen=True)
 class Composition:
-    """One evaluation: a source of `data.evaluation`, and the modules in the model meanwhile.
+    """One evaluation: a source or a benchmark, and the modules that are in the model meanwhile.
 
     Attributes:
-        source: what the source or benchmark is called by who asks for it.
+        source: name of the source or benchmark in the config that asks for this evaluation.
         label: `BASE`, `ALONE` or `COMPOSED`.
         modules: in the order in which they are applied.
-        entry: name in the run's `data.evaluation` or `data.benchmarks`; two who ask may mean different data.
-        content: digest of the data when this was planned.
+        entry: its name in the run's own data; two configs may give different data the same name.
+        content: digest of the data at the time of planning.
         identity: what determines the evaluation, kept beside its result.
         unusual: what the label does not say of the modules: another language's module stands in, or further task
             modules are added; empty where there is nothing of that kind.
@@ -180,7 +181,7 @@ class PreparedRun:
     def _header(self) -> ModuleHeader:
         config, model, task = self.config, self.trainer.model, self.trainer.task
         return ModuleHeader(
-            kind="sparse_delta",
+            kind=self.trainer.method.leaves.kind,
             method=self.trainer.method.name,
             base_model=Path(model.base_name).name or model.base_name,
             base_hash=model.base_hash,
@@ -197,18 +198,22 @@ class PreparedRun:
         )
 
 
-def prepare(config: RunConfig, standing: Standing) -> PreparedRun:
+def prepare(config: RunConfig, standing: Standing, planned: PlannedData | None = None) -> PreparedRun:
     """Reads the data, loads model and modules, and puts a run together.
 
+    Args:
+        config: of the run.
+        standing: what it stands on.
+        planned: its data; None: as in the config, with no source that another run makes.
     Raises:
         UsageError, ModuleFileError: data, model and modules do not fit.
     """
     processes = Processes.join()
     _set_threads(config)
     task = build_task(config.task)
-    data = RunData(config, task)
+    data = RunData(config, task, planned)
     data.check()
-    languages = {source.language for part in ("sources", "validation") for source in data.names(part).values()}
+    languages = {source.language for part in ("sources", "validation") for source in data.sources(part).values()}
     modules = _language_modules(standing, languages)
     student = None
     if config.model.student is not None and config.model.student.run is None:
@@ -252,14 +257,16 @@ def prepare(config: RunConfig, standing: Standing) -> PreparedRun:
 
 
 def evaluate_compositions(
-    config: RunConfig, model_path: str, wanted: Mapping[str, Composition], watcher: Watcher
+    config: RunConfig, planned: PlannedData, model_path: str, wanted: Mapping[str, Composition], watcher: Watcher
 ) -> dict[str, dict[str, Any]]:
-    """Evaluates base model + modules on sources of `data.evaluation` and on `data.benchmarks`.
+    """Evaluates base model + modules on evaluation sources and on benchmarks.
 
     Args:
         config: of the run whose task module is evaluated.
+        planned: its data, with all that it is evaluated on.
         model_path: folder or hub id of the base model.
         wanted: key -> composition.
+        watcher: receives a line for each evaluation.
     Returns:
         key -> record: source, language, composition, metrics, and for sources what an example costs.
     Raises:
@@ -267,7 +274,7 @@ def evaluate_compositions(
     """
     _set_threads(config)
     task = build_task(config.task)
-    data = RunData(config, task)
+    data = RunData(config, task, planned)
     data.check()
     files = {file for composition in wanted.values() for file in composition.modules}
     modules = {file: file.load() for file in files}
@@ -275,14 +282,15 @@ def evaluate_compositions(
     model = build_model(config, model_path, task, encoder, trains=False)
     for file, module in modules.items():
         check_base(module.header, model.base_hash, file.path)
-    names = {composition.entry for composition in wanted.values()} - config.data.benchmarks.keys()
+    names = {composition.entry for composition in wanted.values()} - planned.benchmarks.keys()
     sources = {source.name: source for source in data.load("evaluation", encoder, names)}
     stack = ModuleStack(model)
     records: dict[str, dict[str, Any]] = {}
     for key, composition in wanted.items():
         stack.set([modules[file] for file in composition.modules])
-        if composition.entry in config.data.benchmarks:
-            metrics = run_benchmark(model, encoder, config, composition.entry)
+        if composition.entry in planned.benchmarks:
+            name = composition.entry
+            metrics = run_benchmark(model, task, encoder, config.train, name, planned.benchmarks[name])
             records[key] = {"source": composition.source, "composition": composition.label, "metrics": metrics}
             watcher.note(f"{composition.source}, {composition.label}: {SCORE} {metrics[SCORE]:.2f}")
             continue
@@ -295,16 +303,19 @@ def evaluate_compositions(
     return records
 
 
-def preflight(config: RunConfig) -> None:
+def preflight(config: RunConfig, planned: PlannedData) -> None:
     """Reads and checks a run's data without a model: what would be refused later is refused now.
 
+    Args:
+        config: of the run.
+        planned: its data, with all that it is evaluated on.
     Raises:
         UsageError, ModuleFileError: what is wrong, a line each.
     """
     device_of(config)
-    if wrong := list(benchmark_faults(config.data.benchmarks, config.task)):
+    if wrong := list(benchmark_faults(planned.benchmarks, config.task)):
         raise UsageError(*wrong)
-    RunData(config, build_task(config.task)).check()
+    RunData(config, build_task(config.task), planned).check()
     for path in config.language_modules.paths.values():
         load_module(Path(path).expanduser())
 

@@ -1,4 +1,7 @@
-"""Has a translator translate a source: batched by length, each text once, going on where it was stopped."""
+"""Translates a source with a model: texts in batches by length, each different text once.
+
+A translation that was stopped goes on where it was.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -14,7 +17,7 @@ from xlt.config import RunConfig, SourceConfig, TranslationConfig
 from xlt.data.encoding import Encoder
 from xlt.data.examples import Example
 from xlt.data.sources import read_source
-from xlt.data.translation import TRANSLATED_FILE, DoneTexts, save_translated
+from xlt.data.transforms.translation import TRANSLATED_FILE, DoneTexts, save_translated
 from xlt.engine.build import build_encoder, build_model, build_task
 from xlt.engine.evaluation import autocast
 from xlt.engine.run import RESULT_FILE, ModuleFile, Standing
@@ -30,10 +33,10 @@ from xlt.tasks.task import Task
 
 @dataclass(frozen=True)
 class TranslationJob:
-    """A source to be translated.
+    """The translation of a source by a run: a `SourceJob`.
 
     Attributes:
-        source: untranslated.
+        source: the original, untranslated.
         language: ISO 639-3 code of the language that it is translated into.
         settings: how.
         modules: of the translator, in the order in which they are applied.
@@ -43,6 +46,18 @@ class TranslationJob:
     language: str
     settings: TranslationConfig
     modules: tuple[ModuleFile, ...] = ()
+    verb: ClassVar[str] = "translate"
+    noun: ClassVar[str] = "translation"
+
+    @property
+    def languages(self) -> tuple[str, str]:
+        return self.settings.source_language, self.language
+
+    def check(self) -> None:
+        _texts(self)
+
+    def carry_out(self, config: RunConfig, standing: Standing, folder: Path, watcher: Watcher) -> dict[str, Any]:
+        return translate_source(config, standing, self, folder, watcher)
 
 
 def translate_source(
@@ -50,16 +65,16 @@ def translate_source(
 ) -> dict[str, Any]:
     """Translates what is left of a source; leaves `translated.jsonl` and, last, `result.json`.
 
-    The batches do not depend on where it was stopped, so neither do the translations.
+    The batches do not depend on where the translation was stopped, so neither do the translations.
 
     Args:
         config: of the translator's run.
         standing: what the translator stands on.
         job: what to translate.
         folder: of this run.
-        watcher: told of every batch.
+        watcher: receives the progress after every batch.
     Returns:
-        The content of `result.json`: how many examples and different texts, how many of them lost their end.
+        The content of `result.json`: how many examples and different texts, how many texts were cut at the end.
     Raises:
         UsageError: the source, or the translator, cannot be used for it.
         Interrupted: stopped by a signal; what was translated is kept.
@@ -79,9 +94,8 @@ def translate_source(
             if stop.number:
                 raise Interrupted(stop.number)
             with autocast(model, config.train.precision):
-                languages = (job.settings.source_language, job.language)
-                made = task.translate(model, encoder, batch, languages, job.settings.beams)
-            done.add(batch, made)
+                translations = task.translate(model, encoder, batch, job.languages, job.settings.beams)
+            done.add(batch, translations)
             watcher.metrics("translate", len(done.translations), {"texts": len(done.translations)})
     save_translated(folder / TRANSLATED_FILE, examples, done.translations, job.settings.fields)
     result = {
@@ -97,23 +111,14 @@ def translate_source(
     return result
 
 
-def check_source(job: TranslationJob) -> None:
-    """Reads what is to be translated: what would be refused later is refused now.
-
-    Raises:
-        UsageError: an example lacks a text, or has labels that stand in one.
-    """
-    _texts(job)
-
-
 def _texts(job: TranslationJob) -> tuple[list[str], list[Example]]:
-    """The different texts to be translated, in order, and the examples that they are of.
+    """The different texts to be translated, in order, and all examples of the original source.
 
     Raises:
-        UsageError: an example lacks one, or has labels that stand in a text.
+        UsageError: an example lacks a text, or has labels of words or spans.
     """
     examples = list(read_source(f"{job.source.reader} {job.source.language}", job.source, seed=0))
-    found: dict[str, None] = {}
+    texts: dict[str, None] = {}
     for example in examples:
         if example.words is not None or example.answers:
             raise UsageError(f"{example.place}: labels of words or spans do not survive translation")
@@ -121,14 +126,18 @@ def _texts(job: TranslationJob) -> tuple[list[str], list[Example]]:
             text = getattr(example, field)
             if text is None:
                 raise UsageError(f"{example.place}: no {field} to translate; give translation.fields")
-            found[text] = None
-    return list(found), examples
+            texts[text] = None
+    return list(texts), examples
 
 
 def _translator(
     config: RunConfig, standing: Standing, job: TranslationJob, task: Task
 ) -> tuple[TransferModel, Encoder]:
-    """Raises UsageError, ModuleFileError: model and modules do not fit."""
+    """The model that translates, with its modules in it, and its tokenizer.
+
+    Raises:
+        UsageError, ModuleFileError: model and modules do not fit.
+    """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     encoder = build_encoder(config, standing.model_path, RunData(config, task))
@@ -143,7 +152,7 @@ def _translator(
 
 
 def _batches(texts: Sequence[str], lengths: dict[str, int], most_tokens: int) -> Iterator[list[str]]:
-    """Texts in their order, as many as fit when each is filled up to the longest; at least one."""
+    """Cuts the texts, in their order, into batches of at most `most_tokens` tokens with padding."""
     batch: list[str] = []
     for text in texts:
         if batch and max(lengths[text], lengths[batch[-1]]) * (len(batch) + 1) > most_tokens:

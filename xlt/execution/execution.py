@@ -11,20 +11,19 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, cast
 
-from xlt.data.translation import DoneTexts
+from xlt.data.transforms.translation import DoneTexts
 from xlt.engine.processes import Processes
 from xlt.engine.run import Composition, evaluate_compositions, prepare
 from xlt.engine.state import RunState
 from xlt.engine.training import Interrupted
-from xlt.engine.translate import translate_source
 from xlt.engine.watching import Silence, Watcher
 from xlt.errors import UsageError
 from xlt.execution.workers import Verdict, Workers
 from xlt.models.loading import quiet_libraries
 from xlt.modules import ModuleFileError
 from xlt.plan.code import evaluation_code, training_code, translation_code
-from xlt.plan.identity import data_identity, digest, evaluated_identity, untranslated_identity
-from xlt.plan.planner import Plan, Run
+from xlt.plan.identity import data_identity, digest, evaluated_identity, original_identity
+from xlt.plan.runs import Run, Runs
 from xlt.plan.store import RunStore
 from xlt.tracebacks import PlainError, failure_line
 
@@ -55,7 +54,7 @@ class Outcome:
 
 
 def carry_out(
-    plan: Plan,
+    plan: Runs,
     workers: Workers | None,
     watcher_for: WatcherFor,
     report: Callable[[str, Run, str], None] = lambda *_: None,
@@ -95,7 +94,7 @@ def carry_out(
 
 class _Execution:
     def __init__(
-        self, plan: Plan, jobs: dict[Job, set[Job]], watcher_for: WatcherFor, report: Any, outcome: Outcome
+        self, plan: Runs, jobs: dict[Job, set[Job]], watcher_for: WatcherFor, report: Any, outcome: Outcome
     ) -> None:
         self._plan, self._waiting, self._watcher_for, self._report = plan, jobs, watcher_for, report
         self._outcome = outcome
@@ -183,8 +182,8 @@ def _do(job: Job, arguments: tuple[Any, ...]) -> Verdict:
     run, store, evaluations, watcher_for = arguments
     quiet_libraries()
     try:
-        if job[0] == "train" and run.translation is not None:
-            _translate(run, store, watcher_for)
+        if job[0] == "train" and run.job is not None:
+            _make_source(run, store, watcher_for)
         elif job[0] == "train":
             _train(run, store, watcher_for)
         else:
@@ -223,20 +222,20 @@ def _agreed(processes: Processes, verdict: Verdict) -> Verdict:
     return failures[0] if failures else verdict
 
 
-def _translate(run: Run, store: RunStore, watcher_for: WatcherFor) -> None:
+def _make_source(run: Run, store: RunStore, watcher_for: WatcherFor) -> None:
     if not Processes.join().leads:
         return
-    assert run.translation is not None
-    if untranslated_identity(run.translation.source) != run.identity["source"]:
+    assert run.job is not None
+    if original_identity(run.job.source) != run.identity["source"]:
         raise UsageError(f"{run.label}: {_CHANGED}")
-    _check_code(run.identity["code"], translation_code(run.config, run.translation.source), run.label)
+    _check_code(run.identity["code"], translation_code(run.config, run.job.source), run.label)
     with store.lock(run.fingerprint):
         if store.is_trained(run.fingerprint):
             _record_if_missing(run, store)
             return
         watcher = watcher_for(run, store)
         try:
-            translate_source(run.config, run.standing, run.translation, store.folder(run.fingerprint), watcher)
+            run.job.carry_out(run.config, run.standing, store.folder(run.fingerprint), watcher)
             store.record_manifest(run.fingerprint, run.config, run.identity, run.kind, run.depends_on)
             watcher.trained()
         finally:
@@ -250,7 +249,7 @@ def _check_unchanged(run: Run) -> None:
         UsageError: a line for every source whose files are others, or one for a source file of the code.
     """
     _check_code(run.identity["code"], training_code(run.config), run.label)
-    planned, now = run.identity["data"], data_identity(run.config.data)
+    planned, now = run.identity["data"], data_identity(run.planned_data)
     changed = [
         f"data.{part}.{name}: {_CHANGED}"
         for part in ("sources", "validation", "excluded")
@@ -276,7 +275,7 @@ def _check_code(planned: Mapping[str, str], now: Mapping[str, str], name: str) -
 
 def _train(run: Run, store: RunStore, watcher_for: WatcherFor) -> None:
     _check_unchanged(run)
-    prepared = prepare(run.config, run.standing)
+    prepared = prepare(run.config, run.standing, run.planned_data)
     processes = prepared.trainer.processes
     with store.lock(run.fingerprint) if processes.leads else nullcontext():  # the leader holds it for all
         if processes.from_leader(store.is_trained(run.fingerprint)):  # until then nobody looks for saved state
@@ -302,35 +301,38 @@ def _record_if_missing(run: Run, store: RunStore) -> None:
         store.record_manifest(run.fingerprint, run.config, run.identity, run.kind, run.depends_on, late=True)
 
 
-def _evaluate(run: Run, store: RunStore, wanted: dict[str, Composition], watcher_for: WatcherFor) -> None:
+def _evaluate(run: Run, store: RunStore, asked: dict[str, Composition], watcher_for: WatcherFor) -> None:
     if not Processes.join().leads:
         return
     assert run.evaluation_model is not None
     with store.lock(run.fingerprint):
-        there = store.evaluations(run.fingerprint)  # by now: another process may have been at it
-        wanted = {key: composition for key, composition in wanted.items() if key not in there}
-        if not wanted:
+        done = store.evaluations(run.fingerprint)  # another process may have evaluated it meanwhile
+        asked = {key: composition for key, composition in asked.items() if key not in done}
+        if not asked:
             return
-        _check_tests_unchanged(run, wanted.values())
+        _check_tests_unchanged(run, asked.values())
         watcher = watcher_for(run, store)
         try:
-            found = evaluate_compositions(run.config, run.evaluation_model, wanted, watcher)
-            found = {key: {**record, "identity": dict(wanted[key].identity)} for key, record in found.items()}
-            store.add_evaluations(run.fingerprint, found)
+            records = evaluate_compositions(run.config, run.planned_data, run.evaluation_model, asked, watcher)
+            records = {key: {**record, "identity": dict(asked[key].identity)} for key, record in records.items()}
+            store.add_evaluations(run.fingerprint, records)
             watcher.evaluated(store.evaluations(run.fingerprint))
         finally:
             watcher.close()
 
 
-def _check_tests_unchanged(run: Run, wanted: Iterable[Composition]) -> None:
+def _check_tests_unchanged(run: Run, asked: Iterable[Composition]) -> None:
     """Refuses test data that were replaced after planning: the evaluation's key names what was there."""
-    planned = {composition.entry: composition for composition in wanted}
-    if any(digest(evaluation_code(run.config, entry)) != one.identity["code"] for entry, one in planned.items()):
+    planned = {composition.entry: composition for composition in asked}
+    if any(
+        digest(evaluation_code(run.config, run.planned_data, entry)) != one.identity["code"]
+        for entry, one in planned.items()
+    ):
         raise UsageError(f"{run.label}: the code has changed since this was planned; give the same command again")
     changed = [
         f"data.evaluation.{composition.source}: {_CHANGED}"
         for entry, composition in planned.items()
-        if digest(evaluated_identity(run.config.data, entry)) != composition.content
+        if digest(evaluated_identity(run.planned_data, entry)) != composition.content
     ]
     if changed:
         raise UsageError(*changed)

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -69,6 +69,11 @@ class Bottleneck(Method):
     """
 
     starts_from_modules = True
+    leaves = Adapter
+
+    @classmethod
+    def name_of(cls, config: Any) -> str:
+        return str(config.name)
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Full fine-tuning, and pre-training of a new model."""
+"""Full fine-tuning."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ class FullConfig:
     _target_: str = "xlt.methods.full.Full"
     freeze_layer_norm: bool = key("whether layer normalisation stays fixed (thesis §4.4.2)", recipe=True)
     untie_embeddings: bool = key("language modules: whether output embeddings are untied and fixed (thesis §4.4.2)")
-    leaves_checkpoint: bool = key("whether to store the whole model beside the module, for other runs to start from")
 
     def unused(self, facts: RunFacts) -> Iterator[str]:
         """What becomes of the output embeddings of a task module."""
@@ -42,10 +41,9 @@ class Full(Method):
 
     name = "full"
 
-    def __init__(self, freeze_layer_norm: bool, untie_embeddings: bool, leaves_checkpoint: bool) -> None:
+    def __init__(self, freeze_layer_norm: bool, untie_embeddings: bool) -> None:
         self.freeze_layer_norm = freeze_layer_norm
         self.untie_embeddings = untie_embeddings
-        self.leaves_checkpoint = leaves_checkpoint
 
     def attach(self, model: TransferModel, phase: Phase, setting: Setting) -> None:
         names = tunable_names(

@@ -38,6 +38,7 @@ class Ia3(PeftMethod):
     """
 
     name = "ia3"
+    leaves = Rescaling
 
     def peft_config(self, model: TransferModel) -> Any:
         from peft import IA3Config

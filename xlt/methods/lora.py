@@ -33,6 +33,7 @@ class Lora(PeftMethod):
     """
 
     name = "lora"
+    leaves = LowRankDelta
 
     def __init__(self, rank: int, alpha: int, dropout: float) -> None:
         self.rank, self.alpha, self.dropout = rank, alpha, dropout

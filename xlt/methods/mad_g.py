@@ -6,6 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +55,12 @@ class MadG(Method):
     trains MAD-X's task adapter (§3.4.3), on top of generated language adapters (`language_modules.generator`).
     """
 
+    leaves = Generator
+
+    @classmethod
+    def name_of(cls, config: Any) -> str:
+        return _name(config.layer_size)
+
     def __init__(
         self,
         reduction_factor: float,
@@ -63,7 +70,7 @@ class MadG(Method):
         leave_out_last: int,
         typology: str | None,
     ) -> None:
-        self.name = "mad_g" if layer_size is None else "mad_g_ls"
+        self.name = _name(layer_size)
         self.reduction_factor, self.activation, self.leave_out_last = reduction_factor, activation, leave_out_last
         self.language_size, self.layer_size, self.path = language_size, layer_size, typology
         self._task_method: Bottleneck | None = None
@@ -146,3 +153,8 @@ class MadG(Method):
             return functional.linear(ACTIVATIONS[self.activation](functional.linear(hidden.to(down), down)), up)
 
         return adapter
+
+
+def _name(layer_size: int | None) -> str:
+    """The method's name: MAD-G-LS has vectors of layers."""
+    return "mad_g" if layer_size is None else "mad_g_ls"

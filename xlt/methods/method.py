@@ -10,13 +10,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from xlt.models.transfer import TransferModel
-from xlt.modules import ModuleArtefact, ModuleHeader
+from xlt.modules import ModuleArtefact, ModuleHeader, SparseDelta
 
 HEAD = "head."
 
@@ -112,11 +112,25 @@ class Method(ABC):
         name: as in `conf/method` and in module headers.
         leaves_checkpoint: whether the run also stores the whole model, from which other runs can start.
         starts_from_modules: whether the method has a `start_from`.
+        leaves: class of the module that `export` makes; the header that `export` gets has its kind.
+
+    `leaves_checkpoint`, `starts_from_modules`, `leaves` and `name_of` are facts of the class: a plan reads them without
+    building the method.
     """
 
     name: str
     leaves_checkpoint: bool = False
     starts_from_modules: bool = False
+    leaves: type[ModuleArtefact] = SparseDelta
+
+    @classmethod
+    def name_of(cls, config: Any) -> str:
+        """The name of a method with these settings; by default the class's.
+
+        Args:
+            config: of the method, an instance of its schema.
+        """
+        return cls.name
 
     def phases(self, budget: Budget) -> list[Phase]:
         """Returns the phases of a run in their order; by default there is one."""

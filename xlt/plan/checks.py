@@ -1,14 +1,14 @@
-"""What can be found wrong with a run's model and modules without loading a weight, so before anything is trained."""
+"""Faults of a run's config, model and modules that show without loading a weight, before anything is trained."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from xlt.config import LanguageModulesConfig, RunConfig
 from xlt.data.encoding import Encoder
 from xlt.data.sources import parallel_languages
-from xlt.engine.build import build_task
+from xlt.engine.build import build_method, build_task, method_class, method_name, task_class, task_name
 from xlt.errors import UsageError
 from xlt.models.language_tokens import add_language_tokens
 from xlt.models.loading import load_tokenizer
@@ -18,13 +18,13 @@ from xlt.models.vocabulary import train_tokenizer
 from xlt.modules import ModuleFileError, load_module
 
 _TRANSLATOR = "m2m_100"
-_NO_WORD = 300  # entries of a tokenizer that has the bytes, and tokens of languages
+_NO_WORD = 300  # entries of a tokenizer that knows the bytes and no word
 # Families that count positions from the padding id on: 514 positions hold 512 tokens.
 _OFFSET_FAMILIES = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl")
 
 
 def task_module_faults(path: str) -> list[str]:
-    """Why a file is no task module: it is damaged, or a language's."""
+    """Why a file is no task module: it is damaged, or a language module."""
     try:
         header = load_module(Path(path).expanduser()).header
     except ModuleFileError as error:
@@ -35,7 +35,7 @@ def task_module_faults(path: str) -> list[str]:
 
 
 def module_faults(config: LanguageModulesConfig) -> list[str]:
-    """Module files that are damaged, no language modules, or those of another language; a line each."""
+    """Module files that are damaged, are no language modules, or belong to another language; a line each."""
     lines = []
     for language, path in config.paths.items():
         try:
@@ -51,15 +51,15 @@ def module_faults(config: LanguageModulesConfig) -> list[str]:
 
 
 def model_faults(config: RunConfig, model_run: RunConfig | None, languages: Sequence[str] = ()) -> list[str]:
-    """A base model that is not there or does not fit the run; a line each.
+    """Why a base model cannot serve the run; a line each.
 
-    It has too few positions for the task, cannot translate or has no token of a language, or no such layers for a
-    student.
+    It is absent, has too few positions for the task, cannot translate, has no token of a language, or its layers
+    cannot be reduced as the student's settings say.
 
     Args:
         config: of the run.
         model_run: config of the run that makes its base model, if one does.
-        languages: that it is told, if the task translates.
+        languages: ISO 639-3 codes that it needs tokens for, if the task translates.
     """
     made_by = config if model_run is None else model_run
     shape = made_by.model.random
@@ -84,10 +84,10 @@ def model_faults(config: RunConfig, model_run: RunConfig | None, languages: Sequ
     else:
         return []
     lines = []
-    wanted = task.max_length
-    if wanted > positions:
+    length = task.max_length
+    if length > positions:
         lines = [
-            f"task.max_length={wanted}: {name} has {positions} positions; give task.max_length={positions} or less"
+            f"task.max_length={length}: {name} has {positions} positions; give task.max_length={positions} or less"
         ]
     if config.model.student is not None:
         try:
@@ -100,7 +100,7 @@ def model_faults(config: RunConfig, model_run: RunConfig | None, languages: Sequ
 
 
 def _language_faults(config: RunConfig, made_by: RunConfig, languages: Sequence[str]) -> list[str]:
-    """A language of which a translator has no token that begins with random weights; a line each."""
+    """Languages that a translator made from random weights will have no token for; a line each."""
     tokenizer = train_tokenizer([], _NO_WORD)
     add_language_tokens(tokenizer, dict.fromkeys(parallel_languages(made_by.data)))
     try:
@@ -112,10 +112,13 @@ def _language_faults(config: RunConfig, made_by: RunConfig, languages: Sequence[
 
 
 def _shape(path: str, revision: str | None, translates: bool) -> tuple[int, int, Width]:
-    """Longest input of a pre-trained model, how many blocks it has and how wide; loads its config and tokenizer.
+    """Longest input of a pre-trained model in tokens, its number of blocks and its width.
 
+    Args:
+        path, revision: of the model; its config and its tokenizer are loaded.
+        translates: the model must be an encoder-decoder.
     Raises:
-        UsageError: one of them is not there or does not load, or it is to translate and cannot.
+        UsageError: one of them is absent or does not load, or the model cannot translate.
     """
     from transformers import AutoConfig
 
@@ -132,3 +135,44 @@ def _shape(path: str, revision: str | None, translates: bool) -> tuple[int, int,
         positions -= int(shape.pad_token_id) + 1
     inner = int(getattr(shape, "intermediate_size", 0))
     return positions, int(shape.num_hidden_layers), Width(shape.hidden_size, shape.num_attention_heads, inner)
+
+
+def contradictions(config: RunConfig) -> list[str]:
+    """Parts of a config that do not go together, as far as its method and task decide that; a line each."""
+    task, method = task_class(config.task), method_class(config.method)
+    languages = {source.language for source in config.data.sources.values()}
+    student = config.model.student
+    if student is not None and student.run is None and not method.leaves_checkpoint:
+        return [
+            f"model.student.run=null: method {method_name(config.method)} leaves no checkpoint; "
+            "take method=pretrain, or give a run"
+        ]
+    if "prediction" in config.teacher.losses and not task.decides:
+        name = task_name(config.task)
+        return [f"teacher.losses: task {name} makes no decisions that a teacher could guide; leave out prediction"]
+    if task.adapts_language and (faults := build_method(config.method).language_faults(languages)):
+        return faults
+    if (config.start.path is not None or config.start.run is not None) and not method.starts_from_modules:
+        name = method_name(config.method)
+        return [f"start: method {name} begins with fresh values; leave start out, or take an adapter method"]
+    if config.language is not None and not task.adapts_language:
+        return [
+            f"language={config.language}: task {task_name(config.task)} leaves a task module; "
+            "leave language out, or learn a language module with experiment=language"
+        ]
+    return []
+
+
+def addition_faults(config: RunConfig) -> Iterator[str]:
+    """Why no module can be added to the run's own, or there is no base model to evaluate."""
+    given = config.task_modules
+    asked = [f"task_modules.{name}" for name in ("runs", "paths") if getattr(given, name)]
+    asked += ["task_modules.evaluate_base"] if given.evaluate_base else []
+    task, method = task_class(config.task), method_class(config.method)
+    for name in asked:
+        if task.has_head:
+            head = f"task {task_name(config.task)} has a head, in each module its own"
+            yield f"{name}: {head}; instruct, mlm and causal_lm have none"
+        elif method.leaves_checkpoint or config.model.student is not None:
+            whole = "this method" if method.leaves_checkpoint else "a student"
+            yield f"{name}: {whole} leaves a model of its own, no module of the base; take a method that leaves one"

@@ -11,7 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from xlt.config import RunConfig, SourceConfig
-from xlt.data.sources import parallel_languages, reader_of
+from xlt.data.planned import PlannedData
+from xlt.data.sources import parallel_languages, reading_module
 from xlt.modules import ModuleFileError, load_module
 from xlt.source_code import installed
 
@@ -59,19 +60,20 @@ def training_code(config: RunConfig) -> dict[str, str]:
     return _digests([*_TRAINING, *classes, *_readers(sources)], config, _BENCHMARKS)
 
 
-def evaluation_code(config: RunConfig, name: str) -> dict[str, str]:
-    """The same of the evaluation of a module on a source of `data.evaluation`, or on a benchmark.
+def evaluation_code(config: RunConfig, data: PlannedData, name: str) -> dict[str, str]:
+    """The same of the evaluation of a module on an evaluation source or a benchmark.
 
     The class of the run's method counts as well: it says which kind of module there is.
 
     Args:
         config: of the run that leaves the module.
-        name: in `data.evaluation` or `data.benchmarks`.
+        data: of the run, as planned.
+        name: of the evaluation source or benchmark.
     """
     classes = [config.method._target_, config.task._target_, *_classes_of(config.language_modules.paths.values())]
-    if name in config.data.benchmarks:
+    if name in data.benchmarks:
         return _digests([_EVALUATION, *classes], config)
-    return _digests([_EVALUATION, *classes, *_readers([config.data.evaluation[name]])], config, _BENCHMARKS)
+    return _digests([_EVALUATION, *classes, *_readers([data.evaluation[name].config])], config, _BENCHMARKS)
 
 
 def translation_code(config: RunConfig, source: SourceConfig) -> dict[str, str]:
@@ -91,7 +93,7 @@ def _digests(roots: Iterable[str], config: RunConfig, *without: str) -> dict[str
 
 
 def _readers(sources: Iterable[SourceConfig]) -> list[str]:
-    return sorted({reader_of(source).__name__ for source in sources})
+    return sorted({reading_module(source) for source in sources})
 
 
 def _classes_of(files: Iterable[str | None]) -> Iterator[str]:

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from xlt.compose import plain
-from xlt.config import DataConfig, RunConfig, RunFacts, SourceConfig, TranslationConfig, used_keys
+from xlt.config import RunConfig, RunFacts, SourceConfig, TranslationConfig, used_keys
+from xlt.data.held_out import HeldOut
+from xlt.data.planned import PlannedData, PlannedSource
 from xlt.data.sources import digest, parallel_languages, source_identity
 from xlt.engine.build import build_task
 from xlt.models.loading import model_identity
@@ -24,6 +26,7 @@ from xlt.plan.code import evaluation_code, training_code, translation_code
 
 def run_identity(
     config: RunConfig,
+    data: PlannedData,
     model_run: str | None,
     modules: Mapping[str, str],
     start: str | None = None,
@@ -34,6 +37,7 @@ def run_identity(
 
     Args:
         config: of the run.
+        data: of the run, as planned.
         model_run: fingerprint of the run that makes the base model, if one does.
         modules: identity of the language module of each source language.
         start: identity of the module that training begins with, if there is one.
@@ -45,7 +49,7 @@ def run_identity(
     whole = _model_identity(config, model_run)
     return {
         "settings": used_settings(config, facts_of(config)),
-        "data": data_identity(config.data),
+        "data": data_identity(data),
         "model": {"run": student_run} if student_run is not None else whole,
         "language_modules": dict(modules),
         "code": training_code(config),
@@ -94,7 +98,7 @@ def translation_identity(
     Args:
         config: of the translator's run.
         run: fingerprint of the run that leaves the translator; None for a model with a path.
-        source: untranslated.
+        source: the original, untranslated.
         language: that it is translated into.
         settings: how.
     """
@@ -102,7 +106,7 @@ def translation_identity(
     model = {"settings": used_settings(config.model, facts_of(config)), **_model_identity(config, run)}
     return {
         "translator": {"model": model, **task},
-        "source": untranslated_identity(source),
+        "source": original_identity(source),
         "languages": [settings.source_language, language],
         "fields": sorted(settings.fields),
         "decoding": {
@@ -114,73 +118,60 @@ def translation_identity(
     }
 
 
-def evaluation_identity(config: RunConfig, name: str, modules: Mapping[str, str]) -> dict[str, Any]:
+def evaluation_identity(config: RunConfig, data: PlannedData, name: str, modules: Mapping[str, str]) -> dict[str, Any]:
     """What determines one evaluation of a run's module: its data, the modules in the model by their role, the code.
 
     Args:
         config: of the run.
-        name: in `data.evaluation` or `data.benchmarks`.
+        data: of the run, as planned.
+        name: of the evaluation source or benchmark.
         modules: role -> identity of a module.
     """
     facts = facts_of(config)
     batches = {"batch_size": config.train.evaluation_batch_size} if facts.validates_at_random else {}
     return {
-        **evaluated_identity(config.data, name),
+        **evaluated_identity(data, name),
         "modules": dict(modules),
         "precision": config.train.precision,
         **batches,
-        "code": digest(evaluation_code(config, name)),
+        "code": digest(evaluation_code(config, data, name)),
     }
 
 
-def evaluation_key(config: RunConfig, name: str, modules: Mapping[str, str]) -> str:
-    """The digest of an evaluation's identity, under which its result is kept."""
-    return digest(evaluation_identity(config, name, modules))
-
-
-def evaluated_identity(data: DataConfig, name: str) -> dict[str, Any]:
-    """What a source of `evaluation`, or a benchmark, is scored on, with the content of its files as they are now."""
+def evaluated_identity(data: PlannedData, name: str) -> dict[str, Any]:
+    """What an evaluation source, or a benchmark, is scored on, with the content of its files as they are now."""
     if name in data.benchmarks:
         benchmark = data.benchmarks[name]
         folder = None if benchmark.folder is None else _folder_identity(benchmark.folder)
         return {"benchmark": {**plain(benchmark), "folder": folder}}
     # Few examples for a quick look are another evaluation; where they lie is not.
-    return {"source": _drawn_identity(data.evaluation[name])}
+    return {"source": source_identity(data.evaluation[name])}
 
 
-def untranslated_identity(source: SourceConfig) -> dict[str, Any]:
-    """What a translator is given of a source, with the content of its files as they are now."""
+def original_identity(source: SourceConfig) -> dict[str, Any]:
+    """The examples of a source that a transform starts from, with the content of its files as they are now."""
     return {**source_identity(source), "split": source.split}
 
 
-def data_identity(config: DataConfig) -> dict[str, Any]:
+def data_identity(data: PlannedData) -> dict[str, Any]:
     """What a run learns from and is selected by, as its fingerprint has it: the content of files as they are now.
 
     Raises:
         UsageError: a file is missing.
     """
-    data: dict[str, Any] = {
-        part: {name: _drawn_identity(source, part == "sources") for name, source in getattr(config, part).items()}
+    identity: dict[str, Any] = {
+        part: {name: _used_identity(source, part) for name, source in data.part(part).items()}
         for part in ("sources", "validation", "excluded")
     }
     # Batches of the sources are shuffled together by their numbers.
-    data["order"] = {part: [*getattr(config, part)] for part in ("sources", "validation")}
-    if not config.validation:
-        data["origins"] = {name: source.origin for name, source in config.sources.items()}
-        gold = {source.language for source in config.sources.values() if source.origin == "gold"}
-        data["held_out"] = {language: config.held_out_of(language) for language in gold}
-    return data
+    identity["order"] = {part: [*data.part(part)] for part in ("sources", "validation")}
+    held_out = HeldOut(data.config, seed=0)
+    return identity | (held_out.identity() if held_out.is_used else {})
 
 
-def _drawn_identity(source: SourceConfig, learned: bool = False) -> dict[str, object]:
-    """The source's identity; and its split, which goes into the draw, where some of its examples are drawn.
-
-    Args:
-        learned: the source is learned from, so its examples may be repeated.
-    """
-    drawn = source.cap is not None or source.cap_words is not None
-    identity = {**source_identity(source), **({"split": source.split} if drawn else {})}
-    return {name: value for name, value in identity.items() if learned or name != "upsample"}
+def _used_identity(source: PlannedSource, part: str) -> dict[str, object]:
+    """The source's identity as far as its part uses it: only examples that are learned from can be repeated."""
+    return {name: value for name, value in source_identity(source).items() if part == "sources" or name != "upsample"}
 
 
 def _folder_identity(path: str) -> dict[str, str]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
+
+from omegaconf import DictConfig
 
 from xlt.compose import plain
-from xlt.config import PlannedTranslation, RunConfig
+from xlt.config import PARTS, RunConfig
+from xlt.data.planned import PlannedData
 from xlt.data.sources import parallel_languages
-from xlt.engine.build import build_method, build_task
+from xlt.engine.build import build_task, method_name
 from xlt.engine.run import Composition, Standing, preflight
 from xlt.engine.run_data import RunData
-from xlt.engine.translate import TranslationJob, check_source
+from xlt.engine.source_job import SourceJob
 from xlt.errors import UsageError
 from xlt.modules import ModuleFileError
 from xlt.plan.checks import model_faults, module_faults
@@ -22,7 +25,7 @@ from xlt.plan.identity import digest
 from xlt.plan.other_code import OtherCode, StoredRun
 from xlt.plan.store import RunStore
 
-# What may differ between runs of one name and tells nobody why there are two.
+# Settings ignored when runs of one name are told apart.
 _SILENT = (
     "data.validation.",
     "data.evaluation.",
@@ -44,30 +47,37 @@ _NOTHING = "null"
 
 @dataclass
 class Run:
-    """A run in the plan.
+    """A run in the plan. The plan adds evaluations to it; its config, identity and what it stands on never change.
 
     Attributes:
         fingerprint, identity: what makes it this run.
-        standing: paths of what it stands on; they exist once `depends_on` are done.
-        depends_on: fingerprints of runs that training needs, by role.
-        evaluations: key -> composition that is wanted of it.
-        evaluation_needs: fingerprints of runs that its evaluations need besides.
-        added: those of them whose task modules are in the model beside its own.
+        config: checked and frozen.
+        standing: paths of what it stands on; they exist once the runs of `depends_on` are done.
+        data: its sources and all that its module is evaluated on; None: as in the config.
+        evaluations: key -> evaluation that somebody asked for.
+        evaluation_needs: fingerprints of further runs that its evaluations need.
+        added: those of them whose task modules are added to its own.
         evaluation_model: folder or hub id of the model that is evaluated.
-        translation: what it translates; None for a run that trains.
-        systems: table that asks for it -> what the run is called in it, for dashboards.
+        job: the source that it makes; None for a run that trains.
+        systems: table -> name of the run in it, for dashboards.
     """
 
     fingerprint: str
     identity: dict[str, Any]
     config: RunConfig
     standing: Standing
+    data: PlannedData | None = None
     evaluations: dict[str, Composition] = field(default_factory=dict)
     evaluation_needs: set[str] = field(default_factory=set)
     added: set[str] = field(default_factory=set)
     evaluation_model: str | None = None
-    translation: TranslationJob | None = None
+    job: SourceJob | None = None
     systems: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def planned_data(self) -> PlannedData:
+        """The run's sources, and all that its module is evaluated on."""
+        return PlannedData.of(self.config.data) if self.data is None else self.data
 
     @property
     def depends_on(self) -> dict[str, str]:
@@ -75,20 +85,19 @@ class Run:
 
     @property
     def kind(self) -> str:
-        """What runs of similar duration have in common."""
+        """A name that runs of similar duration share."""
         model = self.config.model.path or (self.config.model.run and self.config.model.run.experiment) or "random"
-        if self.translation is not None:
-            return f"translate/{Path(str(model)).name}/{self.translation.language}"
-        return f"{self.config.experiment_name}/{method_name(self.config)}/{Path(str(model)).name}"
+        if self.job is not None:
+            return f"{self.job.verb}/{Path(str(model)).name}/{self.job.languages[-1]}"
+        return f"{self.config.experiment_name}/{method_name(self.config.method)}/{Path(str(model)).name}"
 
     @property
     def label(self) -> str:
-        """For people: experiment, method, what it adapts to; of a student, its target and how it learns."""
-        if self.translation is not None:
-            job = self.translation
-            what = job.source.location().name if job.source.path else job.source.reader
-            into = f"{job.settings.source_language} -> {job.language}"
-            return f"translate {what} {job.source.split} {into}"
+        """For people: experiment, method, what it adapts to; for a student, its target and how it learns."""
+        if self.job is not None:
+            source = self.job.source
+            what = source.location().name if source.path else source.reader
+            return f"{self.job.verb} {what} {source.split} {' -> '.join(self.job.languages)}"
         about = self.config.language or ",".join(sorted({s.language for s in self.config.data.sources.values()}))
         shown = _shortened(about)
         student = self.config.model.student
@@ -96,11 +105,25 @@ class Run:
             taught = " taught" if self.config.teacher.losses else ""
             begins = "" if student.copies else " from random weights"
             shown += f" 1/{student.layer_reduction} for {self.config.target}{taught}{begins}"
-        return f"{self.config.experiment_name} {method_name(self.config)} {shown} seed={self.config.seed}"
+        return f"{self.config.experiment_name} {method_name(self.config.method)} {shown} seed={self.config.seed}"
+
+
+class Planner(Protocol):
+    """What the parts of a plan need of it to plan the runs that they stand on."""
+
+    store: RunStore
+    runs: dict[str, Run]
+    other_code: OtherCode
+
+    def add(self, config: DictConfig, *, evaluate: bool = True) -> Run: ...
+
+    def once(self, settings: Any, compose_run: Callable[..., DictConfig], *arguments: Any) -> Run: ...
+
+    def model_run(self, config: DictConfig, run_config: RunConfig) -> str: ...
 
 
 class Runs:
-    """Runs in an order in which each comes after those it stands on.
+    """Runs, each after those it stands on.
 
     Args:
         store: where finished runs are looked up.
@@ -115,7 +138,7 @@ class Runs:
         self.other_code = OtherCode(store, self.runs)
 
     def missing_evaluations(self, run: Run) -> dict[str, Composition]:
-        """What of the wanted evaluations is not in the store."""
+        """The evaluations asked for that are not in the store."""
         done = self.store.evaluations(run.fingerprint)
         return {key: composition for key, composition in run.evaluations.items() if key not in done}
 
@@ -135,8 +158,8 @@ class Runs:
     def preflight(self) -> None:
         """Reads data, module files and the model's tokenizer for all that remains to be done.
 
-        Mistakes so show before hours of training. Only the weights of the model are not looked at. What several runs
-        have in common is looked at once.
+        Mistakes show here, before hours of training; only the weights of the model are not read. What several runs
+        share is read once.
 
         Raises:
             UsageError: all faults of all runs.
@@ -144,20 +167,20 @@ class Runs:
         gathered = Gathered()
         seen: set[str] = set()
 
-        def is_new(*looked_at: Any) -> bool:
+        def is_new(*parts: Any) -> bool:
             before = len(seen)
-            seen.add(digest(plain(looked_at)))
+            seen.add(digest(plain(parts)))
             return len(seen) > before
 
         for run in {id(run): run for run in [*self.to_train(), *self.to_evaluate()]}.values():
             model_run = self.runs[run.depends_on["model"]] if "model" in run.depends_on else None
             config = run.config
-            data = (config.data, config.task, config.seed, config.device, config.language_modules.paths)
+            data = (run.planned_data, config.task, config.seed, config.device, config.language_modules.paths)
             with gathered:
-                if run.translation is not None:  # whatever its translator learned from, is that one's to read
-                    check_source(run.translation)
+                if run.job is not None:  # what its model learned from is checked with the run that trains it
+                    run.job.check()
                 elif is_new(data):
-                    preflight(config)
+                    preflight(config, run.planned_data)
             with gathered:
                 gathered.lines += self._leaks(run)
             gathered.lines += module_faults(config.language_modules)
@@ -167,36 +190,39 @@ class Runs:
         gathered.refuse()
 
     def _leaks(self, run: Run) -> list[str]:
-        """What a run is evaluated on and others learned from, a line each: translators of its sources, runs added."""
+        """Texts that a run is evaluated on and that runs behind it learned from; a line each.
+
+        These runs are the makers of its sources, and those whose task modules are added.
+        """
         if run.config.data.leaks != "refuse":
             return []
-        learners: dict[str, RunConfig] = {added: self.runs[added].config for added in run.added}
-        for part in ("sources", "validation", "evaluation"):
-            for source in getattr(run.config.data, part).values():
-                if isinstance(source.translation, PlannedTranslation):
-                    learners |= self._translators(source.translation.fingerprint)
+        learners = [self.runs[added] for added in run.added]
+        for part in PARTS:
+            for source in run.planned_data.part(part).values():
+                if source.made is not None and part != "excluded":
+                    learners += self._model_runs_of(source.made.fingerprint)
         if not learners:
             return []
-        data = [(f"{self.runs[f].label}: data.sources", RunData(c, build_task(c.task))) for f, c in learners.items()]
-        return RunData(run.config, build_task(run.config.task)).leaks(data)
+        data = {run.fingerprint: (f"{run.label}: data.sources", _data_of(run)) for run in learners}
+        return _data_of(run).leaks(data.values())
 
-    def _translators(self, translation: str) -> dict[str, RunConfig]:
-        """Fingerprint -> config of the runs that made a translation's model: adapted, and trained before that."""
-        found = {}
-        run = self.runs[translation]
+    def _model_runs_of(self, fingerprint: str) -> list[Run]:
+        """The runs that made the model of a run: the one that trained it last, then the one before that, and so on."""
+        runs = []
+        run = self.runs[fingerprint]
         while "model" in run.depends_on:
             run = self.runs[run.depends_on["model"]]
-            found[run.fingerprint] = run.config
-        return found
+            runs.append(run)
+        return runs
 
     def rows(self) -> list[tuple[str, str, float | None]]:
-        """For display: name, what is there or to be done, seconds that past runs of the kind took."""
+        """For display: each run's name, what is left to do, and the seconds that past runs of its kind took."""
         rows, names = [], names_of(self.runs.values())
         for run in self.runs.values():
             todo = len(self.missing_evaluations(run))
             if not self.store.is_trained(run.fingerprint):
                 begun = self.store.has_state(run.fingerprint)
-                state = "resume" if begun else "train" if run.translation is None else "translate"
+                state = "resume" if begun else "train" if run.job is None else run.job.verb
                 state += f" + evaluate {todo}" if todo else ""
             else:
                 state = f"evaluate {todo}" if todo else "exists"
@@ -206,11 +232,11 @@ class Runs:
 
 
 def names_of(runs: Iterable[Run], given: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Fingerprint -> what a run is called, with up to three settings that tell it from namesakes.
+    """Fingerprint -> name of the run; runs of equal names get up to three settings in which they differ.
 
     Args:
-        runs: among which names should be clear.
-        given: fingerprint -> a name in place of the run's label.
+        runs: those to be told apart.
+        given: fingerprint -> name in place of the run's label.
     """
     alike: dict[str, list[Run]] = {}
     for run in runs:
@@ -230,18 +256,18 @@ def names_of(runs: Iterable[Run], given: Mapping[str, str] | None = None) -> dic
 
 
 def _settings(run: Run) -> dict[str, str]:
-    """Dotted keys -> values of what may tell a run from a namesake; nothing of where a source's text comes from."""
-    if run.translation is not None:
-        told = _flat(plain(run.translation.settings))
+    """Dotted key -> value of the settings that can tell a run from another of its name."""
+    if run.job is not None:
+        values = _flat(plain(run.job.settings))
     else:
         sources = run.config.data.sources
-        told = {"origins": ",".join(sorted({source.origin for source in sources.values()}))}
+        values = {"origins": ",".join(sorted({source.origin for source in sources.values()}))}
         for key in ("cap", "cap_words", "upsample", "split", "text_language"):
-            told |= {f"{_SOURCES}{name}.{key}": getattr(source, key) for name, source in sources.items()}
+            values |= {f"{_SOURCES}{name}.{key}": getattr(source, key) for name, source in sources.items()}
         every = _flat(plain(run.config))
-        told |= {key: value for key, value in every.items() if not key.startswith((*_SILENT, _SOURCES))}
-        told["data.sources"] = _shortened(",".join(sources))
-    return {key: _NOTHING if value in (None, [], {}) else str(value) for key, value in told.items()}
+        values |= {key: value for key, value in every.items() if not key.startswith((*_SILENT, _SOURCES))}
+        values["data.sources"] = _shortened(",".join(sources))
+    return {key: _NOTHING if value in (None, [], {}) else str(value) for key, value in values.items()}
 
 
 def _shortened(listed: str) -> str:
@@ -278,13 +304,10 @@ class Gathered:
             raise UsageError(*self.lines)
 
 
-def method_name(config: RunConfig) -> str:
-    """The name of the method, for people."""
-    return str(build_method(config.method).name)
+def _data_of(run: Run) -> RunData:
+    return RunData(run.config, build_task(run.config.task), run.planned_data)
 
 
-def _spoken(run: Run) -> list[str]:
-    """ISO 639-3 codes of the languages that a run's model has to be told."""
-    if run.translation is None:
-        return parallel_languages(run.config.data)
-    return [run.translation.settings.source_language, run.translation.language]
+def _spoken(run: Run) -> Sequence[str]:
+    """ISO 639-3 codes of the languages that a run's model must have tokens for, if it translates."""
+    return parallel_languages(run.config.data) if run.job is None else run.job.languages

@@ -18,7 +18,7 @@ from filelock import FileLock
 import xlt
 from xlt.compose import plain
 from xlt.config import RunConfig
-from xlt.data.translation import DONE_FILE
+from xlt.data.transforms.translation import DONE_FILE
 from xlt.engine.run import CHECKPOINT_FOLDER, MODULE_FILE, RESULT_FILE
 from xlt.files import write_json
 

@@ -44,7 +44,7 @@ class Table:
                     composed.seed = seed
                     composed.language_modules.evaluate_without = system.composition != COMPOSED
                     _evaluate_only(composed, [column] if column else config.sources)
-                    self._runs[system_name, seed, column] = plan.ask(composed)
+                    self._runs[system_name, seed, column] = plan.ask(composed, {system.composition})
                 except UsageError as error:
                     faults += error.lines
         if faults:
@@ -99,7 +99,7 @@ class Table:
                 behind[column] = run.fingerprint
                 row[column].stand_in = _stand_in(run, composition)
                 record: dict[str, Any] | None = store.evaluations(run.fingerprint).get(key or "")
-                metric = SCORE if column in run.config.data.benchmarks else config.metric
+                metric = SCORE if column in run.planned_data.benchmarks else config.metric
                 value = None if record is None else record["metrics"].get(metric)
                 if value is not None:
                     scores[column] = value
@@ -150,9 +150,9 @@ def _shown(
 
 def _stand_in(run: Run, composition: Composition | None) -> str | None:
     """The language whose module stands in for that of the evaluated language; None if the module is its own."""
-    if composition is None or composition.entry not in run.config.data.evaluation:
+    if composition is None or composition.entry not in run.planned_data.evaluation:
         return None
-    language = run.config.data.evaluation[composition.entry].language
+    language = run.planned_data.evaluation[composition.entry].language
     return next((m.language for m in composition.modules if m.language not in (None, language)), None)
 
 

@@ -32,6 +32,13 @@ class InstructConfig:
 
 SCHEMA = InstructConfig
 
+# `tulu` as a chat template.
+_TULU = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'].strip() }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+
 
 class Rendered(NamedTuple):
     """A conversation as text.
@@ -57,6 +64,7 @@ class Instruct(TokenPrediction):
     """
 
     name = "instruct"
+    continues_text = True
 
     def __init__(self, max_length: int, template: str, packing: bool) -> None:
         self.max_length, self.template, self.packing = max_length, template, packing
@@ -88,6 +96,9 @@ class Instruct(TokenPrediction):
             # The label of a position is the next token.
             "labels": pad([[*item["labels"][1:], IGNORED_LABEL] for item in features], IGNORED_LABEL),
         }
+
+    def chat_template(self) -> str | None:
+        return _TULU if self.template == "tulu" else None
 
     def _render(self, example: Example, tokenizer: Any) -> Rendered:
         if self.template == "tulu":

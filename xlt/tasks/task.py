@@ -42,6 +42,10 @@ class Task(ABC):
         needs_lm_head: whether the task uses the pre-trained language-model head.
         adapts_language: whether its runs train language modules, on which other tasks build, and not task modules.
         validates_at_random: whether `collate` draws at random also in evaluation; the size of the batches counts then.
+        continues_text: whether its model continues a text, so that benchmarks of causal language models can be run.
+        has_head: whether the task has a `head` of its own.
+        decides: whether the task has `decisions`, which distillation needs.
+        translates: whether the task can translate texts.
     """
 
     name: str
@@ -51,6 +55,22 @@ class Task(ABC):
     needs_lm_head: bool = False
     adapts_language: bool = False
     validates_at_random: bool = False
+    continues_text: bool = False
+    has_head: bool = False
+    decides: bool = False
+    translates: bool = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Notes which of the optional parts a task has."""
+        super().__init_subclass__(**options)
+        cls.has_head = cls.head is not Task.head
+        cls.decides = cls.decisions is not Task.decisions
+        cls.translates = cls.translate is not Task.translate
+
+    @classmethod
+    def name_of(cls, config: Any) -> str:
+        """The name of a task with these settings: their `name` if they have one, else the class's."""
+        return str(getattr(config, "name", None) or cls.name)
 
     @abstractmethod
     def check(self, examples: Sequence[Example], source: str) -> None:
@@ -76,11 +96,6 @@ class Task(ABC):
         """Returns a new head for the task, initialised from torch's current random state; None if it needs none."""
         return None
 
-    @property
-    def has_head(self) -> bool:
-        """Whether the task has a head of its own."""
-        return type(self).head is not Task.head
-
     @abstractmethod
     def collate(self, features: Sequence[Features], encoder: Encoder, generator: torch.Generator) -> dict[str, Tensor]:
         """Makes one padded batch of rows; `generator` is for random draws such as masking."""
@@ -93,22 +108,12 @@ class Task(ABC):
     def loss(self, model: TransferModel, batch: Tensors) -> Tensor:
         """Returns the sum of the losses of all targets, a float32 scalar."""
 
-    @property
-    def decides(self) -> bool:
-        """Whether the task has `decisions`, which distillation needs."""
-        return type(self).decisions is not Task.decisions
-
     def decisions(self, model: TransferModel, batch: Tensors) -> list[Decisions]:
         """Returns the model's decisions that the loss evaluates, one element for each kind.
 
         Their order depends on the batch only, so that those of a teacher correspond to those of a student.
         """
         raise NotImplementedError(f"task {self.name} has no decisions, which distillation needs")
-
-    @property
-    def translates(self) -> bool:
-        """Whether the task can translate texts."""
-        return type(self).translate is not Task.translate
 
     def translate(
         self, model: TransferModel, encoder: Encoder, texts: Sequence[str], languages: tuple[str, str], beams: int
@@ -141,6 +146,10 @@ class Task(ABC):
     @abstractmethod
     def metrics(self, scores: Sequence[Any]) -> dict[str, float]:
         """Computes the metrics over all batches; accuracies and F1 are in percent."""
+
+    def chat_template(self) -> str | None:
+        """The Jinja template that the task writes conversations by; None: the tokenizer's own, or no conversations."""
+        return None
 
     def labels(self) -> list[str]:
         """Returns all labels of the head in their order, which module files store; empty without labels."""

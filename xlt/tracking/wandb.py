@@ -234,8 +234,8 @@ def _names_of_scores(evaluations: Mapping[str, Composition]) -> dict[str, str]:
 
 def job_type(run: Run) -> str:
     """Returns the kind of a run's result, by which W&B groups runs."""
-    if run.translation is not None:
-        return "translation"
+    if run.job is not None:
+        return run.job.noun
     if build_method(run.config.method).leaves_checkpoint:
         return "base model" if run.config.model.student is None else "student"
     return "language module" if build_task(run.config.task).adapts_language else "task module"

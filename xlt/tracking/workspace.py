@@ -18,7 +18,7 @@ from xlt.engine.build import build_method, build_task
 from xlt.engine.run import BASE, COMPOSED
 from xlt.errors import UsageError
 from xlt.methods.method import Budget
-from xlt.plan.planner import unusual_modules
+from xlt.plan.modules import unusual_modules
 from xlt.tables.config import GridConfig, SystemConfig
 from xlt.tracking.wandb import SYSTEMS, score_name, table_tag
 

@@ -142,7 +142,7 @@ def test_what_has_no_leaks_is_not_read_again_unless_it_or_the_evaluation_changes
         read.append(name)
         return read_source(name, *others)
 
-    monkeypatch.setattr("xlt.engine.run_data.read_source", counted)
+    monkeypatch.setattr("xlt.data.selection.read_source", counted)
 
     def leaks() -> list[str]:
         data = run_data("data.leaks=allow")

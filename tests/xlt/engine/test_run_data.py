@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from xlt.compose import checked, compose, hydra_ready
+from xlt.data import selection
 from xlt.data.encoding import Encoder
 from xlt.data.mix import LoadedSource
 from xlt.engine import run_data
@@ -80,10 +81,7 @@ def test_what_one_language_holds_out_no_other_learns_in_translation(
     config = checked(compose([*words, "data.held_out_fraction=0.2", f"data.sources.cni.origin={origin}"]))
     data = RunData(config, build_task(config.task))
     ids = {
-        part: [
-            {example.id for example in data._examples(part, name, config.data.sources[name])}
-            for name in data.names(part)
-        ]
+        part: [{example.id for example in data._selection.examples(part, name)} for name in data.sources(part)]
         for part in ("sources", "validation")
     }
     assert len(ids["sources"]) == 2 and not set.union(*ids["sources"]) & set.union(*ids["validation"])
@@ -97,7 +95,7 @@ def test_what_one_language_holds_out_no_other_learns_in_translation(
 def test_few_shot_and_translated_sources_are_not_held_out_of(make: Callable[..., RunData], encoder: Encoder) -> None:
     more = ["+source@data.sources.few=mono", "data.sources.few.origin=few-shot", "data.sources.few.cap=10"]
     data = make(*more, "data.sources.few.path=${data.sources.text.path}")
-    assert list(data.names("validation")) == ["text"]
+    assert list(data.sources("validation")) == ["text"]
     assert len(data.load("sources", encoder, ["few"])[0].features) == 10
 
 
@@ -108,7 +106,7 @@ def test_what_is_tokenised_is_kept_and_not_read_again(
     first.check()
     before = texts(first.load("sources", encoder), encoder)
     monkeypatch.setattr(run_data, "_CHECKED", set())
-    monkeypatch.setattr(run_data, "read_source", None)  # whoever calls it fails
+    monkeypatch.setattr(selection, "read_source", None)  # whoever calls it fails
     again = make()
     again.check()
     assert texts(again.load("sources", encoder), encoder) == before

@@ -16,10 +16,10 @@ from tests.translators import parallel, taught_translator
 from xlt.compose import checked, compose, hydra_ready
 from xlt.config import RunConfig, RunReference, SourceConfig, TranslationConfig
 from xlt.data.encoding import Encoder
-from xlt.data.translation import TRANSLATED_FILE, translated_examples
+from xlt.data.transforms.translation import TRANSLATED_FILE, translated_examples
 from xlt.engine.run import RESULT_FILE, ModuleFile, Standing
 from xlt.engine.training import Interrupted
-from xlt.engine.translate import TranslationJob, _batches, check_source, translate_source
+from xlt.engine.translate import TranslationJob, _batches, translate_source
 from xlt.engine.watching import Silence
 from xlt.errors import UsageError
 from xlt.models.loading import load_pretrained, load_tokenizer, save_checkpoint
@@ -196,7 +196,7 @@ def test_a_source_with_labels_of_words_or_spans_is_refused_in_a_line(
 ) -> None:
     def refused(source: SourceConfig) -> list[str]:
         with pytest.raises(UsageError) as raised:
-            check_source(dataclasses.replace(job(), source=source))
+            dataclasses.replace(job(), source=source).check()
         return raised.value.lines
 
     (tmp_path / "train.txt").write_text("saya O\nmakan O\n\n")
@@ -214,7 +214,7 @@ def test_a_lacking_field_is_a_line_before_a_model_is_loaded(
     said = r"train.tsv:1: no pair to translate; give translation.fields"
     wrong = job(fields=("text", "pair"))
     with pytest.raises(UsageError, match=said):
-        check_source(wrong)
+        wrong.check()
     with pytest.raises(UsageError, match=said):
         translate_source(config, Standing("f", "/no/model"), wrong, tmp_path / "run", Silence())
     assert not (tmp_path / "run").exists()

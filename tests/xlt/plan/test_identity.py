@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -127,11 +126,10 @@ def test_a_benchmark_counts_by_the_content_of_its_folder(plan_of: Callable[..., 
     def key(folder: str, text: str) -> str:
         (tmp_path / folder).mkdir(exist_ok=True)
         (tmp_path / folder / "mine.yaml").write_text(text, encoding="utf-8")
-        config = copy.deepcopy(plan_of().config)
-        config.data.benchmarks["mine"] = BenchmarkConfig(
-            ["mine"], "acc,none", None, 0, None, None, False, str(tmp_path / folder), False
-        )
-        return evaluation_key(config, "mine", {})
+        benchmark = BenchmarkConfig(["mine"], "acc,none", None, 0, None, None, False, str(tmp_path / folder), False)
+        run = plan_of()
+        data = run.planned_data.evaluated_on({}, {"mine": benchmark})
+        return evaluation_key(run.config, data, "mine", {})
 
     assert key("a", "one") == key("b", "one") != key("a", "two")
 

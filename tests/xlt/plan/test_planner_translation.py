@@ -10,7 +10,7 @@ import pytest
 
 from tests.translators import translator, write_shelf
 from xlt.compose import compose
-from xlt.config import PlannedTranslation
+from xlt.engine.translate import TranslationJob
 from xlt.engine.watching import Silence
 from xlt.errors import UsageError
 from xlt.execution.execution import carry_out
@@ -72,7 +72,7 @@ def swapped(words: tuple[str, ...], data: Path, language: str = "jav") -> tuple[
 
 
 def translations(plan: Plan) -> list[Run]:
-    return [run for run in plan.runs.values() if run.translation is not None]
+    return [run for run in plan.runs.values() if run.job is not None]
 
 
 def test_a_translation_comes_before_the_run_that_learns_from_it(
@@ -82,10 +82,10 @@ def test_a_translation_comes_before_the_run_that_learns_from_it(
     (made,) = translations(plan)
     assert list(plan.runs) == [made.fingerprint, run.fingerprint]
     assert run.depends_on == {"sources.t": made.fingerprint}
-    source = run.config.data.sources["t"].translation
-    assert isinstance(source, PlannedTranslation)
-    assert (source.fingerprint, Path(source.file).parent) == (made.fingerprint, plan.store.folder(made.fingerprint))
-    assert made.translation is not None and made.translation.source.language == "ind"
+    file = run.planned_data.sources["t"].made
+    assert file is not None
+    assert (file.fingerprint, file.path.parent) == (made.fingerprint, plan.store.folder(made.fingerprint))
+    assert made.job is not None and made.job.source.language == "ind"
     assert made.label == "translate smsa train ind -> jav"
     assert made not in plan.to_evaluate() and made in plan.to_train()
 
@@ -99,18 +99,18 @@ def test_the_adapt_list_decides_whether_the_translator_learns_first(
     planned(*words, *translated("sources", data, "mad"))
     (adapted,) = (run for run in translations(plan) if run is not plain)
     learns = plan.runs[adapted.depends_on["model"]]
-    assert learns.translation is None and set(learns.config.data.sources) == {"pairs"}
+    assert learns.job is None and set(learns.config.data.sources) == {"pairs"}
     assert learns.config.model.new_languages == {"mad": "jav"}
     assert learns.evaluations == {}
     # a module of the translator's; method=pretrain leaves a model
     assert adapted.standing.model_path == f"{data}/translator"
-    assert adapted.translation is not None
-    assert [file.path for file in adapted.translation.modules] == [plan.store.module_file(learns.fingerprint)]
+    assert isinstance(adapted.job, TranslationJob)
+    assert [file.path for file in adapted.job.modules] == [plan.store.module_file(learns.fingerprint)]
     whole = [word.replace("method=full", "method=pretrain") for word in translated("sources", data, "mad")]
     run = planned(*words, *whole)
     adapted = plan.runs[run.depends_on["sources.t"]]
     assert adapted.standing.model_path == str(plan.store.checkpoint(adapted.depends_on["model"]))
-    assert adapted.translation is not None and adapted.translation.modules == ()
+    assert isinstance(adapted.job, TranslationJob) and adapted.job.modules == ()
 
 
 def _fingerprint(planned: Planned, *words: str) -> str:
@@ -182,13 +182,14 @@ def test_one_run_evaluated_on_plain_and_translated_text_of_one_name_has_an_evalu
     (one,), (two,) = plain.values(), into.values()
     assert plain.keys() != into.keys() and len(zero.evaluations) == 2
     assert one.source == two.source == "x" and (one.entry, two.entry) == ("x", "x (2)")
-    entries = zero.config.data.evaluation
-    assert entries["x"].translation is None and entries["x"].language == "jav"
-    assert entries["x (2)"].translation is not None and entries["x (2)"].language == "ind"
+    entries = zero.planned_data.evaluation
+    assert entries["x"].made is None and entries["x"].language == "jav"
+    assert entries["x (2)"].made is not None and entries["x (2)"].language == "ind"
     (made,) = translations(plan)
     assert zero.evaluation_needs == {made.fingerprint} and zero.depends_on == {}
     _, again = plan.ask(compose([*swapped(words, data), out]))
-    assert again.keys() == into.keys() and set(entries) == {"x", "x (2)"}
+    assert again.keys() == into.keys() and set(zero.planned_data.evaluation) == {"x", "x (2)"}
+    assert set(zero.config.data.evaluation) == {"x"}  # the config is as it was given
 
 
 def test_a_search_has_no_test_set_translated(plan: Plan, words: tuple[str, ...], data: Path, tmp_path: Path) -> None:
@@ -280,4 +281,4 @@ def test_what_made_a_translators_model_counts_as_well(
     with pytest.raises(UsageError) as refused:
         plan.preflight()
     (line,) = refused.value.lines
-    assert line.startswith("translation_pretrain full mad seed=1: data.sources.pairs: ")
+    assert line.startswith("translation_pretrain pretrain mad seed=1: data.sources.pairs: ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +71,9 @@ class SpielConfig:
 
 SCHEMA = SpielConfig
 
+_NAMES = {"gradient": "spiel_ag", "momentum": "spiel_ma"}
+"""The method's name by how entries are grown."""
+
 
 class Spiel(Method):
     """A method that trains a fixed number of entries of every linear layer in the blocks, and regularly replaces some.
@@ -88,6 +92,10 @@ class Spiel(Method):
     The L2 term is decoupled decay of the deltas, `train.weight_decay`.
     """
 
+    @classmethod
+    def name_of(cls, config: Any) -> str:
+        return _NAMES[config.growth]
+
     def __init__(
         self,
         growth: str,
@@ -105,7 +113,7 @@ class Spiel(Method):
         sm3_momentum: float,
         sm3_epsilon: float,
     ) -> None:
-        self.name = {"gradient": "spiel_ag", "momentum": "spiel_ma"}[growth]
+        self.name = _NAMES[growth]
         self.density, self.density_of, self.rank = density, density_of, rank
         self.update_interval, self.replacement_rate, self.schedule = update_interval, replacement_rate, schedule
         self.drop_by, self.estimation_steps, self.candidates = drop_by, estimation_steps, candidates

@@ -1,25 +1,81 @@
-"""Translated examples on disk: what is done while a model translates, and the finished file (thesis §6.3.1)."""
+"""Translation of a source by a model (thesis §6.3.1): the original source, and the translated examples on disk.
+
+A run of the engine translates (`xlt/engine/translate.py`). While it does, its folder holds the texts done so far; at
+the end the file of translated examples, an example a line.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from xlt.config import SourceConfig
 from xlt.data.examples import Example
 from xlt.data.overlap import texts_of
+from xlt.data.planned import MadeFile, PlannedSource
 from xlt.errors import UsageError
 from xlt.files import atomic_text
 
 TRANSLATED_FILE = "translated.jsonl"
 DONE_FILE = "done.jsonl"
+READER = "translated"
 _MARK = "translated_to_nothing"
 
 
+def original(source: SourceConfig) -> SourceConfig:
+    """The source in the language that it is translated from: all its examples, or `translation.cap` of them."""
+    assert source.translation is not None
+    return dataclasses.replace(
+        source,
+        language=source.translation.source_language,
+        origin="gold",
+        cap=source.translation.cap,
+        cap_words=None,
+        upsample=1,
+        labels={},
+        instruction=None,
+        translation=None,
+    )
+
+
+def not_yet(source: SourceConfig) -> SourceConfig:
+    """The original with the labels and the instruction of the translated source."""
+    return dataclasses.replace(original(source), labels=source.labels, instruction=source.instruction)
+
+
+def identity(source: PlannedSource) -> str:
+    """The translation's fingerprint (who translated what, and how), and whether all examples are read.
+
+    Raises:
+        UsageError: the source is not planned.
+    """
+    fingerprint = _file(source).fingerprint
+    return f"{fingerprint}/whole" if source.keeps_all else fingerprint
+
+
+def read(source: PlannedSource) -> Iterator[Example]:
+    """The translated examples, in the original's order.
+
+    Raises:
+        UsageError: the source is not planned, or the file is missing or damaged.
+    """
+    return translated_examples(_file(source).path, source.keeps_all)
+
+
+def _file(source: PlannedSource) -> MadeFile:
+    if source.made is None:
+        raise UsageError("translation: only a run that is planned can use it; another run makes the translation")
+    return source.made
+
+
 class DoneTexts:
-    """Translations made so far, in a file that grows batch by batch; what a kill tore off at its end is dropped.
+    """The texts translated so far, in a file that grows by a batch at a time.
+
+    If the translating process was killed while it wrote, the incomplete last line is dropped.
 
     Args:
         folder: of the run that translates.
@@ -40,7 +96,7 @@ class DoneTexts:
                 file.truncate(whole)
 
     def add(self, texts: Sequence[str], translations: Sequence[str]) -> None:
-        """Keeps a batch: all of it or, if it is cut short, nothing that is not whole."""
+        """Appends a batch to the file: complete lines only count, should the process be killed meanwhile."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         pairs = list(zip(texts, translations, strict=True))
         with self._path.open("a", encoding="utf-8") as file:
@@ -56,9 +112,9 @@ class DoneTexts:
 def save_translated(
     path: Path, examples: Sequence[Example], translations: Mapping[str, str], fields: Sequence[str]
 ) -> None:
-    """Writes examples with their `fields` translated and all else as it was; atomically.
+    """Writes examples with their `fields` translated and everything else unchanged; atomically.
 
-    A text whose translation is empty stays as it was, and its example is marked.
+    A text whose translation is empty stays untranslated, and its example is marked.
 
     Args:
         path: of the file.
@@ -71,21 +127,21 @@ def save_translated(
             record = {name: getattr(example, name) for name in ("text", "pair", "label", "id")}
             originals = {name: str(record[name]) for name in fields}
             record |= {name: translations[text] or text for name, text in originals.items()}
-            told: dict[str, Any] = {name: value for name, value in record.items() if value is not None}
+            line: dict[str, Any] = {name: value for name, value in record.items() if value is not None}
             if not all(translations[text] for text in originals.values()):
-                told[_MARK] = True
-            whole = {**told, "place": example.place, "untranslated": texts_of(example)}
+                line[_MARK] = True
+            whole = {**line, "place": example.place, "untranslated": texts_of(example)}
             file.write(json.dumps(whole, ensure_ascii=False) + "\n")
 
 
-def translated_examples(path: Path, whole: bool = False) -> Iterator[Example]:
-    """The examples of a finished file, without those of which nothing is left in translation.
+def translated_examples(path: Path, keeps_all: bool = False) -> Iterator[Example]:
+    """The examples of a finished file, without those whose translation is empty.
 
     Args:
         path: of the file.
-        whole: have them too, untranslated: a test set is scored on all its examples.
+        keeps_all: return these as well, untranslated: a test set is scored on all its examples.
     Raises:
-        UsageError: it is not there, or a line is not as it was written.
+        UsageError: the file is missing, or a line of it is damaged.
     """
     if not path.is_file():
         raise UsageError(f"{path}: no such file; the run that translates leaves it")
@@ -97,5 +153,5 @@ def translated_examples(path: Path, whole: bool = False) -> Iterator[Example]:
                 place, untranslated = str(record["place"]), tuple(record["untranslated"])
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise UsageError(f"{path}:{number}: not a translated example ({error})") from error
-            if whole or not record.get(_MARK):
+            if keeps_all or not record.get(_MARK):
                 yield Example(f"{place} translated", **parts, untranslated=untranslated)

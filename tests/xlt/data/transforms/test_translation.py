@@ -9,7 +9,7 @@ import pytest
 
 from xlt.data.examples import Example
 from xlt.data.overlap import Overlap
-from xlt.data.translation import TRANSLATED_FILE, DoneTexts, save_translated, translated_examples
+from xlt.data.transforms.translation import TRANSLATED_FILE, DoneTexts, save_translated, translated_examples
 from xlt.errors import UsageError
 
 # Whatever a line may be broken at by somebody who reads lines.
@@ -86,7 +86,7 @@ def test_an_example_of_which_nothing_is_left_is_passed_over(tmp_path: Path) -> N
 
 def test_a_test_set_keeps_it_untranslated(tmp_path: Path) -> None:
     save_translated(tmp_path / "t", EXAMPLES, {**TRANSLATIONS, "the cat": ""}, ["text", "pair"])
-    first, second = translated_examples(tmp_path / "t", whole=True)
+    first, second = translated_examples(tmp_path / "t", keeps_all=True)
     assert (first.text, first.pair, first.label) == ("the cat", "seekor kucing duduk", "yes")
     assert (second.text, second.pair) == ("tikar", "the cat")
 

@@ -1,0 +1,141 @@
+"""Which evaluations a config asks for of its run, and what they need besides the run's own module."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from omegaconf import DictConfig
+
+from xlt.config import RunConfig
+from xlt.data.planned import PlannedData
+from xlt.engine.build import method_class, task_class
+from xlt.engine.run import ALONE, BASE, COMPOSED, Composition, ModuleFile
+from xlt.plan.checks import addition_faults
+from xlt.plan.identity import digest, evaluated_identity, evaluation_identity
+from xlt.plan.modules import added_module, evaluates_with_language_modules, language_modules, unusual_modules
+from xlt.plan.runs import Gathered, Planner, Run
+
+
+def evaluated_on(config: RunConfig) -> dict[str, Any]:
+    """Name -> evaluation source or benchmark that a run's module is evaluated on.
+
+    A student is evaluated only on the languages that it was made for.
+    """
+    everything = {**config.data.evaluation, **config.data.benchmarks}
+    if config.model.student is None:
+        return everything
+    spoken = {source.language for source in config.data.sources.values()} | {config.target}
+    return {name: source for name, source in everything.items() if getattr(source, "language", None) in spoken}
+
+
+def plan_evaluations(
+    plan: Planner,
+    config: DictConfig,
+    run_config: RunConfig,
+    data: PlannedData,
+    run: Run,
+    labels: Collection[str] | None = None,
+) -> dict[str, Composition]:
+    """Plans the evaluations that a config asks for and adds them to its run.
+
+    Each evaluation source is evaluated with its language's module and, if that is asked for or there are no language
+    modules, with the task module alone. Benchmarks have no language: they are evaluated with the task module alone.
+    Further task modules are added to the run's own in both. The base model is evaluated if that is asked for.
+
+    Args:
+        plan: gets the runs that make the modules.
+        config: composed.
+        run_config: the same, checked.
+        data: of the config; the run's own may be another's that has the same identity.
+        run: of this config.
+        labels: of the compositions to plan; None: all that the config asks for.
+    Returns:
+        Key -> evaluation.
+    Raises:
+        UsageError: a module cannot be had.
+    """
+    there = run.planned_data
+    entries = _entries({**there.evaluation, **there.benchmarks}, {**data.evaluation, **data.benchmarks})
+    run.data = there.evaluated_on(
+        {**there.evaluation, **{entries[name]: source for name, source in data.evaluation.items()}},
+        {**there.benchmarks, **{entries[name]: benchmark for name, benchmark in data.benchmarks.items()}},
+    )
+    # A task's head is in the module and not in the checkpoint.
+    whole = method_class(run_config.method).leaves_checkpoint and not task_class(run_config.task).has_head
+    run.evaluation_model = str(plan.store.checkpoint(run.fingerprint)) if whole else run.standing.model_path
+    own = () if whole else (ModuleFile(plan.store.module_file(run.fingerprint)),)
+    roles = {"task": run.fingerprint}
+    gathered = Gathered(addition_faults(run_config))
+    gathered.refuse()
+    added = []
+    for name in [*run_config.task_modules.runs, *run_config.task_modules.paths]:
+        with gathered:
+            module = added_module(plan, config, run_config, name)
+            roles[f"added.{name}"] = module.identity
+            added.append(module.file)
+            if module.run is not None:
+                run.evaluation_needs.add(module.run)
+                run.added.add(module.run)
+    own = (*added, *own)
+    composes = evaluates_with_language_modules(run_config)
+    needs_modules = composes and (labels is None or COMPOSED in labels)
+    modules = language_modules(plan, config, run_config, "evaluation", gathered) if needs_modules else {}
+    gathered.refuse()
+    asked: dict[str, Composition] = {}
+
+    def ask(name: str, label: str, files: tuple[ModuleFile, ...], roles: Mapping[str, str], unusual: str) -> None:
+        key, identity = _evaluation(plan, run_config, data, run, name, roles)
+        content = digest(evaluated_identity(data, name))
+        asked[key] = Composition(name, label, files, entries[name], content, identity, unusual)
+
+    further = unusual_modules(run_config)
+    for name in evaluated_on(run_config):
+        language = data.evaluation[name].language if name in data.evaluation else None
+        if language in modules:
+            module = modules[language]
+            unusual = unusual_modules(run_config, language)
+            ask(name, COMPOSED, (module.file, *own), {**roles, "language": module.identity}, unusual)
+            if module.run is not None:
+                run.evaluation_needs.add(module.run)
+        alone = not composes or language is None or run_config.language_modules.evaluate_without
+        if alone and (labels is None or ALONE in labels):
+            ask(name, ALONE, own, roles, further)
+        if run_config.task_modules.evaluate_base:
+            ask(name, BASE, (), {}, "")
+    run.evaluations |= asked
+    return asked
+
+
+def _evaluation(
+    plan: Planner, config: RunConfig, data: PlannedData, run: Run, name: str, roles: Mapping[str, str]
+) -> tuple[str, dict[str, Any]]:
+    """Key and identity of an evaluation of a run's module.
+
+    Args:
+        plan: knows the store.
+        config: of the run, as the evaluation is asked for.
+        data: of the config.
+        run: it may have been made by other code, and then so may the evaluation.
+        name: of the evaluation source or benchmark.
+        roles: role -> identity of each module in the model.
+    """
+    identity = evaluation_identity(config, data, name, roles)
+    key = digest(identity)
+    if config.other_code == "use" and key not in plan.store.evaluations(run.fingerprint):
+        source = data.evaluation[name].config if name in data.evaluation else None
+        key = plan.other_code.evaluation_like(run.fingerprint, identity, source) or key
+    return key, identity
+
+
+def _entries(there: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
+    """Name -> the name that a source or benchmark gets in the run's data.
+
+    It is its own, or one with a number if the run has other data under that name.
+    """
+    entries = {}
+    for name, data in new.items():
+        names = (name if number == 1 else f"{name} ({number})" for number in itertools.count(1))
+        entries[name] = next(one for one in names if there.get(one, data) == data)
+    return entries

@@ -1,0 +1,171 @@
+"""The modules that a run stands on or is evaluated with: whose each is, its file, and the run that makes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from xlt.compose import (
+    compose_added_run,
+    compose_generator_run,
+    compose_language_run,
+    compose_start_run,
+    compose_teacher_run,
+    language_run_settings,
+)
+from xlt.config import LanguageModulesConfig, RunConfig
+from xlt.data.typology import load_typology
+from xlt.engine.build import build_method
+from xlt.engine.run import ModuleFile
+from xlt.errors import UsageError
+from xlt.plan.checks import task_module_faults
+from xlt.plan.identity import file_identity
+from xlt.plan.runs import Gathered, Planner
+
+
+@dataclass(frozen=True)
+class PlannedModule:
+    """A module that a planned run needs.
+
+    Attributes:
+        identity: of the module: the fingerprint of the run that makes it, or the content of the user's file.
+        file: where it is, once it is made.
+        run: fingerprint of the run that makes it; None for a file of the user's.
+    """
+
+    identity: str
+    file: ModuleFile
+    run: str | None = None
+
+
+def language_modules(
+    plan: Planner, config: DictConfig, run_config: RunConfig, part: str, gathered: Gathered
+) -> dict[str, PlannedModule]:
+    """Language -> its module, for the languages of a run's sources.
+
+    Args:
+        plan: gets the runs that make the modules.
+        config: of the run, as composed.
+        run_config: the same, checked.
+        part: "sources" or "evaluation".
+        gathered: gets the faults; a language with a fault is not in the result.
+    """
+    modules = {}
+    for language in sorted({source.language for source in getattr(run_config.data, part).values()}):
+        if any(f"language={language}:" in line for line in gathered.lines):
+            continue  # the fault is reported already
+        with gathered:
+            used = _used_language(run_config.language_modules, language, part)
+            modules[language] = _language_module(plan, config, run_config, used)
+    return modules
+
+
+def _language_module(plan: Planner, config: DictConfig, run_config: RunConfig, used: str) -> PlannedModule:
+    settings = run_config.language_modules
+    sources = {source.language for source in run_config.data.sources.values()}
+    if used in settings.paths:
+        return _of_file(settings.paths[used], used)
+    if settings.generator is not None and (settings.experiment is None or used in sources):
+        run = plan.once(["generator", language_run_settings(config)], compose_generator_run, config)
+        if faults := build_method(run.config.method).language_faults([used]):
+            raise UsageError(*faults)
+        file = ModuleFile(plan.store.module_file(run.fingerprint), used)
+        return PlannedModule(f"{run.fingerprint}/{used}", file, run.fingerprint)
+    if settings.experiment is None:
+        raise UsageError(
+            f"language_modules: no module for {used}; give +language_modules.paths.{used}=FILE "
+            "or language_modules.experiment"
+        )
+    run = plan.once([used, language_run_settings(config)], compose_language_run, config, used)
+    return _of_run(plan, run.fingerprint, used)
+
+
+def start_module(plan: Planner, config: DictConfig, run_config: RunConfig) -> PlannedModule | None:
+    """The module whose values training begins with; None for fresh values."""
+    settings = run_config.start
+    if settings.path is not None:
+        return _of_file(settings.path, run_config.language)
+    if settings.run is None:
+        return None
+    run = plan.add(compose_start_run(config), evaluate=False)
+    return _of_run(plan, run.fingerprint, run_config.language)
+
+
+def teacher_module(plan: Planner, config: DictConfig, run_config: RunConfig) -> PlannedModule:
+    """The task module of a teacher that knows the task."""
+    if run_config.teacher.path is not None:
+        return _of_file(run_config.teacher.path)
+    return _of_run(plan, plan.add(compose_teacher_run(config), evaluate=False).fingerprint)
+
+
+def added_module(plan: Planner, config: DictConfig, run_config: RunConfig, name: str) -> PlannedModule:
+    """A further task module of an evaluation.
+
+    Args:
+        name: in `task_modules.paths` or `task_modules.runs`.
+    """
+    path = run_config.task_modules.paths.get(name)
+    if path is not None:
+        if faults := task_module_faults(path):
+            raise UsageError(*faults)
+        return _of_file(path)
+    return _of_run(plan, plan.add(compose_added_run(config, name), evaluate=False).fingerprint)
+
+
+def _of_file(path: str, language: str | None = None) -> PlannedModule:
+    """A module in a file of the user's."""
+    return PlannedModule(file_identity(path), ModuleFile(Path(path).expanduser(), language))
+
+
+def _of_run(plan: Planner, fingerprint: str, language: str | None = None) -> PlannedModule:
+    """The module that a run leaves."""
+    return PlannedModule(fingerprint, ModuleFile(plan.store.module_file(fingerprint), language), fingerprint)
+
+
+def _used_language(settings: LanguageModulesConfig, language: str, part: str) -> str:
+    """The language whose module a language uses, in training ("sources") or evaluation.
+
+    Raises:
+        UsageError: URIEL has no vector of it, or of one of `among`.
+    """
+    if language in settings.stand_in:
+        return settings.stand_in[language]
+    if part == "evaluation" and "targets" in settings.stand_in:
+        return settings.stand_in["targets"]
+    if not settings.among or language in settings.among:
+        return language
+    return load_typology(settings.typology).nearest(language, settings.among)
+
+
+def has_language_modules(config: RunConfig) -> bool:
+    """Whether the config names language modules at all."""
+    modules = config.language_modules
+    return modules.experiment is not None or modules.generator is not None or bool(modules.paths)
+
+
+def trains_on_language_modules(config: RunConfig) -> bool:
+    """Whether language modules are in the model while it learns; for a student, in its teacher."""
+    return has_language_modules(config) and (config.model.student is None or bool(config.teacher.losses))
+
+
+def evaluates_with_language_modules(config: RunConfig) -> bool:
+    """Whether language modules are in the model that is evaluated; a student has none, it knows its languages."""
+    return has_language_modules(config) and config.model.student is None
+
+
+def unusual_modules(config: RunConfig | DictConfig, language: str | None = None) -> str:
+    """Names the modules in the model, in an evaluation, that the composition's label does not suggest.
+
+    Args:
+        config: of the run that is evaluated.
+        language: of the evaluation source, if a language module is in the model; None: without one.
+    Returns:
+        For instance "module of isl, +reviews"; empty if only the language's own module and the run's are in the model.
+    """
+    words = []
+    if language is not None and (used := _used_language(config.language_modules, language, "evaluation")) != language:
+        words.append(f"module of {used}")
+    words += [f"+{name}" for name in sorted([*config.task_modules.runs, *config.task_modules.paths])]
+    return ", ".join(words)
