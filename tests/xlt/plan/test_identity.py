@@ -11,7 +11,7 @@ from xlt.compose import compose
 from xlt.config import BenchmarkConfig
 from xlt.models.loading import load_pretrained, model_identity
 from xlt.modules import Entries, ModuleHeader, SparseDelta
-from xlt.plan.identity import digest, evaluation_key
+from xlt.plan.identity import digest, evaluation_identity
 from xlt.plan.planner import Plan, Run
 from xlt.plan.store import RunStore
 
@@ -129,7 +129,7 @@ def test_a_benchmark_counts_by_the_content_of_its_folder(plan_of: Callable[..., 
         benchmark = BenchmarkConfig(["mine"], "acc,none", None, 0, None, None, False, str(tmp_path / folder), False)
         run = plan_of()
         data = run.planned_data.evaluated_on({}, {"mine": benchmark})
-        return evaluation_key(run.config, data, "mine", {})
+        return digest(evaluation_identity(run.config, data, "mine", {}))
 
     assert key("a", "one") == key("b", "one") != key("a", "two")
 
