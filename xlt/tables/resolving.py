@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf, SCMode
+from omegaconf import DictConfig, OmegaConf, SCMode, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from xlt.compose import one_line
@@ -33,15 +33,16 @@ def at_scale(table: DictConfig, scale: str) -> None:
         UsageError: the scale's part has a key that tables do not have.
     """
     own = table.get(scale)
-    for name in ("mini", "thesis"):
-        table[name] = None
-    if own is not None:
-        try:
-            table.merge_with(own)
-        except OmegaConfBaseException as error:
-            raise UsageError(f"table.{scale}: {one_line(error)}") from error
-    for part in table.without:
-        table.parts.pop(part, None)
+    with open_dict(table):  # a scale may have parts, systems and groups of its own
+        for name in ("mini", "thesis"):
+            table[name] = None
+        if own is not None:
+            try:
+                table.merge_with(own)
+            except OmegaConfBaseException as error:
+                raise UsageError(f"table.{scale}: {one_line(error)}") from error
+        for part in table.without:
+            table.parts.pop(part, None)
 
 
 def grids_of(table: TableConfig, scale: str, headings: Sequence[str] = ()) -> dict[str, GridConfig]:
@@ -77,8 +78,9 @@ def _grid(table: TableConfig, part_name: str, part: PartConfig, heading: str, sc
     average = [column for column in table.average if column in columns] or [
         column for column in part.average if column in columns
     ]
+    title = part.title or (table.title if len(_headings(table)) == 1 else f"{table.title}: {heading}")
     grid = GridConfig(
-        title=part.title or (table.title if len(_headings(table)) == 1 else f"{table.title}: {heading}"),
+        title=title.replace("{heading}", heading),
         metric=part.metrics[heading],
         systems={name: _system(name, entry, part, heading, scale) for name, entry in entries.items()},
         columns=list(columns),
