@@ -79,8 +79,9 @@ def _grid(table: TableConfig, part_name: str, part: PartConfig, heading: str, sc
     average = [column for column in table.average if column in columns] or [
         column for column in part.average if column in columns
     ]
+    title = part.title or (table.title if len(_headings(table)) == 1 else f"{table.title}: {heading}")
     grid = GridConfig(
-        title=part.title or (table.title if len(_headings(table)) == 1 else f"{table.title}: {heading}"),
+        title=title.replace("{heading}", heading),
         metric=part.metrics[heading],
         systems={name: _system(name, entry, part, heading, scale) for name, entry in entries.items()},
         columns=list(columns),
