@@ -210,9 +210,7 @@ def make_method() -> Callable[..., Method]:
             composed = compose(overrides)
         return OmegaConf.to_container(composed.method, resolve=True, structured_config_mode=SCMode.INSTANTIATE)
 
-    return lambda name, *overrides: build_method(
-        config((f"method={name}", *often.get(name, ()), *overrides))
-    )
+    return lambda name, *overrides: build_method(config((f"method={name}", *often.get(name, ()), *overrides)))
 
 
 @pytest.fixture(scope="session")

@@ -29,9 +29,7 @@ class BottleneckConfig:
 
     _target_: str = "xlt.methods.bottleneck.Bottleneck"
     name: str = key("of the method, in module headers and tables")
-    reduction_factor: float = key(
-        "hidden size / bottleneck size", above=0, hint="thesis §4.4.3: 1 to 32", recipe=True
-    )
+    reduction_factor: float = key("hidden size / bottleneck size", above=0, hint="thesis §4.4.3: 1 to 32", recipe=True)
     where: str = key(
         "after each block's feed_forward layer (Pfeiffer), or in both_sublayers (Houlsby)",
         choices=("feed_forward", "both_sublayers"),

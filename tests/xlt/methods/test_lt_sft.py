@@ -113,7 +113,9 @@ def test_it_is_algorithm_1(
     ours = trainer(method)
     ours.train(tmp_path, Silence())
     total = sum(parameter.numel() for parameter in make_model(make_task("mlm")).parameters())
-    mask, phi, head = algorithm_1(trainer(None), 0.04, l1, total, freeze_layer_norm=kind == "mlm", clip=1.0, dense_steps=5)
+    mask, phi, head = algorithm_1(
+        trainer(None), 0.04, l1, total, freeze_layer_norm=kind == "mlm", clip=1.0, dense_steps=5
+    )
     entries = method.export(ours.model, _header()).entries
     for name, marked in mask.items():
         chosen = marked.reshape(-1).nonzero().view(-1)
@@ -224,7 +226,7 @@ def test_l1_adds_lambda_over_n_once_a_step_however_many_micro_batches(
     micro_batch_size: int | None, make_trainer, tmp_path: Path
 ) -> None:
     """In the reference the term cancels, and, repaired, grows with the accumulation steps."""
-    trainer = make_trainer(LtSft(0.05, 0.5, False), dtype=torch.float64, micro_batch_size=micro_batch_size)
+    trainer = make_trainer(_lt_sft(l1=0.5, dense_max_steps=3), dtype=torch.float64, micro_batch_size=micro_batch_size)
     attach, before_step = trainer.method.attach, trainer.method.before_step
     start: dict[str, Tensor] = {}
     pulled: list[float] = []

@@ -50,7 +50,7 @@ def make_table(tmp_path: Path, words: tuple[str, ...]) -> Callable[..., tuple[Ta
         values: dict[str, Any] = {
             "overrides": own,
             "systems": {
-                name: SystemConfig(label, "pos_lt_sft", [*BARE, f"method={name}"], ALONE)
+                name: SystemConfig(label, "pos", [*BARE, f"method={name}"], ALONE)
                 for name, label in (("full", "full FT"), ("bitfit", "BitFit"))
             },
             "columns": ["eng", "fao"],
@@ -198,14 +198,14 @@ def test_the_saved_table_names_the_run_behind_every_value(
 def test_a_column_that_no_run_evaluates_is_refused(make_table: Callable[..., tuple[Table, Plan]]) -> None:
     with pytest.raises(
         UsageError,
-        match=r"table.columns: deu not in data.evaluation or data.benchmarks of experiment=pos_lt_sft; there are eng, ",
+        match=r"table.columns: deu not in data.evaluation or data.benchmarks of experiment=pos; there are eng, ",
     ):
         make_table(columns=["eng", "deu"])
 
 
 def test_faults_of_all_systems_are_gathered(make_table: Callable[..., tuple[Table, Plan]]) -> None:
     systems = {
-        name: SystemConfig(name, "pos_lt_sft", [*BARE, f"method={name}", fault], ALONE)
+        name: SystemConfig(name, "pos", [*BARE, f"method={name}", fault], ALONE)
         for name, fault in (("full", "seeed=1"), ("bitfit", "train.batch_size=0"))
     }
     with pytest.raises(UsageError) as raised:
@@ -231,7 +231,7 @@ def test_the_plan_shows_what_is_to_be_done_and_how_much_exists(
     out = io.StringIO()
     print_plan(plan, Console(file=out, width=100))
     assert "4 runs: 1 exist, 3 to do" in out.getvalue()
-    assert "pos_lt_sft bitfit eng seed=2" in out.getvalue() and "train + evaluate 2" in out.getvalue()
+    assert "pos bitfit eng seed=2" in out.getvalue() and "train + evaluate 2" in out.getvalue()
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(7.4, "7 s"), (99.0, "99 s"), (600, "10 min"), (7200, "2.0 h")])
@@ -243,7 +243,7 @@ def test_a_system_with_a_column_in_its_overrides_has_a_run_for_each_that_is_eval
     make_table: Callable[..., tuple[Table, Plan]],
 ) -> None:
     one_each = ["method=bitfit", "+source@data.excluded.target=ud_{column}"]
-    systems = {"single": SystemConfig("FS-SINGLE", "pos_lt_sft", [*BARE, *one_each], ALONE)}
+    systems = {"single": SystemConfig("FS-SINGLE", "pos", [*BARE, *one_each], ALONE)}
     table, plan = make_table(systems=systems, reference={})
     runs = {(seed, column): table.run("single", seed, column) for seed in (1, 2) for column in ("eng", "fao")}
     assert len({run.fingerprint for run in runs.values()}) == 4
@@ -262,9 +262,7 @@ def test_systems_that_share_a_task_module_each_show_it_with_their_own_language_m
 ) -> None:
     modules = ["data=empty", "method=bitfit", *(word for word in adapted if word.startswith("language_modules"))]
     others = {"own": [], "english": ["+language_modules.stand_in.targets=eng"]}
-    systems = {
-        name: SystemConfig(name, "pos_lt_sft", [*modules, *more], "task+language") for name, more in others.items()
-    }
+    systems = {name: SystemConfig(name, "pos", [*modules, *more], "task+language") for name, more in others.items()}
     table, plan = make_table(systems=systems, reference={}, columns=["fao"], average=[])
     for seed in (1, 2):
         run = table.run("own", seed, "fao")

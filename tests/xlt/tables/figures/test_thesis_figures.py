@@ -44,7 +44,7 @@ def run(planned: Callable[..., Run], words: tuple[str, ...], store: RunStore) ->
 
 def grid_of(name: str, scores: Scores, **changes: Any) -> Grid:
     """A table whose cells are given, system -> column -> values; labels are the names in capitals."""
-    systems = {system: SystemConfig(system.upper(), "pos_lt_sft", [], "task") for system in scores}
+    systems = {system: SystemConfig(system.upper(), "pos", [], "task") for system in scores}
     columns = [column for column in next(iter(scores.values())) if column != "avg"]
     empty: dict[str, Any] = {field.name: {} for field in dataclasses.fields(TableConfig)}
     config = TableConfig(**{**empty, "title": name, "systems": systems, "columns": columns, **changes})
@@ -110,7 +110,7 @@ def test_a_point_of_the_shots_is_of_the_seeds_that_all_its_languages_have(
 
 
 def test_densities_make_a_grid_with_holes(run: Callable[..., Run], store: RunStore) -> None:
-    name = "lt_sft density={} overrides=['train.density={}','train.max_steps=7']"
+    name = "lt_sft density={} overrides=['method.density={}','train.max_steps=7']"
     scores: Scores = {
         name.format("0.05", "0.05"): {"fao": [50.0], "avg": [50.0]},
         name.format("0.05", "1.0"): {"fao": [40.0], "avg": [40.0]},

@@ -53,8 +53,8 @@ def make_grid() -> Callable[..., Grid]:
             metric="accuracy",
             overrides=[],
             systems={
-                "ours": SystemConfig(label, "pos_lt_sft", [], "task"),
-                "other": SystemConfig("BitFit", "pos_lt_sft", [], "task"),
+                "ours": SystemConfig(label, "pos", [], "task"),
+                "other": SystemConfig("BitFit", "pos", [], "task"),
             },
             columns=["fao"],
             average=[],
