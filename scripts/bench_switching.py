@@ -75,9 +75,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     overrides = [
-        f"train.density={options.density}",
+        f"method.density={options.density}",
         f"train.max_steps={options.steps + _WARM_UP}",
-        f"train.dense_max_steps={options.steps + _WARM_UP}",
+        f"method.dense_max_steps={options.steps + _WARM_UP}",
         f"train.batch_size={options.batch}",
         f"train.precision={options.precision}",
     ]

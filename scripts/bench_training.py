@@ -60,10 +60,10 @@ METHODS = {
     "lt_sft": ("lt_sft", []),
     "random_sft": ("random_sft", []),
     "bitfit": ("bitfit", []),
-    "spiel_ag_1%": ("spiel_ag", ["train.density=0.01"]),
-    "spiel_ma_1%": ("spiel_ma", ["train.density=0.01"]),
-    "spiel_ag_4%": ("spiel_ag", ["train.density=0.04"]),
-    "spiel_ma_4%": ("spiel_ma", ["train.density=0.04"]),
+    "spiel_ag_1%": ("spiel_ag", ["method.density=0.01"]),
+    "spiel_ma_1%": ("spiel_ma", ["method.density=0.01"]),
+    "spiel_ag_4%": ("spiel_ag", ["method.density=0.04"]),
+    "spiel_ma_4%": ("spiel_ma", ["method.density=0.04"]),
     "lora_8": ("lora", ["method.rank=8"]),
     "lora_64": ("lora", ["method.rank=64"]),
 }
@@ -216,9 +216,9 @@ def measure(size: str, name: str, density: float, steps: int, threads: int, toke
     exchanges = method.startswith("spiel")
     timed = 2 * _INTERVAL if exchanges else steps + _WARM_UP
     overrides = [
-        f"train.density={density}",
+        *([f"method.density={density}"] if method in ("lt_sft", "random_sft") else []),
         f"train.max_steps={timed}",
-        f"train.dense_max_steps={timed}",
+        *([f"method.dense_max_steps={timed}"] if method == "lt_sft" else []),
         "train.batch_size=8",
         *([f"method.update_interval={_INTERVAL}", f"method.estimation_steps={_ESTIMATION}"] if exchanges else []),
         *own,

@@ -9,7 +9,7 @@ folder with it) a sparse fine-tuning of composable-sft, and one of our own modul
 `adapters` library loads. Nothing is unpickled. MODEL must be the base model that it was trained on: neither format
 says so, and modules are refused on any other afterwards. With what this writes:
 
-    xlt experiment=pos_lt_sft method=mad_x +language_modules.paths.swa=swahili.safetensors ...
+    xlt experiment=pos method=mad_x +language_modules.paths.swa=swahili.safetensors ...
 """
 
 from __future__ import annotations

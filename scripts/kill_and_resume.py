@@ -94,6 +94,7 @@ def _options() -> argparse.Namespace:
 
 def _command(model: Path, steps: int, overrides: list[str]) -> list[str]:
     """The run without its output folder."""
+    other_method = any(word.startswith("method=") and word != "method=lt_sft" for word in overrides)
     return [
         sys.executable,
         "-m",
@@ -112,7 +113,7 @@ def _command(model: Path, steps: int, overrides: list[str]) -> list[str]:
         "language_modules=none",
         "tracker=silent",
         f"train.max_steps={steps}",
-        f"train.dense_max_steps={max(1, steps // 2)}",
+        *([] if other_method else [f"method.dense_max_steps={max(1, steps // 2)}"]),
         "train.batch_size=8",
         "train.evaluate_every_steps=10",
         "train.save_every_seconds=0",

@@ -26,7 +26,7 @@ def words(data_dir: Path, tiny_bert: Path, tmp_path: Path) -> list[str]:
     kept = ("eng", "sme", "myv")
     others = [f"~data.evaluation.{language}" for language in ("glv", "bam", "fao")]
     return [
-        "experiment=pos_lt_sft",
+        "experiment=pos",
         *others,
         *(f"data.evaluation.{language}.cap=4" for language in kept),
         *RECIPE,

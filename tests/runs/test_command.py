@@ -49,9 +49,9 @@ def test_help_fits_a_narrow_terminal_and_names_every_group_and_how_to_begin(comm
     for folder in root.iterdir():
         if folder.is_dir() and folder.name not in ("table", "__pycache__"):  # tables have a command of their own
             assert f"  {folder.name} " in ended.out, folder.name
-    for option in ("nano_fields", "pos_lt_sft", "lt_sft", "random_sft", "locale_fields", "encoder_SCALE"):
+    for option in ("nano_fields", "pos", "lt_sft", "random_sft", "locale_fields", "encoder_SCALE"):
         assert option in ended.out
-    for line in ("model.path ", "data_dir ", "train.density ", "xlt experiment=nano_fields", "xlt -m experiment"):
+    for line in ("model.path ", "data_dir ", "train.learning_rate ", "xlt experiment=nano_fields", "xlt -m experiment"):
         assert line in ended.out
     assert "base_" not in ended.out
 
@@ -65,7 +65,7 @@ def test_cfg_job_shows_the_composed_config_and_runs_nothing(command: Callable[..
 
 
 def test_cfg_with_a_package_shows_that_part(command: Callable[..., Any]) -> None:
-    ended = command("--cfg", "job", "--package", "train", "train=tagging_nano")
+    ended = command("--cfg", "job", "--package", "train", "recipe=nano_fields")
     assert yaml.safe_load("\n".join(line for line in ended.out.splitlines() if line[:1] != "#"))["batch_size"] == 32
 
 

@@ -170,7 +170,7 @@ def test_a_run_killed_outright_goes_on_in_the_same_one_without_gap_or_repetition
     data_dir: Path, tiny_bert: Path, tmp_path: Path
 ) -> None:
     words = [
-        *("experiment=pos_lt_sft", "tracker.wandb=offline", f"data_dir={data_dir}", f"model.path={tiny_bert}"),
+        *("experiment=pos", "tracker.wandb=offline", f"data_dir={data_dir}", f"model.path={tiny_bert}"),
         *("method=bitfit", "language_modules=none", "task.max_length=40", "data.evaluation={}", "device=cpu"),
         *("threads=1", "train.precision=fp32", "train.max_steps=120", "train.min_steps=0", "train.batch_size=4"),
         *("train.evaluate_every_steps=40", "train.evaluate_every_epochs=null", "train.save_every_seconds=0"),

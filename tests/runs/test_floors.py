@@ -50,7 +50,7 @@ def words(tiny_bert: Path, tmp_path: Path) -> list[str]:
         )
     ]
     return [
-        "experiment=pos_lt_sft",
+        "experiment=pos",
         "method=bitfit",
         "data=empty",
         "data.leaks=allow",

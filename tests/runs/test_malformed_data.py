@@ -13,10 +13,11 @@ import pytest
 EXPERIMENT = """\
 # @package _global_
 defaults:
+  - override /recipe: nano_distil
   - override /tracker: silent
   - _self_
 data: {held_out_fraction: 0.5}
-train: {max_steps: 1, dense_max_steps: 1, evaluate_every_steps: 1}
+train: {max_steps: 1, evaluate_every_steps: 1}
 device: cpu
 method: {density: 0.1}
 """

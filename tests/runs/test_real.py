@@ -44,7 +44,7 @@ def _hydra() -> Iterator[None]:
 
 def test_the_real_experiment_is_planned_and_its_data_read(data: str, model: str, tmp_path: Path) -> None:
     plan = Plan(RunStore(tmp_path))
-    run = plan.add(compose(["experiment=pos_lt_sft", f"data_dir={data}", f"model.path={model}"]))
+    run = plan.add(compose(["experiment=pos", f"data_dir={data}", f"model.path={model}"]))
     plan.preflight()
     assert len(plan.runs) == 7  # six language modules, one task module
     assert len(run.evaluations) == 12

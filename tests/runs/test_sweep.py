@@ -217,12 +217,12 @@ def test_a_search_hands_the_validation_metric_to_the_sweeper(
 @pytest.mark.parametrize(
     ("words", "direction"),
     [
-        (["experiment=pos_lt_sft"], "maximize"),
+        (["experiment=pos"], "maximize"),
         (["experiment=translation", "target=mad"], "maximize"),
         (["experiment=language", "language=eng"], "minimize"),
         (["experiment=instruct"], "minimize"),
-        (["experiment=pos_lt_sft", "teacher.losses=[hidden]"], "minimize"),
-        (["experiment=pos_lt_sft", "teacher.losses=[hidden,prediction]"], "maximize"),
+        (["experiment=pos", "teacher.losses=[hidden]"], "minimize"),
+        (["experiment=pos", "teacher.losses=[hidden,prediction]"], "maximize"),
     ],
 )
 def test_a_search_looks_for_the_checkpoint_that_a_run_would_select(words: list[str], direction: str) -> None:

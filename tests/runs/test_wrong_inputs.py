@@ -28,13 +28,14 @@ defaults:
   - /source@data.sources.eng: ud_eng
   - /source@data.validation.eng: ud_eng
   - /source@data.evaluation.fao: ud_fao
+  - override /recipe: nano_distil
   - override /tracker: silent
   - _self_
 task: {max_length: 40}
 data:
   validation: {eng: {split: dev}}
   evaluation: {fao: {split: test}}
-train: {max_steps: 2, dense_max_steps: 1, evaluate_every_steps: 1}
+train: {max_steps: 2, evaluate_every_steps: 1}
 device: cpu
 """
 WITH_MODULE = ("~data.evaluation.fao", "+language_modules.paths.eng={module}")
@@ -45,7 +46,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], list[list[str]]]] = {
     "typo in a group's key": (("train.bath_size=8",), [["train.bath_size", "did you mean train.batch_size?"]]),
     "typo in a group": (("metod=full",), [["metod=full: no such key metod; did you mean method?"]]),
     "typo in an option": (("method=lt_stf",), [["method=lt_stf: no method/lt_stf in conf/; did you mean lt_sft?"]]),
-    "typo in an experiment": (("experiment=pos_lt_stf",), [["no experiment/pos_lt_stf", "did you mean pos_lt_sft?"]]),
+    "typo in an experiment": (("experiment=parsig",), [["no experiment/parsig", "did you mean parsing?"]]),
     "null for an option": (("method=null",), [["method=null: not the name of an option"]]),
     "option unlike any": (("scale=huge",), [["scale=huge", "there are mini, thesis"]]),
     "typo in a source's name": (("data.sources.end.cap=3",), [["no data.sources.end; did you mean data.sources.eng?"]]),
@@ -60,10 +61,13 @@ MISTAKES: dict[str, tuple[tuple[str, ...], list[list[str]]]] = {
     "number for a mapping": (("language_modules.paths=3",), [["language_modules.paths=3", "Dict[str, str]"]]),
     "null where a value is needed": (("train.batch_size=null",), [["train.batch_size=null: null is not allowed"]]),
     "below its range": (("train.batch_size=0",), [["train.batch_size=0: must be at least 1"]]),
-    "above its range, taken over by another key": (
-        ("train.density=2",),
-        [["train.density=2.0: must be in (0, 1]; thesis range 0.0025 to 0.08"]],
+    "above its range": (
+        ("method.density=2",),
+        [["method.density=2.0: must be in (0, 1]; thesis range 0.0025 to 0.08"]],
     ),
+    "a key's name of before": (("train.density=0.1",), [["train.density is method.density now"]]),
+    "a recipe's name of before": (("train=tagging_mini",), [["train=tagging_mini is recipe=pos now"]]),
+    "an experiment's name of before": (("experiment=pos_lt_sft",), [["pos_lt_sft is pos now", "experiment=pos"]]),
     "not a number": (("data.held_out_fraction=nan",), [["data.held_out_fraction=nan: must be in [0, 0.5]"]]),
     "not among the choices": (("train.precision=fp8",), [["train.precision=fp8: must be one of fp32, bf16"]]),
     "unknown device": (("device=gpu",), [["device=gpu: must be cpu, cuda, cuda:N or auto"]]),
@@ -409,14 +413,14 @@ def test_all_absent_texts_and_treebanks_are_reported_together(
     for name in ("mono/fo.txt", "mono/gv.txt"):
         (data / name).unlink()
     shutil.rmtree(data / "ud" / "UD_Erzya-JR")
-    ended = command("experiment=pos_lt_sft", f"data_dir={data}", f"model.path={things['model']}")
+    ended = command("experiment=pos", f"data_dir={data}", f"model.path={things['model']}")
     refused(ended, [["mono/fo.txt: no such file"], ["mono/gv.txt: no such file"], ["UD_Erzya-JR: no such file"]])
 
 
 def test_a_fault_that_all_language_runs_share_is_said_once(
     things: dict[str, Path], command: Callable[..., Any]
 ) -> None:
-    words = ("experiment=pos_lt_sft", "data_dir={data}", "model.path={model}", "task.max_length=40")
+    words = ("experiment=pos", "data_dir={data}", "model.path={model}", "task.max_length=40")
     refused(command(*filled(words, things)), [["task.max_length=128", "has 50 positions"]])
 
 
@@ -445,7 +449,7 @@ def test_a_faulty_job_does_not_stop_the_others_of_its_sweep(
     assert sum(path.endswith("multirun.yaml") for path in ended.left) == 1
 
 
-@pytest.mark.parametrize("words", [("foo",), ("--nope",), ("seeed=3", "train=nope"), ("data_dir=/no/such/folder",)])
+@pytest.mark.parametrize("words", [("foo",), ("--nope",), ("seeed=3", "recipe=nope"), ("data_dir=/no/such/folder",)])
 def test_the_installed_command_answers_without_a_traceback(words: tuple[str, ...], tmp_path: Path) -> None:
     call = [sys.executable, "-c", "from xlt.commands.cli import main; main()", *words]
     ended = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -11,7 +11,8 @@ from xlt.compose import compose, hydra_ready
 from xlt.plan.planner import Plan, Run
 from xlt.plan.store import RunStore
 
-RECIPE = ("train.max_steps=2", "train.dense_max_steps=1", "train.evaluate_every_steps=1", "train.batch_size=4")
+# A recipe that has nothing by method: with LT-SFT the dense phase is as long as the other.
+RECIPE = ("recipe=nano_distil", "train.max_steps=2", "train.evaluate_every_steps=1", "train.batch_size=4")
 LANGUAGE_RECIPE = (
     "task.max_length=40",
     "train.precision=fp32",

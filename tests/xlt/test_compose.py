@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from xlt.compose import (
     checked,
     compose,
+    compose_added_run,
     compose_language_run,
     compose_model_run,
     hydra_ready,
@@ -38,7 +39,7 @@ def test_what_is_composed_may_be_changed_without_changing_what_others_get() -> N
 
 
 def test_a_source_of_several_languages_stands_for_one_of_each_named_by_its_code() -> None:
-    words = ["experiment=pos_lt_sft", "data=ud_1_thesis", "data.evaluation.ud.languages=[tur,sme,fao]"]
+    words = ["experiment=pos", "data=ud_1_thesis", "data.evaluation.ud.languages=[tur,sme,fao]"]
     config = compose([*words, "data.evaluation.ud.cap=7", "+source@data.evaluation.fao=ud_fao"])
     assert list(config.data.evaluation) == ["tur", "sme", "fao"] and list(config.data.sources) == ["eng"]
     turkish, sami, faroese = config.data.evaluation.values()
@@ -66,7 +67,7 @@ def test_a_first_entry_of_a_sources_mapping_is_shown_how_to_be_written() -> None
 
 
 def test_a_right_override_after_a_wrong_one_is_still_judged_with_those_before_it() -> None:
-    lines = override_faults(["experiment=pos_lt_sft", "nope=1", "data.sources.eng.cap=3", "data.sources.deu.cap=3"])
+    lines = override_faults(["experiment=pos", "nope=1", "data.sources.eng.cap=3", "data.sources.deu.cap=3"])
     assert len(lines) == 2
     assert lines[0].startswith("nope=1: no such key")
     assert lines[1].startswith("data.sources.deu.cap=3: no data.sources.deu")
@@ -84,24 +85,61 @@ def test_alternatives_of_a_sweep_are_judged_one_by_one() -> None:
 
 
 def test_a_language_run_takes_model_and_method_from_its_parent_and_its_recipe_from_itself() -> None:
-    parent = compose(["experiment=nano_fields", "method=random_sft", "train.density=0.5", "output_dir=here", "seed=5"])
+    parent = compose(["experiment=nano_fields", "method=random_sft", "method.density=0.5", "output_dir=here", "seed=5"])
     child = compose_language_run(parent, "fao")
     assert (child.language, child.data.sources.text.language) == ("fao", "fao")
     assert child.method._target_ == "xlt.methods.random_sft.RandomSft"
-    own = compose(["experiment=nano_language", "language=fao"]).train.density
-    assert child.method.density == child.train.density == own != 0.5
+    own = compose(["experiment=nano_language", "method=random_sft", "language=fao"])
+    assert (child.method, child.train) == (own.method, own.train) and child.method.density != 0.5
     assert child.output_dir == "here"
     assert child.seed == 1  # modules of a language are shared by all seeds of a task
     assert child.task._target_ == "xlt.tasks.mlm.MaskedLanguageModelling"
 
 
-def test_a_density_given_to_the_method_itself_reaches_the_language_runs() -> None:
-    parent = compose(["experiment=nano_fields", "method.density=0.3"])
-    assert compose_language_run(parent, "fao").method.density == 0.3
+@pytest.mark.parametrize("method", ["lt_sft", "mad_x", "bitfit", "mad_g_ls", "spiel_ma"])
+def test_a_language_runs_recipe_is_that_of_its_own_task_and_the_parents_method(method: str) -> None:
+    parent = compose(["experiment=nano_fields", f"method={method}", "train.learning_rate=0.5"])
+    child = compose_language_run(parent, "fao")
+    asked = compose(["experiment=nano_language", f"method={method}", "language=fao"])
+    assert (child.method, child.train, child.choices) == (asked.method, asked.train, asked.choices)
+
+
+def test_the_methods_other_settings_reach_the_language_runs_and_its_recipe_does_not() -> None:
+    given = ["method=mad_x", "method.initialisation=normal", "method.reduction_factor=8"]
+    child = compose_language_run(compose(["experiment=nano_fields", *given]), "fao")
+    assert (child.method.initialisation, child.method.reduction_factor) == ("normal", 2)
+    given.append("language_modules.overrides=['method.reduction_factor=3']")
+    assert compose_language_run(compose(["experiment=nano_fields", *given]), "fao").method.reduction_factor == 3
+
+
+def test_a_language_runs_recipe_is_that_for_the_parents_model() -> None:
+    """Thesis §4.4.2: K = 7.6M is 4.3% of mBERT and 2.8% of XLM-R; §5.4.2: 4% of DistilmBERT, 200 epochs."""
+    found = {}
+    for words in (["experiment=pos"], ["experiment=nli"], ["experiment=pos", "model=distilmbert"]):
+        child = compose_language_run(compose([*words, "scale=thesis"]), "fao")
+        found[child.model.path] = child.method.density, child.train.epochs
+    assert found == {
+        "bert-base-multilingual-cased": (0.043, 100),
+        "xlm-roberta-base": (0.028, 100),
+        "distilbert-base-multilingual-cased": (0.04, 200),
+    }
+
+
+def test_language_runs_may_have_a_method_of_their_own() -> None:
+    parent = compose(["experiment=nano_fields", "method=mad_x", "language_modules.overrides=['method=bitfit']"])
+    child = compose_language_run(parent, "fao")
+    assert (child.method._target_, child.choices.method) == ("xlt.methods.bitfit.BitFit", "bitfit")
+
+
+def test_a_run_that_is_added_has_the_parents_recipe_whatever_it_is() -> None:
+    given = ["method=spiel_ag", "method.density=0.3", "train.learning_rate=0.5", "+task_modules.runs.b=['data=empty']"]
+    parent = compose(["experiment=instruct", *given])
+    child = compose_added_run(parent, "b")
+    assert (child.method, child.train) == (parent.method, parent.train) and child.method.density == 0.3
 
 
 def test_the_languages_code_is_written_into_a_language_runs_overrides() -> None:
-    parent = compose(["experiment=pos_lt_sft", "data_dir=/data"])
+    parent = compose(["experiment=pos", "data_dir=/data"])
     child = compose_language_run(parent, "glv")
     assert child.data.sources.text.path == "/data/mono/{code}.txt"
     assert child.data.sources.text.codes["glv"] == "gv"
@@ -131,8 +169,8 @@ def test_what_a_language_run_takes_over_is_all_that_tells_parents_apart() -> Non
 def test_a_value_taken_over_from_a_faulty_one_is_not_a_second_fault(tmp_path: Path, tiny_bert: Path) -> None:
     words = [f"model.path={tiny_bert}", f"data_dir={tmp_path}", "+source@data.sources.eng=ud_eng"]
     with pytest.raises(UsageError) as raised:
-        checked(compose([*words, "train.density=7", "train.l1=-1"]))
-    assert [line.partition("=")[0] for line in raised.value.lines] == ["train.density", "train.l1"]
+        checked(compose([*words, "train.weight_decay=-1", "method.l1=${train.weight_decay}"]))
+    assert [line.partition("=")[0] for line in raised.value.lines] == ["train.weight_decay"]
     with pytest.raises(UsageError) as raised:
         checked(compose([*words, "method.density=7"]))
     assert [line.partition("=")[0] for line in raised.value.lines] == ["method.density"]
@@ -150,14 +188,14 @@ def test_a_checked_config_is_plain_json(tmp_path: Path, tiny_bert: Path) -> None
     words = [f"model.path={tiny_bert}", f"data_dir={tmp_path}", "+source@data.sources.eng=ud_eng"]
     found = plain(checked(compose(words)))
     assert found["data"]["sources"]["eng"]["path"] == f"{tmp_path}/ud/UD_{{code}}"
-    assert found["method"]["density"] == found["train"]["density"]
+    assert found["method"]["density"] == 0.08 and found["choices"] == {"method": "lt_sft", "model": "encoder_mini"}
 
 
 @pytest.mark.parametrize(
     "words",
     [
-        ["experiment=nano_fields", "method=lt_sft", "train.density=0.02", "seed=3"],
-        ["seed=3", "experiment=nano_fields", "+train.extra=1", "~data.evaluation.fao", "train.density=0.5"],
+        ["experiment=nano_fields", "method=lt_sft", "method.density=0.02", "seed=3"],
+        ["seed=3", "experiment=nano_fields", "+train.extra=1", "~data.evaluation.fao", "method.density=0.5"],
         [
             "data.evaluation={}",
             "experiment=sentiment",
@@ -166,7 +204,7 @@ def test_a_checked_config_is_plain_json(tmp_path: Path, tiny_bert: Path) -> None
             "data.leaks=refuse",
         ],
         [
-            "experiment=pos_lt_sft",
+            "experiment=pos",
             "method={density: 0.1}",
             "+source@data.sources.more=ud_eng",
             "data.sources.more.cap=5",

@@ -181,9 +181,9 @@ def test_every_experiment_composes_at_both_scales_and_passes_the_checks(
 
 
 def test_the_scale_sets_model_and_recipe(tmp_path: Path) -> None:
-    mini, thesis = (compose(["experiment=pos_lt_sft", f"scale={scale}"]) for scale in ("mini", "thesis"))
+    mini, thesis = (compose(["experiment=pos", f"scale={scale}"]) for scale in ("mini", "thesis"))
     assert thesis.model.path == "bert-base-multilingual-cased" and mini.model.path is None
-    assert (thesis.train.epochs, thesis.train.dense_epochs, thesis.train.batch_size) == (10, 3, 8)  # thesis §4.4.3
+    assert (thesis.train.epochs, thesis.method.dense_epochs, thesis.train.batch_size) == (10, 3, 8)  # thesis §4.4.3
     assert mini.train.epochs is None and mini.train.max_steps < 1000
 
 

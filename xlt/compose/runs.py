@@ -145,7 +145,10 @@ def model_run_settings(parent: DictConfig) -> Any:
 
 def language_run_settings(parent: DictConfig) -> Any:
     """All that `compose_language_run` takes from the parent: parents that agree in it share their language runs."""
-    return _unresolved(parent, (*_SETTINGS, *_ADAPTATION, "choices", "language_modules", "scale"))
+    settings = _unresolved(parent, (*_SETTINGS, *_ADAPTATION, "choices", "language_modules", "scale"))
+    for name in _of_recipe(parent.method):
+        settings["method"].pop(name)
+    return settings
 
 
 def _unresolved(config: DictConfig, names: Sequence[str]) -> dict[str, Any]:
@@ -197,7 +200,12 @@ def _compose_child(
 
 def _keep_recipe(method: DictConfig, own: DictConfig) -> None:
     """Puts what a recipe says back into a method's settings that came from another run; changes `method`."""
-    schema = OmegaConf.get_type(own)
-    for item in dataclasses.fields(schema) if dataclasses.is_dataclass(schema) else ():
-        if item.metadata.get("recipe"):
-            method[item.name] = own._get_node(item.name)
+    for name in _of_recipe(own):
+        method[name] = own._get_node(name)
+
+
+def _of_recipe(method: DictConfig) -> list[str]:
+    """A method's keys of which recipes give the value."""
+    schema = OmegaConf.get_type(method)
+    items = dataclasses.fields(schema) if dataclasses.is_dataclass(schema) else ()
+    return [item.name for item in items if item.metadata.get("recipe")]

@@ -227,7 +227,7 @@ def test_l1_adds_lambda_over_n_once_a_step_however_many_micro_batches(
     micro_batch_size: int | None, make_trainer, tmp_path: Path
 ) -> None:
     """In the reference the term cancels, and, repaired, grows with the accumulation steps."""
-    trainer = make_trainer(LtSft(0.05, 0.5, False), dtype=torch.float64, micro_batch_size=micro_batch_size)
+    trainer = make_trainer(_lt_sft(l1=0.5, dense_max_steps=3), dtype=torch.float64, micro_batch_size=micro_batch_size)
     attach, before_step = trainer.method.attach, trainer.method.before_step
     start: dict[str, Tensor] = {}
     pulled: list[float] = []

@@ -31,7 +31,7 @@ def plan_of(words: tuple[str, ...], tmp_path: Path) -> Callable[..., Run]:
         "train.learning_rate=0.01",
         "train.max_steps=3",
         "train.batch_size=2",
-        "train.density=0.01",
+        "method.density=0.01",
         "train.precision=bf16",
         "method=bitfit",
         "task.max_length=30",

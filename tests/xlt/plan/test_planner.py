@@ -201,7 +201,7 @@ def test_runs_of_one_name_are_told_apart_by_what_differs(
     name = planned(*words).label
     assert list(names_of(plan.runs.values()).values()) == [name]  # alone: nothing to tell it from
     planned(*words, "data.sources.eng.cap=5", "tracker.group=another", "train.batch_size=2")
-    planned(*words, "data.sources.eng.origin=few-shot", "train.batch_size=2", "train.epochs=2", "train.density=0.1")
+    planned(*words, "data.sources.eng.origin=few-shot", "train.batch_size=2", "train.epochs=2", "method.density=0.1")
     assert list(names_of(plan.runs.values()).values()) == [
         f"{name} origins=gold eng.cap=null method.density=0.08",
         f"{name} origins=gold eng.cap=5 method.density=0.08",
@@ -282,7 +282,7 @@ def test_preflight_looks_at_nothing_that_is_done(
 
 
 def test_the_same_run_composed_by_other_words_is_found_again(plan: Plan, words: tuple[str, ...]) -> None:
-    first = plan.add(compose([*words, "train.density=0.08"]))
+    first = plan.add(compose([*words, "method.density=0.08"]))
     assert plan.add(compose([*words, "method=lt_sft", "launcher.workers=2"])) is first
 
 

@@ -19,7 +19,7 @@ from xlt.tables.grid import Cell, Grid, averages
 from xlt.tables.table import Table
 from xlt.tables.terminal import duration, print_plan, print_table, table_markdown
 
-EXPERIMENT = "pos_lt_sft"
+EXPERIMENT = "pos"
 BARE = ("data=empty", "language_modules=none")
 
 
@@ -184,7 +184,7 @@ def test_the_saved_table_names_the_run_behind_every_value(
 def test_a_column_that_no_run_evaluates_is_refused(make_table: Callable[..., tuple[Table, Plan]]) -> None:
     with pytest.raises(
         UsageError,
-        match=r"columns: deu not in data.evaluation or data.benchmarks of experiment=pos_lt_sft; there are eng, ",
+        match=r"columns: deu not in data.evaluation or data.benchmarks of experiment=pos; there are eng, ",
     ):
         make_table(columns=["eng", "deu"])
 
@@ -210,7 +210,7 @@ def test_the_plan_shows_what_is_to_be_done_and_how_much_exists(
     out = io.StringIO()
     print_plan(plan, Console(file=out, width=100))
     assert "4 runs: 1 exist, 3 to do" in out.getvalue()
-    assert "pos_lt_sft bitfit eng seed=2" in out.getvalue() and "train + evaluate 2" in out.getvalue()
+    assert "pos bitfit eng seed=2" in out.getvalue() and "train + evaluate 2" in out.getvalue()
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(7.4, "7 s"), (99.0, "99 s"), (600, "10 min"), (7200, "2.0 h")])

@@ -41,34 +41,6 @@ def test_a_task_of_conf_is_built_from_its_file(name: str) -> None:
     assert task.metric and task.max_length > 0
 
 
-@pytest.mark.parametrize("name", names("train"))
-def test_a_recipe_of_conf_is_without_fault(name: str) -> None:
-    assert list(faults(part("train", name), "train")) == []
-
-
-@pytest.mark.parametrize(
-    ("name", "epochs", "dense_epochs", "batch_size", "learning_rate", "density", "every"),
-    [
-        ("nli_thesis", 5, None, 32, 2e-5, 0.051, 625),  # §4.4.3: 14.2M of 278M
-        ("sentiment_thesis", 10, 3, 16, 2e-5, 0.08, 250),  # §6.4.2
-        ("qa_thesis", 5, None, 12, 3e-5, 0.051, 2000),  # §4.4.4, §5.4.3
-    ],
-)
-def test_recipes_have_the_theses_numbers(
-    name: str,
-    epochs: float,
-    dense_epochs: float | None,
-    batch_size: int,
-    learning_rate: float,
-    density: float,
-    every: int,
-) -> None:
-    recipe = compose([f"train={name}"]).train
-    assert (recipe.epochs, recipe.dense_epochs, recipe.batch_size) == (epochs, dense_epochs, batch_size)
-    assert (recipe.learning_rate, recipe.density, recipe.warmup_fraction) == (learning_rate, density, 0)
-    assert recipe.evaluate_every_steps == every
-
-
 @pytest.mark.parametrize(
     ("words", "every", "shares"),
     [

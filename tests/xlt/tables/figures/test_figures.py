@@ -57,7 +57,7 @@ def finished(planned: Callable[..., Run], words: tuple[str, ...], store: RunStor
 
 def _grid(name: str, systems: dict[str, str] | None = None, scores: dict[str, list[float]] | None = None) -> Grid:
     """A table with one system a name -> label, its averages over seeds given."""
-    shown = {system: SystemConfig(label, "pos_lt_sft", [], "task") for system, label in (systems or {}).items()}
+    shown = {system: SystemConfig(label, "pos", [], "task") for system, label in (systems or {}).items()}
     config = GridConfig(title=name, metric="accuracy", systems=shown, columns=["fao"])
     return Grid(name, config, [1], {system: {"avg": Cell(values)} for system, values in (scores or {}).items()})
 

@@ -44,7 +44,7 @@ def run(planned: Callable[..., Run], words: tuple[str, ...], store: RunStore) ->
 
 def grid_of(name: str, scores: Scores, **changes: Any) -> Grid:
     """A table whose cells are given, system -> column -> values; labels are the names in capitals."""
-    systems = {system: SystemConfig(system.upper(), "pos_lt_sft", [], "task") for system in scores}
+    systems = {system: SystemConfig(system.upper(), "pos", [], "task") for system in scores}
     columns = [column for column in next(iter(scores.values())) if column != "avg"]
     config = GridConfig(title=name, metric="f1", systems=systems, columns=columns, **changes)
     cells = {

@@ -52,8 +52,8 @@ def make_grid() -> Callable[..., Grid]:
             title="A table",
             metric="accuracy",
             systems={
-                "ours": SystemConfig(label, "pos_lt_sft", [], "task"),
-                "other": SystemConfig("BitFit", "pos_lt_sft", [], "task"),
+                "ours": SystemConfig(label, "pos", [], "task"),
+                "other": SystemConfig("BitFit", "pos", [], "task"),
             },
             columns=["fao"],
             reference={"ours": {"fao": 87.9, "avg": 73.8}},

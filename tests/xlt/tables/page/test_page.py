@@ -161,12 +161,12 @@ def test_a_sweep_has_a_row_a_run_named_by_what_was_swept(
     words: tuple[str, ...],
     leave: Callable[..., None],
 ) -> None:
-    sparse = [planned(*words, "language_modules=none", f"train.density={d}") for d in (0.02, 0.08)]
+    sparse = [planned(*words, "language_modules=none", f"method.density={d}") for d in (0.02, 0.08)]
     leave(sparse[0], (80.0, 40.0))
     leave(sparse[1], (82.0, 30.0))
     seen = _visible(page_of(sparse))
     assert "accuracy; modules: task run best validation avg eng fao" in seen
-    assert re.search(r"train.density=0.02\S*( \S+=\S+)* 90.0 60.0 80.0 40.0", seen)
+    assert re.search(r"method.density=0.02\S*( \S+=\S+)* 90.0 60.0 80.0 40.0", seen)
     text = page_of(sparse, names={sparse[0].fingerprint: "density=0.02", sparse[1].fingerprint: "density=0.08"})
     assert "density=0.08 90.0 56.0 82.0 30.0" in _visible(text)
     assert re.findall(r'class="best(?: average)?">([\d.]+)<', text) == ["60.0", "40.0", "82.0"]

@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+import xlt
+from xlt.commands.reproduce import compose_table
+from xlt.compose import compose, compose_generator_run, compose_language_run, hydra_ready
+from xlt.compose.recipes import BY_METHOD, BY_MODEL
+from xlt.config import faults
+from xlt.errors import UsageError
+
+CONF = Path(xlt.__file__).parent.parent / "conf"
+SCALES = ("mini", "thesis")
+# Measured by scripts of their own, not trained.
+MEASURED = ("thesis_5_2", "thesis_5_7", "thesis_7_4")
+RECIPE_WORD = re.compile(r"(train|method)\.(\w+)=")
+# Words of a table's row that say nothing of how it trains, and take time to compose.
+OF_NO_MATTER = re.compile(
+    r"[+~]?(data\b|source@|benchmark@|tracker|task_modules|language_modules\.(among|evaluate|stand|cap))"
+)
+# What tables vary on purpose: name -> the keys, and why.
+VARIED: dict[str, tuple[str, str]] = {
+    r"densities_|sizes_": (
+        r"method\.(density|reduction_factor|dense_max_steps)|train\.max_steps",
+        "size of the modules",
+    ),
+    r"spiel_search": (r"train\.(learning_rate|weight_decay)|method\.(rank|density)", "the search behind the recipe"),
+    r"spiel_(ages|overlap|schedule)_mini": (r"train\.learning_rate", "rates before there was a recipe"),
+    r"(pos|ner|nli|parsing_\w+?)(_seen)?_thesis": (
+        r"method\.(density|reduction_factor)",
+        "sizes best without language modules, or for UAS (Table 4.2)",
+    ),
+    r"_?mad_g_": (
+        r"train\.(epochs|max_steps|batch_size)|method\.(reduction_factor|leave_out_last)",
+        "chapter 3 trains 15,000 steps, and has the first MAD-X",
+    ),
+    r"bistil_": (r"train\.evaluate_every_\w+|method\.density", "chapter 5 evaluates once an epoch, and has 8% for QA"),
+    r"nmt_pairs": (r"train\.(max_steps|learning_rate)", "a translator before it is adapted"),
+}
+
+
+@pytest.fixture(autouse=True)
+def _hydra() -> Iterator[None]:
+    with hydra_ready():
+        yield
+
+
+def options(group: str) -> list[str]:
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml") if not file.stem.startswith("_"))
+
+
+def plain(config: Any, *parts: str) -> dict[str, Any]:
+    """`train.x` and `method.x` of a config, as they stand."""
+    whole = {part: OmegaConf.to_container(config[part]) for part in parts or ("train", "method")}
+    return {f"{part}.{name}": value for part, values in whole.items() for name, value in values.items()}
+
+
+def stored(group: str) -> Iterator[tuple[str, str, str, str, Any]]:
+    """Recipe, scale, method, model and values of every line of a kind."""
+    methods, models = sorted(options("method"), key=len), sorted(options("model"), key=len)
+    pattern = re.compile(rf"(.+)_(mini|thesis)_({'|'.join(methods)})(?:_({'|'.join(models)}))?")
+    for name, node in ConfigStore.instance().repo[group].items():
+        found = pattern.fullmatch(name.removesuffix(".yaml"))
+        assert found is not None, name
+        yield found[1], found[2], found[3], found[4] or "", OmegaConf.to_container(node.node)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_every_experiment_composes_with_every_method(experiment: str, scale: str) -> None:
+    for method in options("method"):
+        config = compose([f"experiment={experiment}", f"method={method}", f"scale={scale}", "data=empty"])
+        config.language = config.target = "fao"
+        for part in ("train", "method"):
+            assert list(faults(OmegaConf.to_object(config[part]), part)) == [], method
+        assert config.choices.method == method
+
+
+@pytest.mark.parametrize("group", [BY_METHOD, BY_MODEL])
+def test_every_line_of_a_recipe_is_taken_up_and_the_command_line_wins(group: str) -> None:
+    for recipe, scale, method, model, values in stored(group):
+        words = [f"recipe={recipe}", f"scale={scale}", f"method={method}", *([f"model={model}"] if model else [])]
+        config, given = compose(words), {f"{p}.{k}": v for p, of in values.items() for k, v in of.items()}
+        assert {name: OmegaConf.select(config, name) for name in given} == given, words
+    assert compose([*words, "train.learning_rate=0.25"]).train.learning_rate == 0.25
+
+
+def test_every_recipe_is_one_of_an_experiment_or_chosen_somewhere_in_conf() -> None:
+    chosen = {
+        str(word) for file in CONF.rglob("*.yaml") for word in re.findall(r"recipe(?:=|: )(\w+)", file.read_text())
+    }
+    assert set(options("recipes")) <= chosen
+
+
+def test_what_recipes_give_to_a_method_is_marked_so_in_its_schema() -> None:
+    """A language run takes what is not marked from its parent. The blocks without adapters are the parent's."""
+    for group in (BY_METHOD, BY_MODEL):
+        for _, _, method, _, values in stored(group):
+            config = compose([f"method={method}", "data=empty"]).method
+            fields = {item.name: item for item in OmegaConf.get_type(config).__dataclass_fields__.values()}
+            for name in set(values.get("method", {})) - {"leave_out_last"}:
+                assert fields[name].metadata["recipe"], (method, name)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        # §4.4.3
+        (["experiment=pos"], {"train.epochs": 10, "train.batch_size": 8, "train.learning_rate": 5e-5,
+                              "train.evaluate_every_steps": 250, "method.dense_epochs": 3, "method.density": 0.08}),
+        # §4.4.3: 14.2M of 278M
+        (["experiment=nli"], {"train.epochs": 5, "method.dense_epochs": None, "train.batch_size": 32,
+                              "train.learning_rate": 2e-5, "method.density": 0.051, "train.evaluate_every_steps": 625}),
+        # §6.4.2
+        (["experiment=sentiment"], {"train.epochs": 10, "method.dense_epochs": 3, "train.batch_size": 16,
+                                    "train.learning_rate": 2e-5, "method.density": 0.08,
+                                    "train.evaluate_every_steps": 250, "train.warmup_fraction": 0}),
+        # §4.4.4, §5.4.3
+        (["experiment=qa"], {"train.epochs": 5, "train.batch_size": 12, "train.learning_rate": 3e-5,
+                             "method.density": 0.051, "train.evaluate_every_steps": 2000}),
+        # Table 4.2
+        (["experiment=ner", "method=mad_x"], {"method.reduction_factor": 8}),
+        (["experiment=nli", "method=mad_x"], {"method.reduction_factor": 2}),
+        # Table 7.1
+        (["experiment=instruct", "method=ia3"], {"train.learning_rate": 3e-4}),
+        (["experiment=instruct", "method=ia3", "model=llama2_13b"], {"train.learning_rate": 1e-4}),
+        (["experiment=instruct", "method=lora"], {"train.learning_rate": 1e-4, "method.rank": 64}),
+        (["experiment=instruct", "method=lora", "model=llama2_13b"], {"train.learning_rate": 3e-5, "method.rank": 64}),
+        (["experiment=instruct"], {"train.learning_rate": 1e-4, "method.rank": 64, "train.weight_decay": 30}),
+        (["experiment=instruct", "model=llama2_13b"],
+         {"train.learning_rate": 1e-5, "method.rank": 64, "train.weight_decay": 30}),
+        (["experiment=instruct", "method=spiel_ma"],
+         {"train.learning_rate": 1e-3, "method.rank": 64, "method.density": None, "train.weight_decay": 0.3}),
+        (["experiment=instruct", "method=spiel_ma", "model=llama2_13b"],
+         {"train.learning_rate": 4e-4, "method.rank": 64, "train.weight_decay": 0}),
+        (["experiment=instruct", "method=full"], {"train.learning_rate": 2e-5}),
+    ],
+)  # fmt: skip
+def test_recipes_have_the_theses_numbers(words: list[str], expected: dict[str, Any]) -> None:
+    config = compose([*words, "scale=thesis", "data=empty"])
+    assert {name: OmegaConf.select(config, name) for name in expected} == expected
+
+
+def rows() -> Iterator[tuple[str, str]]:
+    for table in options("table"):
+        for scale in SCALES:
+            other = {"mini": ("_thesis",), "thesis": ("_mini", "_nano")}[scale]
+            if table not in MEASURED and not table.endswith(other):
+                yield table, scale
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("table", "scale"), list(rows()))
+def test_a_tables_rows_train_as_the_command_line_does_but_for_what_the_table_varies(table: str, scale: str) -> None:
+    config, real = compose_table([f"table={table}", f"scale={scale}"])
+    varied = next((keys for name, (keys, _) in VARIED.items() if re.match(name, real)), "nothing")
+    for name, system in config.table.systems.items():
+        words = [w.replace("{column}", "fao") for w in (*config.table.overrides, *system.overrides)]
+        words = [f"experiment={system.experiment}", f"scale={scale}", *(w for w in words if not OF_NO_MATTER.match(w))]
+        row = compose(words)
+        asked = compose(
+            [w for w in words if not RECIPE_WORD.match(w) and not w.startswith("language_modules.overrides=")]
+        )
+        pairs = [(plain(row), plain(asked))]
+        if row.language_modules.experiment is not None:
+            pairs.append((plain(compose_language_run(row, "fao")), plain(compose_language_run(asked, "fao"))))
+        if row.language_modules.generator is not None:
+            pairs.append((plain(compose_generator_run(row)), plain(compose_generator_run(asked))))
+        for ours, theirs in pairs:
+            differ = {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
+            allowed = f"(?:{varied}|method\\.(schedule|update_interval))"
+            assert [key for key in differ if not re.fullmatch(allowed, key)] == [], name
+
+
+def write(folder: Path, name: str, content: str) -> Path:
+    file = folder / "recipes" / f"{name}.yaml"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(content, encoding="utf-8")
+    return file
+
+
+def own(folder: Path, *words: str) -> Any:
+    GlobalHydra.instance().clear()
+    with hydra_ready(str(folder)):
+        return compose([*words, "data=empty"])
+
+
+def test_a_users_recipe_and_method_are_found_in_their_folder(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        "mine",
+        "like: pos\nmini:\n  my_adapter: {train: {learning_rate: 0.5}, method: {where: both_sublayers}}\n",
+    )
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "my_adapter.yaml").write_text("defaults: [mad_x, _self_]\ninvertible: false\n")
+    config = own(tmp_path, "recipe=mine", "method=my_adapter")
+    assert (config.train.learning_rate, config.method.where, config.method.invertible) == (0.5, "both_sublayers", False)
+    assert (config.train.max_steps, config.choices.method) == (500, "my_adapter")
+    assert own(tmp_path, "recipe=mine").train.learning_rate == 3e-4
+
+
+def test_a_users_recipe_is_gone_when_another_folder_is_used(tmp_path: Path) -> None:
+    write(tmp_path, "mine", "like: pos\n")
+    own(tmp_path, "recipe=mine")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UsageError, match="no recipe/mine"):
+        own(tmp_path / "other", "recipe=mine")
+
+
+@pytest.mark.parametrize(
+    ("content", "facts"),
+    [
+        ("mini:\n  madx: {train: {epochs: 1}}\n", ["mini.madx", "no method/madx", "mad_x"]),
+        ("mini:\n  mad_x on mbrt: {train: {epochs: 1}}\n", ["mad_x on mbrt", "no model/mbrt", "mbert"]),
+        ("mini:\n  mad_x: {learning_rate: 1}\n", ["mini.mad_x", "train or method"]),
+        ("large:\n  mad_x: {train: {epochs: 1}}\n", ["large", "mini or thesis"]),
+        ("like: poss\n", ["like=poss", "pos"]),
+        ("like: mine\n", ["like=mine"]),
+        ("mini:\n  full: {train: {epochs: 1}}\n  full: {train: {epochs: 2}}\n", ["full is there twice", "line 2"]),
+        ("mini: [\n", ["not to be read"]),
+        ("", ["empty"]),
+    ],
+)
+def test_a_wrong_recipe_is_a_line_that_says_file_and_place(content: str, facts: list[str], tmp_path: Path) -> None:
+    file = write(tmp_path, "mine", content)
+    with pytest.raises(UsageError) as raised:
+        own(tmp_path)
+    (line,) = raised.value.lines
+    assert "\n" not in line
+    assert all(fact in line for fact in [str(file), *facts])
+
+
+def test_a_value_that_no_method_has_is_a_line(tmp_path: Path) -> None:
+    write(tmp_path, "mine", "mini:\n  lt_sft: {method: {densty: 0.1}}\n")
+    with pytest.raises(UsageError, match=r"densty"):
+        own(tmp_path, "recipe=mine")
