@@ -1,0 +1,98 @@
+"""Sizes of the models that are measured. Their weights are random: speed and memory do not depend on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import BertConfig, LlamaConfig
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of a Transformer: tokens in the vocabulary, vector sizes, number of layers, heads a layer."""
+
+    vocabulary: int
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+
+
+ENCODERS = {
+    "mbert": Shape(119547, 768, 3072, 12, 12),
+    "mini": Shape(40000, 384, 1536, 12, 12),
+    "tiny": Shape(100, 16, 64, 2, 2),
+    "small": Shape(8000, 256, 1024, 4, 4),
+}
+LANGUAGE_MODELS = {
+    "llama2_7b": Shape(32000, 4096, 11008, 32, 32),
+    "llama2_13b": Shape(32000, 5120, 13824, 40, 40),
+    "tiny": Shape(100, 64, 128, 2, 2),
+}
+
+
+def bert_config(size: str, **settings: Any) -> BertConfig:
+    """The configuration of an encoder.
+
+    Args:
+        size: a key of `ENCODERS`.
+        settings: of `BertConfig`; they take precedence over the shape's.
+    """
+    from transformers import BertConfig
+
+    return BertConfig(**_settings(ENCODERS[size]) | settings)
+
+
+def llama_config(size: str) -> LlamaConfig:
+    """The configuration of a language model, without a cache for generation; `size` is a key of `LANGUAGE_MODELS`."""
+    from transformers import LlamaConfig
+
+    shape = LANGUAGE_MODELS[size]
+    return LlamaConfig(**_settings(shape), num_key_value_heads=shape.heads, use_cache=False)
+
+
+def _settings(shape: Shape) -> dict[str, Any]:
+    return {
+        "vocab_size": shape.vocabulary,
+        "hidden_size": shape.hidden,
+        "intermediate_size": shape.intermediate,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+    }
+
+
+def bert_tensors(size: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a BERT encoder's tensors, as `TransferModel` names them; 512 positions, two segments.
+
+    Args:
+        size: a key of `ENCODERS`.
+    """
+    shape = ENCODERS[size]
+    hidden, intermediate = shape.hidden, shape.intermediate
+    embeddings = "backbone.embeddings"
+    shapes: dict[str, tuple[int, ...]] = {
+        f"{embeddings}.word_embeddings.weight": (shape.vocabulary, hidden),
+        f"{embeddings}.position_embeddings.weight": (512, hidden),
+        f"{embeddings}.token_type_embeddings.weight": (2, hidden),
+        f"{embeddings}.LayerNorm.weight": (hidden,),
+        f"{embeddings}.LayerNorm.bias": (hidden,),
+    }
+    linear = {
+        "attention.self.query": (hidden, hidden),
+        "attention.self.key": (hidden, hidden),
+        "attention.self.value": (hidden, hidden),
+        "attention.output.dense": (hidden, hidden),
+        "intermediate.dense": (intermediate, hidden),
+        "output.dense": (hidden, intermediate),
+    }
+    for layer in range(shape.layers):
+        prefix = f"backbone.encoder.layer.{layer}"
+        for name, matrix in linear.items():
+            shapes[f"{prefix}.{name}.weight"] = matrix
+            shapes[f"{prefix}.{name}.bias"] = matrix[:1]
+        for name in ("attention.output.LayerNorm", "output.LayerNorm"):
+            shapes[f"{prefix}.{name}.weight"] = (hidden,)
+            shapes[f"{prefix}.{name}.bias"] = (hidden,)
+    return shapes
