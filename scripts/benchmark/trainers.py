@@ -162,5 +162,7 @@ def _random_module(model: TransferModel, language: str, generator: torch.Generat
         for name, indices in chosen.items()
         if indices.numel()
     }
-    about = {"method": "random_sft", "base_model": "random", "base_hash": "random", "language": language}
-    return SparseDelta(ModuleHeader(kind="sparse_delta", **about), entries)
+    header = ModuleHeader(
+        kind="sparse_delta", method="random_sft", base_model="random", base_hash="random", language=language
+    )
+    return SparseDelta(header, entries)
