@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,16 +52,20 @@ FAMILIES = {
 
 def require_library(line: argparse.ArgumentParser) -> None:
     """Refuses to go on (exit code 2) where the library is not installed."""
-    if importlib.util.find_spec("adapters") is None:
+    if _version("adapters") is None:
         line.error("the adapters library is not installed; pip install adapters, in an environment of its own")
 
 
 def versions(packages: Sequence[str] = ("adapters", "transformers", "torch")) -> dict[str, str | None]:
     """Package -> version, None where it is not installed."""
-    return {
-        package: importlib.metadata.version(package) if importlib.util.find_spec(package) is not None else None
-        for package in packages
-    }
+    return {package: _version(package) for package in packages}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def bottleneck_layers(model: Any, name: str) -> list[tuple[str, Any]]:
