@@ -113,16 +113,14 @@ def naive_loss(teacher: TransferModel, student: TransferModel, head: bool) -> Lo
     Args:
         head: whether the models have their language-model heads.
     """
-    theirs: Any
-    ours: Any
-    theirs, ours = (whole_pretrained(model) if head else model.backbone for model in (teacher, student))
-    for model in (theirs, ours):
+    networks: list[Any] = [whole_pretrained(model) if head else model.backbone for model in (teacher, student)]
+    for model in networks:
         model.set_attn_implementation("eager")  # the one that returns attention
 
     def loss(batch: Batch) -> Tensor:
         with torch.no_grad():
-            target = theirs(**batch, output_attentions=True, output_hidden_states=True)
-        output = ours(**batch, output_attentions=True, output_hidden_states=True)
+            target = networks[0](**batch, output_attentions=True, output_hidden_states=True)
+        output = networks[1](**batch, output_attentions=True, output_hidden_states=True)
         mask = batch["attention_mask"].float()
         pairs = mask[:, None, :, None] * mask[:, None, None, :]
         attention = hidden = torch.zeros((), device=mask.device)

@@ -27,7 +27,7 @@ from benchmark.memory import PeakMemory
 from benchmark.process import in_own_process
 from benchmark.report import CommandLine, machine, write_record
 from benchmark.rounds import repeat
-from benchmark.shapes import ENCODERS, bert_tensors
+from benchmark.shapes import ENCODERS, bert_config, bert_tensors
 from torch import nn
 from xlt_kernels.select import select_most_changed
 
@@ -50,28 +50,26 @@ def delta_entries(size: str) -> int:
 
 
 def random_model(size: str, seed: int = 0) -> nn.Module:
-    """A tree of plain modules whose parameters have the names and shapes of a BERT's."""
+    """A BERT encoder with normal weights."""
+    from transformers import BertModel
+
     generator = torch.Generator().manual_seed(seed)
-    root = nn.Module()
-    for name, shape in bert_tensors(size).items():
-        *path, leaf = name.split(".")
-        owner = root
-        for part in path:
-            if part not in dict(owner.named_children()):
-                owner.add_module(part, nn.Module())
-            owner = owner.get_submodule(part)
-        owner.register_parameter(leaf, nn.Parameter(torch.empty(shape).normal_(0, 0.02, generator=generator)))
-    return root
+    model = nn.Module()
+    model.backbone = BertModel(bert_config(size), add_pooling_layer=False)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.02, generator=generator)
+    return model
 
 
 def random_delta(size: str, seed: int = 1) -> SparseDelta:
     """`delta_entries` entries, uniform over the model."""
     generator = torch.Generator().manual_seed(seed)
-    total, wanted = count(size), delta_entries(size)
-    entries, left = {}, wanted
+    total, chosen = count(size), delta_entries(size)
+    entries, left = {}, chosen
     for name, shape in bert_tensors(size).items():
         numel = math.prod(shape)
-        share = min(left, round(wanted * numel / total))
+        share = min(left, round(chosen * numel / total))
         left -= share
         picked = torch.randint(numel, (share + share // 4 + 8,), generator=generator).unique()
         picked = picked[torch.randperm(picked.numel(), generator=generator)[:share]].sort().values

@@ -43,8 +43,8 @@ class CommandLine(argparse.ArgumentParser):
                 raise argparse.ArgumentTypeError(f"{word}: must be a whole number of {least} or more")
             return int(word)
 
-        told = help if default is None else f"{help}; default: %(default)s"
-        self.add_argument(f"--{name.replace('_', '-')}", type=count, default=default, metavar="N", help=told)
+        text = help if default is None else f"{help}; default: %(default)s"
+        self.add_argument(f"--{name.replace('_', '-')}", type=count, default=default, metavar="N", help=text)
 
     def add_device(self) -> None:
         default = "cuda" if torch.cuda.is_available() else "cpu"

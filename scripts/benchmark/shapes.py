@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 if TYPE_CHECKING:
     from transformers import BertConfig, LlamaConfig
 
@@ -64,35 +66,9 @@ def _settings(shape: Shape) -> dict[str, Any]:
 
 
 def bert_tensors(size: str) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a BERT encoder's tensors, as `TransferModel` names them; 512 positions, two segments.
+    """Names and shapes of a BERT encoder's tensors, as `TransferModel` names them; `size` is a key of `ENCODERS`."""
+    from transformers import BertModel
 
-    Args:
-        size: a key of `ENCODERS`.
-    """
-    shape = ENCODERS[size]
-    hidden, intermediate = shape.hidden, shape.intermediate
-    embeddings = "backbone.embeddings"
-    shapes: dict[str, tuple[int, ...]] = {
-        f"{embeddings}.word_embeddings.weight": (shape.vocabulary, hidden),
-        f"{embeddings}.position_embeddings.weight": (512, hidden),
-        f"{embeddings}.token_type_embeddings.weight": (2, hidden),
-        f"{embeddings}.LayerNorm.weight": (hidden,),
-        f"{embeddings}.LayerNorm.bias": (hidden,),
-    }
-    linear = {
-        "attention.self.query": (hidden, hidden),
-        "attention.self.key": (hidden, hidden),
-        "attention.self.value": (hidden, hidden),
-        "attention.output.dense": (hidden, hidden),
-        "intermediate.dense": (intermediate, hidden),
-        "output.dense": (hidden, intermediate),
-    }
-    for layer in range(shape.layers):
-        prefix = f"backbone.encoder.layer.{layer}"
-        for name, matrix in linear.items():
-            shapes[f"{prefix}.{name}.weight"] = matrix
-            shapes[f"{prefix}.{name}.bias"] = matrix[:1]
-        for name in ("attention.output.LayerNorm", "output.LayerNorm"):
-            shapes[f"{prefix}.{name}.weight"] = (hidden,)
-            shapes[f"{prefix}.{name}.bias"] = (hidden,)
-    return shapes
+    with torch.device("meta"):
+        model = BertModel(bert_config(size), add_pooling_layer=False)
+    return {f"backbone.{name}": tuple(parameter.shape) for name, parameter in model.named_parameters()}

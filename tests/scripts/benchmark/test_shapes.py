@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
 from benchmark.shapes import ENCODERS, LANGUAGE_MODELS, bert_config, bert_tensors, llama_config
-from transformers import BertModel, LlamaForCausalLM
+from transformers import BertForMaskedLM, LlamaForCausalLM
+
+from xlt.models.transfer import TransferModel, split_pretrained
 
 
-@pytest.mark.parametrize("size", ["tiny", "small"])
-def test_the_tensors_of_a_size_are_those_of_its_model(size: str) -> None:
-    model = BertModel(bert_config(size), add_pooling_layer=False)
-    shapes = {f"backbone.{name}": tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    assert bert_tensors(size) == shapes
+def test_tensors_have_the_names_that_a_module_file_has() -> None:
+    model = TransferModel(*split_pretrained(BertForMaskedLM(bert_config("tiny"))), "random", "tiny")
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.named_parameters() if name.startswith("backbone.")}
+    assert bert_tensors("tiny") == shapes
 
 
 def test_mbert_has_the_published_number_of_parameters() -> None:
