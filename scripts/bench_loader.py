@@ -2,29 +2,33 @@
 
     python scripts/bench_loader.py --model MODEL --output outputs/bench/loader.json
 
-Text is random words of a made-up vocabulary, one file a language. It is read and tokenised once, in one process; then,
-in a fresh process for each measurement, the features are found again (start-up), batches are drawn from the mix and
-padded (batches a second, tokens with padding for one without, growth of resident memory from the 100th batch to the
-last), and a masked-language-modelling step with full fine-tuning is timed on the same batches. Both ways of mixing are
-measured, and concatenation with batches of like length (`train.group_by_length`). Without --model the step is that of a
-BERT of 4 layers x 256 with random weights. One thread; medians.
+The text is random words of a made-up vocabulary, one file for each language. It is read and tokenised once, in one
+process, which stores the features. Then a new process for each measurement reads the stored features and times:
+
+    start_up    until the first batch is there
+    draw        drawing and padding batches: batches a second, padded tokens for each real one, growth of resident
+                memory from the 100th batch to the last
+    step        a masked-language-modelling step with full fine-tuning on the same batches
+
+Drawing is measured for both ways of mixing, and for concatenation with batches of like length
+(`train.group_by_length`). Without --model, the step is that of a BERT of 4 layers x 256 with random weights. All run on
+one thread; times are medians.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import multiprocessing
-import platform
 import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from benchmark.memory import private_mib
+from benchmark.process import in_own_process
+from benchmark.report import CommandLine, machine, write_record
+from benchmark.rounds import repeat
 
 from xlt.compose import checked, compose, hydra_ready
 from xlt.config import RandomModelConfig, RunConfig
@@ -38,46 +42,13 @@ from xlt.models.vocabulary import train_tokenizer
 
 CODES = "eng deu fra spa ita por nld swe dan isl fao nob pol ces slk hrv slv ron hun fin est lav lit tur kaz uzb"
 LANGUAGES = CODES.split()
+MIXES = ("concatenation", "size", "grouped")
 BATCH_SIZE = 16
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=None, help="folder of a pre-trained encoder with its tokenizer")
-    parser.add_argument("--sources", type=int, default=20, choices=range(1, len(LANGUAGES) + 1), metavar="N")
-    parser.add_argument("--examples", type=int, default=1_000_000, help="of all sources together")
-    parser.add_argument("--batches", type=int, default=5000)
-    parser.add_argument("--steps", type=int, default=5, help="timed training steps")
-    parser.add_argument("--output", type=Path, default=None)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="xlt-loader-") as temporary:
-        root = Path(temporary)
-        model = options.model or _small_model(root)
-        _write_texts(root, options.sources, options.examples)
-        arguments = (root, str(model), options.sources)
-        record: dict[str, Any] = {
-            "machine": platform.machine(),
-            "torch": torch.__version__,
-            "sources": options.sources,
-            "examples": options.examples,
-            "batch_size": BATCH_SIZE,
-            "model": model.name,
-        }
-        record["first_seconds"], _ = _apart(_start_up, *arguments)
-        record["start_up_seconds"], record["start_up_mb"] = _apart(_start_up, *arguments)
-        record["step_seconds"] = _apart(_step, *arguments, options.steps)
-        for name in ("concatenation", "size", "grouped"):
-            found = _apart(_draw, *arguments, name, options.batches)
-            found["share_of_step"] = found["seconds_a_batch"] / record["step_seconds"]
-            record[name] = found
-    text = json.dumps(record, indent=1)
-    print(text)
-    if options.output is not None:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(text + "\n", encoding="utf-8")
+_GROWTH_FROM = 100
 
 
 def _small_model(root: Path) -> Path:
+    """Trains a tokenizer on some of the random text and saves a random model beside it; returns the folder."""
     draw = random.Random(0)
     tokenizer = train_tokenizer((_line(draw) for _ in range(5000)), 8000)
     shape = RandomModelConfig("bert", 4, 256, 4, 1024, 160, 8000, dropout=0.1)
@@ -106,6 +77,14 @@ def _config(root: Path, model: str, sources: int) -> RunConfig:
 
 
 def _mix(root: Path, model: str, sources: int, by: str) -> tuple[Mix, Any, Encoder]:
+    """Mix, task and encoder of a run.
+
+    Args:
+        root: folder with the texts.
+        model: folder of the encoder.
+        sources: how many.
+        by: one of `MIXES`.
+    """
     config = _config(root, model, sources)
     task = build_task(config.task)
     data, encoder = RunData(config, task), Encoder(load_tokenizer(model))
@@ -116,21 +95,21 @@ def _mix(root: Path, model: str, sources: int, by: str) -> tuple[Mix, Any, Encod
     return Mix(loaded, BATCH_SIZE, 1, "dense", sampling, group_by_length=by == "grouped"), task, encoder
 
 
-def _start_up(root: Path, model: str, sources: int) -> tuple[float, float]:
+def measure_start_up(root: Path, model: str, sources: int) -> tuple[float, float]:
     """Seconds until the first batch is there, and resident MB then."""
     began = time.perf_counter()
     mix, _, _ = _mix(root, model, sources, "concatenation")
     mix.batch(0)
-    return time.perf_counter() - began, _resident_mb()
+    return time.perf_counter() - began, private_mib()
 
 
-def _draw(root: Path, model: str, sources: int, by: str, batches: int) -> dict[str, float]:
+def measure_drawing(root: Path, model: str, sources: int, by: str, batches: int) -> dict[str, float]:
     mix, task, encoder = _mix(root, model, sources, by)
     seconds = []
     before, padded, real = 0.0, 0, 0
     for step in range(batches):
-        if step == min(100, batches // 2):
-            before = _resident_mb()
+        if step == min(_GROWTH_FROM, batches // 2):
+            before = private_mib()
         began = time.perf_counter()
         batch = task.collate(mix.batch(step).features, encoder, stream(1, "collate", step))
         seconds.append(time.perf_counter() - began)
@@ -139,39 +118,58 @@ def _draw(root: Path, model: str, sources: int, by: str, batches: int) -> dict[s
         "batches_a_second": batches / sum(seconds),
         "seconds_a_batch": statistics.fmean(seconds),
         "padded_tokens_a_token": padded / real,
-        "growth_mb": _resident_mb() - before,
+        "growth_mb": private_mib() - before,
     }
 
 
-def _step(root: Path, model: str, sources: int, steps: int) -> float:
+def measure_step(root: Path, model: str, sources: int, steps: int) -> float:
+    """Median seconds of a training step, without the drawing of its batch."""
     mix, task, encoder = _mix(root, model, sources, "concatenation")
     transfer = load_pretrained(model).train()
     optimizer = torch.optim.AdamW(transfer.parameters(), lr=1e-5)
-    seconds = []
-    for step in range(steps + 1):
-        batch = task.collate(mix.batch(step).features, encoder, stream(1, "collate", step))
-        began = time.perf_counter()
+    batches = [task.collate(mix.batch(step).features, encoder, stream(1, "collate", step)) for step in range(steps + 1)]
+    queue = iter(batches)
+
+    def step() -> None:
+        batch = next(queue)
         (task.loss(transfer, batch) / task.targets(batch)).backward()
         optimizer.step()
         optimizer.zero_grad()
-        seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds[1:])
+
+    return statistics.median(repeat(step, steps, warm_up=1))
 
 
-def _resident_mb() -> float:
-    """Memory of this process alone: file pages that are mapped and can be given back do not count."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    (line,) = (line for line in status.splitlines() if line.startswith("RssAnon"))
-    return int(line.split()[1]) / 1024
-
-
-def _apart(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Calls a function in a process of its own, on one thread."""
-    with multiprocessing.get_context("spawn").Pool(1, torch.set_num_threads, (1,)) as pool:
-        result = pool.apply(function, arguments)
-        pool.close()
-        pool.join()  # or it would be killed, and complain of it
-    return result
+def main() -> None:
+    line = CommandLine(__doc__)
+    line.add_argument("--model", type=Path, default=None, help="folder of a pre-trained encoder with its tokenizer")
+    count = range(1, len(LANGUAGES) + 1)
+    line.add_argument("--sources", type=int, default=20, choices=count, metavar="N", help=f"up to {len(LANGUAGES)}")
+    line.add_count("examples", 1_000_000, "examples of all sources together")
+    line.add_count("batches", 5000, "batches to draw", least=2)
+    line.add_count("steps", 5, "timed training steps")
+    options = line.parse_args()
+    if options.model is not None and not options.model.is_dir():
+        line.error(f"--model: {options.model}: no such folder")
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="xlt-loader-") as temporary:
+        root = Path(temporary)
+        model = options.model or _small_model(root)
+        _write_texts(root, options.sources, options.examples)
+        arguments = (root, str(model), options.sources)
+        record: dict[str, Any] = {
+            **machine(),
+            "sources": options.sources,
+            "examples": options.examples,
+            "batch_size": BATCH_SIZE,
+            "model": model.name,
+        }
+        record["first_seconds"], _ = in_own_process(measure_start_up, *arguments)  # reads and tokenises
+        record["start_up_seconds"], record["start_up_mb"] = in_own_process(measure_start_up, *arguments)
+        record["step_seconds"] = in_own_process(measure_step, *arguments, options.steps)
+        for name in MIXES:
+            drawing = in_own_process(measure_drawing, *arguments, name, options.batches)
+            record[name] = drawing | {"share_of_step": drawing["seconds_a_batch"] / record["step_seconds"]}
+    write_record(record, options.output, prints=True)
 
 
 if __name__ == "__main__":

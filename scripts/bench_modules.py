@@ -1,190 +1,141 @@
-"""What a sparse delta costs at mBERT size: selection, file size, save, load, apply, remove; time and peak memory.
+"""What a sparse delta costs at mBERT's size: selection, file size, save, load, apply, remove; time and peak memory.
 
     python scripts/bench_modules.py --output outputs/bench_modules.json
 
-The model is random tensors of bert-base-multilingual-cased's shapes (177M entries); the delta is 7.6M of them,
-uniformly chosen. Every measurement runs in its own process, on one thread; times are medians; peak memory is what the
-process grew beyond what it held when the measurement began.
+The model consists of random tensors with the shapes of bert-base-multilingual-cased (177M entries); the delta has 7.6M
+entries, uniformly chosen (`--size`: another model, the same share). Every measurement runs in its own process, on one
+thread; times are medians; peak memory is what the process grew beyond what it held when the measurement began.
 
 The peer is a re-implementation, in a few lines, of what cambridgeltl/composable-sft does (`src/sft/sft.py`, newest
-version): a torch.save file with delta-coded indices as Python integers, sparse tensors added and subtracted. It is
-here for the ratio on one machine, not as the peer's own code.
+version): a torch.save file with delta-coded indices as Python integers, sparse tensors added and subtracted. It serves
+for the ratio on one machine; it is not the peer's own code.
 """
 
-import argparse
+from __future__ import annotations
+
 import json
 import math
-import multiprocessing
-import platform
-import resource
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from benchmark.memory import PeakMemory
+from benchmark.process import in_own_process
+from benchmark.report import CommandLine, machine, write_record
+from benchmark.rounds import repeat
+from benchmark.shapes import ENCODERS, bert_config, bert_tensors
 from torch import nn
 from xlt_kernels.select import select_most_changed
 
 from xlt.modules import Entries, ModuleHeader, ModuleStack, SparseDelta
 
-ENTRIES = 7_600_000
+MBERT_ENTRIES = 7_600_000  # of the delta
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
+Measure = Callable[[Path, str, str], dict[str, float]]
+"""(folder for files, dtype of the saved values, size of the model) -> numbers."""
 
 
-def mbert_shapes(vocabulary: int = 119_547, hidden: int = 768, layers: int = 12) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a BERT encoder's tensors, as our models name them."""
-    embeddings = "backbone.embeddings"
-    shapes: dict[str, tuple[int, ...]] = {
-        f"{embeddings}.word_embeddings.weight": (vocabulary, hidden),
-        f"{embeddings}.position_embeddings.weight": (512, hidden),
-        f"{embeddings}.token_type_embeddings.weight": (2, hidden),
-        f"{embeddings}.LayerNorm.weight": (hidden,),
-        f"{embeddings}.LayerNorm.bias": (hidden,),
-    }
-    for layer in range(layers):
-        prefix = f"backbone.encoder.layer.{layer}"
-        linear = {
-            "attention.self.query": (hidden, hidden),
-            "attention.self.key": (hidden, hidden),
-            "attention.self.value": (hidden, hidden),
-            "attention.output.dense": (hidden, hidden),
-            "intermediate.dense": (4 * hidden, hidden),
-            "output.dense": (hidden, 4 * hidden),
-        }
-        for name, shape in linear.items():
-            shapes[f"{prefix}.{name}.weight"] = shape
-            shapes[f"{prefix}.{name}.bias"] = shape[:1]
-        for name in ("attention.output.LayerNorm", "output.LayerNorm"):
-            shapes[f"{prefix}.{name}.weight"] = (hidden,)
-            shapes[f"{prefix}.{name}.bias"] = (hidden,)
-    return shapes
+def count(size: str) -> int:
+    """Entries of a model; `size` is a key of `ENCODERS`, here and below."""
+    return sum(math.prod(shape) for shape in bert_tensors(size).values())
 
 
-def random_model(seed: int = 0) -> nn.Module:
-    """A tree of plain modules whose parameters have mBERT's names and shapes."""
+def delta_entries(size: str) -> int:
+    """Entries of the delta: of every model the same share, 4.3%."""
+    return round(MBERT_ENTRIES * count(size) / count("mbert"))
+
+
+def random_model(size: str, seed: int = 0) -> nn.Module:
+    """A BERT encoder with normal weights."""
+    from transformers import BertModel
+
     generator = torch.Generator().manual_seed(seed)
-    root = nn.Module()
-    for name, shape in mbert_shapes().items():
-        *path, leaf = name.split(".")
-        owner = root
-        for part in path:
-            if part not in dict(owner.named_children()):
-                owner.add_module(part, nn.Module())
-            owner = owner.get_submodule(part)
-        owner.register_parameter(leaf, nn.Parameter(torch.empty(shape).normal_(0, 0.02, generator=generator)))
-    return root
+    model = nn.Module()
+    model.backbone = BertModel(bert_config(size), add_pooling_layer=False)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.02, generator=generator)
+    return model
 
 
-def random_delta(seed: int = 1) -> SparseDelta:
-    """`ENTRIES` entries, uniform over the model."""
+def random_delta(size: str, seed: int = 1) -> SparseDelta:
+    """`delta_entries` entries, uniform over the model."""
     generator = torch.Generator().manual_seed(seed)
-    shapes = mbert_shapes()
-    total = sum(math.prod(shape) for shape in shapes.values())
-    entries, left = {}, ENTRIES
-    for name, shape in shapes.items():
+    total, chosen = count(size), delta_entries(size)
+    entries, left = {}, chosen
+    for name, shape in bert_tensors(size).items():
         numel = math.prod(shape)
-        count = min(left, round(ENTRIES * numel / total))
-        left -= count
-        picked = torch.randint(numel, (count + count // 4 + 8,), generator=generator).unique()
-        picked = picked[torch.randperm(picked.numel(), generator=generator)[:count]].sort().values
+        share = min(left, round(chosen * numel / total))
+        left -= share
+        picked = torch.randint(numel, (share + share // 4 + 8,), generator=generator).unique()
+        picked = picked[torch.randperm(picked.numel(), generator=generator)[:share]].sort().values
         entries[name] = Entries(picked, torch.randn(picked.numel(), generator=generator) * 0.01, shape)
     header = ModuleHeader(kind="sparse_delta", method="lt_sft", base_model="random", base_hash="none")
     return SparseDelta(header, entries)
 
 
-def timed(action: Callable[[], object], repeats: int = 5) -> float:
-    """Median seconds."""
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        action()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+def median_seconds(action: Callable[[], object], repeats: int = 5) -> float:
+    return statistics.median(repeat(action, repeats))
 
 
-class Growth:
-    """Peak resident memory since construction, above what was resident then.
-
-    Linux lets a process forget its past peak; elsewhere a peak during set-up hides smaller later ones.
-    """
-
-    def __init__(self) -> None:
-        try:
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-            self._start = self._status_mb("VmRSS")
-        except OSError:
-            self._start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-    def mb(self) -> float:
-        try:
-            return self._status_mb("VmHWM") - self._start
-        except OSError:
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - self._start
-
-    @staticmethod
-    def _status_mb(key: str) -> float:
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{key}:"))
+def switch_seconds(apply: Callable[[], object], remove: Callable[[], object], repeats: int = 6) -> dict[str, float]:
+    """Median seconds of applying and of removing a delta, one after the other."""
+    pairs = [(*repeat(apply, 1), *repeat(remove, 1)) for _ in range(repeats)]
+    applying, removing = zip(*pairs, strict=True)
+    return {"apply_seconds": statistics.median(applying), "remove_seconds": statistics.median(removing)}
 
 
-def measure_save(folder: Path, dtype: str) -> dict[str, float]:
-    delta = random_delta()
-    growth = Growth()
-    seconds = timed(lambda: delta.save(folder / dtype, DTYPES[dtype]))
-    return {"seconds": seconds, "peak_mb": growth.mb(), "file_mb": (folder / dtype).stat().st_size / 1e6}
+def measure_save(folder: Path, dtype: str, size: str) -> dict[str, float]:
+    delta = random_delta(size)
+    memory = PeakMemory()
+    seconds = median_seconds(lambda: delta.save(folder / dtype, DTYPES[dtype]))
+    return {"seconds": seconds, "peak_mb": memory.grown_mib(), "file_mb": (folder / dtype).stat().st_size / 1e6}
 
 
-def measure_load(folder: Path, dtype: str) -> dict[str, float]:
-    growth = Growth()
-    return {"seconds": timed(lambda: SparseDelta.load(folder / dtype)), "peak_mb": growth.mb()}
+def measure_load(folder: Path, dtype: str, size: str) -> dict[str, float]:
+    memory = PeakMemory()
+    return {"seconds": median_seconds(lambda: SparseDelta.load(folder / dtype)), "peak_mb": memory.grown_mib()}
 
 
-def measure_switch(folder: Path, dtype: str) -> dict[str, float]:
-    model = random_model()
+def measure_switch(folder: Path, dtype: str, size: str) -> dict[str, float]:
+    model = random_model(size)
     stack, delta = ModuleStack(model), SparseDelta.load(folder / dtype)
-    growth = Growth()
-    apply, remove = [], []
-    for _ in range(6):
-        apply.append(timed(lambda: stack.apply(delta), repeats=1))
-        remove.append(timed(lambda: stack.remove(delta), repeats=1))
-    again = timed(lambda: stack.set([]), repeats=100)
-    return {
-        "apply_seconds": statistics.median(apply),
-        "remove_seconds": statistics.median(remove),
-        "unchanged_seconds": again,
-        "peak_mb": growth.mb(),
-    }
+    memory = PeakMemory()
+    seconds = switch_seconds(lambda: stack.apply(delta), lambda: stack.remove(delta))
+    unchanged = median_seconds(lambda: stack.set([]), repeats=100)
+    return {**seconds, "unchanged_seconds": unchanged, "peak_mb": memory.grown_mib()}
 
 
-def _changed_models() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def _changed_models(size: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     generator = torch.Generator().manual_seed(2)
-    before = {name: parameter.detach() for name, parameter in random_model().named_parameters()}
+    before = {name: parameter.detach() for name, parameter in random_model(size).named_parameters()}
     after = {
         name: tensor + torch.empty_like(tensor).normal_(0, 1e-3, generator=generator) for name, tensor in before.items()
     }
     return after, before
 
 
-def measure_select(folder: Path, dtype: str) -> dict[str, float]:
-    after, base = _changed_models()
-    growth = Growth()
-    seconds = timed(lambda: select_most_changed(after, base, ENTRIES), repeats=3)
-    return {"seconds": seconds, "peak_mb": growth.mb()}
+def measure_select(folder: Path, dtype: str, size: str) -> dict[str, float]:
+    after, base = _changed_models(size)
+    memory = PeakMemory()
+    seconds = median_seconds(lambda: select_most_changed(after, base, delta_entries(size)), repeats=3)
+    return {"seconds": seconds, "peak_mb": memory.grown_mib()}
 
 
-def measure_topk(folder: Path, dtype: str) -> dict[str, float]:
+def measure_topk(folder: Path, dtype: str, size: str) -> dict[str, float]:
     """The obvious alternative: one vector of all changes and `torch.topk`."""
-    after, base = _changed_models()
-    growth = Growth()
+    after, base = _changed_models(size)
+    memory = PeakMemory()
 
     def select() -> torch.Tensor:
-        return torch.cat([(after[name] - base[name]).abs().flatten() for name in base]).topk(ENTRIES).indices
+        changes = torch.cat([(after[name] - base[name]).abs().flatten() for name in base])
+        return changes.topk(delta_entries(size)).indices
 
-    return {"seconds": timed(select, repeats=1), "peak_mb": growth.mb()}
+    return {"seconds": median_seconds(select, repeats=1), "peak_mb": memory.grown_mib()}
 
 
 def _sparse(coordinates: np.ndarray, values: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
@@ -221,20 +172,20 @@ def _peer_load(path: Path) -> dict[str, torch.Tensor]:
     return sparse
 
 
-def measure_peer_save(folder: Path, dtype: str) -> dict[str, float]:
-    diffs = _peer_sparse(random_delta())
-    growth = Growth()
-    seconds = timed(lambda: _peer_save(diffs, folder / "peer"), repeats=1)
-    return {"seconds": seconds, "peak_mb": growth.mb(), "file_mb": (folder / "peer").stat().st_size / 1e6}
+def measure_peer_save(folder: Path, dtype: str, size: str) -> dict[str, float]:
+    diffs = _peer_sparse(random_delta(size))
+    memory = PeakMemory()
+    seconds = median_seconds(lambda: _peer_save(diffs, folder / "peer"), repeats=1)
+    return {"seconds": seconds, "peak_mb": memory.grown_mib(), "file_mb": (folder / "peer").stat().st_size / 1e6}
 
 
-def measure_peer_load(folder: Path, dtype: str) -> dict[str, float]:
-    growth = Growth()
-    return {"seconds": timed(lambda: _peer_load(folder / "peer"), repeats=1), "peak_mb": growth.mb()}
+def measure_peer_load(folder: Path, dtype: str, size: str) -> dict[str, float]:
+    memory = PeakMemory()
+    return {"seconds": median_seconds(lambda: _peer_load(folder / "peer"), repeats=1), "peak_mb": memory.grown_mib()}
 
 
-def measure_peer_switch(folder: Path, dtype: str) -> dict[str, float]:
-    model = random_model()
+def measure_peer_switch(folder: Path, dtype: str, size: str) -> dict[str, float]:
+    model = random_model(size)
     base = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     diffs = _peer_load(folder / "peer")
 
@@ -243,63 +194,37 @@ def measure_peer_switch(folder: Path, dtype: str) -> dict[str, float]:
         for name, diff in diffs.items():
             model.get_parameter(name).add_(diff, alpha=sign)
 
-    apply, remove = [], []
-    for _ in range(6):
-        apply.append(timed(lambda: change(1), repeats=1))
-        remove.append(timed(lambda: change(-1), repeats=1))
+    seconds = switch_seconds(lambda: change(1), lambda: change(-1))
     wrong = sum(int((parameter != base[name]).sum()) for name, parameter in model.named_parameters())
-    return {
-        "apply_seconds": statistics.median(apply),
-        "remove_seconds": statistics.median(remove),
-        "entries_not_restored": wrong,
-    }
-
-
-def _in_child(connection: Any, measure: Callable[[Path, str], dict[str, float]], folder: Path, dtype: str) -> None:
-    torch.set_num_threads(1)
-    connection.send({key: round(value, 6) for key, value in measure(folder, dtype).items()})
-
-
-def in_own_process(measure: Callable[[Path, str], dict[str, float]], folder: Path, dtype: str) -> dict[str, float]:
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_in_child, args=(sender, measure, folder, dtype))
-    process.start()
-    sender.close()
-    result: dict[str, float] = receiver.recv()
-    process.join()
-    return result
+    return {**seconds, "entries_not_restored": wrong}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--output", type=Path, default=Path("outputs/bench_modules.json"))
-    parser.add_argument("--without-peer", action="store_true", help="leave the peer and torch.topk out")
-    arguments = parser.parse_args()
-    plan: list[tuple[str, Callable[[Path, str], dict[str, float]], str]] = [
+    line = CommandLine(__doc__)
+    line.set_defaults(output=Path("outputs/bench_modules.json"))
+    line.add_argument("--size", choices=ENCODERS, default="mbert", help="of the model; default: %(default)s")
+    line.add_argument("--without-peer", action="store_true", help="measure neither the peer nor torch.topk")
+    options = line.parse_args()
+    torch.set_num_threads(1)
+    plan: list[tuple[str, Measure, str]] = [
         (f"{name}_{dtype}", measure, dtype)
         for dtype in DTYPES
         for name, measure in (("save", measure_save), ("load", measure_load), ("switch", measure_switch))
     ]
     plan.append(("select", measure_select, ""))
-    if not arguments.without_peer:
+    if not options.without_peer:
         plan.append(("select_topk", measure_topk, ""))
         plan.append(("peer_save", measure_peer_save, ""))
         plan.append(("peer_load", measure_peer_load, ""))
         plan.append(("peer_switch", measure_peer_switch, ""))
-    results: dict[str, Any] = {
-        "device": platform.processor() or platform.machine(),
-        "threads": 1,
-        "torch": torch.__version__,
-        "entries": ENTRIES,
-        "model_entries": sum(math.prod(shape) for shape in mbert_shapes().values()),
-    }
+    size = options.size
+    record: dict[str, Any] = {**machine(), "entries": delta_entries(size), "model_entries": count(size)}
     with tempfile.TemporaryDirectory() as folder:
         for name, measure, dtype in plan:
-            results[name] = in_own_process(measure, Path(folder), dtype)
-            print(name, json.dumps(results[name]), flush=True)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+            measured = in_own_process(measure, Path(folder), dtype, size)
+            record[name] = {key: round(value, 6) for key, value in measured.items()}
+            print(name, json.dumps(record[name]), flush=True)
+    write_record(record, options.output)
 
 
 if __name__ == "__main__":

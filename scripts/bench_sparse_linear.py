@@ -1,42 +1,30 @@
-"""Times the weight gradient of a sparse linear layer at its entries against the whole dense product and a gather.
+"""Times the gradient of a sparse linear layer's entries beside the whole dense product and a gather.
 
     python scripts/bench_sparse_linear.py
     python scripts/bench_sparse_linear.py --shapes 256x256 1024x256 --tokens 512 --repeats 21
 
-Prints JSON: per shape and density the medians in milliseconds of `sampled_gradient` and of its peer (dY^T X, then
-index_select), their ratio, that of a whole backward (with dx), and the cost of an entry by sampled dot products over
-its cost by the dense product, which is `xlt_kernels.sparse_linear._SAMPLED_COST`.
+Prints JSON, unless `--output` names a file for it. For each shape and density it has medians in milliseconds of
+`sampled_gradient` and of its peer (dY^T X, then index_select), their ratio, and the ratio of whole backward passes
+(with the gradient to the input). `entry_cost_ratio` is the cost of an entry by a sampled dot product, relative to its
+cost in the dense product; `xlt_kernels.sparse_linear._SAMPLED_COST` holds this number.
 """
 
+from __future__ import annotations
+
 import argparse
-import json
-import platform
 import statistics
-import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
+from benchmark.report import CommandLine, machine, write_record
+from benchmark.rounds import in_turn
 from torch import Tensor, nn
 from xlt_kernels.sparse_linear import sampled_gradient, sparse_linear
 from xlt_kernels.sparse_pattern import SparsePattern
 
 
-def medians(ways: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median milliseconds; the ways alternate, so that a slow moment of the machine meets all of them."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(repeats + 1):
-        for name, way in ways.items():
-            started = time.perf_counter()
-            way()
-            if turn > 0:  # the first call warms caches
-                seconds[name].append(time.perf_counter() - started)
-    return {name: 1e3 * statistics.median(times) for name, times in seconds.items()}
-
-
 def measure(tokens: int, rows: int, columns: int, density: float, dtype: torch.dtype, repeats: int) -> dict[str, Any]:
+    """The contenders' times for one weight matrix, (rows, columns)."""
     generator = torch.Generator().manual_seed(0)
     entries = max(1, round(rows * columns * density))
     indices = torch.randperm(rows * columns, generator=generator)[:entries].sort().values
@@ -57,15 +45,13 @@ def measure(tokens: int, rows: int, columns: int, density: float, dtype: torch.d
         _, dense = torch.autograd.grad(y_full, (x_leaf, full), dy, retain_graph=True)
         return dense.view(-1).index_select(0, indices)
 
-    times = medians(
-        {
-            "ours": lambda: sampled_gradient(dy, x, pattern),
-            "dense_and_gather": dense_and_gather,
-            "ours_backward": lambda: torch.autograd.grad(y, (x_leaf, delta), dy, retain_graph=True),
-            "dense_backward": full_backward,
-        },
-        repeats,
-    )
+    contenders = {
+        "ours": lambda: sampled_gradient(dy, x, pattern),
+        "dense_and_gather": dense_and_gather,
+        "ours_backward": lambda: torch.autograd.grad(y, (x_leaf, delta), dy, retain_graph=True),
+        "dense_backward": full_backward,
+    }
+    times = {name: 1e3 * statistics.median(seconds) for name, seconds in in_turn(contenders, repeats).items()}
     return {
         "tokens": tokens,
         "rows": rows,
@@ -78,38 +64,36 @@ def measure(tokens: int, rows: int, columns: int, density: float, dtype: torch.d
     }
 
 
+def _shape(word: str) -> tuple[int, int]:
+    rows, _, columns = word.partition("x")
+    if not (rows.isdigit() and columns.isdigit() and int(rows) and int(columns)):
+        raise argparse.ArgumentTypeError(f"{word}: must be ROWSxCOLUMNS, for instance 768x768")
+    return int(rows), int(columns)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", nargs="+", default=["768x768", "3072x768", "768x3072"], help="rows x columns")
-    parser.add_argument("--tokens", type=int, default=1024)
-    parser.add_argument("--densities", nargs="+", type=float, default=[0.0025, 0.01, 0.04, 0.1, 0.5])
-    parser.add_argument("--entries", type=int, default=None, help="active entries a matrix, instead of --densities")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", type=Path, default=None, help="file for the JSON; default: standard output")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    line = CommandLine(__doc__, tokens=1024, repeats=9, threads=1)
+    shapes = [(768, 768), (3072, 768), (768, 3072)]
+    line.add_argument("--shapes", nargs="+", type=_shape, default=shapes, metavar="ROWSxCOLUMNS", help="of the weights")
+    densities = [0.0025, 0.01, 0.04, 0.1, 0.5]
+    line.add_argument("--densities", nargs="+", type=float, default=densities, help="shares of entries that are active")
+    line.add_count("entries", None, "active entries of each matrix, instead of --densities")
+    line.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of weights and activations")
+    options = line.parse_args()
+    torch.set_num_threads(options.threads)
+    dtype = getattr(torch, options.dtype)
     results = []
-    for shape in args.shapes:
-        rows, columns = (int(size) for size in shape.split("x"))
-        densities = args.densities if args.entries is None else [args.entries / (rows * columns)]
-        dtype = getattr(torch, args.dtype)
-        results += [measure(args.tokens, rows, columns, density, dtype, args.repeats) for density in densities]
-    report = {
+    for rows, columns in options.shapes:
+        densities = options.densities if options.entries is None else [options.entries / (rows * columns)]
+        results += [measure(options.tokens, rows, columns, density, dtype, options.repeats) for density in densities]
+    record = {
         "benchmark": "sparse_linear",
-        "device": platform.processor() or platform.machine(),
-        "threads": args.threads,
-        "torch": torch.__version__,
-        "dtype": args.dtype,
-        "repeats": args.repeats,
+        **machine(),
+        "dtype": options.dtype,
+        "repeats": options.repeats,
         "results": results,
     }
-    text = json.dumps(report, indent=2)
-    if args.output is not None:
-        args.output.write_text(text + "\n")
-    else:
-        sys.stdout.write(text + "\n")
+    write_record(record, options.output, prints=options.output is None)
 
 
 if __name__ == "__main__":

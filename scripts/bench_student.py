@@ -2,26 +2,27 @@
 
     python scripts/bench_student.py table=bistil_pos_mini seeds=[1] data_dir=... model.path=... --output student.json
 
-Takes a table as `scripts/reproduce_table.py` does, trains nothing, and measures what it has trained: each system's run
-of the first seed and of one column, put together as its evaluation does. A system that is not there yet is named and
-left out. All systems get the same examples of the column, each cut by its own tokenizer; tokenising and collating are
-not timed, the task's own scoring, head and decoding included, is.
+The script takes a table as `scripts/reproduce_table.py` does. It trains nothing, and measures what that table has
+trained: each system's run of the first seed and of one column, put together as its evaluation does. A system that is
+not trained yet is named and left out. All systems get the same examples of the column, each cut by its own tokenizer.
+Tokenising and collating are not timed; the task's own scoring, head and decoding included, is.
 
-    cpu     examples a second one at a time, unpadded; an example of several windows is as many passes
-    gpu     examples a second in batches of training's size, as alike in length as an evaluation's; null without a GPU
+    cpu     examples a second one at a time, unpadded; an example of several windows takes as many passes
+    gpu     examples a second in batches as large as in training, of similar length as in an evaluation; null without
+            a GPU
     flops   of an example, one at a time; "body" is what the Transformer's blocks do, the rest is the task's head
 
 Systems are timed in turn (A B C, B C A, ...) in one process after a round that does not count; a ratio is the median
-over rounds of the ratio within the round, the range is over all rounds. Arithmetic is that of the reference's
-evaluation (`train.precision`) unless `--precision` says otherwise; in bf16 each pass casts the body's weights first.
+over rounds of the ratio within the round, the range is over all rounds. Precision is that of the reference's evaluation
+(`train.precision`) unless `--precision` is given; in bf16 each pass casts the body's weights first.
 
-What limits the speed: at batch 1 the body's FLOPs, 2 a weight and token; for short sentences, and small models on a
-GPU, what each layer costs in any case: reading its weights, launching its operators. Both go with the number of layers;
-what is done once a pass does not, and holds small models back. Embeddings are looked up: they cost nothing but memory,
-so a smaller vocabulary makes a model smaller and not faster. A head is as dear for a student: to score R relations of a
-word, a parser's takes 2 R hidden_size^2 (the thesis's 0.61 and 0.48 for DP amount to a head of 0.28 of mBERT's body:
-(0.50 + 0.28) / 1.28, (0.33 + 0.28) / 1.28). And a reduced vocabulary cuts rare words smaller, so that a student may
-have more tokens to go through; they are shown.
+What limits the speed: at batch 1 the body's FLOPs, 2 for each weight and token. For short sentences, and for small
+models on a GPU, it is what each layer costs in any case: reading its weights, launching its operators. Both are
+proportional to the number of layers; what is done once in a pass is not, and limits small models. Embeddings are looked
+up: they cost nothing but memory, so a smaller vocabulary makes a model smaller and not faster. A head costs a student
+as much as a whole model: to score R relations of a word, a parser's takes 2 R hidden_size^2 (the thesis's 0.61 and 0.48
+for DP amount to a head of 0.28 of mBERT's body: (0.50 + 0.28) / 1.28, (0.33 + 0.28) / 1.28). And a reduced vocabulary
+splits rare words into more pieces, so that a student may have more tokens to process; the tables show them.
 
 FLOPs are those of matrix products. torch's counter (2.13) sees none in the fused attention of a CPU, so they are
 counted with attention's plain definition, which does the same products. A product with a sum is two operations;
@@ -33,18 +34,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.resources
-import json
-import platform
-import re
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
+from benchmark.report import CommandLine, device_name, write_record
+from benchmark.rounds import in_turn, ratios
 from omegaconf import OmegaConf
 from rich import box
 from rich.console import Console
@@ -55,9 +54,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from xlt.commands.cli import guarded
-
-# Private: what turns a command line into a table's plan has no public name yet.
-from xlt.commands.reproduce import compose_table, split_overrides
 from xlt.compose import hydra_ready
 from xlt.config import RunConfig
 from xlt.data.encoding import Encoder
@@ -75,22 +71,26 @@ from xlt.models.student import count_blocks
 from xlt.models.sublayers import outermost_blocks
 from xlt.models.transfer import TransferModel, parameter_report
 from xlt.modules import ModuleStack, check_base
-from xlt.plan.planner import Plan, Run
+from xlt.plan.planner import Plan
+from xlt.plan.runs import Run
 from xlt.plan.store import RunStore
+from xlt.tables.request import request_table
 from xlt.tables.table import Table
 from xlt.tasks.task import Task
 
 Batches = list[tuple[dict[str, Tensor], list[Features]]]
+"""(model inputs, the features that they were collated from)"""
 
 
 @dataclass(frozen=True)
-class Asked:
+class SystemPlan:
     """What the table says about one system.
 
     Attributes:
+        run: the run of the column and the first seed.
         composition: the evaluation that fills the column.
-        score: its metric in the store, None where it was not evaluated.
-        missing: runs that are not trained yet, in words.
+        score: its metric in the store, None where the run was not evaluated.
+        missing: labels of the runs that it needs and that are not trained yet.
     """
 
     label: str
@@ -102,7 +102,7 @@ class Asked:
 
 @dataclass
 class System:
-    """A system as its evaluation puts it together: in evaluation mode, its modules in it."""
+    """A model as its evaluation puts it together: in evaluation mode, with its modules."""
 
     task: Task
     encoder: Encoder
@@ -113,59 +113,60 @@ class System:
         return [self.task.features([example], self.encoder) for example in examples]
 
     def collate(self, rows: Sequence[list[Features]]) -> Batches:
-        """A batch of each list of rows, on the model's device."""
+        """One batch for each list of rows, on the model's device."""
         generator = stream(0, "evaluation")
         batches = ((self.task.collate(part, self.encoder, generator), part) for part in rows)
         return [({key: tensor.to(self.model.device) for key, tensor in batch.items()}, part) for batch, part in batches]
 
     @torch.no_grad()
     def score(self, batches: Batches, precision: str) -> None:
+        """Scores all batches."""
         for batch, rows in batches:
             with autocast(self.model, precision):
                 self.task.score(self.model, batch, rows)
 
 
-def ask(words: Sequence[str], column: str | None, reference: str | None) -> tuple[dict[str, Asked], dict[str, Any]]:
-    """The systems of a table in one column, and facts about the table.
+def plan_systems(
+    words: Sequence[str], column: str | None, reference: str | None
+) -> tuple[dict[str, SystemPlan], dict[str, Any]]:
+    """The systems of a table in one column, and the record's facts about the table.
 
     Args:
         column, reference: None for the table's first.
     Raises:
         UsageError: wrong overrides, faulty configs, no such column or system.
     """
-    own, others = split_overrides(words)
-    if not any(word.startswith("table=") for word in own):
-        raise UsageError("table: give table=NAME, for instance table=bistil_pos_mini")
     with hydra_ready():
-        config, name = compose_table(own)
-        if not config.table.systems or not config.table.sources:
-            raise UsageError(f"table={name}: has no systems and columns of its own; take one that has")
-        columns, systems = config.table.sources, list(config.table.systems)
+        request = request_table(words)
+        if len(request.grids) > 1:
+            there, first = ", ".join(request.grids), next(iter(request.grids))
+            raise UsageError(f"table={request.file}: has {there}; choose one, as table.headings=[{first}]")
+        (heading, grid), config, name = next(iter(request.grids.items())), request.config, request.name
+        columns, systems = grid.sources, list(grid.systems)
         column, reference = column or columns[0], reference or systems[0]
         for option, given, known in (("column", column, columns), ("reference", reference, systems)):
             if given not in known:
                 raise UsageError(f"--{option} {given}: table={name} has {', '.join(known)}")
-        others += [f"scale={config.scale}", f"output_dir={config.output_dir}"]
         seed, store = config.seeds[0], RunStore(config.output_dir)
-        narrow = dataclasses.replace(config.table, columns=[column], groups={}, average=[])
+        narrow = dataclasses.replace(grid, columns=[column], groups={}, average=[])
         plan = Plan(store)
-        table = Table(name, narrow, [seed], others, plan)
+        table = Table(request.grid_name(heading), narrow, [seed], request.overrides, plan)
     cells = table.grid(store, {}).cells
-    found = {}
-    for system, settings in config.table.systems.items():
-        run, wanted = table.run(system, seed, column), table.composition(system, seed, column)
-        if wanted is None or column not in run.config.data.evaluation:
+    plans = {}
+    for system, settings in grid.systems.items():
+        run, composition = table.run(system, seed, column), table.composition(system, seed, column)
+        if composition is None or column not in run.planned_data.evaluation:
             raise UsageError(f"table={name}: {system} is not evaluated on examples of {column}; give another --column")
         needed = {run.fingerprint, *run.evaluation_needs, *_base_runs(run)}
         missing = [one.label for one in plan.runs.values() if one.fingerprint in needed - _trained(plan)]
         score = next(iter(cells[system][column].values), None)
-        found[system] = Asked(settings.label, run, wanted, score, missing)
-    about = {"table": name, "column": column, "seed": seed, "metric": config.table.metric, "reference": reference}
-    return found, about
+        plans[system] = SystemPlan(settings.label, run, composition, score, missing)
+    about = {"table": name, "column": column, "seed": seed, "metric": grid.metric, "reference": reference}
+    return plans, about
 
 
 def _base_runs(run: Run) -> list[str]:
-    """Fingerprints of the runs that leave what the run's module is a change of."""
+    """Fingerprints of the runs that make the models which this run's module changes."""
     return [run.depends_on[role] for role in ("model", "student") if role in run.depends_on]
 
 
@@ -173,26 +174,26 @@ def _trained(plan: Plan) -> set[str]:
     return plan.runs.keys() - {run.fingerprint for run in plan.to_train()}
 
 
-def load(asked: Asked) -> System:
-    """Encoder, model on the CPU and modules, as `evaluate_compositions` puts them together.
+def load(plan: SystemPlan) -> System:
+    """The system on the CPU, put together as `evaluate_compositions` does.
 
     Raises:
         UsageError, ModuleFileError: model and modules do not fit.
     """
-    config, path = dataclasses.replace(asked.run.config, device="cpu"), asked.run.evaluation_model
+    config, path = dataclasses.replace(plan.run.config, device="cpu"), plan.run.evaluation_model
     assert path is not None
     task = build_task(config.task)
     encoder = build_encoder(config, path, RunData(config, task))
     model = build_model(config, path, task, encoder, trains=False)
-    modules = [file.load() for file in asked.composition.modules]
-    for file, module in zip(asked.composition.modules, modules, strict=True):
+    modules = [file.load() for file in plan.composition.modules]
+    for file, module in zip(plan.composition.modules, modules, strict=True):
         check_base(module.header, model.base_hash, file.path)
     ModuleStack(model).set(modules)
     return System(task, encoder, model.eval())
 
 
 def examples_of(config: RunConfig, column: str, count: int, task: Task) -> list[Example]:
-    """The first examples of an evaluation source, checked."""
+    """The first examples of an evaluation source, after the task's check."""
     name = f"data.evaluation.{column}"
     examples = list(islice(read_source(name, config.data.evaluation[column], config.seed), count))
     task.check(examples, name)
@@ -200,7 +201,7 @@ def examples_of(config: RunConfig, column: str, count: int, task: Task) -> list[
 
 
 def count_flops(system: System, batches: Batches) -> dict[str, int]:
-    """FLOPs of scoring the batches: of the whole, and of the backbone's blocks alone."""
+    """FLOPs of scoring the batches: of the whole model, and of the backbone's blocks alone."""
     counter = FlopCounterMode(display=False)
     before: list[int] = []
     body = 0
@@ -227,18 +228,9 @@ def count_flops(system: System, batches: Batches) -> dict[str, int]:
 def time_in_turn(
     systems: Mapping[str, System], batches: Mapping[str, Batches], rounds: int, precision: str
 ) -> dict[str, list[float]]:
-    """Seconds of all batches, per system and round; the first round warms up and is not among them."""
-    names = list(systems)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(rounds + 1):
-        first = turn % len(names)
-        for name in (*names[first:], *names[:first]):
-            started = time.perf_counter()
-            systems[name].score(batches[name], precision)
-            if systems[name].model.device.type == "cuda":
-                torch.cuda.synchronize()
-            seconds[name].append(time.perf_counter() - started)
-    return {name: times[1:] for name, times in seconds.items()}
+    """Seconds of scoring all batches, for each system and round."""
+    calls = {name: partial(system.score, batches[name], precision) for name, system in systems.items()}
+    return in_turn(calls, rounds, device=next(iter(systems.values())).model.device)
 
 
 def measure(
@@ -250,15 +242,15 @@ def measure(
     precision: str,
     gpu: torch.device | None,
 ) -> dict[str, dict[str, Any]]:
-    """Everything that is measured, by system; ratios are to the reference. Leaves the models on the GPU."""
+    """All measurements, by system; ratios are to the reference. With a GPU, the models are on it afterwards."""
     count = len(examples)
     rows = {name: system.rows(examples) for name, system in systems.items()}
     ones = {name: system.collate([[row] for part in rows[name] for row in part]) for name, system in systems.items()}
-    found: dict[str, dict[str, Any]] = {}
+    results: dict[str, dict[str, Any]] = {}
     for name, system in systems.items():
         flops = count_flops(system, ones[name])
         head = system.model.head
-        found[name] = {
+        results[name] = {
             "layers": count_blocks(system.model),
             "hidden_size": system.model.hidden_size,
             "tokens": system.model.vocabulary,
@@ -269,7 +261,7 @@ def measure(
         }
     times = {"cpu": time_in_turn(systems, ones, rounds, precision)}
     if gpu is not None:
-        # Which examples share a batch is decided once, by the reference's lengths, longest first as in an evaluation.
+        # The reference's lengths decide which examples share a batch, longest first as in an evaluation.
         longest = [max((len(row["input_ids"]) for row in part), default=0) for part in rows[reference]]
         order = sorted(range(count), key=longest.__getitem__, reverse=True)
         groups = [order[at : at + batch] for at in range(0, count, batch)]
@@ -278,45 +270,44 @@ def measure(
             system.model.to(gpu)
             batches[name] = system.collate([[row for one in group for row in rows[name][one]] for group in groups])
         times["gpu"] = time_in_turn(systems, batches, rounds, precision)
-    whole = found[reference]
-    for name, told in found.items():
-        told["ratios"] = {key: told[key] / whole[key] for key in ("flops", "body_flops", "parameters")}
+    whole = results[reference]
+    for name, result in results.items():
+        result["ratios"] = {key: result[key] / whole[key] for key in ("flops", "body_flops", "parameters")}
         for device in ("cpu", "gpu"):
-            told[device] = told["ratios"][device] = None
+            result[device] = result["ratios"][device] = None
             if device in times:
-                pairs = zip(times[device][reference], times[device][name], strict=True)
-                faster = [theirs / ours for theirs, ours in pairs]
-                told["ratios"][device] = statistics.median(faster)
-                told[device] = {
+                faster = ratios(times[device], reference, name)
+                result["ratios"][device] = statistics.median(faster)
+                result[device] = {
                     "examples_per_second": count / statistics.median(times[device][name]),
                     "seconds": times[device][name],
                     "ratios": faster,
                 }
-    return found
+    return results
 
 
 def published(task: str) -> list[str]:
-    """The thesis's own ratios for a task, a line for each model; empty where it has none."""
-    file = importlib.resources.files("xlt_conf") / "table" / "thesis_5_7.yaml"
+    """The ratios that the thesis gives for a task, one line for each model; empty where it gives none."""
+    file = importlib.resources.files("xlt_conf") / "published" / "thesis_5_7.yaml"
     table = OmegaConf.create(file.read_text(encoding="utf-8"))
     lines = []
-    for name, numbers in table.reference.items():
-        told = [f"{key.split()[1]} {value:.2f}x" for key, value in numbers.items() if key.split()[0] == task]
-        if told:
-            lines.append(f"{table.reference_name}, {task}: {name:11} {'  '.join(told)}")
+    for name, numbers in table.numbers.measured.items():
+        shown = [f"{key.split()[1]} {value:.2f}x" for key, value in numbers.items() if key.split()[0] == task]
+        if shown:
+            lines.append(f"{table.name}, {task}: {name:11} {'  '.join(shown)}")
     return lines
 
 
 def show(record: Mapping[str, Any], console: Console) -> None:
-    """Speed, FLOPs and sizes, each a table of 80 columns at most."""
+    """Prints speed, FLOPs and sizes, each as a table of 80 columns at most."""
     systems = record["systems"]
     about = f"{record['column']}, {record['metric']}; {record['examples']} examples, x of {record['reference']}"
     where = f"{record['devices']['cpu']}, {record['threads']} threads, {record['precision']}, torch {record['torch']}"
     console.print(f"{record['table']}: {about}", highlight=False, markup=False, soft_wrap=True)
     console.print(where, highlight=False, soft_wrap=True)
     gpu = record["devices"]["gpu"]
-    told = "no GPU here: not measured on one" if gpu is None else f"{gpu}, batches of {record['batch']}"
-    console.print(told, highlight=False, soft_wrap=True)
+    about_gpu = "not measured on a GPU: none is available" if gpu is None else f"{gpu}, batches of {record['batch']}"
+    console.print(about_gpu, highlight=False, soft_wrap=True)
 
     def speed(system: Mapping[str, Any], device: str) -> list[str]:
         if system[device] is None:
@@ -326,36 +317,36 @@ def show(record: Mapping[str, Any], console: Console) -> None:
         return [ratio, f"{system[device]['examples_per_second']:.0f}"]
 
     columns = ["score", "cpu x (range)", "ex/s", *([] if gpu is None else ["gpu x (range)", "ex/s"])]
-    drawn = _drawn("Speed", columns)
+    table = _empty_table("Speed", columns)
     for system in systems.values():
         score = "-" if system["score"] is None else f"{system['score']:.1f}"
         on_gpu = [] if gpu is None else speed(system, "gpu")
-        drawn.add_row(escape(system["label"]), score, *speed(system, "cpu"), *on_gpu)
-    console.print(drawn)
+        table.add_row(escape(system["label"]), score, *speed(system, "cpu"), *on_gpu)
+    console.print(table)
 
-    drawn = _drawn("MFLOPs an example", ["x", "whole", "body x", "body", "rest", "its tokens"])
+    table = _empty_table("MFLOPs an example", ["x", "whole", "body x", "body", "rest", "its tokens"])
     for system in systems.values():
         ratios, flops, body = system["ratios"], system["flops"], system["body_flops"]
         numbers = [f"{ratios['flops']:.2f}", _millions(flops), f"{ratios['body_flops']:.2f}", _millions(body)]
-        drawn.add_row(escape(system["label"]), *numbers, _millions(flops - body), f"{system['tokens_per_example']:.1f}")
-    console.print(drawn)
+        table.add_row(escape(system["label"]), *numbers, _millions(flops - body), f"{system['tokens_per_example']:.1f}")
+    console.print(table)
 
     columns = ["x", "whole", "embeddings", "body", "layers", "width", "tokens"]
-    drawn = _drawn("Size, millions of parameters", columns)
+    table = _empty_table("Size, millions of parameters", columns)
     for system in systems.values():
         parts = [_millions(system[f"{part}parameters"]) for part in ("", "embedding_", "body_")]
         shape = [str(system[part]) for part in ("layers", "hidden_size", "tokens")]
-        drawn.add_row(escape(system["label"]), f"{system['ratios']['parameters']:.2f}", *parts, *shape)
-    console.print(drawn)
+        table.add_row(escape(system["label"]), f"{system['ratios']['parameters']:.2f}", *parts, *shape)
+    console.print(table)
 
 
-def _drawn(title: str, columns: Sequence[str]) -> RichTable:
+def _empty_table(title: str, columns: Sequence[str]) -> RichTable:
     narrow: dict[str, Any] = {"box": box.SIMPLE_HEAD, "pad_edge": False, "show_edge": False, "padding": (0, 1, 0, 0)}
-    drawn = RichTable(title=f"\n{title}", title_justify="left", **narrow)
-    drawn.add_column("")
+    table = RichTable(title=f"\n{title}", title_justify="left", **narrow)
+    table.add_column("")
     for column in columns:
-        drawn.add_column(column, justify="right")
-    return drawn
+        table.add_column(column, justify="right")
+    return table
 
 
 def _ratio(number: float) -> str:
@@ -368,55 +359,47 @@ def _millions(number: float) -> str:
     return f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
-def cpu_name() -> str:
-    """The processor's name where Linux tells it, else its architecture."""
-    told = Path("/proc/cpuinfo")
-    names = re.findall(r"^model name\s*:\s*(.+)$", told.read_text(), re.MULTILINE) if told.is_file() else []
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--reference", default=None, help="system that ratios are to; the table's first")
-    parser.add_argument("--column", default=None, help="whose examples; the table's first")
-    parser.add_argument("--examples", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batch", type=int, default=8, help="examples a pass on a GPU; the thesis: as in training")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default=None, help="in the timing; bf16: autocast")
-    parser.add_argument("--output", type=Path, default=None)
-    parser.add_argument("overrides", nargs="*", help="table=NAME, and those of reproduce_table.py")
-    options = parser.parse_intermixed_args()
+    line = CommandLine(__doc__, rounds=5)
+    line.add_argument(
+        "--reference", default=None, metavar="SYSTEM", help="all ratios are to it; default: the table's first"
+    )
+    line.add_argument("--column", default=None, help="whose examples are measured; default: the table's first")
+    line.add_count("examples", 200, "examples to measure on")
+    line.add_count("batch", 8, "examples a pass on a GPU; in the thesis as many as in training")
+    line.add_argument("--precision", choices=("fp32", "bf16"), default=None, help="of the timed passes; bf16: autocast")
+    line.add_argument("overrides", nargs="*", help="table=NAME, and overrides as for reproduce_table.py")
+    options = line.parse_intermixed_args()
     guarded(lambda: bench(options))
 
 
 def bench(options: argparse.Namespace) -> int:
-    """Measures what there is of a table; returns the exit code.
+    """Measures the trained systems of a table; returns the exit code.
 
     Raises:
-        UsageError: wrong input, or the reference is not trained.
+        UsageError: wrong overrides, or the reference is not trained.
     """
-    for name in ("examples", "rounds", "batch"):
-        if getattr(options, name) < 1:
-            raise UsageError(f"--{name} {getattr(options, name)}: must be at least 1")
     quiet_libraries()
-    asked, about = ask(options.overrides, options.column, options.reference)
+    plans, about = plan_systems(options.overrides, options.column, options.reference)
     reference = about["reference"]
-    left_out = {name: f"not trained yet: {'; '.join(one.missing)}" for name, one in asked.items() if one.missing}
+    left_out = {name: f"not trained yet: {'; '.join(plan.missing)}" for name, plan in plans.items() if plan.missing}
     if reference in left_out:
-        raise UsageError(f"{reference}, which all ratios are to, is {left_out[reference]}; give --reference NAME")
-    for name, why in left_out.items():
-        print(f"{name} left out, {why}")
-    config = asked[reference].run.config
+        raise UsageError(
+            f"{reference} is {left_out[reference]}; all ratios are to it, so train it or give another --reference"
+        )
+    for name, reason in left_out.items():
+        print(f"{name} left out, {reason}")
+    config = plans[reference].run.config
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    systems = {name: load(one) for name, one in asked.items() if not one.missing}
+    systems = {name: load(plan) for name, plan in plans.items() if not plan.missing}
     examples = examples_of(config, about["column"], options.examples, systems[reference].task)
     gpu = torch.device("cuda") if torch.cuda.is_available() else None
     precision = options.precision or config.train.precision
     measured = measure(systems, reference, examples, options.batch, options.rounds, precision, gpu)
     record = {
         **about,
-        "devices": {"cpu": cpu_name(), "gpu": None if gpu is None else torch.cuda.get_device_name()},
+        "devices": {"cpu": device_name(), "gpu": None if gpu is None else device_name(gpu)},
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "precision": precision,
@@ -425,15 +408,14 @@ def bench(options: argparse.Namespace) -> int:
         "batch": options.batch,
         "left_out": left_out,
         "systems": {
-            name: {"label": asked[name].label, "run": asked[name].run.fingerprint, "score": asked[name].score, **told}
-            for name, told in measured.items()
+            name: {"label": plans[name].label, "run": plans[name].run.fingerprint, "score": plans[name].score, **result}
+            for name, result in measured.items()
         },
     }
     show(record, Console())
     for line in published(systems[reference].task.name):
         print(line)
-    if options.output is not None:
-        options.output.write_text(json.dumps(record, indent=1) + "\n")
+    write_record(record, options.output)
     return 0
 
 

@@ -1,13 +1,15 @@
-"""Turns published modules into ours, and our adapters into AdapterHub's.
+"""Converts published modules to our format, and our adapters to AdapterHub's.
 
     python scripts/convert_module.py FOLDER --model MODEL --language swa --output swahili.safetensors
     python scripts/convert_module.py pytorch_diff.bin --model MODEL --task ner --output ner.safetensors
     python scripts/convert_module.py swahili.safetensors --model MODEL --name swa --output FOLDER
 
-What is given says which: a folder with `adapter_config.json` is an adapter of AdapterHub, `pytorch_diff.bin` (or a
-folder with it) a sparse fine-tuning of composable-sft, and one of our own module files is written as a folder that the
-`adapters` library loads. Nothing is unpickled. MODEL must be the base model that it was trained on: neither format
-says so, and modules are refused on any other afterwards. With what this writes:
+The input's format decides what happens. A folder with `adapter_config.json` is an adapter of AdapterHub;
+`pytorch_diff.bin` (or a folder with it) is a sparse fine-tuning of composable-sft; both become a module file. One of
+our own module files becomes a folder that the `adapters` library loads. Nothing is unpickled.
+
+MODEL must be the base model that the module was trained on. Neither published format names it, and a module file can be
+used with no other base model afterwards. For instance:
 
     xlt experiment=pos method=mad_x +language_modules.paths.swa=swahili.safetensors ...
 """
@@ -32,23 +34,27 @@ _ADAPTER_CONFIG = "adapter_config.json"
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("given", type=Path, help="folder or file of a published module, or one of ours")
+    parser.add_argument("given", type=Path, help="folder or file of a published module, or one of our module files")
     parser.add_argument("--model", required=True, help="folder or hub id of the base model")
-    parser.add_argument("--revision", help="of a hub model")
-    parser.add_argument("--language", help="ISO 639-3 code, for a language module")
-    parser.add_argument("--task", help="name of the task, for a task module")
-    parser.add_argument("--name", help="what the adapter is called at AdapterHub; needed to write one")
-    parser.add_argument("--without-head", action="store_true", help="leave a task head behind, which AdapterHub lacks")
-    parser.add_argument("--output", type=Path, required=True, help="module file, or folder of AdapterHub")
+    parser.add_argument("--revision", help="of a hub model: branch, tag or commit")
+    parser.add_argument("--language", help="ISO 639-3 code of a language module's language")
+    parser.add_argument("--task", help="name of a task module's task")
+    parser.add_argument("--name", help="the adapter's name at AdapterHub; required to write one")
+    parser.add_argument(
+        "--without-head",
+        action="store_true",
+        help="write an adapter without its task head, which AdapterHub's format cannot hold",
+    )
+    parser.add_argument("--output", type=Path, required=True, help="module file, or folder for AdapterHub's format")
     options = parser.parse_args(arguments)
     guarded(lambda: convert(options))
 
 
 def convert(options: argparse.Namespace) -> int:
-    """Reads, converts, writes; returns the exit code.
+    """Reads, converts and writes a module; returns the exit code.
 
     Raises:
-        UsageError, ModuleFileError: the options contradict each other, or what is given is unusable.
+        UsageError, ModuleFileError: the options contradict each other, or the input cannot be converted.
     """
     ours = options.given.is_file() and options.given.suffix == ".safetensors"
     if faults := list(_faults(options, ours)):
@@ -57,7 +63,9 @@ def convert(options: argparse.Namespace) -> int:
     if ours:
         module = load_module(options.given)
         if not isinstance(module, Adapter):
-            raise UsageError(f"{options.given}: {module.header} is no adapter; AdapterHub has nothing for it")
+            raise UsageError(
+                f"{options.given}: {module.header} is not an adapter; AdapterHub's format holds adapters only"
+            )
         model = load_pretrained(options.model, options.revision)
         write_adapter_hub(
             module,
@@ -77,33 +85,34 @@ def convert(options: argparse.Namespace) -> int:
 
 
 def _faults(options: argparse.Namespace, ours: bool) -> list[str]:
-    """What is wrong with the options, before a model is loaded."""
+    """One line for each fault of the options; called before a model is loaded."""
     lines = []
     if not options.given.exists():
         lines.append(f"{options.given}: no such file or folder")
     elif ours and options.name is None:
-        lines.append(f"{options.given}: one of our modules; give --name for the adapter to be called at AdapterHub")
+        lines.append(f"{options.given}: one of our modules; give --name, the adapter's name at AdapterHub")
     elif not ours and (options.language is None) == (options.task is None):
-        lines.append("give one of --language and --task: what is given does not say which it is of")
+        lines.append(f"{options.given}: give either --language or --task; the file does not say what the module is for")
     if options.language is not None and (fault := language_fault(options.language)) is not None:
         lines.append(f"--language={options.language}: {fault}")
     if not options.output.parent.is_dir():
-        lines.append(f"--output={options.output}: no folder {options.output.parent}")
+        lines.append(f"--output={options.output}: there is no folder {options.output.parent}")
     elif not ours and options.output.is_dir():
         lines.append(
-            f"--output={options.output}: a folder; a module is a file, for instance {options.output}/swa.safetensors"
+            f"--output={options.output}: this is a folder; give a file, for instance {options.output}/swa.safetensors"
         )
     return lines
 
 
 def _read(options: argparse.Namespace, model: TransferModel) -> ModuleArtefact:
+    """Reads a published module of either format."""
     about = {"base_model": Path(model.base_name).name, "base_hash": model.base_hash}
-    of = {"language": options.language, "task": options.task}
+    purpose = {"language": options.language, "task": options.task}
     if (options.given / _ADAPTER_CONFIG).is_file():
         blocks, output = find_blocks(model), output_embeddings(model)
-        return read_adapter_hub(options.given, model=model, blocks=blocks, output=output, **about, **of)
+        return read_adapter_hub(options.given, model=model, blocks=blocks, output=output, **about, **purpose)
     prefix = str(model.backbone.base_model_prefix)
-    return read_composable_sft(options.given, base_prefix=prefix, **about, **of)
+    return read_composable_sft(options.given, base_prefix=prefix, **about, **purpose)
 
 
 if __name__ == "__main__":

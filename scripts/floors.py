@@ -1,11 +1,16 @@
-"""The score of whoever never reads the input, beside which a task's scores on real data are to be read.
+"""Scores of constant answers, for comparison with the scores of trained models on the same data.
 
     python scripts/floors.py experiment=parsing data_dir=... model.path=...
 
-Takes the overrides of a run, trains nothing, and prints the task's metrics of a constant answer on every validation and
-evaluation source. That is the most frequent label of the training sources; for parsing the neighbour as the head,
-before or after as suits the training sources, with the most frequent relation; for questions the whole window; for
-language modelling the pieces' frequencies, each piece counted once more than it occurs. The task itself scores.
+The script takes the overrides of a run. It trains nothing, and prints the task's metrics of a constant answer on every
+validation and evaluation source. The task itself computes them. The constant answer is
+
+    tagging, classification  the most frequent label of the training sources
+    parsing                  the neighbouring word as the head, the one before or the one after, whichever is right more
+                             often in the training sources, with the most frequent relation
+    question answering       the whole window
+    language modelling       the relative frequency of each token in the training sources, each counted once more than
+                             it occurs
 """
 
 from __future__ import annotations
@@ -39,7 +44,7 @@ from xlt.tasks.task import Task
 from xlt.tasks.token_prediction import TokenPrediction
 
 Floor = Callable[[Sequence[Features]], Any]
-"""Rows of a source -> what the task's `metrics` takes of one batch."""
+"""Rows of a source -> the constant answer's results, in the form in which the task's `metrics` takes a batch."""
 
 
 def tagging_floor(task: Tagging, training: Iterable[Features], encoder: Encoder) -> Floor:
@@ -123,8 +128,8 @@ def _most_frequent(values: Iterable[int]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=None, help="JSON file for the same numbers")
-    parser.add_argument("overrides", nargs="*", help="of the run")
+    parser.add_argument("--output", type=Path, default=None, help="JSON file for the numbers that are printed")
+    parser.add_argument("overrides", nargs="*", help="overrides of the run: experiment=NAME, KEY=VALUE")
     options = parser.parse_args(arguments)
     guarded(lambda: floors(options.overrides, options.output))
 
@@ -133,8 +138,8 @@ def floors(overrides: list[str], output: Path | None) -> int:
     """Prints the floors of a run's sources; returns the exit code.
 
     Raises:
-        UsageError: wrong overrides or data, a task without a floor, a model that is to be trained first, or no place
-            for the output.
+        UsageError: wrong overrides or data, a task without a floor, a model that has to be trained first, or an
+            output that cannot be written.
     """
     with hydra_ready():
         config = checked(compose(overrides))
@@ -146,27 +151,29 @@ def floors(overrides: list[str], output: Path | None) -> int:
     encoder = build_encoder(config, config.model.path, data)
     training = [row for source in data.load("sources", encoder) for row in source.features]
     floor = FLOORS[type(task)](task, training, encoder)
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    scores: dict[str, dict[str, dict[str, float]]] = {}
     for part in ("validation", "evaluation"):
-        found[part] = {source.name: task.metrics([floor(list(source.features))]) for source in data.load(part, encoder)}
-        for name, metrics in found[part].items():
+        scores[part] = {
+            source.name: task.metrics([floor(list(source.features))]) for source in data.load(part, encoder)
+        }
+        for name, metrics in scores[part].items():
             print(f"{part:10} {name:6} {'  '.join(f'{metric} {value:.2f}' for metric, value in metrics.items())}")
     if output is not None:
-        output.write_text(json.dumps(found, indent=1) + "\n")
+        output.write_text(json.dumps(scores, indent=1) + "\n")
     return 0
 
 
 def _faults(config: RunConfig, task: Task, output: Path | None) -> Iterator[str]:
-    """What stands in the way, before data are read."""
+    """One line for each fault of the call; called before data are read."""
     if type(task) not in FLOORS:
         there = ", ".join(_WORDS.sub(" ", kind.__name__).lower() for kind in FLOORS)
-        yield f"task: {task.name} has no floor; there are those of {there}"
+        yield f"task: {task.name} has no floor; the tasks that have one are {there}"
     if config.model.run is not None:
-        yield "model.run: floors need a tokenizer that is there already; give model.path=... model.run=null"
+        yield "model.run: floors need a tokenizer that exists already; give model.path=... model.run=null"
     if output is not None and not output.parent.is_dir():
-        yield f"--output={output}: no folder {output.parent}"
+        yield f"--output={output}: there is no folder {output.parent}"
     elif output is not None and output.is_dir():
-        yield f"--output={output}: a folder; give a file, for instance {output}/floors.json"
+        yield f"--output={output}: this is a folder; give a file, for instance {output}/floors.json"
 
 
 if __name__ == "__main__":

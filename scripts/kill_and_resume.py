@@ -1,18 +1,17 @@
-"""Kills an LT-SFT run with SIGKILL at random moments, resumes it with the same command, compares what it leaves.
+"""Kills an LT-SFT run with SIGKILL at random moments, resumes it with the same command, and compares the results.
 
     python scripts/kill_and_resume.py --kills 10 --output kill_and_resume.json
 
-One run is left alone. Then, for each trial, the same run is started in a folder of its own, killed with `kill -9` at a
-random moment, and the same command is given again until it ends. State is saved after every step; every other kill
-waits, from its moment on, for a file that is being written. The module's tensors, the metrics file and the names of the
-files left must be the same, bit for bit; exit code 1 where they are not. The run: tagging the fields of English locale
-expressions (embedded corpus) on a tiny BERT with random weights, made in a temporary folder, on one thread.
+One run is not interrupted. Then, for each trial, the same run is started in a folder of its own, killed with `kill -9`
+at a random moment, and the same command is given again until it ends. State is saved after every step; every other kill
+waits, from its moment on, until a file is being written. The module's tensors, the metrics file and the names of the
+remaining files must be the same, bit for bit; otherwise the exit code is 1. The run tags the fields of English locale
+expressions (embedded corpus) with a tiny BERT of random weights, made in a temporary folder, on one thread.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import signal
@@ -25,6 +24,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmark.report import CommandLine, write_record
+
 _MODULE = "module.safetensors"
 _STATE = "state.safetensors"
 _POLL_SECONDS = 0.005
@@ -35,12 +36,12 @@ class Trial:
     """One killed and resumed run.
 
     Attributes:
-        after_records: the moment that was drawn, in metric records written.
+        after_records: the random moment, as the number of metric records written before it.
         seconds: from the start of the process to the kill.
-        at: what the kill found on disk: phase and step of the last state, no state yet, or a finished run.
-        writing: unfinished files that the kill left.
-        starts: how often the command was given until the run was done.
-        differences: what is not as in the uninterrupted run; empty is right.
+        at: the state on disk after the kill: phase and step of the last state, no state yet, or a finished run.
+        writing: names of unfinished files on disk after the kill.
+        starts: how often the command was given until the run ended.
+        differences: from the uninterrupted run, one line each; none in a correct trial.
     """
 
     after_records: int
@@ -78,22 +79,22 @@ def main() -> int:
         "different": different,
         "trials": [asdict(trial) for trial in trials],
     }
-    options.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_record(record, options.output)
     return 1 if different else 0
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=10, help="trials, one kill each")
-    parser.add_argument("--seed", type=int, default=1, help="of the moments")
-    parser.add_argument("--steps", type=int, default=150, help="of the sparse phase; the dense one has half as many")
-    parser.add_argument("--output", type=Path, default=Path("kill_and_resume.json"), help="where the record goes")
-    parser.add_argument("overrides", nargs="*", help="further Hydra overrides of the run")
-    return parser.parse_args()
+    line = CommandLine(__doc__)
+    line.set_defaults(output=Path("kill_and_resume.json"))
+    line.add_count("kills", 10, "number of trials, with one kill each")
+    line.add_argument("--seed", type=int, default=1, help="of the random moments")
+    line.add_count("steps", 150, "steps of the sparse phase; the dense phase has half as many")
+    line.add_argument("overrides", nargs="*", help="further Hydra overrides of the run")
+    return line.parse_args()
 
 
 def _command(model: Path, steps: int, overrides: list[str]) -> list[str]:
-    """The run without its output folder."""
+    """The command of the run, without its output folder."""
     other_method = any(word.startswith("method=") and word != "method=lt_sft" for word in overrides)
     return [
         sys.executable,
@@ -137,21 +138,21 @@ def _make_model(folder: Path) -> Path:
 def _start(command: list[str], output: Path) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
     words = [*command, f"output_dir={output}"]
-    # A session of its own, so that a kill reaches whatever the run started.
+    # It gets a session of its own, so that a kill also reaches the processes that the run started.
     return subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
 
 
 def _uninterrupted(command: list[str], output: Path) -> tuple[float, int]:
-    """Runs to the end; seconds it took, and metric records it wrote."""
+    """Runs to the end; returns the seconds that it took and the number of metric records that it wrote."""
     began = time.monotonic()
     code = _start(command, output).wait()
     if code:
-        raise SystemExit(f"the uninterrupted run ended with {code}")
+        raise SystemExit(f"kill_and_resume.py: the uninterrupted run ended with exit code {code}")
     return time.monotonic() - began, _records(output)
 
 
 def _trial(command: list[str], folder: Path, draw: random.Random, records: int, in_a_write: bool) -> Trial:
-    """One kill. A run that was done before its moment came is started again with another one."""
+    """One kill and the resumption. If the run ends before its random moment, another moment is drawn for a new run."""
     for attempt in range(20):
         output, moment, delay = folder / str(attempt), draw.randint(0, records), draw.uniform(0, 0.05)
         began = time.monotonic()
@@ -167,57 +168,64 @@ def _trial(command: list[str], folder: Path, draw: random.Random, records: int, 
             process.wait()
             break
         if process.returncode:
-            raise SystemExit(f"the run ended with {process.returncode} before it was killed")
+            raise SystemExit(
+                f"kill_and_resume.py: the run ended with exit code {process.returncode} before it was killed"
+            )
     else:
-        raise SystemExit("no kill came before the end of its run; give more --steps")
-    at, writing, starts = _where(output), _unfinished(output), 1
+        raise SystemExit("kill_and_resume.py: 20 runs ended before they could be killed; give more --steps")
+    at, writing, starts = _position(output), _unfinished(output), 1
     while True:
         starts += 1
         code = _start(command, output).wait()
         if code == 0:
             break
         if starts == 5:
-            return Trial(moment, round(seconds, 3), at, writing, starts, [f"the resumed run ended with {code}"])
+            return Trial(
+                moment, round(seconds, 3), at, writing, starts, [f"the resumed run ended with exit code {code}"]
+            )
     differences = _differences(folder.parent / "whole", output)
     return Trial(moment, round(seconds, 3), at, writing, starts, differences)
 
 
 def _records(output: Path) -> int:
+    """The number of metric records written so far."""
     return sum(file.read_bytes().count(b"\n") for file in output.glob("runs/*/metrics.jsonl"))
 
 
-def _where(output: Path) -> str:
+def _position(output: Path) -> str:
+    """How far the run on disk has come, in words."""
     from xlt.engine.state import RunState
 
     if any(output.glob("runs/*/result.json")):
         return "run finished"
     for file in output.glob(f"runs/*/{_STATE}"):
-        found = RunState(file.parent).load()
-        if found is not None:
-            return f"phase {found[0].phase + 1}, step {found[0].step}"
+        state = RunState(file.parent).load()
+        if state is not None:
+            return f"phase {state[0].phase + 1}, step {state[0].step}"
     return "no state yet"
 
 
 def _unfinished(output: Path) -> list[str]:
+    """Names of the files that are being written."""
     return sorted(path.name.split(".")[1] for path in output.glob("runs/*/.*.tmp"))
 
 
 def _differences(whole: Path, resumed: Path) -> list[str]:
-    """What is not the same in two stores; [] if everything is that must be."""
-    found = []
+    """Differences between two stores, one line each; provenance may differ."""
+    differences = []
     names = [_file_names(store) for store in (whole, resumed)]
     if names[0] != names[1]:
-        found.append(f"files left: {sorted(((names[0] - names[1]) + (names[1] - names[0])).elements())}")
+        differences.append(f"other files: {sorted(((names[0] - names[1]) + (names[1] - names[0])).elements())}")
     for file in whole.glob(f"runs/*/{_MODULE}"):
         other = resumed / file.relative_to(whole)
         if not other.exists():
-            found.append(f"{file.name} is missing")
+            differences.append(f"{file.name} is missing")
             continue
-        found += _tensor_differences(file, other)
+        differences += _tensor_differences(file, other)
         metrics = [path.with_name("metrics.jsonl").read_bytes() for path in (file, other)]
         if metrics[0] != metrics[1]:
-            found.append("metrics.jsonl differs")
-    return found
+            differences.append("metrics.jsonl differs")
+    return differences
 
 
 def _file_names(store: Path) -> Counter[str]:
@@ -230,9 +238,9 @@ def _tensor_differences(file: Path, other: Path) -> list[str]:
     from xlt.modules.module_file import read_module_file
 
     (header, tensors), (header_again, tensors_again) = read_module_file(file), read_module_file(other)
-    found = [] if _without_paths(header) == _without_paths(header_again) else ["the module's header differs"]
+    differences = [] if _without_paths(header) == _without_paths(header_again) else ["the module's header differs"]
     if tensors.keys() != tensors_again.keys():
-        return [*found, "the module's tensors have other names"]
+        return [*differences, "the module's tensors have other names"]
     different = [
         name
         for name, tensor in tensors.items()
@@ -240,8 +248,8 @@ def _tensor_differences(file: Path, other: Path) -> list[str]:
         or tensor.numpy().tobytes() != tensors_again[name].numpy().tobytes()
     ]
     if different:
-        found.append(f"{len(different)} of {len(tensors)} tensors differ, {different[0]} first")
-    return found
+        differences.append(f"{len(different)} of {len(tensors)} tensors differ, {different[0]} first")
+    return differences
 
 
 def _without_paths(header: dict[str, Any]) -> dict[str, Any]:

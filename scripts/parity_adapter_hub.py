@@ -3,26 +3,24 @@
     python scripts/parity_adapter_hub.py --output parity_hub.json
 
 `adapters` pins an older transformers: run this in an environment of its own, xlt installed first. The library saves an
-adapter, as safetensors and as a pickle, and we read it (`bin`, `safetensors`); we write what we read, and the library
-loads that (`written`). Each number is the largest absolute difference of the representations; `effect` is how far the
-adapter moves them. With `--golden tests/data/adapters_hub` it writes what the test suite compares with, where the
-library is not.
+adapter, as safetensors and as a pickle, and we read it (`bin`, `safetensors`). Then we write the module that we read,
+and the library loads that (`written`). Each number is the largest absolute difference of the representations; `effect`
+is how far the adapter moves them. With `--golden tests/data/adapters_hub` the script also writes the files that the
+test suite compares with, since the test suite runs without the library.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from parity_adapters import FAMILIES
+from adapters_library import FAMILIES, largest_difference, require_library, versions
+from benchmark.report import CommandLine, write_record
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM
@@ -36,49 +34,52 @@ _NAME = "est"
 
 
 def configurations() -> dict[str, Any]:
-    """Of the library; the models have three blocks."""
+    """Configurations of the library's adapters, by their names there; the models have three blocks."""
     from adapters import BnConfig, DoubleSeqBnConfig, DoubleSeqBnInvConfig, SeqBnConfig, SeqBnInvConfig
 
-    found: dict[str, BnConfig] = {
+    named: dict[str, BnConfig] = {
         "seq_bn_inv": SeqBnInvConfig(reduction_factor=2, leave_out=[2]),
         "seq_bn": SeqBnConfig(reduction_factor={"1": 5, "default": 0.5}, non_linearity="gelu", leave_out=[0]),
         "double_seq_bn": DoubleSeqBnConfig(reduction_factor=4),
         "double_seq_bn_inv": DoubleSeqBnInvConfig(reduction_factor=3, inv_adapter_reduction_factor=5),
     }
-    return found
+    return named
 
 
 @torch.no_grad()
 def compare(make: Callable[[], Any], config: Any) -> dict[str, float]:
-    """Largest absolute differences, as above; NaN where the library found tensors missing or left over."""
+    """Largest absolute differences, by the names in the file's docstring.
+
+    `written` is NaN where the library reports tensors that are missing or left over.
+    """
     theirs, ours = _models(make)
     plain = ours.encode(_IDS, torch.ones_like(_IDS))
     _add(theirs, config)
     expected = _their_hidden(theirs)
-    found = {"effect": _apart(expected, plain)}
+    differences = {"effect": largest_difference(expected, plain)}
     with tempfile.TemporaryDirectory() as folder:
         for kind in ("bin", "safetensors"):
             saved = Path(folder) / kind
             theirs.save_adapter(saved, _NAME, with_head=False, use_safetensors=kind == "safetensors")
             module = _read(saved, ours)
             ModuleStack(ours).set([module])
-            found[kind] = _apart(ours.encode(_IDS, torch.ones_like(_IDS)), expected)
+            differences[kind] = largest_difference(ours.encode(_IDS, torch.ones_like(_IDS)), expected)
             ModuleStack(ours).set([])
         written = Path(folder) / "written"
         write_adapter_hub(module, written, name=_NAME, model=ours, blocks=find_blocks(ours))
         other, _ = _models(make)
-        told: dict[str, list[str]] = {}
-        torch.set_default_dtype(torch.float64)  # the library makes networks of it, and fills them
-        other.load_adapter(str(written), with_head=False, use_safetensors=True, set_active=True, loading_info=told)
+        report: dict[str, list[str]] = {}
+        torch.set_default_dtype(torch.float64)  # the library makes its layers in this dtype, then fills them
+        other.load_adapter(str(written), with_head=False, use_safetensors=True, set_active=True, loading_info=report)
         torch.set_default_dtype(torch.float32)
-        whole = not told["missing_keys"] and not told["unexpected_keys"]
-        found["written"] = _apart(_their_hidden(other), expected) if whole else float("nan")
-    return found
+        whole = not report["missing_keys"] and not report["unexpected_keys"]
+        differences["written"] = largest_difference(_their_hidden(other), expected) if whole else float("nan")
+    return differences
 
 
 @torch.no_grad()
-def keep_golden(folder: Path) -> None:
-    """Saves adapters of a tiny BERT, in float32, and what the library computes with them in float64."""
+def write_golden(folder: Path) -> None:
+    """Saves adapters of a tiny BERT, in float32, and the representations that the library computes in float64."""
     from adapters import DoubleSeqBnConfig, SeqBnInvConfig
 
     size = {"vocab_size": 20, "hidden_size": 8, "intermediate_size": 12, "max_position_embeddings": 8}
@@ -115,6 +116,7 @@ def _models(make: Callable[[], Any], dtype: torch.dtype = torch.float64) -> tupl
 
 
 def _add(theirs: Any, config: Any, dtype: torch.dtype = torch.float64) -> None:
+    """Adds an adapter with random weights to the library's model."""
     before = {id(parameter) for parameter in theirs.parameters()}
     theirs.add_adapter(_NAME, config, set_active=True)
     theirs.to(dtype).eval()
@@ -134,34 +136,22 @@ def _their_hidden(theirs: Any) -> Tensor:
     return theirs.base_model(input_ids=_IDS, attention_mask=torch.ones_like(_IDS)).last_hidden_state
 
 
-def _apart(a: Tensor, b: Tensor) -> float:
-    return float((a - b).abs().max())
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=None)
-    parser.add_argument("--golden", type=Path, default=None, help="folder for what the test suite compares with")
-    options = parser.parse_args()
-    try:
-        import adapters
-    except ImportError:
-        sys.exit(
-            "parity_adapter_hub.py: the adapters library is not installed; pip install adapters, in its own environment"
-        )
-    import transformers
-
+    line = CommandLine(__doc__)
+    line.add_argument(
+        "--golden", type=Path, default=None, help="folder for the files that the test suite compares with"
+    )
+    options = line.parse_args()
+    require_library(line)
     logging.getLogger("adapters").setLevel(logging.ERROR)
     if options.golden is not None:
-        keep_golden(options.golden)
+        write_golden(options.golden)
     rows = {}
     for family, make in FAMILIES.items():
         for name, config in configurations().items():
             row = rows[f"{family} {name}"] = compare(make, config)
             print(f"{family:12} {name:18} " + "  ".join(f"{key} {value:.3g}" for key, value in row.items()))
-    versions = {"adapters": adapters.__version__, "transformers": transformers.__version__, "torch": torch.__version__}
-    if options.output is not None:
-        options.output.write_text(json.dumps({"versions": versions, "rows": rows}, indent=1) + "\n")
+    write_record({"versions": versions(), "rows": rows}, options.output)
 
 
 if __name__ == "__main__":

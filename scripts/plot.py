@@ -1,9 +1,10 @@
-"""Draws a figure of the thesis from the runs that are there; trains nothing.
+"""Draws a figure of the thesis from the runs that are in the store. It trains nothing.
 
     python scripts/plot.py figure=4.2 data_dir=... model.path=... seeds=[1,2]
     python scripts/plot.py figure=sizes_ner_mini ...
 
-`figure=` is a number of the thesis or a table with a picture; the rest is as for `scripts/reproduce_table.py`.
+`figure=` is a figure's number in the thesis, or the name of a table that has a figure. All other overrides are those
+of `scripts/reproduce_table.py`.
 """
 
 from xlt.commands.plot import main

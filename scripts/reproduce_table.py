@@ -1,10 +1,10 @@
-"""Reproduces a table: plans every run it needs, does what is missing, and shows ours beside the published numbers.
+"""Reproduces a table: plans all runs, carries out the missing ones, and shows ours beside the published numbers.
 
     python scripts/reproduce_table.py table=quickstart
     python scripts/reproduce_table.py table=4.2 data_dir=... model.path=... seeds=[1,2]
 
-`table=`, `table.KEY=`, `seeds=`, `launcher=` and `output_dir=` are the table's; every other override goes to all runs.
-`--plan` prints the plan and stops; `--show` shows the table with what there is of it and stops.
+`table=`, `table.KEY=`, `seeds=`, `launcher=` and `output_dir=` apply to the table; all other overrides apply to every
+run. `--plan` only prints the plan; `--show` only shows the table, with the results that exist already.
 """
 
 from xlt.commands.reproduce import main

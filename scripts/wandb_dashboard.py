@@ -1,10 +1,11 @@
-"""Creates the W&B workspace of a table's runs; where there is no account, says what it would create.
+"""Creates the W&B workspace of a table's runs. Without an account, it prints what it would create.
 
     python scripts/wandb_dashboard.py table=quickstart
     python scripts/wandb_dashboard.py table=4.2 scale=thesis tracker.project=xlt tracker.entity=TEAM
 
-Scores by language and system with their spread over seeds, learning curves by phase, and every evaluation; of the runs
-that `scripts/reproduce_table.py table=NAME tracker=wandb` has sent or, where another table had made them, tagged.
+The workspace shows scores by language and system with their spread over seeds, learning curves by phase, and all
+evaluations. It has the runs that `scripts/reproduce_table.py table=NAME tracker=wandb` sent to W&B, and those that it
+tagged because another table had sent them before.
 """
 
 from xlt.commands.dashboard import main

@@ -77,14 +77,14 @@ def test_a_sparse_fine_tuning_of_composable_sft_becomes_a_module(
 def test_wrong_words_are_a_line_each_and_leave_nothing(
     convert: Callable[..., int], adapter: Path, tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for words, line in (
-        ((tmp_path / "nowhere", "--language", "fao"), "no such file or folder"),
-        ((adapter,), "give --name for the adapter to be called at AdapterHub"),
-        ((tmp_path,), "give one of --language and --task"),
-        ((tmp_path, "--language", "fo"), "--language=fo: not an ISO 639-3 code; Faroese is fao"),
-        ((tmp_path, "--language", "fao"), "pytorch_diff.bin: cannot be read"),
+    for words, facts in (
+        ((tmp_path / "nowhere", "--language", "fao"), ["nowhere", "no such file or folder"]),
+        ((adapter,), [str(adapter), "--name"]),
+        ((tmp_path,), [str(tmp_path), "--language", "--task"]),
+        ((tmp_path, "--language", "fo"), ["--language=fo", "ISO 639-3", "fao"]),
+        ((tmp_path, "--language", "fao"), ["pytorch_diff.bin", "cannot be read"]),
     ):
         out = tmp_path / "out.safetensors"
         assert convert(*words, "--model", tiny_bert, "--output", out) == 2
-        (found,) = [found for found in capsys.readouterr().err.splitlines() if found.startswith("xlt: ")]
-        assert line in found and not out.exists()
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("xlt: ")]
+        assert all(fact in line for fact in facts) and not out.exists()

@@ -1,0 +1,168 @@
+"""The engine's own training loop on random models and random sentences, and a watcher that times its steps."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from xlt_kernels.select import select_at_random
+
+from benchmark.memory import PeakMemory
+from benchmark.shapes import bert_config
+from xlt.compose import checked, compose, hydra_ready
+from xlt.config import RunConfig
+from xlt.data.mix import LoadedSource
+from xlt.data.streams import stream
+from xlt.engine.activation import LanguageActivation
+from xlt.engine.build import build_method, build_task
+from xlt.engine.processes import Processes
+from xlt.engine.training import Trainer
+from xlt.engine.watching import Silence
+from xlt.methods.method import Setting
+from xlt.models.transfer import TransferModel, split_pretrained
+from xlt.modules import Entries, ModuleHeader, SparseDelta
+from xlt.tasks.task import Task
+
+# A benchmark neither evaluates nor saves while it trains.
+ONLY_TRAINING = ("train.evaluate_every_steps=1000000", "train.save_every_seconds=1000000")
+_SENTENCES = 64
+_FIELDS = 13  # labels of the task nano_fields
+_MODULE_DENSITY = 0.08
+
+
+class StepClock(Silence):
+    """A watcher that notes the seconds of each step and the peak memory of each phase.
+
+    Attributes:
+        seconds: phase -> seconds of each step.
+        peak_mib: phase -> peak memory on the CPU.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, list[float]] = {}
+        self.peak_mib: dict[str, float] = {}
+        self._last = 0.0
+
+    def begin_phase(self, name: str, start: int, steps: int) -> None:
+        self._memory = PeakMemory()
+        self.seconds[name] = []
+        self._last = time.perf_counter()
+
+    def metrics(self, phase: str, step: int, values: Mapping[str, float]) -> None:
+        if is_evaluation(values):
+            return
+        now = time.perf_counter()
+        self.seconds[phase].append(now - self._last)
+        self._last = now
+        self.peak_mib[phase] = self._memory.peak_mib()
+
+
+def is_evaluation(values: Mapping[str, float]) -> bool:
+    """Whether a watcher's metrics are those of an evaluation, not of a training step."""
+    return any(name.startswith("validation/") for name in values)
+
+
+class NoTokenizer:
+    """Takes the place of an encoder where the sentences consist of token ids already."""
+
+    pad_id = 0
+
+
+def run_config(overrides: Sequence[str]) -> RunConfig:
+    with hydra_ready():
+        return checked(compose([*overrides, *ONLY_TRAINING]))
+
+
+def make_trainer(
+    config: RunConfig,
+    task: Task,
+    model: TransferModel,
+    rows: Sequence[dict[str, Any]],
+    languages: Sequence[str] = ("eng",),
+    modules: Mapping[str, SparseDelta] | None = None,
+) -> Trainer:
+    """A trainer of one model on the same rows for each language.
+
+    Args:
+        rows: the task's features of each example.
+        modules: language -> the module that is active while the language's batches are trained on.
+    """
+    return Trainer(
+        model=model,
+        method=build_method(config.method),
+        task=task,
+        encoder=NoTokenizer(),  # type: ignore[arg-type]
+        sources=[LoadedSource(language, language, list(rows)) for language in languages],
+        validation=[LoadedSource("random", languages[0], list(rows[:1]))],
+        activation=LanguageActivation(model, dict(modules or {}), list(languages)),
+        recipe=config.train,
+        setting=Setting(adapts_language=False, random=lambda *name: stream(0, *name)),
+        seed=0,
+        processes=Processes(),
+    )
+
+
+def tagging_trainer(
+    size: str, method: str, overrides: Sequence[str], tokens: int, languages: Sequence[str] = ("eng",)
+) -> Trainer:
+    """A trainer of a tagger with random weights on random sentences.
+
+    Several languages have a language module each: 8% of the model's entries, drawn at random.
+
+    Args:
+        size: a key of `ENCODERS`.
+        overrides: of the experiment nano_fields.
+        tokens: in each sentence.
+    """
+    from transformers import BertForMaskedLM
+
+    torch.manual_seed(0)
+    shape = bert_config(size)
+    model = TransferModel(*split_pretrained(BertForMaskedLM(shape)), "random", size)
+    model.lm_head = None
+    words = ["experiment=nano_fields", f"method={method}", f"task.max_length={tokens}", *overrides]
+    config = run_config(words)
+    task = build_task(config.task)
+    model.head = task.head(model.hidden_size)
+    generator = torch.Generator().manual_seed(0)
+    rows = [
+        {
+            "input_ids": torch.randint(5, int(shape.vocab_size), (tokens,), generator=generator).tolist(),
+            "labels": torch.randint(0, _FIELDS, (tokens,), generator=generator).tolist(),
+            "example": number,
+            "window": 0,
+        }
+        for number in range(_SENTENCES)
+    ]
+    modules = {}
+    if len(languages) > 1:
+        modules = {language: _random_module(model, language, generator) for language in languages}
+    return make_trainer(config, task, model, rows, languages, modules)
+
+
+def train(trainer: Trainer, clock: StepClock) -> None:
+    """Trains to the end, in a temporary folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer.train(Path(folder), clock)
+
+
+def _random_module(model: TransferModel, language: str, generator: torch.Generator) -> SparseDelta:
+    shapes = {
+        name: weight.shape
+        for name, weight in model.named_parameters()
+        if not name.startswith("head.") and "LayerNorm" not in name
+    }
+    chosen = select_at_random(shapes, round(_MODULE_DENSITY * model.pretrained_parameters), generator)
+    entries = {
+        name: Entries(indices, torch.randn(indices.numel(), generator=generator) / 100, shapes[name])
+        for name, indices in chosen.items()
+        if indices.numel()
+    }
+    header = ModuleHeader(
+        kind="sparse_delta", method="random_sft", base_model="random", base_hash="random", language=language
+    )
+    return SparseDelta(header, entries)

@@ -1,0 +1,18 @@
+"""Trainers of random models, and the watcher that times them."""
+
+from __future__ import annotations
+
+import pytest
+from benchmark.trainers import StepClock, tagging_trainer, train
+
+
+@pytest.mark.parametrize("languages", [("eng",), ("eng", "deu")])
+def test_the_clock_has_seconds_for_each_step_and_memory_for_each_phase(languages: tuple[str, ...]) -> None:
+    steps = ["train.max_steps=3", "train.dense_max_steps=2", "train.batch_size=2"]
+    trainer, clock = tagging_trainer("tiny", "lt_sft", steps, 8, languages), StepClock()
+    train(trainer, clock)
+    assert {phase: len(seconds) for phase, seconds in clock.seconds.items()} == {"dense": 2, "sparse": 3}
+    assert all(second > 0 for seconds in clock.seconds.values() for second in seconds)
+    assert clock.peak_mib.keys() == clock.seconds.keys() and min(clock.peak_mib.values()) > 0
+    assert [source.language for source in trainer.sources] == list(languages)
+    assert len(trainer.sources[0].features[0]["input_ids"]) == 8
