@@ -89,9 +89,9 @@ MISTAKES: dict[str, tuple[tuple[str, ...], list[list[str]]]] = {
     "data_dir not given, hub out of reach": (
         ("data_dir=null",),
         [
-            ["universal_dependencies (subset en_ewt, split train", "cannot be had", "give data_dir=FOLDER"],
-            ["universal_dependencies (subset en_ewt, split dev", "cannot be had", "give data_dir=FOLDER"],
-            ["universal_dependencies (subset fo_farpahc, split test", "cannot be had", "give data_dir=FOLDER"],
+            ["universal_dependencies (subset en_ewt, split train", "cannot be loaded", "set data_dir=FOLDER"],
+            ["universal_dependencies (subset en_ewt, split dev", "cannot be loaded", "set data_dir=FOLDER"],
+            ["universal_dependencies (subset fo_farpahc, split test", "cannot be loaded", "set data_dir=FOLDER"],
         ],
     ),
     "data_dir not given, no hub": (

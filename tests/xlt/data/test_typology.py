@@ -73,7 +73,7 @@ def test_the_package_has_the_thesiss_features() -> None:
     [
         ({"data": None}, "has no array data"),
         ({"data": np.full((4, 4), 2, dtype=np.uint8)}, "data must be 0 or 1"),
-        ({"data": np.zeros((3, 4), dtype=np.uint8)}, "one row a language"),
+        ({"data": np.zeros((3, 4), dtype=np.uint8)}, "one row per language"),
     ],
 )
 def test_another_table_is_refused(changes: dict[str, object], said: str, tmp_path: Path) -> None:
