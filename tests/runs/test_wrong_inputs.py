@@ -100,7 +100,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], list[list[str]]]] = {
     ),
     "absent file": (
         ("data.sources.eng.path=/no/such/file.conllu",),
-        [["data.sources.eng: /no/such/file.conllu: no such file or folder", "reader conllu wants one"]],
+        [["data.sources.eng: /no/such/file.conllu: no such file or folder", "reader conllu"]],
     ),
     "absent split": (
         ("data.sources.eng.split=text",),

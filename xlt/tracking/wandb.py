@@ -118,7 +118,7 @@ class WandbRun:
         return self._record
 
     def trained(self) -> None:
-        """Sends the summary and, if there is a module, its file as an artifact, and the modules it builds on."""
+        """Sends the summary and, if there is a module, an artifact of it and of the modules it builds on."""
         self._send_records()
         result = self._store.result(self._planned.fingerprint)
         facts = {f"module/{name}": value for name, value in result.get("module", {}).items()}
