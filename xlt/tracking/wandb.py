@@ -131,7 +131,7 @@ class WandbRun:
         self._sent_parts.trained = self._complete = True
 
     def evaluated(self, records: Mapping[str, Mapping[str, Any]]) -> None:
-        """Sends the evaluations as a table, their scores in the summary, and the modules in use as inputs of the run."""
+        """Sends evaluations as a table, their scores in the summary, and the modules used as inputs of the run."""
         import wandb
 
         lines = self._send_records()

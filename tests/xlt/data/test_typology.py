@@ -41,7 +41,7 @@ def test_a_language_without_a_vector_names_its_relatives(tmp_path: Path) -> None
     with pytest.raises(UsageError) as raised:
         typology.vectors(["fao", "nah", "deu"])
     assert raised.value.lines == [
-        "language=nah: t.npz has no vector of Nahuatl languages; languages of that name that have one: "
+        "language=nah: t.npz has no vector of Nahuatl languages; languages of similar names with a vector: "
         "azd (Eastern Durango Nahuatl)",
         "language=deu: t.npz has no vector of German",
     ]
