@@ -122,7 +122,7 @@ def _right(model: torch.nn.Module, tokenizer: object, rows: list[dict[str, objec
     [
         (["data.benchmarks.places.tasks=[nowhere]"], "data.benchmarks.places.tasks: lm-eval has no task nowhere"),
         (["data.benchmarks.places.tasks=[humaneval]"], "data.benchmarks.places.runs_code=false: humaneval runs code"),
-        (["task=mlm_lines"], "data.benchmarks: they are for causal language models; task mlm has none"),
+        (["task=mlm_lines"], "data.benchmarks: benchmarks need a causal language model"),
         (["data.benchmarks.places.folder=absent"], "data.benchmarks.places.folder=absent: no such folder"),
     ],
 )

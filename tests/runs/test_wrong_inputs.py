@@ -93,9 +93,9 @@ MISTAKES: dict[str, tuple[tuple[str, ...], list[list[str]]]] = {
     "data_dir not given, hub out of reach": (
         ("data_dir=null",),
         [
-            ["universal_dependencies (subset en_ewt, split train", "cannot be had", "give data_dir=FOLDER"],
-            ["universal_dependencies (subset en_ewt, split dev", "cannot be had", "give data_dir=FOLDER"],
-            ["universal_dependencies (subset fo_farpahc, split test", "cannot be had", "give data_dir=FOLDER"],
+            ["universal_dependencies (subset en_ewt, split train", "cannot be loaded", "set data_dir=FOLDER"],
+            ["universal_dependencies (subset en_ewt, split dev", "cannot be loaded", "set data_dir=FOLDER"],
+            ["universal_dependencies (subset fo_farpahc, split test", "cannot be loaded", "set data_dir=FOLDER"],
         ],
     ),
     "data_dir not given, no hub": (
@@ -104,7 +104,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], list[list[str]]]] = {
     ),
     "absent file": (
         ("data.sources.eng.path=/no/such/file.conllu",),
-        [["data.sources.eng: /no/such/file.conllu: no such file or folder", "reader conllu wants one"]],
+        [["data.sources.eng: /no/such/file.conllu: no such file or folder", "reader conllu"]],
     ),
     "absent split": (
         ("data.sources.eng.split=text",),

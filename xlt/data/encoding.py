@@ -1,4 +1,4 @@
-"""Tokenizers of any kind (WordPiece, Unigram, byte-level BPE): pieces of words, lines and pairs, and their places."""
+"""Tokenizes words, lines and pairs with tokenizers of any kind (WordPiece, Unigram, byte-level BPE)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 
 class Pieces(NamedTuple):
-    """A text cut into pieces.
+    """The pieces (subword tokens) of a text.
 
     Attributes:
-        ids: the pieces, without special tokens.
+        ids: of the pieces, without special tokens.
         spans: (start, end) of each piece, in characters (code points) of the text. White space at either side of a
-            piece is not counted, so a piece of white space alone is empty, and stands where the next begins. Pieces
-            that share a character (bytes of it, or a word that normalisation made longer) may have the same span.
+            piece is not part of its span; a piece of white space alone has an empty span where the next one begins.
+            Pieces that share a character (as bytes of it, or after normalisation) can have the same span.
     """
 
     ids: list[int]
@@ -28,14 +28,14 @@ class Pieces(NamedTuple):
 
 
 class Encoder:
-    """A fast tokenizer and the special tokens it puts around a sequence and a pair of them.
+    """A fast tokenizer with the special tokens that it puts around a sequence and around a pair of sequences.
 
     Attributes:
-        prefix, suffix: token ids before and after the pieces of a sequence.
-        pair_prefix, pair_middle, pair_suffix: token ids before, between and after those of a pair.
-        typed: whether the tokenizer tells the sequences of a pair apart by `token_type_ids`.
+        prefix, suffix: special token ids before and after the pieces of a sequence.
+        pair_prefix, pair_middle, pair_suffix: special token ids before, between and after the sequences of a pair.
+        typed: whether `token_type_ids` distinguish the sequences of a pair.
         special: all special token ids.
-        pad_id: fills up a batch; any id does where the tokenizer has none, because padding is masked.
+        pad_id: id for padding; 0 if the tokenizer has none, which does no harm because padding is masked.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -59,26 +59,26 @@ class Encoder:
 
     @cached_property
     def identity(self) -> str:
-        """A name for all that decides how text is cut: vocabulary, merges, normalisation, special tokens, template."""
+        """A digest of all that affects tokenization: vocabulary, merges, normalisation, special tokens and template."""
         backend = self.tokenizer.backend_tokenizer.to_str()
-        told = f"{backend} {self.prefix} {self.suffix} {self.pad_id} {sorted(self.special)} {self.typed}"
-        told += f" {getattr(self.tokenizer, 'chat_template', None)}"
-        return hashlib.blake2b(told.encode(), digest_size=16).hexdigest()
+        content = f"{backend} {self.prefix} {self.suffix} {self.pad_id} {sorted(self.special)} {self.typed}"
+        content += f" {getattr(self.tokenizer, 'chat_template', None)}"
+        return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
     def lines(self, texts: Sequence[str]) -> list[list[int]]:
-        """Pieces of each text, without special tokens."""
+        """Returns the ids of each text's pieces, without special tokens."""
         if not texts:
             return []
         return self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
 
     def sequences(self, texts: Sequence[str], max_length: int, packing: bool) -> list[list[int]]:
-        """Running text as the model expects it; no piece is lost, and a text without pieces is left out.
+        """Converts running texts to sequences for the model; no piece is lost, and texts without pieces are left out.
 
         Args:
             texts: in order.
-            max_length: longest sequence, special tokens included.
-            packing: all texts are joined, each with its special tokens, and cut every `max_length`; else every text is
-                a sequence of its own, or several where it is longer.
+            max_length: maximum length of a sequence, including special tokens.
+            packing: whether to join all texts, each with its special tokens, and to cut the result every `max_length`
+                tokens. Otherwise every text is a sequence of its own, or several if it is longer.
         """
         lines = [pieces for pieces in self.lines(texts) if pieces]
         if packing:
@@ -88,7 +88,7 @@ class Encoder:
         return [self.wrap(pieces[at : at + room]) for pieces in lines for at in range(0, len(pieces), room)]
 
     def located(self, texts: Sequence[str]) -> list[Pieces]:
-        """Pieces of each text and where in it they stand."""
+        """Returns the pieces of each text with their places in the text."""
         if not texts:
             return []
         encoded = self.tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
@@ -98,14 +98,14 @@ class Encoder:
         ]
 
     def words(self, sentences: Sequence[Sequence[str]], texts: Sequence[str | None]) -> list[list[list[int]]]:
-        """Pieces of each word of each sentence, at least one a word.
+        """Returns the pieces of each word of each sentence, at least one piece per word.
 
         Args:
-            sentences: the words.
-            texts: running text of each sentence, or None. Where there is one, words are cut as they stand in it, with
-                or without space before them, as the model met them in pre-training; else each word for itself.
+            sentences: the words of each sentence.
+            texts: the running text of each sentence, or None. If there is a text, words are tokenized within it, with
+                or without space before them, as in pre-training; otherwise each word is tokenized by itself.
         Returns:
-            Sentences by words by piece ids; the unknown token for a word that the tokenizer gives no piece.
+            for each sentence and word the ids of the pieces; the unknown token for a word without pieces.
         """
         result: list[list[list[int]]] = [[] for _ in sentences]
         running = [i for i, text in enumerate(texts) if text is not None]
@@ -125,15 +125,15 @@ class Encoder:
         return result
 
     def wrap(self, pieces: list[int]) -> list[int]:
-        """A sequence as the model expects it."""
+        """Returns a sequence with its special tokens."""
         return [*self.prefix, *pieces, *self.suffix]
 
     def room(self, max_length: int) -> int:
-        """Pieces that fit beside the special tokens."""
+        """Returns the number of pieces that fit into `max_length` beside the special tokens."""
         return max_length - len(self.prefix) - len(self.suffix)
 
     def pair_inputs(self, first: list[int], second: list[int]) -> dict[str, list[int]]:
-        """A pair of sequences as the model expects it: `input_ids`, and `token_type_ids` where it is `typed`."""
+        """Returns the model inputs of a pair: `input_ids`, and `token_type_ids` if the tokenizer is `typed`."""
         result = {"input_ids": [*self.pair_prefix, *first, *self.pair_middle, *second, *self.pair_suffix]}
         if self.typed:
             before = [0] * (len(self.pair_prefix) + len(first))
@@ -141,26 +141,26 @@ class Encoder:
         return result
 
     def second_at(self, first: list[int]) -> int:
-        """Position in the wrapped pair at which the second sequence begins."""
+        """Returns the position at which the second sequence of a pair begins, including special tokens."""
         return len(self.pair_prefix) + len(first) + len(self.pair_middle)
 
     def pair_room(self, max_length: int) -> int:
-        """Pieces of both sequences together that fit beside the special tokens of a pair."""
+        """Returns the number of pieces of both sequences that fit into `max_length` beside a pair's special tokens."""
         return max_length - len(self.pair_prefix) - len(self.pair_middle) - len(self.pair_suffix)
 
     def pairs(self, first: Sequence[str], second: Sequence[str], max_length: int) -> list[tuple[list[int], list[int]]]:
-        """Pieces of both texts of each pair, without special tokens, cut to fit into `max_length` with them.
+        """Returns the pieces of both texts of each pair, without special tokens, but cut to leave room for them.
 
-        The longer of the two loses its last pieces first (the second, where both are as long).
+        The longer text loses its last pieces first; of equally long ones the second does.
         """
         room = self.pair_room(max_length)
         return [_longest_first(*pair, room) for pair in zip(self.lines(first), self.lines(second), strict=True)]
 
     def batch(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """What `TransferModel.encode` takes, filled up on the right: (rows, longest) int64 each.
+        """Pads rows on the right to the arguments of `TransferModel.encode`, (rows, longest) int64 each.
 
         Args:
-            rows: each with `input_ids` and, in all or none, `token_type_ids`.
+            rows: each has `input_ids`; either all or none have `token_type_ids`.
         """
         ids = [torch.tensor(row["input_ids"]) for row in rows]
         result = {
@@ -174,14 +174,14 @@ class Encoder:
 
 
 def _longest_first(first: list[int], second: list[int], room: int) -> tuple[list[int], list[int]]:
-    """What is left when one piece after the other is taken off the longer list until both fit into `room`."""
+    """Removes one piece after the other from the end of the longer list until both fit into `room`."""
     half = room // 2
-    kept = min(len(first), max(room - half, room - len(second)))
-    return first[:kept], second[: room - kept]
+    length = min(len(first), max(room - half, room - len(second)))
+    return first[:length], second[: room - length]
 
 
 def _visible(text: str, start: int, end: int) -> tuple[int, int]:
-    """A span without the white space at its sides; the end of one that is nothing else."""
+    """Removes the white space at the sides of a span; a span of white space alone becomes empty at its end."""
     while start < end and text[start].isspace():
         start += 1
     while end > start and text[end - 1].isspace():
@@ -190,7 +190,7 @@ def _visible(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def _by_word(text: str, words: Sequence[str], pieces: Pieces) -> list[list[int]]:
-    """Gives each piece to the word in which its first visible character lies; [] if the words are not in the text."""
+    """Assigns each piece to the word that has its first visible character; returns [] if the text lacks a word."""
     starts, at = [], 0
     for word in words:
         start = text.find(word, at)

@@ -1,4 +1,4 @@
-"""What readers yield: one labelled or raw piece of text, and where it stands."""
+"""Examples, which readers yield: a labelled or unlabelled text, and its place in a file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A span of an example's `pair`: `text` begins at its character (code point) number `start`."""
+    """An answer to a question: a span of the context, an example's `pair`.
+
+    Attributes:
+        text: of the span.
+        start: number of its first character (code point) in the context, from 0.
+    """
 
     text: str
     start: int
@@ -16,7 +21,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one side of a conversation says; `role` is system, user or assistant."""
+    """A turn of a conversation; `role` is system, user or assistant."""
 
     role: str
     text: str
@@ -24,20 +29,20 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A sentence, a line, a pair of them, a question, or a conversation.
+    """A sentence, a line, a pair of texts, a question, or a conversation.
 
     Attributes:
-        place: "file:line" (or its like), for messages about this example.
-        text: running text, premise or question; None where the source has words only.
-        pair: hypothesis, or the context that a question is about; None where there is one text.
-        words: word forms; None where the source has running text only.
-        columns: word-level labels by column name, each as long as `words`.
+        place: "file:line" or similar, for messages about this example.
+        text: running text, premise or question; None if the source has words only.
+        pair: hypothesis, translation, or the context of a question; None if there is one text only.
+        words: word forms; None if the source has running text only.
+        columns: column name -> word-level labels, as many as `words`.
         label: of the whole example.
-        answers: all accepted answers to a question, in the context.
-        id: the data set's own name of the example, where it has one.
+        answers: all accepted answers to a question.
+        id: the data set's own name of the example, if it has one.
         turns: of a conversation.
-        languages: of `text` and `pair`, where one translates the other.
-        untranslated: the texts that it had before a model translated some of them.
+        languages: ISO 639-3 codes of `text` and `pair` if one is a translation of the other.
+        untranslated: the original texts, if a model has translated some.
     """
 
     place: str

@@ -1,7 +1,8 @@
-"""Tokenised sources on disk: made once for a source, a task and a tokenizer, then mapped into memory.
+"""A cache of tokenised sources on disk: computed once for a source, a task and a tokenizer, then mapped into memory.
 
-The features of a source are one Arrow file that `datasets` reads, named by a hash of all that they depend on. It takes
-its name when it is complete; of two processes that make the same one, the later replaces it by its like.
+The features of a source are one Arrow file, which `datasets` reads and whose name is a hash of everything on which they
+depend. The file gets its name when it is complete. If two processes write the same file, the later one replaces the
+earlier by an equal one.
 """
 
 from __future__ import annotations
@@ -42,23 +43,23 @@ class ArrowFeatures(Sequence[Features]):
             yield from self.rows(list(range(at, min(at + _CHUNK, len(self)))))
 
     def rows(self, numbers: Sequence[int]) -> list[Features]:
-        """Several rows, in the order asked for; one access to the file."""
+        """Returns several rows, in the order of `numbers`, with one access to the file."""
         columns = self._rows[list(numbers)]
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
     def lengths(self, name: str) -> list[int]:
-        """How long the lists of a column are; they themselves are not read."""
+        """Returns the lengths of the lists in a column, without reading the lists."""
         import pyarrow.compute as pc
 
         return pc.list_value_length(self._rows.data.column(name)).to_pylist()
 
 
 def cached(file: Path, make: Iterable[Features]) -> ArrowFeatures:
-    """The features in `file`; made and written first where it is not there.
+    """Returns the features in `file`; if there is no such file, writes it first.
 
     Args:
-        file: in a folder that may not exist yet.
-        make: all rows, streamed; each a dict of the same names to ints, strings, or lists of them.
+        file: its folder need not exist.
+        make: yields all rows; each is a dict from the same names to ints, strings, or lists of these.
     """
     if not file.exists():
         _write(file, make)
@@ -88,7 +89,7 @@ def _write(file: Path, rows: Iterable[Features]) -> None:
 
 
 def _type(name: str, rows: Sequence[Features]) -> Any:
-    """Arrow type of a column: 32-bit integers, strings, lists of them to any depth, from the first value that tells."""
+    """Returns the Arrow type of a column: 32-bit integers, strings, or nested lists of these."""
     import pyarrow as pa
 
     def of(values: Iterable[Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Training sentences that stand in an evaluation split, the same or in one's translation data."""
+"""Finds training examples whose texts are also in evaluation data."""
 
 from __future__ import annotations
 
@@ -8,55 +8,56 @@ from xlt.data.examples import Example
 from xlt.data.overlap import texts_of
 from xlt.data.words import letters, word_count
 
-_FEWEST_WORDS = 4
+_MIN_WORDS = 4
 
 
 class EvaluationTexts:
-    """An index of the texts that something is evaluated on.
+    """An index of evaluation texts.
 
-    A text is found again by its letters and digits, case apart. Those of fewer than four words are not held: anybody
-    says them.
+    Texts count as equal if their letters and digits are, without regard to case. Texts of fewer than four words are not
+    indexed, because they occur anywhere by chance.
 
     Args:
-        examples: by the name of their source.
+        examples: name of the source -> its examples.
     """
 
     def __init__(self, examples: Mapping[str, Iterable[Example]]) -> None:
         self._places = {
             text: f"{name} ({example.place})"
-            for name, some in examples.items()
-            for example in some
-            for text in _kept(example)
+            for name, source_examples in examples.items()
+            for example in source_examples
+            for text in _comparable_texts(example)
         }
 
     def leaks(self, examples: Iterable[Example]) -> Iterator[tuple[str, str]]:
-        """Place of each example with such a text, and the place that the text has in the evaluation."""
+        """Yields, for each example with an evaluation text, its place and the place of the text in the evaluation."""
         for example in examples:
-            found = next((self._places[text] for text in _kept(example) if text in self._places), None)
-            if found is not None:
-                yield example.place, found
+            texts = _comparable_texts(example)
+            evaluation_place = next((self._places[text] for text in texts if text in self._places), None)
+            if evaluation_place is not None:
+                yield example.place, evaluation_place
 
 
 def leak_fault(name: str, leaks: Iterable[tuple[str, str]]) -> str | None:
-    """One line about a training source with leaks; None if there are none.
+    """Returns one line about a training source with leaks; None if there are none.
 
     Args:
-        name: of the source's key.
-        leaks: as from `EvaluationTexts.leaks`.
+        name: config key of the source.
+        leaks: as `EvaluationTexts.leaks` yields them.
     """
-    found = list(leaks)
-    if not found:
+    places = list(leaks)
+    if not places:
         return None
-    place, where = found[0]
-    more = f", and {len(found) - 1} more such" if len(found) > 1 else ""
+    place, evaluation_place = places[0]
+    more = f" ({len(places) - 1} more examples are, too)" if len(places) > 1 else ""
     return (
-        f"{name}: {place}: its text is evaluated on, in {where}{more}; take another split, name the evaluation's "
-        "source in data.excluded, or give data.leaks=allow"
+        f"{name}: {place}: its text is also in the evaluation data, in {evaluation_place}{more}; choose another split, "
+        "list the evaluation's source in data.excluded, or set data.leaks=allow"
     )
 
 
-def _kept(example: Example) -> Iterator[str]:
-    """The texts that people wrote: what a translator makes of one can be another by chance."""
+def _comparable_texts(example: Example) -> Iterator[str]:
+    """Yields the normalised texts that people wrote; a translation can equal another text by chance."""
     for text in example.untranslated or texts_of(example):
-        if word_count(text) >= _FEWEST_WORDS:
+        if word_count(text) >= _MIN_WORDS:
             yield letters(text)

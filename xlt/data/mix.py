@@ -1,9 +1,9 @@
-"""The mix: which examples make up which step.
+"""The mix of sources, which determines the examples of each training step.
 
-Every batch is of one source, hence of one language (thesis §3.3.3, §4.4.4, §6.4.2): the examples of each source are
-shuffled and cut into batches, and the batches of all sources are shuffled together, or drawn by the sources' sizes.
-What a step holds is a function of the seed, the phase and the step, so any step's batch can be named without going
-through those before it, and a resumed run or another process names the same one.
+Every batch has examples of one source, hence of one language (thesis §3.3.3, §4.4.4, §6.4.2). The examples of each
+source are shuffled and cut into batches; the batches of all sources are shuffled together, or the source of each step
+is drawn by size. The batch of a step is a function of the seed, the phase and the step. It can therefore be computed
+without those before it, and a resumed run or another process gets the same one.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from xlt.data.streams import stream
 
 Features = dict[str, Any]
 
-# Steps whose sources are drawn together where they are drawn by size.
+# Number of steps whose sources are drawn together, if they are drawn by size.
 _BLOCK = 4096
-# Batches of a source whose examples are sorted together where they are grouped by length.
-_GROUPED = 50
+# Number of batches of a source whose examples are sorted together, if they are grouped by length.
+_GROUP_BATCHES = 50
 
 
 @dataclass(frozen=True)
 class LoadedSource:
-    """A source ready to be batched: its language and its examples as model inputs, upsampling still to be done."""
+    """A source whose examples are model inputs, with its language; upsampling is not applied yet."""
 
     name: str
     language: str
@@ -37,11 +37,12 @@ class LoadedSource:
 
     @property
     def examples_an_epoch(self) -> int:
+        """Number of examples in an epoch, with upsampling."""
         return len(self.features) * self.upsample
 
     @cached_property
     def lengths(self) -> Tensor:
-        """(examples,) int64: tokens of each, not upsampled."""
+        """Number of tokens of each example, (examples,) int64, without upsampling."""
         features: Any = self.features
         if hasattr(features, "lengths"):
             return torch.tensor(features.lengths("input_ids"))
@@ -50,18 +51,20 @@ class LoadedSource:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Sources drawn at each step with probability ~ min(examples, ceiling) ** exponent (thesis §3.4.3).
+    """A rule that draws the source of each step, with probability ~ min(examples, ceiling) ** exponent.
+
+    Thesis §3.4.3.
 
     Attributes:
-        exponent: 0: all alike; 1: as their sizes.
-        ceiling: examples counted at most; None: all.
+        exponent: with 0 all sources are equally likely; with 1 they are drawn in proportion to their sizes.
+        ceiling: the greatest size that counts; None for no limit.
     """
 
     exponent: float
     ceiling: int | None
 
     def weights(self, sources: Sequence[LoadedSource]) -> Tensor:
-        """(sources,) float64, unnormalised."""
+        """Returns unnormalised probabilities, (sources,) float64."""
         sizes = [source.examples_an_epoch for source in sources]
         counted = sizes if self.ceiling is None else [min(size, self.ceiling) for size in sizes]
         return torch.tensor(counted, dtype=torch.float64) ** self.exponent
@@ -76,18 +79,18 @@ class Batch:
 
 
 class Mix:
-    """Sources cut into one-language batches.
+    """The batches of all sources, each of one language, in the order of steps.
 
-    Memory: 8 bytes for an example of an epoch, besides what the features take.
+    Besides the features it needs 8 bytes of memory per example of an epoch.
 
     Args:
-        sources: at least one, none empty.
-        batch_size: examples a step; the last batch of a source in an epoch may be smaller.
+        sources: at least one, and none empty.
+        batch_size: number of examples per step; the last batch of a source in an epoch can be smaller.
         seed: of the order.
-        phase: training phases see different orders.
-        sampling: how the source of a step is drawn; None: every example is seen once an epoch (concatenation).
-        group_by_length: have the examples of a batch be of like length, so that little of it is padding: those of 50
-            batches, drawn at random, are sorted by length and cut into batches, whose order is random again.
+        phase: name of the training phase; each phase has another order.
+        sampling: how the source of a step is drawn; None means that an epoch has every example once (concatenation).
+        group_by_length: whether the examples of a batch have similar lengths, so that there is little padding. The
+            examples of 50 random batches are sorted by length and cut into batches, whose order is random again.
     """
 
     def __init__(
@@ -112,63 +115,63 @@ class Mix:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps that see as many examples as there are, upsampled ones as often as they are."""
+        """Number of steps of an epoch, with upsampling."""
         return sum(self._batches)
 
     def batch(self, step: int) -> Batch:
-        """The batch of the `step`-th step of the phase, from 0."""
+        """Returns the batch of a step of the phase, counted from 0."""
         number, turn = self._turn(step)
         source = self.sources[number]
         epoch, at = divmod(turn, self._batches[number])
-        chosen = self._shuffled(number, epoch)[at * self.batch_size : (at + 1) * self.batch_size]
-        return Batch(source.language, _rows(source.features, chosen.tolist()))
+        numbers = self._example_order(number, epoch)[at * self.batch_size : (at + 1) * self.batch_size]
+        return Batch(source.language, _rows(source.features, numbers.tolist()))
 
     def _turn(self, step: int) -> tuple[int, int]:
-        """Which source a step is of, and how many of its batches came before."""
+        """Returns the number of a step's source, and the number of this source's batches before."""
         whole = self.steps_per_epoch if self._sampling is None else _BLOCK
         block, position = divmod(step, whole)
         if self._order is None or self._order[0] != block:
-            self._order = (block, *(self._epoch(block) if self._sampling is None else self._drawn(block)))
+            self._order = (block, *(self._epoch_order(block) if self._sampling is None else self._draw_block(block)))
         _, numbers, turns = self._order
         return int(numbers[position]), int(turns[position])
 
-    def _epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
-        """An epoch of all batches of all sources: (steps,) source numbers and (steps,) turns, int64."""
+    def _epoch_order(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """Orders all batches of an epoch: returns (steps,) source numbers and (steps,) numbers of batches, int64."""
         numbers = torch.repeat_interleave(torch.tensor(self._batches))
         turns = torch.cat([torch.arange(epoch * count, (epoch + 1) * count) for count in self._batches])
         shuffled = torch.randperm(len(numbers), generator=stream(self._seed, "batches", self._phase, epoch))
         return numbers[shuffled], turns[shuffled]
 
-    def _drawn(self, block: int) -> tuple[Tensor, Tensor]:
-        """A block of steps whose sources are drawn: (steps,) source numbers and (steps,) turns, int64."""
+    def _draw_block(self, block: int) -> tuple[Tensor, Tensor]:
+        """Draws the sources of a block of steps: (steps,) source numbers and (steps,) numbers of batches, int64."""
         assert self._sampling is not None
         weights = self._sampling.weights(self.sources)
         before = torch.zeros(len(weights), dtype=torch.int64)
         for number in range(block + 1):
             generator = stream(self._seed, "sources", self._phase, number)
-            drawn = torch.multinomial(weights, _BLOCK, replacement=True, generator=generator)
+            draws = torch.multinomial(weights, _BLOCK, replacement=True, generator=generator)
             if number < block:
-                before += torch.bincount(drawn, minlength=len(weights))
-        hits = torch.nn.functional.one_hot(drawn, len(weights)).cumsum(0)
-        return drawn, before[drawn] + hits.gather(1, drawn[:, None]).squeeze(1) - 1
+                before += torch.bincount(draws, minlength=len(weights))
+        hits = torch.nn.functional.one_hot(draws, len(weights)).cumsum(0)
+        return draws, before[draws] + hits.gather(1, draws[:, None]).squeeze(1) - 1
 
-    def _shuffled(self, number: int, epoch: int) -> Tensor:
-        """(examples an epoch,) int64: the order in which a source's examples come in its `epoch`-th passage."""
-        known = self._rows.get(number)
-        if known is None or known[0] != epoch:
+    def _example_order(self, number: int, epoch: int) -> Tensor:
+        """Returns the order of a source's examples in its `epoch`-th pass, (examples of an epoch,) int64."""
+        cached = self._rows.get(number)
+        if cached is None or cached[0] != epoch:
             source = self.sources[number]
             generator = stream(self._seed, "order", self._phase, epoch, source.name)
             order = torch.randperm(source.examples_an_epoch, generator=generator) % len(source.features)
             if self._groups:
-                order = self._grouped(order, source.lengths, generator)
-            self._rows[number] = known = (epoch, order)
-        return known[1]
+                order = self._group_by_length(order, source.lengths, generator)
+            self._rows[number] = cached = (epoch, order)
+        return cached[1]
 
-    def _grouped(self, order: Tensor, lengths: Tensor, generator: torch.Generator) -> Tensor:
-        """The same examples, those of each run of batches sorted by length; a batch that is not full stays last."""
+    def _group_by_length(self, order: Tensor, lengths: Tensor, generator: torch.Generator) -> Tensor:
+        """Sorts the examples of each group of batches by length; a batch that is not full stays last."""
         batches: list[Tensor] = []
-        for some in order.split(_GROUPED * self.batch_size):
-            *full, last = some[lengths[some].argsort(stable=True)].split(self.batch_size)
+        for group in order.split(_GROUP_BATCHES * self.batch_size):
+            *full, last = group[lengths[group].argsort(stable=True)].split(self.batch_size)
             if len(last) == self.batch_size:
                 full, last = [*full, last], order[:0]
             batches += [full[number] for number in torch.randperm(len(full), generator=generator).tolist()]
@@ -176,7 +179,7 @@ class Mix:
 
 
 def _rows(features: Sequence[Features], numbers: list[int]) -> list[Features]:
-    """Rows by number, in one access where the features can do that."""
+    """Returns rows by their numbers, in one access if the features support it."""
     if hasattr(features, "rows"):
         return features.rows(numbers)
     return [features[number] for number in numbers]

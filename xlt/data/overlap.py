@@ -1,9 +1,10 @@
-"""Which training examples repeat text that must not be learned from, word for word or edited.
+"""Finds training examples that repeat a text which must not be learned, literally or edited.
 
-NusaX was made from SMSA texts, many of them edited first; the thesis leaves every such example out of training "in its
-original or modified form" (Table 6.1). Equal is: the same letters and digits, case apart. Edited is: the two texts
-share a fifth of their word trigrams (Jaccard index). Of SMSA's 11,000 training texts 219 so equal a NusaX test text and
-156 more share a fifth or more with one; nearly all others share less than a tenth.
+NusaX consists of translations of SMSA texts, many of them edited. The thesis leaves every such example out of training
+"in its original or modified form" (Table 6.1). Two texts count as equal if their letters and digits are, without regard
+to case. One counts as an edited copy of the other if they share a fifth of their word trigrams (Jaccard index). Of
+SMSA's 11,000 training texts, 219 equal a NusaX test text in this sense and 156 more share a fifth or more of the
+trigrams with one; nearly all others share less than a tenth.
 """
 
 from __future__ import annotations
@@ -14,22 +15,22 @@ from collections.abc import Iterable, Iterator
 from xlt.data.examples import Example
 from xlt.data.words import letters, words
 
-_EDITED = 0.2
-_SPAN = 3
+_MIN_SHARED = 0.2
+_WORDS_OF_TRIGRAM = 3
 
 
 class Overlap:
-    """An index of texts.
+    """An index of texts that must not be learned.
 
     Args:
-        texts: those that must not be learned from.
+        texts: of the index.
     """
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._letters: set[str] = set()
         self._sizes: list[int] = []
         self._texts_with: dict[tuple[str, ...], list[int]] = defaultdict(list)
-        self._found: dict[str, set[int]] = {}
+        self._overlapping: dict[str, set[int]] = {}
         for text in texts:
             trigrams = _trigrams(text)
             if (same := letters(text)) in self._letters:
@@ -40,39 +41,44 @@ class Overlap:
             self._sizes.append(len(trigrams))
 
     def holds(self, example: Example) -> bool:
-        """Whether a text of the example equals one of the index, or is an edited copy, or a translation of either."""
+        """Returns whether a text of the example, or its original, equals an indexed one or is an edited copy of it."""
         return any(self._holds(text) for text in (*texts_of(example), *example.untranslated))
 
     def apart(self, content: str, examples: Iterable[Example]) -> Iterator[Example]:
-        """The examples that the index does not hold.
+        """Yields the examples that the index does not hold.
 
         Args:
-            content: names the examples; those by a name that were gone through before are not compared again.
-            examples: what is read; the same ones, in the same order, for the same name.
+            content: cache key; a known key reuses the earlier result.
+            examples: for the same key always the same ones, in the same order.
         """
-        known = self._found.get(content)
-        found = set()
+        cached = self._overlapping.get(content)
+        overlapping = set()
         for number, example in enumerate(examples):
-            if (number in known) if known is not None else self.holds(example):
-                found.add(number)
+            if (number in cached) if cached is not None else self.holds(example):
+                overlapping.add(number)
             else:
                 yield example
-        self._found[content] = found
+        self._overlapping[content] = overlapping
 
     def _holds(self, text: str) -> bool:
         if letters(text) in self._letters:
             return True
         trigrams = _trigrams(text)
         shared = Counter(number for trigram in trigrams for number in self._texts_with.get(trigram, ()))
-        return any(count >= _EDITED * (len(trigrams) + self._sizes[number] - count) for number, count in shared.items())
+        return any(
+            count >= _MIN_SHARED * (len(trigrams) + self._sizes[number] - count) for number, count in shared.items()
+        )
 
 
 def texts_of(example: Example) -> list[str]:
-    """The running texts of an example; its words joined where it has only them."""
+    """Returns the running texts of an example; if it has words only, the words joined by spaces."""
     texts = [text for text in (example.text, example.pair) if text is not None]
     return texts or [" ".join(example.words or ())]
 
 
 def _trigrams(text: str) -> set[tuple[str, ...]]:
-    found = words(text)
-    return {tuple(found[at : at + _SPAN]) for at in range(max(1, len(found) - _SPAN + 1))}
+    """Returns the trigrams of a text; a text of fewer than three words is one trigram."""
+    text_words = words(text)
+    return {
+        tuple(text_words[at : at + _WORDS_OF_TRIGRAM]) for at in range(max(1, len(text_words) - _WORDS_OF_TRIGRAM + 1))
+    }

@@ -1,4 +1,4 @@
-"""From a data set's records to examples: which column plays which part is said by the source's `fields`."""
+"""Converts the records of a data set to examples; the source's `fields` say which column has which role."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ ROLES = ("system", "user", "assistant")
 
 
 def fields_of(source: SourceConfig) -> dict[str, str]:
-    """Role -> column of a source's own files, `{code}` filled in.
+    """Returns role -> column of a source's files, with `{code}` replaced.
 
     Raises:
-        UsageError: none is named.
+        UsageError: the source names no column.
     """
     if not source.fields:
-        raise UsageError(f"fields={{}}: reader {source.reader} needs to know the columns; give for instance text=...")
+        raise UsageError(f"fields={{}}: reader {source.reader} needs the names of columns; set for example fields.text")
     return {role: column.replace("{code}", source.code) for role, column in source.fields.items()}
 
 
 def examples_of(
     records: Iterable[tuple[str, Mapping[str, Any]]], fields: Mapping[str, str], where: Mapping[str, str]
 ) -> Iterator[Example]:
-    """The examples of those records that have the wanted values.
+    """Converts those records to examples that have the values in `where`.
 
     Args:
         records: place and columns of each.
         fields: role -> column.
-        where: column -> wanted value.
+        where: column -> value that a record must have.
     Raises:
-        UsageError: as `example_of`, or a column of `where` is not there.
+        UsageError: a record has no column of `where`, or `example_of` raises it.
     """
     for place, record in records:
         for column in where:
@@ -46,26 +46,26 @@ def examples_of(
 
 
 def example_of(record: Mapping[str, Any], fields: Mapping[str, str], place: str) -> Example:
-    """The example that a record holds.
+    """Converts a record to an example.
 
     Args:
         record: column -> value.
         fields: role -> column. Roles are `text`, `pair`, `label`, `id` (strings or numbers), `words` (list of strings)
             and `answers` (lists `text` and `answer_start` in a mapping, or a list of such pairs); for conversations
-            `messages` (a list of mappings `role` and `content`), or `prompt`, `completion` and perhaps `input`, which
-            stands below the prompt; any other role is a column of word labels, a list as long as `words`.
+            `messages` (a list of mappings `role` and `content`), or `prompt`, `completion` and optionally `input`,
+            which is put below the prompt. Any other role is a column of word labels, a list as long as `words`.
         place: of the record, for messages.
     Raises:
-        UsageError: a column is not there, of another type, or of another length, or an answer does not stand in `pair`
-            where it should; names the place.
+        UsageError: a column is missing or has another type or length, or an answer is not in `pair` at its place; the
+            message names the place.
     """
     values: dict[str, Any] = {}
     columns: dict[str, tuple[str, ...]] = {}
-    said: dict[str, str] = {}
+    prompts: dict[str, str] = {}
     for role, column in fields.items():
         if column not in record:
-            there = ", ".join(map(str, record)) or "none"
-            raise UsageError(f"{place}: no column {column!r} (fields.{role}); there are {there}")
+            names = ", ".join(map(str, record)) or "none"
+            raise UsageError(f"{place}: no column {column!r} (fields.{role}); the columns are {names}")
         value = record[column]
         if role in _TEXTS:
             values[role] = _text(value, role, column, place)
@@ -74,19 +74,22 @@ def example_of(record: Mapping[str, Any], fields: Mapping[str, str], place: str)
         elif role == "messages":
             values["turns"] = _turns(value, column, place)
         elif role in _PROMPTS:
-            said[role] = _text(value, role, column, place)
+            prompts[role] = _text(value, role, column, place)
         else:
             listed = _strings(value, role, column, place)
             if role == "words":
                 values[role] = listed
             else:
                 columns[role] = listed
-    if said:
-        values["turns"] = prompted(said.get("prompt", ""), said.get("input", ""), said.get("completion", ""), place)
+    if prompts:
+        prompt, below, completion = (prompts.get(role, "") for role in ("prompt", "input", "completion"))
+        values["turns"] = prompted(prompt, below, completion, place)
     words = values.get("words", ())
     for role, labels in columns.items():
         if len(labels) != len(words):
-            raise UsageError(f"{place}: {len(labels)} labels in column {fields[role]!r}, {len(words)} words")
+            raise UsageError(
+                f"{place}: {len(labels)} labels in column {fields[role]!r}, but {len(words)} words: must be as many"
+            )
     if "words" in values and not all(words):
         raise UsageError(f"{place}: word {words.index('') + 1} in column {fields['words']!r} is empty")
     if "answers" in values and "pair" in values:
@@ -95,24 +98,24 @@ def example_of(record: Mapping[str, Any], fields: Mapping[str, str], place: str)
 
 
 def prompted(prompt: str, below: str, completion: str, place: str) -> tuple[Turn, ...]:
-    """A conversation of a prompt, with more text below it if there is any, and its completion.
+    """Returns a conversation of a prompt, with the text `below` under it, and its completion.
 
     Raises:
-        UsageError: prompt or completion is empty; names the place.
+        UsageError: prompt or completion is empty; the message names the place.
     """
     if not prompt.strip() or not completion.strip():
-        raise UsageError(f"{place}: an empty {'completion' if prompt.strip() else 'prompt'}")
+        raise UsageError(f"{place}: the {'completion' if prompt.strip() else 'prompt'} is empty; remove the example")
     return Turn("user", f"{prompt}\n\n{below}" if below.strip() else prompt), Turn("assistant", completion)
 
 
 def check_answers(answers: Sequence[Answer], context: str, place: str) -> None:
-    """Refuses a question without answers, and answers that do not stand where they say.
+    """Refuses a question without answers, and answers that are not at their places in the context.
 
     Raises:
-        UsageError: names the place, the answer, and what stands there instead.
+        UsageError: the message names the place, the answer, and the text that is there instead.
     """
     if not answers:
-        raise UsageError(f"{place}: no answers; SQuAD v1.1 has at least one for each question")
+        raise UsageError(f"{place}: there are no answers; SQuAD v1.1 has at least one for each question")
     for answer in answers:
         if not answer.text:
             raise UsageError(f"{place}: an answer is empty")
@@ -121,16 +124,18 @@ def check_answers(answers: Sequence[Answer], context: str, place: str) -> None:
                 f"{place}: answer_start={answer.start} of answer {answer.text!r} is outside of the context, "
                 f"which has {len(context)} characters"
             )
-        stands = context[answer.start : answer.start + len(answer.text)]
-        if stands != answer.text:
-            raise UsageError(f"{place}: at answer_start={answer.start} stands {stands!r}, not answer {answer.text!r}")
+        actual = context[answer.start : answer.start + len(answer.text)]
+        if actual != answer.text:
+            raise UsageError(
+                f"{place}: at answer_start={answer.start} the context has {actual!r}, not the answer {answer.text!r}"
+            )
 
 
 def whole_characters(text: str, place: str) -> str:
-    r"""The text, unless it holds half of a surrogate pair, as an escape in JSON can (`\ud83d` on its own).
+    r"""Returns the text if it has no half of a surrogate pair, which an escape in JSON can be (`\ud83d` on its own).
 
     Raises:
-        UsageError: it does; names the place and the character.
+        UsageError: it has one; the message names the place and the character.
     """
     try:
         text.encode("utf-8")
@@ -160,7 +165,9 @@ def _turns(value: Any, column: str, place: str) -> tuple[Turn, ...]:
         raise UsageError(f"{place}: column {column!r} must hold a list of mappings role and content") from error
     for turn in turns:
         if turn.role not in ROLES:
-            raise UsageError(f"{place}: role {turn.role!r} in column {column!r}; there are {', '.join(ROLES)}")
+            raise UsageError(
+                f"{place}: role {turn.role!r} in column {column!r} is unknown; roles are {', '.join(ROLES)}"
+            )
     return turns
 
 

@@ -120,7 +120,7 @@ class WandbRun:
         return self._record
 
     def trained(self) -> None:
-        """Sends the summary and, if there is a module, its file as an artifact with the modules on which it builds."""
+        """Sends the summary and, if there is a module, an artifact of it and of the modules it builds on."""
         self._send_records()
         result = self._store.result(self._planned.fingerprint)
         facts = {f"module/{name}": value for name, value in result.get("module", {}).items()}
@@ -133,7 +133,7 @@ class WandbRun:
         self._sent_parts.trained = self._complete = True
 
     def evaluated(self, records: Mapping[str, Mapping[str, Any]]) -> None:
-        """Sends evaluations as a table, their scores in the summary, and the modules in use as inputs of the run."""
+        """Sends evaluations as a table, their scores in the summary, and the modules used as inputs of the run."""
         import wandb
 
         lines = self._send_records()

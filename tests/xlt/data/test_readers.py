@@ -87,13 +87,13 @@ def test_unicode_line_separators_and_spaces_stay_in_words(treebank: Callable[...
 @pytest.mark.parametrize(
     ("lines", "fault"),
     [
-        ((LINE.format(1, "a", "X"), LINE.format(3, "b", "X")), r"x.conllu:2: word id '3' where 2 was due"),
-        ((LINE.format(0, "a", "X"),), r"x.conllu:1: word id '0' where 1 was due"),
+        ((LINE.format(1, "a", "X"), LINE.format(3, "b", "X")), r"x.conllu:2: word id '3'.* 2"),
+        ((LINE.format(0, "a", "X"),), r"x.conllu:1: word id '0'.* 1"),
         ((LINE.format("one", "a", "X"),), r"x.conllu:1: word id 'one'"),
-        ((LINE.format(1, "a", "X"), "# c", "2\tb\tX"), r"x.conllu:3: 3 tab-separated columns, CoNLL-U has 10"),
+        ((LINE.format(1, "a", "X"), "# c", "2\tb\tX"), r"x.conllu:3: 3 tab-separated columns.* 10"),
         ((LINE.format(1, "a", "X") + "\tmore",), r"x.conllu:1: 11 tab-separated columns"),
         ((LINE.format(1, "a", "X").replace("\t", " "),), r"x.conllu:1: 1 tab-separated columns"),
-        ((LINE.format(1, "", "X"),), r"x.conllu:1: empty FORM column"),
+        ((LINE.format(1, "", "X"),), r"x.conllu:1: the FORM column is empty"),
     ],
 )
 def test_a_broken_line_is_refused_with_its_place(
@@ -114,7 +114,7 @@ def test_a_folder_gives_the_file_of_the_split(tmp_path: Path) -> None:
         (tmp_path / f"fo_farpahc-ud-{split}.conllu").write_text(LINE.format(1, split, "X"), encoding="utf-8")
     assert read(conllu, source(tmp_path, split="dev"))[0].words == ("dev",)
     with pytest.raises(
-        UsageError, match=r"no files for split test, wanted one \*-ud-test.conllu or test.conllu; .*dev"
+        UsageError, match=r"no files for split test, expected one \*-ud-test.conllu or test.conllu; .*dev"
     ):
         conllu.files(source(tmp_path, split="test"))
     (tmp_path / "train.conllu").touch()
@@ -138,7 +138,7 @@ def test_text_that_is_not_utf_8_or_not_there_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_bytes(b"one\ntw\xf6\n")
     with pytest.raises(UsageError, match=r"t.txt:2: not UTF-8"):
         read(text, source(tmp_path / "t.txt", "text"))
-    with pytest.raises(UsageError, match=r"no files for split train, wanted one fao.txt or train.txt; it has t.txt"):
+    with pytest.raises(UsageError, match=r"no files for split train, expected one fao.txt or train.txt; it has t.txt"):
         read(text, source(tmp_path, "text"))
 
 

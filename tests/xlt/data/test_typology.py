@@ -41,7 +41,7 @@ def test_a_language_without_a_vector_names_its_relatives(tmp_path: Path) -> None
     with pytest.raises(UsageError) as raised:
         typology.vectors(["fao", "nah", "deu"])
     assert raised.value.lines == [
-        "language=nah: t.npz has no vector of Nahuatl languages; languages of that name that have one: "
+        "language=nah: t.npz has no vector of Nahuatl languages; languages of similar names with a vector: "
         "azd (Eastern Durango Nahuatl)",
         "language=deu: t.npz has no vector of German",
     ]
@@ -73,7 +73,7 @@ def test_the_package_has_the_thesiss_features() -> None:
     [
         ({"data": None}, "has no array data"),
         ({"data": np.full((4, 4), 2, dtype=np.uint8)}, "data must be 0 or 1"),
-        ({"data": np.zeros((3, 4), dtype=np.uint8)}, "one row a language"),
+        ({"data": np.zeros((3, 4), dtype=np.uint8)}, "one row per language"),
     ],
 )
 def test_another_table_is_refused(changes: dict[str, object], said: str, tmp_path: Path) -> None:

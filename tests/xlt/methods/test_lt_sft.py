@@ -97,7 +97,7 @@ def algorithm_1(
 def test_it_is_algorithm_1(
     kind: str, micro_batch_size: int | None, l1: float, make_trainer, make_model, make_task, tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr("xlt.methods.dense._CACHED", 1000)  # most tensors are several blocks, the last not whole
+    monkeypatch.setattr("xlt.methods.dense._BLOCK_ENTRIES", 1000)  # most tensors are several blocks, the last not whole
 
     def trainer(method: Any) -> Trainer:
         return make_trainer(

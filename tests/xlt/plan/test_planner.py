@@ -266,7 +266,7 @@ def test_preflight_reads_all_data_and_gathers_what_is_wrong(
     with pytest.raises(UsageError) as raised:
         plan.preflight()
     assert [line.rpartition("/")[2] for line in raised.value.lines] == [
-        f"{name}.conllu:1: 2 tab-separated columns, CoNLL-U has 10" for name in ("one", "two")
+        f"{name}.conllu:1: 2 tab-separated columns, but CoNLL-U has 10" for name in ("one", "two")
     ]
 
 

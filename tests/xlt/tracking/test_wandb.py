@@ -442,7 +442,7 @@ def test_an_absent_client_is_one_line(
 ) -> None:
     run = make_run()
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UsageError, match=r"tracker.wandb=offline: the client is not installed; pip install"):
+    with pytest.raises(UsageError, match=r"tracker\.wandb=offline: .*pip install"):
         WandbRun(run, store)
 
 
@@ -463,7 +463,7 @@ def test_online_without_an_account_is_one_line(
 
 def test_a_file_that_is_no_log_is_refused_and_half_a_record_left_out(tmp_path: Path, make_run: Any, store: Any) -> None:
     (tmp_path / "other").write_bytes(b"something else")
-    with pytest.raises(ValueError, match="not a log of W&B's"):
+    with pytest.raises(ValueError, match="not a log"):
         list(records(tmp_path / "other"))
     run = make_run()
     watcher = _tracked(run, store)

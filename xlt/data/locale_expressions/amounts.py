@@ -1,4 +1,4 @@
-"""Forms of amounts of a currency."""
+"""The forms in which a language writes amounts of a currency."""
 
 from __future__ import annotations
 
@@ -104,12 +104,12 @@ _CURRENCIES = [
     "LYD",
 ]
 
-# Signs of the root locale that are signs, not abbreviations: a language without its own symbol still writes these.
+# Signs of the root locale that are no abbreviations; languages without a symbol of their own write these, too.
 _COMMON_SIGNS = {"EUR": "€", "GBP": "£", "INR": "₹", "KRW": "₩", "ILS": "₪", "VND": "₫", "PHP": "₱"}
 
 
 def amount_forms(own: OwnData, numbers: NumberWriter) -> Iterator[Form]:
-    """Amounts with the currency's symbol, its ISO code, and its name in the plural form that the number asks for."""
+    """Yields forms of amounts with the currency's symbol, its ISO code, or its name in the number's plural form."""
     pattern = own.punctuation("currency_formats")["standard"].pattern
     symbols = _distinct({code: _symbol(own, code) for code in _CURRENCIES})
     names = _distinct({code: _currency_names(own, code) for code in _CURRENCIES})
@@ -121,11 +121,11 @@ def amount_forms(own: OwnData, numbers: NumberWriter) -> Iterator[Form]:
         return lambda value: numbers.fill(value, pattern, "¤", symbol, "currency")
 
     def render_name(by_category: Mapping[str, str]) -> Callable[[str], list[Piece]]:
-        made = {category: piece(name, "currency") for category, name in by_category.items()}
+        pieces = {category: piece(name, "currency") for category, name in by_category.items()}
 
         def render(value: str) -> list[Piece]:
             category = numbers.plural(value)
-            name = made.get(category) or made["other"]
+            name = pieces.get(category) or pieces["other"]
             return [
                 piece(slot, "other") if isinstance(slot, str) else name if slot else numbers.number(value)
                 for slot in slots.get(category, default)
@@ -150,10 +150,10 @@ def _symbol(own: OwnData, code: str) -> str | None:
 
 
 def _currency_names(own: OwnData, code: str) -> tuple[tuple[str, str], ...] | None:
-    """(plural category, name) pairs with at least "other", which is the plain name where CLDR has no plural.
+    """Returns pairs of plural category and name, among them "other", which is the plain name if CLDR has no plural.
 
-    None where the language has no name of its own: none at all, the code, or English words. A single word may be the
-    same in English and the language ("euro"); two or more in a row are a copy.
+    Returns None if the language has no name of its own, that is, no name, the code, or English words. A single word can
+    be the same in English and in the language ("euro"); several equal words are a copy.
     """
     names = _all_names(own, code)
     english = {name.lower() for name in _all_names(OwnData("en"), code).values()} if own.locale != "en" else set()
@@ -172,13 +172,13 @@ def _all_names(own: OwnData, code: str) -> dict[str, str]:
 
 
 def _distinct(names: Mapping[str, _Name | None]) -> dict[str, _Name]:
-    """Drops what two currencies share: "kr" would be two values of perhaps two splits under one text."""
-    found = [name for name in names.values() if name is not None]
-    return {code: name for code, name in names.items() if name is not None and found.count(name) == 1}
+    """Drops names that two currencies share, such as "kr": one text could be two values of different splits."""
+    all_names = [name for name in names.values() if name is not None]
+    return {code: name for code, name in names.items() if name is not None and all_names.count(name) == 1}
 
 
 def _money(rng: Random, decimals: int, whole: bool) -> str:
-    """Digits of an amount; with as many decimals as the currency has, or now and then none if it may be `whole`."""
+    """Draws the digits of an amount, with the currency's decimals; if it may be `whole`, in most cases without."""
     size = rng.random()
     units = (
         rng.randint(1, 99) if size < 0.4 else rng.randint(100, 9_999) if size < 0.8 else rng.randint(10_000, 9_999_999)

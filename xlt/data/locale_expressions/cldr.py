@@ -1,9 +1,9 @@
-"""One language's own data in CLDR, without what it inherits from other languages or from the root locale.
+"""Reads a language's own data in CLDR, without data inherited from other languages or from the root locale.
 
-CLDR leaves out whatever a language inherits, so an absent word means that CLDR does not know it. Fallbacks *within* a
-language (abbreviated months that are not abbreviated, stand-alone forms equal to the format forms) are CLDR's aliases
-and are followed here. Punctuation that holds no words (number symbols, digit grouping, a bare comma) may come from
-the root locale: there, absent means "as the root has it".
+CLDR leaves out inherited data, so a missing word means that CLDR does not know it. Fallbacks *within* a language
+(abbreviated months that are not abbreviated, stand-alone forms equal to the format forms) are CLDR's aliases, which
+this code follows. Punctuation without words (number symbols, digit grouping, a bare comma) can come from the root
+locale, because there a missing entry means that the root's applies.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _WIDTHS = ("abbreviated", "wide", "narrow")
 
 @cache
 def _reader() -> ModuleType:
-    """An instance of babel's reader with a cache of its own.
+    """Returns babel's reader with a cache of its own.
 
-    `load(merge_inherited=False)` leaves unmerged data in the cache that `Locale` reads, which would break every other
-    user of babel in the process.
+    `load(merge_inherited=False)` puts unmerged data into the cache that `Locale` reads, which would break every other
+    use of babel in the process.
     """
     spec = importlib.util.find_spec("babel.localedata")
     assert spec is not None and spec.loader is not None
@@ -42,7 +42,7 @@ def _load(locale: str) -> dict[str, Any]:
 
 
 class OwnData:
-    """What CLDR says about one language itself.
+    """The own data of one language in CLDR.
 
     Args:
         locale: CLDR's identifier, such as "fo".
@@ -57,19 +57,19 @@ class OwnData:
         self._writes_latin: bool | None = None
 
     def table(self, *path: Any) -> Mapping[Any, Any]:
-        """The mapping at `path`, empty where the language has none of its own (an alias is not its own)."""
+        """Returns the mapping at `path`; empty if the language has none of its own (an alias does not count)."""
         return _table(self._data, path)
 
     def value(self, *path: Any) -> Any:
-        """The entry at `path`, or None."""
+        """Returns the entry at `path`, or None."""
         return self.table(*path[:-1]).get(path[-1])
 
     def punctuation(self, *path: Any) -> Mapping[Any, Any]:
-        """As `table`, completed with the root's: for entries without words only."""
+        """Returns the mapping at `path`, completed with the root locale's; only for entries without words."""
         return {**_table(self._root, path), **self.table(*path)}
 
     def names(self, kind: str, context: str, width: str) -> Mapping[int, str] | None:
-        """Names of months (1-12), days (Monday 0), or quarters (1-4), with CLDR's aliases inside the language.
+        """Returns the names of months (1-12), days (Monday 0) or quarters (1-4), following aliases in the language.
 
         Args:
             kind: "months", "days" or "quarters".
@@ -78,16 +78,16 @@ class OwnData:
         Returns:
             None if a name is missing or is a bare key.
         """
-        found: dict[int, str] = {}
+        entries: dict[int, str] = {}
         for source in reversed(_alias_chain(context, width)):
-            found.update(self.table(kind, *source))
-        complete = len(found) == _CALENDAR_SIZES[kind]
-        if not complete or any(not name.strip() or _BARE_KEY.fullmatch(name) for name in found.values()):
+            entries.update(self.table(kind, *source))
+        complete = len(entries) == _CALENDAR_SIZES[kind]
+        if not complete or any(not name.strip() or _BARE_KEY.fullmatch(name) for name in entries.values()):
             return None
-        return found
+        return entries
 
     def is_foreign(self, text: str) -> bool:
-        """Whether `text` is in Latin letters and the language is not: an English word left where none was known."""
+        """Returns whether `text` is in Latin letters although the language is not, that is, an English placeholder."""
         if self._writes_latin is None:
             months = self.names("months", "format", "wide") or {}
             self._writes_latin = any(_is_latin(char) for name in months.values() for char in name)
@@ -95,26 +95,26 @@ class OwnData:
         return not self._writes_latin and bool(letters) and all(_is_latin(char) for char in letters)
 
     def eras(self, width: str) -> Mapping[int, str] | None:
-        """Names of the era before (0) and of the common one (1)."""
-        found = {**self.table("eras", "abbreviated"), **self.table("eras", width)}
-        return found if {0, 1} <= found.keys() else None
+        """Returns the names of the era before the common era (0) and of the common era (1)."""
+        entries = {**self.table("eras", "abbreviated"), **self.table("eras", width)}
+        return entries if {0, 1} <= entries.keys() else None
 
     def periods(self, width: str) -> Mapping[str, str]:
-        """Names of the periods of the day ("am", "pm", "noon", "morning1", ...) the language itself has.
+        """Returns the language's own names of periods of the day ("am", "pm", "noon", "morning1", ...).
 
-        Where a width has no name, another has: Korean writes its own words, not the AM and PM of the root locale.
+        If a width has no name, another width's is used, so that Korean has its own words and not the root's AM and PM.
         """
-        found: dict[str, str] = {}
+        entries: dict[str, str] = {}
         for fallback in (*reversed(_WIDTHS), width):
-            found.update(self.table("day_periods", "format", fallback))
-        return {period: name for period, name in found.items() if name.strip()}
+            entries.update(self.table("day_periods", "format", fallback))
+        return {period: name for period, name in entries.items() if name.strip()}
 
     @property
     def numbering_system(self) -> str:
         return self._data.get("default_numbering_system") or "latn"
 
     def number_symbols(self) -> Mapping[str, str]:
-        """Symbols of the language's default numbering system."""
+        """Returns the symbols of the language's default numbering system."""
         system = self.numbering_system
         symbols = dict(self.punctuation("number_symbols", "latn"))
         if system != "latn":
@@ -128,17 +128,17 @@ def _is_latin(char: str) -> bool:
 
 def _table(data: Mapping[Any, Any], path: tuple[Any, ...]) -> Mapping[Any, Any]:
     for key in path:
-        found = data.get(key)
-        if isinstance(found, tuple):  # babel: an alias and what the locale itself adds to it
-            found = found[1]
-        if not isinstance(found, dict):
+        entries = data.get(key)
+        if isinstance(entries, tuple):  # in babel a tuple is an alias and the locale's own additions
+            entries = entries[1]
+        if not isinstance(entries, dict):
             return {}
-        data = found
+        data = entries
     return data
 
 
 def _alias_chain(context: str, width: str) -> list[tuple[str, str]]:
-    """Where CLDR's root locale says to look, nearest first."""
+    """Returns the places to which the root locale's aliases lead, nearest first."""
     if width == "narrow":
         other = "stand-alone" if context == "format" else "format"
         return [(context, "narrow"), (other, "narrow")] if context == "format" else [(context, "narrow")]

@@ -1,4 +1,4 @@
-"""Locale expressions of one language, and the same values in two languages."""
+"""Generates locale expressions of one language, or pairs with the same values in two languages."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from xlt.data.locale_expressions.pieces import Piece, assemble
 from xlt.data.locale_expressions.values import SPLITS
 
 CORPUS_VERSION = "1"
-"""Changes whenever the same call would return another text; with babel's version it identifies the contents."""
+"""Changes whenever the same call would return another text; with babel's version it identifies the corpus."""
 
 MOST_EXPRESSIONS = 1_000_000
 
-_FEWEST_WORDS, _MOST_WORDS = 4, 16
+_MIN_WORDS, _MAX_WORDS = 4, 16
 _KIND_WEIGHTS = {
     "date": 24,
     "time": 9,
@@ -36,19 +36,19 @@ _KIND_WEIGHTS = {
 _LIST_WEIGHTS = {"standard": 10, "or": 4, "standard-short": 2}
 _ITEM_COUNTS = (1, 2, 3, 4)
 _ITEM_WEIGHTS = (3, 7, 10, 11)  # cumulative
-_PATIENCE = 10_000  # repeated texts in a row before a call gives up
+_MAX_REJECTIONS = 10_000  # number of consecutive unusable texts after which a call gives up
 
 
 @dataclass(frozen=True)
 class Expression:
-    """One unlabelled text and its tagged words.
+    """A text of dates, numbers and the like, with its labelled words.
 
     Attributes:
         text: with the language's own spacing, digits and directional marks.
         words: without white space; joined without spaces they are the text without spaces. Fields and literals of a
-            pattern are words of their own, also where a script writes no spaces.
+            pattern are separate words, even in scripts without spaces.
         labels: one of `LABELS` for each word.
-        kind: kinds of the values in it, joined by "+": "date", "amount+measure", ...
+        kind: the kinds of its values, joined by "+": "date", "amount+measure", ...
     """
 
     text: str
@@ -58,21 +58,23 @@ class Expression:
 
 
 def available_languages() -> tuple[str, ...]:
-    """ISO 639-3 codes of all languages with expressions, sorted."""
+    """Returns the ISO 639-3 codes of all languages with expressions, sorted."""
     return tuple(LANGUAGES)
 
 
 def expressions(language: str, split: str, count: int, seed: int = 0) -> list[Expression]:
-    """Makes `count` expressions with distinct texts.
+    """Generates `count` expressions with distinct texts.
 
-    The same arguments give the same list everywhere with one version of babel, and a longer list begins with the
-    shorter one. No value of a split is seen in another split, in any language, under any seed.
+    With the same version of babel, the same arguments give the same list on every machine, and a longer list begins
+    with the shorter one. No value of a split is in another split, in any language, with any seed.
 
     Args:
         language: ISO 639-3 code.
         split: "train", "dev", "test", or "text" (for language modelling).
+        count: number of expressions.
+        seed: of the draws.
     Raises:
-        ValueError: unknown language or split, a negative count, or one that is too large.
+        ValueError: language or split is unknown, or the count is negative or too large.
     """
     forms = inventory(_locale("language", language))
     rng = Random(f"{language}/{split}/{seed}")
@@ -82,14 +84,14 @@ def expressions(language: str, split: str, count: int, seed: int = 0) -> list[Ex
 def parallel_expressions(
     source: str, target: str, split: str, count: int, seed: int = 0
 ) -> list[tuple[Expression, Expression]]:
-    """Makes `count` pairs: the same values, by the same kinds of pattern, in two languages.
+    """Generates `count` pairs of expressions with the same values and kinds of pattern in two languages.
 
-    Source texts are distinct; determinism and splits are as for `expressions`. Only what both languages have is drawn,
-    so a poor language makes for short and similar pairs.
+    Source texts are distinct; determinism and splits are as for `expressions`. Only forms that both languages have are
+    used, so a language with little data gives short and similar pairs.
 
     Args:
         source, target: ISO 639-3 codes.
-        split: as for `expressions`.
+        split, count, seed: as for `expressions`.
     Raises:
         ValueError: as for `expressions`, or source and target are the same.
     """
@@ -105,7 +107,7 @@ def parallel_expressions(
 
 @dataclass(frozen=True)
 class _Sentence:
-    """An expression and what it was made from: forms by key with their values, and the style of the list."""
+    """An expression with its origin: the keys of its forms with their values, and the style of the list."""
 
     expression: Expression
     items: tuple[tuple[str, Any], ...]
@@ -127,36 +129,36 @@ def _distinct_sentences(rng: Random, split: str, forms: Inventory, count: int) -
     styles = [style for style in _LIST_WEIGHTS if style in forms.lists]
     style_weights = list(accumulate(_LIST_WEIGHTS[style] for style in styles))
 
-    found: dict[str, _Sentence] = {}
-    repeated = 0
-    while len(found) < count:
+    sentences: dict[str, _Sentence] = {}
+    rejections = 0
+    while len(sentences) < count:
         items, rendered = _draw_items(rng, split, forms, kinds, kind_weights)
         style = rng.choices(styles, cum_weights=style_weights)[0]
-        made = _expression(rendered, forms.lists[style], "+".join(form.kind for form, _ in items))
-        if made.text in found or not _FEWEST_WORDS <= len(made.words) <= _MOST_WORDS:
-            repeated += 1
-            if repeated > _PATIENCE:
-                raise ValueError(f"count={count}: found no more than {len(found)} distinct expressions")
+        expression = _expression(rendered, forms.lists[style], "+".join(form.kind for form, _ in items))
+        if expression.text in sentences or not _MIN_WORDS <= len(expression.words) <= _MAX_WORDS:
+            rejections += 1
+            if rejections > _MAX_REJECTIONS:
+                raise ValueError(f"count={count}: only {len(sentences)} distinct expressions were found; ask for fewer")
             continue
-        repeated = 0
-        found[made.text] = _Sentence(made, tuple((form.key, value) for form, value in items), style)
-    return list(found.values())
+        rejections = 0
+        sentences[expression.text] = _Sentence(expression, tuple((form.key, value) for form, value in items), style)
+    return list(sentences.values())
 
 
 def _draw_items(
     rng: Random, split: str, forms: Inventory, kinds: list[str], weights: list[int]
 ) -> tuple[list[tuple[Form, Any]], list[list[Piece]]]:
-    """Draws values until there are enough of them, and words; one that would make the sentence too long ends it."""
-    wanted = rng.choices(_ITEM_COUNTS, cum_weights=_ITEM_WEIGHTS)[0]
+    """Draws values until there are enough values and words; a value that would make the sentence too long ends it."""
+    item_count = rng.choices(_ITEM_COUNTS, cum_weights=_ITEM_WEIGHTS)[0]
     items: list[tuple[Form, Any]] = []
     rendered: list[list[Piece]] = []
     words = 0
-    while len(items) < wanted or words < _FEWEST_WORDS:
+    while len(items) < item_count or words < _MIN_WORDS:
         form = rng.choice(rng.choice(forms.forms[rng.choices(kinds, cum_weights=weights)[0]]))
         value = form.draw(rng, split)
         pieces = form.render(value)
         size = sum(len(words_of) for _, words_of in pieces)
-        if items and words + size >= _MOST_WORDS:
+        if items and words + size >= _MAX_WORDS:
             break
         items.append((form, value))
         rendered.append(pieces)

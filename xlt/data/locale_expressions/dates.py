@@ -1,7 +1,7 @@
-"""Date and time patterns compiled for one language: pattern in, renderer and the fields it shows out.
+"""Compiles the date and time patterns of one language to renderers that also say which fields they show.
 
-Fields follow the date field symbol table of UTS 35, part 4. Not rendered, so that patterns with them are left out:
-weeks, time zones, day of the year, week years, cyclic years, numeric weekdays, fractions of a second.
+Fields follow the date field symbol table of UTS 35, part 4. Weeks, time zones, days of the year, week years, cyclic
+years, numeric weekdays and fractions of a second are not supported; patterns with them are left out.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _SHOWS = {"u": "y", "L": "M", "c": "E", "e": "E", "q": "Q", "H": "h", "K": "h", 
 
 
 class Unrenderable(Exception):
-    """A pattern asks for a field that we do not render, or for a name that the language's own data lack."""
+    """A pattern needs a field that is not supported, or a name that is not in the language's own data."""
 
 
 class DatePattern:
-    """A compiled pattern.
+    """A compiled date or time pattern.
 
     Attributes:
-        shows: the fields a reader sees, one letter a field: G y Q M d E h m s, and a for any period of the day.
+        shows: the fields that a reader sees, one letter each: G y Q M d E h m s, and a for any period of the day.
         half_day: whether it writes the hour from 1 to 12.
     """
 
@@ -54,7 +54,7 @@ def join_patterns(glue: str, parts: list[DatePattern]) -> DatePattern:
 
 
 class DateWriter:
-    """Compiles the date patterns of one language."""
+    """A compiler of the date patterns of one language."""
 
     def __init__(self, own: OwnData, numbers: NumberWriter) -> None:
         self._own = own
@@ -65,7 +65,7 @@ class DateWriter:
         """Compiles one pattern.
 
         Raises:
-            Unrenderable: see there.
+            Unrenderable: a field is not supported, or the language has no name for it.
         """
         steps: list[Step] = []
         shows: set[str] = set()
@@ -125,13 +125,13 @@ class DateWriter:
         raise Unrenderable(f"field {letter * count}")
 
     def _number(self, label: str, width: int, read: Callable[[Moment], int]) -> Step:
-        made: dict[int, Piece] = {}
+        cached_pieces: dict[int, Piece] = {}
 
         def step(value: Moment) -> Piece:
             number = read(value)
-            if number not in made:
-                made[number] = piece(self._numbers.pad(number, width), label)
-            return made[number]
+            if number not in cached_pieces:
+                cached_pieces[number] = piece(self._numbers.pad(number, width), label)
+            return cached_pieces[number]
 
         return step
 
@@ -152,9 +152,9 @@ class DateWriter:
         return lambda value: afternoon if value.hour >= 12 else morning
 
     def _day_period(self, letter: str, count: int) -> Step:
-        """Noon and midnight to the second where the language names them, else the period whose hours hold the time.
+        """Returns a renderer of periods of the day: noon and midnight if the language names them, or the hour's.
 
-        babel's get_period_id reads "b" as the flexible periods; by UTS 35 it is am and pm with noon and midnight.
+        babel's get_period_id treats "b" like the flexible periods; in UTS 35 it is am and pm with noon and midnight.
         """
         names = {period: piece(name, "period") for period, name in self._own.periods(_width(count)).items()}
         rules = self._own.table("day_period_rules", None)

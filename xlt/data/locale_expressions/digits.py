@@ -1,4 +1,4 @@
-"""Numbers, percentages and amounts in a language's own digits, grouping and patterns."""
+"""Writes numbers, percentages and amounts with a language's own digits, grouping and patterns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from xlt.data.locale_expressions.cldr import OwnData
 from xlt.data.locale_expressions.patterns import NumberShape, number_shape
 from xlt.data.locale_expressions.pieces import Piece, piece
 
-# First digit of the positional numbering systems that are some language's default (CLDR, numberingSystems.xml).
+# The digit zero of those positional numbering systems that are a language's default (CLDR, numberingSystems.xml).
 _ZEROS = {
     "adlm": "\U0001e950",
     "arab": "\u0660",
@@ -27,7 +27,7 @@ _ZEROS = {
     "tibt": "\u0f20",
 }
 
-# CLDR's minimumGroupingDigits where it is not 1; babel does not carry it.
+# CLDR's minimumGroupingDigits where it is not 1; babel does not have it.
 _MINIMUM_GROUPING = {
     **dict.fromkeys(["be", "bg", "es", "et", "hu", "hy", "ia", "ie", "it", "ka", "lv", "pl", "sl", "sq"], 2),
     "ee": 3,
@@ -35,9 +35,9 @@ _MINIMUM_GROUPING = {
 
 
 class NumberWriter:
-    """Writes numbers in one language.
+    """A writer of numbers in one language.
 
-    Numbers come in as plain digits with an optional minus and point ("-12.50"): the digits shown are the digits given.
+    Its input are plain digits with an optional minus and point ("-12.50"); it writes exactly these digits.
     """
 
     def __init__(self, own: OwnData) -> None:
@@ -53,7 +53,7 @@ class NumberWriter:
         self._categories: dict[str, str] = {}
 
     def plural(self, number: str) -> str:
-        """CLDR's plural category of a number as it is shown: "1" and "1.0" may differ."""
+        """Returns CLDR's plural category of a number as it is written; "1" and "1.0" can differ."""
         category = self._categories.get(number)
         if category is None:
             category = self._categories[number] = self._plural(abs(Decimal(number)))
@@ -63,8 +63,9 @@ class NumberWriter:
         """Groups and translates digits.
 
         Args:
-            shape: of the pattern whose grouping counts; the language's plain decimals' if None.
-            least: digits that must stand before the first group, if the language itself does not ask for more.
+            number: plain digits.
+            shape: of the pattern whose grouping is used; None means that of the language's plain decimals.
+            least: minimum number of digits before the first group, unless the language has a greater minimum.
         """
         shape = shape or self.shape
         negative = number.startswith("-")
@@ -80,16 +81,16 @@ class NumberWriter:
         return (self._minus if negative else "") + text.translate(self.digits)
 
     def pad(self, number: int, width: int) -> str:
-        """A field of a date: no grouping, zeros in front."""
+        """Writes a field of a date, without grouping and with leading zeros."""
         return str(number).rjust(width, "0").translate(self.digits)
 
     def number(self, number: str) -> Piece:
         return piece(self.write(number), "number")
 
     def fill(self, number: str, pattern: str, sign: str, symbol: str, label: str) -> list[Piece]:
-        """Renders a number pattern in which `sign` ("%" or "¤") stands for `symbol`.
+        """Renders a number pattern, in which `symbol` replaces `sign` ("%" or "¤").
 
-        A currency that ends in a letter gets a no-break space between itself and a digit (CLDR's currencySpacing).
+        Between a currency's letter and a digit it inserts a no-break space (CLDR's currencySpacing).
         """
         shape = number_shape(pattern)
         written = self.write(number, shape)
@@ -106,7 +107,7 @@ class NumberWriter:
 
 
 def _around(affix: str, sign: str, symbol: str, label: str) -> list[Piece]:
-    """The pieces of a pattern's prefix or suffix: `symbol` under its label, all else under "other"."""
+    """Returns the pieces of a pattern's prefix or suffix: `symbol` with its label, the rest with "other"."""
     literal, found, rest = affix.partition(sign)
     pieces = [piece(literal, "other")] if literal else []
     if found:

@@ -1,4 +1,4 @@
-"""What is common to all forms: a form draws values of one split and renders them in one language."""
+"""The common part of all forms; a form draws values of one split and renders them in one language."""
 
 from __future__ import annotations
 
@@ -28,14 +28,16 @@ KINDS: tuple[str, ...] = (
 
 @dataclass(frozen=True)
 class Form:
-    """One way of writing one type of value in one language.
+    """A way to write a type of value in one language.
 
     Attributes:
         kind: one of `KINDS`.
-        group: forms of a kind are drawn by group first, so that a hundred currencies do not outweigh one pattern.
-        key: the same in every language; two languages' forms of one key and equal `shows` write the same values.
-        draw: takes a generator and a split, and returns a value of that split.
-        render: takes a value that `draw` returned, here or in another language.
+        group: part of a kind; a group is drawn before a form of it, so that a hundred currencies do not outweigh one
+            pattern.
+        key: name that is the same in all languages; forms of two languages with equal `key` and `shows` write the same
+            values.
+        draw: returns a value of the given split, from a random generator.
+        render: renders a value that `draw` returned, in this or another language.
         shows: the fields of a date or time that a reader sees.
     """
 
@@ -48,24 +50,24 @@ class Form:
 
 
 def draw_within(rng: Random, split: str, make: Callable[[Random], str], *key: object) -> str:
-    """Draws a number with `make` until the value, named by `key` and the number, belongs to `split`.
+    """Draws numbers with `make` until the value, identified by `key` and the number, belongs to `split`.
 
-    "12" and "12.00" are one value.
+    "12" and "12.00" are the same value.
     """
     while True:
-        made = make(rng)
-        number = made.rstrip("0").rstrip(".") if "." in made else made
+        digits = make(rng)
+        number = digits.rstrip("0").rstrip(".") if "." in digits else digits
         if split_of(*key, number) == split:
-            return made
+            return digits
 
 
 def number_drawer(make: Callable[[Random], str], *key: str) -> Callable[[Random, str], str]:
-    """`draw_within` as a form's `draw`."""
+    """Returns a function that draws with `draw_within`, for a form's `draw`."""
     return lambda rng, split: draw_within(rng, split, make, *key)
 
 
-# Which style lends a list pattern its missing parts (CLDR's root locale).
-_LENDERS: dict[str, tuple[str, ...]] = {
+# The styles from which a list pattern takes its missing parts (CLDR's root locale).
+_FALLBACKS: dict[str, tuple[str, ...]] = {
     "standard": ("standard",),
     "or": ("or",),
     "standard-short": ("standard-short", "standard"),
@@ -82,7 +84,7 @@ class ListPattern:
         self._parts = {name: _slots(pattern) for name, pattern in parts.items()}
 
     def join(self, items: list[list[Piece]]) -> list[Piece]:
-        """Joins rendered expressions; one alone stays as it is."""
+        """Joins rendered expressions; a single one is returned unchanged."""
         if len(items) == 1:
             return items[0]
         if len(items) == 2:
@@ -94,21 +96,21 @@ class ListPattern:
 
 
 def list_patterns(own: OwnData) -> dict[str, ListPattern]:
-    """The list patterns of a language by style; "standard" always, if need be CLDR's bare comma without a word."""
-    found: dict[str, ListPattern] = {}
-    for style, lenders in _LENDERS.items():
+    """Returns style -> list pattern of a language; "standard" always exists, if necessary with a bare comma only."""
+    by_style: dict[str, ListPattern] = {}
+    for style, fallbacks in _FALLBACKS.items():
         if style != "standard" and not own.table("list_patterns", style):
             continue
-        # What a list that joins by "and" lacks is the root's bare comma; the root's "or" is an English word.
+        # A missing part of a list with "and" is the root's bare comma; the root's "or" is an English word.
         parts = {"start": _BARE_COMMA, "middle": _BARE_COMMA}
         if style != "or":
             parts |= {"2": _BARE_COMMA, "end": _BARE_COMMA}
-        for lender in reversed(lenders):
-            patterns = own.table("list_patterns", lender)
+        for fallback in reversed(fallbacks):
+            patterns = own.table("list_patterns", fallback)
             parts.update({name: pattern for name, pattern in patterns.items() if not own.is_foreign(pattern)})
         if {"2", "end"} <= parts.keys():
-            found[style] = ListPattern(parts)
-    return found
+            by_style[style] = ListPattern(parts)
+    return by_style
 
 
 def _slots(pattern: str) -> tuple[Piece | int, ...]:

@@ -1,4 +1,4 @@
-"""Everything one language can express, compiled once."""
+"""The inventory of all forms of a language, compiled once."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Inventory:
 
 @cache
 def inventory(locale: str) -> Inventory:
-    """Compiles the own data of a CLDR locale.
+    """Compiles the inventory of a language from the own data of its CLDR locale.
 
     Raises:
         OSError: babel has no such locale.
@@ -52,7 +52,7 @@ def inventory(locale: str) -> Inventory:
 
 @cache
 def shared_inventory(source: str, target: str) -> Inventory:
-    """The source's forms that the target has too, for values of the same fields. The lists are the source's styles."""
+    """Returns the source's forms that the target also has, for the same fields, with the source's list patterns."""
     first, second = inventory(source), inventory(target)
     others = second.by_key
     common = [

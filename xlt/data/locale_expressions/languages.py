@@ -1,7 +1,7 @@
-"""The languages of the corpus: which CLDR locale writes which ISO 639-3 language.
+"""The languages of the corpus, with the CLDR locale of each ISO 639-3 code.
 
-A code is a macrolanguage's where CLDR's locale is one (`ara`, `zho`, `swa`); CLDR files Norwegian Bokmål under "no". A
-language is here if its own data in CLDR 47 and later pass `inventory.is_rich_enough`.
+The code is that of a macrolanguage if CLDR's locale is one (`ara`, `zho`, `swa`); CLDR has Norwegian Bokmål under "no".
+A language is in the table if its own data in CLDR 47 and later pass `inventory.is_rich_enough`.
 """
 
 from __future__ import annotations

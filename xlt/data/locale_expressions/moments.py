@@ -1,4 +1,4 @@
-"""Forms of dates, times, and intervals: every pattern a language has of its own."""
+"""The forms of dates, times and intervals, from all patterns that a language has of its own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from xlt.data.locale_expressions.values import (
 
 _WIDTHS = ("full", "long", "medium", "short")
 _FIELD_SIZES = {"y": len(YEARS), "Q": 4, "M": 12, "d": 31, "E": 7, "h": 24, "m": 60, "s": 60}
-_FEWEST_VALUES = 60  # a type of value with fewer cannot be split four ways
+_MIN_VALUES = 60  # a type with fewer values cannot be divided into four splits
 
 Interval = tuple[Moment, Moment]
 
@@ -69,7 +69,7 @@ def _moment_form(pattern: DatePattern, group: str, name: str) -> Iterator[Form]:
     shows = pattern.shows
     if pattern.half_day and "a" not in shows:
         return
-    if not _anchored(shows) and _size(shows) < _FEWEST_VALUES:
+    if not _anchored(shows) and _size(shows) < _MIN_VALUES:
         return
     kind = "time" if not shows & set("GyQMd") else "datetime" if "h" in shows else "date"
 
@@ -85,7 +85,7 @@ def _moment_form(pattern: DatePattern, group: str, name: str) -> Iterator[Form]:
 
 
 def _interval_form(writer: DateWriter, skeleton: str, field: str, halves: list[str]) -> Iterator[Form]:
-    """Intervals are drawn to differ in `field` and in nothing larger, as their patterns expect."""
+    """Returns a form of intervals whose ends differ in `field` but in no larger field, as their patterns expect."""
     draw_pair = _PAIRS.get(field)
     if draw_pair is None or len(halves) != 2 or ("B" in skeleton and field == "h"):
         return
@@ -98,9 +98,9 @@ def _interval_form(writer: DateWriter, skeleton: str, field: str, halves: list[s
     letter = {"H": "h", "B": "a"}.get(field, field)
     if letter not in first.shows & second.shows or ("a" not in shows and (first.half_day or second.half_day)):
         return
-    alone, size = _size(shows) >= _FEWEST_VALUES, _size(shows)
+    alone, size = _size(shows) >= _MIN_VALUES, _size(shows)
     # "07. - 10." alone could be days, months or hours: texts of two values, perhaps of two splits.
-    if not alone and not _anchored(shows) and (size * size // 2 < _FEWEST_VALUES or len(shows) == 1):
+    if not alone and not _anchored(shows) and (size * size // 2 < _MIN_VALUES or len(shows) == 1):
         return
 
     def draw(rng: Random, split: str) -> Interval:
@@ -126,7 +126,7 @@ def _interval_form(writer: DateWriter, skeleton: str, field: str, halves: list[s
 
 
 def shown(value: Moment, shows: frozenset[str]) -> tuple[object, ...]:
-    """What a reader sees of `value`: field letters, then numbers. The common era and am or pm add nothing."""
+    """Returns what a reader sees of `value`: field letters, then numbers, without the common era and am or pm."""
     fields = {
         "y": value.year,
         "Q": value.quarter,
@@ -143,7 +143,7 @@ def shown(value: Moment, shows: frozenset[str]) -> tuple[object, ...]:
 
 
 def _anchored(shows: frozenset[str]) -> bool:
-    """Whether a reader sees the day and month, or the hour and minute: what days and minutes are dealt out by."""
+    """Returns whether a reader sees day and month, or hour and minute, which determine the split."""
     return {"M", "d"} <= shows or {"h", "m"} <= shows
 
 

@@ -1,4 +1,4 @@
-"""Reading CLDR's patterns: dates (UTS 35, part 4), numbers (part 3), and the slots of lists, units and glue."""
+"""Parses CLDR's patterns: dates (UTS 35, part 4), numbers (part 3), and the slots of lists, units and glue."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ Piece = tuple[str, tuple[tuple[str, str], ...]]
 
 
 def piece(text: str, label: str) -> Piece:
-    """Splits `text` at white space of any width (no-break spaces included) and gives `label` to each word."""
+    """Splits `text` at white space of any width (also no-break spaces) and gives each word the `label`."""
     return text, tuple((word, "" if _is_invisible(word) else label) for word in text.split())
 
 

@@ -1,4 +1,4 @@
-"""Forms of numbers, percentages, measurements and durations."""
+"""The forms of numbers, percentages, measurements and durations."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ _UNITS = [
     "graphics-pixel",
 ]
 
-_DURATIONS: dict[str, tuple[int, ...]] = {  # units of time and the most of each
+_DURATIONS: dict[str, tuple[int, ...]] = {  # units of time -> the maximum number of each
     "year+month": (40, 11),
     "month+day": (11, 30),
     "week+day": (20, 6),
@@ -122,7 +122,7 @@ def quantity_forms(own: OwnData, numbers: NumberWriter, lists: Mapping[str, List
 
 
 def _compact_forms(own: OwnData, numbers: NumberWriter) -> Iterator[Form]:
-    """Numbers such as "12 thousand". A value is two significant digits and the power of ten of the first."""
+    """Yields forms such as "12 thousand"; a value is two significant digits and the power of ten of the first."""
     for width in ("long", "short"):
         patterns = own.table("compact_decimal_formats", width)
         for power in _COMPACT_POWERS:
@@ -163,9 +163,9 @@ def _compact_writer(
 
 
 def _unit_writer(own: OwnData, numbers: NumberWriter, unit: str, width: str) -> Callable[[str], list[Piece]] | None:
-    """Renders a number with a unit; None where the language has no pattern of its own.
+    """Returns a renderer of numbers with a unit; None if the language has no pattern of its own.
 
-    Some singulars and duals hold the number in the word (Arabic "يومان", two days): then no word is a number.
+    In some singulars and duals the number is part of the word (Arabic "يومان", two days); then no word is a number.
     """
     patterns = own.table("unit_patterns", unit, width)
     if "other" not in patterns or "{0}" not in patterns["other"]:
@@ -188,7 +188,7 @@ def _unit_writer(own: OwnData, numbers: NumberWriter, unit: str, width: str) -> 
 def _duration_forms(
     writers: Mapping[str, Callable[[str], list[Piece]]], width: str, joint: ListPattern
 ) -> Iterator[Form]:
-    """Durations of two or three units, joined by the language's pattern for lists of units."""
+    """Yields forms of durations with two or three units, joined by the language's pattern for lists of units."""
     for name, most in _DURATIONS.items():
         units = [writers.get(f"duration-{unit}") for unit in name.split("+")]
         known = [unit for unit in units if unit is not None]
@@ -213,7 +213,7 @@ def _small_number(rng: Random) -> str:
 
 
 def _measure_number(unit: str) -> Callable[[Random], str]:
-    """Numbers that suit a unit: temperatures may be below zero, times are short and mostly whole."""
+    """Returns a function that draws numbers for a unit: temperatures can be negative, times are mostly whole."""
     if unit.startswith("duration-"):
         return lambda rng: draw_tenths(rng) if rng.random() < 0.1 else str(rng.randint(1, 120))
     if unit == "temperature-kelvin" or not unit.startswith("temperature-"):

@@ -1,10 +1,10 @@
-"""Values, and the split each belongs to.
+"""The values of expressions, and the split to which each belongs.
 
-A value is what an expression shows: a date with its day and month, a time with its hour and minute, a number, an
-amount of one currency, a quantity of one unit. It belongs to exactly one split, whatever the language, the pattern or
-the seed. Days of the year and minutes of the day are dealt out within their month and hour, so that every split knows
-every month and hour; a date belongs where its day and month do, so that no rendering of it, with or without the year,
-can be seen in two splits. Everything else is assigned by a hash.
+A value is what an expression shows: a date with its day and month, a time with its hour and minute, a number, an amount
+of one currency, or a quantity of one unit. It belongs to exactly one split, whatever the language, the pattern or the
+seed. The days of each month and the minutes of each hour are distributed over all splits, so that every split has every
+month and hour. The split of a date is that of its day and month, so that no rendering of it, with or without the year,
+can be in two splits. All other values are assigned by a hash.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ANCIENT_YEARS = range(1, 1000)  # only beside an era
 
 
 class Moment(NamedTuple):
-    """A date and a time; weekday 0 is Monday, era 1 the common one."""
+    """A date and a time; weekday 0 is Monday, and era 1 is the common era."""
 
     year: int
     month: int
@@ -41,18 +41,18 @@ class Moment(NamedTuple):
 
 
 def split_of(*key: object) -> str:
-    """The split of the value named by `key`; equal on every machine."""
+    """Returns the split of the value that `key` identifies; the same on every machine."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     ticket = int.from_bytes(digest, "big") % 100
     for split, share in SPLIT_SHARES.items():
         if ticket < share:
             return split
         ticket -= share
-    raise AssertionError("shares do not add up to 100")
+    raise AssertionError("the shares of the splits do not add up to 100")
 
 
 def _deal(cells: list[tuple[int, int]], salt: str) -> dict[str, list[tuple[int, int]]]:
-    """Deals out the cells of one month or hour by rank of their hash, so that no split goes without."""
+    """Distributes the cells of one month or hour over the splits, in the order of their hashes."""
     ranked = sorted(cells, key=lambda cell: hashlib.blake2b(f"{salt}{cell}".encode(), digest_size=8).digest())
     hands: dict[str, list[tuple[int, int]]] = {}
     dealt, total = 0, 0
@@ -84,7 +84,7 @@ def _month_length(month: int) -> int:
 
 
 def moment(year: int, day: tuple[int, int], time: tuple[int, int], second: int) -> Moment:
-    """Puts a moment together; 29 February moves to a leap year near by."""
+    """Builds a moment; 29 February is moved to a near leap year."""
     if day == (2, 29):
         year -= year % 4
         year = 1952 if year < YEARS.start else year
@@ -93,14 +93,14 @@ def moment(year: int, day: tuple[int, int], time: tuple[int, int], second: int) 
 
 
 def draw_moment(rng: Random, split: str) -> Moment:
-    """A moment whose day of the year and minute of the day both belong to `split`."""
+    """Draws a moment whose day of the year and minute of the day both belong to `split`."""
     day = rng.choice(rng.choice(days_of(split)))
     time = rng.choice(rng.choice(minutes_of(split)))
     return moment(rng.choice(YEARS), day, time, rng.randrange(60))
 
 
 def draw_number(rng: Random) -> str:
-    """Digits of a number: small ones, numbers that look like years, large ones, decimals with a point."""
+    """Draws the digits of a number: a small one, one that looks like a year, a large one, or a decimal."""
     kind = rng.random()
     if kind < 0.35:
         return str(rng.randint(1, 31))
@@ -116,5 +116,5 @@ def draw_number(rng: Random) -> str:
 
 
 def draw_tenths(rng: Random) -> str:
-    """A number below 100 with one decimal, never zero."""
+    """Draws a number below 100 with one decimal, never zero."""
     return f"{rng.randint(0, 99)}.{rng.randint(1, 9)}"

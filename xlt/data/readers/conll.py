@@ -1,7 +1,7 @@
-"""CoNLL columns (CoNLL-2003, MasakhaNER): a word a line with its tags, sentences apart by blank lines.
+"""Reads CoNLL columns (CoNLL-2003, MasakhaNER): one word per line with its tags, and blank lines between sentences.
 
-Spaces and tabs of ASCII are between columns; any other character, a no-break space or an invisible one among them, is
-part of the word (MasakhaNER has such words). Lines of a file have equally many columns.
+ASCII spaces and tabs separate columns. Any other character, such as a no-break space or an invisible character, is part
+of the word (MasakhaNER has such words). All lines of a file have the same number of columns.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ _BLANK = " \t"
 
 
 def files(source: SourceConfig) -> list[Path]:
-    """The file at `path`, or `SPLIT.txt` or `SPLIT.conll` in the folder there.
+    """Returns the file at `path`, or `SPLIT.txt` or `SPLIT.conll` in the folder `path`.
 
     Raises:
-        UsageError: it is not there, or `fields` do not number the columns.
+        UsageError: there is no such file, or `fields` are no numbers of columns.
     """
     _numbers(source)
     return [split_file(source, ("{split}.txt", "{split}.conll"))]
 
 
 def read(source: SourceConfig) -> Iterator[Example]:
-    """All sentences of the split, with the tag columns that `fields` number (from 0, or backwards from -1).
+    """Yields all sentences of the split, with the columns whose numbers `fields` has (from 0, or backwards from -1).
 
     Raises:
-        UsageError: a line is not UTF-8, lacks a column or a word; names file and line.
+        UsageError: a line is not UTF-8, or lacks a column or a word; the message names file and line.
     """
     (file,) = files(source)
     at = _numbers(source)
@@ -48,11 +48,11 @@ def read(source: SourceConfig) -> Iterator[Example]:
             rows = []
             continue
         if width is None:
-            width = _checked_width(cells, at, f"{file}:{number}")
+            width = _check_width(cells, at, f"{file}:{number}")
         if len(cells) != width:
-            raise UsageError(f"{file}:{number}: {len(cells)} columns, the first line has {width}")
+            raise UsageError(f"{file}:{number}: {len(cells)} columns, but the first line has {width}")
         if not cells[at["words"]]:
-            raise UsageError(f"{file}:{number}: the line begins with a blank, where a word was due")
+            raise UsageError(f"{file}:{number}: the line begins with a blank, but must begin with a word")
         if not rows:
             start = number
         rows.append(cells)
@@ -66,15 +66,15 @@ def _numbers(source: SourceConfig) -> dict[str, int]:
         if not column.removeprefix("-").isdecimal():
             raise UsageError(f"fields.{role}={column}: must be the number of a column, from 0, or -1 for the last")
     if "words" not in fields:
-        raise UsageError(f"fields={fields}: no column of words; give for instance fields.words=0")
+        raise UsageError(f"fields={fields}: no column of words; set for example fields.words=0")
     return {role: int(column) for role, column in fields.items()}
 
 
-def _checked_width(cells: list[str], at: dict[str, int], place: str) -> int:
+def _check_width(cells: list[str], at: dict[str, int], place: str) -> int:
     places = [number if number >= 0 else len(cells) + number for number in at.values()]
     if not all(0 <= number < len(cells) for number in places) or len(set(places)) < len(places):
-        named = ", ".join(f"{role}={number}" for role, number in at.items())
-        raise UsageError(f"{place}: {len(cells)} columns are too few for fields {named}")
+        fields = ", ".join(f"{role}={number}" for role, number in at.items())
+        raise UsageError(f"{place}: {len(cells)} columns are too few for fields {fields}")
     return len(cells)
 
 

@@ -1,7 +1,7 @@
-"""CoNLL-U treebanks (Universal Dependencies): words with their tags, heads and relations.
+"""Reads CoNLL-U treebanks (Universal Dependencies): words with their tags, heads and relations.
 
-Multi-word token lines (`3-4`) and empty nodes (`5.1`) are not syntactic words and are passed over, as in the CoNLL
-evaluations. Running text is not given: the syntactic words of a multi-word token do not stand in it.
+Lines of multi-word tokens (`3-4`) and empty nodes (`5.1`) are not syntactic words and are skipped, as in the CoNLL
+evaluations. Examples have no running text, because the syntactic words of a multi-word token do not occur in it.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ _UPOS, _HEAD, _RELATION = 3, 6, 7
 
 
 def files(source: SourceConfig) -> list[Path]:
-    """The one file of the split: `path` itself, or `*-ud-SPLIT.conllu` or `SPLIT.conllu` in the folder `path`."""
+    """Returns the file of the split: `path` itself, or `*-ud-SPLIT.conllu` or `SPLIT.conllu` in the folder `path`."""
     return [split_file(source, ("*-ud-{split}.conllu", "{split}.conllu"))]
 
 
 def read(source: SourceConfig) -> Iterator[Example]:
-    """All sentences of the split, with columns `upos`, `head` and `deprel` (as they stand in the file).
+    """Yields all sentences of the split, with columns `upos`, `head` and `deprel` as in the file.
 
     Raises:
-        UsageError: a line is not UTF-8, lacks columns, or breaks the numbering of words; names file and line.
+        UsageError: a line is not UTF-8, lacks columns, or breaks the numbering of words; the message names file and
+            line.
     """
     (file,) = files(source)
     rows: list[list[str]] = []
@@ -42,13 +43,13 @@ def read(source: SourceConfig) -> Iterator[Example]:
             continue
         fields = line.split("\t")
         if len(fields) != _COLUMNS:
-            raise UsageError(f"{file}:{number}: {len(fields)} tab-separated columns, CoNLL-U has {_COLUMNS}")
+            raise UsageError(f"{file}:{number}: {len(fields)} tab-separated columns, but CoNLL-U has {_COLUMNS}")
         if "-" in fields[0] or "." in fields[0]:
             continue
         if fields[0] != str(len(rows) + 1):
-            raise UsageError(f"{file}:{number}: word id {fields[0]!r} where {len(rows) + 1} was due")
+            raise UsageError(f"{file}:{number}: word id {fields[0]!r}, expected {len(rows) + 1}")
         if not fields[1]:
-            raise UsageError(f"{file}:{number}: empty FORM column")
+            raise UsageError(f"{file}:{number}: the FORM column is empty")
         if not rows:
             start = number
         rows.append(fields)

@@ -1,4 +1,4 @@
-"""Comma-separated values as RFC 4180 has them: cells in double quotes may hold commas, quotes and line breaks."""
+"""Reads comma-separated values of RFC 4180, in which cells in double quotes can have commas, quotes and line breaks."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from xlt.data.tables import table_examples
 from xlt.errors import UsageError
 
 CHOOSES_ROWS = True
-_LONGEST_CELL = 2**31 - 1  # a cell can be a document; the csv module's own limit is 131,072 characters
+_MAX_CELL = 2**31 - 1  # a cell can be a document; the csv module's own limit is 131,072 characters
 
 
 def files(source: SourceConfig) -> list[Path]:
-    """The file at `path`, or `SPLIT.csv` in the folder there.
+    """Returns the file at `path`, or `SPLIT.csv` in the folder `path`.
 
     Raises:
-        UsageError: it is not there, or `fields` name no column.
+        UsageError: there is no such file, or `fields` names no column.
     """
     fields_of(source)
     return [split_file(source, ("{split}.csv",))]
 
 
 def read(source: SourceConfig) -> Iterator[Example]:
-    """An example a record; blank lines are passed over, line breaks in quotes become a line feed.
+    """Yields one example per record; blank lines are skipped, and line breaks in quotes become a line feed.
 
     Raises:
-        UsageError: a record is broken or a quote stays open; names the line where the record begins.
+        UsageError: a record is broken or a quote is not closed; the message names the line where the record begins.
     """
     (file,) = files(source)
     yield from table_examples(source, file, _records(file))
 
 
 def _records(file: Path) -> Iterator[tuple[int, list[str]]]:
-    csv.field_size_limit(_LONGEST_CELL)
+    csv.field_size_limit(_MAX_CELL)
     reader = csv.reader((line + "\n" for _, line in lines_of(file)), strict=True)
     while True:
         start = reader.line_num + 1

@@ -1,8 +1,8 @@
-"""Data sets of the Hugging Face hub, or local folders laid out like one, through the `datasets` library.
+"""Reads data sets of the Hugging Face hub, or local folders with the same layout, through the `datasets` library.
 
-Used for a source whose `path` is null and that has a `hub`, whatever its local format. Only data files are read: a data
-set that is a script is refused. For many of those the hub keeps the data as Parquet files beside the script, a folder
-a subset, at the revision `refs/convert/parquet`.
+It is used for a source with a `hub` whose `path` is null, whatever its local format. Only data files are read; a data
+set that is a script is refused. For many of these the hub also has the data as Parquet files, with one folder per
+subset, at the revision `refs/convert/parquet`.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from xlt.errors import UsageError
 
 CHOOSES_ROWS = True
 
-_EXPORTED = "refs/convert/parquet"
+_PARQUET_REVISION = "refs/convert/parquet"
 
 
 def files(source: SourceConfig) -> list[Path]:
-    """All files of a local folder; none for a data set on the hub, which is not asked for."""
+    """Returns all files of a local folder; none for a data set on the hub, without a request to the hub."""
     folder = Path(_hub(source).id).expanduser()
     return sorted(file for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else []
 
 
 def identity(source: SourceConfig) -> dict[str, object]:
-    """Which data set, as far as it can be said without asking the hub, and which of its columns."""
+    """Returns the identity of data set and columns, as far as it is known without a request to the hub."""
     hub = _hub(source)
     return {
         "id": None if files(source) else hub.id,
@@ -43,21 +43,21 @@ def identity(source: SourceConfig) -> dict[str, object]:
 
 
 def read(source: SourceConfig) -> Iterator[Example]:
-    """An example a row, class numbers as the names of their classes.
+    """Yields one example per row, with the names of classes in place of their numbers.
 
     Raises:
-        UsageError: the data set, its subset or split cannot be had, or a column is not there.
+        UsageError: the data set, its subset or its split cannot be loaded, or a column is missing.
     """
     hub = _hub(source)
     fields = _fields(source)
     subset, split = _subset(source), hub.splits.get(source.split, source.split)
-    wanted = ", ".join(filter(None, (subset and f"subset {subset}", f"split {split}", f"revision {hub.revision}")))
+    selection = ", ".join(filter(None, (subset and f"subset {subset}", f"split {split}", f"revision {hub.revision}")))
     try:
         rows = _load(str(Path(hub.id).expanduser()) if files(source) else hub.id, subset, hub.revision, split)
     except Exception as error:  # the library and its clients raise all kinds, down to plain Exception
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise UsageError(
-            f"{hub.id} ({wanted}) cannot be had: {reason}; to read local files instead, give data_dir=FOLDER"
+            f"{hub.id} ({selection}) cannot be loaded: {reason}; to read local files instead, set data_dir=FOLDER"
         ) from error
     names = {column: named for column in fields.values() if (named := _class_names(rows.features.get(column)))}
     place = "/".join(filter(None, (hub.id, subset, split)))
@@ -67,25 +67,25 @@ def read(source: SourceConfig) -> Iterator[Example]:
 
 @lru_cache(maxsize=32)
 def _load(id: str, subset: str | None, revision: str | None, split: str) -> Any:
-    """The rows of a split, mapped into memory; one request a process, for a run reads a source several times."""
+    """Loads the rows of a split, mapped into memory; once per process, because a run reads a source several times."""
     import datasets
 
     datasets.disable_progress_bars()
-    for library in ("datasets", "huggingface_hub"):  # what fails is said once, by `read`
+    for library in ("datasets", "huggingface_hub"):  # `read` reports a failure, once
         logging.getLogger(library).setLevel(logging.ERROR)
     options: dict[str, Any] = {"revision": revision, "split": split}
-    options["data_dir" if (revision or "").startswith(_EXPORTED) else "name"] = subset
+    options["data_dir" if (revision or "").startswith(_PARQUET_REVISION) else "name"] = subset
     if "trust_remote_code" in inspect.signature(datasets.load_dataset).parameters:  # before datasets 4
         options["trust_remote_code"] = False
     try:
         return datasets.load_dataset(id, **options)
     except ConnectionError:
-        datasets.config.HF_HUB_OFFLINE = True  # half a minute of tries was enough; the next sources fail at once
+        datasets.config.HF_HUB_OFFLINE = True  # after half a minute of attempts the next sources fail at once
         raise
 
 
 def _class_names(feature: Any) -> Callable[[int], str] | None:
-    """Number -> name, of a column of classes or of lists of them."""
+    """Returns the function from class number to name, for a column of classes or of lists of classes."""
     if isinstance(feature, list) and feature:
         feature = feature[0]
     inner = getattr(feature, "feature", feature)
@@ -99,7 +99,7 @@ def _named(row: Mapping[str, Any], names: Mapping[str, Callable[[int], str]], pl
         try:
             named[column] = [name_of(item) for item in value] if isinstance(value, list) else name_of(value)
         except (ValueError, TypeError) as error:
-            raise UsageError(f"{place}: column {column!r} holds {value}, which is no class of it") from error
+            raise UsageError(f"{place}: column {column!r} has {value}, which is none of its classes") from error
     return named
 
 
@@ -121,5 +121,5 @@ def _subset(source: SourceConfig) -> str | None:
 def _fields(source: SourceConfig) -> dict[str, str]:
     fields = _hub(source).fields
     if not fields:
-        raise UsageError("hub.fields={}: they say which column is what; give for instance hub.fields.text=...")
+        raise UsageError("hub.fields={}: the names of columns are missing; set for example hub.fields.text")
     return {role: column.replace("{code}", _code(source)) for role, column in fields.items()}

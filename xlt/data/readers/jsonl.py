@@ -1,4 +1,4 @@
-"""JSON lines: an object a line, with texts as strings and words with their labels as lists."""
+"""Reads JSON lines: one object per line, with texts as strings, and words and their labels as lists."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ CHOOSES_ROWS = True
 
 
 def files(source: SourceConfig) -> list[Path]:
-    """The file at `path`, or `SPLIT.jsonl` in the folder there.
+    """Returns the file at `path`, or `SPLIT.jsonl` in the folder `path`.
 
     Raises:
-        UsageError: it is not there, or `fields` name no column.
+        UsageError: there is no such file, or `fields` names no column.
     """
     fields_of(source)
     return [split_file(source, ("{split}.jsonl",))]
 
 
 def read(source: SourceConfig) -> Iterator[Example]:
-    """An example a line; blank lines are passed over.
+    """Yields one example per line; blank lines are skipped.
 
     Raises:
-        UsageError: a line is no JSON object, or lacks what `fields` name; names it.
+        UsageError: a line is no JSON object, or lacks a key in `fields`; the message names the line.
     """
     (file,) = files(source)
     return examples_of(_records(file), fields_of(source), source.where)
@@ -46,5 +46,5 @@ def _records(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         except (json.JSONDecodeError, RecursionError) as error:
             raise UsageError(f"{place}: not JSON: {error}") from error
         if not isinstance(record, dict):
-            raise UsageError(f"{place}: a JSON {type(record).__name__}, wanted an object")
+            raise UsageError(f"{place}: the line is a JSON {type(record).__name__}, expected an object")
         yield place, record

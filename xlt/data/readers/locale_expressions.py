@@ -1,4 +1,4 @@
-"""The embedded corpus: dates, times, amounts and units as Unicode CLDR says that a language writes them."""
+"""Reads the embedded corpus: dates, times, amounts and units, written as Unicode CLDR defines for each language."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from xlt.data.examples import Example
 from xlt.data.locale_expressions import CORPUS_VERSION, available_languages, expressions, parallel_expressions
 from xlt.errors import UsageError
 
-# Examples of a source without a cap: as many as a run of a nano model can use.
+# Number of examples of a source without a cap, as many as a run of a nano model can use.
 _DEFAULT_COUNT = 2000
 
 
 def files(source: SourceConfig) -> list[Path]:
-    """No file: the corpus is rendered from the `babel` package."""
+    """Returns no file, because the corpus is generated from the `babel` package."""
     _check(source)
     return []
 
 
 def identity(source: SourceConfig) -> str:
-    """What determines the text: corpus and babel version, language, split and count."""
+    """Returns everything that determines the text: versions of corpus and babel, language, split and count."""
     return f"cldr {CORPUS_VERSION} babel {babel.__version__} {source.language} {source.split} {_count(source)}"
 
 
 def read(source: SourceConfig) -> Iterator[Example]:
-    """`cap` expressions of the split, with text, words and column `field`; of parallel text, pairs without words."""
+    """Yields `cap` expressions of the split, with text, words and column `field`; for parallel text pairs of texts."""
     _check(source)
     if source.parallel is not None:
         yield from _pairs(*source.parallel, source.split, _count(source))
@@ -41,7 +41,7 @@ def read(source: SourceConfig) -> Iterator[Example]:
 
 @lru_cache(maxsize=512)
 def _examples(language: str, split: str, count: int) -> tuple[Example, ...]:
-    """Rendered once a process: the runs of a table share most of their text."""
+    """Generates the expressions once per process, because the runs of a table share most of them."""
     return tuple(
         Example(f"cldr:{language}/{split}:{number}", item.text, item.words, {"field": item.labels})
         for number, item in enumerate(expressions(language, split, count), start=1)
@@ -50,7 +50,7 @@ def _examples(language: str, split: str, count: int) -> tuple[Example, ...]:
 
 @lru_cache(maxsize=512)
 def _pairs(language: str, other: str, split: str, count: int) -> tuple[Example, ...]:
-    """The same values in two languages, or texts beside themselves."""
+    """Generates pairs of the same values in two languages; with one language both texts of a pair are equal."""
     if language == other:
         return tuple(dataclasses.replace(one, pair=one.text, words=None) for one in _examples(language, split, count))
     pairs = parallel_expressions(language, other, split, count)
@@ -71,5 +71,5 @@ def _check(source: SourceConfig) -> None:
         near = difflib.get_close_matches(language, available_languages(), n=3, cutoff=0.6)
         raise UsageError(
             f"language={language}: not one of the {len(available_languages())} languages of the embedded corpus"
-            + (f"; close are {', '.join(near)}" if near else "")
+            + (f"; similar codes are {', '.join(near)}" if near else "")
         )

@@ -1,4 +1,4 @@
-"""SQuAD v1.1 JSON (SQuAD, XQuAD, MLQA): articles of paragraphs, each a context with questions about it."""
+"""Reads SQuAD v1.1 JSON (SQuAD, XQuAD, MLQA): articles of paragraphs, each a context with questions about it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ from xlt.errors import UsageError
 
 
 def files(source: SourceConfig) -> list[Path]:
-    """The file at `path`, or `SPLIT.json` in the folder there."""
+    """Returns the file at `path`, or `SPLIT.json` in the folder `path`."""
     return [split_file(source, ("{split}.json",))]
 
 
 def read(source: SourceConfig) -> Iterator[Example]:
-    """A question each, `text`, about its context, `pair`. One JSON value: the file is in memory while it is read.
+    """Yields one example per question, which is its `text`; the context is its `pair`.
+
+    The file is one JSON value and is in memory while it is read.
 
     Raises:
-        UsageError: not JSON (names the line), or a paragraph or question is broken (names it, from 1, or by its id).
+        UsageError: the file is not JSON (the message names the line), or a paragraph or question is broken (the message
+            names it by its number, from 1, or its id).
     """
     (file,) = files(source)
     try:
@@ -37,7 +40,7 @@ def read(source: SourceConfig) -> Iterator[Example]:
         for number, paragraph in enumerate(_part(article, "paragraphs", list, place), start=1):
             for example in _questions(paragraph, file, f"{place} paragraph {number}"):
                 if example.id in seen:
-                    raise UsageError(f"{example.place}: the id of an earlier question, too")
+                    raise UsageError(f"{example.place}: an earlier question has the same id")
                 seen.add(str(example.id))
                 yield example
 
@@ -57,9 +60,9 @@ def _questions(paragraph: Any, file: Path, place: str) -> Iterator[Example]:
 
 def _part(whole: Any, name: str, kind: type, place: str) -> Any:
     if not isinstance(whole, dict) or name not in whole:
-        there = f"has {', '.join(whole) or 'nothing'}" if isinstance(whole, dict) else f"is a {type(whole).__name__}"
-        raise UsageError(f"{place}: no {name!r} in it; it {there}")
+        content = f"has {', '.join(whole) or 'nothing'}" if isinstance(whole, dict) else f"is a {type(whole).__name__}"
+        raise UsageError(f"{place}: there is no {name!r}; it {content}")
     value = whole[name]
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise UsageError(f"{place}: {name!r} is a {type(value).__name__}, wanted a {kind.__name__}")
+        raise UsageError(f"{place}: {name!r} is a {type(value).__name__}, expected a {kind.__name__}")
     return whole_characters(value, place) if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""Plain text, one sentence, verse or paragraph a line; empty lines are passed over."""
+"""Reads plain text with one sentence, verse or paragraph per line; empty lines are skipped."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from xlt.data.files import lines_of, split_file
 
 
 def files(source: SourceConfig) -> list[Path]:
-    """The file at `path`, or in the folder there `{code}.txt` or `{split}.txt`."""
+    """Returns the file at `path`, or `{code}.txt` or `{split}.txt` in the folder `path`."""
     return [split_file(source, ("{code}.txt", "{split}.txt"))]
 
 
 def read(source: SourceConfig) -> Iterator[Example]:
-    """All lines that hold anything.
+    """Yields all lines that are not blank.
 
     Raises:
-        UsageError: a line is not UTF-8; names file and line.
+        UsageError: a line is not UTF-8; the message names file and line.
     """
     (file,) = files(source)
     for number, line in lines_of(file):

