@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import time
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -298,8 +299,10 @@ def _evaluate(run: Run, store: RunStore, wanted: dict[str, Composition], watcher
         _check_tests_unchanged(run, wanted.values())
         watcher = watcher_for(run, store)
         try:
+            began = time.monotonic()
             found = evaluate_compositions(run.config, run.evaluation_model, wanted, watcher)
             store.add_evaluations(run.fingerprint, found)
+            store.record_evaluation_time(run.fingerprint, run.kind, len(found), time.monotonic() - began)
             watcher.evaluated(store.evaluations(run.fingerprint))
         finally:
             watcher.close()
