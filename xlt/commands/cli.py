@@ -1,4 +1,4 @@
-"""The `xlt` command: compose, check, plan, carry out, show."""
+"""The `xlt` command: it composes and checks a config, plans its runs, carries them out and prints the scores."""
 
 from __future__ import annotations
 
@@ -48,7 +48,10 @@ from xlt.tracebacks import failure_line
 
 
 def main() -> None:
-    """Entry point. Exit codes: 0 done, 1 a run failed, 2 wrong input, 128 + signal stopped with its state saved."""
+    """Entry point of the command.
+
+    Exit codes: 0 done; 1 a run failed; 2 wrong input; 128 + N stopped by signal N after the state was saved.
+    """
     if "--version" in sys.argv[1:]:
         print(f"xlt {xlt.__version__}, Hydra {hydra.__version__}")
         return
@@ -78,12 +81,12 @@ def main() -> None:
         sys.exit(failed.code)
     finally:
         Sweep.gathered = None
-        SweepFolder.remove_if_nothing_was_done()
+        SweepFolder.remove_if_unused()
 
 
 @hydra.main(config_path=f"pkg://{CONFIG_MODULE}", config_name="config", version_base=VERSION_BASE)
 def _hydra_main(config: DictConfig) -> float | None:
-    """One run, or a job of a sweep; returns the best validation metric to a sweeper that searches."""
+    """Carries out one run, or takes a job of a sweep; a sweeper that searches is given the best validation metric."""
     for group in config.choices:
         config.choices[group] = config.choices[group]  # the value itself: Hydra's resolver knows this job alone
     if is_sweep() and is_gathered():
@@ -103,12 +106,15 @@ def _hydra_main(config: DictConfig) -> float | None:
         if is_sweep() and stop.code in (FAILURE, USAGE):
             raise TrialFailed(int(stop.code)) from stop
         raise
-    SweepFolder.done = True
+    SweepFolder.used = True
     return value
 
 
 def _options(words: Sequence[str]) -> argparse.Namespace:
-    """The command line as Hydra will read it; what Hydra would answer with a page of usage is refused in a line."""
+    """Parses the command line as Hydra will.
+
+    What Hydra would answer with a page of usage is refused here, in a line for each fault.
+    """
     parser = get_args_parser()
     parser.error = lambda message: _refuse_option(parser, message)
     options = parser.parse_args(words)
@@ -123,7 +129,7 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
         lines.append(f"{' '.join(given)}: give one of them")
     config_dir = options.config_dir
     if config_dir is not None and not Path(config_dir).is_dir():
-        refuse([*lines, f"--config-dir={config_dir}: no such folder"])  # what the overrides choose may be in it
+        refuse([*lines, f"--config-dir={config_dir}: no such folder"])  # overrides may name files in it
     if lines:
         with hydra_ready(config_dir):
             right = [word for word in options.overrides if not is_stray(word)]
@@ -132,7 +138,7 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
 
 
 def is_stray(word: str) -> bool:
-    """Whether a word of the command line is not even of an override's shape."""
+    """Says whether a word of the command line cannot be an override, whatever keys there are."""
     return word.startswith(("=", "-")) or ("=" not in word and not word.startswith("~"))
 
 
@@ -151,11 +157,11 @@ def _refuse_option(parser: argparse.ArgumentParser, message: str) -> NoReturn:
 
 
 def run(config: DictConfig, *, evaluate: bool = True) -> tuple[int, float | None]:
-    """Plans one config, does what is missing, shows what came out.
+    """Plans the runs of one config, trains and evaluates what is missing, and prints the scores.
 
     Args:
         config: composed, not yet checked.
-        evaluate: also evaluate the module on `data.evaluation`; a search does not look at it.
+        evaluate: also evaluate the module on `data.evaluation`; a search must not look at test sets.
     Returns:
         The exit code, and the validation metric of the selected checkpoint.
     """
@@ -185,7 +191,7 @@ def run(config: DictConfig, *, evaluate: bool = True) -> tuple[int, float | None
             print(f"xlt: {plan.runs[fingerprint].label}: {reason}", file=sys.stderr)
     if outcome.failures:
         if outcome.skipped:
-            print(f"xlt: not tried because of that: {len(outcome.skipped)} runs", file=sys.stderr)
+            print(f"xlt: not tried because they need these: {len(outcome.skipped)} runs", file=sys.stderr)
         return FAILURE, None
     if Processes.join().leads:
         print_evaluations(asked, evaluations, store, Console())
@@ -233,7 +239,7 @@ def _output_dir() -> str:
 
 
 def refuse(lines: Sequence[str]) -> NoReturn:
-    """Says what is wrong with the input, a line each, and exits with 2."""
+    """Prints a line for each fault of the input and exits with code 2."""
     for line in lines:
         print(f"xlt: {line}", file=sys.stderr)
     sys.exit(USAGE)

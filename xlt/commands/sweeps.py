@@ -1,4 +1,4 @@
-"""A sweep (`xlt -m`): one plan for all its jobs, carried out side by side, and what became of each."""
+"""A sweep (`xlt -m`): all its jobs become one plan, and a table and a page show the result of each job."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _IN_TURN = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
 class TrialFailed(Exception):
-    """A job that a search chose came to nothing; what it had to say has been said. `code`: its exit code."""
+    """A job that a search chose has failed, and its lines have been printed. `code`: its exit code."""
 
     def __init__(self, code: int) -> None:
         self.code = code
@@ -48,37 +48,39 @@ class TrialFailed(Exception):
 
 
 class SweepFolder(Callback):
-    """Told by Hydra where a sweep begins, before it makes any folder.
+    """The folder that Hydra makes for a sweep; it is removed again where no job could be carried out.
+
+    Hydra calls `on_multirun_start` before it makes any folder.
 
     Attributes:
         folder: of the sweep.
-        made: the folders that the sweep will make, innermost first.
-        done: whether there was anything to carry out.
+        new_folders: the folders that the sweep makes, innermost first.
+        used: whether there was a job to carry out.
     """
 
     folder: ClassVar[str] = ""
-    made: ClassVar[list[Path]] = []
-    done: ClassVar[bool] = False
+    new_folders: ClassVar[list[Path]] = []
+    used: ClassVar[bool] = False
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(str(config.hydra.sweep.dir)).absolute()
-        SweepFolder.made = [path for path in (folder, *folder.parents) if not path.exists()]
-        SweepFolder.folder, SweepFolder.done = str(folder), False
+        SweepFolder.new_folders = [path for path in (folder, *folder.parents) if not path.exists()]
+        SweepFolder.folder, SweepFolder.used = str(folder), False
 
     @classmethod
-    def remove_if_nothing_was_done(cls) -> None:
-        """Takes away the folders that a sweep made, unless there was a job to carry out or something is in them."""
-        if cls.done or not cls.made:
+    def remove_if_unused(cls) -> None:
+        """Removes the folders that a sweep made, unless there was a job to carry out or they contain files."""
+        if cls.used or not cls.new_folders:
             return
-        folder = cls.made[0]
+        folder = cls.new_folders[0]
         if not any(path.is_file() and path.name != "multirun.yaml" for path in folder.rglob("*")):
             (folder / "multirun.yaml").unlink(missing_ok=True)
             for empty in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
                 empty.rmdir()
             with contextlib.suppress(OSError):  # not empty: others use it too
-                for path in cls.made:
+                for path in cls.new_folders:
                     path.rmdir()
-        cls.made = []
+        cls.new_folders = []
 
 
 @dataclass
@@ -88,11 +90,11 @@ class SweepJob:
     Attributes:
         number: as Hydra counts it.
         words: its overrides.
-        run: that it asked for; None for one that was refused.
+        run: that it asked for; None for a job that was refused or could not be planned.
         evaluations: key -> composition, as the job asked for them; other jobs may ask the same run for others.
         faults: what was wrong with it, a line each.
         error: the program's own error while it was planned, in one line.
-        existed: there was nothing left to do for it.
+        existed: its run was trained and evaluated before the sweep began.
     """
 
     number: int
@@ -105,13 +107,13 @@ class SweepJob:
 
 
 class Sweep:
-    """The jobs of a sweep, gathered first and then carried out as one plan.
+    """The jobs of a sweep, which are planned one by one and then carried out as one plan.
 
-    What several jobs stand on is trained once, a job that was done before is not done again, and one that fails stops
-    only those that stand on it.
+    What several jobs need is trained once. A job that was finished before is not repeated. A run that fails stops only
+    the runs that need it.
 
     Attributes:
-        gathered: the one whose jobs Hydra is naming.
+        gathered: the sweep whose jobs Hydra is naming at present.
     """
 
     gathered: ClassVar[Sweep | None] = None
@@ -122,7 +124,7 @@ class Sweep:
         self._launcher: LauncherConfig | None = None
 
     def add(self, config: DictConfig) -> None:
-        """Plans a job, called by Hydra for each in turn; one with faults has said them and is left out."""
+        """Plans one job; Hydra calls this for each. A job with faults is left out after its lines are printed."""
         settings = HydraConfig.get()
         job = SweepJob(int(settings.job.num), list(settings.overrides.task))
         self.jobs.append(job)
@@ -149,15 +151,15 @@ class Sweep:
             return
         self._launcher = self._launcher or job.run.config.launcher
         job.existed = not alone.to_train() and not alone.to_evaluate()
-        SweepFolder.done = True
+        SweepFolder.used = True
 
     def carry_out(self) -> int:
-        """Does what is missing of all jobs and says what became of each.
+        """Trains and evaluates what is missing for all jobs, and prints and saves the result of each.
 
         Returns:
             The exit code: 0, 1 if a job failed, 2 if one was refused.
         Raises:
-            Interrupted: a signal came; what was running saved its state, and the jobs were shown as they stand.
+            Interrupted: a signal came; running jobs saved their state, and the results so far were printed.
         """
         refused, failed = any(job.faults for job in self.jobs), any(job.error for job in self.jobs)
         plan, console = self._plan, Console(stderr=True)
@@ -191,7 +193,7 @@ class Sweep:
         return SweepRow(job.number, self._overrides(job), state, scores, reason)
 
     def _overrides(self, job: SweepJob) -> str:
-        """Those in which the jobs differ; all of a single job."""
+        """The overrides of a job that not all jobs have; of a single job, all overrides."""
         common = set.intersection(*(set(one.words) for one in self.jobs)) if len(self.jobs) > 1 else set()
         return " ".join(word for word in job.words if word not in common)
 
@@ -251,9 +253,10 @@ def is_sweep() -> bool:
 
 
 def is_gathered() -> bool:
-    """Whether the jobs of the sweep are known beforehand and carried out here; else each is carried out in its turn.
+    """Says whether all jobs of the sweep are known before the first is carried out, so that they can be one plan.
 
-    A sweeper that searches chooses a job by what came of others; another launcher has its own processes.
+    They are not where a sweeper searches, which chooses a job by the results of others. With another launcher of
+    Hydra's, each job is carried out in a process of that launcher.
     """
     settings = HydraConfig.get()
     return str(settings.sweeper._target_) == _GRID and str(settings.launcher._target_) == _IN_TURN

@@ -1,4 +1,4 @@
-"""The parts of `xlt --help` that are read off the schema and the config groups, so that they cannot go stale."""
+"""The parts of `xlt --help` that come from the schema and the config groups, so that they are always up to date."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _SHARED: dict[str, Any] = {
 
 
 def register_help() -> None:
-    """Makes `${xlt_groups:...}` and `${xlt_keys:...}` known to `hydra.help` in conf/config.yaml."""
+    """Registers the resolvers `${xlt_groups:...}` and `${xlt_keys:...}`, which conf/config.yaml uses in its help."""
     OmegaConf.register_new_resolver("xlt_groups", lambda *names: groups_help(names), replace=True)
     OmegaConf.register_new_resolver("xlt_keys", lambda *names: keys_help(names), replace=True)
 
 
 def groups_help(names: tuple[str, ...]) -> str:
-    """The config groups named, each with its options, wrapped."""
+    """Lists config groups, each with its options, in wrapped lines."""
     loader = GlobalHydra.instance().config_loader()
     lines = []
     for name in names:
@@ -41,7 +41,7 @@ def groups_help(names: tuple[str, ...]) -> str:
 
 
 def _folded(options: list[str]) -> list[str]:
-    """Names that there are for both scales as one: `nli_mini` and `nli_thesis` as `nli_SCALE`."""
+    """Shortens names that exist for both scales: `nli_mini` and `nli_thesis` become `nli_SCALE`."""
     scaled = {name.removesuffix("_mini") for name in options if name.endswith("_mini")}
     both = {name for name in scaled if f"{name}_thesis" in options}
     ends = ("_mini", "_thesis")
@@ -50,7 +50,7 @@ def _folded(options: list[str]) -> list[str]:
 
 
 def _by_family(options: list[str]) -> list[str]:
-    """In a long list, the names that begin alike as one, `locale_...`, where there are more than three."""
+    """Shortens a long list: more than three names with the same first word become one, `locale_...`."""
     if len(options) < _LONG:
         return options
     sizes = Counter(option.partition("_")[0] for option in options)
@@ -60,7 +60,7 @@ def _by_family(options: list[str]) -> list[str]:
 
 
 def keys_help(names: tuple[str, ...]) -> str:
-    """The keys named, each with the schema's line of help."""
+    """Lists config keys, each with its line of help from the schema."""
     lines = []
     for name in names:
         group, _, last = name.rpartition(".")

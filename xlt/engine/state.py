@@ -17,6 +17,12 @@ from torch import Tensor, nn
 
 from xlt.modules.module_file import ModuleFileError, read_module_file, write_module_file
 
+STATE_FILES = ("state.safetensors", "best-*.safetensors", ".*.tmp")
+"""Patterns of the files that a run needs only until it is finished."""
+
+_ROWS = "rows"
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
 
 @dataclass
 class Position:
@@ -57,15 +63,25 @@ class RunState:
         optimizer: torch.optim.Optimizer | None,
         method: Mapping[str, Tensor],
     ) -> None:
-        """Writes the state; if this is interrupted, the file still holds the last complete state."""
+        """Writes the state; if this is interrupted, the file still holds the last complete state.
+
+        Of an optimiser's matrices that are mostly zero only the other rows are written: an embedding matrix has a row
+        for every token, and the moments of tokens that the run never met are zero.
+        """
         tensors = {f"trainable/{name}": parameter.detach() for name, parameter in trainable.items()}
         tensors.update((f"method/{name}", tensor) for name, tensor in method.items())
         if optimizer is not None:
             for name, parameter in trainable.items():
                 slots = optimizer.state.get(parameter, {})
                 tensors.update((f"optimizer/{name}/{slot}", torch.as_tensor(value)) for slot, value in slots.items())
+        lengths = {}
+        for name in [name for name in tensors if name.startswith("optimizer/")]:
+            if (rows := _rows_to_keep(tensors[name])) is not None:
+                lengths[name] = len(tensors[name])
+                tensors[f"{_ROWS}/{name}"], tensors[name] = rows, tensors[name][rows]
         self._folder.mkdir(parents=True, exist_ok=True)
-        write_module_file(self._file, {"kind": "run_state", "position": asdict(position)}, tensors)
+        header = {"kind": "run_state", "position": asdict(position), "lengths": lengths}
+        write_module_file(self._file, header, tensors)
 
     def load(self) -> tuple[Position, dict[str, dict[str, Tensor]]] | None:
         """Reads position and tensors by part (`trainable`, `method`, `optimizer`); returns None for a new run.
@@ -78,6 +94,9 @@ class RunState:
         header, tensors = read_module_file(self._file)
         if header.get("kind") != "run_state":
             raise ModuleFileError(self._file, "is not the state of a run; remove it to start the run again")
+        for name, length in header.get("lengths", {}).items():
+            rows, kept = tensors.pop(f"{_ROWS}/{name}"), tensors[name]
+            tensors[name] = kept.new_zeros(length, *kept.shape[1:]).index_copy_(0, rows, kept)
         return Position(**header["position"]), _parts(tensors)
 
     def save_best(self, phase: str, trainable: Mapping[str, nn.Parameter], method: Mapping[str, Tensor]) -> None:
@@ -99,12 +118,23 @@ class RunState:
 
     def discard(self) -> None:
         """Removes all state of a finished run, and temporary files of interrupted writes."""
-        for pattern in ("state.safetensors", "best-*.safetensors", ".*.tmp"):
+        for pattern in STATE_FILES:
             for path in self._folder.glob(pattern):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def _best(self, phase: str) -> Path:
         return self._folder / f"best-{phase}.safetensors"
+
+
+def _rows_to_keep(tensor: Tensor) -> Tensor | None:
+    """Numbers of the rows of a matrix that have a bit set; None where leaving the others out would not halve it.
+
+    By their bits, so that a negative zero counts as a value and comes back as it was.
+    """
+    if tensor.dim() != 2 or tensor.element_size() not in _INTEGERS or tensor.is_complex():
+        return None
+    rows = tensor.detach().contiguous().view(_INTEGERS[tensor.element_size()]).ne(0).any(1).nonzero()[:, 0]
+    return rows if 2 * len(rows) <= len(tensor) else None
 
 
 def _parts(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -27,6 +27,8 @@ from xlt.models.cpu_training import fast_training
 from xlt.models.transfer import TransferModel
 from xlt.tasks.task import Task
 
+_LARGEST_SHARE_OF_SAVING = 0.05
+
 
 class Interrupted(Exception):
     """A signal stopped the run; its state is saved, and the same command resumes it.
@@ -89,6 +91,7 @@ class Trainer:
         position, parts = saved if saved is not None else (Position(), None)
         self._started = time.monotonic() - position.seconds
         self._saved_at = time.monotonic()
+        self._saving_took = 0.0
         if parts is not None:
             self.method.load_state(parts["method"])
         watcher.rewind(position.records)
@@ -218,14 +221,21 @@ class Trainer:
         self, position: Position, trainable: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
     ) -> None:
         stop = self._stop_asked()
-        due = time.monotonic() - self._saved_at >= self.recipe.save_every_seconds
+        due = time.monotonic() - self._saved_at >= self._seconds_between_saves()
         if self.processes.leads and (due or stop):
             position.seconds, position.records = self._elapsed(), self.watcher.written()
+            began = time.monotonic()
             self._state.save(position, trainable, optimizer, self.method.state())
             self._saved_at = time.monotonic()
+            self._saving_took = self._saved_at - began
         if stop:
             self.processes.wait()
             raise Interrupted(stop)
+
+    def _seconds_between_saves(self) -> float:
+        """As long as the recipe says, or longer where saving would take more than a small share of the time."""
+        every = self.recipe.save_every_seconds
+        return max(every, self._saving_took / _LARGEST_SHARE_OF_SAVING) if every > 0 else 0.0
 
     def _state_after_phase(self, position: Position, trainable: dict[str, nn.Parameter], phase: Phase) -> None:
         """Saves the best checkpoint as the state at the end of a phase, so that a killed run does not repeat it."""

@@ -1,10 +1,11 @@
-"""Carries out a plan: one run after the other, or several side by side in processes of their own."""
+"""Carries out a plan: one run after the other, or several at once in processes of their own."""
 
 from __future__ import annotations
 
 import functools
 import os
 import signal
+import time
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -33,17 +34,17 @@ Job = tuple[str, str]
 
 _CHANGED = "its files have changed since this was planned; give the same command again"
 _PATIENCE = timedelta(minutes=2)
-"""How long a process that failed waits for the others to fail alike."""
+"""How long a process that failed waits for the others to fail for the same reason."""
 
 
 @dataclass
 class Outcome:
-    """What became of a plan.
+    """The result of carrying out a plan.
 
     Attributes:
-        failures: fingerprint -> one line; a run that stands on a failed one is named with that reason.
-        refused: those of `failures` that were the user's to mend.
-        skipped: those of `failures` that were not tried, because what they stand on failed.
+        failures: fingerprint -> why the run failed, one line; a run that needs a failed one has that run's reason.
+        refused: fingerprints of the failed runs whose fault the user can mend.
+        skipped: fingerprints of the failed runs that were not tried, because a run that they need failed.
         done: jobs that were carried out.
     """
 
@@ -60,20 +61,20 @@ def carry_out(
     report: Callable[[str, Run, str], None] = lambda *_: None,
     outcome: Outcome | None = None,
 ) -> Outcome:
-    """Does what is missing of a plan, in its order; what can be evaluated is, before anything else is trained.
+    """Trains and evaluates what is missing of a plan, in its order; evaluations come before further training.
 
-    A failed run stops only those that stand on it. A run whose process was killed between result and manifest is given
-    its manifest first. Several processes that share the runs do the leader's jobs, and each waits for all after every
-    job.
+    A failed run stops only the runs that need it. If a process was killed after it wrote a run's result and before it
+    wrote the manifest, the manifest is written first. Where several processes train together, all do the leader's jobs,
+    and each waits for all after every job.
 
     Args:
         plan: with its store.
         workers: where runs are carried out side by side; None keeps everything in this process.
         watcher_for: makes the watcher of a run; must be picklable if there are workers.
-        report: told of every job: what ("start", "done", "failed", "skipped"), the run, a message.
-        outcome: filled as jobs end; who is interrupted has what became of those before.
+        report: called for every job with what happens ("start", "done", "failed", "skipped"), the run, and a message.
+        outcome: filled while jobs end, so that a caller that is interrupted has the results so far.
     Raises:
-        Interrupted: a signal came; what was running saved its state.
+        Interrupted: a signal came; running jobs saved their state.
         PlainError: a job failed in this process, and in another not at all or differently; it cannot go on with them.
     """
     processes = Processes.join()
@@ -111,7 +112,7 @@ class _Execution:
         return self._outcome
 
     def _next(self) -> Job | None:
-        """A job all of whose needs are done; those that stand on a failed one are settled on the way."""
+        """Takes a job whose needs are all done; jobs that need a failed one are reported as skipped on the way."""
         for job in list(self._waiting):
             broken = next((need for need in self._waiting[job] if need[1] in self._outcome.failures), None)
             if broken is not None:
@@ -165,7 +166,7 @@ class _Execution:
                     return
                 for key, verdict in workers.finished():
                     running -= 1
-                    if verdict.interrupted:  # that one alone was told to stop
+                    if verdict.interrupted:  # only this job's process was asked to stop
                         name = signal.Signals(verdict.interrupted).name
                         verdict = Verdict(f"stopped by {name}; state saved, the same command goes on from there")
                     self._settle(cast(Job, key), verdict)
@@ -178,7 +179,7 @@ class _Execution:
 
 
 def _do(job: Job, arguments: tuple[Any, ...]) -> Verdict:
-    """One job, in whichever process; what goes wrong comes back as a line."""
+    """Carries out one job, in this process or in a worker's; an error becomes one line in the verdict."""
     run, store, evaluations, watcher_for = arguments
     quiet_libraries()
     try:
@@ -202,12 +203,12 @@ def _do(job: Job, arguments: tuple[Any, ...]) -> Verdict:
 
 
 def _agreed(processes: Processes, verdict: Verdict) -> Verdict:
-    """What became of a job that processes did together, or the leader while the others come here to wait.
+    """Gathers how a job ended in all processes, which trained together or waited here for the leader.
 
     Raises:
         PlainError: they differ in why they failed, or another is still at work or has ended. Whoever is in the middle
-            of an exchange would take the next job's for it; only the end of this process, after which `torchrun` ends
-            the others, stops that.
+            of an exchange of data would take the next job's data for it. To prevent that, this process must end; then
+            `torchrun` ends the others.
     """
     failed = verdict.reason is not None
     try:
@@ -293,7 +294,7 @@ def _train(run: Run, store: RunStore, watcher_for: WatcherFor) -> None:
 
 
 def _record_if_missing(run: Run, store: RunStore) -> None:
-    """Ends a trained run as its own process would have, had it not been killed; the caller holds the run's lock."""
+    """Writes the manifest of a trained run if its process was killed before; the caller holds the run's lock."""
     if store.lacks_manifest(run.fingerprint):
         folder = store.folder(run.fingerprint)
         RunState(folder).discard()
@@ -313,9 +314,11 @@ def _evaluate(run: Run, store: RunStore, asked: dict[str, Composition], watcher_
         _check_tests_unchanged(run, asked.values())
         watcher = watcher_for(run, store)
         try:
+            began = time.monotonic()
             records = evaluate_compositions(run.config, run.planned_data, run.evaluation_model, asked, watcher)
             records = {key: {**record, "identity": dict(asked[key].identity)} for key, record in records.items()}
             store.add_evaluations(run.fingerprint, records)
+            store.record_evaluation_time(run.fingerprint, run.kind, len(records), time.monotonic() - began)
             watcher.evaluated(store.evaluations(run.fingerprint))
         finally:
             watcher.close()

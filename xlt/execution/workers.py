@@ -1,4 +1,4 @@
-"""Where jobs are carried out besides this process: processes of this machine, or a cluster through submitit."""
+"""Workers, which carry out jobs outside of this process: on this machine, or on a cluster through submitit."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Verdict:
     """How a job ended.
 
     Attributes:
-        reason: one line why it came to nothing; None if it did not.
-        refused: the reason is the user's to mend.
+        reason: why it failed, one line; None if it did not fail.
+        refused: the user can mend the reason: wrong input, not an error of the program.
         interrupted: number of the signal that stopped it after it had saved its state; 0 for none.
     """
 
@@ -43,7 +43,7 @@ class Verdict:
 
 
 class Workers(Protocol):
-    """Carry out jobs side by side.
+    """Carries out several jobs at once.
 
     Attributes:
         count: how many at once.
@@ -52,20 +52,20 @@ class Workers(Protocol):
     count: int
 
     def start(self, calls: Mapping[Hashable, Callable[[], Verdict]]) -> None:
-        """Begins jobs, named by their keys; no more than there are workers without one."""
+        """Begins jobs, named by their keys; the caller gives no more than there are free workers."""
 
     def finished(self) -> list[tuple[Hashable, Verdict]]:
-        """Waits for at least one job to end; those that have."""
+        """Waits until at least one job has ended, and returns those that have."""
 
     def stop(self) -> None:
-        """Has all running jobs save their state and end."""
+        """Asks all running jobs to save their state, and waits for their end."""
 
     def close(self) -> None:
-        """No further job will come."""
+        """Frees the workers; no job may be started afterwards."""
 
 
 def make_workers(config: LauncherConfig, folder: Path) -> Workers | None:
-    """The workers that a launcher asks for; None: everything in this process.
+    """Makes the workers that a launcher asks for; None means that everything is done in this process.
 
     Args:
         folder: for the logs of a cluster's jobs.
@@ -76,10 +76,10 @@ def make_workers(config: LauncherConfig, folder: Path) -> Workers | None:
 
 
 class LocalWorkers:
-    """Processes of this machine, each with its share of the cores and, where there are several, a GPU of its own.
+    """Processes of this machine; each has a share of the cores and, if there are several GPUs, one of its own.
 
-    A job whose process is killed takes no other with it, and a process that is killed between two jobs takes none. When
-    this process is killed, those end as well; what trains saves its state first.
+    If a job's process is killed, the other jobs continue, and a process that is killed between two jobs is replaced.
+    When this process is killed, the workers end too; a job that trains saves its state first.
 
     Args:
         count: at least one.
@@ -143,7 +143,8 @@ class LocalWorkers:
 
 
 def _begin_worker(threads: int, gpu: str | None) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; who trains listens, who waits is told to end
+    # Ctrl-C reaches all processes: a job that trains has its own handler, and an idle worker is ended by `stop`.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)  # a run's own `threads` has the last word
     if gpu is not None:
@@ -151,7 +152,7 @@ def _begin_worker(threads: int, gpu: str | None) -> None:
 
 
 def _end_with_parent() -> None:
-    """Ends this process as SIGTERM does when the one that gives it jobs is gone."""
+    """Ends this process, as SIGTERM does, when the process that gives it jobs has ended."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -162,16 +163,16 @@ def _carry_out(call: Callable[[], Verdict]) -> Verdict:
     verdict = call()
     parent = multiprocessing.parent_process()
     if parent is not None and not parent.is_alive():
-        os._exit(1)  # nobody takes the verdict, and nobody would say that there is no further job
+        os._exit(1)  # the executor would wait for ever for its parent to take the verdict
     return verdict
 
 
 class ClusterWorkers:
-    """Jobs of a cluster, those that can begin at once as one array.
+    """Jobs on a cluster; jobs that can begin at the same time are submitted as one array.
 
-    A job that a signal stopped after saving its state (preemption, the end of its time) is submitted again; what it did
-    is not lost. A job that SLURM itself puts back into the queue goes on likewise. One that is no longer in the queue
-    and has left no result has died; `squeue` is asked, which also clusters without accounting have.
+    A job that a signal stopped after it saved its state (preemption, the end of its time) is submitted again and
+    continues from its state. So does a job that SLURM itself puts back into the queue. A job that is no longer in the
+    queue and left no result has died. The queue is read with `squeue`, which works on clusters without accounting too.
 
     Args:
         config: what is asked of the cluster for each job.
@@ -217,7 +218,7 @@ class ClusterWorkers:
             time.sleep(_SECONDS_BETWEEN_LOOKS[str(self._config.cluster)])
 
     def _queue(self) -> set[str] | None:
-        """Ids of the jobs that are waiting or running; None where that was found out a moment ago, or cannot be."""
+        """Ids of the jobs that are waiting or running; None if the queue was read a moment ago, or cannot be read."""
         if time.monotonic() - self._asked < _SECONDS_BETWEEN_QUESTIONS[str(self._config.cluster)]:
             return None
         self._asked = time.monotonic()
@@ -242,7 +243,7 @@ class ClusterWorkers:
 
 
 class ClusterJob:
-    """A job as submitit carries it out: one that is stopped while it does not train begins again."""
+    """A job as submitit carries it out; if it is stopped while it does not train, it begins again."""
 
     def __init__(self, call: Callable[[], Verdict]) -> None:
         self._call = call
@@ -259,7 +260,7 @@ class ClusterJob:
 def _verdict_of(job: Any) -> Verdict:
     try:
         return job.result()
-    except Exception as error:  # the job's own errors are verdicts; this one is the cluster's
+    except Exception as error:  # errors of the job come as verdicts, so this is an error of the cluster
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return Verdict(f"{_DIED}: {lines[0] if lines else type(error).__name__}; see {job.paths.stderr}")
 

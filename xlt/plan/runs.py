@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -216,19 +217,36 @@ class Runs:
         return runs
 
     def rows(self) -> list[tuple[str, str, float | None]]:
-        """For display: each run's name, what is left to do, and the seconds that past runs of its kind took."""
+        """For display: name, what exists or has to be done, seconds that this took in past runs of the kind.
+
+        The seconds are those of training, of evaluation, or of both, as what has to be done; None where no past run
+        says, or where another process is working on the run.
+        """
         rows, names = [], names_of(self.runs.values())
+        seconds_of_training = functools.cache(self.store.seconds_of_kind)  # each looks through the whole store
+        seconds_of_evaluation = functools.cache(self.store.seconds_of_evaluation)
         for run in self.runs.values():
-            todo = len(self.missing_evaluations(run))
-            if not self.store.is_trained(run.fingerprint):
+            todo, trained = len(self.missing_evaluations(run)), self.store.is_trained(run.fingerprint)
+            steps, seconds = [], []
+            if not trained:
                 begun = self.store.has_state(run.fingerprint)
-                state = "resume" if begun else "train" if run.job is None else run.job.verb
-                state += f" + evaluate {todo}" if todo else ""
-            else:
-                state = f"evaluate {todo}" if todo else "exists"
-            known = None if state == "exists" else self.store.seconds_of_kind(run.kind)
-            rows.append((names[run.fingerprint], state, known))
+                steps.append("resume" if begun else "train" if run.job is None else run.job.verb)
+                seconds.append(seconds_of_training(run.kind))
+            if todo:
+                steps.append(f"evaluate {todo}")
+                of_one = seconds_of_evaluation(run.kind)
+                seconds.append(None if of_one is None else todo * of_one)
+            known = [part for part in seconds if part is not None]
+            if steps and self.store.is_worked_on(run.fingerprint):
+                steps, known = ["wait for another process"], []
+            rows.append((names[run.fingerprint], " + ".join(steps) or "exists", sum(known) if known else None))
         return rows
+
+    def abandoned_state(self) -> tuple[int, int]:
+        """How many unfinished runs outside of this plan keep state in the store, and how many bytes."""
+        planned = {self.store.folder(fingerprint).name for fingerprint in self.runs}
+        others = {name: files for name, files in self.store.unfinished().items() if name not in planned}
+        return len(others), sum(file.stat().st_size for files in others.values() for file in files)
 
 
 def names_of(runs: Iterable[Run], given: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -13,13 +13,14 @@ from typing import Any
 
 import babel
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 import xlt
 from xlt.compose import plain
 from xlt.config import RunConfig
 from xlt.data.transforms.translation import DONE_FILE
 from xlt.engine.run import CHECKPOINT_FOLDER, MODULE_FILE, RESULT_FILE
+from xlt.engine.state import STATE_FILES
 from xlt.files import write_json
 
 _DIGITS = 12
@@ -28,6 +29,7 @@ EVALUATION_FILE = "evaluation.json"
 MANIFEST_FILE = "manifest.json"
 _FAILURE_FILE = "failure.json"
 _TRACEBACK_FILE = "traceback.txt"
+_EVALUATION_TIME_FILE = "evaluation_time.json"
 
 
 class RunStore:
@@ -150,12 +152,53 @@ class RunStore:
         times = sorted(seconds for known, seconds in self._times.values() if known == kind)
         return times[len(times) // 2] if times else None
 
+    def record_evaluation_time(self, fingerprint: str, kind: str, evaluations: int, seconds: float) -> None:
+        """Adds the time that evaluations of a run took, loading the model included; `kind` as in the manifest."""
+        file = self.folder(fingerprint) / _EVALUATION_TIME_FILE
+        before = _read(file)
+        evaluations += before.get("evaluations", 0)
+        write_json(file, {"kind": kind, "evaluations": evaluations, "seconds": seconds + before.get("seconds", 0.0)})
+
+    def seconds_of_evaluation(self, kind: str) -> float | None:
+        """Median time that one evaluation of past runs of a kind took; None where there were none."""
+        times = sorted(
+            record["seconds"] / record["evaluations"]
+            for file in self.runs.glob(f"*/{_EVALUATION_TIME_FILE}")
+            if (record := _read(file)).get("kind") == kind
+        )
+        return times[len(times) // 2] if times else None
+
+    def unfinished(self) -> dict[str, list[Path]]:
+        """Folder name -> files with the state of a run that is not finished and that nobody is working on."""
+        found = {}
+        for folder in sorted(self.runs.glob("[!.]*")):
+            if (folder / RESULT_FILE).is_file():
+                continue
+            files = [file for pattern in (*STATE_FILES, DONE_FILE) for file in folder.glob(pattern) if file.is_file()]
+            if files and not self.is_worked_on(folder.name):
+                found[folder.name] = files
+        return found
+
+    def is_worked_on(self, fingerprint: str) -> bool:
+        """Whether a process, perhaps this one, holds the run's lock at this moment."""
+        file = self._lock_file(fingerprint)
+        if not file.exists():
+            return False
+        try:
+            with FileLock(str(file), timeout=0):
+                return False
+        except Timeout:
+            return True
+
+    def _lock_file(self, fingerprint: str) -> Path:
+        return self.runs / ".locks" / f"{fingerprint[:_DIGITS]}.lock"
+
     @contextmanager
     def lock(self, fingerprint: str) -> Iterator[None]:
         """Held while a run is worked on; the system lets go of it when its holder dies."""
-        locks = self.runs / ".locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        with FileLock(str(locks / f"{fingerprint[:_DIGITS]}.lock")):
+        file = self._lock_file(fingerprint)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(str(file)):
             yield
 
 

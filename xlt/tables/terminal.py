@@ -22,6 +22,7 @@ from xlt.tables.config import AVERAGE
 from xlt.tables.grid import Cell, Grid
 
 _SYSTEMS_AS_COLUMNS = 6
+_WORTH_SAYING_BYTES = 100_000_000
 
 
 def table_markdown(grid: Grid) -> str:
@@ -86,6 +87,11 @@ def print_plan(plan: Plan, console: Console, show_existing: bool = True) -> None
     total = f"; past runs of their kinds took {duration(sum(known))} one after the other" if known else ""
     console.print(f"{len(rows)} runs: {existing} exist, {len(rows) - existing} to do{total}", highlight=False)
     print_other_code(plan, console)
+    count, size = plan.abandoned_state()
+    if size >= _WORTH_SAYING_BYTES:
+        command = f"python scripts/remove_state.py output_dir={plan.store.root}"
+        line = f"{count} unfinished runs outside of this plan keep {size / 1e9:.1f} GB of state; {command} lists them"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def print_other_code(plan: Plan, console: Console) -> None:

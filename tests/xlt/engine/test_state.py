@@ -147,3 +147,24 @@ def test_discarding_removes_state_and_what_a_kill_left_and_nothing_else(tmp_path
     (tmp_path / "module.safetensors").write_bytes(b"kept")
     state.discard()
     assert [path.name for path in tmp_path.iterdir()] == ["module.safetensors"]
+
+
+def test_rows_of_zeros_in_an_optimisers_matrices_take_no_space_and_come_back(tmp_path: Path, bits) -> None:
+    trainable = {"embeddings": nn.Parameter(torch.randn(1000, 64)), "dense": nn.Parameter(torch.randn(8, 64))}
+    optimizer = torch.optim.AdamW(trainable.values(), lr=0.1, fused=True)
+    trainable["embeddings"].grad = torch.zeros(1000, 64)
+    trainable["embeddings"].grad[[3, 700]] = 1.0
+    trainable["dense"].grad = torch.ones(8, 64)
+    optimizer.step()
+    optimizer.state[trainable["embeddings"]]["exp_avg"][5, 0] = -0.0
+    state = RunState(tmp_path)
+    state.save(Position(step=1), trainable, optimizer, {})
+    weights = sum(parameter.numel() * 4 for parameter in trainable.values())
+    assert (tmp_path / "state.safetensors").stat().st_size < 1.1 * weights
+    found = state.load()
+    assert found is not None
+    for name, parameter in trainable.items():
+        for slot, value in optimizer.state[parameter].items():
+            loaded = found[1]["optimizer"][f"{name}/{slot}"]
+            assert bits({"": loaded}) == bits({"": torch.as_tensor(value)}), (name, slot)
+    assert not [name for part in found[1].values() for name in part if name.startswith("rows")]

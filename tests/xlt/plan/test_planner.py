@@ -299,3 +299,39 @@ def test_what_runs_have_in_common_is_looked_at_once(
     planned(*words, "task.max_length=30")
     plan.preflight()
     assert looked[3:] == ["data, seed 1", "model", "data, seed 2", "data, seed 1", "model"]
+
+
+def test_a_run_that_is_only_evaluated_is_estimated_by_past_evaluations(
+    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...]
+) -> None:
+    old, new = planned(*words), planned(*words, "seed=2")
+    _pretend_trained(plan.store, old)
+    plan.store.record_manifest(old.fingerprint, old.config, old.identity, old.kind, old.depends_on)
+    assert [seconds for _, state, seconds in plan.rows() if state == "evaluate 2"] == [None]
+    plan.store.record_evaluation_time(old.fingerprint, old.kind, 1, 2.0)
+    plan.store.record_evaluation_time(old.fingerprint, old.kind, 2, 1.0)
+    found = {state: seconds for _, state, seconds in plan.rows()}
+    assert found == {"evaluate 2": 2.0, "train + evaluate 2": 7.0 + 2.0}
+    assert new.kind == old.kind
+
+
+def test_a_run_that_another_process_is_working_on_is_not_said_to_be_resumed(
+    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...]
+) -> None:
+    run = planned(*words)
+    plan.store.folder(run.fingerprint).mkdir(parents=True)
+    (plan.store.folder(run.fingerprint) / "state.safetensors").touch()
+    with plan.store.lock(run.fingerprint):
+        ((_, state, seconds),) = plan.rows()
+    assert "another process" in state and "resume" not in state and seconds is None
+    assert [state for _, state, _ in plan.rows()] == ["resume + evaluate 2"]
+
+
+def test_the_state_of_unfinished_runs_outside_of_the_plan_is_counted(
+    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...]
+) -> None:
+    run = planned(*words)
+    for fingerprint, size in ((run.fingerprint, 5), ("f" * 32, 7)):
+        plan.store.folder(fingerprint).mkdir(parents=True)
+        (plan.store.folder(fingerprint) / "state.safetensors").write_bytes(b"x" * size)
+    assert plan.abandoned_state() == (1, 7)

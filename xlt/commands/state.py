@@ -1,0 +1,64 @@
+"""The saved state of runs that were not finished: what `scripts/remove_state.py` does."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+
+from rich.console import Console
+
+from xlt.commands.cli import guarded
+from xlt.errors import UsageError
+from xlt.plan.store import RunStore
+
+_REMOVE = "--remove"
+_KEY = "output_dir="
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the script."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    guarded(lambda: show_state(words))
+
+
+def show_state(words: Sequence[str]) -> int:
+    """Lists the state of unfinished runs, largest first, and removes it with `--remove`; returns the exit code.
+
+    Raises:
+        UsageError: an unknown word, or no folder of runs.
+    """
+    if not words or "--help" in words or "-h" in words:
+        print(f"usage: remove_state.py output_dir=FOLDER [{_REMOVE}]")
+        return 0
+    if unknown := [word for word in words if word != _REMOVE and not word.startswith(_KEY)]:
+        raise UsageError(*(f"{word}: unknown; give output_dir=FOLDER, and {_REMOVE} to remove" for word in unknown))
+    folders = [word.removeprefix(_KEY) for word in words if word.startswith(_KEY)]
+    if len(folders) != 1:
+        raise UsageError("output_dir: give one folder, for instance output_dir=outputs")
+    store = RunStore(folders[0])
+    if not store.runs.is_dir():
+        raise UsageError(f"output_dir={folders[0]}: there are no runs, {store.runs} is no folder")
+    console = Console()
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    sizes = {}
+    unfinished = store.unfinished()
+    for name, files in unfinished.items():
+        sizes[name] = sum(file.stat().st_size for file in files)
+    for name in sorted(sizes, key=lambda name: -sizes[name]):
+        saved = datetime.fromtimestamp(max(file.stat().st_mtime for file in unfinished[name]))
+        why = store.failure(name)
+        reason = f"  failed: {why}" if why is not None else ""
+        say(f"{store.folder(name)}  {sizes[name] / 1e6:.1f} MB  saved {saved:%Y-%m-%d %H:%M}{reason}")
+    removed = _REMOVE in words
+    for name in unfinished if removed else ():
+        with store.lock(name):
+            if not store.is_trained(name):
+                for file in unfinished[name]:
+                    file.unlink(missing_ok=True)
+    total = f"{len(sizes)} unfinished runs, {sum(sizes.values()) / 1e6:.1f} MB"
+    say(f"{total}: removed" if removed else f"{total}; {_REMOVE} removes it")
+    return 0
