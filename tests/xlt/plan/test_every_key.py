@@ -86,7 +86,14 @@ CSV = {
     "data.sources.eng.fields": {"text": "text"},
     "data.select_on_targets": True,
 }
-TRANSLATOR = ["target={target}", "data=empty", "+source@data.sources.eng=ud_eng", "model.run=null", "method=full"]
+TRANSLATOR = [
+    "target={target}",
+    "data=empty",
+    "+source@data.sources.eng=ud_eng",
+    "model.run=null",
+    "model.random=null",
+    "method=full",
+]
 TRANSLATED = {
     **CSV,
     "data.sources.eng.language": "fao",
@@ -100,6 +107,7 @@ RANDOM = {
     "model.random": RandomModelConfig("bert", 2, 32, 2, 64, 64, 300, 0.1),
 }
 GENERATOR = ["data=empty", "+source@data.sources.eng=mono", "data.sources.eng.language=eng", "method.typology=null"]
+ALONE = ["method=full", "language_modules=none"]
 WITH_MODEL = ["model.path={places}/model"]
 MODEL_RUN = {"model.path": None, "model.run": RunReference("mad_g", [*GENERATOR, *WITH_MODEL])}
 STUDENT_RUN = {"model.student.run": RunReference("mad_g", [*GENERATOR[:3], "method=pretrain"])}
@@ -112,8 +120,8 @@ CASES: dict[str, Case] = {
     "model.path": Case(value="{places}/model"),
     "model.revision": Case(values={"model.path": "owner/name"}, value="abc"),
     "model.run.experiment": Case(
-        values={"model.path": None, "model.run": RunReference("mad_g", [*GENERATOR[:3], *WITH_MODEL, "method=full"])},
-        value="translation_pretrain",
+        values={"model.path": None, "model.run": RunReference("mad_g", [*GENERATOR[:3], *WITH_MODEL, *ALONE])},
+        value="parsing",
     ),
     "model.run.overrides": Case(values=MODEL_RUN, value=[*GENERATOR, *WITH_MODEL, "train.max_steps=7"]),
     "model.random": Case(values=RANDOM),
@@ -183,8 +191,8 @@ CASES: dict[str, Case] = {
     "language_modules": Case(("language_modules=mono",)),
     "language_modules.experiment": Case(
         ("language_modules=mono",),
-        {"language_modules.experiment": "mad_g", "language_modules.overrides": [*GENERATOR[:3], "method=mad_x"]},
-        "translation_pretrain",
+        {"language_modules.experiment": "mad_g", "language_modules.overrides": GENERATOR[:3]},
+        "language",
     ),
     "language_modules.overrides": Case(("language_modules=mono",), value=["train.max_steps=7"]),
     "language_modules.paths": Case(value={"eng": "{places}/a.safetensors"}),
@@ -197,7 +205,8 @@ CASES: dict[str, Case] = {
         ("method=mad_g", "language_modules=mad_g"), MADE, [*GENERATOR, "train.max_steps=7"]
     ),
     "language_modules.start_from_generator": Case(
-        ("method=mad_g", "language_modules=mad_g_ft"), MADE | {"language_modules.overrides": ["method=pfeiffer"]}
+        ("method=mad_g", "language_modules=mad_g_ft"),
+        MADE | {"language_modules.overrides": ["method=pfeiffer"], "language_modules.stand_in": {"eng": "fao"}},
     ),
     "language_modules.cap_words": Case(("language_modules=mono",), value=10),
     "language_modules.stand_in": Case(("language_modules=mono",), value={"eng": "fao"}),
@@ -283,9 +292,8 @@ def walk(schema: Any, prefix: str = "", owner: str = "", reason: str = "") -> It
             yield from walk(hint, f"{path}.", owner, no_module)
         elif path == "data.sources":
             yield from walk(typing.get_args(hint)[1], f"{path}.eng.", owner, no_module)
-        elif item.metadata:  # `_target_` is what chooses the class, and `method` and `task` have schemas of their own
-            if path not in ("method", "task"):
-                yield Key(path, owner, hint, item.metadata, no_module)
+        elif item.metadata and path not in ("method", "task"):  # those have schemas of their own
+            yield Key(path, owner, hint, item.metadata, no_module)
 
 
 def all_keys() -> Iterator[Key]:
@@ -310,7 +318,7 @@ def places(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, shelf: Pat
     shutil.copytree(tiny_bert, folder / "model")
     with (folder / "model" / "config.json").open("a", encoding="utf-8") as file:
         file.write(" ")
-    for language in ("eng", "fao"):
+    for language in ("eng", "fao", "deu"):
         (folder / language).mkdir()
         for name in ("train", "dev", "other"):
             (folder / language / f"{name}.csv").write_text(f"text,label\n{language} {name},NOUN\n", encoding="utf-8")

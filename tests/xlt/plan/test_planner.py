@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.xlt.conftest import LANGUAGE_RECIPE
 
+from tests.xlt.conftest import LANGUAGE_RECIPE
 from xlt.compose import compose
 from xlt.engine.run import ALONE, COMPOSED, ModuleFile
 from xlt.errors import UsageError
