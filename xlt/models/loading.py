@@ -13,6 +13,7 @@ import torch
 
 from xlt.config import RandomModelConfig
 from xlt.errors import UsageError
+from xlt.models.families import TRANSLATOR
 from xlt.models.transfer import TransferModel, parameter_hash, split_pretrained
 from xlt.models.vocabulary_reduction import save_tokenizer
 
@@ -111,7 +112,7 @@ def random_pretrained(config: RandomModelConfig, tokenizer: Any, seed: int) -> T
     """A model of the given shape with random weights; its vocabulary is the tokenizer's."""
     from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
-    translates = config.architecture == "m2m_100"
+    translates = config.architecture == TRANSLATOR
     shape = _shape_of_translator(config, tokenizer) if translates else _shape_of_encoder(config, tokenizer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

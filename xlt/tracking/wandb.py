@@ -6,15 +6,14 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from xlt.compose import plain
-from xlt.engine.build import build_method, build_task
+from xlt.engine.build import build_task, method_class, method_name, task_class, task_name
 from xlt.engine.run import MODULE_FILE
 from xlt.errors import UsageError
 from xlt.plan.planner import Run
 from xlt.plan.store import RunStore
-from xlt.tables.table import Table
 from xlt.tracking.told import Told
 from xlt.tracking.wandb_file import rows_kept, wait_for_end
 
@@ -213,18 +212,18 @@ def score_name(source: str, composition: str, metric: str) -> str:
 
 def job_type(run: Run) -> str:
     """What the run leaves."""
-    if run.translation is not None:
-        return "translation"
-    if build_method(run.config.method).leaves_checkpoint:
+    if run.job is not None:
+        return run.job.noun
+    if method_class(run.config.method).leaves_checkpoint:
         return "base model" if run.config.model.student is None else "student"
-    return "language module" if build_task(run.config.task).adapts_language else "task module"
+    return "language module" if task_class(run.config.task).adapts_language else "task module"
 
 
 def tags(run: Run) -> list[str]:
     """Task, method, and the languages it learns from, if they are not too many to tell."""
     languages = sorted({source.language for source in run.config.data.sources.values()})
     told = languages if len(languages) <= _TAGGED_LANGUAGES else [f"{len(languages)} languages"]
-    return list(dict.fromkeys([build_task(run.config.task).name, str(build_method(run.config.method).name), *told]))
+    return list(dict.fromkeys([task_name(run.config.task), method_name(run.config.method), *told]))
 
 
 def table_tag(table: str) -> str:
@@ -232,7 +231,14 @@ def table_tag(table: str) -> str:
     return f"table:{table}"
 
 
-def name_in_table(table: str, parts: Iterable[Table], runs: Iterable[Run]) -> None:
+class ShowsRuns(Protocol):
+    """A table, as far as its runs are concerned."""
+
+    def runs(self) -> Mapping[str, Iterable[Run]]:
+        """Label of a system -> the runs behind it."""
+
+
+def name_in_table(table: str, parts: Iterable[ShowsRuns], runs: Iterable[Run]) -> None:
     """Names the runs of a plan for the dashboards of a table, by the systems that show them.
 
     A run behind several systems bears the labels of all, one that only others stand on what it leaves and its method.
@@ -251,10 +257,10 @@ def name_in_table(table: str, parts: Iterable[Table], runs: Iterable[Run]) -> No
                 labels.setdefault(run.fingerprint, {})[label] = None
     for run in runs:
         name = ", ".join(labels.get(run.fingerprint, ()))
-        run.systems[table] = name or f"{job_type(run)}, {build_method(run.config.method).name}"
+        run.systems[table] = name or f"{job_type(run)}, {method_name(run.config.method)}"
 
 
 def _about(run: Run) -> dict[str, Any]:
     """What the config does not say itself, to find and group runs by."""
-    name = str(build_method(run.config.method).name)
+    name = method_name(run.config.method)
     return {"fingerprint": run.fingerprint, "stands_on": run.depends_on, "method_name": name}

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from xlt.compose import checked, compose, hydra_ready
+from xlt.data import selection
 from xlt.data.encoding import Encoder
 from xlt.data.mix import LoadedSource
-from xlt.data import selection
 from xlt.engine import run_data
 from xlt.engine.build import build_task
 from xlt.engine.run_data import RunData

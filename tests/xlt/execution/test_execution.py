@@ -192,7 +192,7 @@ def test_what_another_process_has_evaluated_meanwhile_is_not_evaluated_again(
     execution._evaluate(run, plan.store, wanted, silent)
 
 
-@pytest.mark.parametrize("killed_at", ["engine.run.RunState.discard", "results.execution.RunStore.record_manifest"])
+@pytest.mark.parametrize("killed_at", ["engine.run.RunState.discard", "execution.execution.RunStore.record_manifest"])
 def test_a_run_killed_between_result_and_manifest_is_given_its_manifest_by_the_same_command(
     killed_at: str, plan: Plan, planned: Callable[..., Run], words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

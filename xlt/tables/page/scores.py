@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from xlt.engine.benchmarks import SCORE
-from xlt.engine.build import build_task
+from xlt.engine.build import build_task, task_class
 from xlt.plan.planner import Run
 from xlt.plan.store import RunStore
 from xlt.tables.page.about import anchor
@@ -131,7 +131,7 @@ def _best(rows: Sequence[tuple[Run, str, str, dict[str, float]]], sources: Seque
     """Column -> its best score, where all runs are measured alike."""
     if len({metric for _, _, metric, _ in rows}) != 1:
         return {}
-    choose = max if build_task(rows[0][0].config.task).greater_is_better else min
+    choose = max if task_class(rows[0][0].config.task).greater_is_better else min
     best = {c: choose(found) for c in sources if (found := [row[-1][c] for row in rows if c in row[-1]])}
     whole = [statistics.fmean(row[-1].values()) for row in rows if len(row[-1]) == len(sources) > 1]
     return {**best, **({AVERAGE: choose(whole)} if whole else {})}
