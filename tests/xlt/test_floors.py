@@ -16,7 +16,8 @@ ROOT = Path(__file__).parent.parent.parent
 # The floors from the ground up, each with its rooms. A room imports from its own floor and from those below.
 FLOORS = (
     ("xlt_kernels",),
-    ("xlt", "xlt.errors", "xlt.languages", "xlt.files"),  # `xlt` itself: the version
+    # `xlt` itself has the version.
+    ("xlt", "xlt.errors", "xlt.languages", "xlt.files", "xlt.source_code", "xlt.tracebacks"),
     ("xlt.config",),
     ("xlt.models", "xlt.data", "xlt.modules"),
     ("xlt.tasks", "xlt.methods"),
@@ -50,7 +51,7 @@ OF_DATA = {
 # The engine knows what a method and a task is, and none by name.
 INTERFACES = {"xlt.methods.method", "xlt.tasks.task"}
 # Rooms that every method, task and kind of module passes through: they know none of them by name, not even in a string.
-NAMELESS = ("xlt_kernels", "xlt.models", "xlt.engine", "xlt.compose", "xlt.plan", "xlt.execution", "xlt.tracking",
+NAMELESS = ("xlt_kernels", "xlt.models", "xlt.engine", "xlt.plan", "xlt.execution", "xlt.tracking",
             "xlt.tables", "xlt.findings")  # fmt: skip
 ONLY_WHERE_USED = {
     "triton",

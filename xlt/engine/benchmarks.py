@@ -43,12 +43,12 @@ def benchmark_faults(benchmarks: Mapping[str, BenchmarkConfig], task_config: Any
             yield f"{prefix}.folder={benchmark.folder}: no such folder"
             continue
         known = _manager(benchmark.folder).task_index
-        for task_name in benchmark.tasks:
-            if task_name not in known:
-                yield f"{prefix}.tasks: lm-eval has no task {task_name}; `lm-eval ls tasks` shows them"
-            elif (known[task_name].cfg or {}).get("unsafe_code") and not benchmark.runs_code:
+        for own_name in benchmark.tasks:
+            if own_name not in known:
+                yield f"{prefix}.tasks: lm-eval has no task {own_name}; `lm-eval ls tasks` shows them"
+            elif (known[own_name].cfg or {}).get("unsafe_code") and not benchmark.runs_code:
                 yield (
-                    f"{prefix}.runs_code=false: {task_name} runs code that the model wrote; "
+                    f"{prefix}.runs_code=false: {own_name} runs code that the model wrote; "
                     f"give {prefix}.runs_code=true to allow that on this machine"
                 )
 

@@ -34,7 +34,7 @@ _APART: set[str] = set()
 class RunData:
     """The sources of a run by the part they play: `sources`, `validation`, `evaluation`.
 
-    `xlt.data.selection` says which examples each part takes. Nothing is read before `check`, `load` or `lines` is called.
+    `xlt.data.selection` says which examples each part takes. Nothing is read before one of the methods is called.
 
     Args:
         config: of the run.
@@ -176,7 +176,7 @@ class RunData:
         return self._identity(part, name, readable(self.sources(part)[name]))
 
     def _identity(self, part: str, name: str, source: PlannedSource | None = None) -> dict[str, Any]:
-        """What determines the features of a part's source, besides the tokenizer; of `source`, if that is read instead."""
+        """What determines the features of a part's source (or of `source`, read in its place) besides the tokenizer."""
         return {
             **self._selection.identity(part, name, source),
             "task": dataclasses.asdict(self._config.task),

@@ -152,7 +152,7 @@ def _translator(
 
 
 def _batches(texts: Sequence[str], lengths: dict[str, int], most_tokens: int) -> Iterator[list[str]]:
-    """The texts in their order, cut into batches that have at most `most_tokens` tokens with padding; each has a text."""
+    """The texts in their order in batches of at most `most_tokens` tokens, padding included; at least one in each."""
     batch: list[str] = []
     for text in texts:
         if batch and max(lengths[text], lengths[batch[-1]]) * (len(batch) + 1) > most_tokens:

@@ -86,8 +86,8 @@ class Method(ABC):
         starts_from_modules: it has a `start_from`.
         leaves: class of the module that `export` makes; of its kind is the header that `export` gets.
 
-    `leaves_checkpoint`, `starts_from_modules`, `leaves` and `name_of` are facts of the class: a plan reads them without building
-    the method.
+    `leaves_checkpoint`, `starts_from_modules`, `leaves` and `name_of` are facts of the class: a plan reads them without
+    building the method.
     """
 
     name: str

@@ -19,8 +19,8 @@ class Transform(Protocol):
     """Makes the examples of a source out of those of another one, its original.
 
     A transform is a file `xlt/data/transforms/NAME.py` with these functions; it serves every source whose key NAME is
-    not null. One that needs a model (translation) has a run make a file first, and reads that file; `PlannedSource.made`
-    says which.
+    not null. One that needs a model (translation) has a run make a file first, and reads that file, which
+    `PlannedSource.made` names.
     """
 
     READER: str
