@@ -150,7 +150,7 @@ def test_a_model_run_takes_settings_and_scale_but_neither_model_nor_method() -> 
     parent = compose(["experiment=nano_fields", "output_dir=here", "method=bitfit"])
     child = compose_model_run(parent, RunReference("nano_pretrain", ["train.max_steps=3"]))
     assert (child.output_dir, child.train.max_steps, child.experiment_name) == ("here", 3, "nano_pretrain")
-    assert child.method._target_ == "xlt.methods.full.Full" and child.model.random is not None
+    assert child.method._target_ == "xlt.methods.pretrain.Pretrain" and child.model.random is not None
 
 
 def test_faults_of_a_run_that_is_referred_to_say_by_which_key() -> None:

@@ -52,9 +52,9 @@ def benchmark_faults(benchmarks: Mapping[str, BenchmarkConfig], task_config: Any
         for name_in_lm_eval in benchmark.tasks:
             if name_in_lm_eval not in known:
                 yield f"{prefix}.tasks: lm-eval has no task {name_in_lm_eval}; `lm-eval ls tasks` lists its tasks"
-            elif (known[task_name].cfg or {}).get("unsafe_code") and not benchmark.runs_code:
+            elif (known[name_in_lm_eval].cfg or {}).get("unsafe_code") and not benchmark.runs_code:
                 yield (
-                    f"{prefix}.runs_code=false: {task_name} runs code that the model writes; "
+                    f"{prefix}.runs_code=false: {name_in_lm_eval} runs code that the model writes; "
                     f"set {prefix}.runs_code=true to allow this on this machine"
                 )
 

@@ -40,8 +40,7 @@ _APART: set[str] = set()
 class RunData:
     """The sources of a run by the part they play: `sources`, `validation`, `evaluation`.
 
-    `xlt.data.selection` says which examples each part takes. Nothing is read before `check`, `load` or `lines` is
-    called.
+    `xlt.data.selection` says which examples each part takes. Nothing is read before one of the methods is called.
 
     Args:
         config: of the run.
@@ -188,7 +187,7 @@ class RunData:
         return installed().digests(roots, _NO_FEATURES)
 
     def _identity(self, part: str, name: str, source: PlannedSource | None = None) -> dict[str, Any]:
-        """What determines the features of a part's source (or of `source`, read in its place), but the tokenizer."""
+        """What determines the features of a part's source (or of `source`, read in its place) besides the tokenizer."""
         return {
             **self._selection.identity(part, name, source),
             "task": dataclasses.asdict(self._config.task),

@@ -16,7 +16,7 @@ class SourceJob(Protocol):
 
     Attributes:
         verb: what the run does, for people: "translate".
-        noun: what the run leaves, for people: "translation".
+        noun: what the run leaves, for people: "translated source".
         source: the original.
         settings: the transform's settings, a part of the source's config.
         languages: ISO 639-3 codes, of the original and of what is made.

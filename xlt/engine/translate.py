@@ -47,7 +47,7 @@ class TranslationJob:
     settings: TranslationConfig
     modules: tuple[ModuleFile, ...] = ()
     verb: ClassVar[str] = "translate"
-    noun: ClassVar[str] = "translation"
+    noun: ClassVar[str] = "translated source"
 
     @property
     def languages(self) -> tuple[str, str]:

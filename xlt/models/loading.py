@@ -13,6 +13,7 @@ import torch
 
 from xlt.config import RandomModelConfig
 from xlt.errors import UsageError
+from xlt.models.families import TRANSLATOR
 from xlt.models.transfer import TransferModel, parameter_hash, split_pretrained
 from xlt.models.vocabulary_reduction import save_tokenizer
 
@@ -114,7 +115,7 @@ def random_pretrained(config: RandomModelConfig, tokenizer: Any, seed: int) -> T
     """Builds a model of the configured shape with random weights; its vocabulary is that of the tokenizer."""
     from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
-    translates = config.architecture == "m2m_100"
+    translates = config.architecture == TRANSLATOR
     shape = _translator_config(config, tokenizer) if translates else _encoder_config(config, tokenizer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

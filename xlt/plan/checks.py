@@ -10,6 +10,7 @@ from xlt.data.encoding import Encoder
 from xlt.data.sources import parallel_languages
 from xlt.engine.build import build_method, build_task, method_class, method_name, task_class, task_name
 from xlt.errors import UsageError
+from xlt.models.families import TRANSLATOR, longest_input
 from xlt.models.language_tokens import add_language_tokens
 from xlt.models.loading import load_tokenizer
 from xlt.models.narrowing import Width
@@ -17,10 +18,7 @@ from xlt.models.student import kept_blocks
 from xlt.models.vocabulary import train_tokenizer
 from xlt.modules import ModuleFileError, load_module
 
-_TRANSLATOR = "m2m_100"
 _NO_WORD = 300  # entries of a tokenizer that knows the bytes and no word
-# Families that count positions from the padding id on: 514 positions hold 512 tokens.
-_OFFSET_FAMILIES = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl")
 
 
 def task_module_faults(path: str) -> list[str]:
@@ -65,8 +63,8 @@ def model_faults(config: RunConfig, model_run: RunConfig | None, languages: Sequ
     shape = made_by.model.random
     task = build_task(config.task)
     if shape is not None:
-        if task.translates and shape.architecture != _TRANSLATOR:
-            return [f"model.random.architecture={shape.architecture}: task {task.name} needs {_TRANSLATOR}"]
+        if task.translates and shape.architecture != TRANSLATOR:
+            return [f"model.random.architecture={shape.architecture}: task {task.name} needs {TRANSLATOR}"]
         if task.translates and (faults := _language_faults(config, made_by, languages)):
             return faults
         name, positions = "model.random", shape.max_positions
@@ -130,11 +128,12 @@ def _shape(path: str, revision: str | None, translates: bool) -> tuple[int, int,
     if translates and not shape.is_encoder_decoder:
         raise UsageError(f"model.path={path}: {shape.model_type} is no encoder-decoder; take NLLB or another M2M-100")
     load_tokenizer(path, revision)
-    positions = int(getattr(shape, "max_position_embeddings", 1 << 30))
-    if shape.model_type in _OFFSET_FAMILIES:
-        positions -= int(shape.pad_token_id) + 1
     inner = int(getattr(shape, "intermediate_size", 0))
-    return positions, int(shape.num_hidden_layers), Width(shape.hidden_size, shape.num_attention_heads, inner)
+    return (
+        longest_input(shape),
+        int(shape.num_hidden_layers),
+        Width(shape.hidden_size, shape.num_attention_heads, inner),
+    )
 
 
 def contradictions(config: RunConfig) -> list[str]:

@@ -68,7 +68,7 @@ def _language_module(plan: Planner, config: DictConfig, run_config: RunConfig, u
     if used in settings.paths:
         return _of_file(settings.paths[used], used)
     if settings.generator is not None and (settings.experiment is None or used in sources):
-        run = plan.once(["generator", language_run_settings(config)], compose_generator_run, config)
+        run = plan.once(["language generator", language_run_settings(config)], compose_generator_run, config)
         if faults := build_method(run.config.method).language_faults([used]):
             raise UsageError(*faults)
         file = ModuleFile(plan.store.module_file(run.fingerprint), used)

@@ -7,15 +7,14 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from xlt.compose import plain
-from xlt.engine.build import build_method, build_task
+from xlt.engine.build import build_task, method_class, method_name, task_class, task_name
 from xlt.engine.run import MODULE_FILE, Composition
 from xlt.errors import UsageError
 from xlt.plan.planner import Run
 from xlt.plan.store import RunStore
-from xlt.tables.table import Table
 from xlt.tracking.wandb_file import count_rows, wait_for_end
 from xlt.tracking.wandb_record import WandbRecord
 
@@ -236,9 +235,9 @@ def job_type(run: Run) -> str:
     """Returns the kind of a run's result, by which W&B groups runs."""
     if run.job is not None:
         return run.job.noun
-    if build_method(run.config.method).leaves_checkpoint:
+    if method_class(run.config.method).leaves_checkpoint:
         return "base model" if run.config.model.student is None else "student"
-    return "language module" if build_task(run.config.task).adapts_language else "task module"
+    return "language module" if task_class(run.config.task).adapts_language else "task module"
 
 
 def tags(run: Run) -> list[str]:
@@ -246,7 +245,7 @@ def tags(run: Run) -> list[str]:
     languages = sorted({source.language for source in run.config.data.sources.values()})
     if len(languages) > _MAX_TAGGED_LANGUAGES:
         languages = [f"{len(languages)} languages"]
-    names = [build_task(run.config.task).name, str(build_method(run.config.method).name)]
+    names = [task_name(run.config.task), method_name(run.config.method)]
     return list(dict.fromkeys([*names, *languages]))
 
 
@@ -255,7 +254,14 @@ def table_tag(table: str) -> str:
     return f"table:{table}"
 
 
-def name_in_table(table: str, parts: Iterable[Table], runs: Iterable[Run]) -> None:
+class ShowsRuns(Protocol):
+    """A table, as far as its runs are concerned."""
+
+    def runs(self) -> Mapping[str, Iterable[Run]]:
+        """Label of a system -> the runs behind it."""
+
+
+def name_in_table(table: str, parts: Iterable[ShowsRuns], runs: Iterable[Run]) -> None:
     """Sets the names of a plan's runs in the dashboards of a table, after the systems that show them.
 
     A run of several systems gets the labels of all. A run that no system shows, because only other runs build on it, is
@@ -274,10 +280,10 @@ def name_in_table(table: str, parts: Iterable[Table], runs: Iterable[Run]) -> No
                 labels.setdefault(run.fingerprint, {})[label] = None
     for run in runs:
         name = ", ".join(labels.get(run.fingerprint, ()))
-        run.systems[table] = name or f"{job_type(run)}, {build_method(run.config.method).name}"
+        run.systems[table] = name or f"{job_type(run)}, {method_name(run.config.method)}"
 
 
 def _extra_config(run: Run) -> dict[str, Any]:
     """Returns facts by which W&B can find and group runs and which are not in the config."""
-    name = str(build_method(run.config.method).name)
+    name = method_name(run.config.method)
     return {"fingerprint": run.fingerprint, "stands_on": run.depends_on, "method_name": name}

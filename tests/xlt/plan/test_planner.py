@@ -290,7 +290,7 @@ def test_what_runs_have_in_common_is_looked_at_once(
     plan: Plan, planned: Callable[..., Run], words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[str] = []
-    monkeypatch.setattr("xlt.plan.runs.preflight", lambda config: looked.append(f"data, seed {config.seed}"))
+    monkeypatch.setattr("xlt.plan.runs.preflight", lambda config, _: looked.append(f"data, seed {config.seed}"))
     monkeypatch.setattr("xlt.plan.runs.model_faults", lambda *_: looked.append("model") or [])
     for word in ("method=bitfit", "method=full", "seed=2", "train.learning_rate=1e-2"):
         planned(*words, word)

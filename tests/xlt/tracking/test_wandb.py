@@ -119,12 +119,10 @@ def test_the_job_type_is_what_the_run_leaves(
 
 def test_many_languages_are_one_tag(make_run: Callable[..., Run]) -> None:
     run = make_run()
-    source = run.config.data.sources["eng"]
-    run.config.data.sources = {str(n): type(source)(**{**vars(source), "language": f"a{n:02}"}) for n in range(13)}
-    try:
-        assert tags(run) == ["locale_fields", "lt_sft", "13 languages"]
-    finally:
-        run.config.data.sources = {"eng": source}
+    data = run.config.data
+    sources = {str(n): dataclasses.replace(data.sources["eng"], language=f"a{n:02}") for n in range(13)}
+    run.config = dataclasses.replace(run.config, data=dataclasses.replace(data, sources=sources))
+    assert tags(run) == ["locale_fields", "lt_sft", "13 languages"]
 
 
 def test_each_phase_has_an_axis_of_its_own_and_the_tasks_metric_a_direction(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from xlt.engine.benchmarks import SCORE
-from xlt.engine.build import build_task
+from xlt.engine.build import build_task, task_class
 from xlt.engine.run import Composition
 from xlt.plan.planner import Run
 from xlt.plan.store import RunStore
@@ -153,7 +153,7 @@ def _best(rows: Sequence[tuple[JobScores, str, str, dict[str, float]]], sources:
     """Returns the best score of each column; nothing if the runs have different metrics."""
     if len({metric for _, _, metric, _ in rows}) != 1:
         return {}
-    choose = max if build_task(rows[0][0].run.config.task).greater_is_better else min
+    choose = max if task_class(rows[0][0].run.config.task).greater_is_better else min
     best = {c: choose(found) for c in sources if (found := [row[-1][c] for row in rows if c in row[-1]])}
     whole = [statistics.fmean(row[-1].values()) for row in rows if len(row[-1]) == len(sources) > 1]
     return {**best, **({AVERAGE: choose(whole)} if whole else {})}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable
@@ -131,7 +132,7 @@ def test_languages_are_compared_pair_by_pair(run: Callable[..., Run], store: Run
     chosen = {"fao": [0, 1, 2, 3], "sme": [2, 3, 4, 5], "myv": [3, 7, 8, 9]}
     for seed, (language, entries) in enumerate(chosen.items()):
         made = run(seed)
-        made.config.language = language
+        made.config = dataclasses.replace(made.config, language=language)
         delta = {"w": Entries(torch.tensor(entries), torch.ones(4), (10,))}
         SparseDelta(header, delta).save(store.module_file(made.fingerprint))
         runs[language] = [made]
