@@ -127,6 +127,7 @@ def test_no_tensor_of_the_weights_size_is_made() -> None:
 def test_accumulation_autocast_and_checkpointing() -> None:
     pattern, ids = make_pattern(0.3), some_ids(4, 6)
     weight, delta = randn(ROWS, COLUMNS, seed=3), torch.zeros(len(pattern), requires_grad=True)
+    torch.manual_seed(0)
     linear = nn.Linear(COLUMNS, COLUMNS)
 
     def run(ids: Tensor) -> Tensor:
