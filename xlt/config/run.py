@@ -87,7 +87,7 @@ class TrainConfig:
     evaluate_every_steps: int | None = key("validate every so many steps", low=1)
     evaluate_every_epochs: float | None = key("validate every so many epochs", above=0)
     evaluation_batch_size: int = key("examples a forward pass in evaluation", low=1)
-    save_every_seconds: float = key("time between saved states", low=0)
+    save_every_seconds: float = key("seconds between saved states; more if saving takes long; 0: each step", low=0)
     activation_checkpointing: bool = key("compute activations again in the backward pass: less memory, more time")
     density: float = key(
         "share of the model's parameters a sparse method tunes", above=0, high=1, hint="thesis range 0.0025 to 0.08"
