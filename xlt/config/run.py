@@ -87,7 +87,9 @@ class TrainConfig:
     evaluate_every_epochs: float | None = key("validate every so many epochs", above=0)
     evaluation_batch_size: int = key("examples a forward pass in evaluation", low=1)
     save_every_seconds: float = key(
-        "time between saved states", low=0, no_module="a run that goes on from a saved state ends in the same weights"
+        "seconds between saved states; more if saving takes long; 0: each step",
+        low=0,
+        no_module="a run that goes on from a saved state ends in the same weights",
     )
     activation_checkpointing: bool = key(
         "compute activations again in the backward pass: less memory, more time",

@@ -338,3 +338,28 @@ def test_languages_micro_batches_and_bf16_resume_to_the_same_bits_too(
             sitting(tmp_path / str(kill_at), records(kept, kill_at))
         assert sitting(tmp_path / str(kill_at), records(kept)) == uninterrupted
         assert kept == whole.kept
+
+
+def test_saving_takes_a_small_share_of_the_time_however_large_the_state(
+    make_method, make_trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    saves: list[float] = []
+
+    def save(*_: Any) -> None:
+        saves.append(clock[0])
+        clock[0] += 10.0  # a large state on a slow disk
+
+    def step(*_: Any) -> tuple[float, float]:
+        clock[0] += 1.0
+        return 1.0, 1.0
+
+    trainer = make_trainer(make_method("bitfit"), max_steps=500, evaluate_every_steps=1000, save_every_seconds=30)
+    monkeypatch.setattr("xlt.engine.training.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(trainer, "_forward_backward", step)
+    monkeypatch.setattr("xlt.engine.training.RunState.save", save)
+    trainer.train(tmp_path, Silence())
+    during = saves[:-1]  # the last one is at the end of the phase
+    assert during[0] == 30.0
+    assert all(later - earlier >= 10.0 + 10.0 / 0.05 for earlier, later in zip(during, during[1:], strict=False))
+    assert len(during) == 3
