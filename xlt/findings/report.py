@@ -1,4 +1,4 @@
-"""Claims and verdicts for people: in the terminal, whatever its width, and as Markdown."""
+"""Shows claims with their verdicts, in the terminal and as Markdown."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Findings = Mapping[str, Mapping[str, Finding]]
 
 
 def print_claims(claims: Mapping[str, ClaimConfig], findings: Findings, config: ClaimsConfig, console: Console) -> None:
-    """A claim with its word, and a line for each of its tests."""
+    """Prints each claim with its verdict, and a line for each of its tests."""
     for number, (name, claim) in enumerate(claims.items(), 1):
         word = config.verdict(name, findings[name].values())
         head = Text(f"{number}. {claim.says} ")
@@ -29,7 +29,7 @@ def print_claims(claims: Mapping[str, ClaimConfig], findings: Findings, config: 
         if name in config.every_test:
             console.print(f"   {_every_test(findings[name])}", markup=False, highlight=False)
         for label, finding in findings[name].items():
-            console.print(f"   {label}: {_told(finding)}", markup=False, highlight=False)
+            console.print(f"   {label}: {_result_line(finding)}", markup=False, highlight=False)
         if not findings[name]:
             console.print(f"   no table tests it: {config.untested[name]}", markup=False, highlight=False)
     console.print(_summary(claims, findings, config), markup=False, highlight=False)
@@ -37,7 +37,7 @@ def print_claims(claims: Mapping[str, ClaimConfig], findings: Findings, config: 
 
 
 def claims_markdown(claims: Mapping[str, ClaimConfig], findings: Findings, config: ClaimsConfig) -> str:
-    """A table with a row a test; after it the runs behind each."""
+    """Returns a table with a row for each test, followed by the runs behind each test."""
     lines = [
         f"# Claims of the thesis, {config.scale} scale",
         "",
@@ -48,7 +48,7 @@ def claims_markdown(claims: Mapping[str, ClaimConfig], findings: Findings, confi
     ]
     lines += ["| | claim | thesis | test | difference | units | p | Holm | verdict |"]
     lines += ["|--:|---|---|---|---:|---|---:|---:|---|"]
-    backed: list[str] = []
+    run_lines: list[str] = []
     for number, (name, claim) in enumerate(claims.items(), 1):
         word = config.verdict(name, findings[name].values())
         every = f" ({_every_test(findings[name])})" if name in config.every_test else ""
@@ -67,15 +67,15 @@ def claims_markdown(claims: Mapping[str, ClaimConfig], findings: Findings, confi
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in [*first, *cells]) + " |")
             first = ["", "", ""]
             if finding.runs:
-                backed.append(f"- {name}, {label}: {_runs(finding)}")
+                run_lines.append(f"- {name}, {label}: {_runs(finding)}")
         if not findings[name]:
             lines.append(
                 "| "
                 + " | ".join([*first, f"no table tests it: {config.untested[name]}", "", "", "", "", UNTESTED])
                 + " |"
             )
-    if backed:
-        lines += ["", "Runs behind the numbers (all in claims.json, pair by pair):", "", *backed]
+    if run_lines:
+        lines += ["", "Runs behind the numbers (all in claims.json, pair by pair):", "", *run_lines]
     return "\n".join(lines) + "\n"
 
 
@@ -84,20 +84,20 @@ def _every_test(findings: Mapping[str, Finding]) -> str:
     return f"every test must hold; {words.count(HOLDS)} of {len(words)} do"
 
 
-def _told(finding: Finding) -> str:
+def _result_line(finding: Finding) -> str:
     verdict, asked = finding.verdict, finding.comparison
     if finding.lacking:
         return str(finding.reason)
     head = f"{asked.table}, {_systems(finding)}"
     if verdict.mean is None:
         return f"{head}: {finding.reason}"
-    text = f"{head} = {_difference(finding)}, {verdict.units} {verdict.unit}, {_lot(finding)}: {verdict.word}"
+    text = f"{head} = {_difference(finding)}, {verdict.units} {verdict.unit}, {_significance(finding)}: {verdict.word}"
     return text + (f"; {finding.reason}" if finding.reason else "")
 
 
-def _lot(finding: Finding) -> str:
+def _significance(finding: Finding) -> str:
     if finding.verdict.p is None:
-        return "counted, the same with every seed"
+        return "a count, which no seed changes"
     corrected = "" if finding.corrected is None else f" (Holm {_number(finding.corrected)})"
     return f"p {_number(finding.verdict.p)}{corrected}"
 
@@ -114,7 +114,7 @@ def _systems(finding: Finding) -> str:
 
 
 def _difference(finding: Finding) -> str:
-    """Mean and interval in points, or times; the margin where there is one."""
+    """Returns mean and interval in points (for costs: as a ratio), and the margin if there is one."""
     verdict, asked = finding.verdict, finding.comparison
     if verdict.mean is None:
         return ""
@@ -124,8 +124,8 @@ def _difference(finding: Finding) -> str:
         texts[0] += " times"
     else:
         texts = [f"{value + asked.margin:+.1f}" for value in shown]
-    wanted = f", to be above {asked.margin:g}" if asked.margin else ""
-    return texts[0] + (f" [{texts[1]}, {texts[2]}]" if len(texts) > 1 else "") + wanted
+    margin = f", must be above {asked.margin:g}" if asked.margin else ""
+    return texts[0] + (f" [{texts[1]}, {texts[2]}]" if len(texts) > 1 else "") + margin
 
 
 def _published(claim: ClaimConfig) -> str:
@@ -150,11 +150,12 @@ def _summary(claims: Mapping[str, ClaimConfig], findings: Findings, config: Clai
 
 def _method(config: ClaimsConfig) -> str:
     return (
-        "Sign-flip permutation test, one-sided, of differences paired by language and seed; means over seeds from "
-        f"{config.enough_languages} languages on. A test holds, or does not: p at most {config.level:g} in that "
-        f"direction, and the {100 * config.confidence:g}% bootstrap interval of the mean off 0. Of too few pairs no p "
-        "is so small, all in favour or not. Costs are counted: every language above the margin, or every one below "
-        "it. A claim holds, or does not, if all its tests do, or if one does by Holm's p, which counts the claim's "
-        "tests, and none is to the contrary; one of every test holds only if all do. Claims are not corrected for "
-        "one another. What is missing: python scripts/reproduce_table.py table=NAME makes it."
+        "How it is judged: the differences are paired by language and seed and tested by a one-sided sign-flip "
+        f"permutation test; from {config.enough_languages} languages on, each language is one unit, its mean over "
+        f"seeds. A test holds if p is at most {config.level:g} and the {100 * config.confidence:g}% bootstrap interval "
+        "of the mean lies above 0; it does not hold if both are so in the other direction. With too few pairs, no "
+        "result could have so small a p. Costs are counted, not tested: every language must lie above the margin, or "
+        "every one below it. A claim holds if all its tests hold, or if one holds by Holm's corrected p, which counts "
+        "the tests of the claim, and none fails; a claim of every test holds only if all hold. Claims are not "
+        "corrected for one another. Missing runs are made by: python scripts/reproduce_table.py table=NAME."
     )

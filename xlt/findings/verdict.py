@@ -1,4 +1,4 @@
-"""Whether paired differences are above nothing: an exact permutation test, a bootstrap interval, a word."""
+"""Judges whether differences are above 0: an exact permutation test, a bootstrap interval, and a verdict in a word."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ Differences = Mapping[tuple[str, int], float]
 
 @dataclass(frozen=True)
 class Trial:
-    """How a comparison is judged.
+    """The settings of a statistical test.
 
     Attributes:
-        level: of the one-sided test, in either direction.
-        confidence: of the interval, two-sided.
-        resamples: permutations where there are more than that, and bootstrap samples.
-        enough_languages: from as many on, a language's mean over seeds is what is permuted and resampled; with
-            fewer it is each language and seed. Of two groups it is languages, too, wherever these can decide.
+        level: p-value at which the one-sided test decides, in either direction.
+        confidence: of the two-sided bootstrap interval.
+        resamples: number of bootstrap samples, and the largest number of permutations.
+        enough_languages: number of languages from which on a unit is a language's mean over seeds; with fewer, each
+            pair of language and seed is one. Tests of two groups take languages as units whenever that can reach the
+            level.
     """
 
     level: float
@@ -38,15 +39,15 @@ class Trial:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the differences say.
+    """The result of judging differences.
 
     Attributes:
-        word: one of WORDS; too few pairs: whatever they are, the level cannot be reached.
-        units, unit: how many were permuted, and what they are: "languages" or "languages x seeds".
+        word: one of WORDS. With too few pairs no result could reach the level.
+        units, unit: how many units were permuted, and what a unit is: "languages" or "languages x seeds".
         mean: of the units.
         low, high: the bootstrap interval of the mean; None for fewer than two units.
-        p, p_below: of a mean at least as large, or as small, were the signs (or the groups) drawn by lot; None
-            without units, and for what is counted.
+        p, p_below: probability of a mean at least as large, or as small, if signs (or groups) were random; None
+            without units, and for counts.
     """
 
     word: str
@@ -60,19 +61,19 @@ class Verdict:
 
 
 def judge(differences: Differences, trial: Trial) -> Verdict:
-    """Whether differences are above 0."""
+    """Judges whether paired differences are above 0."""
     return _judge((differences,), trial)
 
 
 def judge_groups(first: Differences, second: Differences, trial: Trial) -> Verdict:
-    """Whether the differences of the first languages are above those of the second, unpaired."""
+    """Judges whether the first group's differences are above the second group's; the groups are not paired."""
     return _judge((first, second), trial)
 
 
 def judge_counted(differences: Differences, trial: Trial) -> Verdict:
-    """Whether differences of something counted, which no seed changes, are above 0: in every language, or in none.
+    """Judges differences of a count, which seeds do not change: they must be above 0 in every language, or in none.
 
-    Seeds of a language are one unit, however few languages there are. If seeds do differ, it is a test of the means.
+    All seeds of a language are one unit, however few languages there are. If seeds do differ, means are tested.
     """
     by_language = _by_language(differences)
     if not by_language:
@@ -85,12 +86,12 @@ def judge_counted(differences: Differences, trial: Trial) -> Verdict:
 
 
 def smallest_p(sizes: Sequence[int]) -> float:
-    """The smallest p-value that units can have: one assignment of signs of all, or one division into two groups."""
+    """Returns the smallest p-value possible: 1 / number of sign assignments, or of divisions into two groups."""
     return 1 / 2 ** sizes[0] if len(sizes) == 1 else 1 / math.comb(sum(sizes), sizes[0])
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction: p-values as they count beside all the others."""
+    """Returns p-values corrected for the number of tests by Holm's step-down method."""
     corrected, largest = [0.0] * len(values), 0.0
     for rank, place in enumerate(sorted(range(len(values)), key=values.__getitem__)):
         largest = max(largest, min(1.0, (len(values) - rank) * values[place]))
@@ -109,19 +110,19 @@ def _judge(groups: tuple[Differences, ...], trial: Trial) -> Verdict:
 
 
 def _means(differences: Differences) -> Any:
-    """A language's mean over seeds, for each language."""
+    """Returns the mean over seeds of each language."""
     return np.array([np.mean(values) for values in _by_language(differences).values()])
 
 
 def _by_language(differences: Differences) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {}
+    by_language: dict[str, list[float]] = {}
     for (language, _), value in differences.items():
-        found.setdefault(language, []).append(value)
-    return found
+        by_language.setdefault(language, []).append(value)
+    return by_language
 
 
 def _decide(samples: tuple[Any, ...], unit: str, trial: Trial) -> Verdict:
-    """Mean of one sample, or difference of two means: holds if `p` and the interval both say that it is above 0."""
+    """Judges the mean of one sample, or the difference of two means; it holds if `p` and the interval agree."""
     paired = len(samples) == 1
 
     def statistic(*drawn: Any, axis: int = -1) -> Any:

@@ -52,7 +52,7 @@ def catalogue() -> list[TableEntry]:
     entries = []
     for name in GlobalHydra.instance().config_loader().get_group_options("table"):
         if not name.startswith(("base_", "_")):
-            content = config_file("table", name)
+            content: Any = OmegaConf.to_container(config_file("table", name), resolve=False)
             parts = [content, *(content.get("parts") or {}).values()]
             has_figure = any(part.get("figure") is not None for part in parts)
             stands_for = tuple(map(str, content.get("stands_for") or ()))

@@ -1,4 +1,4 @@
-"""The schema of tables: what files of `conf/table`, `conf/system` and `conf/published` say, and a grid ready to fill."""
+"""The schema of tables: the keys of `conf/table`, `conf/system` and `conf/published`, and a grid ready to fill."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COMPOSITIONS = (COMPOSED, ALONE, BASE)
 AVERAGES, LANGUAGES, FIGURE = "averages", "languages", "figure"
 
 
-def _optional(help: str, default: Any, **rules: Any) -> Any:
+def optional(help: str, default: Any, **rules: Any) -> Any:
     """A config key that a file may leave out."""
     metadata = key(help, **rules).metadata
     return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
@@ -30,7 +30,7 @@ class FigureConfig:
     """The picture that goes with a table."""
 
     kind: str = key("what is drawn: a file of xlt/tables/figures")
-    metric: str | None = _optional("what is on the vertical axis, where the kind has a choice", None)
+    metric: str | None = optional("what is on the vertical axis, where the kind has a choice", None)
 
     def faults(self, prefix: str) -> Iterator[str]:
         if self.kind not in kinds():
@@ -48,7 +48,7 @@ class SearchConfig:
     """Settings of one system, a row for every combination."""
 
     over: dict[str, list[str]] = key("config key -> its values, each on top of the system's overrides")
-    best: str | None = _optional("the combination that the published search found best, as rows are named", None)
+    best: str | None = optional("the combination that the published search found best, as rows are named", None)
 
     def faults(self, prefix: str) -> Iterator[str]:
         for name, values in self.over.items():
@@ -61,12 +61,12 @@ class SystemConfig:
     """A row of a table: overrides of an experiment, and which composition of its module is evaluated."""
 
     label: str = key("name in the table")
-    experiment: str | None = _optional("file of conf/experiment; null: that of the part of the table", None)
-    overrides: list[str] = _optional(
-        "Hydra overrides on top of experiment and table; {experiment} and {scale} are filled in; {column}: a run a column",
+    experiment: str | None = optional("file of conf/experiment; null: that of the part of the table", None)
+    overrides: list[str] = optional(
+        "Hydra overrides on top of experiment and table, {experiment} and {scale} filled in; {column}: a run a column",
         [],
     )
-    composition: str = _optional(
+    composition: str = optional(
         "which modules are in the model: the task's and the language's, the task's alone, or none",
         COMPOSED,
         choices=COMPOSITIONS,
@@ -77,14 +77,14 @@ class SystemConfig:
 class EntryConfig:
     """A system in a table, with what this table changes of it."""
 
-    system: str | None = _optional("file of conf/system; null: the one named as this entry", None)
-    label: str | None = _optional("name in the table; null: the system's", None)
-    experiment: str | None = _optional("file of conf/experiment; null: the system's or the part's", None)
-    overrides: list[str] = _optional("further overrides, after the system's", [])
-    by_metric: dict[str, list[str]] = _optional("heading -> overrides of the runs that it shows", {})
-    composition: str | None = _optional("another composition; null: the system's", None, choices=COMPOSITIONS)
-    search: SearchConfig | None = _optional("settings that are searched over: a row for each", None)
-    published: str | None = _optional("row of the published numbers; null: the one named as this entry", None)
+    system: str | None = optional("file of conf/system; null: the one named as this entry", None)
+    label: str | None = optional("name in the table; null: the system's", None)
+    experiment: str | None = optional("file of conf/experiment; null: the system's or the part's", None)
+    overrides: list[str] = optional("further overrides, after the system's", [])
+    by_metric: dict[str, list[str]] = optional("heading -> overrides of the runs that it shows", {})
+    composition: str | None = optional("another composition; null: the system's", None, choices=COMPOSITIONS)
+    search: SearchConfig | None = optional("settings that are searched over: a row for each", None)
+    published: str | None = optional("row of the published numbers; null: the one named as this entry", None)
 
 
 @dataclass
@@ -93,25 +93,39 @@ class PartConfig:
 
     experiment: str = key("file of conf/experiment that the runs are made with")
     metrics: dict[str, str] = key("heading -> metric of the evaluation; each is a grid of its own")
-    title: str | None = _optional("one line; null: the table's title and the heading", None)
-    overrides: list[str] = _optional("Hydra overrides of every run of the part", [])
-    systems: dict[str, EntryConfig] = _optional("rows by name, in order", {})
-    columns: list[str] = _optional("names in data.evaluation or data.benchmarks, or in groups", [])
-    groups: dict[str, list[str]] = _optional("column -> names in data.evaluation whose mean it shows", {})
-    average: list[str] = _optional("columns that the average is over; empty: all", [])
-    published: str | None = _optional("file of conf/published; null: nothing is published", None)
-    note: str = _optional("a line under the part's grids", "")
-    figure: FigureConfig | None = _optional("the part's picture; null: the table's", None)
+    title: str | None = optional("one line; null: the table's title and the heading", None)
+    overrides: list[str] = optional("Hydra overrides of every run of the part", [])
+    systems: dict[str, EntryConfig] = optional("rows by name, in order", {})
+    columns: list[str] = optional("names in data.evaluation or data.benchmarks, or in groups", [])
+    groups: dict[str, list[str]] = optional("column -> names in data.evaluation whose mean it shows", {})
+    average: list[str] = optional("columns that the average is over; empty: all", [])
+    published: str | None = optional("file of conf/published; null: nothing is published", None)
+    note: str = optional("a line under the part's grids", "")
+    figure: FigureConfig | None = optional("the part's picture; null: the table's", None)
+
+    def faults(self, prefix: str) -> Iterator[str]:
+        if not self.metrics:
+            yield f"{prefix}.metrics: empty; give a heading and its metric, as {{POS: accuracy}}"
+        for name in self.average:
+            if name not in self.columns:
+                yield f"{prefix}.average: {name} is not in {prefix}.columns"
+        for name, members in self.groups.items():
+            if name not in self.columns or not members:
+                yield f"{prefix}.groups.{name}: must have members and be in {prefix}.columns"
+        for name, entry in self.systems.items():
+            for heading in entry.by_metric.keys() - self.metrics.keys():
+                there = ", ".join(self.metrics)
+                yield f"{prefix}.systems.{name}.by_metric.{heading}: no such heading; there are {there}"
 
 
 @dataclass
 class ShownConfig:
     """How a published table or figure is made from a table file."""
 
-    show: str = _optional(
+    show: str = optional(
         "a column a heading, each heading by language, or the figure", LANGUAGES, choices=(AVERAGES, LANGUAGES, FIGURE)
     )
-    of: list[str] = _optional("headings that belong to it; empty: all", [])
+    of: list[str] = optional("headings that belong to it; empty: all", [])
 
 
 @dataclass
@@ -119,19 +133,19 @@ class TableConfig:
     """What a table shows; a file of conf/table. `mini` and `thesis` are laid over the rest at their scale."""
 
     title: str = key("one line")
-    stands_for: dict[str, ShownConfig] = _optional("published table or figure, as Table 4.2 -> how it is shown", {})
-    parts: dict[str, PartConfig] = _optional("part -> its rows and columns; most often one a task", {})
-    figure: FigureConfig | None = _optional("the picture of all headings that have none of their own", None)
-    note: str = _optional("a line under the table", "")
-    measured_by: str | None = _optional("the script whose measurements it shows; nothing is trained for it", None)
-    published: str | None = _optional("file of conf/published, for a table that is measured", None)
-    without: dict[str, str] = _optional("part that this scale lacks -> why", {})
-    headings: list[str] = _optional("show only these headings; empty: all", [])
-    rows: list[str] = _optional("show only these systems; empty: all", [])
-    columns: list[str] = _optional("show only these columns, where a part has them; empty: all", [])
-    average: list[str] = _optional("average over these columns; empty: as each part says", [])
-    mini: Any = _optional("what is otherwise at this scale", None)
-    thesis: Any = _optional("what is otherwise at this scale", None)
+    stands_for: dict[str, ShownConfig] = optional("published table or figure, as Table 4.2 -> how it is shown", {})
+    parts: dict[str, PartConfig] = optional("part -> its rows and columns; most often one a task", {})
+    figure: FigureConfig | None = optional("the picture of all headings that have none of their own", None)
+    note: str = optional("a line under the table", "")
+    measured_by: str | None = optional("the script whose measurements it shows; nothing is trained for it", None)
+    published: str | None = optional("file of conf/published, for a table that is measured", None)
+    without: dict[str, str] = optional("part that this scale lacks -> why", {})
+    headings: list[str] = optional("show only these headings; empty: all", [])
+    rows: list[str] = optional("show only these systems; empty: all", [])
+    columns: list[str] = optional("show only these columns, where a part has them; empty: all", [])
+    average: list[str] = optional("average over these columns; empty: as each part says", [])
+    mini: Any = optional("what is otherwise at this scale", None)
+    thesis: Any = optional("what is otherwise at this scale", None)
 
     def faults(self, prefix: str) -> Iterator[str]:
         known = [heading for part in self.parts.values() for heading in part.metrics]
@@ -148,7 +162,9 @@ class TableConfig:
         for name in self.rows:
             if name not in rows:
                 yield f"{prefix}.rows: no system {name}; there are {', '.join(dict.fromkeys(rows))}"
-        columns = [c for part in self.parts.values() for c in (*part.columns, *sum(part.groups.values(), []))]
+        columns = [
+            c for part in self.parts.values() for c in (*part.columns, *(m for of in part.groups.values() for m in of))
+        ]
         for where in ("columns", "average"):
             for column in getattr(self, where):
                 if column not in columns:
@@ -161,13 +177,13 @@ class PublishedConfig:
     """Numbers of a published table; a file of conf/published."""
 
     name: str = key("the published table, and the model that its numbers are of")
-    numbers: dict[str, dict[str, dict[str, float]]] = _optional(
+    numbers: dict[str, dict[str, dict[str, float]]] = optional(
         "heading -> system -> column, or avg as printed -> number", {}
     )
-    over: dict[str, list[str]] = _optional(
+    over: dict[str, list[str]] = optional(
         "heading -> columns that the printed average is over; else all that the row has", {}
     )
-    facts: dict[str, dict[str, float]] = _optional("system or column -> what else is published of it, for a figure", {})
+    facts: dict[str, dict[str, float]] = optional("system or column -> what else is published of it, for a figure", {})
 
 
 @dataclass

@@ -30,10 +30,10 @@ def at_scale(table: DictConfig, scale: str) -> None:
     """Lays what a table has otherwise at a scale over the rest, in place; the other scale's part is dropped.
 
     Raises:
-        UsageError: the scale's part has a key that tables do not have.
+        UsageError: the scale's part has a value of another type than the rest.
     """
     own = table.get(scale)
-    with open_dict(table):  # a scale may have parts, systems and groups of its own
+    with open_dict(table):  # unknown keys are refused with all others, once the whole is composed
         for name in ("mini", "thesis"):
             table[name] = None
         if own is not None:
@@ -42,7 +42,8 @@ def at_scale(table: DictConfig, scale: str) -> None:
             except OmegaConfBaseException as error:
                 raise UsageError(f"table.{scale}: {one_line(error)}") from error
         for part in table.without:
-            table.parts.pop(part, None)
+            if part in table.parts:
+                del table.parts[part]
 
 
 def grids_of(table: TableConfig, scale: str, headings: Sequence[str] = ()) -> dict[str, GridConfig]:

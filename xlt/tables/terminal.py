@@ -201,7 +201,7 @@ def _scores(of: Mapping[str, float], labels: Sequence[str]) -> list[Shown]:
 def _cell(grid: Grid, system: str, column: str) -> str:
     cell: Cell = grid.cells[system][column]
     spread = f"±{cell.spread:.1f}" if cell.spread is not None else ""
-    mark = "*" if cell.stand_in is not None else ""
+    mark = "†" if cell.stand_in is not None else ""
     text = f"{cell.mean:.1f}{spread}{mark}" if cell.values else "-"
     published = grid.config.reference.get(system, {}).get(column)
     return text if published is None else f"{text} ({published:.1f})"
@@ -246,7 +246,7 @@ def stand_in_lines(grid: Grid) -> list[str]:
     lines = []
     for name, columns in grid.stand_ins.items():
         pairs = ", ".join(f"{column}: {language}" for column, language in columns.items())
-        lines.append(f"* {grid.config.systems[name].label}, evaluated with another language's module: {pairs}")
+        lines.append(f"† {grid.config.systems[name].label}, evaluated with another language's module: {pairs}")
     return lines
 
 

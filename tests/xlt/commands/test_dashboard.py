@@ -10,7 +10,7 @@ import pytest
 from xlt.commands import dashboard as command
 from xlt.commands.dashboard import dashboard, main, workspace_of
 from xlt.errors import UsageError
-from xlt.tracking.workspace import Panel, as_wandb, create, has_account
+from xlt.tracking.workspace import WorkspacePanel, as_wandb, create, has_account
 
 WORDS = ["table=quickstart", "tracker.project=languages", "tracker.entity=us"]
 
@@ -49,8 +49,11 @@ def test_each_phase_of_each_method_has_its_curves_and_language_modules_theirs() 
     assert list(sections) == ["Scores", "Learning curves", "Learning curves of language modules"]
     of_tasks, of_languages = list(sections.values())[1:]
     assert {panel.x for panel in of_tasks} == {"train/step", "dense/step", "sparse/step"}
-    assert Panel("lines", "sparse: validation/accuracy", ("sparse/validation/accuracy",), "sparse/step") in of_tasks
-    assert Panel("lines", "dense: validation/loss", ("dense/validation/loss",), "dense/step") in of_languages
+    assert (
+        WorkspacePanel("lines", "sparse: validation/accuracy", ("sparse/validation/accuracy",), "sparse/step")
+        in of_tasks
+    )
+    assert WorkspacePanel("lines", "dense: validation/loss", ("dense/validation/loss",), "dense/step") in of_languages
 
 
 def test_a_table_of_averages_has_the_panels_of_its_parts() -> None:

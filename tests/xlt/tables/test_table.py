@@ -14,28 +14,12 @@ from xlt.engine.run import ALONE
 from xlt.errors import UsageError
 from xlt.plan.planner import Plan
 from xlt.plan.store import RunStore
-from xlt.tables.figures import FigureConfig
-from xlt.tables.table import Cell, Grid, SearchConfig, SystemConfig, Table, TableConfig, averages
+from xlt.tables.config import FigureConfig, GridConfig, PartConfig, SearchConfig, SystemConfig
+from xlt.tables.grid import Cell, Grid, averages
+from xlt.tables.table import Table
 from xlt.tables.terminal import duration, print_plan, print_table, table_markdown
 
-EMPTY: dict[str, Any] = {
-    "title": "A table",
-    "metric": "accuracy",
-    "overrides": [],
-    "systems": {},
-    "searches": {},
-    "columns": [],
-    "groups": {},
-    "average": [],
-    "reference": {},
-    "reference_name": "Table 1",
-    "facts": {},
-    "note": "a note",
-    "parts": {},
-    "figure": None,
-    "same_as": None,
-    "measured_by": None,
-}
+EXPERIMENT = "pos_lt_sft"
 BARE = ("data=empty", "language_modules=none")
 
 
@@ -50,14 +34,16 @@ def make_table(tmp_path: Path, words: tuple[str, ...]) -> Callable[..., tuple[Ta
         values: dict[str, Any] = {
             "overrides": own,
             "systems": {
-                name: SystemConfig(label, "pos_lt_sft", [*BARE, f"method={name}"], ALONE)
+                name: SystemConfig(label, EXPERIMENT, [*BARE, f"method={name}"], ALONE)
                 for name, label in (("full", "full FT"), ("bitfit", "BitFit"))
             },
             "columns": ["eng", "fao"],
             "average": ["fao"],
             "reference": {"full": {"fao": 55.5, "avg": 50.0}},
+            "reference_name": "Table 1",
+            "note": "a note",
         }
-        config = TableConfig(**{**EMPTY, **values, **changes})
+        config = GridConfig(title="A table", metric="accuracy", **{**values, **changes})
         return Table("small", config, [1, 2], [*user, f"output_dir={tmp_path / 'outputs'}"], plan), plan
 
     return make
@@ -121,8 +107,8 @@ def test_a_group_shows_the_mean_of_its_members_and_keeps_them(
     saved = json.loads((tmp_path / "tables" / "small.json").read_text())["cells"]
     assert saved["full"]["fao"]["values"] == [50.0, 56.0]
     assert "72.5" in table_markdown(grid) and "fao" not in table_markdown(grid)
-    faults = TableConfig(**{**EMPTY, "columns": ["a"], "groups": {"b": ["eng"], "a": []}}).faults("table")
-    assert [line.partition(":")[0] for line in faults] == ["table.groups.b", "table.groups.a"]
+    part = PartConfig("pos", {"POS": "accuracy"}, columns=["a"], groups={"b": ["eng"], "a": []})
+    assert [line.partition(":")[0] for line in part.faults("part")] == ["part.groups.b", "part.groups.a"]
 
 
 def test_an_average_needs_all_its_columns(make_table: Callable[..., tuple[Table, Plan]]) -> None:
@@ -198,26 +184,19 @@ def test_the_saved_table_names_the_run_behind_every_value(
 def test_a_column_that_no_run_evaluates_is_refused(make_table: Callable[..., tuple[Table, Plan]]) -> None:
     with pytest.raises(
         UsageError,
-        match=r"table.columns: deu not in data.evaluation or data.benchmarks of experiment=pos_lt_sft; there are eng, ",
+        match=r"columns: deu not in data.evaluation or data.benchmarks of experiment=pos_lt_sft; there are eng, ",
     ):
         make_table(columns=["eng", "deu"])
 
 
 def test_faults_of_all_systems_are_gathered(make_table: Callable[..., tuple[Table, Plan]]) -> None:
     systems = {
-        name: SystemConfig(name, "pos_lt_sft", [*BARE, f"method={name}", fault], ALONE)
+        name: SystemConfig(name, EXPERIMENT, [*BARE, f"method={name}", fault], ALONE)
         for name, fault in (("full", "seeed=1"), ("bitfit", "train.batch_size=0"))
     }
     with pytest.raises(UsageError) as raised:
         make_table(systems=systems)
     assert [line.partition(":")[0] for line in raised.value.lines] == ["seeed=1", "train.batch_size=0"]
-
-
-def test_a_reference_for_a_system_that_is_not_there_is_a_fault() -> None:
-    from xlt.config import faults
-
-    config = TableConfig(**{**EMPTY, "columns": ["eng"], "reference": {"lt_sft": {"eng": 1.0}}})
-    assert list(faults(config, "table")) == ["table.reference.lt_sft: no such system; there are "]
 
 
 def test_the_plan_shows_what_is_to_be_done_and_how_much_exists(
@@ -243,7 +222,7 @@ def test_a_system_with_a_column_in_its_overrides_has_a_run_for_each_that_is_eval
     make_table: Callable[..., tuple[Table, Plan]],
 ) -> None:
     one_each = ["method=bitfit", "+source@data.excluded.target=ud_{column}"]
-    systems = {"single": SystemConfig("FS-SINGLE", "pos_lt_sft", [*BARE, *one_each], ALONE)}
+    systems = {"single": SystemConfig("FS-SINGLE", EXPERIMENT, [*BARE, *one_each], ALONE)}
     table, plan = make_table(systems=systems, reference={})
     runs = {(seed, column): table.run("single", seed, column) for seed in (1, 2) for column in ("eng", "fao")}
     assert len({run.fingerprint for run in runs.values()}) == 4
@@ -263,7 +242,7 @@ def test_systems_that_share_a_task_module_each_show_it_with_their_own_language_m
     modules = ["data=empty", "method=bitfit", *(word for word in adapted if word.startswith("language_modules"))]
     others = {"own": [], "english": ["+language_modules.stand_in.targets=eng"]}
     systems = {
-        name: SystemConfig(name, "pos_lt_sft", [*modules, *more], "task+language") for name, more in others.items()
+        name: SystemConfig(name, EXPERIMENT, [*modules, *more], "task+language") for name, more in others.items()
     }
     table, plan = make_table(systems=systems, reference={}, columns=["fao"], average=[])
     for seed in (1, 2):
@@ -289,8 +268,7 @@ def test_a_table_of_averages_has_the_systems_of_its_parts_and_their_averages(
     few = dataclasses.replace(
         few, config=dataclasses.replace(few.config, systems={"full": whole.config.systems["full"]})
     )
-    config = TableConfig(**{**EMPTY, "parts": {"POS": "small", "NER": "other"}})
-    grid = averages("all", config, [1, 2], {"POS": whole, "NER": few})
+    grid = averages("all", "A table", "", {"POS": whole, "NER": few})
     assert grid.columns == ["POS", "NER"]
     assert grid.cells["full"]["POS"].values == grid.cells["full"]["NER"].values == [51.0, 52.0]
     assert grid.cells["bitfit"]["NER"].values == []
@@ -315,9 +293,6 @@ def test_a_search_becomes_a_row_for_every_combination(make_table: Callable[..., 
     assert row.overrides == [*table.config.systems["full"].overrides, "train.batch_size=4", "train.learning_rate=0.1"]
     assert row.label == "full FT batch_size=4 learning_rate=0.1"
     assert config.systems["bitfit"] == table.config.systems["bitfit"]
-    assert not list(table.config.faults("table"))
-    unknown = dataclasses.replace(table.config, reference={"full": {}}, searches={"full": search, "x": search})
-    assert [line.partition(":")[0] for line in unknown.faults("table")] == ["table.searches.x", "table.reference.full"]
     assert list(SearchConfig({"seed": ["1", "1"]}, None).faults("s")) == [
         "s.over.seed=['1', '1']: must be different values, at least one"
     ]
@@ -336,12 +311,8 @@ def test_the_best_setting_of_a_search_is_said_beside_the_published_one(
     assert "full FT: learning_rate=0.2 is best; Table 1: learning_rate=0.1" in text
 
 
-def test_a_table_of_nothing_is_refused_but_for_a_figure(make_table: Callable[..., tuple[Table, Plan]]) -> None:
+def test_a_grid_without_columns_may_have_a_figure(make_table: Callable[..., tuple[Table, Plan]]) -> None:
     table, _ = make_table(columns=[], average=[], reference={}, figure=FigureConfig("curves", "loss"))
-    assert not list(table.config.faults("table"))
-    assert list(dataclasses.replace(table.config, figure=None).faults("table")) == [
-        "table.columns: empty; name sources of data.evaluation"
-    ]
     grid = table.grid(RunStore("nowhere"), {})
     assert grid.columns == []
     assert [run.config.seed for run in table.runs()["BitFit"]] == [1, 2]
@@ -362,3 +333,31 @@ def test_a_benchmark_is_a_column_with_a_metric_of_its_own(
     plan.store.add_evaluations(run.fingerprint, done)
     grid = table.grid(plan.store, {}).cells["full"]
     assert [grid[column].values for column in ("eng", "mmlu", "avg")] == [[90.0], [40.0], [65.0]]
+
+
+def test_a_cell_with_another_languages_module_bears_a_mark_and_the_table_says_whose(
+    make_table: Callable[..., tuple[Table, Plan]], adapted: tuple[str, ...]
+) -> None:
+    modules = ["data=empty", "method=bitfit", *(word for word in adapted if word.startswith("language_modules"))]
+    overrides = [*modules, "+language_modules.stand_in.fao=eng"]
+    systems = {"bitfit": SystemConfig("BitFit", EXPERIMENT, overrides, "task+language")}
+    table, plan = make_table(systems=systems, reference={})
+    for seed in (1, 2):
+        _score(table, plan, "bitfit", seed, eng=90.0, fao=50.0)
+    grid = table.grid(plan.store, {})
+    assert grid.cells["bitfit"]["fao"].stand_in == "eng" and grid.cells["bitfit"]["eng"].stand_in is None
+    text = table_markdown(grid)
+    assert "50.0±0.0†" in text and "90.0±0.0†" not in text
+    (line,) = [line for line in text.splitlines() if line.startswith("- †")]
+    assert "BitFit" in line and "fao: eng" in line
+
+
+def test_a_system_that_is_evaluated_alone_asks_for_no_language_module_of_the_targets(
+    make_table: Callable[..., tuple[Table, Plan]], adapted: tuple[str, ...]
+) -> None:
+    modules = ["data=empty", "method=bitfit", *(word for word in adapted if word.startswith("language_modules"))]
+    systems = {"ta": SystemConfig("TA-only", EXPERIMENT, modules, ALONE)}
+    table, _ = make_table(systems=systems, reference={})
+    evaluations = table.run("ta", 1, "fao").evaluations.values()
+    assert {composition.label for composition in evaluations} == {ALONE}
+    assert not table.run("ta", 1, "fao").evaluation_needs

@@ -21,9 +21,9 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
     found: dict[tuple[float, float], float] = {}
     places = []
     for name, system in grid.config.systems.items():
-        setting = name.partition(" ")[2]  # of a search over train.density and language_modules.overrides
+        setting = name.partition(" ")[2]  # of a search over method.density and language_modules.overrides
         own = re.search(r"(?<!\.)density=([\d.]+)", setting)
-        of_language = re.search(r"train\.density=([\d.]+)", setting)
+        of_language = re.search(r"method\.density=([\d.]+)", setting)
         if own is None or of_language is None:
             raise UsageError(f"table.figure.kind=densities: system {name} does not say both densities; give a search")
         places.append((100 * float(of_language[1]), 100 * float(own[1])))

@@ -1,4 +1,4 @@
-"""From tables' runs to a picture: the kind gathers the numbers and draws them; both are kept."""
+"""From the runs of a table to a picture. Each kind of figure gathers numbers and draws them; both are saved."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
 
 
-# Okabe and Ito's colours, which the colour-blind tell apart; a marker goes with each, for print without colours.
+# Okabe and Ito's colours, which colour-blind readers can tell apart; each has a marker for print without colours.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _STYLE = {
@@ -43,20 +43,20 @@ _STYLE = {
 }
 _SUFFIXES = ("pdf", "png", "svg")
 _PAGE = 7.2
-"""Inches across, of a picture of several panels."""
+"""Width in inches of a picture with several panels."""
 _TITLE = 12
-"""Characters of a picture's title an inch."""
+"""Characters of a picture's title per inch."""
 _WIDE = 5.7
-"""Inches from which a panel has a row of the page to itself."""
+"""Width in inches from which a panel has a row of its own."""
 Runs = Mapping[str, Sequence[Run]]
 """System's label -> its finished runs, in order of their seeds."""
 Point = list[Any]
-"""[place on the horizontal axis, our mean or None, its spread or None, the published number or None]."""
+"""[x, our mean or None, its spread or None, the published number or None]."""
 
 
 @dataclass(frozen=True)
 class FigurePanel:
-    """What a picture, or one part of it, is drawn from: a table's runs and cells."""
+    """One part of a picture: how it is drawn, and the runs and cells that it is drawn from."""
 
     config: FigureConfig
     runs: Runs
@@ -75,7 +75,7 @@ class SeriesStyles:
         self._numbers: dict[str, int] = {}
 
     def __call__(self, label: str) -> dict[str, Any]:
-        """Its `color` and `marker`; no pair comes twice before all have come."""
+        """Returns `color` and `marker` of a series. No pair is used twice before every pair was used."""
         if label not in self._numbers:
             free = (number for number in itertools.count() if number not in self._numbers.values())
             place = self._places.get(label)
@@ -85,27 +85,27 @@ class SeriesStyles:
 
 
 class Kind(Protocol):
-    """What a file of this package offers."""
+    """The functions that a file of this package has."""
 
     def gather(self, config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
-        """The numbers, as JSON values; `grid` has the table's cells.
+        """Returns the numbers to draw, as JSON values; `grid` has the cells of the table.
 
         Raises:
-            UsageError: these runs have nothing of the kind to show.
+            UsageError: these runs have no such numbers.
         """
 
     def labels(self, grid: Grid) -> Iterable[str]:
-        """Labels that have a look of their own, in order, whether there are numbers of them yet or not."""
+        """Returns the labels of all series in order, also of those that have no numbers yet."""
 
     def size(self, numbers: dict[str, Any]) -> tuple[float, float]:
-        """Width and height in inches that suit what `gather` returned."""
+        """Returns a suitable width and height in inches for the numbers."""
 
     def draw(self, config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, styles: SeriesStyles) -> None:
-        """Draws what `gather` returned; `styles` is shared by all panels of a picture."""
+        """Draws the numbers; all panels of a picture share `styles`."""
 
 
 def save_figure(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> Path | None:
-    """A table's picture, as `save_panels` saves it."""
+    """Saves the picture of one table as `save_panels` does; returns the PNG, None if no run is finished."""
     return save_panels(grid.name, grid.config.title, {"": FigurePanel(config, runs, grid)}, store)[0]
 
 
@@ -116,7 +116,7 @@ def save_panels(
 
     Args:
         name, title: of the picture.
-        panels: heading -> what is drawn under it; of several, those with nothing to show are left out.
+        panels: heading -> panel; of several, those with nothing to show are left out.
     Returns:
         The PNG, None if no run is finished; and a line for each panel that is left out.
     Raises:
@@ -151,24 +151,22 @@ def save_panels(
     if not several:  # then there are no headings
         record |= {what: next(iter(record[what].values())) for what in ("runs", "numbers")}
     write_json(folder / f"{name}.figure.json", record)
-    _paint(drawn, title, several, folder / name)
+    _draw(drawn, title, several, folder / name)
     return folder / f"{name}.png", left_out
 
 
-def _paint(
-    drawn: Mapping[str, tuple[Kind, FigurePanel, dict[str, Any]]], title: str, several: bool, stem: Path
-) -> None:
+def _draw(drawn: Mapping[str, tuple[Kind, FigurePanel, dict[str, Any]]], title: str, several: bool, stem: Path) -> None:
     import matplotlib
     from matplotlib.figure import Figure
 
     sizes = [kind.size(numbers) for kind, _, numbers in drawn.values()]
     columns = 2 if len(drawn) > 1 and max(width for width, _ in sizes) < _WIDE else 1
     rows = math.ceil(len(drawn) / columns)
-    wanted = sizes[0] if len(drawn) == 1 else (_PAGE, 0.4 + rows * max(min(height, 3.4) for _, height in sizes))
+    size = sizes[0] if len(drawn) == 1 else (_PAGE, 0.4 + rows * max(min(height, 3.4) for _, height in sizes))
     styles = SeriesStyles(label for kind, panel, _ in drawn.values() for label in kind.labels(panel.grid))
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=wanted, layout="constrained")
-        figure.suptitle(textwrap.fill(title, int(wanted[0] * _TITLE)), fontsize=10)
+        figure = Figure(figsize=size, layout="constrained")
+        figure.suptitle(textwrap.fill(title, int(size[0] * _TITLE)), fontsize=10)
         parts = figure.subfigures(rows, columns, squeeze=False).flat
         for part, (heading, (kind, panel, numbers)) in zip(parts, drawn.items(), strict=False):
             if several:
@@ -181,29 +179,29 @@ def _paint(
 
 
 def system_labels(grid: Grid) -> list[str]:
-    """Of all systems of a table, in order; one for all settings of a search."""
+    """Returns the labels of all systems of a table in order; the settings of a search share one label."""
     return list(dict.fromkeys(unsearched(name, system) for name, system in grid.config.systems.items()))
 
 
 def unsearched(name: str, system: SystemConfig) -> str:
-    """A system's label without the setting of a search, which its name has too: `SYSTEM KEY=VALUE`."""
+    """Returns a system's label without the setting of a search, which ends its name too (`SYSTEM KEY=VALUE`)."""
     return system.label.removesuffix(name.partition(" ")[2]).strip()
 
 
 def by_seed(cell: Cell, runs: Sequence[Run]) -> dict[int, float]:
-    """Seed -> a column's value; seeds without one are left out. Not for averages, which have several runs a value."""
+    """Returns the value of a column for each seed that has one. Not for averages: several runs make one value."""
     seeds = {run.fingerprint: run.config.seed for run in runs}
     pairs = zip(cell.backed_by, cell.values, strict=True)
     return {seeds[fingerprint]: value for fingerprint, value in pairs if fingerprint in seeds}
 
 
 def published(grid: Grid, system: str, column: str) -> float | None:
-    """The published number of a cell, where there is one."""
+    """Returns the published number of a cell, or None."""
     return (grid.config.reference or {}).get(system, {}).get(column)
 
 
 def draw_lines(axes: Axes, lines: Mapping[str, Sequence[Point]], styles: SeriesStyles, band: bool = False) -> None:
-    """A line a system through our means, spreads as bars or a band; dotted and hollow beside it what was published."""
+    """Draws a line for each system through our means, with spreads; published numbers are dotted and hollow."""
     for label, points in lines.items():
         look = styles(label)
         ours = [point for point in points if point[1] is not None]
@@ -219,7 +217,7 @@ def draw_lines(axes: Axes, lines: Mapping[str, Sequence[Point]], styles: SeriesS
 
 
 def log_axis(axes: Axes, values: Sequence[float]) -> None:
-    """A logarithmic horizontal axis with plain numbers on it; a linear one where all values are close together."""
+    """Sets a logarithmic x axis with plain numbers, or a linear one if all values are close together."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     if max(values) < 3 * min(values):
@@ -232,7 +230,7 @@ def log_axis(axes: Axes, values: Sequence[float]) -> None:
 
 
 def legend(axes: Axes, with_published: bool, **placing: Any) -> None:
-    """The systems and, where published numbers are drawn, how they look."""
+    """Draws the legend: the systems and, if published numbers are drawn, their style."""
     from matplotlib.lines import Line2D
 
     handles, labels = axes.get_legend_handles_labels()

@@ -1,4 +1,4 @@
-"""What the page says about a run: its name, its state, where its files lie."""
+"""Facts about a run on a page: its state, the runs it stands on, links to its files."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _FILES = {
 
 @dataclass(frozen=True)
 class State:
-    """Whether a run is there. `kind`: exists, partial, failed or missing; `words` for people, with the reason."""
+    """How far a run is. `kind` is exists, partial, failed or missing; `words` say it to people, with the reason."""
 
     kind: str
     words: str
 
 
 def state_of(run: Run, plan: Plan, failures: Mapping[str, str]) -> State:
-    """The run's state as the store has it now, and the failures of this sitting.
+    """Returns a run's state, from the store and from the failures of this session.
 
-    A run that is trained and evaluated is there, whatever an earlier sitting recorded as a failure.
+    A run that is trained and evaluated exists, even if an earlier session recorded a failure.
     """
     store, fingerprint = plan.store, run.fingerprint
     trained, lacking = store.is_trained(fingerprint), len(plan.missing_evaluations(run))
@@ -46,20 +46,20 @@ def state_of(run: Run, plan: Plan, failures: Mapping[str, str]) -> State:
 
 
 def lineage(runs: Iterable[Run], plan: Plan) -> list[Run]:
-    """The runs and all that they and their evaluations stand on, bases first."""
-    wanted: set[str] = set()
+    """Returns the runs and all runs that their training and evaluation need, in the order of the plan."""
+    reached: set[str] = set()
     waiting = [run.fingerprint for run in runs]
     while waiting:
         fingerprint = waiting.pop()
-        if fingerprint not in wanted:
-            wanted.add(fingerprint)
+        if fingerprint not in reached:
+            reached.add(fingerprint)
             run = plan.runs[fingerprint]
             waiting += [*run.depends_on.values(), *run.evaluation_needs]
-    return [run for run in plan.runs.values() if run.fingerprint in wanted]
+    return [run for run in plan.runs.values() if run.fingerprint in reached]
 
 
 def files_of(run: Run, store: RunStore, page: Path) -> Markup | None:
-    """Links to those of a run's files that there are, relative to the page."""
+    """Returns links, relative to the page, to the files that the run has."""
     folder = store.folder(run.fingerprint)
     links = [
         tag("a", word, href=quote(Path(os.path.relpath(folder / file, page.parent)).as_posix()))
@@ -70,5 +70,5 @@ def files_of(run: Run, store: RunStore, page: Path) -> Markup | None:
 
 
 def anchor(run: Run) -> str:
-    """Where on the page the run stands in the plan."""
+    """Returns the id of the run's row in the plan of the page."""
     return f"run-{run.fingerprint[:12]}"

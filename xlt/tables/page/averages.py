@@ -1,4 +1,4 @@
-"""The averages of a table as dots: ours with their spread, the published ones beside them."""
+"""A chart of the averages of a table: a dot for each system with its spread, and the published average beside it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from xlt.tables.page.markup import Markup, joined, tag
 
 _WIDTH, _ROW, _RIGHT, _TOP, _BOTTOM = 640, 24, 14, 6, 22
 _LONGEST = 26  # characters of a label
-_CHARACTER = 9.5  # how wide one is on a phone, where letters are largest
+_CHARACTER = 9.5  # width of a character on a phone, where letters are largest
 _GAP = 12
 _MOST_SYSTEMS = 24
 
 
 def average_chart(grid: Grid) -> Markup | None:
-    """A row a system; None where averages would not say more than the table does."""
+    """Draws a row for each system; None for a single system, or for so many that the table is clearer."""
     means = {name: row[AVERAGE] for name, row in grid.cells.items() if AVERAGE in grid.columns and row[AVERAGE].values}
     if not 1 < len(means) <= _MOST_SYSTEMS:
         return None
@@ -43,13 +43,13 @@ def average_chart(grid: Grid) -> Markup | None:
             low_end, high_end = x(cell.mean - cell.spread), x(cell.mean + cell.spread)
             parts.append(tag("line", x1=low_end, x2=high_end, y1=y, y2=y, class_="whisker"))
         parts.append(tag("circle", cx=x(cell.mean), cy=y, r=4.5, class_="mean"))
-    told = "; ".join(
+    spoken = "; ".join(
         f"{grid.config.systems[name].label} {cell.mean:.1f}"
         + (f", published {published[name]:.1f}" if published[name] is not None else "")
         for name, cell in means.items()
     )
     height = bottom + _BOTTOM
-    drawn = tag("svg", *parts, viewBox=f"0 0 {_WIDTH} {height}", role="img", aria_label=f"Averages: {told}")
+    drawn = tag("svg", *parts, viewBox=f"0 0 {_WIDTH} {height}", role="img", aria_label=f"Averages: {spoken}")
     key = joined(tag("span", "●", class_="key"), " ours", " ± spread" if len(grid.seeds) > 1 else None)
     theirs_key = joined("\u2003", tag("span", "◇"), " published") if known else None
     return tag("figure", tag("figcaption", tag("span", f"{AVERAGE}: ", key, theirs_key)), drawn, class_="averages")

@@ -23,7 +23,7 @@ Points = list[tuple[float, float]]
 
 
 def run_curves(runs: Sequence[Run], names: Mapping[str, str], store: RunStore) -> Markup:
-    """A card for each run that has metrics."""
+    """Shows a card with learning curves for each run that has metrics."""
     cards = [card for run in runs if (card := _card(run, names[run.fingerprint], store)) is not None]
     if not cards:
         return tag("p", "No run has metrics yet.", class_="note")
@@ -31,7 +31,7 @@ def run_curves(runs: Sequence[Run], names: Mapping[str, str], store: RunStore) -
 
 
 def round_bounds(low: float, high: float) -> tuple[float, float, list[float]]:
-    """Round bounds around the values, and two or three round numbers between them."""
+    """Returns round bounds around the values, and two or three round numbers between them for ticks."""
     span = high - low or abs(high) or 1.0
     unit = 10 ** math.floor(math.log10(span / 2))
     step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if span / (unit * factor) <= 2.5)
@@ -48,18 +48,18 @@ def _card(run: Run, name: str, store: RunStore) -> Markup | None:
     task = build_task(run.config.task)
     training = store.result(run.fingerprint).get("training", {})
     best = training.get(f"best/{task.metric}")
-    told = f"best {best:.1f}" if best is not None and math.isfinite(best) else None
+    readout = f"best {best:.1f}" if best is not None and math.isfinite(best) else None
     last = _series(records, phases, "loss")[-1][1]
-    at = phases[-1][1] + training.get("best/step", 0) if told else None
+    at = phases[-1][1] + training.get("best/step", 0) if readout else None
     charts = (
-        _chart(f"validation {task.metric}", records, phases, f"validation/{task.metric}", told, at),
+        _chart(f"validation {task.metric}", records, phases, f"validation/{task.metric}", readout, at),
         _chart("loss", records, phases, "loss", f"last {last[-1][1]:.3g}" if last else None),
     )
     return tag("article", tag("h3", tag("a", name, href=f"#{anchor(run)}")), *charts, class_="card")
 
 
 def _phases(records: Sequence[dict[str, Any]]) -> list[tuple[str, int, int]]:
-    """Name, and first and last step over all, of each phase: steps go on from one to the next."""
+    """Returns name, first step and last step of each phase, its steps counted on from the phase before."""
     phases, start = [], 0
     for name, of in itertools.groupby(records, key=lambda record: record["phase"]):
         steps = max(record["step"] for record in of)
@@ -71,12 +71,12 @@ def _phases(records: Sequence[dict[str, Any]]) -> list[tuple[str, int, int]]:
 def _series(
     records: Sequence[dict[str, Any]], phases: Sequence[tuple[str, int, int]], key: str
 ) -> list[tuple[str, Points]]:
-    """Phase -> its points, steps over all."""
-    found = []
+    """Returns the points of each phase, its steps counted on from the phase before."""
+    series = []
     for name, start, _ in phases:
         of = (record for record in records if record["phase"] == name and record.get(key) is not None)
-        found.append((name, [(start + record["step"], float(record[key])) for record in of]))
-    return found
+        series.append((name, [(start + record["step"], float(record[key])) for record in of]))
+    return series
 
 
 def _chart(
@@ -84,7 +84,7 @@ def _chart(
     records: Sequence[dict[str, Any]],
     phases: Sequence[tuple[str, int, int]],
     key: str,
-    told: str | None,
+    readout: str | None,
     marked: int | None = None,
 ) -> Markup | None:
     whole = _series(records, phases, key)
@@ -124,19 +124,19 @@ def _chart(
     dots = {step: value for _, points in whole for step, value in points}
     if marked in dots:
         parts.append(tag("circle", cx=x(marked), cy=y(dots[marked]), r=3.5, class_="best"))
-    # What the script needs to tell a point's values.
+    # The page's script computes a point's values from these.
     scale: dict[str, Attribute] = {"data_steps": end, "data_low": f"{low:g}", "data_high": f"{high:g}"}
     box: dict[str, Attribute] = {"left": _LEFT, "right": _WIDTH - _RIGHT, "top": _TOP, "bottom": _HEIGHT - _BOTTOM}
     scale |= {f"data_{side}": place for side, place in box.items()}
-    spoken = f"{title} over {end} steps, from {values[0]:.4g} to {values[-1]:.4g}" + (f", {told}" if told else "")
+    spoken = f"{title} over {end} steps, from {values[0]:.4g} to {values[-1]:.4g}" + (f", {readout}" if readout else "")
     view = f"0 0 {_WIDTH} {_HEIGHT}"
     drawn = tag("svg", *parts, viewBox=view, role="img", tabindex=0, aria_label=spoken, **scale)
-    caption = tag("figcaption", tag("span", title), tag("output", told or "", class_="readout"))
+    caption = tag("figcaption", tag("span", title), tag("output", readout or "", class_="readout"))
     return tag("figure", caption, drawn, class_="chart")
 
 
 def _thinned(points: Points) -> Points:
-    """Few enough points to draw, the lowest and the highest of each stretch, so that no spike is lost."""
+    """Keeps the lowest and highest point of each stretch, so that few points remain and no spike is lost."""
     if len(points) <= _MOST_POINTS:
         return points
     size = math.ceil(2 * len(points) / _MOST_POINTS)
@@ -149,6 +149,6 @@ def _thinned(points: Points) -> Points:
 
 
 def legend() -> Markup:
-    """How to read the curves."""
+    """Explains how to read the curves."""
     best = joined(tag("span", "", class_="dot"), " the checkpoint that was kept")
     return tag("p", "Steps run on from phase to phase; phases differ in shade and line. ", best, ".", class_="note")

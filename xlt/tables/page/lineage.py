@@ -1,4 +1,4 @@
-"""The plan: every run behind the page, what it stands on, whether it is there, and its files."""
+"""The plan on a page: every run behind it, the runs it stands on, its state and its files."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from xlt.tables.page.markup import Markup, joined, tag
 from xlt.tables.page.scores import scrolling
 from xlt.tables.terminal import duration
 
-# Each state has a sign of its own shape: colour is never all there is.
+# Each state has a sign of its own shape, for readers who cannot tell the colours apart.
 _SIGNS = {"exists": "●", "partial": "◐", "failed": "✕", "missing": "○"}
 _COLUMNS = ("run", "state", "stands on", "in evaluation", "took", "files")
 
 
 def counts(states: Mapping[str, State]) -> Markup:
-    """How many runs are in which state."""
+    """Shows how many runs are in which state."""
     number = Counter(state.kind for state in states.values())
     words = {"exists": "exist", "partial": "in part", "failed": "failed", "missing": "missing"}
     shown = [joined(_sign(kind), f" {number[kind]} {word}") for kind, word in words.items() if number[kind]]
@@ -28,7 +28,7 @@ def counts(states: Mapping[str, State]) -> Markup:
 def plan_table(
     runs: Sequence[Run], names: Mapping[str, str], states: Mapping[str, State], plan: Plan, page: Path
 ) -> Markup:
-    """A row a run, bases first, with links to the rows of what it stands on."""
+    """Shows a row for each run, with links to the rows of the runs it stands on, which come first."""
     body = []
     for run in runs:
         state = states[run.fingerprint]
@@ -58,7 +58,7 @@ def _link(role: str | None, run: Run, names: Mapping[str, str]) -> Markup:
 
 
 def _folded(items: Sequence[Markup]) -> Markup | None:
-    """A list, folded where it is long."""
+    """Shows a list; a long one is folded."""
     if not items:
         return None
     listed = tag("ul", *items)

@@ -1,4 +1,4 @@
-"""HTML that is escaped by construction: text becomes markup only through `tag`."""
+"""HTML with every text escaped: text becomes markup only through `tag` and `joined`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Attribute = str | int | float | bool | None
 
 
 def tag(element: str, *children: Child, **attributes: Attribute) -> Markup:
-    """An element; children that are no `Markup` are escaped, None is left out.
+    """Returns an element. Children that are not `Markup` are escaped; None is left out.
 
     Args:
         element: its name.
@@ -36,5 +36,5 @@ def tag(element: str, *children: Child, **attributes: Attribute) -> Markup:
 
 
 def joined(*children: Child) -> Markup:
-    """Children one after the other, escaped as in `tag`."""
+    """Returns the children one after the other, escaped as in `tag`."""
     return Markup("".join(c if isinstance(c, Markup) else html.escape(c) for c in children if c is not None))

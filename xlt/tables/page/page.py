@@ -1,4 +1,4 @@
-"""The page as a whole: scores, learning curves, plan, in one file that asks nothing of the network."""
+"""A page about runs: scores, learning curves and plan, in one file that needs no network."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ def save_page(
     plan: Plan,
     names: Mapping[str, str] | None = None,
 ) -> Path:
-    """Writes a page about runs, with links into the run store; whoever has both folders can open it anywhere.
+    """Writes a page about runs, with relative links into the run store.
 
     Args:
         path: of the file; links are relative to it.
         title: of the page.
-        runs: those that were asked for; what they stand on is found in the plan.
+        runs: those that were asked for; the plan has the runs they stand on.
         store: where the runs are.
-        failures: fingerprint -> reason, of this sitting; earlier ones are in the store.
-        grid: the table they belong to; None for a sweep, which shows a row a run.
-        plan: holds the runs and all that they stand on.
-        names: fingerprint -> what a run is called (of a sweep, its overrides); by default its label.
+        failures: fingerprint -> reason, for failures of this session; the store has earlier ones.
+        grid: the table they belong to; None for a sweep, whose page shows a row for each run.
+        plan: has the runs and all runs they stand on.
+        names: fingerprint -> name of the run on the page (for a sweep, its overrides); by default the run's label.
     Returns:
         `path`.
     """
     asked = list({run.fingerprint: run for run in runs}.values())
-    of_all = lineage(asked, plan)
-    bases = [run for run in of_all if run.fingerprint not in {one.fingerprint for one in asked}]
-    called = names_of(of_all, names or {})
-    states = {run.fingerprint: state_of(run, plan, failures) for run in of_all}
+    all_runs = lineage(asked, plan)
+    bases = [run for run in all_runs if run.fingerprint not in {one.fingerprint for one in asked}]
+    called = names_of(all_runs, names or {})
+    states = {run.fingerprint: state_of(run, plan, failures) for run in all_runs}
     scores = run_scores(asked, called, store) if grid is None else grid_scores(grid) if grid.columns else None
     under = tag(
         "details", tag("summary", f"Runs they stand on ({len(bases)})"), run_curves(bases, called, store), id="bases"
@@ -59,7 +59,7 @@ def save_page(
         counts(states),
         _section("Scores", scores) if scores is not None else None,
         _section("Learning curves", joined(legend(), run_curves(asked, called, store), under if bases else None)),
-        _section("Plan", joined(_search(), plan_table(of_all, called, states, plan, path))),
+        _section("Plan", joined(_search(), plan_table(all_runs, called, states, plan, path))),
         tag("footer", f"xlt {xlt.__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"),
     )
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ _NOTHING = "–"
 
 
 def grid_scores(grid: Grid) -> Markup:
-    """Systems by columns; every value with the run behind it folded away below."""
+    """Shows systems by columns, and below, folded, every value with the run behind it."""
     config, columns, best = grid.config, grid.columns, best_systems(grid)
     body = []
     for name, system in config.systems.items():
@@ -40,7 +40,10 @@ def grid_scores(grid: Grid) -> Markup:
 
 
 def run_scores(runs: Sequence[Run], names: Mapping[str, str], store: RunStore) -> Markup:
-    """A row a run and composition, a column an evaluation source; for a sweep. What all rows share stands above."""
+    """Shows the scores of a sweep: a row for each run and composition, a column for each evaluation source.
+
+    What all rows share stands above the table.
+    """
     sources = list(dict.fromkeys(wanted.source for run in runs for wanted in run.evaluations.values()))
     rows: list[tuple[Run, str, str, dict[str, float]]] = []
     for run in runs:
@@ -84,13 +87,13 @@ def _unshared(words: Sequence[str], shared: Sequence[bool]) -> list[str]:
 
 
 def scrolling(label: str, *parts: Markup, class_: str = "") -> Markup:
-    """A table in a container of its own that scrolls where it is too wide, by keyboard too."""
+    """Puts a table into a container that scrolls if the table is too wide, also by keyboard."""
     table = tag("table", *parts, class_=class_)
     return tag("div", table, class_="scroll", tabindex=0, role="region", aria_label=label)
 
 
 def _head(columns: Sequence[str], average: str | None = None, words: int = 1) -> Markup:
-    """Column heads; the first `words` stand over text."""
+    """Returns the heads of columns; the first `words` columns hold text."""
     cells = []
     for number, column in enumerate(columns):
         kind = "word" if number < words else "average" if column == average else None
@@ -101,7 +104,7 @@ def _head(columns: Sequence[str], average: str | None = None, words: int = 1) ->
 def _cell(cell: Cell, published: float | None, is_best: bool, is_average: bool) -> Markup:
     ours = tag("b" if is_best else "span", f"{cell.mean:.1f}" if cell.values else _NOTHING, class_="ours")
     spread = tag("span", f"±{cell.spread:.1f}", class_="spread") if cell.spread is not None else None
-    mark = tag("span", "*", title=f"with the module of {cell.stand_in}") if cell.stand_in is not None else None
+    mark = tag("span", "†", title=f"with the module of {cell.stand_in}") if cell.stand_in is not None else None
     theirs = tag("span", f"{published:.1f}", class_="published") if published is not None else None
     return tag("td", tag("span", ours, spread, mark, theirs, class_="cell"), class_=_classes(False, is_average))
 
@@ -130,7 +133,7 @@ def _every_value(grid: Grid) -> Markup:
 
 
 def _best(rows: Sequence[tuple[Run, str, str, dict[str, float]]], sources: Sequence[str]) -> dict[str, float]:
-    """Column -> its best score, where all runs are measured alike."""
+    """Returns the best score of each column; nothing if the runs have different metrics."""
     if len({metric for _, _, metric, _ in rows}) != 1:
         return {}
     choose = max if build_task(rows[0][0].config.task).greater_is_better else min

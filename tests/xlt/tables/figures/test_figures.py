@@ -20,9 +20,10 @@ from xlt.modules.generator import AdapterGenerator, Generator
 from xlt.modules.sparse_delta import Entries
 from xlt.plan.planner import Plan, Run
 from xlt.plan.store import RunStore
-from xlt.tables.figures import FigureConfig, save_figure, trade_off
-from xlt.tables.figures.figure import Looks
-from xlt.tables.table import Cell, Grid, SystemConfig, TableConfig
+from xlt.tables.config import FigureConfig, GridConfig, SystemConfig
+from xlt.tables.figures import save_figure, trade_off
+from xlt.tables.figures.figure import SeriesStyles
+from xlt.tables.grid import Cell, Grid
 
 HEADER = ModuleHeader(
     kind="sparse_delta", method="spiel_ag", base_model="tiny", base_hash="0", language=None, task="pos",
@@ -58,8 +59,7 @@ def finished(planned: Callable[..., Run], words: tuple[str, ...], store: RunStor
 def _grid(name: str, systems: dict[str, str] | None = None, scores: dict[str, list[float]] | None = None) -> Grid:
     """A table with one system a name -> label, its averages over seeds given."""
     shown = {system: SystemConfig(label, "pos_lt_sft", [], "task") for system, label in (systems or {}).items()}
-    empty: dict[str, Any] = {field.name: None for field in dataclasses.fields(TableConfig)}
-    config = TableConfig(**{**empty, "title": name, "systems": shown, "columns": ["fao"], "groups": {}})
+    config = GridConfig(title=name, metric="accuracy", systems=shown, columns=["fao"])
     return Grid(name, config, [1], {system: {"avg": Cell(values)} for system, values in (scores or {}).items()})
 
 
@@ -215,7 +215,7 @@ def test_operations_and_discs_are_relative_to_the_system_whose_published_operati
     runs, grid = costly(BiStil=4, LtSft=8, Large=16)
     figure = Figure()
     numbers = trade_off.gather(FigureConfig("trade_off", None), runs, store, grid)
-    trade_off.draw(FigureConfig("trade_off", None), numbers, figure, Looks())
+    trade_off.draw(FigureConfig("trade_off", None), numbers, figure, SeriesStyles())
     (axes,) = figure.axes
     drawn = [disc for disc in axes.collections if isinstance(disc, PathCollection)]
     discs = {float(disc.get_offsets()[0][0]): float(disc.get_sizes()[0]) for disc in drawn}
@@ -240,7 +240,7 @@ def test_a_trade_off_with_no_published_operations_shows_their_number(
     grid = dataclasses.replace(grid, config=dataclasses.replace(grid.config, facts={}))
     figure = Figure()
     numbers = trade_off.gather(FigureConfig("trade_off", None), runs, store, grid)
-    trade_off.draw(FigureConfig("trade_off", None), numbers, figure, Looks())
+    trade_off.draw(FigureConfig("trade_off", None), numbers, figure, SeriesStyles())
     (axes,) = figure.axes
     assert axes.get_xlabel() == "operations an example" and axes.get_xlim()[1] > 4e6
 

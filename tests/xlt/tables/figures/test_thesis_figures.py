@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections.abc import Callable
@@ -17,9 +16,10 @@ from xlt.modules import ModuleHeader, SparseDelta
 from xlt.modules.sparse_delta import Entries
 from xlt.plan.planner import Plan, Run
 from xlt.plan.store import RunStore
-from xlt.tables.figures import FigureConfig, Panel, save_figure, save_panels
-from xlt.tables.figures.figure import Looks
-from xlt.tables.table import Cell, Grid, SearchConfig, SystemConfig, TableConfig
+from xlt.tables.config import FigureConfig, GridConfig, SearchConfig, SystemConfig
+from xlt.tables.figures import FigurePanel, save_figure, save_panels
+from xlt.tables.figures.figure import SeriesStyles
+from xlt.tables.grid import Cell, Grid
 
 Scores = dict[str, dict[str, list[float]]]
 
@@ -46,8 +46,7 @@ def grid_of(name: str, scores: Scores, **changes: Any) -> Grid:
     """A table whose cells are given, system -> column -> values; labels are the names in capitals."""
     systems = {system: SystemConfig(system.upper(), "pos_lt_sft", [], "task") for system in scores}
     columns = [column for column in next(iter(scores.values())) if column != "avg"]
-    empty: dict[str, Any] = {field.name: {} for field in dataclasses.fields(TableConfig)}
-    config = TableConfig(**{**empty, "title": name, "systems": systems, "columns": columns, **changes})
+    config = GridConfig(title=name, metric="f1", systems=systems, columns=columns, **changes)
     cells = {
         system: {column: Cell(list(values), ["f"] * len(values)) for column, values in row.items()}
         for system, row in scores.items()
@@ -110,7 +109,7 @@ def test_a_point_of_the_shots_is_of_the_seeds_that_all_its_languages_have(
 
 
 def test_densities_make_a_grid_with_holes(run: Callable[..., Run], store: RunStore) -> None:
-    name = "lt_sft density={} overrides=['train.density={}','train.max_steps=7']"
+    name = "lt_sft density={} overrides=['method.density={}','train.max_steps=7']"
     scores: Scores = {
         name.format("0.05", "0.05"): {"fao": [50.0], "avg": [50.0]},
         name.format("0.05", "1.0"): {"fao": [40.0], "avg": [40.0]},
@@ -210,9 +209,9 @@ def test_gains_are_differences_with_and_without_adaptation_over_the_text(
 
 def test_resources_put_scores_over_those_on_the_source_language(with_text: Callable[..., Run], store: RunStore) -> None:
     made = with_text(1, ace=500_000, jav=250_000)
-    scores: Scores = {"zs_la": {"ace": [60.0], "jav": [72.0]}}
+    scores: Scores = {"zs_la": {"ind": [80.0], "ace": [60.0], "jav": [72.0]}}
     facts = {"ace": {"in translation model": 1.0}, "jav": {"in translation model": 1.0, "in encoder": 1.0}}
-    grid = grid_of("resources", scores, facts=facts)
+    grid = grid_of("resources", scores, facts=facts, average=["ace", "jav"])
     for cell in grid.cells["zs_la"].values():
         cell.backed_by = [made.fingerprint]
     is_a_picture(save_figure(FigureConfig("resources", "F1"), {"ZS_LA": [made]}, store, grid))
@@ -220,6 +219,14 @@ def test_resources_put_scores_over_those_on_the_source_language(with_text: Calla
         "ours": {"ZS_LA": {"ace": [0.5, 0.75], "jav": [0.25, 0.9]}},
         "known": {"ace": "translation model", "jav": "encoder and translation model"},
     }
+
+
+def test_resources_need_a_column_of_the_source_language(with_text: Callable[..., Run], store: RunStore) -> None:
+    made = with_text(1, ace=500_000)
+    grid = grid_of("resources", {"zs_la": {"ace": [60.0]}})
+    back(grid, {"ZS_LA": [made]})
+    with pytest.raises(UsageError, match=r"kind=resources: no column of the source language"):
+        save_figure(FigureConfig("resources", "F1"), {"ZS_LA": [made]}, store, grid)
 
 
 def test_speed_is_seconds_over_the_steps_of_all_phases(run: Callable[..., Run], store: RunStore) -> None:
@@ -252,10 +259,10 @@ def test_a_picture_of_several_tables_leaves_out_those_with_nothing_to_show(
     empty = grid_of("b", {"x": {"avg": []}})
     made = {"X": [run(1, module={"density": 0.1})]}
     panels = {
-        "POS": Panel(figure, made, there),
-        "DP": Panel(figure, made, there),
-        "NER": Panel(figure, {"X": [planned(*words, "seed=9")]}, there),
-        "NLI": Panel(figure, made, empty),
+        "POS": FigurePanel(figure, made, there),
+        "DP": FigurePanel(figure, made, there),
+        "NER": FigurePanel(figure, {"X": [planned(*words, "seed=9")]}, there),
+        "NLI": FigurePanel(figure, made, empty),
     }
     picture, left_out = save_panels("all", "All tasks", panels, store)
     is_a_picture(picture)
@@ -292,10 +299,11 @@ def test_a_system_has_one_colour_in_all_panels_of_a_picture(
     for heading, names in {"POS": ["lt_sft", "rand", "mad_x"], "NER": ["lt_sft", "mad_x"], "NLI": ["mad_x"]}.items():
         rows = [f"{name} cap=3" for name in names] if kind == "settings" else names
         rows = [of for name in names for of in (name, f"{name}_la")] if kind == "gains" else rows
-        grid = grid_of(heading, {row: {"ace": [50.0], "avg": [50.0]} for row in rows})
+        scores: Scores = {row: {"ind": [50.0], "ace": [50.0], "avg": [50.0]} for row in rows}
+        grid = grid_of(heading, scores, average=["ace"])
         for row in rows:
             grid.cells[row]["ace"].backed_by = [made.fingerprint]
-        panels[heading] = Panel(FigureConfig(kind, "f1"), {row.upper(): [made] for row in rows}, grid)
+        panels[heading] = FigurePanel(FigureConfig(kind, "f1"), {row.upper(): [made] for row in rows}, grid)
     picture, left_out = save_panels("same", "", panels, store)
     is_a_picture(picture)
     assert left_out == []
@@ -320,21 +328,21 @@ def test_systems_that_are_not_drawn_use_up_no_colour(with_text: Callable[..., Ru
 
 
 def test_of_many_systems_no_two_look_the_same() -> None:
-    looks = Looks()
-    seen = [tuple(looks(f"system {number}").values()) for number in range(49)]
+    styles = SeriesStyles()
+    seen = [tuple(styles(f"system {number}").values()) for number in range(49)]
     assert len(set(seen)) == 49
-    assert tuple(looks("system 3").values()) == seen[3]
+    assert tuple(styles("system 3").values()) == seen[3]
 
 
 def test_a_look_by_its_place_is_not_given_to_another() -> None:
-    looks = Looks(["a", "b"])
-    seen = [looks(label)["color"] for label in ("b", "x", "a", "y", "b")]
-    assert seen == [looks("b")["color"], "#0072B2", "#009E73", "#CC79A7", "#D55E00"]
+    styles = SeriesStyles(["a", "b"])
+    seen = [styles(label)["color"] for label in ("b", "x", "a", "y", "b")]
+    assert seen == [styles("b")["color"], "#0072B2", "#009E73", "#CC79A7", "#D55E00"]
 
 
 def test_a_title_that_is_wider_than_its_picture_is_wrapped(run: Callable[..., Run], store: RunStore) -> None:
     grid = grid_of("sizes", {"a": {"avg": [50.0]}})
-    panels = {"": Panel(FigureConfig("sizes", "f1"), {"A": [run(1, module={"density": 0.1})]}, grid)}
+    panels = {"": FigurePanel(FigureConfig("sizes", "f1"), {"A": [run(1, module={"density": 0.1})]}, grid)}
     title = "Distilled bilingual models: score, operations, parameters (thesis Figure 5.1)"
     picture, _ = save_panels("sizes", title, panels, store)
     assert picture is not None

@@ -12,8 +12,9 @@ import pytest
 from xlt.files import write_json
 from xlt.plan.planner import Plan, Run
 from xlt.plan.store import METRICS_FILE
+from xlt.tables.config import GridConfig, SystemConfig
+from xlt.tables.grid import Cell, Grid
 from xlt.tables.page import save_page
-from xlt.tables.table import Cell, Grid, SystemConfig, TableConfig
 
 
 @pytest.fixture
@@ -47,24 +48,17 @@ def make_grid() -> Callable[..., Grid]:
     """`make_grid(label="LT-SFT")`: two systems on Faroese and the average, over two seeds, one with a hole."""
 
     def make(label: str = "LT-SFT", note: str = "a note") -> Grid:
-        settings: dict[str, Any] = {name: {} for name in ("searches", "groups", "parts")}
-        config = TableConfig(
+        config = GridConfig(
             title="A table",
             metric="accuracy",
-            overrides=[],
             systems={
                 "ours": SystemConfig(label, "pos_lt_sft", [], "task"),
                 "other": SystemConfig("BitFit", "pos_lt_sft", [], "task"),
             },
             columns=["fao"],
-            average=[],
             reference={"ours": {"fao": 87.9, "avg": 73.8}},
             reference_name="Table 1",
             note=note,
-            figure=None,
-            same_as=None,
-            measured_by=None,
-            **settings,
         )
         ours = Cell([60.0, 62.0], ["a" * 32, "b" * 32])
         other = Cell([50.0], ["c" * 32], "seed 2: out of memory")
