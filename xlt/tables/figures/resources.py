@@ -20,27 +20,31 @@ _MARKERS = {"encoder and translation model": "o", "encoder": "s", "translation m
 
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
-    """`ours`: system -> language -> [megabytes of text, score over that on the source language's validation data];
-    `thesis`: the same in points, because it gives none on the source language; `known`: language -> by which models.
+    """`ours`: system -> language -> [megabytes of text, score over that on the source language]; `thesis`: the same in
+    points, because it gives no scores on the source language; `known`: language -> by which models.
+
+    The columns of the source languages are those that the table's average leaves out.
     """
+    targets = grid.config.average or grid.config.sources
+    of_source = [column for column in grid.config.sources if column not in targets]
+    if not of_source:
+        raise UsageError("table.figure.kind=resources: no column of the source language, outside the table's average")
     sizes, their_sizes = text_megabytes(runs, store), published_megabytes(grid)
     facts = grid.config.facts or {}
     numbers: dict[str, dict[str, Any]] = {"ours": {}, "thesis": {}}
     for name, system in grid.config.systems.items():
         cells = grid.cells[name]
         ours = {}
-        for column in grid.config.sources:
-            if cells[column].values:
-                kept = [store.result(fingerprint) for fingerprint in cells[column].backed_by]
-                on_source = statistics.fmean(result["training"][f"best/{result['metric']}"] for result in kept)
-                ours[column] = cells[column].mean / on_source
-        theirs = {c: value for c in grid.config.sources if (value := published(grid, name, c)) is not None}
+        if all(cells[column].values for column in of_source):
+            on_source = statistics.fmean(cells[column].mean for column in of_source)
+            ours = {column: cells[column].mean / on_source for column in targets if cells[column].values}
+        theirs = {column: value for column in targets if (value := published(grid, name, column)) is not None}
         for part, scores, megabytes in (("ours", ours, sizes), ("thesis", theirs, their_sizes)):
             if points := as_points(scores, megabytes):
                 numbers[part][system.label] = points
     if not numbers["ours"]:
         raise UsageError("table.figure.kind=resources: no language that is evaluated, its text in a file, yet")
-    known = {column: _known(facts.get(column, {})) for column in grid.config.sources}
+    known = {column: _known(facts.get(column, {})) for column in targets}
     return {**{part: of for part, of in numbers.items() if of}, "known": known}
 
 

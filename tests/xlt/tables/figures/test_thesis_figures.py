@@ -210,9 +210,9 @@ def test_gains_are_differences_with_and_without_adaptation_over_the_text(
 
 def test_resources_put_scores_over_those_on_the_source_language(with_text: Callable[..., Run], store: RunStore) -> None:
     made = with_text(1, ace=500_000, jav=250_000)
-    scores: Scores = {"zs_la": {"ace": [60.0], "jav": [72.0]}}
+    scores: Scores = {"zs_la": {"ind": [80.0], "ace": [60.0], "jav": [72.0]}}
     facts = {"ace": {"in translation model": 1.0}, "jav": {"in translation model": 1.0, "in encoder": 1.0}}
-    grid = grid_of("resources", scores, facts=facts)
+    grid = grid_of("resources", scores, facts=facts, average=["ace", "jav"])
     for cell in grid.cells["zs_la"].values():
         cell.backed_by = [made.fingerprint]
     is_a_picture(save_figure(FigureConfig("resources", "F1"), {"ZS_LA": [made]}, store, grid))
@@ -220,6 +220,14 @@ def test_resources_put_scores_over_those_on_the_source_language(with_text: Calla
         "ours": {"ZS_LA": {"ace": [0.5, 0.75], "jav": [0.25, 0.9]}},
         "known": {"ace": "translation model", "jav": "encoder and translation model"},
     }
+
+
+def test_resources_need_a_column_of_the_source_language(with_text: Callable[..., Run], store: RunStore) -> None:
+    made = with_text(1, ace=500_000)
+    grid = grid_of("resources", {"zs_la": {"ace": [60.0]}})
+    back(grid, {"ZS_LA": [made]})
+    with pytest.raises(UsageError, match=r"kind=resources: no column of the source language"):
+        save_figure(FigureConfig("resources", "F1"), {"ZS_LA": [made]}, store, grid)
 
 
 def test_speed_is_seconds_over_the_steps_of_all_phases(run: Callable[..., Run], store: RunStore) -> None:
@@ -290,7 +298,8 @@ def test_a_system_has_one_colour_in_all_panels_of_a_picture(
     for heading, names in {"POS": ["lt_sft", "rand", "mad_x"], "NER": ["lt_sft", "mad_x"], "NLI": ["mad_x"]}.items():
         rows = [f"{name} cap=3" for name in names] if kind == "settings" else names
         rows = [of for name in names for of in (name, f"{name}_la")] if kind == "gains" else rows
-        grid = grid_of(heading, {row: {"ace": [50.0], "avg": [50.0]} for row in rows})
+        scores: Scores = {row: {"ind": [50.0], "ace": [50.0], "avg": [50.0]} for row in rows}
+        grid = grid_of(heading, scores, average=["ace"])
         for row in rows:
             grid.cells[row]["ace"].backed_by = [made.fingerprint]
             grid.cells[row]["ace"].costs = [{"flops": 1e6, "parameters": 1e6}]
