@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import signal
@@ -361,5 +362,5 @@ def test_saving_takes_a_small_share_of_the_time_however_large_the_state(
     trainer.train(tmp_path, Silence())
     during = saves[:-1]  # the last one is at the end of the phase
     assert during[0] == 30.0
-    assert all(later - earlier >= 10.0 + 10.0 / 0.05 for earlier, later in zip(during, during[1:], strict=False))
+    assert all(later - earlier >= 10.0 + 10.0 / 0.05 for earlier, later in itertools.pairwise(during))
     assert len(during) == 3
