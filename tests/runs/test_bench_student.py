@@ -38,10 +38,11 @@ def words(data_dir: Path, tiny_bert: Path, tmp_path_factory: pytest.TempPathFact
     student = ["student=bistil_st", "target={column}", "model.student.layer_reduction=2"]
     student.append(f"model.student.run.overrides={_list([*STAGE_1, 'language_modules=none'], chr(34))}")
     given = [
-        "table=bistil_pos_mini",
-        "table.columns=[fao]",
-        f"table.systems.st_2.overrides={_list(student)}",
-        *(f"~table.systems.{name}" for name in ("scratch_2", "st_3", "tf_3")),
+        "table=bistil",
+        "table.headings=[POS]",
+        "table.parts.POS.columns=[fao]",
+        f"table.parts.POS.systems.bistil_st_2.overrides={_list(student)}",
+        *(f"~table.parts.POS.systems.{name}" for name in ("scratch_2", "bistil_st_3", "bistil_tf_3")),
         f"output_dir={tmp_path_factory.mktemp('students') / 'outputs'}",
         f"data_dir={data_dir}",
         f"model.path={tiny_bert}",
@@ -53,7 +54,7 @@ def words(data_dir: Path, tiny_bert: Path, tmp_path_factory: pytest.TempPathFact
         "+source@data.evaluation.fao=ud_fao",
         "data.evaluation.fao.split=test",
     ]
-    assert reproduce([*given, "~table.systems.tf_2"]) == 0
+    assert reproduce([*given, "~table.parts.POS.systems.bistil_tf_2"]) == 0
     return given
 
 
@@ -165,8 +166,8 @@ def test_a_reference_that_is_not_trained_is_refused_in_one_line(call: Callable[.
 @pytest.mark.parametrize(
     ("more", "facts"),
     [
-        (["--reference", "x"], ["--reference x", "table=bistil_pos_mini", "lt_sft, st_2, tf_2"]),
-        (["--column", "x"], ["--column x", "table=bistil_pos_mini", "fao"]),
+        (["--reference", "x"], ["--reference x", "table=bistil", "lt_sft, bistil_st_2, bistil_tf_2"]),
+        (["--column", "x"], ["--column x", "table=bistil", "fao"]),
         (["--rounds", "0"], ["--rounds", "0", "1 or more"]),
         (["stray"], ["stray", "KEY=VALUE"]),
     ],

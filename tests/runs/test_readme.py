@@ -19,11 +19,12 @@ import torch
 
 from tests.runs.test_sweep import EXPERIMENT
 from xlt.commands.claims import compose_claims
-from xlt.commands.reproduce import compose_table, split_overrides
 from xlt.compose import compose, hydra_ready, override_faults
 from xlt.errors import UsageError
 from xlt.models.loading import load_pretrained
 from xlt.modules import ModuleStack, SparseDelta, load_module
+from xlt.tables.request import request_table
+from xlt.tables.table import run_words
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -80,19 +81,14 @@ def _composes(words: Sequence[str]) -> None:
 
 
 def _table(words: Sequence[str]) -> None:
-    """Composes a table, or its parts, and the first system of each with the overrides of the command."""
-    own, others = split_overrides([word for word in words if not word.startswith("--")])
-    config, _ = compose_table(own)
-    parts = [compose_table([f"table={part}"])[0].table for part in config.table.parts.values()]
-    for table in parts or [config.table]:
-        for system in [*table.systems.values()][:1]:
-            given = [f"experiment={system.experiment}", *table.overrides, *system.overrides, *others]
-            compose([word.replace("{column}", next(iter(table.sources), "")) for word in given])
-
-
-def _figure(words: Sequence[str]) -> None:
-    named = [re.sub(r"^figure=([\dA-E])\.(\d+)$", r"table=figure_\1_\2", word) for word in words]
-    _table(named)
+    """Composes the first system of each grid of a table, with the overrides of the command."""
+    if "--list" in words:
+        return
+    named = "figure" if any(word.startswith("figure=") for word in words) else "table"
+    request = request_table([word for word in words if not word.startswith("--")], named)
+    for grid in request.grids.values():
+        for system in [*grid.systems.values()][:1]:
+            compose(run_words(grid, system, request.overrides, next(iter(grid.sources), None)))
 
 
 def _claims(words: Sequence[str]) -> None:
@@ -103,7 +99,7 @@ SCRIPTS: dict[str, Callable[[Sequence[str]], None]] = {
     "reproduce_table.py": _table,
     "wandb_dashboard.py": _table,
     "bench_student.py": _table,
-    "plot.py": _figure,
+    "plot.py": _table,
     "claims.py": _claims,
     "floors.py": _composes,
 }

@@ -472,25 +472,34 @@ def _listing(things: dict[str, Path]) -> list[str]:
 TABLE_MISTAKES: dict[str, tuple[tuple[str, ...], list[list[str]]]] = {
     "no table": (
         ("seeds=[1]",),
-        [["table is not given; write table=..., there are bistil_las_mini, bistil_las_thesis"]],
+        [["table: give one, as table=4.2"]],
     ),
-    "typo in the table's name": (("table=pos_unsen",), [["no table/pos_unsen", "did you mean pos_unseen?"]]),
+    "typo in the table's name": (
+        ("table=pos_unsen",),
+        [["table=pos_unsen: no such table", "did you mean pos_unseen?"]],
+    ),
     "seeds that are no numbers": (("table=pos_unseen", "seeds=[a]"), [["seeds=[a]", "converted to Integer"]]),
     "no seeds": (("table=pos_unseen", "seeds=[]"), [["seeds=[]: must be different numbers", "seeds=[1,2,3]"]]),
     "a seed twice": (("table=pos_unseen", "seeds=[1,1]"), [["seeds=[1, 1]: must be different numbers"]]),
     "no workers": (("table=pos_unseen", "launcher.workers=0"), [["launcher.workers=0: must be at least 1"]]),
     "unknown key of a table": (("table=pos_unseen", "+table.foo=1"), [["table.foo=1: no such key in TableConfig"]]),
     "average over what is no column": (
-        ("table=pos_unseen", "table.columns=[eng]", "table.average=[eng,fao]", "table.reference={{}}"),
-        [["table.average: fao is not in table.columns"]],
+        ("table=pos_unseen", "table.average=[eng,xxx]"),
+        [["table.average: no part has a column xxx"]],
     ),
     "typo in a key of its runs": (
         ("table=pos_unseen", "seeed=1", "data_dir={data}", "model.path={model}"),
         [["seeed=1: no such key seeed; did you mean seed?"]],
     ),
     "column that is not evaluated": (
-        ("table=pos_unseen", "table.columns=[qqq]", "table.average=[]", "data_dir={data}", "model.path={model}"),
-        [["table.columns: qqq not in data.evaluation"]],
+        (
+            "table=pos_unseen",
+            "table.parts.POS.columns=[qqq]",
+            "table.parts.POS.average=[]",
+            "data_dir={data}",
+            "model.path={model}",
+        ),
+        [["columns: qqq not in data.evaluation"]],
     ),
     "unknown option": (("table=pos_unseen", "--nope"), [["--nope: neither an option nor an override"]]),
     "word that is no override": (("table=pos_unseen", "foo"), [["foo: neither an option nor an override"]]),

@@ -5,8 +5,6 @@ import importlib
 import inspect
 import math
 import pkgutil
-import re
-import statistics
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +16,21 @@ import xlt.data.readers
 import xlt.methods
 import xlt.tasks
 from xlt import config as shared
-from xlt.commands.reproduce import compose_table
 from xlt.compose import checked, compose, hydra_ready
 from xlt.config import RunConfig, faults
 from xlt.errors import UsageError
 from xlt.findings.claims import ClaimConfig, ClaimsConfig, ComparisonConfig, StoreConfig
-from xlt.tables.figures import FigureConfig
-from xlt.tables.table import ReproductionConfig, SearchConfig, SystemConfig, TableConfig
+from xlt.tables.config import (
+    EntryConfig,
+    FigureConfig,
+    PartConfig,
+    PublishedConfig,
+    ReproductionConfig,
+    SearchConfig,
+    ShownConfig,
+    SystemConfig,
+    TableConfig,
+)
 
 CONF = Path(xlt.__file__).parent.parent / "conf"
 SCHEMAS = [
@@ -37,8 +43,12 @@ SCHEMAS = [
     ),
     ReproductionConfig,
     TableConfig,
+    PartConfig,
+    EntryConfig,
+    ShownConfig,
     SystemConfig,
     SearchConfig,
+    PublishedConfig,
     FigureConfig,
     ClaimsConfig,
     ClaimConfig,
@@ -185,96 +195,3 @@ def test_the_scale_sets_model_and_recipe(tmp_path: Path) -> None:
     assert thesis.model.path == "bert-base-multilingual-cased" and mini.model.path is None
     assert (thesis.train.epochs, thesis.method.dense_epochs, thesis.train.batch_size) == (10, 3, 8)  # thesis §4.4.3
     assert mini.train.epochs is None and mini.train.max_steps < 1000
-
-
-ABOUT_DATA = re.compile(r"[+~]?(source@)?data[.=]")
-SMALL_MIX = ["data=empty", "+source@data.sources.ind=nusax_senti", "data.sources.ind.language=ind"]
-MEASURED = ["thesis_5_2", "thesis_5_7", "thesis_7_4"]
-TABLES = [table for table in options("table") if table not in MEASURED]
-ALIASES = {
-    "thesis_7_1",
-    "thesis_7_2",
-    "thesis_7_3",
-    "thesis_E_1",
-    "figure_4_4",
-    "figure_7_3",
-    "figure_7_4",
-    "figure_E_1",
-    "figure_E_2",
-}
-ALIASES |= {"thesis_3_2", "thesis_3_3", "thesis_3_4", "thesis_A_5", "thesis_A_6"}
-ALIASES |= {"thesis_5_3", "thesis_5_4", "thesis_5_5", "thesis_5_6", "thesis_C_2", "thesis_C_3"}
-
-
-@pytest.mark.parametrize("table", TABLES)
-def test_every_table_composes_and_its_systems_evaluate_its_columns(table: str, tmp_path: Path, tiny_bert: Path) -> None:
-    scale = "thesis" if table.endswith("_thesis") else "mini"
-    reproduction, name = compose_table([f"table={table}", f"scale={scale}"])
-    shown = reproduction.table
-    assert (
-        name == table or (table in ALIASES and name.endswith("_mini")) or (table, name) == ("thesis_D_3", "thesis_6_3")
-    )
-    mixes = set()
-    for system in shown.systems.values():
-        words = [f"experiment={system.experiment}", f"scale={scale}", *shown.overrides, *system.overrides]
-        column = shown.columns[0] if shown.columns else ""
-        own = scale == "thesis" or system.experiment.startswith(("nano", "translation"))
-        where = [] if own else [f"model.path={tiny_bert}"]
-        # The first system with its mix, others of the same with a small one: that takes a tenth of the time.
-        mix = (system.experiment, *(word for word in words if ABOUT_DATA.match(word)))
-        is_known = mix in mixes and not any(word.startswith("language=") for word in words)
-        if is_known:
-            words = [word for word in words if not ABOUT_DATA.match(word)] + SMALL_MIX
-        composed = compose([word.replace("{column}", column) for word in [*words, f"data_dir={tmp_path}", *where]])
-        run = checked(composed)
-        if is_known:
-            continue
-        mixes.add(mix)
-        assert set(shown.sources) <= {*run.data.evaluation, *run.data.benchmarks}
-        if system.experiment not in ("instruct", "translation"):
-            for evaluated in shown.sources:
-                source = run.data.evaluation[evaluated]
-                assert evaluated in (source.language, source.translation and source.translation.source_language)
-    assert set(shown.average) <= set(shown.columns)
-    for numbers in shown.reference.values():
-        assert set(numbers) <= {*shown.columns, "avg"}
-
-
-@pytest.mark.parametrize("scale", ["mini", "thesis"])
-def test_every_table_of_averages_has_parts_that_are_there(scale: str) -> None:
-    of_averages = 0
-    for table in TABLES:
-        reproduction, _ = compose_table([f"table={table}", f"scale={scale}"])
-        of_averages += bool(reproduction.table.parts)
-        assert set(reproduction.table.parts.values()) <= set(options("table"))
-    # 4.2 to 4.5, 6.2, 6.3, D.3, 6.4, D.4; figures 3.2, 3.3, 4.2, 4.3, 5.1, 6.1, 6.2, 6.3; instructions, whole and in
-    # 4 bits; by their numbers, 7.2 and 7.3, these have parts at the thesis's scale alone.
-    assert of_averages == {"mini": 19, "thesis": 21}[scale]
-
-
-@pytest.mark.parametrize("table", MEASURED)
-def test_a_measured_table_names_its_script(table: str) -> None:
-    with pytest.raises(UsageError, match=r"measured, not trained; run python (scripts/\w+\.py)") as raised:
-        compose_table([f"table={table}"])
-    (script,) = re.findall(r"scripts/\w+\.py", str(raised.value))
-    assert (CONF.parent / script).is_file()
-
-
-def test_published_averages_are_those_of_the_published_numbers() -> None:
-    for table in TABLES:
-        reproduction, _ = compose_table([f"table={table}", "scale=thesis"])
-        shown = reproduction.table
-        for system, numbers in shown.reference.items():
-            if "avg" in numbers:
-                if table == "sentiment_ablations_thesis" and system.endswith("_la"):
-                    continue  # the thesis counts Ngaju here, which its other rows cannot have
-                values = [numbers[column] for column in shown.average or shown.columns]
-                assert abs(statistics.fmean(values) - numbers["avg"]) <= 0.11, (table, system)
-
-
-def test_no_target_language_of_the_quickstart_is_one_that_its_encoder_has_seen() -> None:
-    seen = {source.language for source in compose(["experiment=nano_pretrain"]).data.sources.values()}
-    reproduction, _ = compose_table(["table=quickstart"])
-    assert len(seen) >= 25
-    assert len(reproduction.table.average) >= 8
-    assert not seen & set(reproduction.table.average)

@@ -61,11 +61,11 @@ def test_a_table_of_averages_has_the_panels_of_its_parts() -> None:
     titles = {panel.title for panel in workspace.sections["Scores"]}
     assert {"sme accuracy", "sme uas", "bam accuracy", "bam uas"} <= titles
     assert {title.split()[1] for title in titles if title.split()[0] != "every"} == {"accuracy", "uas", "las", "f1"}
-    assert workspace.table == "thesis_4_2"
+    assert workspace.table == "transfer"
     assert workspace.columns == ["summary:best/accuracy", "summary:best/las", "summary:best/f1"]
 
 
-@pytest.mark.parametrize("table", ["importance_mini", "spiel_ages_mini", "instruct_curves_mini", "figure_7_4"])
+@pytest.mark.parametrize("table", ["typology_importance", "spiel_ages", "instruct_curves", "figure_7_4"])
 def test_a_table_without_columns_has_its_curves(table: str) -> None:
     sections = workspace_of([f"table={table}"]).sections
     assert next(iter(sections)) == "Learning curves" and "Scores" not in sections
@@ -73,8 +73,8 @@ def test_a_table_without_columns_has_its_curves(table: str) -> None:
 
 
 def test_a_table_without_runs_is_one_line() -> None:
-    with pytest.raises(UsageError, match=r"table=spiel_ages_mini: .*no runs"):
-        workspace_of(["table=spiel_ages_mini", "~table.systems.spiel_ag", "~table.systems.spiel_ma"])
+    with pytest.raises(UsageError, match=r"table=spiel_ages.*: .*no runs"):
+        workspace_of(["table=spiel_ages", *(f"~table.parts.ages.systems.{name}" for name in ("spiel_ag", "spiel_ma"))])
 
 
 def test_wandbs_own_object_says_the_same() -> None:

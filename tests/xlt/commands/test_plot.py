@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 
 from xlt.commands.plot import main, plot
-from xlt.commands.reproduce import compose_table, make_tables
 from xlt.compose import hydra_ready
 from xlt.errors import UsageError
 from xlt.plan.planner import Plan
 from xlt.plan.store import RunStore
+from xlt.tables.request import request_table
 
-FIGURES = ["3.2", "3.3", "4.2", "4.3", "4.4", "5.1", "6.1", "6.2", "6.3", "7.3", "7.4", "E.1", "E.2"]
 OWN = ["table=bistil_nano", "table.columns=[fao]"]
 
 
@@ -26,11 +25,11 @@ def stored(tmp_path: Path) -> Callable[..., None]:
 
     def store_them(*systems: str) -> None:
         with hydra_ready():
-            config, name = compose_table(OWN)
+            request = request_table([*OWN, f"output_dir={tmp_path}"])
             plan = Plan(RunStore(tmp_path))
-            tables, _ = make_tables(name, config, OWN, [f"output_dir={tmp_path}", "scale=mini"], plan)
+            tables, _ = request.tables(plan)
         for number, system in enumerate(systems):
-            run = tables[name].run(system, 1, "fao")
+            run = next(iter(tables.values())).run(system, 1, "fao")
             folder = plan.store.folder(run.fingerprint)
             folder.mkdir(parents=True)
             (folder / "result.json").write_text("{}")
@@ -71,11 +70,12 @@ def test_an_empty_store_has_nothing_to_draw(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["figure=9.9"], f"xlt: figure=9.9: no such figure; there are {', '.join(FIGURES)}; or name"),
-        (["figure="], f"xlt: figure=: no such figure; there are {', '.join(FIGURES)}; or name a table with a picture"),
-        (["figure=sizes_ner_min"], f"xlt: figure=sizes_ner_min: no such figure; there are {', '.join(FIGURES)}; or"),
-        (["figure=pos_mini"], f"figure=pos_mini: a table without a picture; there are {', '.join(FIGURES)}; or name"),
-        (["figure=thesis_5_7"], "figure=thesis_5_7: measured, not trained; run python scripts/bench_student.py --help"),
+        (["figure=9.9"], "figure=9.9: no such figure"),
+        (["figure="], "figure=: no such figure"),
+        (["figure=size"], "figure=size: no such figure; did you mean sizes"),
+        (["figure=pos_unseen"], "figure=pos_unseen: a table without a picture"),
+        (["figure=5.7"], "figure=5.7: no such figure"),
+        (["figure=student_speed"], "figure=student_speed: measured, not trained; run python scripts/bench_student.py"),
         (["seeds=[1]"], "figure: give one, for instance figure=4.2"),
         (["figure=4.2", "figure=5.1"], "figure: give one, for instance figure=4.2"),
         (["figure=4.2", "table=4.4"], "table=4.4: figure=4.2 is given already; give one of them, as figure="),
@@ -90,13 +90,3 @@ def test_what_cannot_be_drawn_is_refused_in_a_line(
     assert stop.value.code == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert said in line
-
-
-@pytest.mark.parametrize("figure", FIGURES)
-@pytest.mark.parametrize("scale", ["mini", "thesis"])
-def test_every_figure_of_results_has_a_picture_in_all_its_parts(figure: str, scale: str) -> None:
-    with hydra_ready():
-        config, _ = compose_table([f"table=figure_{figure.replace('.', '_')}", f"scale={scale}"])
-        parts = [compose_table([f"table={part}", f"scale={scale}"])[0].table for part in config.table.parts.values()]
-    assert config.table.figure is not None
-    assert all(part.figure is not None and part.figure.kind == config.table.figure.kind for part in parts)

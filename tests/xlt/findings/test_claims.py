@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 from rich.console import Console
 
-import xlt
 from xlt.commands.claims import check_claims, compose_claims, main
-from xlt.commands.reproduce import compose_table
 from xlt.compose import hydra_ready
 from xlt.config import faults
 from xlt.errors import UsageError
@@ -36,11 +33,12 @@ from xlt.findings.claims import (
 )
 from xlt.findings.report import claims_markdown, print_claims
 from xlt.findings.verdict import CLOSE, FAILS, HOLDS, TOO_FEW, UNTESTED, Trial, Verdict, judge
-from xlt.tables.table import TableConfig
+from xlt.tables.config import GridConfig
+from xlt.tables.request import request_table
 
 TRIAL = Trial(level=0.05, confidence=0.95, resamples=999, enough_languages=5)
 LANGUAGES = ["fao", "sme", "myv", "glv", "bam"]
-PLAIN = ComparisonConfig("small", "encoder", "good", "bad", [], [], [], None, 0.0, {}, {})
+PLAIN = ComparisonConfig("small", "", "encoder", "good", "bad", [], [], [], None, 0.0, {}, {})
 Scores = Mapping[tuple[str, int], Mapping[str, float]]
 
 
@@ -209,8 +207,8 @@ def test_the_mixes_of_the_claim_on_adapters_are_all_that_have_both() -> None:
     with hydra_ready():
         config = compose_claims(["scale=thesis"])
         claim = config.claims["sft_over_adapters"]
-        for task, table in (("SA", "sentiment_mixes_thesis"), ("NLI", "nli_mixes_thesis")):
-            systems = compose_table([f"table={table}", "scale=thesis"])[0].table.systems
+        for task in ("SA", "NLI"):
+            systems = request_table(["table=data_mixes", "scale=thesis"]).grids[task].systems
             both = {name for name in systems if f"adapter_{name}" in systems}
             assert {test.better for label, test in claim.tests.items() if label.startswith(task)} == both
     assert config.every_test == ["sft_over_adapters", "composed_instructions"]
@@ -304,21 +302,15 @@ def test_faults_of_the_list_are_all_named(reported: Any) -> None:
 
 
 @pytest.fixture(scope="module", params=["mini", "thesis"])
-def listed(request: pytest.FixtureRequest) -> tuple[ClaimsConfig, dict[str, TableConfig]]:
-    """The list of claims, and the tables that it names, read from their files without composing a run."""
+def listed(request: pytest.FixtureRequest) -> tuple[ClaimsConfig, dict[tuple[str, str], GridConfig]]:
+    """The list of claims, and the grids that it names by table and heading, without composing a run."""
     with hydra_ready():
         config = compose_claims([f"scale={request.param}"])
-    tests = [test for claim in config.claims.values() for test in claim.tests.values()]
-    return config, {test.table: table(test.table) for test in tests if request.param not in test.lacking}
-
-
-def table(name: str) -> TableConfig:
-    def layers(name: str) -> Iterator[Any]:
-        own = OmegaConf.load(Path(xlt.__file__).parent.parent / "conf" / "table" / f"{name}.yaml")
-        for base in own.pop("defaults"):
-            yield from [own] if base == "_self_" else [] if base == "base_table" else layers(base)
-
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TableConfig), *layers(name))).searched()
+        tests = [test for claim in config.claims.values() for test in claim.tests.values()]
+        names = dict.fromkeys(test.table for test in tests if request.param not in test.lacking)
+        grids = {name: request_table([f"table={name}", f"scale={request.param}"]).grids for name in names}
+    found = {(name, heading): grid for name, of in grids.items() for heading, grid in of.items()}
+    return config, found | {(name, ""): next(iter(of.values())) for name, of in grids.items() if len(of) == 1}
 
 
 def test_every_claim_says_where_it_stands(listed: Any) -> None:
@@ -343,10 +335,10 @@ def test_every_test_names_a_table_systems_and_columns_that_there_are(listed: Any
         for label, test in claim.tests.items():
             if config.scale in test.lacking:
                 continue
-            table = tables[test.table]
+            table = tables[test.table, test.heading]
             named = {test.better, test.worse, *test.over} - table.systems.keys()
             named |= {*test.columns, *test.against} - {*table.columns, *table.sources}
-            wrong += [(name, label, test.table, one) for one in sorted(named)]
+            wrong += [(name, label, test.table, test.heading, one) for one in sorted(named)]
     assert wrong == []
 
 
@@ -356,10 +348,10 @@ def test_languages_are_on_one_side_of_a_test_only(listed: Any) -> None:
     for name, claim in config.claims.items():
         for test in claim.tests.values():
             if test.against and config.scale not in test.lacking:
-                groups = tables[test.table].groups
+                grid = tables[test.table, test.heading]
                 own, against = (
-                    {one for column in columns for one in groups.get(column, [column])}
-                    for columns in (test.columns or tables[test.table].average, test.against)
+                    {one for column in columns for one in grid.groups.get(column, [column])}
+                    for columns in (test.columns or grid.average or grid.columns, test.against)
                 )
                 assert own and against and not own & against, name
                 compared += 1
@@ -375,7 +367,7 @@ def test_the_numbers_of_a_claim_are_those_of_its_tables(listed: Any) -> None:
         for label, test in claim.tests.items():
             if config.scale in test.lacking or test.over or test.against or test.cost or "nano" in test.store:
                 continue
-            column, numbers = (test.columns or ["avg"])[0], tables[test.table].reference
+            column, numbers = (test.columns or ["avg"])[0], tables[test.table, test.heading].reference
             pair = [numbers.get(system, {}).get(column) for system in (test.better, test.worse)]
             if None not in pair and claim.published:
                 assert pair in [pytest.approx(given, abs=0.05) for given in claim.published.values()], (name, label)
