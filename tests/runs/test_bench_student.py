@@ -68,7 +68,7 @@ def plans(script: Any, words: list[str]) -> tuple[Any, Any]:
 def call(
     script: Any, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, list[str], list[str]]]:
-    """`call("--reference", "tf_2")`: exit code, and the lines that it printed and complained."""
+    """`call("--reference", "bistil_tf_2")`: exit code, and the lines that it printed and complained."""
 
     def call(*more: object) -> tuple[int, list[str], list[str]]:
         monkeypatch.setattr(sys, "argv", ["bench_student.py", *words, *map(str, more), "--examples", str(EXAMPLES)])
@@ -90,10 +90,10 @@ def test_trained_systems_are_measured_and_others_named(
 ) -> None:
     code, out, err = call("--rounds", 2, "--output", tmp_path / "student.json")
     assert (code, err) == (0, [])
-    assert [line.split(":")[0] for line in out if "left out" in line] == ["tf_2 left out, not trained yet"]
+    assert [line.split(":")[0] for line in out if "left out" in line] == ["bistil_tf_2 left out, not trained yet"]
     assert all(len(line) <= 80 or "left out" in line for line in out)
     record = json.loads((tmp_path / "student.json").read_text(encoding="utf-8"))
-    assert (list(record["systems"]), list(record["left_out"])) == (["lt_sft", "st_2"], ["tf_2"])
+    assert (list(record["systems"]), list(record["left_out"])) == (["lt_sft", "bistil_st_2"], ["bistil_tf_2"])
     whole, student = record["systems"].values()
     assert (whole["layers"], student["layers"]) == (2, 1)
     assert student["tokens"] < whole["tokens"] and student["parameters"] < whole["parameters"]
@@ -126,14 +126,14 @@ def test_batches_on_a_gpu_hold_the_same_examples_for_all(
 ) -> None:
     """The CPU stands in for the GPU."""
     by_name, about = plans
-    systems = {name: script.load(by_name[name]) for name in ("lt_sft", "st_2")}
+    systems = {name: script.load(by_name[name]) for name in ("lt_sft", "bistil_st_2")}
     examples = script.examples_of(by_name["lt_sft"].run.config, "fao", EXAMPLES, systems["lt_sft"].task)
     seen: dict[str, list[list[str]]] = {name: [] for name in systems}
     for name, system in systems.items():
         system.task.score = _watched(system, seen[name])
     measured = script.measure(systems, "lt_sft", examples, 3, 1, "fp32", torch.device("cpu"))
-    assert seen["lt_sft"] == seen["st_2"]
-    assert [len(batch) for batch in seen["st_2"]] == [1] * 3 * EXAMPLES + [3, 1] * 2  # counted, warmed up, timed
+    assert seen["lt_sft"] == seen["bistil_st_2"]
+    assert [len(batch) for batch in seen["bistil_st_2"]] == [1] * 3 * EXAMPLES + [3, 1] * 2  # counted, warmed up, timed
     assert all(system["gpu"]["examples_per_second"] > 0 for system in measured.values())
     for system in measured.values():
         system |= {"label": "BiStil-TF, lrf = 2", "score": 100.0}
@@ -158,9 +158,9 @@ def _watched(system: Any, told: list[list[str]]) -> Callable[..., Any]:
 
 
 def test_a_reference_that_is_not_trained_is_refused_in_one_line(call: Callable[..., Any]) -> None:
-    code, out, (line,) = call("--reference", "tf_2")
+    code, out, (line,) = call("--reference", "bistil_tf_2")
     assert (code, out) == (2, [])
-    assert all(fact in line for fact in ("xlt: tf_2", "not trained yet: bistil full eng,fao", "--reference"))
+    assert all(fact in line for fact in ("xlt: bistil_tf_2", "not trained yet: bistil full eng,fao", "--reference"))
 
 
 @pytest.mark.parametrize(

@@ -78,5 +78,5 @@ def test_an_interrupted_table_is_shown_as_it_stands_and_so_it_is_to_who_asks(
 
 
 def test_a_plan_and_a_table_are_not_asked_for_at_once() -> None:
-    with pytest.raises(UsageError, match="--plan --show: take one of them"):
+    with pytest.raises(UsageError, match="--plan --show: give one of them"):
         reproduce(["table=quickstart", "--plan", "--show"])

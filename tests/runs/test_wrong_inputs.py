@@ -469,6 +469,7 @@ def _listing(things: dict[str, Path]) -> list[str]:
     return sorted(str(path) for thing in things.values() if thing.is_dir() for path in thing.rglob("*"))
 
 
+_PATHS = ("data_dir={data}", "model.path={model}")
 TABLE_MISTAKES: dict[str, tuple[tuple[str, ...], list[list[str]]]] = {
     "no table": (
         ("seeds=[1]",),

@@ -35,7 +35,7 @@ VARIED: dict[str, tuple[str, str]] = {
     ),
     "mad_g.*": (
         r"train\.(epochs|max_steps)|method\.leave_out_last",
-        "chapter 3: 15,000 steps, adapters in every block",
+        "chapter 3: 15,000 steps, adapters in all blocks",
     ),
     "bistil": (r"train\.evaluate_every_\w+|method\.density", "chapter 5: validation each epoch, and 8% for questions"),
     "translation_pairs": (r"train\.(max_steps|learning_rate)", "a translator before it is adapted"),
@@ -147,7 +147,7 @@ def test_recipes_have_the_theses_numbers(words: list[str], expected: dict[str, A
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("file", options("table"))
 def test_a_tables_rows_train_by_the_recipe_but_for_what_the_table_varies_on_purpose(file: str, scale: str) -> None:
-    """A row is composed of its words as a command line is, so it trains the same where it gives no value of a recipe."""
+    """A row is composed of its words as a command line is, so it trains the same if it gives no value of a recipe."""
     try:
         request = request_table([f"table={file}", f"scale={scale}"])
     except UsageError as error:
