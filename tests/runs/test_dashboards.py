@@ -60,7 +60,7 @@ def test_every_run_of_a_table_is_in_its_group_with_all_that_its_metrics_file_has
         if folder.name == ".locks":
             continue
         said = _records(folder, "run")
-        assert {(run.run_group, run.run_id[:12]) for run in said} == {("quickstart", folder.name)}
+        assert {(run.run_group.partition("-")[0], run.run_id[:12]) for run in said} == {("quickstart", folder.name)}
         jobs[folder.name] = said[0].job_type
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         assert list(_steps(folder)) == [(row, line["phase"], line["step"]) for row, line in enumerate(lines)]
@@ -74,16 +74,23 @@ def test_a_bar_for_each_system_of_the_table_though_they_share_a_method_and_runs(
     names: dict[str, list[str]] = {}
     out = tmp_path / "outputs"
     shutil.copytree(tracked[1], out)
-    words = [word for word in nano_table(out) if word != "~table.systems.random_sft"]
-    words += ["tracker.wandb=offline", "table.systems.lt_sft.label=Sparse", "table.systems.random_sft.label=Twice"]
+    words = [word for word in nano_table(out) if word != "~table.parts.fields.systems.random_sft"]
+    words += [
+        "tracker.wandb=offline",
+        "table.parts.fields.systems.lt_sft.label=Sparse",
+        "table.parts.fields.systems.random_sft.label=Twice",
+    ]
     assert (
-        reproduce([*words, "table.systems.random_sft.overrides=['method=lt_sft','data.sources.eng.upsample=2']"]) == 0
+        reproduce(
+            [*words, "table.parts.fields.systems.random_sft.overrides=['method=lt_sft','data.sources.eng.upsample=2']"]
+        )
+        == 0
     )
     for folder in (file.parent for file in out.glob("runs/*/manifest.json")):
         said = _records(folder, "run")[-1]
-        assert "table:quickstart" in said.tags
+        (tag,) = (tag for tag in said.tags if tag.startswith("table:quickstart-"))
         (systems,) = (json.loads(item.value_json) for item in said.config.update if item.key == "systems")
-        names.setdefault(said.job_type, []).append(systems["quickstart"])
+        names.setdefault(said.job_type, []).append(systems[tag.removeprefix("table:")])
     assert sorted(names.pop("task module")) == ["Sparse, LT-SFT TA-only", "Twice"]
     assert names == {"base model": ["base model, full"], "language module": ["language module, lt_sft"] * 2}
 

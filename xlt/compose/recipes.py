@@ -25,8 +25,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-from hydra.core.config_store import ConfigStore
+import yaml  # type: ignore[import-untyped]
+from hydra.core.config_store import ConfigNode, ConfigStore
 from omegaconf import OmegaConf
 
 from xlt.compose.suggestions import suggestion
@@ -54,9 +54,7 @@ def register_recipes(config_package: str, config_dir: str | None = None) -> None
         folders.append(Path(config_dir))
     files = {path.stem: path for folder in folders for path in sorted((folder / FOLDER).glob("*.yaml"))}
     known = {group: _names(folders, group) for group in ("method", "model")}
-    store = ConfigStore.instance()
-    for group in ("recipe", FOR_ALL, BY_METHOD, BY_MODEL):
-        store.repo.pop(group, None)
+    groups = {group: _Choices(group) for group in ("recipe", FOR_ALL, BY_METHOD, BY_MODEL)}
     recipes: dict[str, _Lines] = {}
     faults: list[str] = []
     for name in files:
@@ -67,13 +65,31 @@ def register_recipes(config_package: str, config_dir: str | None = None) -> None
             continue
         if name.startswith("_"):
             continue
-        store.store(group="recipe", name=name, node={}, package="_global_")
+        groups["recipe"][f"{name}.yaml"] = {}
         for (scale, method, model), values in lines.items():
             group = BY_MODEL if model else BY_METHOD if method else FOR_ALL
             option = "_".join(word for word in (name, scale, method, model) if word)
-            store.store(group=group, name=option, node=values, package="_global_")
+            groups[group][f"{option}.yaml"] = values
     if faults:
         raise UsageError(*dict.fromkeys(faults))
+    ConfigStore.instance().repo.update(groups)
+
+
+class _Choices(dict[str, Any]):
+    """A group of Hydra's store: file name -> values, of which a node is made only when Hydra takes one.
+
+    Hydra copies its store whenever it composes; nodes for hundreds of lines would make that slow.
+    """
+
+    def __init__(self, group: str) -> None:
+        super().__init__()
+        self.group = group
+
+    def __getitem__(self, name: str) -> ConfigNode:
+        return ConfigNode(name, OmegaConf.create(super().__getitem__(name)), self.group, "_global_", "xlt")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Choices:
+        return self
 
 
 def _names(folders: list[Path], group: str) -> list[str]:
@@ -98,7 +114,8 @@ def _lines(
             raise UsageError(f"{files[name]}: like={other}: must be another recipe in {FOLDER}/{near}")
         lines |= _lines(other, files, known, recipes, (*above, name))
     for place, values in _own_lines(files[name], content, known):
-        lines[place] = OmegaConf.to_container(OmegaConf.merge(lines.get(place, {}), values))
+        before = lines.get(place, {})
+        lines[place] = {part: before.get(part, {}) | values.get(part, {}) for part in before.keys() | values.keys()}
     recipes[name] = lines
     return lines
 
@@ -111,7 +128,8 @@ def _own_lines(
         if scale not in (*_SCALES, "both") or not isinstance(by_method, dict):
             raise UsageError(f"{path}: {scale}: must be like, both, mini or thesis, with lines by method below")
         for line, values in by_method.items():
-            if not isinstance(values, dict) or not set(values) <= set(_PARTS):
+            parts = values if isinstance(values, dict) else {"": None}
+            if not set(parts) <= set(_PARTS) or not all(isinstance(part, dict) for part in parts.values()):
                 raise UsageError(f"{path}: {scale}.{line}={values}: must give values below train or method")
             methods, _, models = str(line).partition(" on ")
             for group, names in (("method", methods), ("model", models)):

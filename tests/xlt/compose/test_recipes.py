@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 import xlt
-from xlt.compose import compose, hydra_ready
-from xlt.compose.recipes import BY_METHOD, BY_MODEL
+from xlt.compose import CONFIG_MODULE, compose, hydra_ready
+from xlt.compose.recipes import BY_METHOD, BY_MODEL, register_recipes
 from xlt.config import faults
 from xlt.errors import UsageError
 from xlt.tables.request import request_table
@@ -20,6 +20,8 @@ from xlt.tables.table import run_words
 
 CONF = Path(xlt.__file__).parent.parent / "conf"
 SCALES = ("mini", "thesis")
+# SpIEL's density is given by itself or by a rank; a line that gives the one has the other beside it.
+ALTERNATIVES = ["method: give one of method.density and method.rank, not both"]
 RECIPE_WORD = re.compile(r"(train|method)\.(\w+)=")
 # What tables vary on purpose: file of conf/table -> the keys, and why.
 VARIED: dict[str, tuple[str, str]] = {
@@ -46,7 +48,7 @@ def options(group: str) -> list[str]:
     return sorted(file.stem for file in (CONF / group).glob("*.yaml") if not file.stem.startswith("_"))
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _hydra() -> Iterator[None]:
     with hydra_ready():
         yield
@@ -62,12 +64,19 @@ def stored(group: str) -> Iterator[tuple[str, str, str, str, Any]]:
     """Recipe, scale, method, model and values of every line of a kind."""
     methods, models = sorted(options("method"), key=len), sorted(options("model"), key=len)
     pattern = re.compile(rf"(.+)_(mini|thesis)_({'|'.join(methods)})(?:_({'|'.join(models)}))?")
-    for name, node in ConfigStore.instance().repo[group].items():
+    for name in ConfigStore.instance().repo[group]:
         found = pattern.fullmatch(name.removesuffix(".yaml"))
         assert found is not None, name
-        yield found[1], found[2], found[3], found[4] or "", OmegaConf.to_container(node.node)
+        yield (
+            found[1],
+            found[2],
+            found[3],
+            found[4] or "",
+            OmegaConf.to_container(ConfigStore.instance().load(f"{group}/{name}").node),
+        )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("experiment", options("experiment"))
 def test_every_experiment_composes_with_every_method(experiment: str, scale: str) -> None:
@@ -79,13 +88,30 @@ def test_every_experiment_composes_with_every_method(experiment: str, scale: str
         assert config.choices.method == method
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", [BY_METHOD, BY_MODEL])
-def test_every_line_of_a_recipe_is_taken_up_and_the_command_line_wins(group: str) -> None:
+def test_every_line_of_a_recipe_is_taken_up(group: str) -> None:
     for recipe, scale, method, model, values in stored(group):
         words = [f"recipe={recipe}", f"scale={scale}", f"method={method}", *([f"model={model}"] if model else [])]
         config, given = compose(words), {f"{p}.{k}": v for p, of in values.items() for k, v in of.items()}
         assert {name: OmegaConf.select(config, name) for name in given} == given, words
-    assert compose([*words, "train.learning_rate=0.25"]).train.learning_rate == 0.25
+
+
+def test_every_line_of_a_recipe_fits_its_methods_schema() -> None:
+    configs = {method: compose([f"method={method}"]) for method in options("method")}
+    count = 0
+    for group in (BY_METHOD, BY_MODEL):
+        for recipe, scale, method, _, values in stored(group):
+            for part in values:
+                merged = OmegaConf.merge(configs[method][part], values[part])
+                assert list(faults(OmegaConf.to_object(merged), part)) in ([], ALTERNATIVES), (recipe, scale, method)
+            count += 1
+    assert count > 200
+
+
+def test_the_command_line_wins_over_the_recipe() -> None:
+    config = compose(["method=mad_x", "train.learning_rate=0.25", "method.reduction_factor=3"])
+    assert (config.train.learning_rate, config.method.reduction_factor) == (0.25, 3)
 
 
 def test_every_recipe_is_one_of_an_experiment_or_chosen_somewhere_in_conf() -> None:
@@ -97,10 +123,10 @@ def test_every_recipe_is_one_of_an_experiment_or_chosen_somewhere_in_conf() -> N
 
 def test_what_recipes_give_to_a_method_is_marked_so_in_its_schema() -> None:
     """A language run takes what is not marked from its parent. The blocks without adapters are the parent's."""
+    schemas = {method: OmegaConf.get_type(compose([f"method={method}"]).method) for method in options("method")}
     for group in (BY_METHOD, BY_MODEL):
         for _, _, method, _, values in stored(group):
-            config = compose([f"method={method}", "data=empty"]).method
-            fields = {item.name: item for item in OmegaConf.get_type(config).__dataclass_fields__.values()}
+            fields = schemas[method].__dataclass_fields__
             for name in set(values.get("method", {})) - {"leave_out_last"}:
                 assert fields[name].metadata["recipe"], (method, name)
 
@@ -174,13 +200,21 @@ def write(folder: Path, name: str, content: str) -> Path:
     return file
 
 
-def own(folder: Path, *words: str) -> Any:
-    GlobalHydra.instance().clear()
-    with hydra_ready(str(folder)):
-        return compose([*words, "data=empty"])
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """`own(folder, *words)`: composes with a folder of the user's."""
+    before, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
+
+    def own(folder: Path, *words: str) -> Any:
+        with hydra_ready(str(folder)):
+            return compose([*words, "data=empty"])
+
+    yield own
+    GlobalHydra.instance().hydra = before
+    register_recipes(CONFIG_MODULE)
 
 
-def test_a_users_recipe_and_method_are_found_in_their_folder(tmp_path: Path) -> None:
+def test_a_users_recipe_and_method_are_found_in_their_folder(own: Any, tmp_path: Path) -> None:
     write(
         tmp_path,
         "mine",
@@ -194,7 +228,7 @@ def test_a_users_recipe_and_method_are_found_in_their_folder(tmp_path: Path) -> 
     assert own(tmp_path, "recipe=mine").train.learning_rate == 3e-4
 
 
-def test_a_users_recipe_is_gone_when_another_folder_is_used(tmp_path: Path) -> None:
+def test_a_users_recipe_is_gone_when_another_folder_is_used(own: Any, tmp_path: Path) -> None:
     write(tmp_path, "mine", "like: pos\n")
     own(tmp_path, "recipe=mine")
     (tmp_path / "other").mkdir()
@@ -216,7 +250,9 @@ def test_a_users_recipe_is_gone_when_another_folder_is_used(tmp_path: Path) -> N
         ("", ["empty"]),
     ],
 )
-def test_a_wrong_recipe_is_a_line_that_says_file_and_place(content: str, facts: list[str], tmp_path: Path) -> None:
+def test_a_wrong_recipe_is_a_line_that_says_file_and_place(
+    content: str, facts: list[str], own: Any, tmp_path: Path
+) -> None:
     file = write(tmp_path, "mine", content)
     with pytest.raises(UsageError) as raised:
         own(tmp_path)
@@ -225,7 +261,7 @@ def test_a_wrong_recipe_is_a_line_that_says_file_and_place(content: str, facts: 
     assert all(fact in line for fact in [str(file), *facts])
 
 
-def test_a_value_that_no_method_has_is_a_line(tmp_path: Path) -> None:
+def test_a_value_that_no_method_has_is_a_line(own: Any, tmp_path: Path) -> None:
     write(tmp_path, "mine", "mini:\n  lt_sft: {method: {densty: 0.1}}\n")
     with pytest.raises(UsageError, match=r"densty"):
         own(tmp_path, "recipe=mine")
