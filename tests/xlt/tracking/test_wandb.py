@@ -388,7 +388,7 @@ def test_after_an_error_the_rest_is_left_to_the_next_command(
 
     monkeypatch.setattr(wandb, "init", unreachable)
     send_unsent([make_run(), make_run()], store)
-    assert len(asked) == 1 and "CommError: no route to host; the same command" in capsys.readouterr().err
+    assert len(asked) == 1 and "CommError: no route to host; repeat the command" in capsys.readouterr().err
 
 
 def test_a_translation_is_complete_without_a_module_and_so_is_what_learned_from_it(
@@ -456,7 +456,7 @@ def test_online_without_an_account_is_one_line(
         WandbRun(make_run("tracker.wandb=online"), store)
     (line,) = raised.value.lines
     assert line.startswith("tracker.wandb=online: No API key configured. Use `wandb login`")
-    assert line.endswith("or give tracker.wandb=offline")
+    assert line.endswith("or set tracker.wandb=offline")
 
 
 def test_a_file_that_is_no_log_is_refused_and_half_a_record_left_out(tmp_path: Path, make_run: Any, store: Any) -> None:
