@@ -1,6 +1,7 @@
 """What a student saves: speed, FLOPs and size beside the whole model (thesis §5.5; Tables 5.7 and 5.2).
 
-    python scripts/bench_student.py table=bistil_pos_mini seeds=[1] data_dir=... model.path=... --output student.json
+    python scripts/bench_student.py table=bistil table.headings=[POS] seeds=[1] data_dir=... model.path=... \
+        --output student.json
 
 The script takes a table as `scripts/reproduce_table.py` does. It trains nothing, and measures what that table has
 trained: each system's run of the first seed and of one column, put together as its evaluation does. A system that is
