@@ -32,7 +32,7 @@ class BottleneckConfig:
     name: str = key("name of the method in module headers and tables")
     reduction_factor: float = key("hidden size / bottleneck size", above=0, hint="thesis §4.4.3: 1 to 32", recipe=True)
     where: str = key(
-        "where a block has adapters: after its feed_forward layer (Pfeiffer) or after both_sublayers (Houlsby)",
+        "where a block has adapters: after its feed_forward layer (Pfeiffer) or both_sublayers (Houlsby)",
         choices=("feed_forward", "both_sublayers"),
     )
     activation: str = key("activation function of the bottleneck", choices=tuple(ACTIVATIONS))

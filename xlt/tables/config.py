@@ -63,11 +63,11 @@ class SystemConfig:
     label: str = key("name in the table")
     experiment: str | None = optional("file of conf/experiment; null: that of the part of the table", None)
     overrides: list[str] = optional(
-        "Hydra overrides on top of experiment and table, {experiment} and {scale} filled in; {column}: a run a column",
+        "Hydra overrides; {experiment} and {scale} are filled in; with {column}: a run for each column",
         [],
     )
     composition: str = optional(
-        "which modules are in the model: the task's and the language's, the task's alone, or none",
+        "modules in the model when it is evaluated: task's and language's, task's alone, or none (base)",
         COMPOSED,
         choices=COMPOSITIONS,
     )

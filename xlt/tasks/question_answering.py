@@ -37,7 +37,7 @@ class QuestionAnsweringConfig:
     max_question_tokens: int = key("maximum length of a question, in tokens; longer ones lose their end", low=1)
     max_answer_tokens: int = key("maximum length of a predicted answer, in tokens", low=1)
     normalisation: str = key(
-        "how answers are normalised before comparison: as in squad, or multilingual, for punctuation of all scripts",
+        "how answers are normalised for comparison: as in squad, or multilingual, for all punctuation",
         choices=("squad", "multilingual"),
     )
 

@@ -38,8 +38,8 @@ class SpielConfig:
     update_interval: int = key("number of steps between updates of the entries (S)", low=1)
     replacement_rate: float = key("initial share of entries that an update replaces (xi)", low=0, high=1)
     schedule: str = key("how the replacement rate falls", choices=("linear", "cosine"))
-    drop_by: str = key("drop the entries with the smallest deltas (value) or those that changed least since the last "
-                       "update (change)", choices=("value", "change"))  # fmt: skip
+    drop_by: str = key("drop entries with the smallest deltas (value), or that changed least since the last update "
+                       "(change)", choices=("value", "change"))  # fmt: skip
     estimation_steps: int = key("SpIEL-AG: steps over which gradients of candidates are averaged (gamma)", low=1)
     candidates: float = key("SpIEL-AG: number of candidates as a multiple of a tensor's tuned entries", low=1)
     adam_betas: tuple[float, float] = key("SpIEL-AG: decay rates of Adam's moments")
