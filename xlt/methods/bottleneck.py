@@ -40,7 +40,7 @@ class BottleneckConfig:
     invertible_reduction_factor: float = key("of the invertible adapter: half the hidden size / inner size", above=0)
     leave_out_last: int = key("number of blocks at the top without adapters; MAD-X 2.0: 1", low=0)
     initialisation: str = key(
-        "zero: up-projections start at zero, so that the output is unchanged; normal: all weights from N(0, 0.02^2)",
+        "zero: up-projections are zero, so the output is unchanged; normal: all weights from N(0, 0.02^2)",
         choices=("zero", "normal"),
     )
 
