@@ -42,8 +42,9 @@ class StoredRun:
     finished: str
 
     def __str__(self) -> str:
-        commit = f"commit {self.commit[:7]}{'+changes' * self.commit.endswith('+changes')} " if self.commit else ""
-        return f"xlt {self.version}, {commit}of {self.finished[:10]}"
+        changed = "+changes" if self.commit and self.commit.endswith("+changes") else ""
+        commit = f", commit {self.commit[:7]}{changed}" if self.commit else ""
+        return f"xlt {self.version}{commit} of {self.finished[:10]}"
 
 
 class OtherCode:
