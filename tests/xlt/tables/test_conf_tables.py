@@ -58,7 +58,11 @@ def test_every_row_composes_and_evaluates_the_columns_of_its_table(
             is_known = mix in mixes and not any(word.startswith("language=") for word in words)
             if is_known:
                 words = [words[0], *SMALL_MIX, *(word for word in words[1:] if not ABOUT_DATA.match(word))]
-            run = checked(compose(words))
+            composed = compose(words)
+            for module in composed.language_modules.paths.values():  # AdapterHub's, which only the user has
+                Path(module).parent.mkdir(parents=True, exist_ok=True)
+                Path(module).touch()
+            run = checked(composed)
             if is_known:
                 continue
             mixes.add(mix)
