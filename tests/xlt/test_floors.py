@@ -135,17 +135,19 @@ def faults(imports: Iterable[Import]) -> list[str]:
     return lines
 
 
-def circles(arrows: Mapping[str, set[str]]) -> list[list[str]]:
+def circles(arrows: Mapping[str, set[str]]) -> list[tuple[str, ...]]:
     """The sets of nodes, sorted, from each of which every other one can be reached along the arrows."""
     reach: dict[str, set[str]] = {}
     for start in arrows:
-        seen, waiting = set(), list(arrows[start])
+        seen: set[str] = set()
+        waiting = list(arrows[start])
         while waiting:
             if (node := waiting.pop()) not in seen:
                 seen.add(node)
                 waiting += arrows.get(node, ())
         reach[start] = seen
-    return sorted({tuple(sorted(n for n in reach[m] if m in reach.get(n, ()))) for m in arrows if m in reach[m]})  # type: ignore[arg-type]
+    round_trips = (node for node in arrows if node in reach[node])
+    return sorted({tuple(sorted(n for n in reach[m] if m in reach.get(n, ()))) for m in round_trips})
 
 
 def arrows_between(imports: Iterable[Import], *, rooms: bool) -> dict[str, set[str]]:

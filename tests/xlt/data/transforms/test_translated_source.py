@@ -110,7 +110,7 @@ def data() -> Callable[..., DataConfig]:
 
 def test_rows_are_chosen_where_the_originals_reader_can(made: Made, data: Callable[..., DataConfig]) -> None:
     corpus = dataclasses.replace(made(where={"a": "b"}).config, reader="locale_expressions", path=None)
-    translation = dataclasses.replace(corpus.translation, source_language="deu")
+    translation = TranslationConfig(**SETTINGS | {"source_language": "deu"})
     (line,) = source_faults(data(sources={"x": dataclasses.replace(corpus, translation=translation)}))
     assert line == "data.sources.x.where={'a': 'b'}: reader locale_expressions reads every example"
 
