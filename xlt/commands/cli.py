@@ -33,10 +33,10 @@ from xlt.compose import (
     COMPOSITION_ERRORS,
     CONFIG_MODULE,
     VERSION_BASE,
-    a_source_each,
     hydra_ready,
     is_composition_error,
     one_line,
+    one_source_per_language,
     override_faults,
     register_schemas,
 )
@@ -175,7 +175,7 @@ def run(config: DictConfig, *, evaluate: bool = True) -> tuple[int, float | None
     console = Console(stderr=True, quiet=not Processes.join().leads)
     store = RunStore(config.output_dir)
     plan = Plan(store)
-    config = a_source_each(config)
+    config = one_source_per_language(config)
     asked, evaluations = plan.ask(config) if evaluate else (plan.add(config, evaluate=False), {})
     plan.preflight()
     if len(plan.runs) > 1:

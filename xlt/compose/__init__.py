@@ -1,7 +1,7 @@
 """From the command line or a reference to a checked config: Hydra composes, the schema and the fault lists judge."""
 
 from xlt.compose.checking import checked, plain, strangers
-from xlt.compose.composing import CONFIG_MODULE, VERSION_BASE, a_source_each, hydra_ready, register_schemas
+from xlt.compose.composing import CONFIG_MODULE, VERSION_BASE, hydra_ready, one_source_per_language, register_schemas
 from xlt.compose.messages import COMPOSITION_ERRORS, is_composition_error, one_line
 from xlt.compose.overrides import override_faults
 from xlt.compose.runs import (
@@ -22,7 +22,6 @@ __all__ = [
     "COMPOSITION_ERRORS",
     "CONFIG_MODULE",
     "VERSION_BASE",
-    "a_source_each",
     "checked",
     "compose",
     "compose_added_run",
@@ -38,6 +37,7 @@ __all__ = [
     "language_run_settings",
     "model_run_settings",
     "one_line",
+    "one_source_per_language",
     "override_faults",
     "plain",
     "register_schemas",

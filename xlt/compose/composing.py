@@ -1,4 +1,4 @@
-"""Hydra made ready, and what it composes, kept: configs not yet checked."""
+"""Composition by Hydra: its schemas and resolvers, and a memory of composed configs, which are not yet checked."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _by_resource(key: str, high: Any, low: Any, *, _root_: DictConfig) -> Any:
 
 
 def _by_scale(mini: Any, thesis: Any, *, _root_: DictConfig) -> Any:
-    """`${by_scale:MINI,THESIS}`: what the config's scale wants, where files for both would be the same but for this."""
+    """`${by_scale:MINI,THESIS}`: the value for the scale of the config, where the files for both differ in it alone."""
     return thesis if _root_.scale == "thesis" else mini
 
 
@@ -171,7 +171,11 @@ def _gives_value(override: Override, loader: Any) -> bool:
 
 
 def kept(words: tuple[str, ...]) -> DictConfig | None:
-    """A copy of what was kept under these words since Hydra was made ready: stage, config name and overrides."""
+    """A copy of the config that `keep` kept since Hydra was made ready; None if there is none.
+
+    Args:
+        words: that it was kept under: stage, config name and overrides.
+    """
     known = _KEPT.get(GlobalHydra.instance().config_loader(), {}).get(words)
     return None if known is None else pickle.loads(known)
 
@@ -182,34 +186,34 @@ def keep(words: tuple[str, ...], config: DictConfig) -> DictConfig:
     return config
 
 
-def a_source_each(config: DictConfig) -> DictConfig:
-    """Puts sources named by their codes in the place of one that stands for several `languages`; changes `config`.
+def one_source_per_language(config: DictConfig) -> DictConfig:
+    """Replaces each source with several `languages` by a source of each, named by its code; changes `config`.
 
-    Hydra could compose them one by one, but needs half a minute for a hundred. A source that has such a name already
-    is left as it is.
+    A source that has such a name already stays as it is. Hydra could compose the sources one by one, but would need
+    half a minute for a hundred.
     """
     for part in shared.PARTS if "data" in config else ():
         sources = config.data[part]
         if not any(source.languages for source in sources.values()):
             continue
-        found: dict[str, DictConfig] = {}
+        sources_by_name: dict[str, DictConfig] = {}
         for name in sources:
             node = sources._get_node(name)
             if not node.languages:
-                found[name] = node
-            for language, one in _one_each(node):
+                sources_by_name[name] = node
+            for language, one in _one_per_language(node):
                 if language not in sources:
-                    found[language] = one
+                    sources_by_name[language] = one
         with open_dict(sources):
             for name in list(sources):
                 del sources[name]
-            for name, node in found.items():
+            for name, node in sources_by_name.items():
                 sources[name] = node
     return config
 
 
-def _one_each(source: DictConfig) -> Iterator[tuple[str, DictConfig]]:
-    """Language and a copy for it, with only its own codes."""
+def _one_per_language(source: DictConfig) -> Iterator[tuple[str, DictConfig]]:
+    """Each of a source's languages, and a copy of the source for it that has only this language's codes."""
     frame = copy.deepcopy(source)
     frame.languages = []
     holders = [name for name in ("", "hub.") if OmegaConf.select(source, f"{name}codes") is not None]

@@ -45,24 +45,24 @@ def one_line(error: BaseException, overrides: Sequence[str] = ()) -> str:
         overrides: those that compose, for the keys there are.
     """
     text = str(error)
-    if (found := re.search(r"In '.*?': Could not (?:find|load) '(.*?)'", text)) is not None:
-        if (why := import_failures.get(found.group(1))) is not None:
+    if (match := re.search(r"In '.*?': Could not (?:find|load) '(.*?)'", text)) is not None:
+        if (why := import_failures.get(match.group(1))) is not None:
             return why
-        group, _, name = found.group(1).rpartition("/")
-        return f"no {found.group(1)} in conf/{suggestion(name, _options(group))}"
-    if (found := re.search(r"Could not override '(.*?)'", text)) is not None:
-        return _no_such_key(found.group(1), overrides)
-    if (found := re.search(r"Could not delete from config\. '(.*?)' does not exist", text)) is not None:
-        return f"nothing to delete, no such key {found.group(1)}{suggestion(found.group(1), _keys(overrides))}"
-    if (found := re.search(r"Could not append to config\. An item is already at '(.*?)'", text)) is not None:
-        return f"there is {found.group(1)} already; change it without the +"
-    if (found := re.search(r"Multiple values for (\S+?)\.", text)) is not None:
-        return f"there is a choice of {found.group(1)} already; change it without the +"
+        group, _, name = match.group(1).rpartition("/")
+        return f"no {match.group(1)} in conf/{suggestion(name, _options(group))}"
+    if (match := re.search(r"Could not override '(.*?)'", text)) is not None:
+        return _no_such_key(match.group(1), overrides)
+    if (match := re.search(r"Could not delete from config\. '(.*?)' does not exist", text)) is not None:
+        return f"nothing to delete, no such key {match.group(1)}{suggestion(match.group(1), _keys(overrides))}"
+    if (match := re.search(r"Could not append to config\. An item is already at '(.*?)'", text)) is not None:
+        return f"there is {match.group(1)} already; change it without the +"
+    if (match := re.search(r"Multiple values for (\S+?)\.", text)) is not None:
+        return f"there is a choice of {match.group(1)} already; change it without the +"
     if "Ambiguous value for argument" in text:
         return "several values; sweep over them with -m, or write a list as KEY=[A,B]"
-    if (found := re.search(r"You must specify '(.*?)'", text)) is not None:
-        there = ", ".join(_options(found.group(1)))
-        return f"{found.group(1)} is not given; write {found.group(1)}=..., there are {there}"
+    if (match := re.search(r"You must specify '(.*?)'", text)) is not None:
+        there = ", ".join(_options(match.group(1)))
+        return f"{match.group(1)} is not given; write {match.group(1)}=..., there are {there}"
     if _INSIDE_NULL in text:
         return f"it is a part of what is null here; {_INSTEAD}"
     if _OVER_NULL in text:
@@ -75,11 +75,11 @@ def one_line(error: BaseException, overrides: Sequence[str] = ()) -> str:
         return "several values; sweep over them with -m"
     if "override_grammar" in text or "LexerNoViable" in text:
         return "not to be read as key=value; a value with special characters is quoted twice: 'KEY=\"VALUE\"'"
-    if (found := re.search(r"Cannot find primary config '(.*?)'", text)) is not None:
-        return f"--config-name={found.group(1)}: no such file in conf/ or --config-dir"
-    if (found := re.search(r"Key '(.*?)' not in '(.*?)'.*?full_key: (\S+)", text, re.DOTALL)) is not None:
-        now = renamed_key(found.group(3))
-        return f"{found.group(3)}: no such key in {found.group(2)}" + (f"; it is {now} now" if now else "")
+    if (match := re.search(r"Cannot find primary config '(.*?)'", text)) is not None:
+        return f"--config-name={match.group(1)}: no such file in conf/ or --config-dir"
+    if (match := re.search(r"Key '(.*?)' not in '(.*?)'.*?full_key: (\S+)", text, re.DOTALL)) is not None:
+        now = renamed_key(match.group(3))
+        return f"{match.group(3)}: no such key in {match.group(2)}" + (f"; it is {now} now" if now else "")
     if error.__cause__ is not None and text.startswith("Error merging override"):
         return one_line(error.__cause__, overrides)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -94,8 +94,8 @@ def _no_such_key(name: str, overrides: Sequence[str]) -> str:
         return f"nothing is there yet to be replaced; to add it, write +{name}=..."
     if name in (keys := _keys(overrides)):
         return f"has no such entry yet; to add one, write +{name}.ENTRY=..."
-    if (found := re.fullmatch(r"(data\.(?:sources|validation|evaluation))\.([^.]+)\..+", name)) is not None:
-        mapping, source = found.groups()
+    if (match := re.fullmatch(r"(data\.(?:sources|validation|evaluation))\.([^.]+)\..+", name)) is not None:
+        mapping, source = match.groups()
         there = [key for key in keys if key.rpartition(".")[0] == mapping]
         if f"{mapping}.{source}" in there:
             return f"no such key {name}{suggestion(name, keys)}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from xlt.compose.composing import a_source_each, composed, keep, kept
+from xlt.compose.composing import composed, keep, kept, one_source_per_language
 from xlt.compose.messages import COMPOSITION_ERRORS, is_composition_error, one_line
 from xlt.compose.overrides import override_faults
 from xlt.config import RunReference, SourceConfig
@@ -43,7 +43,7 @@ def compose(overrides: Sequence[str], config_name: str = "config") -> DictConfig
     """
     words = ("whole", config_name, *overrides)
     try:
-        return kept(words) or keep(words, a_source_each(composed(config_name, overrides)))
+        return kept(words) or keep(words, one_source_per_language(composed(config_name, overrides)))
     except COMPOSITION_ERRORS as error:
         if not is_composition_error(error):
             raise

@@ -257,7 +257,7 @@ def prepare(config: RunConfig, standing: Standing, planned: PlannedData | None =
 
 
 def evaluate_compositions(
-    config: RunConfig, planned: PlannedData, model_path: str, wanted: Mapping[str, Composition], watcher: Watcher
+    config: RunConfig, planned: PlannedData, model_path: str, asked: Mapping[str, Composition], watcher: Watcher
 ) -> dict[str, dict[str, Any]]:
     """Evaluates base model + modules on evaluation sources and on benchmarks.
 
@@ -265,7 +265,7 @@ def evaluate_compositions(
         config: of the run whose task module is evaluated.
         planned: its data, with all that it is evaluated on.
         model_path: folder or hub id of the base model.
-        wanted: key -> composition.
+        asked: key -> composition.
         watcher: receives a line for each evaluation.
     Returns:
         key -> record: source, language, composition, metrics, and for sources what an example costs.
@@ -276,17 +276,17 @@ def evaluate_compositions(
     task = build_task(config.task)
     data = RunData(config, task, planned)
     data.check()
-    files = {file for composition in wanted.values() for file in composition.modules}
+    files = {file for composition in asked.values() for file in composition.modules}
     modules = {file: file.load() for file in files}
     encoder = build_encoder(config, model_path, data)
     model = build_model(config, model_path, task, encoder, trains=False)
     for file, module in modules.items():
         check_base(module.header, model.base_hash, file.path)
-    names = {composition.entry for composition in wanted.values()} - planned.benchmarks.keys()
+    names = {composition.entry for composition in asked.values()} - planned.benchmarks.keys()
     sources = {source.name: source for source in data.load("evaluation", encoder, names)}
     stack = ModuleStack(model)
     records: dict[str, dict[str, Any]] = {}
-    for key, composition in wanted.items():
+    for key, composition in asked.items():
         stack.set([modules[file] for file in composition.modules])
         if composition.entry in planned.benchmarks:
             name = composition.entry

@@ -19,7 +19,7 @@ from xlt.engine.state import RunState
 from xlt.engine.training import Interrupted
 from xlt.engine.watching import Silence, Watcher
 from xlt.errors import UsageError
-from xlt.execution.workers import Verdict, Workers
+from xlt.execution.workers import JobResult, Workers
 from xlt.models.loading import quiet_libraries
 from xlt.modules import ModuleFileError
 from xlt.plan.code import evaluation_code, training_code, translation_code
@@ -84,8 +84,8 @@ def carry_out(
                 _record_if_missing(run, plan.store)
     jobs: dict[Job, set[Job]] = {}
     for run in plan.to_evaluate():
-        wanted = {run.fingerprint, *run.evaluation_needs, *run.depends_on.values()}
-        jobs["evaluate", run.fingerprint] = {("train", needed) for needed in wanted}
+        needs = {run.fingerprint, *run.evaluation_needs, *run.depends_on.values()}
+        jobs["evaluate", run.fingerprint] = {("train", needed) for needed in needs}
     for run in plan.to_train():
         jobs["train", run.fingerprint] = {("train", needed) for needed in run.depends_on.values()}
     waiting = {job: {need for need in needs if need in jobs} for job, needs in jobs.items()}
@@ -130,21 +130,21 @@ class _Execution:
                 return job
         return None
 
-    def _settle(self, job: Job, verdict: Verdict) -> None:
+    def _settle(self, job: Job, result: JobResult) -> None:
         run = self._plan.runs[job[1]]
-        if verdict.interrupted:
-            raise Interrupted(verdict.interrupted)
-        if verdict.reason is None:
+        if result.interrupted:
+            raise Interrupted(result.interrupted)
+        if result.reason is None:
             self._outcome.done.append(job)
             for needs in self._waiting.values():
                 needs.discard(job)
             self._report("done", run, job[0])
             return
-        self._outcome.failures[job[1]] = verdict.reason
-        if verdict.refused:
+        self._outcome.failures[job[1]] = result.reason
+        if result.refused:
             self._outcome.refused.add(job[1])
-        self._plan.store.record_failure(job[1], verdict.reason)
-        self._report("failed", run, verdict.reason)
+        self._plan.store.record_failure(job[1], result.reason)
+        self._report("failed", run, result.reason)
 
     def _arguments(self, job: Job) -> tuple[Any, ...]:
         run = self._plan.runs[job[1]]
@@ -155,7 +155,7 @@ class _Execution:
         before = signal.signal(signal.SIGTERM, _as_interrupt)
         try:
             while True:
-                ready: dict[Hashable, Callable[[], Verdict]] = {}
+                ready: dict[Hashable, Callable[[], JobResult]] = {}
                 while running + len(ready) < workers.count and (job := self._next()) is not None:
                     self._report("start", self._plan.runs[job[1]], job[0])
                     ready[job] = functools.partial(_do, job, self._arguments(job))
@@ -164,12 +164,12 @@ class _Execution:
                     running += len(ready)
                 if not running:
                     return
-                for key, verdict in workers.finished():
+                for key, result in workers.finished():
                     running -= 1
-                    if verdict.interrupted:  # only this job's process was asked to stop
-                        name = signal.Signals(verdict.interrupted).name
-                        verdict = Verdict(f"stopped by {name}; state saved, the same command goes on from there")
-                    self._settle(cast(Job, key), verdict)
+                    if result.interrupted:  # only this job's process was asked to stop
+                        name = signal.Signals(result.interrupted).name
+                        result = JobResult(f"stopped by {name}; state saved, the same command goes on from there")
+                    self._settle(cast(Job, key), result)
         except (KeyboardInterrupt, Interrupted) as stop:
             workers.stop()
             raise stop if isinstance(stop, Interrupted) else Interrupted(signal.SIGINT) from stop
@@ -178,8 +178,8 @@ class _Execution:
             workers.close()
 
 
-def _do(job: Job, arguments: tuple[Any, ...]) -> Verdict:
-    """Carries out one job, in this process or in a worker's; an error becomes one line in the verdict."""
+def _do(job: Job, arguments: tuple[Any, ...]) -> JobResult:
+    """Carries out one job, in this process or in a worker's; an error becomes one line in the result."""
     run, store, evaluations, watcher_for = arguments
     quiet_libraries()
     try:
@@ -190,19 +190,19 @@ def _do(job: Job, arguments: tuple[Any, ...]) -> Verdict:
         else:
             _evaluate(run, store, evaluations, watcher_for)
     except Interrupted as stop:
-        return Verdict("interrupted", interrupted=stop.signal)
+        return JobResult("interrupted", interrupted=stop.signal)
     except KeyboardInterrupt:
-        return Verdict("interrupted", interrupted=signal.SIGINT)
+        return JobResult("interrupted", interrupted=signal.SIGINT)
     except (UsageError, ModuleFileError) as error:
-        return Verdict("; ".join(str(error).splitlines()), refused=True)
+        return JobResult("; ".join(str(error).splitlines()), refused=True)
     except Exception as error:
         if os.environ.get("XLT_TRACEBACK"):
             raise
-        return Verdict(failure_line(error, store.traceback_file(run.fingerprint)))
-    return Verdict()
+        return JobResult(failure_line(error, store.traceback_file(run.fingerprint)))
+    return JobResult()
 
 
-def _agreed(processes: Processes, verdict: Verdict) -> Verdict:
+def _agreed(processes: Processes, result: JobResult) -> JobResult:
     """Gathers how a job ended in all processes, which trained together or waited here for the leader.
 
     Raises:
@@ -210,17 +210,17 @@ def _agreed(processes: Processes, verdict: Verdict) -> Verdict:
             of an exchange of data would take the next job's data for it. To prevent that, this process must end; then
             `torchrun` ends the others.
     """
-    failed = verdict.reason is not None
+    failed = result.reason is not None
     try:
-        verdicts = processes.gather(verdict, _PATIENCE if failed else None)
+        results = processes.gather(result, _PATIENCE if failed else None)
     except RuntimeError as error:
-        reason = f"failed alone: {verdict.reason}" if failed else "another process has ended"
+        reason = f"failed alone: {result.reason}" if failed else "another process has ended"
         raise PlainError(f"process {processes.rank}: {reason}") from error
-    failures = [one for one in verdicts if one.reason is not None]
+    failures = [one for one in results if one.reason is not None]
     if len({one.reason for one in failures}) > 1:
-        every = "; ".join(f"process {rank}: {one.reason or 'done'}" for rank, one in enumerate(verdicts))
+        every = "; ".join(f"process {rank}: {one.reason or 'done'}" for rank, one in enumerate(results))
         raise PlainError(f"processes failed differently: {every}")
-    return failures[0] if failures else verdict
+    return failures[0] if failures else result
 
 
 def _make_source(run: Run, store: RunStore, watcher_for: WatcherFor) -> None:

@@ -28,7 +28,7 @@ _SECONDS_BETWEEN_QUESTIONS = {"slurm": 30.0, "local": 0.2}
 
 
 @dataclass(frozen=True)
-class Verdict:
+class JobResult:
     """How a job ended.
 
     Attributes:
@@ -51,10 +51,10 @@ class Workers(Protocol):
 
     count: int
 
-    def start(self, calls: Mapping[Hashable, Callable[[], Verdict]]) -> None:
+    def start(self, calls: Mapping[Hashable, Callable[[], JobResult]]) -> None:
         """Begins jobs, named by their keys; the caller gives no more than there are free workers."""
 
-    def finished(self) -> list[tuple[Hashable, Verdict]]:
+    def finished(self) -> list[tuple[Hashable, JobResult]]:
         """Waits until at least one job has ended, and returns those that have."""
 
     def stop(self) -> None:
@@ -88,28 +88,28 @@ class LocalWorkers:
     def __init__(self, count: int) -> None:
         self.count = count
         self._slots: list[ProcessPoolExecutor | None] = [None] * count
-        self._running: dict[Future[Verdict], tuple[Hashable, int]] = {}
+        self._running: dict[Future[JobResult], tuple[Hashable, int]] = {}
 
-    def start(self, calls: Mapping[Hashable, Callable[[], Verdict]]) -> None:
+    def start(self, calls: Mapping[Hashable, Callable[[], JobResult]]) -> None:
         taken = {slot for _, slot in self._running.values()}
         free = (slot for slot in range(self.count) if slot not in taken)
         for key, call in calls.items():
             slot = next(free)
             self._running[self._submit(call, slot)] = (key, slot)
 
-    def finished(self) -> list[tuple[Hashable, Verdict]]:
+    def finished(self) -> list[tuple[Hashable, JobResult]]:
         done, _ = wait(self._running, return_when=FIRST_COMPLETED)
         ended = []
         for future in done:
             key, slot = self._running.pop(future)
             try:
-                verdict = future.result()
+                result = future.result()
             except BrokenProcessPool:
-                verdict = Verdict(_DIED)
+                result = JobResult(_DIED)
                 executor, self._slots[slot] = self._slots[slot], None
                 if executor is not None:
                     executor.shutdown(wait=False)
-            ended.append((key, verdict))
+            ended.append((key, result))
         return ended
 
     def stop(self) -> None:
@@ -122,7 +122,7 @@ class LocalWorkers:
             if executor is not None:
                 executor.shutdown(wait=False, cancel_futures=True)
 
-    def _submit(self, call: Callable[[], Verdict], slot: int) -> Future[Verdict]:
+    def _submit(self, call: Callable[[], JobResult], slot: int) -> Future[JobResult]:
         try:
             return (self._slots[slot] or self._begin(slot)).submit(_carry_out, call)
         except BrokenProcessPool:  # killed while it waited for a job
@@ -159,12 +159,12 @@ def _end_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _carry_out(call: Callable[[], Verdict]) -> Verdict:
-    verdict = call()
+def _carry_out(call: Callable[[], JobResult]) -> JobResult:
+    result = call()
     parent = multiprocessing.parent_process()
     if parent is not None and not parent.is_alive():
-        os._exit(1)  # the executor would wait for ever for its parent to take the verdict
-    return verdict
+        os._exit(1)  # the executor would wait for ever for its parent to take the result
+    return result
 
 
 class ClusterWorkers:
@@ -187,32 +187,32 @@ class ClusterWorkers:
         self._config = config
         self._executor = submitit.AutoExecutor(folder=str(folder / "%j"), cluster=config.cluster)
         self._executor.update_parameters(**_asked_for(config))
-        self._running: dict[Hashable, tuple[Any, Callable[[], Verdict]]] = {}
+        self._running: dict[Hashable, tuple[Any, Callable[[], JobResult]]] = {}
         self._requeued: dict[Hashable, int] = {}
         self._asked = time.monotonic()
 
-    def start(self, calls: Mapping[Hashable, Callable[[], Verdict]]) -> None:
+    def start(self, calls: Mapping[Hashable, Callable[[], JobResult]]) -> None:
         with self._executor.batch():
             jobs = {key: self._executor.submit(ClusterJob(call)) for key, call in calls.items()}
         self._running |= {key: (job, calls[key]) for key, job in jobs.items()}
 
-    def finished(self) -> list[tuple[Hashable, Verdict]]:
+    def finished(self) -> list[tuple[Hashable, JobResult]]:
         while True:
             ended = []
             queue = self._queue()
             for key, (job, call) in list(self._running.items()):
                 if job.paths.result_pickle.exists():
-                    verdict = _verdict_of(job)
+                    result = _result_of(job)
                 elif queue is not None and job.job_id not in queue and not job.paths.result_pickle.exists():
-                    verdict = Verdict(f"{_DIED}; see {job.paths.stderr}")
+                    result = JobResult(f"{_DIED}; see {job.paths.stderr}")
                 else:
                     continue
                 del self._running[key]
-                if verdict.interrupted and self._requeued.get(key, 0) < self._config.requeues:
+                if result.interrupted and self._requeued.get(key, 0) < self._config.requeues:
                     self._requeued[key] = self._requeued.get(key, 0) + 1
                     self.start({key: call})
                 else:
-                    ended.append((key, verdict))
+                    ended.append((key, result))
             if ended:
                 return ended
             time.sleep(_SECONDS_BETWEEN_LOOKS[str(self._config.cluster)])
@@ -245,10 +245,10 @@ class ClusterWorkers:
 class ClusterJob:
     """A job as submitit carries it out; if it is stopped while it does not train, it begins again."""
 
-    def __init__(self, call: Callable[[], Verdict]) -> None:
+    def __init__(self, call: Callable[[], JobResult]) -> None:
         self._call = call
 
-    def __call__(self) -> Verdict:
+    def __call__(self) -> JobResult:
         return self._call()
 
     def checkpoint(self) -> Any:
@@ -257,12 +257,12 @@ class ClusterJob:
         return submitit.helpers.DelayedSubmission(self)
 
 
-def _verdict_of(job: Any) -> Verdict:
+def _result_of(job: Any) -> JobResult:
     try:
         return job.result()
-    except Exception as error:  # errors of the job come as verdicts, so this is an error of the cluster
+    except Exception as error:  # errors of the job come as results, so this is an error of the cluster
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        return Verdict(f"{_DIED}: {lines[0] if lines else type(error).__name__}; see {job.paths.stderr}")
+        return JobResult(f"{_DIED}: {lines[0] if lines else type(error).__name__}; see {job.paths.stderr}")
 
 
 def _asked_for(config: LauncherConfig) -> dict[str, Any]:

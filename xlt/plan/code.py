@@ -23,7 +23,7 @@ _TRANSLATION = "xlt.engine.translate.translate_source"
 NO_RESULT = {
     "xlt.__version__": "it is only written into a module's header",
     "xlt.config.schema": "it checks configs",
-    "xlt.errors": "what a user is told",
+    "xlt.errors": "what an error message says",
     "xlt.files": "how files are written",
     "xlt.languages": "which codes are languages; others are refused",
     "xlt.data.leaks": "it refuses data or not",
@@ -107,7 +107,7 @@ def _classes_of(files: Iterable[str | None]) -> Iterator[str]:
 @lru_cache(maxsize=4096)
 def _class_of(file: str, modified: int) -> tuple[str, ...]:
     try:
-        found = type(load_module(file))
+        kind = type(load_module(file))
     except ModuleFileError:  # what is wrong with it is said by the check of all that a plan needs
         return ()
-    return (f"{found.__module__}.{found.__qualname__}",)
+    return (f"{kind.__module__}.{kind.__qualname__}",)

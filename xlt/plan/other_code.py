@@ -76,17 +76,17 @@ class OtherCode:
         """
         fingerprint = digest(identity)
         if other_code == "use" and not self._store.is_trained(fingerprint):
-            found = self.run_like(identity)
-            if found is not None:
-                self.used[found.fingerprint] = found
-                return found.fingerprint, found.identity
+            alike = self.run_like(identity)
+            if alike is not None:
+                self.used[alike.fingerprint] = alike
+                return alike.fingerprint, alike.identity
         return fingerprint, identity
 
     def run_like(self, identity: Mapping[str, Any]) -> StoredRun | None:
         """The run that finished last of those that are as this one but for the code."""
         order = _order(identity)
-        found = [run for run in self._runs_alike(self._key(identity)) if _order(run.identity) in (order, None)]
-        return max(found, key=lambda run: (run.finished, run.fingerprint), default=None)
+        candidates = [run for run in self._runs_alike(self._key(identity)) if _order(run.identity) in (order, None)]
+        return max(candidates, key=lambda run: (run.finished, run.fingerprint), default=None)
 
     def evaluation_like(self, fingerprint: str, identity: Mapping[str, Any], source: SourceConfig | None) -> str | None:
         """The key of the last evaluation of a run's module that is as this one but for the code.
@@ -122,8 +122,8 @@ class OtherCode:
                 identity = identity if "code" in identity else earlier.converted(manifest)
                 if identity is not None and self._store.is_trained(manifest["fingerprint"]):
                     version = str(manifest.get("versions", {}).get("xlt", "of unknown version"))
-                    found = (version, manifest.get("commit"), str(manifest.get("finished", "")))
-                    self._stored[manifest["fingerprint"]] = StoredRun(manifest["fingerprint"], identity, *found)
+                    about = (version, manifest.get("commit"), str(manifest.get("finished", "")))
+                    self._stored[manifest["fingerprint"]] = StoredRun(manifest["fingerprint"], identity, *about)
             for run in self._stored.values():
                 self._alike.setdefault(self._key(run.identity), []).append(run)
         return self._stored

@@ -1,4 +1,4 @@
-"""The run store: a folder a run under `outputs/runs`, found by fingerprint."""
+"""The run store: one folder for each run under `outputs/runs`, named by its fingerprint."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ class RunStore:
         """Finished evaluations of the run's module: key -> record, with the evaluation's identity."""
         return _read(self.folder(fingerprint) / EVALUATION_FILE)
 
-    def add_evaluations(self, fingerprint: str, found: dict[str, dict[str, Any]]) -> None:
-        merged = {**self.evaluations(fingerprint), **{k: {"finished": _now(), **one} for k, one in found.items()}}
+    def add_evaluations(self, fingerprint: str, records: dict[str, dict[str, Any]]) -> None:
+        merged = {**self.evaluations(fingerprint), **{k: {"finished": _now(), **one} for k, one in records.items()}}
         self._forget_failure(fingerprint)
         write_json(self.folder(fingerprint) / EVALUATION_FILE, merged)
 
@@ -170,14 +170,14 @@ class RunStore:
 
     def unfinished(self) -> dict[str, list[Path]]:
         """Folder name -> files with the state of a run that is not finished and that nobody is working on."""
-        found = {}
+        by_name = {}
         for folder in sorted(self.runs.glob("[!.]*")):
             if (folder / RESULT_FILE).is_file():
                 continue
             files = [file for pattern in (*STATE_FILES, DONE_FILE) for file in folder.glob(pattern) if file.is_file()]
             if files and not self.is_worked_on(folder.name):
-                found[folder.name] = files
-        return found
+                by_name[folder.name] = files
+        return by_name
 
     def is_worked_on(self, fingerprint: str) -> bool:
         """Whether a process, perhaps this one, holds the run's lock at this moment."""

@@ -18,7 +18,7 @@ import torch
 
 from xlt.config import LauncherConfig, faults
 from xlt.engine.training import StopSignals
-from xlt.execution.workers import ClusterWorkers, LocalWorkers, Verdict, Workers, make_workers
+from xlt.execution.workers import ClusterWorkers, JobResult, LocalWorkers, Workers, make_workers
 
 pytest.importorskip("submitit")
 
@@ -28,26 +28,26 @@ def launcher(**values: object) -> LauncherConfig:
     return LauncherConfig(**(usual | dict(seconds_to_save=30, requeues=3, setup=[], sbatch={}) | values))  # type: ignore[arg-type]
 
 
-def told(reason: str) -> Verdict:
-    return Verdict(f"{reason} from {os.getpid()} with {torch.get_num_threads()}")
+def told(reason: str) -> JobResult:
+    return JobResult(f"{reason} from {os.getpid()} with {torch.get_num_threads()}")
 
 
-def killed() -> Verdict:
+def killed() -> JobResult:
     os.kill(os.getpid(), signal.SIGKILL)
-    return Verdict()
+    return JobResult()
 
 
-def stopped_at_first(mark: Path) -> Verdict:
+def stopped_at_first(mark: Path) -> JobResult:
     """As a training that is preempted once, and then goes on from its state."""
     if mark.exists():
-        return Verdict(mark.read_text(encoding="utf-8"))
+        return JobResult(mark.read_text(encoding="utf-8"))
     mark.write_text("went on", encoding="utf-8")
-    return Verdict("interrupted", interrupted=signal.SIGUSR2)
+    return JobResult("interrupted", interrupted=signal.SIGUSR2)
 
 
-def all_of(workers: Workers, calls: dict[str, Callable[[], Verdict]]) -> dict[object, Verdict]:
+def all_of(workers: Workers, calls: dict[str, Callable[[], JobResult]]) -> dict[object, JobResult]:
     workers.start(calls)
-    ended: dict[object, Verdict] = {}
+    ended: dict[object, JobResult] = {}
     try:
         while len(ended) < len(calls):
             ended |= dict(workers.finished())
@@ -98,19 +98,19 @@ if __name__ == "__main__":
     workers = LocalWorkers(2)
     idle, busy = functools.partial(told, "a"), functools.partial(until_told_to_stop, sys.argv[1])
     workers.start({"idle": idle, "busy": busy})
-    [(_, verdict)] = workers.finished()
-    print(verdict.reason, flush=True)
+    [(_, result)] = workers.finished()
+    print(result.reason, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def until_told_to_stop(mark: str) -> Verdict:
+def until_told_to_stop(mark: str) -> JobResult:
     """As a training that saves its state when SIGTERM comes."""
     with StopSignals() as stop:
         while not stop.number:
             time.sleep(0.01)
     Path(mark).write_text(f"{os.getpid()}", encoding="utf-8")
-    return Verdict("interrupted", interrupted=stop.number)
+    return JobResult("interrupted", interrupted=stop.number)
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
@@ -141,7 +141,7 @@ def test_a_clusters_job_that_saved_its_state_is_submitted_again(tmp_path: Path) 
     workers = ClusterWorkers(launcher(), tmp_path / "cluster")
     calls = {"a": functools.partial(told, "a"), "b": functools.partial(stopped_at_first, tmp_path / "mark")}
     ended = all_of(workers, calls)
-    assert ended["b"] == Verdict("went on")
+    assert ended["b"] == JobResult("went on")
     assert ended["a"].reason is not None and ended["a"].reason.startswith("a from ")
     assert len(list((tmp_path / "cluster").rglob("*_result.pkl"))) == 3
 
