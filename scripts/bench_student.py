@@ -56,7 +56,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from xlt.commands.cli import guarded
 from xlt.compose import hydra_ready
-from xlt.config import RunConfig
 from xlt.data.encoding import Encoder
 from xlt.data.examples import Example
 from xlt.data.mix import Features
@@ -193,10 +192,11 @@ def load(plan: SystemPlan) -> System:
     return System(task, encoder, model.eval())
 
 
-def examples_of(config: RunConfig, column: str, count: int, task: Task) -> list[Example]:
-    """The first examples of an evaluation source, after the task's check."""
-    name = f"data.evaluation.{column}"
-    examples = list(islice(read_source(name, config.data.evaluation[column], config.seed), count))
+def examples_of(plan: SystemPlan, count: int, task: Task) -> list[Example]:
+    """The first examples of the evaluation source that a system is evaluated on, after the task's check."""
+    name = f"data.evaluation.{plan.composition.source}"
+    source = plan.run.planned_data.evaluation[plan.composition.entry]
+    examples = list(islice(read_source(name, source, plan.run.config.seed), count))
     task.check(examples, name)
     return examples
 
@@ -394,7 +394,7 @@ def bench(options: argparse.Namespace) -> int:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     systems = {name: load(plan) for name, plan in plans.items() if not plan.missing}
-    examples = examples_of(config, about["column"], options.examples, systems[reference].task)
+    examples = examples_of(plans[reference], options.examples, systems[reference].task)
     gpu = torch.device("cuda") if torch.cuda.is_available() else None
     precision = options.precision or config.train.precision
     measured = measure(systems, reference, examples, options.batch, options.rounds, precision, gpu)

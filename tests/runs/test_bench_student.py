@@ -113,7 +113,7 @@ def test_flops_are_those_of_every_matrix_product_attention_included(script: Any,
     """With n tokens, width h, feed-forward width i: 2 n (4 h^2 + 2 h i) of weights and 4 n^2 h of attention a layer."""
     whole = plans[0]["lt_sft"]
     system = script.load(whole)
-    (example,) = script.examples_of(whole.run.config, "fao", 1, system.task)
+    (example,) = script.examples_of(whole, 1, system.task)
     (row,) = system.task.features([example], system.encoder)
     n, h, i, words, labels = len(row["input_ids"]), 32, 64, 3, 17
     body = 2 * (2 * n * (4 * h * h + 2 * h * i) + 4 * n * n * h)
@@ -127,7 +127,7 @@ def test_batches_on_a_gpu_hold_the_same_examples_for_all(
     """The CPU stands in for the GPU."""
     by_name, about = plans
     systems = {name: script.load(by_name[name]) for name in ("lt_sft", "bistil_st_2")}
-    examples = script.examples_of(by_name["lt_sft"].run.config, "fao", EXAMPLES, systems["lt_sft"].task)
+    examples = script.examples_of(by_name["lt_sft"], EXAMPLES, systems["lt_sft"].task)
     seen: dict[str, list[list[str]]] = {name: [] for name in systems}
     for name, system in systems.items():
         system.task.score = _watched(system, seen[name])

@@ -133,12 +133,17 @@ def test_a_usage_error_has_one_line_a_fault_and_says_none_twice() -> None:
     assert error.lines == ["a b", "c"]
 
 
+WITH_TESTS_OF_THEIR_OWN = {
+    *("source", "benchmark", "experiment", "table", "system", "published", "recipes", "__pycache__"),
+}
+
+
 @pytest.mark.parametrize(
     ("group", "option"),
     [
         (folder.name, option)
         for folder in sorted(CONF.iterdir())
-        if folder.is_dir() and folder.name not in ("source", "benchmark", "experiment", "table", "__pycache__")
+        if folder.is_dir() and folder.name not in WITH_TESTS_OF_THEIR_OWN
         for option in options(folder.name)
     ],
 )

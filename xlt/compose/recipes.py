@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 from hydra.core.config_store import ConfigNode, ConfigStore
 from omegaconf import OmegaConf
 

@@ -60,8 +60,10 @@ def evaluation_key(identity: Mapping[str, Any], source: SourceConfig | None, mod
 
 
 def _with_moved_keys(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with keys where they are today: settings of methods stood in `train`."""
+    """The config with keys where they are today: settings of methods stood in `train`, pre-training in a key of full."""
     method = dict(config["method"])
+    if method.pop("leaves_checkpoint", False):
+        method["_target_"] = "xlt.methods.pretrain.Pretrain"
     target = str(method["_target_"])
     known = {item.name for item in dataclasses.fields(_schema_of(target))}
     moved = {name: value for name, value in config["train"].items() if name in known and name not in method}
