@@ -60,7 +60,7 @@ def evaluation_key(identity: Mapping[str, Any], source: SourceConfig | None, mod
 
 
 def _with_moved_keys(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with keys where they are today: settings of methods stood in `train`, pre-training in a key of full."""
+    """The config with keys as today: settings of methods stood in `train`, and pre-training was a key of full."""
     method = dict(config["method"])
     if method.pop("leaves_checkpoint", False):
         method["_target_"] = "xlt.methods.pretrain.Pretrain"
