@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.xlt.results.conftest import LANGUAGE_RECIPE
+from tests.xlt.conftest import LANGUAGE_RECIPE
 
 from xlt.compose import compose
 from xlt.engine.run import ALONE, COMPOSED, ModuleFile
