@@ -109,18 +109,19 @@ RANDOM = {
 GENERATOR = ["data=empty", "+source@data.sources.eng=mono", "data.sources.eng.language=eng", "method.typology=null"]
 ALONE = ["method=full", "language_modules=none"]
 WITH_MODEL = ["model.path={places}/model"]
-MODEL_RUN = {"model.path": None, "model.run": RunReference("mad_g", [*GENERATOR, *WITH_MODEL])}
-STUDENT_RUN = {"model.student.run": RunReference("mad_g", [*GENERATOR[:3], "method=pretrain"])}
-MADE = {"method.typology": None, "language_modules.generator": RunReference("mad_g", GENERATOR)}
-START = {"start.run": RunReference("mad_g", [*GENERATOR[:3], "method=mad_x"])}
+MODEL_RUN = {"model.path": None, "model.run": RunReference("generator", [*GENERATOR, *WITH_MODEL])}
+STUDENT_RUN = {"model.student.run": RunReference("generator", [*GENERATOR[:3], "method=pretrain"])}
+MADE = {"method.typology": None, "language_modules.generator": RunReference("generator", GENERATOR)}
+START = {"start.run": RunReference("generator", [*GENERATOR[:3], "method=mad_x"])}
 
 # By key, or by the longest key above it.
 CASES: dict[str, Case] = {
     "experiment_name": Case(value="other"),
+    "choices": Case(value={"method": "mine", "model": "mine"}),
     "model.path": Case(value="{places}/model"),
     "model.revision": Case(values={"model.path": "owner/name"}, value="abc"),
     "model.run.experiment": Case(
-        values={"model.path": None, "model.run": RunReference("mad_g", [*GENERATOR[:3], *WITH_MODEL, *ALONE])},
+        values={"model.path": None, "model.run": RunReference("generator", [*GENERATOR[:3], *WITH_MODEL, *ALONE])},
         value="parsing",
     ),
     "model.run.overrides": Case(values=MODEL_RUN, value=[*GENERATOR, *WITH_MODEL, "train.max_steps=7"]),
@@ -178,8 +179,6 @@ CASES: dict[str, Case] = {
     "data.held_out_fraction": Case(("~data.validation.eng",)),
     "data.held_out_fractions": Case(("~data.validation.eng",), value={"eng": 0.2}),
     "train.epochs": Case(value=2.0),
-    "train.dense_epochs": Case(value=2.0),
-    "train.dense_learning_rate": Case(value=0.5),
     "train.evaluate_every_epochs": Case(
         values={"train.evaluate_every_steps": None, "train.evaluate_every_epochs": 1.0}, value=0.5
     ),
@@ -191,14 +190,14 @@ CASES: dict[str, Case] = {
     "language_modules": Case(("language_modules=mono",)),
     "language_modules.experiment": Case(
         ("language_modules=mono",),
-        {"language_modules.experiment": "mad_g", "language_modules.overrides": GENERATOR[:3]},
+        {"language_modules.experiment": "generator", "language_modules.overrides": GENERATOR[:3]},
         "language",
     ),
     "language_modules.overrides": Case(("language_modules=mono",), value=["train.max_steps=7"]),
     "language_modules.paths": Case(value={"eng": "{places}/a.safetensors"}),
     "language_modules.generator.experiment": Case(
         ("method=mad_x", "language_modules=mad_g"),
-        {"language_modules.generator": RunReference("mad_g", [*GENERATOR[:3], "method=mad_x"])},
+        {"language_modules.generator": RunReference("generator", [*GENERATOR[:3], "method=mad_x"])},
         "translation_pretrain",
     ),
     "language_modules.generator.overrides": Case(
@@ -248,6 +247,9 @@ CASES: dict[str, Case] = {
     "mad_x/method.name": Case(value="other"),
     "mad_x/method.invertible": Case(LANGUAGE_RUN),
     "mad_x/method.invertible_reduction_factor": Case(LANGUAGE_RUN, {"method.invertible": True}),
+    "lt_sft/method.dense_epochs": Case(value=2.0),
+    "lt_sft/method.dense_max_steps": Case(value=3),
+    "lt_sft/method.dense_learning_rate": Case(value=0.5),
     "full/method.untie_embeddings": Case(LANGUAGE_RUN),
     "mad_g": Case(LANGUAGE_RUN, {"method.typology": "{places}/a.npz"}),
     "mad_g/method.layer_size": Case(LANGUAGE_RUN, {"method.typology": "{places}/a.npz"}, 8),
