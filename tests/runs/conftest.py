@@ -73,7 +73,10 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     for language, treebank in TREEBANKS.items():
         for split in ("train", "dev", "test"):
-            write_treebank(folder / "ud" / treebank / f"{language}_x-ud-{split}.conllu")
+            file = folder / "ud" / treebank / f"{language}_x-ud-{split}.conllu"
+            write_treebank(file)
+            # Splits of one content would be taken for one split.
+            file.write_text(f"# {split}\n" + file.read_text(encoding="utf-8"), encoding="utf-8")
     (folder / "mono").mkdir()
     for code in TEXTS.values():
         text = "".join(f"the {code} cat sat on mat {number}\n" for number in range(20))

@@ -54,7 +54,10 @@ MISTAKES: dict[str, tuple[tuple[str, ...], list[list[str]]]] = {
     "typo in a source's option": (("+source@data.sources.fo=ud_fo",), [["no source/ud_fo", "did you mean ud_fao?"]]),
     "unknown hyperparameter": (("method.densty=0.1",), [["method.densty", "did you mean method.density?"]]),
     "added key": (("+sede=3",), [["sede=3: no such key in RunConfig; did you mean seed?"]]),
-    "added hyperparameter": (("+method.top_k=3",), [["method.top_k=3: no such key in LtSftConfig; there are density"]]),
+    "added hyperparameter": (
+        ("+method.top_k=3",),
+        [["method.top_k=3: no such key in LtSftConfig; there are dense_epochs"]],
+    ),
     "text for a number": (("seed=abc",), [["seed=abc", "'abc' of type 'str' could not be converted to Integer"]]),
     "fraction for an integer": (("train.batch_size=3.5",), [["train.batch_size=3.5", "converted to Integer"]]),
     "list for a number": (("seed=[1]",), [["seed=[1]", "could not be converted to Integer"]]),

@@ -264,7 +264,7 @@ def test_too_few_pairs_and_counted_costs_are_shown_as_such(reported: Any) -> Non
     out = StringIO()
     print_claims(claims, findings, config, Console(file=out, width=300))
     assert "4 languages x seeds, p 0.062: too few pairs; 4 of 5 pairs are in the store" in out.getvalue()
-    assert "5 languages, counted, the same with every seed: holds" in out.getvalue()
+    assert "5 languages, a count, which no seed changes: holds" in out.getvalue()
 
 
 def test_a_claim_of_every_test_says_how_many_hold(reported: Any) -> None:
@@ -368,6 +368,8 @@ def test_the_numbers_of_a_claim_are_those_of_its_tables(listed: Any) -> None:
             if config.scale in test.lacking or test.over or test.against or test.cost or "nano" in test.store:
                 continue
             column, numbers = (test.columns or ["avg"])[0], tables[test.table, test.heading].reference
+            if "averages over the columns shown" in tables[test.table, test.heading].reference_name:
+                continue  # the printed average is over other columns
             pair = [numbers.get(system, {}).get(column) for system in (test.better, test.worse)]
             if None not in pair and claim.published:
                 assert pair in [pytest.approx(given, abs=0.05) for given in claim.published.values()], (name, label)
@@ -381,7 +383,7 @@ def test_mad_g_keeps_most_of_mad_x_only_if_it_is_nearer_to_it_than_to_nothing(
 ) -> None:
     # Thesis Table 3.2, POS of languages that the generator has seen: TA-only 40.8, MAD-X 68.8; half way is 54.8.
     asked = listed[0].claims["mad_g_retains_mad_x"].tests["POS"]
-    scores = {("mad_g", 1): flat(mad_g), ("ta_only", 1): flat(40.8), ("mad_x", 1): flat(68.8)}
+    scores = {("mad_g", 1): flat(mad_g), ("mad_g_ta", 1): flat(40.8), ("mad_x", 1): flat(68.8)}
     assert found(scores, dataclasses.replace(asked, columns=LANGUAGES)).verdict.word == word
 
 
