@@ -106,7 +106,7 @@ def test_a_run_has_its_name_in_every_table_that_asks_for_it_also_in_one_that_fou
     [
         ("nano_fields", (), "task module"),
         ("nano_language", ("language=fao",), "language module"),
-        ("nano_mad_g", (), "language module"),
+        ("nano_generator", (), "language module"),
         ("nano_pretrain", (), "base model"),
         ("nano_bistil", ("target=fao",), "student"),
     ],
