@@ -126,7 +126,11 @@ BROKEN: dict[str, tuple[str, str | bytes, list[str]]] = {
     "unknown NLI label": ("nli", HEADER + "1\taym\ta\tb\tmaybe\n", ["dev.tsv:2: label 'maybe' is not in task.labels"]),
     "empty NLI file": ("nli", "", ["dev.tsv: ", "has no line", "id, premise, hypothesis, label"]),
     "NLI header alone": ("nli", HEADER, ["data.sources.x: split dev of", "has no examples"]),
-    "sentiment row with a tab too many": ("sentiment", "a\tpositive\nb\tc\tneutral\n", ["train.tsv:2: the row has 3 columns"]),
+    "sentiment row with a tab too many": (
+        "sentiment",
+        "a\tpositive\nb\tc\tneutral\n",
+        ["train.tsv:2: the row has 3 columns"],
+    ),
     "sentiment in Latin-1": ("sentiment", b"a\tpositive\nb\xe1\tneutral\n", ["train.tsv:2: not UTF-8"]),
     "quote that stays open": (
         "sentiment, csv",

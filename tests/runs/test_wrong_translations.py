@@ -73,7 +73,7 @@ ALONE: dict[str, tuple[list[str], list[str]]] = {
     ),
     "a source that is no parallel text": (
         ["data.sources.pairs.text_language=null", "+model.new_languages.mad=jav"],
-        ["train.csv:2: no parallel text; source data.sources.pairs needs text_language or pair_language"],
+        ["train.csv:2: there is no parallel text"],
     ),
     "new languages without a plus, and a part of what is null": (
         ["model.new_languages.mad=jav", "model.new_languages={mad: jav}", "data.sources.pairs.translation.beams=2"],

@@ -346,7 +346,7 @@ def test_processes_that_fail_differently_do_not_go_on(
 
 
 @pytest.mark.parametrize(
-    ("holder", "steps_left"), [("was stopped", [("sparse", 0), ("sparse", 1)]), ("finished the run", [])]
+    ("holder", "steps_left"), [("was stopped", [("dense", 1), ("sparse", 0), ("sparse", 1)]), ("finished the run", [])]
 )
 def test_all_processes_go_on_from_what_the_lock_s_holder_left_while_the_leader_waited(
     holder: str,

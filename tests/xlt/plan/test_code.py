@@ -72,7 +72,11 @@ def test_an_edit_of_what_a_run_executes_is_another_run(
     [
         ("xlt.methods.lt_sft", "    def attach(", "    # a comment\n\n    def attach("),
         ("xlt.methods.lt_sft", "A method of two phases:", "A method of some phases:"),
-        ("xlt.methods.lt_sft", "        density: float,\n        l1: float,", "        density: object,\n        l1: object,"),
+        (
+            "xlt.methods.lt_sft",
+            "        density: float,\n        l1: float,",
+            "        density: object,\n        l1: object,",
+        ),
         ("xlt.methods.lt_sft", "tuned share of the model's parameters", "share"),
         ("xlt.methods.bitfit", "self._total = model.pretrained_parameters", "self._total = 1"),
         ("xlt.methods.random_sft", "self._sparse.write(base)", "pass"),
