@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from xlt.errors import UsageError
 
 _NUMBER = re.compile(r"(?:(table|figure|thesis)[ _])?([1-9A-E])[._](\d+)([a-z]?)", re.IGNORECASE)
 _NEAR_NAMES = 3
+_CATALOGUES: weakref.WeakKeyDictionary[Any, list[TableEntry]] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -48,16 +50,19 @@ class NamedTable:
 
 
 def catalogue() -> list[TableEntry]:
-    """All tables, by name. Needs Hydra to be ready (`xlt.compose.hydra_ready`)."""
-    entries = []
-    for name in GlobalHydra.instance().config_loader().get_group_options("table"):
-        if not name.startswith(("base_", "_")):
-            content: Any = OmegaConf.to_container(config_file("table", name), resolve=False)
-            parts = [content, *(content.get("parts") or {}).values()]
-            has_figure = any(part.get("figure") is not None for part in parts)
-            stands_for = tuple(map(str, content.get("stands_for") or ()))
-            entries.append(TableEntry(name, str(content.get("title", "")), stands_for, has_figure))
-    return sorted(entries, key=lambda entry: entry.name)
+    """All tables, by name. Needs Hydra to be ready (`xlt.compose.hydra_ready`); the files are read once for it."""
+    loader: Any = GlobalHydra.instance().config_loader()
+    if loader not in _CATALOGUES:
+        names = [name for name in loader.get_group_options("table") if not name.startswith(("base_", "_"))]
+        _CATALOGUES[loader] = sorted(map(_entry, names), key=lambda entry: entry.name)
+    return _CATALOGUES[loader]
+
+
+def _entry(name: str) -> TableEntry:
+    content: Any = OmegaConf.to_container(config_file("table", name), resolve=False)
+    parts = [content, *(content.get("parts") or {}).values()]
+    has_figure = any(part.get("figure") is not None for part in parts)
+    return TableEntry(name, str(content.get("title", "")), tuple(map(str, content.get("stands_for") or ())), has_figure)
 
 
 def config_file(group: str, name: str) -> DictConfig:
