@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.text import Text
 
 from xlt.commands.cli import FAILURE, guarded
@@ -103,7 +104,7 @@ def print_catalogue(console: Console) -> None:
     for entry in catalogue():
         stands_for = f" ({', '.join(entry.stands_for)})" if entry.stands_for else ""
         console.print(Text.assemble((entry.name, "bold"), stands_for))
-        console.print(Text(f"    {entry.title}"))
+        console.print(Padding(Text(entry.title), (0, 0, 0, 4)))
 
 
 def show(

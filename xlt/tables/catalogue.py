@@ -109,6 +109,7 @@ def find_table(name: str, word: str = "table") -> NamedTable:
 
 
 def _near(name: str, options: list[str]) -> str:
+    options = list(dict.fromkeys(options))  # a table and a figure may have one number
     near = difflib.get_close_matches(name, options, n=_NEAR_NAMES, cutoff=0.5)
     near = near or [option for option in options if name and name in option][:_NEAR_NAMES]
     return f"; did you mean {' or '.join(near)}?" if near else ""
