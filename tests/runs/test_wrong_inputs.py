@@ -397,7 +397,7 @@ def test_no_arguments_get_two_lines_that_say_what_is_missing(command: Callable[.
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_where_there_is_none_gets_one_line(things: dict[str, Path], command: Callable[..., Any]) -> None:
     ended = command(*filled((*RIGHT, "device=cuda"), things))
-    refused(ended, [["device=cuda: no CUDA device here; use device=cpu"]])
+    refused(ended, [["device=cuda: this machine has no CUDA device; use device=cpu"]])
 
 
 def test_wandb_without_its_client_gets_one_line(

@@ -226,7 +226,10 @@ class GridConfig:
         return list(dict.fromkeys(name for column in self.columns for name in self.groups.get(column, [column])))
 
     def searched(self) -> GridConfig:
-        """The same with every search written out: a system for each combination, named `SYSTEM KEY=VALUE ...`."""
+        """The same with every search written out: a system for each combination, named `SYSTEM KEY=VALUE ...`.
+
+        Published numbers of settings that are not among them are left out.
+        """
         systems: dict[str, SystemConfig] = {}
         for name, system in self.systems.items():
             over = self.searches[name].over if name in self.searches else {}
@@ -237,7 +240,8 @@ class GridConfig:
                 systems[name + setting] = dataclasses.replace(
                     system, label=system.label + setting, overrides=[*system.overrides, *words]
                 )
-        return dataclasses.replace(self, systems=systems)
+        reference = {name: numbers for name, numbers in self.reference.items() if name in systems}
+        return dataclasses.replace(self, systems=systems, reference=reference)
 
 
 @dataclass
