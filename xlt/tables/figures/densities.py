@@ -1,4 +1,4 @@
-"""Scores by the densities of language and task module (thesis Figure 4.3): a cell a pair of densities."""
+"""Scores by the densities of language and task module (thesis Figure 4.3): a cell for each pair of densities."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
-    """`language`, `task`: densities in percent; `scores`: a row a task density, None where there is none yet."""
+    """Returns `language` and `task`, densities in percent, and `scores`, one row for each task density.
+
+    A score is None if its runs are not finished.
+    """
     found: dict[tuple[float, float], float] = {}
     places = []
     for name, system in grid.config.systems.items():
-        setting = name.partition(" ")[2]  # of a search over method.density and language_modules.overrides
+        setting = name.partition(" ")[2]  # a search over method.density and language_modules.overrides
         own = re.search(r"(?<!\.)density=([\d.]+)", setting)
         of_language = re.search(r"method\.density=([\d.]+)", setting)
         if own is None or of_language is None:

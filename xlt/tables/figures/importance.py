@@ -1,4 +1,4 @@
-"""Which typological features a MAD-G generator has learned to heed (thesis §3.5.4): the largest, block by block."""
+"""The typological features with the largest weights in a MAD-G generator (thesis §3.5.4), block by block."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _SHOWN = 25
 
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
-    """System -> `features`, most important first, and `blocks`: (blocks, features) norms of WV's columns, over seeds.
+    """Returns system -> `features`, most important first, and `blocks`, (blocks, features) norms of WV's columns.
 
-    The order is by the norm over all blocks together.
+    Norms are means over seeds. Features are ordered by the norm over all blocks together.
     """
     numbers: dict[str, Any] = {}
     for label, of in runs.items():

@@ -1,4 +1,4 @@
-"""Index overlap (thesis Figure E.2): which share of their entries two runs of different seeds have in common."""
+"""Index overlap (thesis Figure E.2): the share of entries that two runs with different seeds have in common."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
-    """System -> seeds, percent of common entries for each pair, of those common to all, what chance would give, and
-    the published percent common to all.
+    """Returns for each system its seeds, and percents of common entries.
 
-    The modules of a system have equally many entries; the share is of those.
+    These are the percent common to each pair of runs, to all runs, that expected by chance for a pair, and the
+    published percent common to all. All modules of a system have the same number of entries, which is 100 percent.
     """
     numbers: dict[str, Any] = {}
     facts = {system.label: (grid.config.facts or {}).get(name, {}) for name, system in grid.config.systems.items()}
@@ -69,7 +69,10 @@ def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, styl
 
 
 def chosen_entries(store: RunStore, fingerprint: str, label: str) -> tuple[torch.Tensor, float]:
-    """Sorted positions of the entries in the tuned tensors laid end to end, and the percent that two draws share."""
+    """Returns sorted positions of a module's entries, and the percent that two random choices would share.
+
+    Positions count through all tuned tensors, one after the other.
+    """
     module = load_module(store.module_file(fingerprint))
     sparse = {}
     if isinstance(module, SparseDelta):

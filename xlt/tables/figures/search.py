@@ -1,4 +1,4 @@
-"""Results of a search (thesis Figure E.1): a panel a searched system, a line for every value of its other key."""
+"""Results of a search (thesis Figure E.1): a panel for each searched system, a line for each setting of other keys."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ _COLUMNS = 3
 
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
-    """System -> `label`, `key` (the last one searched over), `lines`: the other keys -> points, `best` as published."""
+    """Returns for each system `label`, `key`, `lines` and `best`.
+
+    `key` is the last key of the search, which is on the x axis; `lines` has the points for each setting of the other
+    keys; `best` is the published best setting.
+    """
     numbers: dict[str, Any] = {}
     for name, search in grid.config.searches.items():
         lines: dict[str, list[Point]] = {}
@@ -72,5 +76,5 @@ def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, styl
 
 
 def _others(row: str) -> str:
-    """The setting of a row, `SYSTEM KEY=VALUE ...`, but for its last key."""
+    """Returns the setting of a row, `SYSTEM KEY=VALUE ...`, without its last key."""
     return row.partition(" ")[2].rpartition(" ")[0]

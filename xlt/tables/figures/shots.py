@@ -1,4 +1,7 @@
-"""Scores by the number of gold target examples (thesis Figure 6.1): a line a kind of module, languages as its band."""
+"""Scores by the number of gold target examples (thesis Figure 6.1): a line for each kind of module.
+
+A band shows the spread over languages.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,9 @@ _LINES = {"": "SFT", "adapter_": "adapters"}
 
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
-    """Kind of module -> its points by the number of shots, over the seeds that all target languages have.
+    """Returns kind of module -> points by the number of shots.
 
-    The spread is over the languages.
+    The mean is over the seeds that all target languages have, the spread is over the languages.
     """
     numbers: dict[str, list[Point]] = {}
     for name, system in grid.config.systems.items():

@@ -1,4 +1,4 @@
-"""Scores by the size of the task module (thesis Figure 4.2): a line a searched system, the others as single marks."""
+"""Scores by the size of the task module (thesis Figure 4.2): a line for a searched system, a mark for any other."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
-    """System -> its points by the percent of the model's parameters that are trained."""
+    """Returns system -> points by the percent of the model's parameters that are trained."""
     numbers: dict[str, list[Point]] = {}
     for name, system in grid.config.systems.items():
         cell = grid.cells[name]["avg"]
