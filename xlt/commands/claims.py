@@ -102,9 +102,9 @@ def compose_claims(own: list[str]) -> ClaimsConfig:
     config = OmegaConf.to_container(
         listed, resolve=True, throw_on_missing=False, structured_config_mode=SCMode.INSTANTIATE
     )
-    found = [*strangers(listed), *faults(config)]
-    if found:
-        raise UsageError(*found)
+    fault_lines = [*strangers(listed), *faults(config)]
+    if fault_lines:
+        raise UsageError(*fault_lines)
     assert isinstance(config, ClaimsConfig)
     return config
 
@@ -180,15 +180,15 @@ def _findings(config: ClaimsConfig) -> dict[str, dict[str, Finding]]:
             columns = searched_columns(test for test in tests if (test.store, test.table, test.heading) == place)
             words = [*store.overrides, f"scale={config.scale}", f"output_dir={store.output_dir}"]
             scores[place] = TableScores(table, heading, config.scale, columns, words, plans[name], name)
-    found: dict[str, dict[str, Finding]] = {}
+    findings: dict[str, dict[str, Finding]] = {}
     for claim_name, claim in claims.items():
-        found[claim_name] = {}
+        findings[claim_name] = {}
         for label, test in claim.tests.items():
             of_table, seeds = scores[test.store, test.table, test.heading], config.stores[test.store].seeds
-            found[claim_name][label] = without_cells(test, config.scale) or examine(
+            findings[claim_name][label] = without_cells(test, config.scale) or examine(
                 test, of_table.row, of_table.languages, seeds, config.trial
             )
-    return found
+    return findings
 
 
 class TableScores:
@@ -237,10 +237,10 @@ class TableScores:
                 self._rows[key] = self._look_up(*key)
             except UsageError as error:
                 self._rows[key] = error
-        found = self._rows[key]
-        if isinstance(found, UsageError):
-            raise found
-        return found
+        row = self._rows[key]
+        if isinstance(row, UsageError):
+            raise row
+        return row
 
     def _look_up(self, system: str, seed: int, cost: str | None) -> Row:
         config = self.config()

@@ -67,16 +67,16 @@ def register_schemas() -> None:
         group, _, name = path.rpartition("/")
         store.store(group=group or None, name=name, node=node)
     for package, group in (("xlt.methods", "method"), ("xlt.tasks", "task")):
-        for found in pkgutil.iter_modules(importlib.import_module(package).__path__):
-            path = f"{group}/base_{found.name}"
+        for module_info in pkgutil.iter_modules(importlib.import_module(package).__path__):
+            path = f"{group}/base_{module_info.name}"
             import_failures.pop(path, None)
             try:
-                module = importlib.import_module(f"{package}.{found.name}")
+                module = importlib.import_module(f"{package}.{module_info.name}")
                 if hasattr(module, "SCHEMA"):
-                    store.store(group=group, name=f"base_{found.name}", node=module.SCHEMA)
+                    store.store(group=group, name=f"base_{module_info.name}", node=module.SCHEMA)
             except Exception as error:  # a broken file can raise anything
                 import_failures[path] = (
-                    f"{package.replace('.', '/')}/{found.name} cannot be imported: {error_line(error)}"
+                    f"{package.replace('.', '/')}/{module_info.name} cannot be imported: {error_line(error)}"
                 )
 
 
@@ -203,9 +203,9 @@ def one_source_per_language(config: DictConfig) -> DictConfig:
             node = sources._get_node(name)
             if not node.languages:
                 sources_by_name[name] = node
-            for language, one in _one_per_language(node):
+            for language, own_source in _one_per_language(node):
                 if language not in sources:
-                    sources_by_name[language] = one
+                    sources_by_name[language] = own_source
         with open_dict(sources):
             for name in list(sources):
                 del sources[name]
@@ -223,9 +223,9 @@ def _one_per_language(source: DictConfig) -> Iterator[tuple[str, DictConfig]]:
     for name in codes:
         OmegaConf.update(frame, name, {}, merge=False)
     for language in source.languages:
-        one = copy.deepcopy(frame)
-        one.language = language
-        for name, of in codes.items():
-            if language in of:
-                OmegaConf.update(one, name, {language: of[language]}, merge=False)
-        yield language, one
+        own_source = copy.deepcopy(frame)
+        own_source.language = language
+        for name, own_codes in codes.items():
+            if language in own_codes:
+                OmegaConf.update(own_source, name, {language: own_codes[language]}, merge=False)
+        yield language, own_source

@@ -180,7 +180,7 @@ class BenchmarkConfig:
 
 @dataclass
 class SamplingConfig:
-    """How often batches are taken from each source."""
+    """The rule by which batches are taken from the sources."""
 
     by: str = key(
         "concatenation: every example once per epoch; size: each step draws one source",
@@ -214,7 +214,7 @@ class DataConfig:
     excluded: dict[str, SourceConfig] = key(
         "sources whose texts are left out of training and validation", known_by="the content of each"
     )
-    sampling: SamplingConfig = key("how often batches are taken from each source")
+    sampling: SamplingConfig = key("rule by which batches are taken from the sources")
     held_out_fraction: float = key(
         "share held out of each source if `validation` is empty; equal ids are treated alike in all",
         low=0,

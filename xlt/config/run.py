@@ -19,7 +19,7 @@ from xlt.languages import language_fault
 
 @dataclass
 class LanguageModulesConfig:
-    """Where a task run gets the language modules with which it is trained and evaluated."""
+    """The language modules with which a task run is trained and evaluated, and the runs or files they come from."""
 
     experiment: str | None = key("experiment that trains the module of one language; null: none is trained")
     overrides: list[str] = key("overrides of `experiment`; {language} is replaced by the language's ISO 639-3 code")
@@ -125,7 +125,7 @@ class TrainConfig:
 
 @dataclass
 class TrackerConfig:
-    """Where metrics are shown, besides the file `metrics.jsonl` of the run."""
+    """Places to which metrics are sent, besides the file `metrics.jsonl` of the run."""
 
     wandb: str = key("use of Weights & Biases", choices=("off", "online", "offline"))
     project: str = key("W&B project")
@@ -141,7 +141,7 @@ class TrackerConfig:
 
 @dataclass
 class LauncherConfig:
-    """How and where the runs of a command are executed."""
+    """The way in which the runs of a command are executed: one by one, several at once, or on a cluster."""
 
     workers: int = key("number of runs at the same time, on this machine or in a cluster's job array", low=1)
     cluster: str | None = key(

@@ -91,9 +91,9 @@ class Plan(Runs):
         asks = evaluate and bool(evaluated_on(run_config))
         key = digest(plain(run_config))
         gathered = Gathered()
-        made = plan_translations(self, config, run_config, evaluate, gathered)
+        made_files = plan_translations(self, config, run_config, evaluate, gathered)
         gathered.refuse()
-        data = PlannedData.of(run_config.data, made)
+        data = PlannedData.of(run_config.data, made_files)
         if not evaluate:  # without evaluation, translated test sets are not needed
             sources = {n: source for n, source in data.evaluation.items() if transform_of(source.config) is None}
             data = data.evaluated_on(sources)
@@ -101,12 +101,12 @@ class Plan(Runs):
         evaluations: dict[str, Composition] = {}
         if run is None:
             with gathered:
-                run = self._plan(config, run_config, data, made)
+                run = self._plan(config, run_config, data, made_files)
         if run is not None and asks:
             with gathered:
                 evaluations = plan_evaluations(self, config, run_config, data, run, labels)
                 run.evaluation_needs |= {
-                    file.fingerprint for role, file in made.items() if role.startswith("evaluation.")
+                    file.fingerprint for role, file in made_files.items() if role.startswith("evaluation.")
                 }
         elif (
             asks and evaluates_with_language_modules(run_config) and (labels is None or COMPOSED in labels)
@@ -117,9 +117,11 @@ class Plan(Runs):
         self._known[key] = run.fingerprint
         return run, evaluations
 
-    def _plan(self, config: DictConfig, run_config: RunConfig, data: PlannedData, made: dict[str, MadeFile]) -> Run:
+    def _plan(
+        self, config: DictConfig, run_config: RunConfig, data: PlannedData, made_files: dict[str, MadeFile]
+    ) -> Run:
         gathered = Gathered(source_faults(run_config.data), contradictions(run_config))
-        depends_on = {role: file.fingerprint for role, file in made.items() if not role.startswith("evaluation.")}
+        depends_on = {role: file.fingerprint for role, file in made_files.items() if not role.startswith("evaluation.")}
         model_run = None
         model_path = run_config.model.path
         if run_config.model.run is not None:
@@ -143,7 +145,7 @@ class Plan(Runs):
         modules = {}
         if trains_on_language_modules(run_config):
             modules = language_modules(self, config, run_config, "sources", gathered)
-            depends_on |= {language: one.run for language, one in modules.items() if one.run is not None}
+            depends_on |= {language: module.run for language, module in modules.items() if module.run is not None}
         start = None
         with gathered:
             start = start_module(self, config, run_config)

@@ -80,7 +80,11 @@ def _layout(
         widths = [_widest(_stacked(text, stacked) for text in column) for column in columns]
     beside = min(beside, max(room - _across(0, [max(widths)]), _LEAST_LABEL))
     most = max(room - _across(beside, [0]), *widths)
-    return beside, [max(w, min(_widest_word([of]), most)) for w, of in zip(widths, headings, strict=True)], stacked
+    return (
+        beside,
+        [max(w, min(_widest_word([heading]), most)) for w, heading in zip(widths, headings, strict=True)],
+        stacked,
+    )
 
 
 def _across(beside: int, widths: Sequence[int]) -> int:
@@ -109,11 +113,11 @@ def _broken(text: str, width: int) -> str:
     def lines(word: re.Match[str]) -> str:
         if cell_len(word[0]) <= width:
             return word[0]
-        found = [""]
+        broken = [""]
         for part in _PARTS.findall(word[0]):
-            if found[-1] and cell_len(found[-1] + part) > width:
-                found.append("")
-            found[-1] += part
-        return "\n".join(found)
+            if broken[-1] and cell_len(broken[-1] + part) > width:
+                broken.append("")
+            broken[-1] += part
+        return "\n".join(broken)
 
     return re.sub(r"\S+", lines, text)

@@ -120,7 +120,7 @@ class PartConfig:
 
 @dataclass
 class ShownConfig:
-    """How the file of a table reproduces a published table or figure."""
+    """The way in which a table file reproduces a published table or figure."""
 
     show: str = optional(
         "one column of averages per heading, one grid of languages per heading, or the figure",

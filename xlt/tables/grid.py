@@ -44,7 +44,7 @@ class Cell:
 
 @dataclass
 class Grid:
-    """What a table shows under one heading.
+    """The part of a table under one heading, with its numbers.
 
     Attributes:
         name: of the files in which it is saved.

@@ -111,27 +111,29 @@ def request_table(words: Sequence[str], word: str = "table") -> TableRequest:
     named = [one for one in words if one.lstrip("+").startswith("table=")]
     if len(named) != 1:
         raise UsageError(f"{' '.join(named)}: give one {word}" if named else f"{word}: give one, as {word}=4.2")
-    found = find_table(named[0].partition("=")[2], word)
+    named_table = find_table(named[0].partition("=")[2], word)
     own = [one for one in words if one.partition("=")[0].lstrip("+~").split(".")[0] in _OWN and one != named[0]]
     others = [one for one in words if one not in own and one != named[0]]
-    config = _checked(found, own, word)
+    config = _checked(named_table, own, word)
     table = config.table
     if table.measured_by is not None:
         raise UsageError(
             f"{word}={named[0].partition('=')[2]}: measured, not trained; run python {table.measured_by} --help"
         )
-    headings = table.stands_for[found.published].of if found.published is not None else []
+    headings = table.stands_for[named_table.published].of if named_table.published is not None else []
     grids = grids_of(table, config.scale, headings)
     if not grids:
         why = "; ".join(f"{part}: {reason}" for part, reason in table.without.items())
-        raise UsageError(f"{word}={found.file}: nothing to show at scale={config.scale}{'; ' + why if why else ''}")
+        raise UsageError(
+            f"{word}={named_table.file}: nothing to show at scale={config.scale}{'; ' + why if why else ''}"
+        )
     changes = [one for one in (*own, *others) if _asks_differently(one)]
     mark = hashlib.blake2b("\n".join(sorted(changes)).encode(), digest_size=8).hexdigest()[:_DIGITS]
-    name = f"{found.file}-{mark}" if changes else found.file
+    name = f"{named_table.file}-{mark}" if changes else named_table.file
     for grid in grids.values() if changes else ():
         grid.note = "\n".join(filter(None, [f"Asked for with {' '.join(changes)}", grid.note]))
     overrides = [f"tracker.group={name}", *others, f"scale={config.scale}", f"output_dir={config.output_dir}"]
-    return TableRequest(found.file, name, config, grids, found.published, overrides, changes)
+    return TableRequest(named_table.file, name, config, grids, named_table.published, overrides, changes)
 
 
 def _register() -> None:
@@ -158,10 +160,12 @@ def _asks_differently(word: str) -> bool:
     return not any(key == neutral or key.startswith(f"{neutral}.") for neutral in _NEUTRAL)
 
 
-def _checked(found: NamedTable, own: Sequence[str], word: str) -> ReproductionConfig:
+def _checked(named_table: NamedTable, own: Sequence[str], word: str) -> ReproductionConfig:
     """Returns the command's settings, with the table at its scale and the user's changes applied to it."""
     inside = [one for one in own if one.lstrip("+~").startswith("table.")]
-    composed = compose([f"table={found.file}", *(one for one in own if one not in inside)], config_name="reproduction")
+    composed = compose(
+        [f"table={named_table.file}", *(one for one in own if one not in inside)], config_name="reproduction"
+    )
     at_scale(composed.table, str(composed.scale))
     _apply(inside, composed)
     config = OmegaConf.to_container(

@@ -56,11 +56,11 @@ def grids_of(table: TableConfig, scale: str, headings: Sequence[str] = ()) -> di
     Raises:
         UsageError: a system, or a file of published numbers, does not exist.
     """
-    wanted = [heading for heading in table.headings or headings or _headings(table)]
+    requested = [heading for heading in table.headings or headings or _headings(table)]
     grids = {}
     for part_name, part in table.parts.items():
         for heading in part.metrics:
-            if heading in wanted:
+            if heading in requested:
                 grids[heading] = _grid(table, part_name, part, heading, scale).searched()
     return grids
 

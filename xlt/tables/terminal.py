@@ -122,10 +122,10 @@ def print_evaluations(run: Run, evaluations: Mapping[str, Composition], store: R
     metric = result.get("metric", "")
     done = store.evaluations(run.fingerprint)
     grid: dict[str, dict[str, float]] = {}
-    for key, wanted in evaluations.items():
+    for key, composition in evaluations.items():
         if key in done:
             metrics = done[key]["metrics"]
-            grid.setdefault(wanted.source, {})[wanted.label] = metrics[metric if metric in metrics else SCORE]
+            grid.setdefault(composition.source, {})[composition.label] = metrics[metric if metric in metrics else SCORE]
     if grid:
         labels = list(dict.fromkeys(label for row in grid.values() for label in row))
         console.print(Text(f"{run.label}: {metric}", style="table.title"))

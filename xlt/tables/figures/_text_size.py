@@ -23,13 +23,15 @@ def text_megabytes(runs: Runs, store: RunStore) -> dict[str, float]:
 
     Languages whose text is not in a file (generated text, or text from the hub) are left out.
     """
-    found: dict[str, float] = {}
-    for fingerprint in {needed for of in runs.values() for run in of for needed in run.evaluation_needs}:
+    sizes: dict[str, float] = {}
+    for fingerprint in {
+        needed for system_runs in runs.values() for run in system_runs for needed in run.evaluation_needs
+    }:
         config = store.manifest(fingerprint).get("config", {})
         language = config.get("language")
         if language is not None and (size := _size(config["data"]["sources"].values(), language)) is not None:
-            found[language] = size
-    return found
+            sizes[language] = size
+    return sizes
 
 
 def _size(sources: Iterable[dict[str, Any]], language: str) -> float | None:

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
     """Returns system -> step -> percent of the entries that were grown then, mean over seeds; they add up to 100."""
     numbers: dict[str, Any] = {}
-    for label, of in runs.items():
+    for label, system_runs in runs.items():
         shares: dict[int, float] = {}
-        for run in of:
+        for run in system_runs:
             grown = load_module(store.module_file(run.fingerprint)).header.provenance.get("entries_grown_at_step")
             if grown is None:
                 raise UsageError(f"table.figure.kind=ages: {label} has no entries that grow; leave its system out")
             for step, count in grown.items():
-                share = 100 * count / sum(grown.values()) / len(of)
+                share = 100 * count / sum(grown.values()) / len(system_runs)
                 shares[int(step)] = shares.get(int(step), 0) + share
         numbers[label] = {str(step): share for step, share in sorted(shares.items())}
     return numbers

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
     """Returns system -> step -> the metric of every seed; the steps of several phases are counted together."""
     numbers: dict[str, Any] = {}
-    for label, of in runs.items():
+    for label, system_runs in runs.items():
         points: dict[int, list[float]] = {}
-        for run in of:
+        for run in system_runs:
             for step, value in _curve(store, run.fingerprint, f"validation/{config.metric}"):
                 points.setdefault(step, []).append(value)
         if not points:

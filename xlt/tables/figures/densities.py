@@ -21,7 +21,7 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
 
     A score is None if its runs are not finished.
     """
-    found: dict[tuple[float, float], float] = {}
+    means: dict[tuple[float, float], float] = {}
     places = []
     for name, system in grid.config.systems.items():
         setting = name.partition(" ")[2]  # a search over method.density and language_modules.overrides
@@ -32,11 +32,11 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
         places.append((100 * float(of_language[1]), 100 * float(own[1])))
         cell = grid.cells[name]["avg"]
         if cell.values and system.label in runs:
-            found[places[-1]] = cell.mean
-    if not found:
+            means[places[-1]] = cell.mean
+    if not means:
         raise UsageError("table.figure.kind=densities: no system has all its columns yet")
     languages, tasks = (sorted({place[which] for place in places}) for which in (0, 1))
-    scores = [[found.get((language, task)) for language in languages] for task in tasks]
+    scores = [[means.get((language, task)) for language in languages] for task in tasks]
     return {"language": languages, "task": tasks, "scores": scores}
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
     """Returns `languages`, the percent of common entries of each pair, and that expected by chance; first seed only."""
-    first = {of[0].config.language or "": of[0] for of in runs.values()}
+    first = {language_runs[0].config.language or "": language_runs[0] for language_runs in runs.values()}
     if len(first) < 2:
         raise UsageError("table.figure.kind=languages: the overlap takes two finished language runs at least")
     chosen, chance = zip(*(chosen_entries(store, run.fingerprint, name) for name, run in first.items()), strict=True)

@@ -27,14 +27,14 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
     """
     numbers: dict[str, Any] = {}
     facts = {system.label: (grid.config.facts or {}).get(name, {}) for name, system in grid.config.systems.items()}
-    for label, of in runs.items():
-        if len(of) < 2:
+    for label, system_runs in runs.items():
+        if len(system_runs) < 2:
             raise UsageError(f"seeds: the overlap of {label} takes two finished runs at least; give seeds=[1,2,3]")
-        chosen, chance = zip(*(chosen_entries(store, run.fingerprint, label) for run in of), strict=True)
+        chosen, chance = zip(*(chosen_entries(store, run.fingerprint, label) for run in system_runs), strict=True)
         size = chosen[0].numel()
         pairs = [[100 * common_entries(a, b).numel() / size for b in chosen] for a in chosen]
         everywhere = 100 * reduce(common_entries, chosen).numel() / size
-        seeds = [run.config.seed for run in of]
+        seeds = [run.config.seed for run in system_runs]
         numbers[label] = {"seeds": seeds, "pairs": pairs, "all": everywhere, "chance": chance[0]}
         numbers[label]["published"] = facts.get(label, {}).get("common to all")
     return numbers
@@ -51,8 +51,8 @@ def size(numbers: dict[str, Any]) -> tuple[float, float]:
 def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, styles: SeriesStyles) -> None:
     image: Any = None
     all_axes = figure.subplots(1, len(numbers), squeeze=False)[0]
-    for axes, (label, found) in zip(all_axes, numbers.items(), strict=True):
-        pairs, seeds = found["pairs"], [str(seed) for seed in found["seeds"]]
+    for axes, (label, result) in zip(all_axes, numbers.items(), strict=True):
+        pairs, seeds = result["pairs"], [str(seed) for seed in result["seeds"]]
         image = axes.imshow(pairs, vmin=0, vmax=100, cmap="Blues")
         for row, values in enumerate(pairs):
             for column, value in enumerate(values):
@@ -62,9 +62,9 @@ def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, styl
         axes.set_yticks(range(len(seeds)), seeds)
         axes.grid(visible=False)
         axes.set_xlabel("seed")
-        theirs = "" if found["published"] is None else f" (thesis {found['published']:.1f}%)"
-        told = f"common to all runs {found['all']:.1f}%{theirs},\nby chance to two {found['chance']:.1f}%"
-        axes.set_title(f"{label}\n{told}", fontsize=8)
+        theirs = "" if result["published"] is None else f" (thesis {result['published']:.1f}%)"
+        subtitle = f"common to all runs {result['all']:.1f}%{theirs},\nby chance to two {result['chance']:.1f}%"
+        axes.set_title(f"{label}\n{subtitle}", fontsize=8)
     figure.colorbar(image, ax=list(all_axes), label="common entries (%)", shrink=0.8)
 
 

@@ -31,10 +31,10 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
     numbers: dict[str, list[Point]] = {}
     for name, system in grid.config.systems.items():
         cell = grid.cells[name]["avg"]
-        of = runs.get(system.label)
-        if not of or not cell.values:
+        system_runs = runs.get(system.label)
+        if not system_runs or not cell.values:
             continue
-        share = 100 * store.result(of[0].fingerprint)["module"]["density"]
+        share = 100 * store.result(system_runs[0].fingerprint)["module"]["density"]
         point = [share, cell.mean, cell.spread, published(grid, name, "avg")]
         numbers.setdefault(unsearched(name, system), []).append(point)
     if not numbers:

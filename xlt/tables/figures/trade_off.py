@@ -76,9 +76,9 @@ def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, styl
     for label, point in numbers.items():
         look = styles(label)
         at, area = point["flops"] / one, _DISC * point["parameters"] / full
-        told = f"{label} ({_short(point['parameters'])})"
+        text = f"{label} ({_short(point['parameters'])})"
         axes.scatter([at], [point["score"]], s=area, alpha=0.3, linewidth=0, color=look["color"])
-        axes.errorbar([at], [point["score"]], yerr=[point["spread"] or 0.0], linestyle="", label=told, **look)
+        axes.errorbar([at], [point["score"]], yerr=[point["spread"] or 0.0], linestyle="", label=text, **look)
         if whole is not None and point["published"] is not None:
             theirs = point["published"]
             axes.plot([theirs["flops"]], [theirs["score"]], **{**PUBLISHED, **look, "linestyle": ""})
