@@ -1,12 +1,13 @@
-"""Digests of the code that a run executes, read off the source files without importing anything.
+"""Computes digests of the code that a run executes, from the source files and without importing them.
 
-The unit is a top-level definition: a function, a class or an assignment. From the definitions that a caller names, the
-names that they use are followed through all files of the package, also through the re-exports of `__init__` files and
-imports inside functions. A definition that is not reached does not count, although its file may be imported.
+The unit is a top-level definition: a function, a class or an assignment. The search starts at definitions that the
+caller gives, and follows the names that they use through all files of the package, also through re-exports of
+`__init__` files and imports inside functions. A definition that is not reached does not count, even if its file is
+imported.
 
-What cannot change a result does not count either: comments, docstrings, formatting, type annotations, the arguments of
-`raise` (an error message), the message of an `assert`, the keys that a schema declares (their values are in a run's
-settings) and a schema's `faults` and `unused`.
+Code that cannot change a result does not count either: comments, docstrings, formatting, type annotations, the
+arguments of `raise` (error messages), the message of an `assert`, the keys that a schema declares (their values are in
+the settings of a run), and the methods `faults` and `unused` of a schema.
 """
 
 from __future__ import annotations
@@ -24,18 +25,19 @@ from xlt.errors import UsageError
 
 _PACKAGES = ("xlt", "xlt_kernels")
 _DIGITS = 16
-# Methods of a schema that check a config or describe it.
+# Methods of schemas that only check or describe a config.
 _ABOUT_CONFIGS = ("faults", "unused")
 
 Definition = tuple[str, str]
-"""Module and name of a top-level definition."""
+"""The module and the name of a top-level definition."""
 
 
 class SourceCode:
     """The definitions of `xlt`, of its kernels and of plug-ins; each file is parsed at most once.
 
     Args:
-        read: source text of a module by its dotted name; None where there is no such module. A test gives its own.
+        read: a function that returns the source text of a module by its dotted name, or None if there is no such
+            module. Tests give their own.
     """
 
     def __init__(self, read: Callable[[str], str | None] | None = None) -> None:
@@ -44,14 +46,14 @@ class SourceCode:
         self._digests: dict[tuple[frozenset[str], frozenset[str]], dict[str, str]] = {}
 
     def digests(self, roots: Iterable[str], without: Collection[str] = ()) -> dict[str, str]:
-        """Module -> digest of those of its definitions that are reached from the roots.
+        """Returns module -> digest of those of its definitions that are reached from the roots.
 
         Args:
-            roots: dotted names of definitions, or of modules, of which all definitions count. A module of another
-                package than xlt counts as a whole wherever one of its names is used.
+            roots: dotted names of definitions, or of modules, of which all definitions count. A module of a plug-in
+                counts as a whole if any of its names is used.
             without: dotted names of definitions, modules or packages that are not followed.
         Raises:
-            UsageError: the source of a root is not there, or a file is no valid Python.
+            UsageError: the source of a root is missing, or a file is not valid Python.
         """
         asked = frozenset(roots), frozenset(without)
         if asked not in self._digests:
@@ -59,7 +61,7 @@ class SourceCode:
         return self._digests[asked]
 
     def has(self, name: str) -> bool:
-        """Whether a dotted name is that of a module or of a definition."""
+        """Returns whether a module or a definition of this dotted name exists."""
         if self.module(name) is not None:
             return True
         module, _, last = name.rpartition(".")
@@ -67,7 +69,7 @@ class SourceCode:
         return there is not None and last in there.definitions
 
     def module(self, name: str) -> _Module | None:
-        """The parsed module; None where there is none of that name."""
+        """Returns the parsed module; None if there is no module of this name."""
         if name not in self._modules:
             text = self._read(name)
             try:
@@ -80,17 +82,17 @@ class SourceCode:
 
 @cache
 def installed() -> SourceCode:
-    """The code as it is installed; one for the whole process."""
+    """Returns the installed code; the object is shared within the process."""
     return SourceCode()
 
 
 def read_source(module: str) -> str | None:
-    """The source text of an installed module; None where there is no such module.
+    """Returns the source text of an installed module; None if there is no such module.
 
-    A folder without `__init__.py` is an empty module.
+    A folder without `__init__.py` counts as an empty module.
 
     Raises:
-        UsageError: the module is there, but its source is not: compiled files alone, or a zip archive.
+        UsageError: the module exists without its source, for example as compiled files or in a zip archive.
     """
     top, *rest = module.split(".")
     try:
@@ -121,12 +123,12 @@ def _is_compiled(base: Path) -> bool:
 
 @dataclass
 class _Definition:
-    """What a definition says.
+    """The content of a definition that counts.
 
     Attributes:
         digest: of its normalised text.
-        names: chains of names that it uses, `a.b.c` as ("a", "b", "c").
-        imports: what it imports itself: module and name in it, or module and None.
+        names: chains of names that it uses; `a.b.c` is ("a", "b", "c").
+        imports: imports inside it: (module, name in the module), or (module, None).
     """
 
     digest: str
@@ -135,13 +137,13 @@ class _Definition:
 
 
 class _Module:
-    """A parsed file: its definitions, and what its names stand for.
+    """A parsed file, with its definitions and imports.
 
     Attributes:
         definitions: name -> the statements that define it.
-        imports: name -> the module and the name in it that it stands for, or the module and None.
-        stars: modules of which all names are imported.
-        effects: statements that do something when the file is imported.
+        imports: imported name -> (module, name in the module), or (module, None) for a module itself.
+        stars: modules of which all names are imported (`from module import *`).
+        effects: all other statements, which are executed when the file is imported.
     """
 
     def __init__(self, name: str, tree: ast.Module) -> None:
@@ -155,13 +157,13 @@ class _Module:
             self._take(statement)
 
     def definition(self, name: str) -> _Definition:
-        """What is known of a definition; worked out when it is first asked for."""
+        """Returns the content of a definition; it is computed at the first call."""
         if name not in self._analysed:
             self._analysed[name] = _analysed(self.definitions[name], self.name)
         return self._analysed[name]
 
     def effect(self) -> _Definition:
-        """The same of all statements that do something when the file is imported."""
+        """Returns the common content of all `effects`; it is computed at the first call."""
         if "" not in self._analysed:
             self._analysed[""] = _analysed(self.effects, self.name)
         return self._analysed[""]
@@ -179,7 +181,7 @@ class _Module:
                 self._take(inner)
         elif not _is_text(statement):
             self.effects.append(statement)
-            for part in ast.walk(statement):  # what a `try` or an `if` defines
+            for part in ast.walk(statement):  # finds definitions inside a `try` or an `if`
                 if isinstance(part, (ast.Import, ast.ImportFrom)):
                     self._import(part)
                 elif isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -198,7 +200,7 @@ class _Module:
 
 @dataclass
 class _Walk:
-    """One search through the definitions, from its roots on."""
+    """One search through the definitions, which starts at the roots."""
 
     code: SourceCode
     roots: frozenset[str]
@@ -225,7 +227,7 @@ class _Walk:
         }
 
     def _follow(self, module: str, name: str) -> None:
-        """Goes through what a reached definition uses, and notes what it is."""
+        """Records a reached definition and follows the names that it uses."""
         there = self.code.module(module)
         assert there is not None
         definition = there.definition(name) if name else there.effect()
@@ -240,7 +242,7 @@ class _Walk:
         self.reached[module][name] = _digest(" ".join([definition.digest, *sorted(elsewhere)]))
 
     def _reach_chain(self, module: _Module, chain: tuple[str, ...]) -> set[str]:
-        """Reaches what a chain of names stands for; returns where names come from that no source here defines."""
+        """Follows a chain of names to its definition; returns the origins of names that are defined elsewhere."""
         first, *rest = chain
         if first in module.definitions:
             self._reach(module.name, first)
@@ -267,7 +269,7 @@ class _Walk:
         return set()
 
     def _submodule(self, package: str, name: str) -> str | None:
-        """The module that a name of a package is, where the package itself defines no such name."""
+        """Returns the submodule of this name in a package; None if the package defines the name itself."""
         if not self._is_followed(package):
             return None
         there = self.code.module(package)
@@ -277,7 +279,7 @@ class _Walk:
         return whole if self.code.module(whole) is not None else None
 
     def _reach_name(self, module: str, name: str) -> bool:
-        """Reaches a name of a module, wherever it is defined; False where it is not found."""
+        """Follows a name of a module to its definition, which may be in another module; False if there is none."""
         if not self._is_followed(module):
             return False
         there = self.code.module(module)
@@ -333,7 +335,7 @@ class _Walk:
 
 @cache
 def _folder_of_plug_in(top: str) -> Path | None:
-    """The folder that a plug-in's top-level module lies in; None for what is installed, or part of Python."""
+    """Returns the folder with a plug-in's top-level module; None for an installed module or one of Python."""
     try:
         found = importlib.util.find_spec(top)
     except (ImportError, ValueError):
@@ -356,9 +358,9 @@ def _analysed(statements: Iterable[ast.stmt], module: str) -> _Definition:
 
 
 def _normalise(node: ast.AST, module: str, text: list[str], found: _Definition, in_class: bool = False) -> None:
-    """Appends what counts of a syntax tree to `text`, and what it uses to `found`.
+    """Appends the content of a syntax tree that counts to `text`, and the names that it uses to `found`.
 
-    The tree's own dump is not used: it differs between versions of Python.
+    `ast.dump` is not used, because its output differs between versions of Python.
     """
     if _is_text(node):
         return
@@ -421,7 +423,7 @@ def _normalise(node: ast.AST, module: str, text: list[str], found: _Definition, 
 
 
 def _annotation(node: ast.AST | None, found: _Definition) -> None:
-    """Takes the names that an annotation uses: values of those classes come in, and with them their methods."""
+    """Adds the names in an annotation to `found`, because methods of these classes can be called on its values."""
     for inner in ast.walk(node) if node is not None else ():
         if isinstance(inner, ast.Constant) and isinstance(inner.value, str):
             try:
@@ -433,7 +435,7 @@ def _annotation(node: ast.AST | None, found: _Definition) -> None:
 
 
 def _chain(node: ast.expr) -> tuple[str, ...] | None:
-    """`a.b.c` as its names; None where it begins with anything but a name."""
+    """Returns the names in an expression `a.b.c`; None if it does not start with a name."""
     names = []
     while isinstance(node, ast.Attribute):
         names.append(node.attr)
@@ -442,7 +444,7 @@ def _chain(node: ast.expr) -> tuple[str, ...] | None:
 
 
 def _imported(statement: ast.Import | ast.ImportFrom, importer: str) -> Iterator[tuple[str, tuple[str, str | None]]]:
-    """The names that an import binds, each with the module and the name in it, or the module and None."""
+    """Yields each name that an import binds, with (module, name in the module), or (module, None)."""
     if isinstance(statement, ast.Import):
         for alias in statement.names:
             whole = alias.name if alias.asname else alias.name.partition(".")[0]
@@ -455,7 +457,7 @@ def _imported(statement: ast.Import | ast.ImportFrom, importer: str) -> Iterator
 
 
 def _assigned(statement: ast.Assign | ast.AnnAssign | ast.AugAssign) -> list[str]:
-    """The plain names that a statement binds; none where it writes into something."""
+    """Returns the names that an assignment binds; attributes and items that it sets are left out."""
     targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
     names: list[str] = []
     for target in targets:
@@ -465,7 +467,7 @@ def _assigned(statement: ast.Assign | ast.AnnAssign | ast.AugAssign) -> list[str
 
 
 def _is_text(node: ast.AST) -> bool:
-    """Whether a statement is a string that stands alone: a docstring, or a comment of its kind."""
+    """Returns whether a statement is only a string: a docstring, or a comment in this form."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 

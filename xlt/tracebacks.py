@@ -1,4 +1,4 @@
-"""Failures of the program itself: in one line with file and line number, and the whole traceback in a file."""
+"""Describes errors of the program in one line with file and line number, and writes their tracebacks to files."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import xlt
 
 _PACKAGE = Path(xlt.__file__).parent
 _OTHERS = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
-_LONGEST_MESSAGE = 400  # characters; what libraries say can be pages long
+_LONGEST_MESSAGE = 400  # in characters, because messages of libraries can be pages long
 
 
 class PlainError(RuntimeError):
-    """An error whose message says everything that a user can do about it; nobody needs its traceback."""
+    """An error whose message tells the user all that is needed, so that no traceback is kept."""
 
 
 def failure_line(error: BaseException, file: Path) -> str:
-    """Describes an error in one line and keeps its whole traceback.
+    """Describes an error in one line and writes its traceback to a file.
 
-    Where memory or disk are full, and for errors whose message says everything, there is no traceback.
+    No traceback is written if memory or disk are full, or for a `PlainError`.
 
     Args:
-        error: that was raised.
-        file: that the traceback is written to; its folder is made if need be.
+        error: the error.
+        file: file for the traceback; its folder is made if it does not exist.
     Returns:
-        For instance "xlt/methods/mine.py:42: AttributeError: ... (whole traceback: FILE)".
+        For example "xlt/methods/mine.py:42: AttributeError: ... (whole traceback: FILE)".
     """
     if (plain := _plain_reason(error)) is not None:
         return plain
@@ -40,10 +40,10 @@ def failure_line(error: BaseException, file: Path) -> str:
 
 
 def error_line(error: BaseException) -> str:
-    """Says in one line where an error was raised, its type and its message.
+    """Describes an error in one line: the place where it was raised, its type and its message.
 
-    The place is the innermost line of the traceback that is neither Python's own nor an installed library's: a wrong
-    argument to torch is an error of the line that called torch.
+    The place is the innermost line of the traceback that is neither in Python nor in an installed library. For example,
+    a wrong argument to torch is an error of the line that called torch.
     """
     message = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
     if len(message) > _LONGEST_MESSAGE:
@@ -52,7 +52,7 @@ def error_line(error: BaseException) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """`FILE:LINE` of an error; empty where it was never raised."""
+    """Returns `FILE:LINE` of an error; empty if it was never raised."""
     if isinstance(error, SyntaxError) and error.filename is not None:
         return f"{_shown(error.filename)}:{error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)
@@ -61,23 +61,23 @@ def _place(error: BaseException) -> str:
 
 
 def _is_own(file: str) -> bool:
-    """Whether a source file is xlt's or the user's."""
+    """Returns whether a source file belongs to xlt or to the user."""
     return Path(file).is_relative_to(_PACKAGE) or not file.startswith(("<", *_OTHERS))
 
 
 def _shown(file: str) -> str:
-    """A path relative to the checkout, or else to the current folder, where it lies in one of them."""
+    """Returns a path relative to the checkout, or to the current folder, if it is in one of them."""
     path = Path(file)
     folder = next((folder for folder in (_PACKAGE.parent, Path.cwd()) if path.is_relative_to(folder)), None)
     return str(path if folder is None else path.relative_to(folder))
 
 
 def _plain_reason(error: BaseException) -> str | None:
-    """What to say of errors that are no mistake of the program; None for others."""
+    """Returns the message for an error that is no bug of the program; None for other errors."""
     said = " ".join(str(error).split())
     if isinstance(error, (PlainError, FloatingPointError)):
         return said
-    # torch is not imported for this: it has a type of its own for GPUs, and on CPUs names its allocator.
+    # Recognised without importing torch: on GPUs by the name of torch's error, on CPUs by that of its allocator.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in said:
         return f"out of memory; lower train.batch_size, or set train.micro_batch_size: {said[:_LONGEST_MESSAGE]}"
     if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or "No space left" in said:

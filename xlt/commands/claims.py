@@ -1,4 +1,4 @@
-"""From conf/claims.yaml to verdicts: what `scripts/claims.py` does."""
+"""The command `scripts/claims.py`, which checks the claims in conf/claims.yaml."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ from xlt.tables.table import Table
 
 _OWN = tuple(item.name for item in dataclasses.fields(ClaimsConfig))
 _PLAIN = "encoder"
-"""The store whose runs the command's other overrides are for."""
+"""Name of the store to whose runs the command's other overrides apply."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of the script."""
+    """Runs the command; the entry point of the script."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     guarded(lambda: check_claims(words))
 
 
 def check_claims(words: list[str]) -> int:
-    """Looks up the cells of every claim, judges, reports; returns the exit code.
+    """Reads the cells of every claim from the stores, tests the claims and writes the report; returns the exit code.
 
     Raises:
         UsageError: wrong overrides or values.
@@ -92,7 +92,7 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 def compose_claims(own: list[str]) -> ClaimsConfig:
-    """The checked list of claims.
+    """Composes and checks the list of claims.
 
     Raises:
         UsageError: wrong overrides or values.
@@ -102,17 +102,18 @@ def compose_claims(own: list[str]) -> ClaimsConfig:
     config = OmegaConf.to_container(
         listed, resolve=True, throw_on_missing=False, structured_config_mode=SCMode.INSTANTIATE
     )
-    found = [*strangers(listed), *faults(config)]
-    if found:
-        raise UsageError(*found)
+    fault_lines = [*strangers(listed), *faults(config)]
+    if fault_lines:
+        raise UsageError(*fault_lines)
     assert isinstance(config, ClaimsConfig)
     return config
 
 
 def _unfit_overrides(config: ClaimsConfig, name: str) -> list[str]:
-    """Overrides of a store's runs that fit none of the runs its tables are made of, a line each.
+    """Returns a line for each override of a store that fits none of the runs of its tables.
 
-    One that fits some only is no fault here: for the others their tests will say why nothing was found.
+    An override that fits only some of the runs is no fault here: the findings of the other runs' tests will say why
+    they have no numbers.
     """
     overrides = config.stores[name].overrides
     unfit, first = list(overrides), None
@@ -142,9 +143,9 @@ def _fit(words: Sequence[str]) -> bool:
 
 
 def _run_words(config: ClaimsConfig, name: str) -> Iterator[list[str]]:
-    """What chooses the parts of a store's runs, each choice once: those that are asked for, or if there are none all.
+    """Yields, once each, the words that choose the parts of a store's runs, of the requested claims or else of all.
 
-    The mix is chosen only where an override is of it: most are not, and it takes most of the time of composing.
+    Words about the data mix, which take most of the time of composing, are included only if an override is about it.
     """
     asked, every = (
         [test for claim in claims.values() for test in claim.tests.values() if test.store == name]
@@ -168,7 +169,7 @@ def _run_words(config: ClaimsConfig, name: str) -> Iterator[list[str]]:
 
 
 def _findings(config: ClaimsConfig) -> dict[str, dict[str, Finding]]:
-    """Claim -> test -> what it came to."""
+    """Returns claim -> test -> its finding."""
     claims = only(config)
     tests = [test for claim in claims.values() for test in claim.tests.values()]
     scores: dict[tuple[str, str, str], TableScores] = {}
@@ -179,27 +180,27 @@ def _findings(config: ClaimsConfig) -> dict[str, dict[str, Finding]]:
             columns = searched_columns(test for test in tests if (test.store, test.table, test.heading) == place)
             words = [*store.overrides, f"scale={config.scale}", f"output_dir={store.output_dir}"]
             scores[place] = TableScores(table, heading, config.scale, columns, words, plans[name], name)
-    found: dict[str, dict[str, Finding]] = {}
+    findings: dict[str, dict[str, Finding]] = {}
     for claim_name, claim in claims.items():
-        found[claim_name] = {}
+        findings[claim_name] = {}
         for label, test in claim.tests.items():
             of_table, seeds = scores[test.store, test.table, test.heading], config.stores[test.store].seeds
-            found[claim_name][label] = without_cells(test, config.scale) or examine(
+            findings[claim_name][label] = without_cells(test, config.scale) or examine(
                 test, of_table.row, of_table.languages, seeds, config.trial
             )
-    return found
+    return findings
 
 
 class TableScores:
-    """The scores that a store has for one heading of a table; a system is composed when it is first asked for.
+    """The scores in a store for one heading of a table; a system is composed when it is first needed.
 
     Args:
         name, heading: of the table.
         scale: mini or thesis.
-        columns: those that claims name; they are looked up together with those of the average.
-        overrides: Hydra overrides of every run.
-        plan: of the store; runs are added to it.
-        store: its name in the config.
+        columns: columns that claims use; they are looked up together with those of the average.
+        overrides: Hydra overrides for every run.
+        plan: the store's plan, to which runs are added.
+        store: name of the store in the config.
     """
 
     def __init__(
@@ -212,23 +213,23 @@ class TableScores:
         self._rows: dict[tuple[str, int, str | None], Row | UsageError] = {}
 
     def languages(self, columns: Sequence[str]) -> list[str]:
-        """Columns with groups written out; for none, those of the table's average.
+        """Replaces groups among columns by their members; without columns, takes those of the table's average.
 
         Raises:
-            UsageError: no such table, or no such column in it.
+            UsageError: there is no such table, or it has no such column.
         """
         config = self.config()
         for column in columns:
             if column not in (*config.columns, *config.sources):
                 raise UsageError(f"table {self._name} has no column {column}; there are {', '.join(config.columns)}")
-        wanted = columns or config.average or config.columns
-        return list(dict.fromkeys(one for column in wanted for one in config.groups.get(column, [column])))
+        columns = columns or config.average or config.columns
+        return list(dict.fromkeys(name for column in columns for name in config.groups.get(column, [column])))
 
     def row(self, comparison: ComparisonConfig, system: str, seed: int) -> Row:
-        """What is there of a system's scores, or of what an example costs it.
+        """Returns a system's scores, or costs per example, as far as they are in the store.
 
         Raises:
-            UsageError: the table has no such system, or it cannot be composed.
+            UsageError: the table has no such system, or the system cannot be composed.
         """
         key = (system, seed, comparison.cost)
         if key not in self._rows:
@@ -236,10 +237,10 @@ class TableScores:
                 self._rows[key] = self._look_up(*key)
             except UsageError as error:
                 self._rows[key] = error
-        found = self._rows[key]
-        if isinstance(found, UsageError):
-            raise found
-        return found
+        row = self._rows[key]
+        if isinstance(row, UsageError):
+            raise row
+        return row
 
     def _look_up(self, system: str, seed: int, cost: str | None) -> Row:
         config = self.config()
@@ -277,7 +278,7 @@ class TableScores:
         }
 
     def config(self) -> GridConfig:
-        """The grid's systems and columns.
+        """Returns the config of the grid, with its systems and columns.
 
         Raises:
             UsageError: there is no such table or heading, or it has faults.

@@ -48,7 +48,7 @@ from xlt.tracebacks import failure_line
 
 
 def main() -> None:
-    """Entry point of the command.
+    """Runs the command `xlt`; its entry point.
 
     Exit codes: 0 done; 1 a run failed; 2 wrong input; 128 + N stopped by signal N after the state was saved.
     """
@@ -73,7 +73,7 @@ def main() -> None:
         if not is_composition_error(error):
             raise
         with hydra_ready(options.config_dir):
-            if "Cannot find primary config" in str(error):  # then nothing composes
+            if "Cannot find primary config" in str(error):  # then no overrides compose
                 refuse([one_line(error)])
             lines = override_faults(options.overrides, options.config_name or "config", options.multirun)
             refuse(lines or [one_line(error)])
@@ -86,9 +86,10 @@ def main() -> None:
 
 @hydra.main(config_path=f"pkg://{CONFIG_MODULE}", config_name="config", version_base=VERSION_BASE)
 def _hydra_main(config: DictConfig) -> float | None:
-    """Carries out one run, or takes a job of a sweep; a sweeper that searches is given the best validation metric."""
+    """Carries out one run, or adds a job to a sweep; returns the best validation metric to a sweeper that searches."""
     for group in config.choices:
-        config.choices[group] = config.choices[group]  # the value itself: Hydra's resolver knows this job alone
+        # Replaces the interpolation by its value, because Hydra's resolver works only in this job.
+        config.choices[group] = config.choices[group]
     if is_sweep() and is_gathered():
         Sweep.gathered = Sweep.gathered or Sweep()
         Sweep.gathered.add(config)
@@ -111,9 +112,9 @@ def _hydra_main(config: DictConfig) -> float | None:
 
 
 def _options(words: Sequence[str]) -> argparse.Namespace:
-    """Parses the command line as Hydra will.
+    """Parses the command line with Hydra's parser.
 
-    What Hydra would answer with a page of usage is refused here, in a line for each fault.
+    Faults for which Hydra would print a page of usage are refused here, with a line for each.
     """
     parser = get_args_parser()
     parser.error = lambda message: _refuse_option(parser, message)
@@ -129,7 +130,8 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
         lines.append(f"{' '.join(given)}: give one of them")
     config_dir = options.config_dir
     if config_dir is not None and not Path(config_dir).is_dir():
-        refuse([*lines, f"--config-dir={config_dir}: no such folder"])  # overrides may name files in it
+        # Overrides cannot be checked without the folder, because they may name files in it.
+        refuse([*lines, f"--config-dir={config_dir}: no such folder"])
     if lines:
         with hydra_ready(config_dir):
             right = [word for word in options.overrides if not is_stray(word)]
@@ -138,7 +140,7 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
 
 
 def is_stray(word: str) -> bool:
-    """Says whether a word of the command line cannot be an override, whatever keys there are."""
+    """Returns whether a word of the command line does not have the form of an override."""
     return word.startswith(("=", "-")) or ("=" not in word and not word.startswith("~"))
 
 
@@ -161,7 +163,7 @@ def run(config: DictConfig, *, evaluate: bool = True) -> tuple[int, float | None
 
     Args:
         config: composed, not yet checked.
-        evaluate: also evaluate the module on `data.evaluation`; a search must not look at test sets.
+        evaluate: also evaluate the module on `data.evaluation`; False in a search, which must not use test sets.
     Returns:
         The exit code, and the validation metric of the selected checkpoint.
     """
@@ -202,13 +204,13 @@ def run(config: DictConfig, *, evaluate: bool = True) -> tuple[int, float | None
 def guarded(action: Callable[[], int], output_dir: str | None = None) -> None:
     """Runs an action of a command and turns what it raises into lines on standard error and an exit code.
 
-    Wrong input is a line for each fault and exit code 2; an interruption says how to go on. An error of the program is
-    one line with file and line number and exit code 1; its traceback is kept in a file that the line names. With
-    `XLT_TRACEBACK=1` in the environment such an error is raised on.
+    For wrong input it prints a line for each fault; the exit code is 2. After an interruption it says how to continue.
+    For an error of the program it prints one line with file and line number; the exit code is 1, and the line names the
+    file with the traceback. With `XLT_TRACEBACK=1` in the environment, an error of the program is raised again.
 
     Args:
         action: returns the exit code.
-        output_dir: the traceback goes into a folder below; by default the one that the command line names.
+        output_dir: folder below which tracebacks are written; None: the one in the command line.
     """
     from xlt.modules import ModuleFileError
 
@@ -233,7 +235,7 @@ def guarded(action: Callable[[], int], output_dir: str | None = None) -> None:
 
 
 def _output_dir() -> str:
-    """The output folder that the command line names, or the usual one."""
+    """Returns the output folder that the command line names, else the default one."""
     named = [word.partition("=")[2] for word in sys.argv[1:] if word.startswith("output_dir=")]
     return named[-1] if named else "outputs"
 

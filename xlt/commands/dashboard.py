@@ -1,4 +1,4 @@
-"""From `table=NAME` to its workspace at W&B: what `scripts/wandb_dashboard.py` does."""
+"""The command `scripts/wandb_dashboard.py`, which makes a W&B workspace for a table."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from xlt.tracking.workspace import Workspace, create, has_account, table_workspa
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of the script."""
+    """Runs the command; the entry point of the script."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     guarded(lambda: dashboard(words))
 
 
 def dashboard(words: list[str]) -> int:
-    """Creates the workspace where there is an account, else says what it would be; returns the exit code.
+    """Creates the workspace, or prints what it would contain if there is no account; returns the exit code.
 
     Raises:
-        UsageError: wrong overrides, or the client is missing.
+        UsageError: overrides are wrong, or the W&B client is not installed.
     """
     if not words or "--help" in words or "-h" in words:
         print("usage: wandb_dashboard.py table=NAME [tracker.project=...] [tracker.entity=...] [override ...]")
@@ -33,14 +33,14 @@ def dashboard(words: list[str]) -> int:
         return 0
     try:
         print(create(workspace))
-    except OSError as error:  # what a request raises
+    except OSError as error:  # network errors
         print(f"xlt: W&B: {' '.join(str(error).split())}", file=sys.stderr)
         return FAILURE
     return 0
 
 
 def workspace_of(words: list[str]) -> Workspace:
-    """The workspace of a table; `words` as for `scripts/reproduce_table.py`.
+    """Describes the workspace of a table; `words` are as for `scripts/reproduce_table.py`.
 
     Raises:
         UsageError: wrong overrides.

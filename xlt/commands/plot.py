@@ -1,4 +1,4 @@
-"""From `figure=4.2` to the picture: what `scripts/plot.py` does."""
+"""The command `scripts/plot.py`, which draws a figure."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from xlt.tables.request import request_table
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of the script."""
+    """Runs the command; the entry point of the script."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     guarded(lambda: plot(words))
 
 
 def plot(words: list[str]) -> int:
-    """Draws what the store has of a figure's runs and says what is missing; returns the exit code. Nothing is trained.
+    """Draws a figure from the finished runs and prints what is missing; trains nothing. Returns the exit code.
 
     Raises:
-        UsageError: wrong overrides, no such figure, or no run to draw.
+        UsageError: overrides are wrong, there is no such figure, or none of its runs is finished.
     """
     if not words or "--help" in words or "-h" in words:
         print("usage: plot.py figure=NUMBER [seeds=[1,2,3]] [output_dir=outputs] [override of every run ...]")

@@ -1,4 +1,4 @@
-"""From `table=NAME` to the rendered table: what `scripts/reproduce_table.py` does."""
+"""The command `scripts/reproduce_table.py`, which carries out the runs of a table and prints the table."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ usage: reproduce_table.py table=NAME [seeds=[1,2,3]] [launcher=NAME] [--plan | -
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of the script."""
+    """Runs the command; the entry point of the script."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     guarded(lambda: reproduce(words))
 
 
 def reproduce(words: list[str]) -> int:
-    """Plans a table's runs, does those that are missing, renders the table; returns the exit code.
+    """Plans a table's runs, carries out the missing ones and prints the table; returns the exit code.
 
     Raises:
-        UsageError: wrong overrides or faulty configs, all together.
-        Interrupted: a signal came; what was running saved its state, and the table was shown as it stands.
+        UsageError: overrides or configs are wrong; a line for each fault.
+        Interrupted: a signal came; running jobs saved their state, and the table so far was printed.
     """
     if not words or "--help" in words or "-h" in words:
         print(_USAGE)
@@ -100,7 +100,7 @@ def reproduce(words: list[str]) -> int:
 
 
 def print_catalogue(console: Console) -> None:
-    """Prints every table and figure: its name, the published ones that it stands for, its title."""
+    """Prints every table and figure: its name, the published tables and figures that it reproduces, its title."""
     for entry in catalogue():
         stands_for = f" ({', '.join(entry.stands_for)})" if entry.stands_for else ""
         console.print(Text.assemble((entry.name, "bold"), stands_for))
@@ -110,7 +110,7 @@ def print_catalogue(console: Console) -> None:
 def show(
     request: TableRequest, tables: Mapping[str, Table], plan: Plan, failures: Mapping[str, str], console: Console
 ) -> dict[str, Grid]:
-    """Prints the grids with what there is of them now, saves them with their pages, and says where.
+    """Prints the grids as far as their runs are finished, saves them with their pages, and prints the file names.
 
     Returns:
         Heading -> its grid.
@@ -139,7 +139,7 @@ def show(
 def figure_panels(
     request: TableRequest, tables: Mapping[str, Table], grids: Mapping[str, Grid]
 ) -> dict[str, FigurePanel]:
-    """Heading -> what its part of the table's picture is drawn from."""
+    """Returns heading -> the panel of the table's picture for this heading."""
     figures = request.figures
     return {
         heading: FigurePanel(figures[heading], table.runs(), grids[heading])
@@ -149,7 +149,7 @@ def figure_panels(
 
 
 def _save_page(grid: Grid, tables: Sequence[Table], plan: Plan, failures: Mapping[str, str]) -> None:
-    """Writes `NAME.html`, with the runs of all the tables that the grid is of."""
+    """Writes `NAME.html`, with the runs of all tables from which the grid is made."""
     labels: dict[str, list[str]] = {}
     for table in tables:
         for label, of in table.runs().items():

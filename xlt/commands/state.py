@@ -1,4 +1,4 @@
-"""The saved state of runs that were not finished: what `scripts/remove_state.py` does."""
+"""The command `scripts/remove_state.py`, which lists or removes the saved state of unfinished runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _KEY = "output_dir="
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of the script."""
+    """Runs the command; the entry point of the script."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     guarded(lambda: show_state(words))
 
@@ -26,7 +26,7 @@ def show_state(words: Sequence[str]) -> int:
     """Lists the state of unfinished runs, largest first, and removes it with `--remove`; returns the exit code.
 
     Raises:
-        UsageError: an unknown word, or no folder of runs.
+        UsageError: a word is unknown, or there is no folder of runs.
     """
     if not words or "--help" in words or "-h" in words:
         print(f"usage: remove_state.py output_dir=FOLDER [{_REMOVE}]")

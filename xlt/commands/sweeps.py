@@ -1,4 +1,4 @@
-"""A sweep (`xlt -m`): all its jobs become one plan, and a table and a page show the result of each job."""
+"""Carries out a sweep (`xlt -m`): all jobs become one plan; a table and a page show the result of each job."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _IN_TURN = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
 class TrialFailed(Exception):
-    """A job that a search chose has failed, and its lines have been printed. `code`: its exit code."""
+    """Error: a job that a search chose has failed; its fault lines were printed. `code` is the exit code."""
 
     def __init__(self, code: int) -> None:
         self.code = code
@@ -48,13 +48,13 @@ class TrialFailed(Exception):
 
 
 class SweepFolder(Callback):
-    """The folder that Hydra makes for a sweep; it is removed again where no job could be carried out.
+    """The folder that Hydra makes for a sweep; it is removed again if no job could be carried out.
 
     Hydra calls `on_multirun_start` before it makes any folder.
 
     Attributes:
         folder: of the sweep.
-        new_folders: the folders that the sweep makes, innermost first.
+        new_folders: folders that did not exist before the sweep, innermost first.
         used: whether there was a job to carry out.
     """
 
@@ -77,7 +77,7 @@ class SweepFolder(Callback):
             (folder / "multirun.yaml").unlink(missing_ok=True)
             for empty in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
                 empty.rmdir()
-            with contextlib.suppress(OSError):  # not empty: others use it too
+            with contextlib.suppress(OSError):  # the folder has files of others
                 for path in cls.new_folders:
                     path.rmdir()
         cls.new_folders = []
@@ -88,13 +88,13 @@ class SweepJob:
     """One job of a sweep.
 
     Attributes:
-        number: as Hydra counts it.
-        words: its overrides.
-        run: that it asked for; None for a job that was refused or could not be planned.
-        evaluations: key -> composition, as the job asked for them; other jobs may ask the same run for others.
-        faults: what was wrong with it, a line each.
-        error: the program's own error while it was planned, in one line.
-        existed: its run was trained and evaluated before the sweep began.
+        number: of the job, as Hydra counts.
+        words: overrides of the job.
+        run: the requested run; None if the job was refused or could not be planned.
+        evaluations: key -> composition, as this job requested; other jobs may request others of the same run.
+        faults: a line for each fault of the job's config.
+        error: an error of the program while the job was planned, in one line; None if there was none.
+        existed: whether the run was trained and evaluated before the sweep began.
     """
 
     number: int
@@ -107,13 +107,13 @@ class SweepJob:
 
 
 class Sweep:
-    """The jobs of a sweep, which are planned one by one and then carried out as one plan.
+    """The jobs of a sweep: they are planned one by one and then carried out as one plan.
 
-    What several jobs need is trained once. A job that was finished before is not repeated. A run that fails stops only
-    the runs that need it.
+    A run that several jobs need is trained once. A finished job is not repeated. If a run fails, only the runs that
+    need it are skipped.
 
     Attributes:
-        gathered: the sweep whose jobs Hydra is naming at present.
+        gathered: the sweep whose jobs Hydra currently passes to `xlt`; None if there is none.
     """
 
     gathered: ClassVar[Sweep | None] = None
@@ -124,7 +124,7 @@ class Sweep:
         self._launcher: LauncherConfig | None = None
 
     def add(self, config: DictConfig) -> None:
-        """Plans one job; Hydra calls this for each. A job with faults is left out after its lines are printed."""
+        """Plans one job; is called for each job. If a job has faults, they are printed and the job is left out."""
         settings = HydraConfig.get()
         job = SweepJob(int(settings.job.num), list(settings.overrides.task))
         self.jobs.append(job)
@@ -186,14 +186,14 @@ class Sweep:
         store, fingerprint = plan.store, job.run.fingerprint
         scores = mean_scores(job.run, job.evaluations, store)
         finished = store.is_trained(fingerprint) and job.evaluations.keys() <= store.evaluations(fingerprint).keys()
-        if finished:  # even if an evaluation failed that only another job wants of this run
+        if finished:  # even if another job's evaluation of this run failed
             return SweepRow(job.number, self._overrides(job), "existed" if job.existed else "done", scores, None)
         reason = outcome.failures.get(fingerprint)
         state = "not tried" if fingerprint in outcome.skipped else "not finished" if reason is None else "failed"
         return SweepRow(job.number, self._overrides(job), state, scores, reason)
 
     def _overrides(self, job: SweepJob) -> str:
-        """The overrides of a job that not all jobs have; of a single job, all overrides."""
+        """Returns the overrides of a job that not all jobs have; for a single job, all its overrides."""
         common = set.intersection(*(set(one.words) for one in self.jobs)) if len(self.jobs) > 1 else set()
         return " ".join(word for word in job.words if word not in common)
 
@@ -205,7 +205,7 @@ class Sweep:
         write_json(folder / "summary.json", [dataclasses.asdict(row) for row in rows])
         names: dict[str, str] = {}
         for job in self.jobs:
-            if job.run is not None:  # jobs that differ in nothing that is learned share a run
+            if job.run is not None:  # jobs whose differences do not affect training share a run
                 names[job.run.fingerprint] = "; ".join(
                     filter(None, (names.get(job.run.fingerprint), self._overrides(job)))
                 )
@@ -217,7 +217,7 @@ class Sweep:
         Console(stderr=True).print(f"{page}", highlight=False, soft_wrap=True)
 
     def _job_scores(self) -> list[JobScores]:
-        """The jobs as the page shows them; those that asked one run for the same evaluations are one row."""
+        """Returns the rows of the page; jobs that requested the same evaluations of the same run share a row."""
         rows: dict[tuple[str, frozenset[str]], JobScores] = {}
         for job in self.jobs:
             if job.run is not None:
@@ -242,21 +242,21 @@ def _print_lines(job: SweepJob, lines: Sequence[str]) -> None:
 
 
 def new_traceback_file(output_dir: str) -> Path:
-    """Where the traceback of an error is kept that belongs to no run: by time and process."""
+    """Returns a new file for the traceback of an error outside any run, named by time and process."""
     name = f"{datetime.now():%Y%m%d-%H%M%S-%f}-{os.getpid()}.txt"
     return Path(output_dir).expanduser() / "tracebacks" / name
 
 
 def is_sweep() -> bool:
-    """Whether this is a job of a sweep."""
+    """Returns whether this is a job of a sweep."""
     return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
 
 
 def is_gathered() -> bool:
-    """Says whether all jobs of the sweep are known before the first is carried out, so that they can be one plan.
+    """Returns whether all jobs of the sweep are known before the first is carried out, so that they can be one plan.
 
-    They are not where a sweeper searches, which chooses a job by the results of others. With another launcher of
-    Hydra's, each job is carried out in a process of that launcher.
+    They are not known if a sweeper searches, because it chooses jobs by the results of others. Jobs are also not
+    gathered with another Hydra launcher, because it carries out each job in its own process.
     """
     settings = HydraConfig.get()
     return str(settings.sweeper._target_) == _GRID and str(settings.launcher._target_) == _IN_TURN

@@ -1,4 +1,4 @@
-"""The parts of `xlt --help` that come from the schema and the config groups, so that they are always up to date."""
+"""Makes the parts of `xlt --help` that list config groups and keys, from the groups and the schema themselves."""
 
 from __future__ import annotations
 

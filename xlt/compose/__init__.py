@@ -1,4 +1,4 @@
-"""From the command line or a reference to a checked config: Hydra composes, the schema and the fault lists judge."""
+"""Composes configs with Hydra, from a command line or a reference to a run, and checks them against the schema."""
 
 from xlt.compose.checking import checked, plain, strangers
 from xlt.compose.composing import CONFIG_MODULE, VERSION_BASE, hydra_ready, one_source_per_language, register_schemas

@@ -1,4 +1,4 @@
-"""From a composed config to the typed one, or to all that is wrong with it."""
+"""Checks a composed config: the result is a typed config, or an error that lists all faults."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from xlt.errors import UsageError
 
 
 def checked(config: DictConfig) -> RunConfig:
-    """The typed config, if nothing is wrong with it; frozen, so that nobody changes it from here on.
+    """Returns the config as a typed object, frozen so that no code can change it afterwards.
 
     Raises:
-        UsageError: all faults together, one line each.
+        UsageError: the config has faults; one line for each.
     """
     _refuse_absent_data_dir(config)
     try:
@@ -39,7 +39,7 @@ def checked(config: DictConfig) -> RunConfig:
 
 
 def strangers(config: DictConfig, prefix: str = "") -> Iterator[str]:
-    """A line for each key that no schema has: Hydra's `+` adds keys anywhere, and nothing would read these."""
+    """Yields a line for each key that is in no schema. Hydra's `+` adds such keys anywhere, but no code reads them."""
     schema = OmegaConf.get_type(config)
     known = {item.name for item in dataclasses.fields(schema)} if dataclasses.is_dataclass(schema) else None
     for name in config:
@@ -77,7 +77,7 @@ def _interpolation_fault(error: OmegaConfBaseException) -> str:
 
 
 def _without_echoes(lines: Sequence[str], config: DictConfig) -> list[str]:
-    """The lines without those about a key that only takes the value of another key whose fault is reported."""
+    """Returns the lines, without those of keys that only copy the value of another key whose fault is reported."""
     reported = {line.partition("=")[0] for line in lines}
 
     def echoes(line: str) -> bool:
@@ -91,7 +91,7 @@ def _without_echoes(lines: Sequence[str], config: DictConfig) -> list[str]:
 
 
 def plain(config: Any) -> Any:
-    """A config object as JSON values, keys in order."""
+    """Converts a config object to JSON values, with keys in order."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         return {item.name: plain(getattr(config, item.name)) for item in dataclasses.fields(config)}
     if isinstance(config, dict):

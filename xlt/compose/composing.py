@@ -1,4 +1,4 @@
-"""Composition by Hydra: its schemas and resolvers, and a memory of composed configs, which are not yet checked."""
+"""Composes configs with Hydra: registers schemas and resolvers, and caches the composed, still unchecked configs."""
 
 from __future__ import annotations
 
@@ -45,16 +45,17 @@ _SHARED_SCHEMAS = {
 }
 
 import_failures: dict[str, str] = {}
-"""Path of a schema in Hydra's store, as "method/base_mine" -> why the file that defines it cannot be imported."""
+"""Path of a schema in Hydra's store, for example "method/base_mine" -> why its file cannot be imported."""
 
 _KEPT: weakref.WeakKeyDictionary[Any, dict[tuple[str, ...], bytes]] = weakref.WeakKeyDictionary()
 
 
 def register_schemas() -> None:
-    """Puts every schema into Hydra's store; those of methods and tasks are found by walking their packages.
+    """Puts every schema into Hydra's store, and registers the resolvers that `conf/` uses.
 
-    A file `xlt/methods/NAME.py` with a dataclass called `SCHEMA` is `method/base_NAME`. A file that cannot be imported
-    is left out, and `import_failures` says why: only who asks for its schema needs to know.
+    The packages of methods and tasks are searched: the dataclass `SCHEMA` of a file `xlt/methods/NAME.py` becomes
+    `method/base_NAME`. A file that cannot be imported is left out, and the reason is kept in `import_failures`. It is
+    reported only if a config uses the schema.
     """
     OmegaConf.register_new_resolver("data", _in_data_dir, replace=True)
     OmegaConf.register_new_resolver("data_if_there", _in_data_dir_if_there, replace=True)
@@ -66,57 +67,57 @@ def register_schemas() -> None:
         group, _, name = path.rpartition("/")
         store.store(group=group or None, name=name, node=node)
     for package, group in (("xlt.methods", "method"), ("xlt.tasks", "task")):
-        for found in pkgutil.iter_modules(importlib.import_module(package).__path__):
-            path = f"{group}/base_{found.name}"
+        for module_info in pkgutil.iter_modules(importlib.import_module(package).__path__):
+            path = f"{group}/base_{module_info.name}"
             import_failures.pop(path, None)
             try:
-                module = importlib.import_module(f"{package}.{found.name}")
+                module = importlib.import_module(f"{package}.{module_info.name}")
                 if hasattr(module, "SCHEMA"):
-                    store.store(group=group, name=f"base_{found.name}", node=module.SCHEMA)
-            except Exception as error:  # whatever a broken file raises
+                    store.store(group=group, name=f"base_{module_info.name}", node=module.SCHEMA)
+            except Exception as error:  # a broken file can raise anything
                 import_failures[path] = (
-                    f"{package.replace('.', '/')}/{found.name} cannot be imported: {error_line(error)}"
+                    f"{package.replace('.', '/')}/{module_info.name} cannot be imported: {error_line(error)}"
                 )
 
 
 def _in_data_dir(path: str, *, _root_: DictConfig) -> str | None:
-    """`${data:PATH}`: PATH in `data_dir`; null where there is none, for sources that then come from the hub."""
+    """Resolves `${data:PATH}` to PATH in `data_dir`; null if `data_dir` is null, so that a source uses the hub."""
     return None if _root_.data_dir is None else f"{_root_.data_dir}/{path}"
 
 
 def _by_resource(key: str, high: Any, low: Any, *, _root_: DictConfig) -> Any:
-    """`${by_resource:KEY,HIGH,LOW}`: HIGH if `data.held_out_fractions` has the language that KEY names, else LOW."""
+    """Resolves `${by_resource:KEY,HIGH,LOW}`: HIGH if the language at KEY is in `data.held_out_fractions`, else LOW."""
     language = OmegaConf.select(_root_, key)
     return high if language in (OmegaConf.select(_root_, "data.held_out_fractions") or {}) else low
 
 
 def _by_scale(mini: Any, thesis: Any, *, _root_: DictConfig) -> Any:
-    """`${by_scale:MINI,THESIS}`: the value for the scale of the config, where the files for both differ in it alone."""
+    """Resolves `${by_scale:MINI,THESIS}` to the value for the config's scale; one file then serves both scales."""
     return thesis if _root_.scale == "thesis" else mini
 
 
 def _by_metric(greater: Any, less: Any, *, _root_: DictConfig) -> Any:
-    """`${by_metric:GREATER,LESS}`: GREATER if a greater validation metric is a better one, else LESS."""
+    """Resolves `${by_metric:GREATER,LESS}`: GREATER if a greater validation metric is better, else LESS."""
     losses = _root_.teacher.losses
-    if losses and "prediction" not in losses:  # a student that is selected by how far it is from its teacher
+    if losses and "prediction" not in losses:  # the student's validation metric is its distance from the teacher
         return less
     return greater if get_class(_root_.task._target_).greater_is_better else less
 
 
 def _in_data_dir_if_there(path: str, *, _root_: DictConfig) -> str | None:
-    """`${data_if_there:PATH}`: PATH in `data_dir`; null where there is no such file, for what a package has as well."""
+    """Resolves `${data_if_there:PATH}` to PATH in `data_dir` if it exists, else to null, for data with a default."""
     whole = _in_data_dir(path, _root_=_root_)
     return whole if whole is not None and Path(whole).expanduser().exists() else None
 
 
 @contextmanager
 def hydra_ready(config_dir: str | None = None) -> Iterator[None]:
-    """Makes composition possible outside of the `xlt` command; inside it, uses its search path.
+    """Prepares Hydra for composition; inside the `xlt` command it uses the search path that Hydra already has.
 
     Args:
-        config_dir: a folder of the user's that is searched first, as after `--config-dir`.
+        config_dir: the user's folder of configs, searched first; the same as `--config-dir`.
     Raises:
-        UsageError: a recipe is not to be read.
+        UsageError: a recipe cannot be read.
     """
     register_schemas()
     if GlobalHydra.instance().is_initialized():
@@ -135,9 +136,10 @@ def hydra_ready(config_dir: str | None = None) -> Iterator[None]:
 
 
 def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
-    """What `hydra.compose` gives. Group choices take it a second where there are many sources, so they are kept.
+    """Composes a config as `hydra.compose` does, but faster.
 
-    Values are written over them as Hydra writes them.
+    With many sources, Hydra needs a second to compose the choices of groups. The result of this step is cached; the
+    values in `overrides` are then set as Hydra sets them.
     """
     loader = GlobalHydra.instance().config_loader()
     values: list[Override] = []
@@ -154,7 +156,7 @@ def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def _with_choices(config: DictConfig) -> DictConfig:
-    """Fills in `choices`, which Hydra's own resolver does only inside the `xlt` command; changes `config`."""
+    """Fills in `config.choices`, in place. Hydra's own resolver works only inside the `xlt` command."""
     chosen = config.hydra.runtime.choices
     with open_dict(config):
         del config["hydra"]
@@ -164,33 +166,33 @@ def _with_choices(config: DictConfig) -> DictConfig:
 
 
 def _gives_value(override: Override, loader: Any) -> bool:
-    """Whether it comes after all groups are composed; a sweep, which cannot be composed, is left to Hydra to refuse."""
+    """Returns whether an override sets a value, not a group; False for a sweep, which Hydra itself then refuses."""
     if override.is_sweep_override() or override.key_or_group.startswith("hydra"):
         return False
     return isinstance(override.value(), dict) or not loader.repository.group_exists(override.key_or_group)
 
 
 def kept(words: tuple[str, ...]) -> DictConfig | None:
-    """A copy of the config that `keep` kept since Hydra was made ready; None if there is none.
+    """Returns a copy of a config that `keep` has cached since Hydra was prepared; None if there is none.
 
     Args:
-        words: that it was kept under: stage, config name and overrides.
+        words: cache key: stage, config name and overrides.
     """
     known = _KEPT.get(GlobalHydra.instance().config_loader(), {}).get(words)
     return None if known is None else pickle.loads(known)
 
 
 def keep(words: tuple[str, ...], config: DictConfig) -> DictConfig:
-    """Keeps a copy of a config, pickled, in memory: OmegaConf itself copies at half that speed. Returns the config."""
+    """Caches a pickled copy of a config, because OmegaConf's own copy takes twice as long. Returns the config."""
     _KEPT.setdefault(GlobalHydra.instance().config_loader(), {})[words] = pickle.dumps(config)
     return config
 
 
 def one_source_per_language(config: DictConfig) -> DictConfig:
-    """Replaces each source with several `languages` by a source of each, named by its code; changes `config`.
+    """Replaces each source that has several `languages` by one source for each, named by its code; changes `config`.
 
-    A source that has such a name already stays as it is. Hydra could compose the sources one by one, but would need
-    half a minute for a hundred.
+    A source that already has such a name is not replaced. Hydra could compose the sources one by one, but it would
+    need half a minute for a hundred.
     """
     for part in shared.PARTS if "data" in config else ():
         sources = config.data[part]
@@ -201,9 +203,9 @@ def one_source_per_language(config: DictConfig) -> DictConfig:
             node = sources._get_node(name)
             if not node.languages:
                 sources_by_name[name] = node
-            for language, one in _one_per_language(node):
+            for language, own_source in _one_per_language(node):
                 if language not in sources:
-                    sources_by_name[language] = one
+                    sources_by_name[language] = own_source
         with open_dict(sources):
             for name in list(sources):
                 del sources[name]
@@ -213,7 +215,7 @@ def one_source_per_language(config: DictConfig) -> DictConfig:
 
 
 def _one_per_language(source: DictConfig) -> Iterator[tuple[str, DictConfig]]:
-    """Each of a source's languages, and a copy of the source for it that has only this language's codes."""
+    """Yields each language of a source with a copy of the source for it, which has only this language's codes."""
     frame = copy.deepcopy(source)
     frame.languages = []
     holders = [name for name in ("", "hub.") if OmegaConf.select(source, f"{name}codes") is not None]
@@ -221,9 +223,9 @@ def _one_per_language(source: DictConfig) -> Iterator[tuple[str, DictConfig]]:
     for name in codes:
         OmegaConf.update(frame, name, {}, merge=False)
     for language in source.languages:
-        one = copy.deepcopy(frame)
-        one.language = language
-        for name, of in codes.items():
-            if language in of:
-                OmegaConf.update(one, name, {language: of[language]}, merge=False)
-        yield language, one
+        own_source = copy.deepcopy(frame)
+        own_source.language = language
+        for name, own_codes in codes.items():
+            if language in own_codes:
+                OmegaConf.update(own_source, name, {language: own_codes[language]}, merge=False)
+        yield language, own_source

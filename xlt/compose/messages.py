@@ -1,4 +1,4 @@
-"""What Hydra and OmegaConf say, in one line, with what may have been meant."""
+"""Turns errors of Hydra and OmegaConf into one line, with a suggestion of what the user may have meant."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from xlt.compose.renamed import renamed_key
 from xlt.compose.suggestions import suggestion
 
 _NO_OPTION = "Config group override must be a string"
-# What OmegaConf's own code trips over where a key is null: a part of it, and a mapping for it.
+# Errors inside OmegaConf if an override sets a part of a key that is null, or replaces null by a mapping.
 _INSIDE_NULL = "Unexpected type for root: NoneType"
 _OVER_NULL = "'NoneType' object has no attribute 'get'\n    full_key:"
 _INSTEAD = "take an option of its group that has it, or write it into a config of your own (--config-dir)"
@@ -24,9 +24,9 @@ COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError, Assert
 
 
 def is_composition_error(error: Exception) -> bool:
-    """Whether an error is Hydra's or OmegaConf's about the overrides that the user gave, and no error of a program.
+    """Returns whether Hydra or OmegaConf raised an error because of the user's overrides, not because of a bug.
 
-    Hydra and OmegaConf also raise plain ValueErrors, AssertionErrors and AttributeErrors, which only their text tells.
+    They also raise plain ValueErrors, AssertionErrors and AttributeErrors, which only the message tells from a bug.
     """
     if not isinstance(error, COMPOSITION_ERRORS):
         return False
@@ -38,11 +38,11 @@ def is_composition_error(error: Exception) -> bool:
 
 
 def one_line(error: BaseException, overrides: Sequence[str] = ()) -> str:
-    """An error of Hydra or OmegaConf in one line, with what may have been meant.
+    """Describes an error of Hydra or OmegaConf in one line, with a suggestion of what the user may have meant.
 
     Args:
-        error: what was raised.
-        overrides: those that compose, for the keys there are.
+        error: the error.
+        overrides: overrides that compose; the suggestion is a key of the config that they make.
     """
     text = str(error)
     if (match := re.search(r"In '.*?': Could not (?:find|load) '(.*?)'", text)) is not None:
@@ -116,7 +116,7 @@ def _options(group: str) -> list[str]:
 
 
 def _keys(overrides: Sequence[str] = ()) -> list[str]:
-    """Every key of the config that overrides compose, dotted."""
+    """Returns every key, with dots, of the config that the overrides compose."""
 
     def walk(node: Any, prefix: str) -> Iterator[str]:
         for name, value in node.items():

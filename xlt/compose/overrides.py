@@ -1,4 +1,4 @@
-"""Which of several overrides do not fit, each tried for itself."""
+"""Finds the overrides that do not fit, by trying each."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from xlt.errors import UsageError
 
 
 def override_faults(overrides: Sequence[str], config_name: str = "config", sweep: bool = False) -> list[str]:
-    """What is wrong with each of the overrides, given the ones before it that are right.
+    """Returns a line for each override that does not fit; each is tried after the correct ones before it.
 
     Args:
         overrides: as on the command line.
         config_name: of the primary config.
-        sweep: several values for a key are alternatives, each tried for itself.
+        sweep: treat several values of a key as alternatives, and try each.
     """
     lines = []
     remaining: list[tuple[str, list[str]]] = []
@@ -52,7 +52,7 @@ def override_faults(overrides: Sequence[str], config_name: str = "config", sweep
 
 
 def _sound_prefix(words: Sequence[str], more: Sequence[str], config_name: str) -> int:
-    """How many of `more`, from the first on, compose on top of `words`; by bisection, for composing takes time."""
+    """Returns how many of `more`, from the first on, compose after `words`; bisection saves slow compositions."""
     low, high = 0, len(more)
     if _refusal([*words, *more], config_name) is None:
         return high
@@ -66,7 +66,7 @@ def _sound_prefix(words: Sequence[str], more: Sequence[str], config_name: str) -
 
 
 def _refusal(overrides: Sequence[str], config_name: str) -> Exception | None:
-    """Why overrides do not compose; None if they do."""
+    """Returns the error that composing the overrides raises; None if they compose."""
     try:
         composed(config_name, overrides)
     except COMPOSITION_ERRORS as error:
@@ -86,7 +86,7 @@ def _alternatives(override: str) -> list[str]:
 
 
 def _faults_of_given_keys(overrides: Sequence[str], config_name: str) -> list[str]:
-    """Faults in values that overrides give. Others may come from the overrides that did not compose."""
+    """Returns faults of values that the overrides set. Other faults may be caused by overrides that were left out."""
     given = {override.partition("=")[0].lstrip("+~") for override in overrides}
     try:
         checked(composed(config_name, overrides))

@@ -1,21 +1,21 @@
-"""Recipes: what training needs by method, task and scale, one file a task in conf/recipes.
+"""Recipes: the training settings for each method, task and scale; conf/recipes has one file for each task.
 
-Hydra has one file for each choice, which would make a hundred files of one line. Here one file has all lines of a task,
-and every line becomes a choice in Hydra's store; conf/config.yaml takes up those that fit the run, in this order:
+Hydra needs one file for each choice, which would be a hundred files of one line. Here one file has all lines of a task,
+and every line becomes a choice in Hydra's store. conf/config.yaml uses the choices that fit the run, in this order:
 
-    recipe_for_all     RECIPE_SCALE                 what every method has
-    recipe_by_method   RECIPE_SCALE_METHOD          what one method has besides
-    recipe_by_model    RECIPE_SCALE_METHOD_MODEL    what it has with one model besides
+    recipe_for_all     RECIPE_SCALE                 settings for every method
+    recipe_by_method   RECIPE_SCALE_METHOD          further settings for one method
+    recipe_by_model    RECIPE_SCALE_METHOD_MODEL    further settings for one method with one model
 
-A file reads
+An example of a file:
 
-    like: OTHER                                     (optional) the recipe that this one begins with
+    like: OTHER                                     (optional) the recipe whose lines this one starts from
     mini:                                           or thesis, or both
       all: {train: {learning_rate: 3.0e-4}}
       mad_x, pfeiffer: {train: {learning_rate: 1.0e-3}, method: {reduction_factor: 16}}
       mad_x on xlm_r: {train: {learning_rate: 5.0e-5}}
 
-in which methods and models are named as their files in conf/method and conf/model.
+Methods and models are named as their files in conf/method and conf/model.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ FOLDER = "recipes"
 FOR_ALL, BY_METHOD, BY_MODEL = "recipe_for_all", "recipe_by_method", "recipe_by_model"
 _SCALES = ("mini", "thesis")
 _PARTS = ("train", "method")
-# (scale, method, model) -> what stands there; method and model are empty in a line for all.
+# (scale, method, model) -> settings; in a line for all methods, method and model are empty.
 _Lines = dict[tuple[str, str, str], Any]
 
 
 def register_recipes(config_package: str, config_dir: str | None = None) -> None:
-    """Puts every line of every recipe into Hydra's store, in place of those put there before.
+    """Puts every line of every recipe into Hydra's store; lines from an earlier call are replaced.
 
     Args:
-        config_package: of the configs that come with xlt.
-        config_dir: a folder of the user's; a recipe in its folder `recipes` replaces ours of the same name.
+        config_package: package with the configs of xlt.
+        config_dir: the user's folder of configs; a recipe in its folder `recipes` replaces ours of the same name.
     Raises:
-        UsageError: a file is not to be read as a recipe; a line for each fault.
+        UsageError: a file is no valid recipe; a line for each fault.
     """
     folders = [Path(str(importlib.resources.files(config_package)))]
     if config_dir is not None:
@@ -76,9 +76,9 @@ def register_recipes(config_package: str, config_dir: str | None = None) -> None
 
 
 class _Choices(dict[str, Any]):
-    """A group of Hydra's store: file name -> values, of which a node is made only when Hydra takes one.
+    """A group in Hydra's store: file name -> values. A config node is made only when Hydra reads an entry.
 
-    Hydra copies its store whenever it composes; nodes for hundreds of lines would make that slow.
+    Hydra copies its store at each composition; with nodes for hundreds of lines this would be slow.
     """
 
     def __init__(self, group: str) -> None:
@@ -103,7 +103,7 @@ def _lines(
     recipes: dict[str, _Lines],
     above: tuple[str, ...],
 ) -> _Lines:
-    """The lines of a recipe on top of those of the recipe that it is like; read once, kept in `recipes`."""
+    """Returns the lines of a recipe, merged over those of its `like` recipe; `recipes` is the cache."""
     if name in recipes:
         return recipes[name]
     content = _read(files[name])
@@ -123,7 +123,7 @@ def _lines(
 def _own_lines(
     path: Path, content: dict[str, Any], known: Mapping[str, list[str]]
 ) -> Iterator[tuple[tuple[str, str, str], Any]]:
-    """Place and values of each line in a file; one that names several methods or models is a line for each."""
+    """Yields place and values of each line of a file; a line for several methods or models is yielded for each."""
     for scale, by_method in content.items():
         if scale not in (*_SCALES, "both") or not isinstance(by_method, dict):
             raise UsageError(f"{path}: {scale}: must be like, both, mini or thesis, with lines by method below")
@@ -148,7 +148,7 @@ def _words(names: str) -> list[str]:
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """PyYAML's loader in C where there is one, but two equal keys are a fault."""
+    """PyYAML's loader, in C if available; a mapping with two equal keys is an error."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]

@@ -1,4 +1,4 @@
-"""Names of before, and those that have taken their place."""
+"""Old names of keys, options and tables, and the names that replaced them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _RECIPES = {
 
 
 def renamed(word: str) -> str | None:
-    """What to write in the place of an override with an old name; None if its name is not an old one.
+    """Says what to write instead of an override with an old name; None if the name is not an old one.
 
     Args:
         word: as on the command line, `KEY=VALUE` or `GROUP=OPTION`.
@@ -44,7 +44,7 @@ def renamed(word: str) -> str | None:
 
 
 def renamed_key(name: str) -> str | None:
-    """The key, or config group, that has taken the place of an old one."""
+    """Returns the key or config group that replaced an old one; None if the name is not an old one."""
     return "recipe" if name == "train" else _KEYS.get(name)
 
 

@@ -1,4 +1,4 @@
-"""Composing a run, and from its config the runs that it stands on."""
+"""Composes a run, and from its config the runs that it needs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from xlt.compose.overrides import override_faults
 from xlt.config import RunReference, SourceConfig
 from xlt.errors import UsageError
 
-# What a run hands down to the runs it stands on.
+# Keys whose values a run passes on to the runs that it needs.
 _SETTINGS = ("data_dir", "output_dir", "device", "tracker", "launcher", "other_code")
 _ADAPTATION = ("model", "method", "threads")
-# What a run hands down by choosing the same file, so that the recipe of the child's own task is the one for it; of its
-# settings the child then takes those that no recipe gives.
+# Groups for which the child chooses the parent's file, so that the recipe of the child's own task applies to it. The
+# child then takes over those of the parent's settings that no recipe sets.
 _CHOSEN = ("model", "method")
 _GENERATOR = (*_SETTINGS, "model", "threads")
 _BUT_DATA = (
@@ -36,10 +36,10 @@ _BUT_DATA = (
 
 
 def compose(overrides: Sequence[str], config_name: str = "config") -> DictConfig:
-    """Composes a config from overrides as on the command line; the caller may change what it gets.
+    """Composes a config from overrides as on the command line; the caller may change the result.
 
     Raises:
-        UsageError: one line for every override that does not fit, each tried for itself.
+        UsageError: some overrides do not fit; one line for each.
     """
     words = ("whole", config_name, *overrides)
     try:
@@ -47,21 +47,22 @@ def compose(overrides: Sequence[str], config_name: str = "config") -> DictConfig
     except COMPOSITION_ERRORS as error:
         if not is_composition_error(error):
             raise
-        if "You must specify" in str(error):  # then nothing composes, whatever the words
+        if "You must specify" in str(error):  # then no overrides compose
             raise UsageError(one_line(error)) from error
         raise UsageError(*(override_faults(overrides, config_name) or [one_line(error)])) from error
 
 
 def compose_model_run(parent: DictConfig, reference: RunReference) -> DictConfig:
-    """The run that makes the parent's base model."""
+    """Composes the run that makes the parent's base model."""
     return _compose_child(parent, "model.run", reference.experiment, reference.overrides, _SETTINGS)
 
 
 def compose_language_run(parent: DictConfig, language: str) -> DictConfig:
-    """The run that makes the parent's language module for one language: same model and method, its own task's recipe.
+    """Composes the run that makes the parent's language module for one language.
 
-    Beside a generator it has a method of its own, and perhaps goes on from what the generator makes; also where the
-    parent's method makes a student. The modules are of the whole model, never of a student.
+    The run has the model and the method of the parent, and the recipe of its own task. It has its own method instead if
+    the parent also uses a generator, or if the parent's method makes a student. Its module is always for the whole
+    model, never for a student. It may start from the module that the generator makes.
     """
     reference = parent.language_modules
     overrides = [override.replace("{language}", language) for override in reference.overrides]
@@ -79,27 +80,27 @@ def compose_language_run(parent: DictConfig, language: str) -> DictConfig:
 
 
 def compose_start_run(parent: DictConfig) -> DictConfig:
-    """The run whose module the parent begins with: same model, a method of its own."""
+    """Composes the run whose module the parent starts from: the same model, with its own method."""
     reference = parent.start.run
     return _compose_child(parent, "start.run", reference.experiment, reference.overrides, _GENERATOR)
 
 
 def compose_added_run(parent: DictConfig, name: str) -> DictConfig:
-    """A run whose module is added to the parent's in evaluation: as the parent in all but its data."""
+    """Composes a run whose module is added to the parent's for evaluation: it differs from the parent only in data."""
     return _compose_child(parent, f"task_modules.runs.{name}", None, parent.task_modules.runs[name], _BUT_DATA)
 
 
 def compose_generator_run(parent: DictConfig) -> DictConfig:
-    """The run whose generator makes the parent's language modules: same model, a method of its own."""
+    """Composes the run whose generator makes the parent's language modules: the same model, with its own method."""
     reference = parent.language_modules.generator
     return _compose_child(parent, "language_modules.generator", reference.experiment, reference.overrides, _GENERATOR)
 
 
 def compose_student_run(parent: DictConfig, reference: RunReference) -> DictConfig:
-    """The run that trains the parent's student: of the same model, with a recipe of its own.
+    """Composes the run that trains the parent's student: the same model, with its own recipe.
 
     Raises:
-        UsageError: {source} or {target} is to be filled in, and the parent has no or several such languages.
+        UsageError: {source} or {target} must be replaced, but the parent has none or several of these languages.
     """
     overrides = list(reference.overrides)
     sources = sorted({source.language for source in parent.data.sources.values()})
@@ -114,7 +115,7 @@ def compose_student_run(parent: DictConfig, reference: RunReference) -> DictConf
 
 
 def compose_teacher_run(parent: DictConfig) -> DictConfig:
-    """The run whose module the teacher of the parent's student has: the parent itself, on the whole model."""
+    """Composes the run that makes the teacher's task module: the parent, with the whole model instead of a student."""
     child = copy.deepcopy(parent)
     child.model.student = None
     child.teacher = compose(["teacher=none"]).teacher
@@ -122,11 +123,12 @@ def compose_teacher_run(parent: DictConfig) -> DictConfig:
 
 
 def compose_translator_run(parent: DictConfig, name: str, source: SourceConfig) -> DictConfig:
-    """The run whose model translates a source of the parent's: wholly its own but for where things lie.
+    """Composes the run whose model translates a source of the parent; only folders and the like are the parent's.
 
     Args:
-        name: of the source's key, for messages.
-        source: with a translation.
+        parent: the run that has the source.
+        name: key of the source, for messages.
+        source: a source with `translation`.
     """
     assert source.translation is not None
     reference = source.translation.run
@@ -139,12 +141,12 @@ def compose_translator_run(parent: DictConfig, name: str, source: SourceConfig) 
 
 
 def model_run_settings(parent: DictConfig) -> Any:
-    """All that `compose_model_run` takes from the parent: parents that agree in it share their model run."""
+    """Returns all settings that `compose_model_run` uses; parents with equal ones share one model run."""
     return _unresolved(parent, (*_SETTINGS, "model", "scale"))
 
 
 def language_run_settings(parent: DictConfig) -> Any:
-    """All that `compose_language_run` takes from the parent: parents that agree in it share their language runs."""
+    """Returns all settings that `compose_language_run` uses; parents with equal ones share their language runs."""
     settings = _unresolved(parent, (*_SETTINGS, *_ADAPTATION, "choices", "language_modules", "scale"))
     for name in _of_recipe(parent.method):
         settings["method"].pop(name)
@@ -161,18 +163,19 @@ def _unresolved(config: DictConfig, names: Sequence[str]) -> dict[str, Any]:
 def _compose_child(
     parent: DictConfig, name: str, experiment: str | None, overrides: Sequence[str], inherited: Sequence[str]
 ) -> DictConfig:
-    """A run that another one stands on.
+    """Composes a run that another run, the parent, needs.
 
-    It chooses the parent's model and method where it inherits them, so that the lines of its own recipe apply that are
-    for these. Then it takes over the parent's settings; of the method only those that are not a recipe's, unless it
-    takes over `train` too, and none if its own overrides choose another method.
+    If the child inherits `model` or `method`, it chooses the parent's config file of that group, so that the child's
+    own recipe applies to them. Then it takes over the parent's settings. If it does not inherit `train`, it takes over
+    only those settings of the method that no recipe sets. If the child's own overrides choose another method, it takes
+    over none of the method's settings.
 
     Args:
-        parent: the run that needs it.
-        name: of the parent's key that asks for it, for messages.
+        parent: the run that needs the child.
+        name: key of the parent that asks for the child, for messages.
         experiment: file in conf/experiment; None: none.
-        overrides: its own.
-        inherited: keys of the parent that it takes over.
+        overrides: the child's own.
+        inherited: keys of the parent that the child takes over.
     Raises:
         UsageError: an override that does not fit.
     """
@@ -187,7 +190,7 @@ def _compose_child(
         for key in inherited:
             if key == "method" and own_method:
                 continue
-            # Not resolved: what the parent's settings take from elsewhere in the config they take from the child's.
+            # Interpolations stay unresolved: in the child they then refer to the child's config.
             before, child[key] = child._get_node(key), parent._get_node(key)
             if key == "method" and "train" not in inherited:
                 _keep_recipe(child.method, before)
@@ -199,13 +202,13 @@ def _compose_child(
 
 
 def _keep_recipe(method: DictConfig, own: DictConfig) -> None:
-    """Puts what a recipe says back into a method's settings that came from another run; changes `method`."""
+    """Restores, in settings of a method taken from another run, the values that a recipe sets; changes `method`."""
     for name in _of_recipe(own):
         method[name] = own._get_node(name)
 
 
 def _of_recipe(method: DictConfig) -> list[str]:
-    """A method's keys of which recipes give the value."""
+    """Returns the keys of a method whose values recipes set."""
     schema = OmegaConf.get_type(method)
     items = dataclasses.fields(schema) if dataclasses.is_dataclass(schema) else ()
     return [item.name for item in items if item.metadata.get("recipe")]

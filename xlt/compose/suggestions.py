@@ -1,4 +1,4 @@
-"""What may have been meant by a word that is not known."""
+"""Suggests what the user may have meant by an unknown word."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _OPTIONS_SHOWN = 20
 
 
 def suggestion(word: str, options: Sequence[str]) -> str:
-    """The end of a message: the nearest option, or all of them where there are few; empty otherwise."""
+    """Returns the end of a message: the most similar option, else all options if they are few, else nothing."""
     near = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
     if near:
         return f"; did you mean {near[0]}?"

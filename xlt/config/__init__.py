@@ -1,8 +1,8 @@
 """The schema that every config is checked against.
 
-A dataclass says which keys there are, of which type and range, with a line of help; the numbers live in `conf/`. What
-belongs to one method or task stands beside its code; what all runs share stands here. `faults` walks a composed
-config and returns everything that is wrong with it, a line each; `frozen` makes a checked one read-only.
+A dataclass declares the keys, each with its type, its range and a line of help; the values are in `conf/`. The schema
+of a method or a task is in the file of its code; what all runs share is here. `faults` walks through a composed config
+and yields a line for each fault; `frozen` makes a checked config read-only.
 """
 
 from xlt.config.data import (

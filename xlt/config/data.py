@@ -1,4 +1,4 @@
-"""The keys of sources and of their mix."""
+"""The config keys of data: sources, benchmarks, and how sources are mixed."""
 
 from __future__ import annotations
 
@@ -12,40 +12,43 @@ from xlt.errors import UsageError
 from xlt.languages import language_fault
 
 PARTS = ("sources", "validation", "evaluation", "excluded")
-"""The parts of a run's data that are made of sources."""
+"""The parts of a run's data; each is a mapping of names to sources."""
 
 
 @dataclass
 class HubConfig:
-    """A data set on the hub, or a local folder laid out like one, read through `datasets`."""
+    """A data set on the Hugging Face hub, or a local folder of the same layout; the `datasets` library reads it."""
 
     id: str = key("owner/name, or a local folder")
-    subset: str | None = key("configuration; {code} stands for the hub's own code of the language")
+    subset: str | None = key("configuration of the data set; {code} is replaced by the data set's code of the language")
     revision: str | None = key("commit, tag or branch")
-    splits: dict[str, str] = key("train, dev, test, text -> the data set's own name of the split")
-    fields: dict[str, str] = key("role -> column, as in the source's `fields`; {code} as in `subset`")
-    codes: dict[str, str] = key("ISO 639-3 code -> the hub's own, where they differ")
+    splits: dict[str, str] = key("train, dev, test or text -> the data set's name of this split")
+    fields: dict[str, str] = key("role -> column, as in the source's `fields`; {code} is replaced as in `subset`")
+    codes: dict[str, str] = key("ISO 639-3 code -> the data set's code of the language, where the two differ")
 
 
 @dataclass
 class InstructionConfig:
-    """A conversation made of an example of another task; {text}, {pair}, {label} and {answer} stand for its parts."""
+    """Templates that turn an example of another task into a conversation.
 
-    prompt: str = key("what the user says")
-    completion: str = key("what the assistant answers")
+    {text}, {pair}, {label} and {answer} are replaced by the parts of the example.
+    """
+
+    prompt: str = key("template of the user's turn")
+    completion: str = key("template of the assistant's turn")
 
 
 @dataclass
 class TranslationConfig:
-    """How a source came into its language: read in another one, and translated by a model (thesis §6.3.1)."""
+    """The translation of a source: it is read in another language, and a model translates it (thesis §6.3.1)."""
 
-    source_language: str = key("ISO 639-3 code of the language it is read in")
-    run: RunReference = key("the run that leaves the translator, {source} and {target} filled in")
-    adapt: list[str] = key("languages it has to learn first: that run is trained; for others its model does as it is")
-    fields: list[str] = key("which parts of an example are translated: text, pair")
-    beams: int = key("hypotheses kept in beam search; 1: greedy", low=1)
-    batch_tokens: int = key("tokens a batch, padding included", low=1)
-    cap: int | None = key("translate at most this many examples, drawn with seed 0; null: all", low=1)
+    source_language: str = key("ISO 639-3 code of the language of the original")
+    run: RunReference = key("the run that makes the translator; {source} and {target} are replaced by language codes")
+    adapt: list[str] = key("languages for which `run` is trained first; for others its base model translates as it is")
+    fields: list[str] = key("the parts of an example that are translated: text, pair")
+    beams: int = key("number of hypotheses in beam search; 1: greedy search", low=1)
+    batch_tokens: int = key("tokens per batch, with padding", low=1)
+    cap: int | None = key("translate at most this many examples, drawn at random with seed 0; null: all", low=1)
 
     def faults(self, prefix: str) -> Iterator[str]:
         if (fault := language_fault(self.source_language)) is not None:
@@ -57,67 +60,69 @@ class TranslationConfig:
             yield f"{prefix}.fields={self.fields}: must be of text, pair; other parts point into a text, or name labels"
 
     def adapts(self, language: str) -> bool:
-        """Whether the translator learns first, to translate into a language."""
+        """Returns whether the translator must be trained before it translates into `language`."""
         return bool({self.source_language, language} & set(self.adapt))
 
 
-_READ = "the content that is read, wherever it lies"
+_READ = "the content of the data, wherever they are stored"
 
 
 @dataclass
 class SourceConfig:
-    """One entry of the mix: labelled or raw data of one language."""
+    """One data set: labelled examples or raw text in one language."""
 
     reader: str = key(
-        "format: a file of xlt/data/readers",
-        known_by="the reader that is used: of a data set on the hub, or of translations, another one",
+        "format of the data; name of a file in xlt/data/readers",
+        known_by="the reader in use, which is another one for data sets on the hub and for translations",
     )
-    language: str = key("ISO 639-3 code")
+    language: str = key("ISO 639-3 code of the language")
     languages: list[str] = key(
-        "several codes: stands for a source of each, named by its code",
-        no_module="each language has become a source when the config was composed",
+        "several ISO 639-3 codes; the entry is replaced by one source for each, named by the code",
+        no_module="composition replaces the entry by one source for each language",
     )
     path: str | None = key(
-        "file or folder, {code} as in `codes`; null: from the hub, or a reader with its own data", known_by=_READ
+        "file or folder; {code} is replaced as `codes` says; null: `hub`, or data made by the reader", known_by=_READ
     )
     files: dict[str, str] = key(
-        "split -> file under path; a split that is not there has the format's usual name", known_by=_READ
+        "split -> file below `path`; a split that is not listed has the usual file name of the format", known_by=_READ
     )
-    hub: HubConfig | None = key("where path is null", known_by=_READ)
+    hub: HubConfig | None = key("data set on the hub, used if `path` is null", known_by=_READ)
     fields: dict[str, str] = key(
         "role (text, pair, label, words, a tag column, ...) -> column of the data set",
-        known_by="the columns, codes of languages filled in",
+        known_by="the columns, with {code} replaced by the code of the language",
     )
-    codes: dict[str, str] = key("ISO 639-3 code -> the data set's own, where they differ", known_by=_READ)
-    labels: dict[str, str] = key("label of the data set -> label of the task, where they differ")
-    licence: str | None = key("as its publisher names it", no_module="a note for people")
+    codes: dict[str, str] = key("ISO 639-3 code -> the data set's code, where the two differ", known_by=_READ)
+    labels: dict[str, str] = key("label of the data set -> label of the task, where the two differ")
+    licence: str | None = key("licence of the data, as the publisher names it", no_module="a note for people")
     split: str = key(
-        "which part of the data",
+        "the part of the data set that is read",
         choices=("train", "dev", "test", "text"),
-        known_by="the content that is read, and the draw where some examples are drawn",
+        known_by="the content of the data, and the random draw if only some examples are drawn",
     )
     origin: str = key(
-        "how the labels came about",
+        "where the labels are from",
         choices=("gold", "few-shot", "translated"),
-        known_by="which sources have some examples held out",
+        known_by="the list of sources of which examples are held out",
     )
-    upsample: int = key(
-        "integer repetition of the examples", low=1, known_by="its value, of a source that is learned from"
+    upsample: int = key("how often each example is repeated", low=1, known_by="its value, for training sources only")
+    cap: int | None = key("at most this many examples, drawn by seed (K of few-shot transfer); null: all", low=1)
+    cap_words: int | None = key(
+        "draw only as many of these examples as have this many words together; null: all", low=1
     )
-    cap: int | None = key("at most this many examples, drawn by seed (K of few-shot transfer); null for all", low=1)
-    cap_words: int | None = key("of those, drawn by seed, as few as have this many words between blanks", low=1)
-    where: dict[str, str] = key("column -> value that a row must have to be read")
-    instruction: InstructionConfig | None = key("makes a conversation of each example; null: as it is")
+    where: dict[str, str] = key("column -> value; only rows with this value are read")
+    instruction: InstructionConfig | None = key(
+        "turns each example into a conversation; null: examples stay as they are"
+    )
     text_language: str | None = key(
-        "of parallel text, the language of `text`; null: the source's own",
+        "for parallel text: ISO 639-3 code of the language of `text`; null: `language`",
         known_by="the languages of the parallel text",
     )
     pair_language: str | None = key(
-        "of parallel text, the language of `pair`; null: the source's own",
+        "for parallel text: ISO 639-3 code of the language of `pair`; null: `language`",
         known_by="the languages of the parallel text",
     )
     translation: TranslationConfig | None = key(
-        "read in another language and translated into this one; null: as it is",
+        "read the source in another language and translate it into this one; null: no translation",
         known_by="the fingerprint of the translation",
     )
 
@@ -133,18 +138,18 @@ class SourceConfig:
 
     @property
     def parallel(self) -> tuple[str, str] | None:
-        """Languages of `text` and `pair`; None if the source is not parallel text."""
+        """The languages of `text` and `pair`; None if the source is not parallel text."""
         if self.text_language is None and self.pair_language is None:
             return None
         return self.text_language or self.language, self.pair_language or self.language
 
     @property
     def code(self) -> str:
-        """The data set's own code of the language."""
+        """The code that the data set uses for the language."""
         return self.codes.get(self.language, self.language)
 
     def location(self) -> Path:
-        """The file or folder that the data is in.
+        """Returns the file or folder with the data.
 
         Raises:
             UsageError: `path` is null.
@@ -158,15 +163,15 @@ class SourceConfig:
 class BenchmarkConfig:
     """A published benchmark of causal language models, which the `lm-eval` library runs."""
 
-    tasks: list[str] = key("lm-eval's tasks or groups; the score is their mean")
-    metric: str = key("lm-eval's metric and filter, as its results name it")
-    split: str | None = key("which part of its data; null: the tasks' own test set")
+    tasks: list[str] = key("lm-eval tasks or groups; the score is the mean over them")
+    metric: str = key("metric and filter, named as in lm-eval's results")
+    split: str | None = key("part of the benchmark's data; null: the test set of the tasks")
     shots: int = key("examples in the prompt", low=0)
-    limit: int | None = key("at most this many examples of each task, the first ones; null: all", low=1)
-    generation: str | None = key("sampling, as lm-eval's gen_kwargs: temperature=0.1,do_sample=True; null: the task's")
-    chat: bool = key("write prompts as conversations: by Tulu's format or the tokenizer's chat template, as the task")
-    folder: str | None = key("folder with further tasks in lm-eval's format")
-    runs_code: bool = key("allow that code the model wrote is run on this machine")
+    limit: int | None = key("evaluate only the first examples of each task, this many; null: all", low=1)
+    generation: str | None = key("lm-eval's gen_kwargs, for example temperature=0.1,do_sample=True; null: the task's")
+    chat: bool = key("format prompts as conversations; whether in Tulu's format or by chat template, the task decides")
+    folder: str | None = key("folder with further tasks in lm-eval's format; null: none")
+    runs_code: bool = key("allow this machine to run the code that the model writes")
 
     def faults(self, prefix: str) -> Iterator[str]:
         if not self.tasks:
@@ -175,58 +180,59 @@ class BenchmarkConfig:
 
 @dataclass
 class SamplingConfig:
-    """How often each source's batches come."""
+    """The rule by which batches are taken from the sources."""
 
     by: str = key(
-        "concatenation: every example once an epoch; size: a source drawn at each step",
+        "concatenation: every example once per epoch; size: each step draws one source",
         choices=("concatenation", "size"),
     )
-    exponent: float = key("by size: probability of a source ~ min(examples, ceiling) ** exponent", low=0, high=1)
-    ceiling: int | None = key("by size: examples counted at most; null: all", low=1)
+    exponent: float = key("with by=size: probability of a source ~ min(examples, ceiling) ** exponent", low=0, high=1)
+    ceiling: int | None = key("with by=size: largest number of examples that counts; null: no limit", low=1)
 
     def unused(self, facts: RunFacts) -> Iterator[str]:
-        """How a source is drawn where none is."""
+        """Yields the keys about drawing sources if no source is drawn."""
         if self.by == "concatenation":
             yield from ("exponent", "ceiling")
 
 
 @dataclass
 class DataConfig:
-    """The mix that a run learns from, what selects its checkpoint, and what it is evaluated on."""
+    """The data of a run: for training, for the selection of the checkpoint, and for evaluation."""
 
     sources: dict[str, SourceConfig] = key("training sources by name", known_by="the content of each, and their order")
     validation: dict[str, SourceConfig] = key(
-        "sources that select the checkpoint; empty: held out of `sources`",
+        "sources that select the checkpoint; empty: examples held out of `sources` do",
         known_by="the content of each, and their order",
     )
     evaluation: dict[str, SourceConfig] = key(
-        "sources that the finished module is evaluated on, by name", no_module="it is about the evaluation"
+        "sources that the trained module is evaluated on, by name", no_module="it is about the evaluation"
     )
     benchmarks: dict[str, BenchmarkConfig] = key(
-        "benchmarks of language models that it is evaluated on, by name", no_module="it is about the evaluation"
+        "language-model benchmarks that the trained module is evaluated on, by name",
+        no_module="it is about the evaluation",
     )
     excluded: dict[str, SourceConfig] = key(
-        "no example whose text is also in one of these is learned from", known_by="the content of each"
+        "sources whose texts are left out of training and validation", known_by="the content of each"
     )
-    sampling: SamplingConfig = key("how often each source's batches come")
+    sampling: SamplingConfig = key("rule by which batches are taken from the sources")
     held_out_fraction: float = key(
-        "share of each source held out where `validation` is empty; the same by id in all",
+        "share held out of each source if `validation` is empty; equal ids are treated alike in all",
         low=0,
         high=0.5,
-        known_by="the share of each language of which some is held out",
+        known_by="the share that is held out, for each language",
     )
     held_out_fractions: dict[str, float] = key(
-        "ISO 639-3 code -> that share, for languages with another",
-        known_by="the share of each language of which some is held out",
+        "ISO 639-3 code -> share, for languages with another than held_out_fraction",
+        known_by="the share that is held out, for each language",
     )
     select_on_targets: bool = key(
-        "allow languages in `validation` that are only targets, not sources",
-        no_module="it allows a config or refuses it",
+        "allow sources in `validation` whose language is no source language",
+        no_module="it only decides whether a config is accepted",
     )
     leaks: str = key(
-        "where a text of `sources`, or of their translators' data, stands in `evaluation`",
+        "what to do if a text of `sources`, or one its translator learned from, is in `evaluation`",
         choices=("refuse", "allow"),
-        no_module="it allows data or refuses them",
+        no_module="it only decides whether data are accepted",
     )
 
     def faults(self, prefix: str) -> Iterator[str]:
@@ -251,11 +257,11 @@ class DataConfig:
         yield from self._selection_faults(prefix)
 
     def held_out_of(self, language: str) -> float:
-        """The share of a source in `language` that is held out where `validation` is empty."""
+        """Returns the share that is held out of a source in `language` if `validation` is empty."""
         return self.held_out_fractions.get(language, self.held_out_fraction)
 
     def _selection_faults(self, prefix: str) -> Iterator[str]:
-        """Validation on a language that is no source language, unless that is asked for in so many words."""
+        """Yields a fault for each validation source in no source language, unless `select_on_targets` allows it."""
         spoken = sorted({source.language for source in self.sources.values() if source.origin == "gold"})
         if not spoken or any(map(language_fault, spoken)) or self.select_on_targets:
             return

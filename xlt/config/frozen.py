@@ -1,4 +1,4 @@
-"""Freezing a checked config: from then on nobody can change it."""
+"""Makes a checked config read-only, so that no code can change it afterwards."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _MARK = "_frozen"
 
 
 class FrozenConfigError(TypeError):
-    """Something tried to change a checked config."""
+    """Error that is raised if code tries to change a frozen config."""
 
 
 def frozen(config: Any) -> Any:
@@ -19,7 +19,7 @@ def frozen(config: Any) -> Any:
     `copy.deepcopy` and pickling give a frozen copy; `dataclasses.replace` gives a new object that is not frozen itself.
 
     Args:
-        config: an instance of a schema dataclass, or a dict, list or plain value of one.
+        config: an instance of a schema dataclass, or a dict, list or plain value in one.
     Returns:
         The same dataclass instance; for a dict or a list, a read-only copy that compares equal to it.
     """
@@ -38,7 +38,7 @@ def frozen(config: Any) -> Any:
 
 
 def is_frozen(config: Any) -> bool:
-    """Whether a config object, mapping or list was frozen."""
+    """Returns whether a config object, mapping or list is frozen."""
     return isinstance(config, (FrozenDict, FrozenList)) or _MARK in getattr(config, "__dict__", {})
 
 
@@ -67,7 +67,7 @@ class FrozenList(list[Any]):
 
 
 def _guard(schema: type) -> None:
-    """Has the instances of a schema refuse changes once they are frozen. A plug-in's schema need not know of it."""
+    """Changes a schema class so that frozen instances refuse changes. A plug-in's schema needs no code for this."""
     if "_guarded" in schema.__dict__:
         return
 
@@ -81,7 +81,7 @@ def _guard(schema: type) -> None:
             _refuse(self)
         object.__delattr__(self, name)
 
-    def reduce(self: Any) -> tuple[Any, ...]:  # another process guards the schema before it fills the copy
+    def reduce(self: Any) -> tuple[Any, ...]:  # so that the process that unpickles guards the schema, too
         return _new, (type(self),), self.__dict__
 
     members = {"__setattr__": set_attribute, "__delattr__": delete_attribute, "__reduce__": reduce, "_guarded": True}

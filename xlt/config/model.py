@@ -1,4 +1,4 @@
-"""The keys of the model, of its student and teacher, and of the runs that a run begins with."""
+"""The config keys of the model, of its student and teacher, and of references to other runs."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ _TOKENIZER_FILES = (
 
 @dataclass
 class RunReference:
-    """Another run that this one stands on, by how it is composed."""
+    """A reference to another run that this run needs: the config that the other run is composed from."""
 
     experiment: str = key("name of a file in conf/experiment")
-    overrides: list[str] = key("Hydra overrides on top of it; {language} stands for the language's code")
+    overrides: list[str] = key("Hydra overrides on top of it; {language} is replaced by the language's code")
 
 
 @dataclass
 class StartConfig:
-    """The module whose values training begins with, of the same method and shape; both null: fresh values."""
+    """The module whose values training starts from, of the same method and shape; both keys null: new values."""
 
-    path: str | None = key("module file", file=True)
-    run: RunReference | None = key("the run that leaves it; a generator makes it for the run's language")
+    path: str | None = key("module file to start from", file=True)
+    run: RunReference | None = key(
+        "run that makes the module to start from; a generator generates it for the run's language"
+    )
 
     def faults(self, prefix: str) -> Iterator[str]:
         if self.path is not None and self.run is not None:
@@ -41,16 +43,16 @@ class StartConfig:
 
 @dataclass
 class RandomModelConfig:
-    """A model with random weights and a tokenizer trained on the run's own sources."""
+    """A model with random weights, and a tokenizer that is trained on the run's sources."""
 
     architecture: str = key("transformers model type", choices=("bert", "roberta", "xlm-roberta", "m2m_100"))
-    layers: int = key("number of Transformer blocks; of an encoder-decoder, in each half", low=1)
-    hidden_size: int = key("width", low=8)
-    heads: int = key("attention heads", low=1)
-    intermediate_size: int = key("feed-forward width", low=8)
-    max_positions: int = key("longest input, tokens", low=16)
-    vocabulary: int = key("tokenizer entries, special tokens included", low=300)
-    dropout: float = key("dropout of hidden states and attention", low=0, high=0.9)
+    layers: int = key("number of Transformer blocks; in an encoder-decoder, of each half", low=1)
+    hidden_size: int = key("width of the hidden states", low=8)
+    heads: int = key("number of attention heads", low=1)
+    intermediate_size: int = key("width of the feed-forward layers", low=8)
+    max_positions: int = key("longest input, in tokens", low=16)
+    vocabulary: int = key("number of tokenizer entries, with special tokens", low=300)
+    dropout: float = key("dropout probability of hidden states and attention", low=0, high=0.9)
 
     def faults(self, prefix: str) -> Iterator[str]:
         if self.hidden_size % self.heads:
@@ -59,38 +61,41 @@ class RandomModelConfig:
 
 @dataclass
 class StudentConfig:
-    """What a smaller model keeps of a pre-trained one, to be distilled for two languages (thesis §5.3.2)."""
+    """A student: a smaller copy of the pre-trained model, to be distilled for two languages (thesis §5.3.2)."""
 
-    layer_reduction: int = key("layers of the model / layers of the student", low=1, hint="thesis §5.4.2: 2 and 3")
+    layer_reduction: int = key(
+        "layers of the model divided by layers of the student", low=1, hint="thesis §5.4.2: 2 and 3"
+    )
     hidden_size: int | None = key("width of the student; null: the model's", low=2)
     token_probability: float = key(
-        "a token is kept whose share of a language's text is at least this; 0: all that occur", low=0, high=1
+        "keep tokens with at least this share of a language's text; 0: all that occur", low=0, high=1
     )
-    characters: bool = key("keep all single characters as well")
-    copies: bool = key("start from the model's values; false: from random ones (thesis §5.4.1, Scratch)")
+    characters: bool = key("also keep all tokens of a single character")
+    copies: bool = key("initialise with the model's weights; false: random weights (thesis §5.4.1, Scratch)")
     run: RunReference | None = key(
-        "the run that trains it, {source} and {target} filled in; null: this run", known_by="the fingerprint of the run"
+        "run that trains the student; {source} and {target} are replaced by codes; null: this run",
+        known_by="the fingerprint of the run",
     )
 
 
 @dataclass
 class TeacherConfig:
-    """Distillation from the whole model into its student (thesis §5.3)."""
+    """The distillation from the whole model (the teacher) into its student (thesis §5.3)."""
 
-    losses: list[str] = key("of attention (Eq. 5.1), hidden (Eq. 5.2), prediction (Eq. 5.3); empty: no teacher")
+    losses: list[str] = key("any of attention (Eq. 5.1), hidden (Eq. 5.2), prediction (Eq. 5.3); empty: no teacher")
     knows_task: bool = key(
-        "the teacher has the module of the same run without student, not only language modules",
-        known_by="the identity of its module",
+        "add a task module to the teacher: that of the same run without a student, or `path`",
+        known_by="the identity of the teacher's module",
     )
     path: str | None = key(
-        "module file of the task that the teacher has, used in place of training it",
+        "file of the teacher's task module, used instead of training one; null: train it",
         file=True,
         known_by="the content of the file",
     )
-    dtype: str = key("of the teacher's weights", choices=("float32", "bfloat16"))
+    dtype: str = key("dtype of the teacher's weights", choices=("float32", "bfloat16"))
 
     def unused(self, facts: RunFacts) -> Iterator[str]:
-        """What the teacher is like where there is none."""
+        """Yields the keys that describe the teacher if there is none."""
         if not self.losses:
             yield "dtype"
 
@@ -107,29 +112,29 @@ class TeacherConfig:
 
 @dataclass
 class ModelConfig:
-    """Which pre-trained Transformer: exactly one of `path`, `run` and `random`; and whether it or a student of it."""
+    """The base model: exactly one of `path`, `run` and `random`, or a student that is made of it."""
 
     path: str | None = key(
-        "local folder or hub id of a pre-trained model", known_by="the content of the folder; of the hub, the id"
+        "local folder or hub id of a pre-trained model", known_by="the content of the folder, or the hub id"
     )
     revision: str | None = key("commit or tag of a hub model", known_by="the model, together with its path")
-    run: RunReference | None = key("the run whose checkpoint is the model", known_by="the fingerprint of the run")
+    run: RunReference | None = key("run whose checkpoint is the model", known_by="the fingerprint of the run")
     random: RandomModelConfig | None = key("random weights, for pre-training a model from scratch")
-    dtype: str = key("of the pre-trained weights in memory", choices=("float32", "bfloat16"))
-    quantise: str | None = key("nf4: the blocks' linear layers in 4 bits (thesis §7.2.3); null: as dtype says",
+    dtype: str = key("dtype of the pre-trained weights in memory", choices=("float32", "bfloat16"))
+    quantise: str | None = key("nf4: the blocks' linear layers have 4-bit weights (thesis §7.2.3); null: as dtype says",
                                choices=("nf4",))  # fmt: skip
     dropout: float | None = key(
-        "of hidden states and attention while it trains; null: the pre-trained model's own",
+        "dropout probability of hidden states and attention in training; null: the model's own",
         low=0,
         high=0.9,
     )
-    student: StudentConfig | None = key("use a smaller model made of it; null: the model itself")
+    student: StudentConfig | None = key("use a smaller model made from this one; null: the model itself")
     new_languages: dict[str, str | None] = key(
-        "of a translator: language that it gets a token for -> relative it begins as; null: the mean"
+        "for a translator: new language -> language whose token vector it starts from; null: the mean"
     )
 
     def unused(self, facts: RunFacts) -> Iterator[str]:
-        """Random weights are float32, and their tokenizer has the languages of the data."""
+        """Yields keys without effect: random weights are float32, and their tokenizer has the data's languages."""
         if self.random is not None:
             yield from ("dtype", "new_languages")
 
@@ -156,7 +161,7 @@ class ModelConfig:
 
     @staticmethod
     def _path_fault(path: str) -> str | None:
-        """What is wrong with a local folder; None for a hub id, which only loading can judge."""
+        """Returns what is wrong with a local folder; None for a hub id, which can be checked only by loading it."""
         folder = Path(path).expanduser()
         looks_local = not path or path.startswith((".", "/", "~")) or path.count("/") > 1 or folder.exists()
         if not looks_local:
@@ -166,6 +171,6 @@ class ModelConfig:
         if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
             return "config.json without weights (model.safetensors)"
         if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
-            # transformers would make up an empty vocabulary
+            # Without these files transformers would load a tokenizer with an empty vocabulary.
             return "config.json without a tokenizer (tokenizer.json)"
         return None

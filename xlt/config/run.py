@@ -1,4 +1,4 @@
-"""The keys of a run: language modules, recipe, trackers, launchers, and all of it together."""
+"""The config keys of a run: language modules, training, trackers, launchers, and the config of the whole run."""
 
 from __future__ import annotations
 
@@ -19,21 +19,25 @@ from xlt.languages import language_fault
 
 @dataclass
 class LanguageModulesConfig:
-    """Where the language modules come from that a task run stands on and is composed with."""
+    """The language modules with which a task run is trained and evaluated, and the runs or files they come from."""
 
-    experiment: str | None = key("experiment that trains one language's module; null: no language adaptation")
-    overrides: list[str] = key("its overrides; {language} stands for the language's ISO 639-3 code")
-    paths: dict[str, str] = key("module files by language, used in place of training")
-    generator: RunReference | None = key("the run whose generator makes the modules; with experiment: the sources'")
-    cap_words: int | None = key("words of text that experiment learns from, drawn by seed; null: all of it", low=1)
-    start_from_generator: bool = key("experiment goes on from the module that the generator makes (MAD-G-ft)")
-    stand_in: dict[str, str] = key("language -> language whose module it uses; targets: all that is evaluated on")
-    among: list[str] = key(
-        "a language not among these uses the module of the nearest of them by URIEL (§3.4.2); empty: its own"
+    experiment: str | None = key("experiment that trains the module of one language; null: none is trained")
+    overrides: list[str] = key("overrides of `experiment`; {language} is replaced by the language's ISO 639-3 code")
+    paths: dict[str, str] = key("language -> module file, used instead of training the module")
+    generator: RunReference | None = key(
+        "run whose generator makes modules; if `experiment` is set, for source languages only"
     )
-    typology: str | None = key("file of URIEL's vectors (.npz) for `among`; null: of the urielplus package", file=True)
+    cap_words: int | None = key("words of text that `experiment` trains on, drawn by seed; null: all", low=1)
+    start_from_generator: bool = key("`experiment` starts from the module that `generator` makes (MAD-G-ft)")
+    stand_in: dict[str, str] = key("language -> language whose module it uses; key targets: all evaluation languages")
+    among: list[str] = key(
+        "languages with own modules; others use that of the nearest one by URIEL (§3.4.2); empty: all"
+    )
+    typology: str | None = key(
+        "file of URIEL vectors (.npz) for `among`; null: that of the urielplus package", file=True
+    )
     evaluate_without: bool = key(
-        "evaluate the task module alone (TA-only) as well", no_module="it is about the evaluation"
+        "also evaluate the task module without a language module (TA-only)", no_module="it is about the evaluation"
     )
 
     def faults(self, prefix: str) -> Iterator[str]:
@@ -53,11 +57,13 @@ class LanguageModulesConfig:
 
 @dataclass
 class TaskModulesConfig:
-    """Modules that a run's own is added to when it is evaluated (thesis §7.5.1, Eq. 7.9), and the base without any."""
+    """Further modules for evaluation: they are added to the run's own module (thesis §7.5.1, Eq. 7.9)."""
 
-    runs: dict[str, list[str]] = key("name -> overrides of the data of a run whose module is added, else as this one")
-    paths: dict[str, str] = key("name -> module file that is added")
-    evaluate_base: bool = key("evaluate the base model without any task module as well")
+    runs: dict[str, list[str]] = key(
+        "name -> data overrides of the run that trains the module; its other settings are this run's"
+    )
+    paths: dict[str, str] = key("name -> file of the module")
+    evaluate_base: bool = key("also evaluate the base model without any module")
 
     def faults(self, prefix: str) -> Iterator[str]:
         for name in self.runs.keys() & self.paths.keys():
@@ -69,35 +75,37 @@ class TaskModulesConfig:
 
 @dataclass
 class TrainConfig:
-    """How long and how fast a run trains, whatever its method; what one method alone needs stands in its own schema."""
+    """The training settings that all methods share; settings of one method are in its own schema."""
 
-    epochs: float | None = key("passes over the mix; null: max_steps alone counts", above=0)
-    max_steps: int | None = key("upper bound of the steps of a phase; null: none", low=1)
-    min_steps: int = key("lower bound of the steps of a phase", low=0)
-    batch_size: int = key("examples a step, over all processes", low=1)
-    micro_batch_size: int | None = key("examples a forward pass; null: the whole batch", low=1)
-    group_by_length: bool = key("examples of like length in a batch: little padding, an order less random")
-    learning_rate: float = key("peak rate", above=0)
-    head_learning_rate: float | None = key("peak rate of the task's head; null: that of the rest", above=0)
-    warmup_fraction: float = key("share of the steps over which the rate rises", low=0, high=1)
+    epochs: float | None = key("passes over the training data; null: only max_steps counts", above=0)
+    max_steps: int | None = key("largest number of steps of a phase; null: no limit", low=1)
+    min_steps: int = key("smallest number of steps of a phase", low=0)
+    batch_size: int = key("examples per step, of all processes together", low=1)
+    micro_batch_size: int | None = key("examples per forward pass; null: the whole batch", low=1)
+    group_by_length: bool = key("batch examples of similar length: less padding, but a less random order")
+    learning_rate: float = key("peak learning rate", above=0)
+    head_learning_rate: float | None = key("peak learning rate of the task head; null: learning_rate", above=0)
+    warmup_fraction: float = key("share of the steps in which the learning rate rises", low=0, high=1)
     weight_decay: float = key("decoupled weight decay", low=0)
-    clip_norm: float | None = key("largest gradient norm; null: no clipping", above=0)
-    precision: str = key("arithmetic of forward and backward", choices=("fp32", "bf16"))
-    evaluate_every_steps: int | None = key("validate every so many steps", low=1)
-    evaluate_every_epochs: float | None = key("validate every so many epochs", above=0)
-    evaluation_batch_size: int = key("examples a forward pass in evaluation", low=1)
+    clip_norm: float | None = key(
+        "gradients with a larger norm are scaled down to this norm; null: no clipping", above=0
+    )
+    precision: str = key("floating-point type of forward and backward pass", choices=("fp32", "bf16"))
+    evaluate_every_steps: int | None = key("steps between two validations", low=1)
+    evaluate_every_epochs: float | None = key("epochs between two validations", above=0)
+    evaluation_batch_size: int = key("examples per forward pass in evaluation", low=1)
     save_every_seconds: float = key(
-        "seconds between saved states; more if saving takes long; 0: each step",
+        "seconds between two saved states; longer if saving is slow; 0: save after each step",
         low=0,
-        no_module="a run that goes on from a saved state ends in the same weights",
+        no_module="a run that continues from a saved state ends with the same weights",
     )
     activation_checkpointing: bool = key(
-        "compute activations again in the backward pass: less memory, more time",
+        "recompute activations in the backward pass: less memory, more time",
         no_module="the same values are computed twice",
     )
 
     def unused(self, facts: RunFacts) -> Iterator[str]:
-        """A head's rate where there is no head; the size of validation batches where no batch is drawn at random."""
+        """Yields a head's learning rate if there is no head, and the batch size if validation draws nothing."""
         if not facts.has_head:
             yield "head_learning_rate"
         if not facts.validates_at_random:
@@ -117,14 +125,14 @@ class TrainConfig:
 
 @dataclass
 class TrackerConfig:
-    """Where metrics go besides the run's own `metrics.jsonl`."""
+    """Places to which metrics are sent, besides the file `metrics.jsonl` of the run."""
 
-    wandb: str = key("Weights & Biases", choices=("off", "online", "offline"))
+    wandb: str = key("use of Weights & Biases", choices=("off", "online", "offline"))
     project: str = key("W&B project")
-    entity: str | None = key("W&B user or team; null: the account's own")
-    group: str | None = key("W&B group: the table or sweep that a run is part of")
-    artifacts: bool = key("modules as W&B artifacts, with what they stand on; they take space there")
-    progress: bool = key("progress bar in the terminal")
+    entity: str | None = key("W&B user or team; null: the default of the account")
+    group: str | None = key("W&B group of the run: its table or sweep")
+    artifacts: bool = key("upload modules to W&B as artifacts, linked to those they build on; this takes space there")
+    progress: bool = key("show a progress bar in the terminal")
 
     def faults(self, prefix: str) -> Iterator[str]:
         if self.wandb != "off" and importlib.util.find_spec("wandb") is None:
@@ -133,20 +141,22 @@ class TrackerConfig:
 
 @dataclass
 class LauncherConfig:
-    """How the runs that a command needs are executed."""
+    """The way in which the runs of a command are executed: one by one, several at once, or on a cluster."""
 
-    workers: int = key("runs side by side, or jobs of a cluster's array", low=1)
-    cluster: str | None = key("slurm, or local: as if there were one; null: this machine", choices=("slurm", "local"))
-    partition: str | None = key("of SLURM")
-    account: str | None = key("of SLURM")
-    minutes: int = key("longest time of a job; what is not done by then saves its state and is submitted again", low=1)
+    workers: int = key("number of runs at the same time, on this machine or in a cluster's job array", low=1)
+    cluster: str | None = key(
+        "slurm, or local: a simulated cluster on this machine; null: no cluster", choices=("slurm", "local")
+    )
+    partition: str | None = key("SLURM partition")
+    account: str | None = key("SLURM account")
+    minutes: int = key("time limit of a job, minutes; an unfinished job saves its state and is submitted again", low=1)
     memory_gb: float = key("memory of a job, GB", above=0)
-    cpus: int = key("cores of a job", low=1)
+    cpus: int = key("CPU cores of a job", low=1)
     gpus: int = key("GPUs of a job", low=0)
-    seconds_to_save: int = key("how long before the end of its time a job is told to save its state", low=10)
-    requeues: int = key("how often a job that was stopped is submitted again", low=0)
-    setup: list[str] = key("shell lines before a job, for instance ['source .venv/bin/activate']")
-    sbatch: dict[str, str] = key("further options of sbatch, without their dashes: qos, constraint, ...")
+    seconds_to_save: int = key("seconds before its time limit at which a job is told to save its state", low=10)
+    requeues: int = key("how often a stopped job is submitted again", low=0)
+    setup: list[str] = key("shell lines to run before a job, for example ['source .venv/bin/activate']")
+    sbatch: dict[str, str] = key("further options of sbatch, without dashes: qos, constraint, ...")
 
     def faults(self, prefix: str) -> Iterator[str]:
         if self.cluster is not None and importlib.util.find_spec("submitit") is None:
@@ -157,57 +167,60 @@ class LauncherConfig:
 
 @dataclass
 class RunConfig:
-    """A run: model, method, data and task, and how it is carried out."""
+    """The config of a run: model, method, data and task, and how the run is carried out."""
 
-    experiment_name: str = key("what the run is called in plans and dashboards", no_module="a name for people")
+    experiment_name: str = key("name of the run in plans and dashboards", no_module="a name for people")
     choices: dict[str, str] = key(
-        "files of conf/method and conf/model that were chosen; language runs choose the same",
-        no_module="they name config files; the values in them count",
+        "the chosen files of conf/method and conf/model; language runs choose the same files",
+        no_module="they name config files; the values in these files count",
     )
     scale: str = key(
-        "mini or thesis", choices=("mini", "thesis"), no_module="it chooses config files; their values count"
+        "size of the experiment: mini (small, for CPUs) or thesis (as published)",
+        choices=("mini", "thesis"),
+        no_module="it chooses config files; the values in these files count",
     )
-    model: ModelConfig = key("which pre-trained Transformer")
-    method: Any = key("how it is adapted")
-    task: Any = key("what it learns")
-    data: DataConfig = key("what it learns from")
-    train: TrainConfig = key("how long and how fast it trains")
+    model: ModelConfig = key("the pre-trained model, or a student of it")
+    method: Any = key("how the model is adapted")
+    task: Any = key("the task that is learned")
+    data: DataConfig = key("data for training, validation and evaluation")
+    train: TrainConfig = key("length, batch size and learning rate of the training")
     language_modules: LanguageModulesConfig = key(
-        "language adaptation", known_by="the identities of the modules of the languages that the run learns from"
+        "language modules for training and evaluation", known_by="the identities of the source languages' modules"
     )
     task_modules: TaskModulesConfig = key(
-        "further modules in the model that is evaluated", no_module="they are added when the module is evaluated"
+        "further modules for evaluation", no_module="they are added only when the module is evaluated"
     )
-    start: StartConfig = key("the module that training begins with", known_by="the identity of the module")
+    start: StartConfig = key("the module that training starts from", known_by="the identity of the module")
     teacher: TeacherConfig = key("distillation from the whole model into its student")
     tracker: TrackerConfig = key("dashboards and progress", no_module="it records the run")
-    launcher: LauncherConfig = key("execution", no_module="it says where the run is executed")
-    language: str | None = key("ISO 639-3 code, for a language module; null for a task")
+    launcher: LauncherConfig = key("how and where runs are executed", no_module="it says where the run is executed")
+    language: str | None = key("ISO 639-3 code of the language that a language module is trained for; null: a task run")
     translator: str = key(
-        "file of conf/model that translates the sources with a `translation`",
-        no_module="it names a config file; a translated source counts by its translation",
+        "file of conf/model with the model that translates sources",
+        no_module="it names a config file; the translations themselves count",
     )
     target: str | None = key(
-        "ISO 639-3 code of the target language, for mixes made for one (FS-SINGLE, TTRAIN-SINGLE)",
-        no_module="mixes and students that are made for it count by their sources and runs",
+        "ISO 639-3 code of the target language, for data mixes and students made for one language",
+        no_module="the sources and runs that are chosen by it count",
     )
     seed: int = key("seed of every random stream", low=0)
     data_dir: str | None = key(
-        "folder of data sets that the sources' paths start from", no_module="data count by their content"
+        "folder with the data sets; the sources' paths are relative to it", no_module="the content of the data counts"
     )
-    output_dir: str = key("where runs, modules and tables are kept", no_module="it says where results are kept")
+    output_dir: str = key("folder for runs, modules and tables", no_module="it says where results are stored")
     device: str = key(
-        "cpu, cuda or auto", no_module="results on other devices differ by rounding alone; the manifest has the device"
+        "cpu, cuda, cuda:N or auto",
+        no_module="results on other devices differ only by rounding; the manifest records the device",
     )
     other_code: str = key(
-        "runs that exist, made by other code: train them again, or use them as they are",
+        "what to do with existing runs of another code version: train them again, or use them",
         choices=("train", "use"),
-        no_module="it chooses between runs that exist",
+        no_module="it chooses between existing runs",
     )
     threads: int | None = key(
-        "torch threads; null: torch's own choice",
+        "number of torch threads; null: torch decides",
         low=1,
-        no_module="sums are taken in another order; results differ by rounding alone; the manifest has the number",
+        no_module="it changes only the order of sums, hence rounding; the manifest records the number",
     )
 
     def faults(self, prefix: str) -> Iterator[str]:
@@ -232,7 +245,7 @@ class RunConfig:
 
 
 def _folder_fault(folder: Path) -> str | None:
-    """Why nothing can be written to a folder that may not exist yet."""
+    """Returns why nothing can be written to a folder, which need not exist yet; None if it can be."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         return f"{there} is not a folder"

@@ -1,4 +1,4 @@
-"""What a schema is made of: keys with their help and range, and the walk that finds everything wrong."""
+"""The parts of a schema: keys with help and range, and the function that finds all faults of a config."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def key(
     no_module: str = "",
     known_by: str = "",
 ) -> Any:
-    """A required config key with its line of help and its range.
+    """Declares a required config key with its line of help and its range.
 
     Args:
         help: one line for the reader of the schema.
@@ -33,11 +33,12 @@ def key(
         choices: the allowed strings.
         file: the value is a local path that must exist.
         hint: added to the message when the value is out of range ("thesis range 0.0025 to 0.08").
-        recipe: of a method's key: its value depends on the task. A run's language runs do not take it from the run, as
-            they take the method's other keys, but from the recipe of their own task (conf/recipes).
-        no_module: why no value of the key changes the module that a run leaves. The key is then no part of the run's
-            identity; every other key is.
-        known_by: what stands in the identity in place of the value: the content of a file, the run that is meant.
+        recipe: only for keys of a method: the value depends on the task. The language runs of a task run take the
+            other keys of the method from it, but this key from the recipe of their own task (conf/recipes).
+        no_module: why no value of the key can change the module that a run makes. A key with a reason is not part of
+            the run's identity; every other key is.
+        known_by: what the identity contains instead of the value: for example the content of a file, or the
+            fingerprint of a run.
     """
     metadata = dict(help=help, low=low, high=high, above=above, choices=choices, file=file, hint=hint, recipe=recipe)
     return field(default=MISSING, metadata=metadata | dict(no_module=no_module, known_by=known_by))
@@ -45,14 +46,14 @@ def key(
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a schema may ask about a run when it says which of its keys the run does not use.
+    """Facts about a run, by which a schema decides which of its keys the run does not use.
 
-    A schema says so in `unused(self, facts: RunFacts)`, which yields the names of those keys.
+    The schema's method `unused(self, facts: RunFacts)` yields the names of these keys.
 
     Attributes:
-        adapts_language: the run leaves a language module, not a task module.
-        has_head: a head is trained beside the pre-trained model.
-        validates_at_random: validation draws at random, batch by batch, as masked language modelling does.
+        adapts_language: the run makes a language module, not a task module.
+        has_head: a head is trained on top of the pre-trained model.
+        validates_at_random: each validation batch is drawn at random, as the masks of masked language modelling are.
     """
 
     adapts_language: bool
@@ -61,11 +62,11 @@ class RunFacts:
 
 
 def used_keys(config: Any, facts: RunFacts | None = None) -> list[str]:
-    """The keys of a config object whose values are part of a run's identity, in order.
+    """Returns the keys of a config object whose values are part of a run's identity, in order.
 
     Args:
         config: an instance of a schema dataclass.
-        facts: about the run; a schema without `unused` does not ask for them.
+        facts: about the run; needed only if the schema has a method `unused`.
     """
     unused = set(config.unused(facts)) if hasattr(config, "unused") else set()
     return [
@@ -76,11 +77,11 @@ def used_keys(config: Any, facts: RunFacts | None = None) -> list[str]:
 
 
 def faults(config: Any, prefix: str = "") -> Iterator[str]:
-    """Every fault of a composed config object, a line each: ranges, choices, absent files, contradictions.
+    """Yields a line for every fault of a composed config object: ranges, choices, missing files, contradictions.
 
     Args:
-        config: an instance of a schema dataclass, or anything that may contain one.
-        prefix: its key in the whole config.
+        config: an instance of a schema dataclass, or any value that may contain one.
+        prefix: key of the object in the whole config.
     """
     if isinstance(config, dict):
         for name, value in config.items():
@@ -113,7 +114,7 @@ def _range_fault(value: Any, rules: Any) -> str | None:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         low, high, above = rules["low"], rules["high"], rules["above"]
         inside = (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
-        if not inside:  # also for NaN, which compares false
+        if not inside:  # true for NaN as well, because every comparison with NaN is false
             if low is None and above is None:
                 return f"must be at most {high}{hint}"
             left = f"({above}" if above is not None else f"[{low}"

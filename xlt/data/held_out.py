@@ -1,4 +1,4 @@
-"""The share of the training sources that selects the checkpoint of a run without validation sources."""
+"""Chooses examples of the training sources for validation, in runs without validation sources."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from xlt.errors import UsageError
 
 
 class HeldOut:
-    """Which examples are held out of which source (thesis §4.4.2: 5% of the corpus).
+    """The rule by which examples are held out of each training source (thesis §4.4.2: 5% of the corpus).
 
-    A seeded share of every gold source is held out. Where all examples of a source have ids, an id is held out of all
-    sources or of none: no source learns the translation of an example that another one holds out.
+    A share of every gold source is held out, chosen by the seed. In sources whose examples have ids, an id is held out
+    of all sources or of none. So no translation of a held-out example is used for training.
 
     Args:
         data: of the run.
@@ -29,23 +29,23 @@ class HeldOut:
 
     @property
     def is_used(self) -> bool:
-        """Whether the run holds examples out at all: it has no validation sources."""
+        """Whether the run holds out examples at all, which it does if it has no validation sources."""
         return not self._data.validation
 
     @staticmethod
     def takes_from(source: SourceConfig) -> bool:
-        """Whether a share of this source is held out."""
+        """Returns whether examples of this source are held out."""
         return source.origin == "gold"
 
     def numbers(self, name: str, source: SourceConfig, ids: Sequence[str | None]) -> set[int]:
-        """Numbers of the examples of a gold source that are held out.
+        """Returns the numbers of the examples of a gold source that are held out.
 
         Args:
             name: of the source.
             source: its settings.
             ids: of all its examples, in order.
         Raises:
-            UsageError: nothing would be left to learn from.
+            UsageError: no example would remain for training.
         """
         count = len(ids)
         if count and None not in ids:
@@ -59,7 +59,7 @@ class HeldOut:
         return held
 
     def holds(self, id: str | None) -> bool:
-        """Whether an example of this id is held out wherever it occurs."""
+        """Returns whether examples with this id are held out of every source."""
         return id is not None and self._rank(id) < self._bound
 
     def identity(self) -> dict[str, Any]:
@@ -71,15 +71,15 @@ class HeldOut:
         }
 
     def identity_of(self, name: str, source: SourceConfig) -> list[Any]:
-        """What decides which examples of one source are held out, besides the seed and the examples, as JSON values."""
+        """Returns all that decides which examples of a source are held out, except the seed and the examples."""
         return [name, self._data.held_out_of(source.language), source.origin, self._bound]
 
     def _rank(self, id: str) -> float:
-        """In [0, 1), the same for all examples of one id."""
+        """Returns a pseudo-random number in [0, 1) that is the same for all examples with this id."""
         return stream_seed(self._seed, "held-out", id) / 2**63
 
     @cached_property
     def _bound(self) -> float:
-        """Ids of a lower rank are held out: the share of the source that holds out most."""
+        """The rank below which ids are held out: the largest share that is held out of any source."""
         gold = [source.language for source in self._data.sources.values() if self.takes_from(source)]
         return max(map(self._data.held_out_of, gold), default=0.0)

@@ -1,4 +1,4 @@
-"""Sources and data of a run as the plan leaves them: checked settings, and the files that other runs will make."""
+"""The sources and data of a planned run: their checked settings, and the files that other runs make for them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from xlt.config import PARTS, BenchmarkConfig, DataConfig, SourceConfig
 
 @dataclass(frozen=True)
 class MadeFile:
-    """The file of examples that another run makes for a source.
+    """A file with the examples of a source, made by another run.
 
     Attributes:
         fingerprint: of that run.
-        path: of the file; it is there once the run is done.
+        path: of the file; it exists once that run is done.
     """
 
     fingerprint: str
@@ -28,10 +28,10 @@ class PlannedSource:
     """A source of a planned run.
 
     Attributes:
-        config: its settings, as checked.
-        made: the file that another run makes for it; None for a source that is read where it lies.
-        keeps_all: read also the examples that the other run could make nothing of, as they were before: a test set is
-            scored on all its examples.
+        config: its checked settings.
+        made: the file that another run makes for it; None for a source that is read directly.
+        keeps_all: also read the examples that the other run could not transform, in their original form, because a test
+            set is scored on all its examples.
     """
 
     config: SourceConfig
@@ -45,13 +45,13 @@ class PlannedSource:
 
 @dataclass(frozen=True)
 class PlannedData:
-    """What a planned run learns from, selects its checkpoint by and is evaluated on.
+    """The data of a planned run for training, validation and evaluation.
 
     Attributes:
-        config: the settings, as checked.
-        sources, validation, evaluation, excluded: the sources of each part by name. `evaluation` may hold more than
-            `config.evaluation`: what other configs want this run's module to be evaluated on.
-        benchmarks: benchmarks of language models by name, likewise.
+        config: the checked settings.
+        sources, validation, evaluation, excluded: name -> source, for each part. `evaluation` may have more sources
+            than `config.evaluation`, if other configs request evaluations of this run's module.
+        benchmarks: name -> benchmark of language models; may have more than `config.benchmarks`, too.
     """
 
     config: DataConfig
@@ -63,11 +63,11 @@ class PlannedData:
 
     @classmethod
     def of(cls, config: DataConfig, made: Mapping[str, MadeFile] | None = None) -> PlannedData:
-        """The data of a checked config.
+        """Makes the data of a run from a checked config.
 
         Args:
             config: of the data.
-            made: "part.name" -> file that another run makes for this source.
+            made: "part.name" -> file that another run makes for this source; None: no source has one.
         """
         files = made or {}
         parts = {
@@ -80,14 +80,14 @@ class PlannedData:
         return cls(config, **parts, benchmarks=dict(config.benchmarks))
 
     def part(self, name: str) -> Mapping[str, PlannedSource]:
-        """The sources of a part: one of `xlt.config.PARTS`."""
+        """Returns the sources of a part, which is one of `xlt.config.PARTS`."""
         sources: Mapping[str, PlannedSource] = getattr(self, name)
         return sources
 
     def evaluated_on(
         self, evaluation: Mapping[str, PlannedSource], benchmarks: Mapping[str, BenchmarkConfig] | None = None
     ) -> PlannedData:
-        """The same data with other evaluation sources and, if given, other benchmarks."""
+        """Returns the same data with other evaluation sources and, if given, other benchmarks."""
         return dataclasses.replace(
             self, evaluation=dict(evaluation), benchmarks=self.benchmarks if benchmarks is None else dict(benchmarks)
         )

@@ -1,4 +1,4 @@
-"""Which examples a run takes of its sources: for learning, for validation, for evaluation."""
+"""Selects the examples of each source that a run uses for training, validation or evaluation."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from xlt.data.planned import PlannedData, PlannedSource
 from xlt.data.sources import digest, read_source, source_identity
 from xlt.data.transforms import transform_of
 
-# Indices of excluded texts, by what they are made of; the runs of a plan share them.
+# Digest of the excluded sources -> index of their texts; the runs of a plan share the indices.
 _EXCLUDED: dict[str, Overlap] = {}
 
 
 class Selection:
-    """The examples of a run's sources by the part they play: `sources`, `validation`, `evaluation`.
+    """The examples of a run for training (part `sources`), `validation` and `evaluation`.
 
-    Where the config names no validation source, examples are held out of the training sources for it. Texts of
-    `excluded` sources are in none of the examples that a run learns from or selects its checkpoint by.
+    If the config has no validation source, examples are held out of the training sources for validation. Examples with
+    texts of `excluded` sources are used neither for training nor for validation.
 
     Args:
         data: of the run.
-        seed: of the run; draws caps and what is held out.
+        seed: of the run; decides which examples are drawn and held out.
     """
 
     def __init__(self, data: PlannedData, seed: int) -> None:
@@ -34,20 +34,20 @@ class Selection:
 
     @property
     def holds_out(self) -> bool:
-        """Whether validation examples are held out of the training sources."""
+        """Whether examples for validation are held out of the training sources."""
         return self._held_out.is_used
 
     def sources(self, part: str) -> Mapping[str, PlannedSource]:
-        """The sources of a part; for validation, those that hold examples out where no validation source is named."""
+        """Returns the sources of a part; for validation without sources, training sources with held-out examples."""
         if part == "validation" and self.holds_out:
             return {n: source for n, source in self.data.sources.items() if self._held_out.takes_from(source.config)}
         return self.data.part(part)
 
     def examples(self, part: str, name: str) -> Iterator[Example]:
-        """The examples of a source that a part takes.
+        """Yields the examples of a source that belong to a part.
 
         Raises:
-            UsageError: the source is missing, broken or empty, or too small to hold examples out.
+            UsageError: the source is missing, broken or empty, or has too few examples to hold some out.
         """
         source = self.sources(part)[name]
         key = f"data.{'sources' if part == 'validation' and self.holds_out else part}.{name}"
@@ -63,7 +63,9 @@ class Selection:
         return (example for number, example in enumerate(whole()) if (number in held) == (part == "validation"))
 
     def readable(self, part: str, name: str, key: str) -> Iterator[Example]:
-        """All examples of a source, held out or not; the original's where another run has yet to make the source's.
+        """Yields all examples of a source, held out or not.
+
+        If another run must still make the file of the source, the examples of the original source are yielded.
 
         Args:
             part, name: of the source.
@@ -72,21 +74,23 @@ class Selection:
         return read_source(key, readable(self.data.part(part)[name]), self.seed, self._overlap(part))
 
     def check_held_out(self, name: str, ids: Sequence[str | None]) -> None:
-        """Checks that a training source can spare what is held out of it, given the ids of all its examples.
+        """Checks that examples of a training source remain after some are held out, given the ids of all examples.
 
         Raises:
-            UsageError: it cannot.
+            UsageError: none would remain.
         """
         source = self.data.sources[name].config
         if self.holds_out and self._held_out.takes_from(source):
             self._held_out.numbers(name, source, ids)
 
     def identity(self, part: str, name: str, source: PlannedSource | None = None) -> dict[str, Any]:
-        """What determines `examples`, as JSON values: equal identities have the same examples in the same order.
+        """Returns all that determines the result of `examples`, as JSON values.
+
+        If two identities are equal, the examples are the same, in the same order.
 
         Args:
             part, name: of the source.
-            source: read in its place; None: itself.
+            source: another source that is read instead; None: the source itself.
         """
         source = self.sources(part)[name] if source is None else source
         split = self._is_split(part)
@@ -100,7 +104,7 @@ class Selection:
         }
 
     def _is_split(self, part: str) -> bool:
-        """Whether a part takes only what is held out, or only what is not."""
+        """Returns whether a part has only the held-out examples, or only the others."""
         return self.holds_out and part in ("sources", "validation")
 
     def _overlap(self, part: str) -> Overlap | None:
@@ -123,7 +127,7 @@ class Selection:
 
 
 def readable(source: PlannedSource) -> PlannedSource:
-    """The source, or its original as long as the file that another run makes for it is not there."""
+    """Returns the source, or its original source while the file that another run makes for it does not exist."""
     transform = transform_of(source.config)
     if transform is None or source.made is None or source.made.path.exists():
         return source

@@ -1,10 +1,10 @@
-"""From a source's settings to its examples: the reader is found by name, caps are drawn by seed.
+"""Reads the examples of a source: finds its reader by name, and draws capped examples by seed.
 
-Examples are streamed. Which of them a run takes (a cap, a held-out part, a list of texts to leave out) is decided by
-number, in passes of their own, so that a corpus larger than memory can be read.
+Examples are streamed. Separate passes over the data first choose the numbers of the examples that a run uses (by a cap,
+a held-out part, or texts to leave out), so that a corpus larger than memory can be read.
 
-`source_identity` is the one answer to "which examples are these": fingerprints, evaluation keys, the cache of features
-and the checks of a plan all use it.
+`source_identity` says which examples a source has; fingerprints, evaluation keys, the cache of features and the checks
+of a plan all use it.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from xlt.data.transforms import transform_of
 from xlt.errors import UsageError
 from xlt.tracebacks import error_line
 
-# How a reader's message begins that is about a key of the source.
+# Beginnings of a reader's messages about keys of the source.
 _ABOUT_KEYS = ("reader=", "path=", "language=", "fields=", "fields.", "hub=", "hub.", "instruction", "where=")
 
 
 def reader_of(source: SourceConfig) -> ModuleType:
-    """The module of `xlt/data/readers` that reads the source: the one it names, or `hub` where it has no local path.
+    """Returns the module of `xlt/data/readers` for the source: its `reader`, or `hub` for a data set on the hub.
 
-    A reader has `files` and `read`, `identity` if its files alone do not determine what is read, and sets
-    `CHOOSES_ROWS` if it reads only the rows that a source's `where` names.
+    A reader has functions `files` and `read`, and `identity` if other things than its files determine the examples. It
+    sets `CHOOSES_ROWS` if it can read only the rows that a source's `where` selects.
     """
     known = sorted(module.name for module in pkgutil.iter_modules(readers.__path__))
     if source.reader not in known:
@@ -49,29 +49,29 @@ def reader_of(source: SourceConfig) -> ModuleType:
     name = "hub" if source.path is None and source.hub is not None else source.reader
     try:
         return importlib.import_module(f"{readers.__name__}.{name}")
-    except Exception as error:  # whatever a broken file raises
+    except Exception as error:  # a broken file can raise anything
         raise UsageError(f"reader={name}: the reader cannot be imported: {error_line(error)}") from error
 
 
 def reading_module(source: SourceConfig) -> str:
-    """The dotted name of the module that reads a source: its reader, or the transform that makes its examples."""
+    """Returns the dotted name of the module that reads a source: a reader, or a transform."""
     transform = transform_of(source)
     return (reader_of(source) if transform is None else cast(ModuleType, transform)).__name__
 
 
 def source_identity(source: PlannedSource | SourceConfig) -> dict[str, object]:
-    """Which examples a source has: the content of its files and how they are read, not where they lie.
+    """Returns what identifies the examples of a source: the content of its files and how they are read, not where.
 
-    The split counts only if a part of the examples is drawn, because it is part of the draw; otherwise the content of
-    the split's files says it. Null values and empty mappings are left out.
+    The name of the split counts only if examples are drawn, because the draw depends on it; otherwise the content of
+    the split's files is enough. Null values and empty mappings are left out.
 
     Raises:
-        UsageError: a file is missing, or another run has to make the examples and the source knows of none.
+        UsageError: a file is missing, or another run must make the examples and none is planned.
     """
     planned = _as_planned(source)
     config = planned.config
     content = _content(planned)
-    own_format = content["reader"] == config.reader  # `hub.fields` name the columns of a data set on the hub
+    own_format = content["reader"] == config.reader  # for a data set on the hub, `hub.fields` names the columns
     fields = {role: column.replace("{code}", config.code) for role, column in config.fields.items()}
     drawn = config.cap is not None or config.cap_words is not None
     identity = {
@@ -87,7 +87,7 @@ def source_identity(source: PlannedSource | SourceConfig) -> dict[str, object]:
 
 
 def _content(source: PlannedSource) -> dict[str, object]:
-    """Content hashes of a source's files, and what reads them."""
+    """Returns content hashes of a source's files, and the name of their reader."""
     transform = transform_of(source.config)
     if transform is not None:
         content: list[object] = [*_file_hashes(transform.original(source.config)), transform.identity(source)]
@@ -105,7 +105,7 @@ def _file_hashes(source: SourceConfig) -> list[str]:
 
 
 def _same_rows(one: SourceConfig, other: SourceConfig) -> bool:
-    """Whether two sources read the same rows of the same data, whatever they then draw, rename or repeat.
+    """Returns whether two sources read the same rows of the same data, even if they draw, rename or repeat differently.
 
     Raises:
         UsageError: a file is missing.
@@ -118,27 +118,27 @@ def _same_rows(one: SourceConfig, other: SourceConfig) -> bool:
         return {**_content(PlannedSource(whole)), "language": source.language, "where": dict(source.where)}
 
     if (one.language, dict(one.where)) != (other.language, dict(other.where)):
-        return False  # without reading any file
+        return False  # no file needs to be read
     return rows(one) == rows(other)
 
 
 def parallel_languages(data: DataConfig) -> list[str]:
-    """ISO 639-3 codes of the languages of all parallel text in a run's data, sorted."""
+    """Returns sorted ISO 639-3 codes of the languages of all parallel text in a run's data."""
     sources = [source for part in PARTS for source in getattr(data, part).values()]
     return sorted({code for source in sources if source.parallel is not None for code in source.parallel})
 
 
 def digest(value: Any) -> str:
-    """32 hexadecimal digits for a JSON value."""
+    """Returns the digest of a JSON value, 32 hexadecimal digits."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def source_faults(data: DataConfig) -> list[str]:
-    """What is wrong with the sources of a run, as far as it shows without parsing a file; a line each.
+    """Returns a line for each fault of a run's sources that can be found without parsing a file.
 
-    An unknown reader, an absent file, `where` for a reader that cannot choose rows, or a split that is both learned
-    from and used to validate or evaluate.
+    Such faults are an unknown reader, a missing file, `where` with a reader that cannot choose rows, and a split that
+    is used both for training and for validation or evaluation.
     """
     lines = []
     for part in PARTS:
@@ -152,7 +152,7 @@ def source_faults(data: DataConfig) -> list[str]:
 
 
 def _check_readable(source: SourceConfig) -> None:
-    """Raises UsageError: the reader is unknown, a file is absent, or the reader cannot choose rows."""
+    """Checks a source's reader, files and `where`; raises a UsageError if one of them is wrong."""
     transform = transform_of(source)
     original = source if transform is None else transform.original(source)
     reader = reader_of(original)
@@ -162,7 +162,7 @@ def _check_readable(source: SourceConfig) -> None:
 
 
 def _reused_splits(data: DataConfig) -> Iterator[str]:
-    """Sources that validate or evaluate on rows that the run also learns from."""
+    """Yields a fault for each source of validation or evaluation whose rows are also used for training."""
     for part in ("validation", "evaluation"):
         for name, source in getattr(data, part).items():
             if any(_same_rows(source, learned) for learned in data.sources.values()):
@@ -172,13 +172,13 @@ def _reused_splits(data: DataConfig) -> Iterator[str]:
 def read_source(
     name: str, source: PlannedSource | SourceConfig, seed: int, overlap: Overlap | None = None
 ) -> Iterator[Example]:
-    """Examples of a source, capped; the same seed draws the same ones whatever else the mix holds.
+    """Yields the examples of a source, at most as many as its cap; the draw depends only on source and seed.
 
     Args:
-        name: for messages.
-        source: what to read.
-        seed: of the run; draws the cap.
-        overlap: texts that are left out, before the cap is drawn.
+        name: of the source, for messages.
+        source: the source to read.
+        seed: of the run; decides which examples are drawn.
+        overlap: texts to leave out, before examples are drawn; None: none.
     Raises:
         UsageError: the source is missing, broken or empty.
     """
@@ -226,13 +226,13 @@ def _count(stream_once: Callable[[], Iterator[Example]]) -> int:
 def _enough_words(
     stream_once: Callable[[], Iterator[Example]], kept: set[int] | None, words: int, generator: torch.Generator
 ) -> set[int]:
-    """Numbers of the first examples in a random order that have so many words together.
+    """Draws examples at random until they have `words` words together; returns their numbers.
 
     Args:
-        stream_once: gives all examples.
+        stream_once: streams all examples.
         kept: numbers of the examples to choose from; None: all.
-        words: how many, between blanks.
-        generator: of the order.
+        words: least number of words; words are separated by white space.
+        generator: random generator of the order.
     """
     lengths = torch.tensor([len(example.words or (example.text or "").split()) for example in stream_once()])
     order = torch.randperm(len(lengths), generator=generator)
@@ -243,7 +243,7 @@ def _enough_words(
 
 
 def _relabelled(example: Example, source: SourceConfig) -> Example:
-    """The example with the data set's labels renamed to the task's (thesis §3.4.3: MISC and DATE become O)."""
+    """Renames the labels of the data set to those of the task (thesis §3.4.3: MISC and DATE become O)."""
     if not source.labels:
         return example
     columns = {name: tuple(source.labels.get(tag, tag) for tag in tags) for name, tags in example.columns.items()}
@@ -256,10 +256,10 @@ def _in_languages(example: Example, source: SourceConfig) -> Example:
 
 
 def _as_instruction(example: Example, source: SourceConfig) -> Example:
-    """A conversation of the example's parts, as the source's `instruction` has it.
+    """Turns an example into a conversation by the templates in the source's `instruction`.
 
     Raises:
-        UsageError: a template names a part that the example lacks.
+        UsageError: a template uses a part that the example lacks.
     """
     if source.instruction is None:
         return example

@@ -1,4 +1,4 @@
-"""One run, top to bottom: build, train, export; and the evaluation of what it left, composed with other modules."""
+"""Carries out a run: prepares it, trains it, saves its module; and evaluates the module together with others."""
 
 from __future__ import annotations
 
@@ -58,17 +58,17 @@ class ModuleFile:
 
     Attributes:
         path: of the file.
-        language: of a language module, whose it is; a generator in the file makes it.
+        language: for a language module, its language; if the file has a generator, the module is generated for it.
     """
 
     path: Path
     language: str | None = None
 
     def load(self) -> ModuleArtefact:
-        """The module.
+        """Loads the module.
 
         Raises:
-            ModuleFileError: the file is unusable, or there is none for the language in it.
+            ModuleFileError: the file is unusable, or has no module for the language.
         """
         module = load_module(self.path)
         if self.language is None:
@@ -85,18 +85,18 @@ class ModuleFile:
 
 @dataclass(frozen=True)
 class Standing:
-    """What a run stands on, all of it trained already.
+    """The models and modules that a run needs; all of them exist before it starts.
 
     Attributes:
-        fingerprint: the run's identity.
-        model_path: folder or hub id of the base model; None for a model from nothing.
-        language_modules: module by ISO 639-3 code of the source languages; empty without language adaptation. Those
-            of a student's teacher, where there is one.
-        start: the module that training begins with; None: fresh values.
-        teacher_path: folder or hub id of the whole model that a student is of; None without a teacher.
-        teacher_module: the task's, for the teacher; None where it only knows the languages.
-        student_module: what the run left that made the student in use; None where this run makes it.
-        depends_on: fingerprints of the runs it stands on, by their role.
+        fingerprint: of the run.
+        model_path: folder or hub id of the base model; None for a model with random weights.
+        language_modules: ISO 639-3 code of a source language -> its module; empty without language adaptation. For a
+            student with a teacher, these are the teacher's modules.
+        start: the module that training starts from; None: new values.
+        teacher_path: folder or hub id of the whole model, the teacher; None without a teacher.
+        teacher_module: the teacher's task module; None if it has only language modules.
+        student_module: module of the run that made the student; None if this run makes the student.
+        depends_on: role -> fingerprint, for the runs that this run needs.
     """
 
     fingerprint: str
@@ -111,17 +111,17 @@ class Standing:
 
 @dataclass(frozen=True)
 class Composition:
-    """One evaluation: a source or a benchmark, and the modules that are in the model meanwhile.
+    """One evaluation: a source or a benchmark, and the modules in the evaluated model.
 
     Attributes:
-        source: name of the source or benchmark in the config that asks for this evaluation.
+        source: name of the source or benchmark in the config that requests the evaluation.
         label: `BASE`, `ALONE` or `COMPOSED`.
-        modules: in the order in which they are applied.
-        entry: its name in the run's own data; two configs may give different data the same name.
+        modules: the modules, in the order in which they are applied.
+        entry: name of the source or benchmark in the run's own data, because configs may use a name for different data.
         content: digest of the data at the time of planning.
-        identity: what determines the evaluation, kept beside its result.
-        unusual: what the label does not say of the modules: another language's module stands in, or further task
-            modules are added; empty where there is nothing of that kind.
+        identity: all that determines the evaluation; it is stored with the result.
+        unusual: modules that the label does not mention: another language's module, or further task modules; empty if
+            there are none.
     """
 
     source: str
@@ -134,16 +134,18 @@ class Composition:
 
     @property
     def name(self) -> str:
-        """The label, with what is unusual about the modules."""
+        """The label, with the unusual modules in brackets."""
         return f"{self.label} ({self.unusual})" if self.unusual else self.label
 
 
 @dataclass
 class PreparedRun:
-    """A run with everything in memory and nothing on disk yet; what could be refused has been.
+    """A run that is ready to train: its input has been checked, its data and model are loaded, no file is written yet.
 
     Attributes:
-        student: facts about the student that the run begins with, if it does.
+        config, standing: of the run.
+        trainer: trains the run.
+        student: facts about the student that this run made; None if it made none.
     """
 
     config: RunConfig
@@ -152,15 +154,15 @@ class PreparedRun:
     student: dict[str, int] | None = None
 
     def train(self, folder: Path, watcher: Watcher) -> dict[str, Any]:
-        """Carries out the training, or what is left of it, in the run's folder.
+        """Trains the run, or continues its training, in the run's folder.
 
-        Leaves `module.safetensors`, `checkpoint/` if the method says so, and `result.json`, which is written last:
-        where it is, the run is complete.
+        Writes `module.safetensors`, for some methods `checkpoint/`, and at last `result.json`; a run with this file is
+        complete.
 
         Returns:
             The content of `result.json`: validation metric of the selected checkpoint, facts about module and training.
         Raises:
-            Interrupted: stopped by a signal after saving.
+            Interrupted: a signal stopped the training; its state was saved.
         """
         trainer, task, method = self.trainer, self.trainer.task, self.trainer.method
         training = trainer.train(folder, watcher if trainer.processes.leads else Silence())
@@ -199,14 +201,14 @@ class PreparedRun:
 
 
 def prepare(config: RunConfig, standing: Standing, planned: PlannedData | None = None) -> PreparedRun:
-    """Reads the data, loads model and modules, and puts a run together.
+    """Prepares a run for training: reads the data, and loads the model and the modules.
 
     Args:
         config: of the run.
-        standing: what it stands on.
-        planned: its data; None: as in the config, with no source that another run makes.
+        standing: the models and modules that the run needs.
+        planned: its data; None: those of the config, without sources that other runs make.
     Raises:
-        UsageError, ModuleFileError: data, model and modules do not fit.
+        UsageError, ModuleFileError: data, model and modules do not fit together.
     """
     processes = Processes.join()
     _set_threads(config)
@@ -259,18 +261,18 @@ def prepare(config: RunConfig, standing: Standing, planned: PlannedData | None =
 def evaluate_compositions(
     config: RunConfig, planned: PlannedData, model_path: str, asked: Mapping[str, Composition], watcher: Watcher
 ) -> dict[str, dict[str, Any]]:
-    """Evaluates base model + modules on evaluation sources and on benchmarks.
+    """Evaluates the base model with modules on evaluation sources and benchmarks.
 
     Args:
         config: of the run whose task module is evaluated.
-        planned: its data, with all that it is evaluated on.
+        planned: data of the run, with all evaluation data.
         model_path: folder or hub id of the base model.
-        asked: key -> composition.
+        asked: key -> composition, for the evaluations to carry out.
         watcher: receives a line for each evaluation.
     Returns:
-        key -> record: source, language, composition, metrics, and for sources what an example costs.
+        Key -> record: source, language, composition, metrics, and for sources the cost per example.
     Raises:
-        UsageError: data, model and modules do not fit.
+        UsageError: data, model and modules do not fit together.
     """
     _set_threads(config)
     task = build_task(config.task)
@@ -304,13 +306,13 @@ def evaluate_compositions(
 
 
 def preflight(config: RunConfig, planned: PlannedData) -> None:
-    """Reads and checks a run's data without a model: what would be refused later is refused now.
+    """Reads and checks a run's data before a model is loaded, so that faults are reported early.
 
     Args:
         config: of the run.
-        planned: its data, with all that it is evaluated on.
+        planned: data of the run, with all evaluation data.
     Raises:
-        UsageError, ModuleFileError: what is wrong, a line each.
+        UsageError, ModuleFileError: data or module files have faults; a line for each.
     """
     device_of(config)
     if wrong := list(benchmark_faults(planned.benchmarks, config.task)):
@@ -330,10 +332,10 @@ def _sampling(config: SamplingConfig) -> Sampling | None:
 
 
 def _language_modules(standing: Standing, languages: set[str]) -> dict[str, ModuleArtefact]:
-    """The source languages' modules; none without language adaptation.
+    """Loads the modules of the source languages; returns an empty dict without language adaptation.
 
     Raises:
-        UsageError: a language has none though others have, or a file is another language's.
+        UsageError: a language has no module although others have, or a file has the module of another language.
     """
     if not standing.language_modules:
         return {}
@@ -349,10 +351,10 @@ def _language_modules(standing: Standing, languages: set[str]) -> dict[str, Modu
 
 
 def _teacher_module(standing: Standing, teacher: TransferModel, task: Task) -> ModuleArtefact | None:
-    """The task's module for the teacher.
+    """Loads the teacher's task module; returns None if it has none.
 
     Raises:
-        ModuleFileError: unusable, or not made for this model and task.
+        ModuleFileError: the file is unusable, or was not made for this model and task.
     """
     file = standing.teacher_module
     if file is None:
@@ -368,10 +370,10 @@ def _teacher_module(standing: Standing, teacher: TransferModel, task: Task) -> M
 
 
 def _start(method: Method, file: ModuleFile, model: TransferModel, task: Task) -> None:
-    """Gives the method the module to begin with.
+    """Loads the module that training starts from, and gives it to the method.
 
     Raises:
-        ModuleFileError: unusable, of another base model, or not what the method makes.
+        ModuleFileError: the file is unusable, of another base model, or not of the kind that the method trains.
     """
     module = file.load()
     check_base(module.header, model.base_hash, file.path)
@@ -384,10 +386,10 @@ def _start(method: Method, file: ModuleFile, model: TransferModel, task: Task) -
 
 
 def _check_labels(module: ModuleArtefact, file: ModuleFile, task: Task) -> None:
-    """Refuses a task head whose rows stand for other labels than this task's.
+    """Refuses a module whose task head was trained for other labels than this task's.
 
     Raises:
-        ModuleFileError: they are others, or in another order.
+        ModuleFileError: the labels differ, or their order does.
     """
     learned = module.header.provenance.get("labels")
     if learned and task.labels() and list(learned) != task.labels():
@@ -396,7 +398,7 @@ def _check_labels(module: ModuleArtefact, file: ModuleFile, task: Task) -> None:
 
 
 def _save_checkpoint(model: TransferModel, encoder: Encoder, folder: Path) -> None:
-    """Writes the whole model in transformers' format; a half-written one never has the final name."""
+    """Writes the whole model in transformers' format; the folder gets its final name only when it is complete."""
     temporary = folder / f".{CHECKPOINT_FOLDER}.{secrets.token_hex(6)}.tmp"
     save_checkpoint(model, encoder.tokenizer, temporary)
     final = folder / CHECKPOINT_FOLDER

@@ -1,4 +1,4 @@
-"""The data of a run: read and checked before a model is loaded, tokenised once and kept on disk."""
+"""The data of a run: it is read and checked before a model is loaded, tokenised once, and cached on disk."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ from xlt.errors import UsageError
 from xlt.source_code import installed
 from xlt.tasks.task import Task
 
-# Examples that are tokenised together; joined lines of a corpus end with them.
+# Number of examples that are tokenised together; lines of a corpus are joined only within such a group.
 _CHUNK = 10_000
 
-# Code that a task's class uses and that makes no features.
+# Code that the classes of tasks use but that does not affect features.
 _NO_FEATURES = (
     *("xlt_kernels", "xlt.models", "xlt.modules"),
     *("xlt.errors", "xlt.files", "xlt.languages", "xlt.data.leaks"),
 )
 
-# What this process found to be right already: sources by their marker, and pairs of training and evaluation sources
-# that share no text.
+# Results of checks in this process: markers of sources without faults, and digests of pairs of training and evaluation
+# sources that share no text.
 _CHECKED: set[Path] = set()
 _APART: set[str] = set()
 
 
 class RunData:
-    """The sources of a run by the part they play: `sources`, `validation`, `evaluation`.
+    """The data of a run for training (part `sources`), `validation` and `evaluation`.
 
-    `xlt.data.selection` says which examples each part takes. Nothing is read before one of the methods is called.
+    `xlt.data.selection` selects the examples of each part. Nothing is read before a method is called.
 
     Args:
         config: of the run.
-        task: that the examples are for.
-        data: of the run, as planned; None: as in the config, with no source that another run makes.
+        task: the task, which turns examples into features.
+        data: of the run, as planned; None: those of the config, without sources that other runs make.
     """
 
     def __init__(self, config: RunConfig, task: Task, data: PlannedData | None = None) -> None:
@@ -54,14 +54,14 @@ class RunData:
         self._cache = Path(config.output_dir).expanduser() / "cache"
 
     def sources(self, part: str) -> Mapping[str, PlannedSource]:
-        """The sources of a part; for validation, those that hold examples out where no validation source is named."""
+        """Returns the sources of a part; for validation without sources, training sources with held-out examples."""
         return self._selection.sources(part)
 
     def check(self) -> None:
-        """Reads every source and has the task check it; a source found right before is not read again.
+        """Reads every source and lets the task check it; sources that were checked before are not read again.
 
         Raises:
-            UsageError: what is wrong with the sources, a line for each faulty one.
+            UsageError: sources have faults; a line for each such source.
         """
         lines: list[str] = []
         for part in ("sources", "validation", "evaluation"):
@@ -78,12 +78,12 @@ class RunData:
             raise UsageError(*lines)
 
     def leaks(self, learners: Iterable[tuple[str, RunData]]) -> list[str]:
-        """Training sources with texts that this run is evaluated on, a line each.
+        """Returns a line for each training source of other runs that has texts of this run's evaluation data.
 
-        A source that was found to have none is not read again.
+        A source without such texts is not read again at a later call.
 
         Args:
-            learners: key for messages, and the data of a run that learns; a run does not learn what it excludes.
+            learners: for each of the other runs a key, for messages, and its data; texts that it excludes do not count.
         """
         evaluation = [self._readable_identity("evaluation", name) for name in self.sources("evaluation")]
         lines = []
@@ -102,14 +102,14 @@ class RunData:
         return lines
 
     def load(self, part: str, encoder: Encoder, only: Iterable[str] | None = None) -> list[LoadedSource]:
-        """The part's sources as the task's features, tokenised now if they were not before.
+        """Loads the features of a part's sources; makes and caches them first if the cache lacks them.
 
         Args:
             part: `sources`, `validation` or `evaluation`.
             encoder: the tokenizer.
             only: names of sources; None: all.
         Raises:
-            UsageError: a source is broken, or the tokenizer leaves nothing of it.
+            UsageError: a source is broken, or has no features after tokenisation.
         """
         sources = self.sources(part)
         names = list(sources) if only is None else [name for name in sources if name in set(only)]
@@ -131,10 +131,10 @@ class RunData:
         return loaded
 
     def lines(self, only: Iterable[str] | None = None, part: str = "sources") -> Iterator[str]:
-        """The running texts of a part's sources, a text a line, to make a vocabulary of or to try one on.
+        """Yields the texts of a part's sources, one line for each example, to make or to test a vocabulary.
 
         Args:
-            only: names of sources; None: all of the part.
+            only: names of sources; None: all sources of the part.
             part: as in `load`.
         """
         for name in self.sources(part) if only is None else only:
@@ -162,11 +162,11 @@ class RunData:
             ids += [example.id for example in chunk]
         if part == "sources":
             self._selection.check_held_out(name, ids)
-        if readable(source) is source:  # else the source itself has still to be made, and checked
+        if readable(source) is source:  # else another run must make the source before it can be checked
             _CHECKED.add(marker)
 
     def _marker(self, part: str, name: str) -> Path:
-        """The file that says that a source was found right and tokenised."""
+        """Returns the file whose existence says that a source has no faults and was tokenised."""
         return self._cache / "checked" / digest(self._identity(part, name))
 
     def _features(self, part: str, name: str, encoder: Encoder) -> Iterator[Features]:
@@ -182,12 +182,12 @@ class RunData:
         return self._identity(part, name, readable(self.sources(part)[name]))
 
     def _code(self, source: PlannedSource) -> dict[str, str]:
-        """The code that makes features of a source: what reads it, what chooses its examples, the task."""
+        """Returns digests of the code that makes a source's features: the reader, the selection, and the task."""
         roots = (f"{__name__}.{RunData.__name__}", self._config.task._target_, reading_module(source.config))
         return installed().digests(roots, _NO_FEATURES)
 
     def _identity(self, part: str, name: str, source: PlannedSource | None = None) -> dict[str, Any]:
-        """What determines the features of a part's source (or of `source`, read in its place) besides the tokenizer."""
+        """Returns all that determines a source's features, except the tokenizer; `source` is read instead if given."""
         return {
             **self._selection.identity(part, name, source),
             "task": dataclasses.asdict(self._config.task),

@@ -1,4 +1,4 @@
-"""What the rest of xlt knows of a run that makes a source's examples instead of training."""
+"""The interface of the job of a run that makes the examples of a source instead of training."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from xlt.engine.watching import Watcher
 
 
 class SourceJob(Protocol):
-    """Makes the examples of a source out of those of its original, by a model (`xlt.data.transforms`).
+    """The interface of a job that makes the examples of a source from those of its original (`xlt.data.transforms`).
 
     Attributes:
-        verb: what the run does, for people: "translate".
-        noun: what the run leaves, for people: "translated source".
-        source: the original.
-        settings: the transform's settings, a part of the source's config.
-        languages: ISO 639-3 codes, of the original and of what is made.
+        verb: verb for people that says what the run does, for example "translate".
+        noun: noun for people that says what the run makes, for example "translated source".
+        source: the original source.
+        settings: settings of the transform, a part of the source's config.
+        languages: ISO 639-3 codes of the original's language and of the new one.
     """
 
     @property
@@ -38,23 +38,23 @@ class SourceJob(Protocol):
     def languages(self) -> Sequence[str]: ...
 
     def check(self) -> None:
-        """Reads the original: what would be refused later is refused now.
+        """Reads and checks the original, so that faults are reported early.
 
         Raises:
             UsageError: an example cannot be transformed.
         """
 
     def carry_out(self, config: RunConfig, standing: Standing, folder: Path, watcher: Watcher) -> dict[str, Any]:
-        """Makes what is left of the file; leaves it and, last, `result.json`.
+        """Makes the file of examples, or the rest of it; writes it and, at last, `result.json`.
 
         Args:
             config: of the run.
-            standing: what it stands on.
+            standing: the models and modules that the run needs.
             folder: of the run.
             watcher: receives the progress.
         Returns:
             The content of `result.json`.
         Raises:
-            UsageError: the source or the model cannot be used for it.
-            Interrupted: stopped by a signal; what was made so far is kept.
+            UsageError: the source or the model cannot be used.
+            Interrupted: a signal stopped the job; the examples made so far are kept.
         """

@@ -1,6 +1,6 @@
-"""Translates a source with a model: texts in batches by length, each different text once.
+"""Translates a source with a model: texts are batched by length, and each distinct text is translated once.
 
-A translation that was stopped goes on where it was.
+A translation that was stopped continues where it stopped.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from xlt.tasks.task import Task
 
 @dataclass(frozen=True)
 class TranslationJob:
-    """The translation of a source by a run: a `SourceJob`.
+    """The job of a run that translates a source; it implements `SourceJob`.
 
     Attributes:
-        source: the original, untranslated.
+        source: the original, untranslated source.
         language: ISO 639-3 code of the language that it is translated into.
-        settings: how.
-        modules: of the translator, in the order in which they are applied.
+        settings: settings of the translation.
+        modules: modules of the translator, in the order in which they are applied.
     """
 
     source: SourceConfig
@@ -63,21 +63,21 @@ class TranslationJob:
 def translate_source(
     config: RunConfig, standing: Standing, job: TranslationJob, folder: Path, watcher: Watcher
 ) -> dict[str, Any]:
-    """Translates what is left of a source; leaves `translated.jsonl` and, last, `result.json`.
+    """Translates a source, or the rest of it; writes `translated.jsonl` and, at last, `result.json`.
 
-    The batches do not depend on where the translation was stopped, so neither do the translations.
+    The batches, and so the translations, do not depend on interruptions.
 
     Args:
         config: of the translator's run.
-        standing: what the translator stands on.
-        job: what to translate.
+        standing: the models and modules that the translator needs.
+        job: the translation to carry out.
         folder: of this run.
         watcher: receives the progress after every batch.
     Returns:
-        The content of `result.json`: how many examples and different texts, how many texts were cut at the end.
+        The content of `result.json`: numbers of examples, of distinct texts, and of texts that were truncated.
     Raises:
-        UsageError: the source, or the translator, cannot be used for it.
-        Interrupted: stopped by a signal; what was translated is kept.
+        UsageError: the source or the translator cannot be used.
+        Interrupted: a signal stopped the translation; finished translations are kept.
     """
     started = time.monotonic()
     task = build_task(config.task)
@@ -112,10 +112,10 @@ def translate_source(
 
 
 def _texts(job: TranslationJob) -> tuple[list[str], list[Example]]:
-    """The different texts to be translated, in order, and all examples of the original source.
+    """Returns the distinct texts to be translated, in order, and all examples of the original source.
 
     Raises:
-        UsageError: an example lacks a text, or has labels of words or spans.
+        UsageError: an example lacks a text, or has labels for words or spans.
     """
     examples = list(read_source(f"{job.source.reader} {job.source.language}", job.source, seed=0))
     texts: dict[str, None] = {}
@@ -133,10 +133,10 @@ def _texts(job: TranslationJob) -> tuple[list[str], list[Example]]:
 def _translator(
     config: RunConfig, standing: Standing, job: TranslationJob, task: Task
 ) -> tuple[TransferModel, Encoder]:
-    """The model that translates, with its modules in it, and its tokenizer.
+    """Loads the model that translates, with its modules, and its tokenizer.
 
     Raises:
-        UsageError, ModuleFileError: model and modules do not fit.
+        UsageError, ModuleFileError: model and modules do not fit together.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -152,7 +152,7 @@ def _translator(
 
 
 def _batches(texts: Sequence[str], lengths: dict[str, int], most_tokens: int) -> Iterator[list[str]]:
-    """Cuts the texts, in their order, into batches of at most `most_tokens` tokens with padding."""
+    """Groups the texts, in their order, into batches of at most `most_tokens` tokens, with padding."""
     batch: list[str] = []
     for text in texts:
         if batch and max(lengths[text], lengths[batch[-1]]) * (len(batch) + 1) > most_tokens:

@@ -1,4 +1,4 @@
-"""Carries out a plan: one run after the other, or several at once in processes of their own."""
+"""Carries out a plan: one run after the other, or several runs at once in worker processes."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from xlt.tracebacks import PlainError, failure_line
 
 WatcherFor = Callable[[Run, RunStore], Watcher]
 Job = tuple[str, str]
-"""("train" or "evaluate", fingerprint)."""
+"""What to do ("train" or "evaluate"), and the fingerprint of the run."""
 
 _CHANGED = "its files have changed since this was planned; give the same command again"
 _PATIENCE = timedelta(minutes=2)
-"""How long a process that failed waits for the others to fail for the same reason."""
+"""How long a failed process waits for the other processes, which may fail for the same reason."""
 
 
 @dataclass
@@ -42,9 +42,9 @@ class Outcome:
     """The result of carrying out a plan.
 
     Attributes:
-        failures: fingerprint -> why the run failed, one line; a run that needs a failed one has that run's reason.
-        refused: fingerprints of the failed runs whose fault the user can mend.
-        skipped: fingerprints of the failed runs that were not tried, because a run that they need failed.
+        failures: fingerprint -> reason of the failure, one line; a run that needs a failed run gets the same reason.
+        refused: fingerprints of the failed runs whose input was wrong, so that the user can correct it.
+        skipped: fingerprints of the failed runs that were not started, because a run that they need failed.
         done: jobs that were carried out.
     """
 
@@ -61,21 +61,21 @@ def carry_out(
     report: Callable[[str, Run, str], None] = lambda *_: None,
     outcome: Outcome | None = None,
 ) -> Outcome:
-    """Trains and evaluates what is missing of a plan, in its order; evaluations come before further training.
+    """Trains and evaluates what is missing of a plan, in the plan's order; evaluations come before further training.
 
-    A failed run stops only the runs that need it. If a process was killed after it wrote a run's result and before it
-    wrote the manifest, the manifest is written first. Where several processes train together, all do the leader's jobs,
-    and each waits for all after every job.
+    If a run fails, only the runs that need it are skipped. If a process was killed after it wrote a run's result but
+    before it wrote the manifest, the manifest is written first. If several processes train together, all carry out the
+    leader's jobs, and they wait for each other after every job.
 
     Args:
-        plan: with its store.
-        workers: where runs are carried out side by side; None keeps everything in this process.
+        plan: the runs, with their store.
+        workers: carry out several runs at once; None: everything is done in this process.
         watcher_for: makes the watcher of a run; must be picklable if there are workers.
-        report: called for every job with what happens ("start", "done", "failed", "skipped"), the run, and a message.
-        outcome: filled while jobs end, so that a caller that is interrupted has the results so far.
+        report: is called with an event of a job ("start", "done", "failed", "skipped"), the run, and a message.
+        outcome: is filled when jobs end, so that a caller has the results so far after an interruption.
     Raises:
         Interrupted: a signal came; running jobs saved their state.
-        PlainError: a job failed in this process, and in another not at all or differently; it cannot go on with them.
+        PlainError: processes that train together ended a job differently, so that they cannot continue together.
     """
     processes = Processes.join()
     for run in plan.runs.values() if processes.leads else ():
@@ -89,7 +89,7 @@ def carry_out(
     for run in plan.to_train():
         jobs["train", run.fingerprint] = {("train", needed) for needed in run.depends_on.values()}
     waiting = {job: {need for need in needs if need in jobs} for job, needs in jobs.items()}
-    waiting = processes.from_leader(waiting)  # it may have done the first before another looked into the store
+    waiting = processes.from_leader(waiting)  # processes read the store at different times
     return _Execution(plan, waiting, watcher_for, report, outcome or Outcome()).run(workers)
 
 
@@ -112,7 +112,7 @@ class _Execution:
         return self._outcome
 
     def _next(self) -> Job | None:
-        """Takes a job whose needs are all done; jobs that need a failed one are reported as skipped on the way."""
+        """Removes and returns a job whose needs are all done; reports jobs that need a failed one as skipped."""
         for job in list(self._waiting):
             broken = next((need for need in self._waiting[job] if need[1] in self._outcome.failures), None)
             if broken is not None:
@@ -120,7 +120,7 @@ class _Execution:
                 run, base = self._plan.runs[job[1]], self._plan.runs[broken[1]]
                 about = "" if base is run else f"stands on {base.label}, which failed: "
                 reason = f"{about}{self._outcome.failures[broken[1]]}"
-                if job[1] not in self._outcome.failures:  # its training may have failed itself
+                if job[1] not in self._outcome.failures:  # else its own training failed
                     self._outcome.failures[job[1]] = reason
                     self._outcome.skipped.add(job[1])
                 self._report("skipped", run, reason)
@@ -179,7 +179,7 @@ class _Execution:
 
 
 def _do(job: Job, arguments: tuple[Any, ...]) -> JobResult:
-    """Carries out one job, in this process or in a worker's; an error becomes one line in the result."""
+    """Carries out one job, in this process or in a worker; an error becomes one line in the result."""
     run, store, evaluations, watcher_for = arguments
     quiet_libraries()
     try:
@@ -203,12 +203,12 @@ def _do(job: Job, arguments: tuple[Any, ...]) -> JobResult:
 
 
 def _agreed(processes: Processes, result: JobResult) -> JobResult:
-    """Gathers how a job ended in all processes, which trained together or waited here for the leader.
+    """Gathers the results of a job from all processes, which trained together or waited for the leader.
 
     Raises:
-        PlainError: they differ in why they failed, or another is still at work or has ended. Whoever is in the middle
-            of an exchange of data would take the next job's data for it. To prevent that, this process must end; then
-            `torchrun` ends the others.
+        PlainError: the processes failed for different reasons, or one of them is still working or has ended. A process
+            in the middle of an exchange would confuse its data with those of the next job. Therefore this process must
+            end; then `torchrun` ends the others.
     """
     failed = result.reason is not None
     try:
@@ -244,10 +244,10 @@ def _make_source(run: Run, store: RunStore, watcher_for: WatcherFor) -> None:
 
 
 def _check_unchanged(run: Run) -> None:
-    """Refuses data and code that were replaced after the run was planned: its fingerprint names what was there.
+    """Refuses data and code that have changed since the run was planned, because the fingerprint is of the old ones.
 
     Raises:
-        UsageError: a line for every source whose files are others, or one for a source file of the code.
+        UsageError: a line for every source whose files have changed, or one for a changed source file of the code.
     """
     _check_code(run.identity["code"], training_code(run.config), run.label)
     planned, now = run.identity["data"], data_identity(run.planned_data)
@@ -262,12 +262,12 @@ def _check_unchanged(run: Run) -> None:
 
 
 def _check_code(planned: Mapping[str, str], now: Mapping[str, str], name: str) -> None:
-    """Refuses code that this process would execute and that is not what the run was planned with.
+    """Refuses to execute code that differs from the code with which the run was planned.
 
-    A process of its own may read the files later than the one that planned.
+    A worker process may read the files later than the process that planned.
 
     Raises:
-        UsageError: names a source file that is another.
+        UsageError: a source file has changed; the line names it.
     """
     if planned != now:
         changed = sorted(module for module in planned.keys() | now if planned.get(module) != now.get(module))
@@ -279,7 +279,7 @@ def _train(run: Run, store: RunStore, watcher_for: WatcherFor) -> None:
     prepared = prepare(run.config, run.standing, run.planned_data)
     processes = prepared.trainer.processes
     with store.lock(run.fingerprint) if processes.leads else nullcontext():  # the leader holds it for all
-        if processes.from_leader(store.is_trained(run.fingerprint)):  # until then nobody looks for saved state
+        if processes.from_leader(store.is_trained(run.fingerprint)):  # no process may read saved state before this
             if processes.leads:
                 _record_if_missing(run, store)
             return
@@ -294,7 +294,7 @@ def _train(run: Run, store: RunStore, watcher_for: WatcherFor) -> None:
 
 
 def _record_if_missing(run: Run, store: RunStore) -> None:
-    """Writes the manifest of a trained run if its process was killed before; the caller holds the run's lock."""
+    """Writes the manifest of a trained run if it is missing; the caller holds the run's lock."""
     if store.lacks_manifest(run.fingerprint):
         folder = store.folder(run.fingerprint)
         RunState(folder).discard()
@@ -307,7 +307,7 @@ def _evaluate(run: Run, store: RunStore, asked: dict[str, Composition], watcher_
         return
     assert run.evaluation_model is not None
     with store.lock(run.fingerprint):
-        done = store.evaluations(run.fingerprint)  # another process may have evaluated it meanwhile
+        done = store.evaluations(run.fingerprint)  # another process may have evaluated some
         asked = {key: composition for key, composition in asked.items() if key not in done}
         if not asked:
             return
@@ -325,7 +325,7 @@ def _evaluate(run: Run, store: RunStore, asked: dict[str, Composition], watcher_
 
 
 def _check_tests_unchanged(run: Run, asked: Iterable[Composition]) -> None:
-    """Refuses test data that were replaced after planning: the evaluation's key names what was there."""
+    """Refuses test data and code that have changed since planning, because the evaluation's key is of the old ones."""
     planned = {composition.entry: composition for composition in asked}
     if any(
         digest(evaluation_code(run.config, run.planned_data, entry)) != one.identity["code"]

@@ -1,4 +1,4 @@
-"""Workers, which carry out jobs outside of this process: on this machine, or on a cluster through submitit."""
+"""Workers: they carry out jobs outside this process, on this machine or, through submitit, on a cluster."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _SECONDS_BETWEEN_QUESTIONS = {"slurm": 30.0, "local": 0.2}
 
 @dataclass(frozen=True)
 class JobResult:
-    """How a job ended.
+    """The result of a job.
 
     Attributes:
         reason: why it failed, one line; None if it did not fail.
-        refused: the user can mend the reason: wrong input, not an error of the program.
+        refused: it failed because of wrong input, which the user can correct, not because of a bug.
         interrupted: number of the signal that stopped it after it had saved its state; 0 for none.
     """
 
@@ -43,31 +43,32 @@ class JobResult:
 
 
 class Workers(Protocol):
-    """Carries out several jobs at once.
+    """A group of workers, which carry out several jobs at once.
 
     Attributes:
-        count: how many at once.
+        count: number of jobs at the same time.
     """
 
     count: int
 
     def start(self, calls: Mapping[Hashable, Callable[[], JobResult]]) -> None:
-        """Begins jobs, named by their keys; the caller gives no more than there are free workers."""
+        """Starts jobs, by their keys; the caller must not give more jobs than there are free workers."""
 
     def finished(self) -> list[tuple[Hashable, JobResult]]:
         """Waits until at least one job has ended, and returns those that have."""
 
     def stop(self) -> None:
-        """Asks all running jobs to save their state, and waits for their end."""
+        """Asks all running jobs to save their state, and waits until they have ended."""
 
     def close(self) -> None:
-        """Frees the workers; no job may be started afterwards."""
+        """Releases the workers; no job may be started afterwards."""
 
 
 def make_workers(config: LauncherConfig, folder: Path) -> Workers | None:
-    """Makes the workers that a launcher asks for; None means that everything is done in this process.
+    """Makes the workers that a launcher's config describes; returns None if everything is done in this process.
 
     Args:
+        config: of the launcher.
         folder: for the logs of a cluster's jobs.
     """
     if config.cluster is not None:
@@ -76,13 +77,13 @@ def make_workers(config: LauncherConfig, folder: Path) -> Workers | None:
 
 
 class LocalWorkers:
-    """Processes of this machine; each has a share of the cores and, if there are several GPUs, one of its own.
+    """Worker processes on this machine; each has a share of the cores and, if there are several GPUs, its own GPU.
 
     If a job's process is killed, the other jobs continue, and a process that is killed between two jobs is replaced.
     When this process is killed, the workers end too; a job that trains saves its state first.
 
     Args:
-        count: at least one.
+        count: number of processes, at least one.
     """
 
     def __init__(self, count: int) -> None:
@@ -143,16 +144,16 @@ class LocalWorkers:
 
 
 def _begin_worker(threads: int, gpu: str | None) -> None:
-    # Ctrl-C reaches all processes: a job that trains has its own handler, and an idle worker is ended by `stop`.
+    # Ctrl-C reaches all processes. Workers ignore it: a training job has its own handler, and `stop` ends idle workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)  # a run's own `threads` has the last word
+    torch.set_num_threads(threads)  # the run's setting `threads` overrides this
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
 
 
 def _end_with_parent() -> None:
-    """Ends this process, as SIGTERM does, when the process that gives it jobs has ended."""
+    """Waits until the process that gives the jobs has ended, then ends this process by SIGTERM."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -163,19 +164,19 @@ def _carry_out(call: Callable[[], JobResult]) -> JobResult:
     result = call()
     parent = multiprocessing.parent_process()
     if parent is not None and not parent.is_alive():
-        os._exit(1)  # the executor would wait for ever for its parent to take the result
+        os._exit(1)  # else this process would wait forever for its parent to read the result
     return result
 
 
 class ClusterWorkers:
-    """Jobs on a cluster; jobs that can begin at the same time are submitted as one array.
+    """Workers on a cluster; jobs that can start at the same time are submitted as one array.
 
-    A job that a signal stopped after it saved its state (preemption, the end of its time) is submitted again and
-    continues from its state. So does a job that SLURM itself puts back into the queue. A job that is no longer in the
-    queue and left no result has died. The queue is read with `squeue`, which works on clusters without accounting too.
+    If a signal stops a job after it saved its state (preemption, or the end of its time), the job is submitted again
+    and continues from the state. A job that SLURM itself puts back into the queue also continues. A job that is no
+    longer in the queue and has no result has died. The queue is read with `squeue`, which needs no accounting.
 
     Args:
-        config: what is asked of the cluster for each job.
+        config: of the launcher: the resources of each job.
         folder: for scripts and logs.
     """
 
@@ -218,7 +219,7 @@ class ClusterWorkers:
             time.sleep(_SECONDS_BETWEEN_LOOKS[str(self._config.cluster)])
 
     def _queue(self) -> set[str] | None:
-        """Ids of the jobs that are waiting or running; None if the queue was read a moment ago, or cannot be read."""
+        """Returns the ids of waiting and running jobs; None if the queue was just read, or cannot be read."""
         if time.monotonic() - self._asked < _SECONDS_BETWEEN_QUESTIONS[str(self._config.cluster)]:
             return None
         self._asked = time.monotonic()
@@ -243,7 +244,7 @@ class ClusterWorkers:
 
 
 class ClusterJob:
-    """A job as submitit carries it out; if it is stopped while it does not train, it begins again."""
+    """A job in submitit's form; if it is stopped at a time when it is not training, it starts again."""
 
     def __init__(self, call: Callable[[], JobResult]) -> None:
         self._call = call
@@ -260,7 +261,7 @@ class ClusterJob:
 def _result_of(job: Any) -> JobResult:
     try:
         return job.result()
-    except Exception as error:  # errors of the job come as results, so this is an error of the cluster
+    except Exception as error:  # a job returns its own errors as results, so this is an error of the cluster
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return JobResult(f"{_DIED}: {lines[0] if lines else type(error).__name__}; see {job.paths.stderr}")
 

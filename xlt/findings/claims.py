@@ -1,4 +1,4 @@
-"""The thesis's findings, each tied to the cells of tables that test it, and what those cells say."""
+"""The findings of the thesis: which cells of tables test each one, and whether their numbers confirm it."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ SCALES = ("mini", "thesis")
 
 @dataclass
 class ComparisonConfig:
-    """Cells that test a claim: two systems of a table, language by language and seed by seed."""
+    """A test of a claim: it compares two systems of a table, for each language and seed."""
 
     table: str = key("file in conf/table")
-    heading: str = key("heading of the table, as POS; empty: its only one")
-    store: str = key("name in stores: where its runs are")
-    better: str = key("system that the claim has in front")
-    worse: str = key("system that it is compared with")
-    columns: list[str] = key("languages or groups of the table; empty: those of its average")
-    over: list[str] = key("two systems whose difference the first two's is to exceed; empty: none")
-    against: list[str] = key("languages or groups on which the difference is to be smaller; empty: none")
-    cost: str | None = key("of an evaluation's cost, what is compared as a ratio; null: scores are compared")
-    margin: float = key("points, of a cost times, by which it must be more than nothing")
-    at: dict[str, Any] = key("scale -> what other keys take from here, where scales differ")
-    lacking: dict[str, str] = key("scale -> why it has no such cells")
+    heading: str = key("heading of the table, for example POS; empty: the only one")
+    store: str = key("name of the store with the runs, from `stores`")
+    better: str = key("system that is better according to the claim")
+    worse: str = key("system that is worse according to the claim")
+    columns: list[str] = key("languages or groups of the table to compare on; empty: those of its average")
+    over: list[str] = key("two further systems, whose difference must be the smaller one; empty: none")
+    against: list[str] = key("languages or groups on which the difference must be smaller; empty: none")
+    cost: str | None = key("name of an evaluation's cost, compared as a ratio; null: scores, compared as a difference")
+    margin: float = key("the difference must exceed this many points; for a cost, the ratio must exceed this")
+    at: dict[str, Any] = key("scale -> values of other keys that differ at this scale")
+    lacking: dict[str, str] = key("scale -> why the table has no such cells at this scale")
 
     def faults(self, prefix: str) -> Iterator[str]:
         if len(self.over) not in (0, 2):
@@ -60,37 +60,39 @@ class ComparisonConfig:
 class ClaimConfig:
     """A finding of the thesis."""
 
-    says: str = key("the finding, one sentence")
-    where: str = key("section and table of the thesis")
-    published: dict[str, list[float]] = key("what -> its own numbers, in the order of better and worse")
-    tests: dict[str, ComparisonConfig] = key("name -> cells that test it; empty: no table does")
+    says: str = key("the finding, in one sentence")
+    where: str = key("section and table of the thesis with the finding")
+    published: dict[str, list[float]] = key("name -> published numbers, in the order of `better` and `worse`")
+    tests: dict[str, ComparisonConfig] = key("name -> test of the claim; empty: no table tests it")
 
 
 @dataclass
 class StoreConfig:
-    """A run store, and how its tables are composed."""
+    """A run store, with the seeds and overrides of its tables."""
 
-    output_dir: str = key("where the runs are")
-    seeds: list[int] = key("seeds of the systems")
-    overrides: list[str] = key("Hydra overrides of every run: data_dir=..., model.path=...")
+    output_dir: str = key("folder with the runs")
+    seeds: list[int] = key("seeds of the runs")
+    overrides: list[str] = key("Hydra overrides for every run, for example data_dir=... or model.path=...")
 
 
 @dataclass
 class ClaimsConfig:
-    """What `scripts/claims.py` is told."""
+    """The settings of the command `scripts/claims.py`."""
 
-    claims: dict[str, ClaimConfig] = key("claims by name, in order")
-    every_test: list[str] = key("claims that are made of each of their tests, so that all must hold; of others one")
-    untested: dict[str, str] = key("claim without tests -> why no table tests it")
-    only: list[str] = key("claims to look at; empty: all")
-    stores: dict[str, StoreConfig] = key("stores by name")
-    output_dir: str = key("where the report goes, and the runs of stores that name no other")
-    seeds: list[int] = key("seeds of stores that name no others")
-    scale: str = key("mini or thesis, of tables and runs", choices=SCALES)
-    level: float = key("level of the one-sided test, in either direction", above=0, high=0.5)
-    confidence: float = key("of the interval, two-sided", above=0.5, high=0.999)
-    resamples: int = key("permutations at most, and bootstrap samples", low=100)
-    enough_languages: int = key("from as many on, languages are the units; else languages and seeds", low=2)
+    claims: dict[str, ClaimConfig] = key("name -> claim, in order")
+    every_test: list[str] = key("claims that hold only if all their tests do; for other claims one test suffices")
+    untested: dict[str, str] = key("claim without tests -> reason why no table tests it")
+    only: list[str] = key("claims to check; empty: all")
+    stores: dict[str, StoreConfig] = key("name -> run store")
+    output_dir: str = key("folder for the report, and of the runs of stores that give none")
+    seeds: list[int] = key("seeds of stores that give none")
+    scale: str = key("scale of tables and runs: mini or thesis", choices=SCALES)
+    level: float = key("significance level of the one-sided tests, in each direction", above=0, high=0.5)
+    confidence: float = key("confidence of the two-sided interval", above=0.5, high=0.999)
+    resamples: int = key("number of bootstrap samples, and largest number of permutations", low=100)
+    enough_languages: int = key(
+        "with at least this many languages, these are the units; else pairs of language and seed", low=2
+    )
 
     def faults(self, prefix: str) -> Iterator[str]:
         own = {f"stores.{name}.seeds": store.seeds for name, store in self.stores.items() if store.seeds != self.seeds}
@@ -118,27 +120,27 @@ class ClaimsConfig:
         return Trial(self.level, self.confidence, self.resamples, self.enough_languages)
 
     def verdict(self, claim: str, findings: Collection[Finding]) -> str:
-        """The word of a claim whose tests came to this."""
+        """Returns the verdict on a claim, given the findings of its tests."""
         return overall(findings, claim in self.every_test, self.level)
 
 
 @dataclass(frozen=True)
 class Value:
-    """A number of a finished evaluation, and the run behind it."""
+    """A number of a finished evaluation, and the fingerprint of its run."""
 
     number: float
     run: str
 
 
 Row = Mapping[str, Value]
-"""Language -> value of one system and seed; what is not there yet is left out."""
+"""Language -> value, for one system and seed; languages without a finished evaluation are left out."""
 Rows = Callable[[ComparisonConfig, str, int], Row]
-"""(comparison, system, seed) -> its row; raises UsageError where the system cannot be composed."""
+"""A function (comparison, system, seed) -> row; it raises UsageError if the system cannot be composed."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One difference, in the claimed direction, and the numbers it is made of."""
+    """One difference, positive in the claimed direction, and the numbers from which it is computed."""
 
     language: str
     seed: int
@@ -148,13 +150,15 @@ class Pair:
 
 @dataclass
 class Finding:
-    """What a comparison came to.
+    """The result of a comparison.
 
     Attributes:
-        pairs, others: of the columns, and of those that they are compared against.
-        reason: why nothing, or not all, could be compared.
-        lacking: there are no such cells, so that nothing can be done about it; `reason` says why.
-        corrected, corrected_below: `p` and `p_below` beside those of the claim's other tests.
+        comparison: the comparison.
+        verdict: the statistical result.
+        pairs, others: differences on `columns`, and on the columns `against` which they are compared.
+        reason: why nothing, or not everything, could be compared; None if everything was.
+        lacking: the table has no such cells at this scale, so that no further run helps; `reason` says why.
+        corrected, corrected_below: `p` and `p_below`, corrected for the number of the claim's tests.
     """
 
     comparison: ComparisonConfig
@@ -168,13 +172,13 @@ class Finding:
 
     @property
     def runs(self) -> list[str]:
-        """Fingerprints behind the numbers."""
+        """Returns the fingerprints of the runs of all numbers."""
         values = (value for pair in (*self.pairs, *self.others) for value in pair.values)
         return list(dict.fromkeys(value.run for value in values))
 
 
 def without_cells(comparison: ComparisonConfig, scale: str) -> Finding | None:
-    """What a comparison comes to at a scale that lacks its cells; None if it has them."""
+    """Returns the finding for a comparison whose cells do not exist at a scale; None if they exist."""
     if (why := comparison.lacking.get(scale)) is None:
         return None
     return Finding(comparison, Verdict(UNTESTED), reason=f"no cells at scale={scale}: {why}", lacking=True)
@@ -187,37 +191,37 @@ def examine(
     seeds: Sequence[int],
     trial: Trial,
 ) -> Finding:
-    """Compares two systems on what is there; why something is not there is said, never raised.
+    """Compares two systems on the available numbers; the finding, not an error, says why numbers are missing.
 
     Args:
-        comparison: which.
-        rows: the numbers.
-        languages: writes out a comparison's columns; raises UsageError where there is no such table.
-        seeds: those that are paired.
-        trial: how it is judged.
+        comparison: the test to carry out.
+        rows: gives the numbers.
+        languages: replaces groups among columns by their members; raises UsageError if there is no such table.
+        seeds: seeds for which the systems are compared.
+        trial: the statistical procedure.
     """
     systems = [comparison.better, comparison.worse, *comparison.over]
     try:
         own = list(languages(comparison.columns))
         against = list(languages(comparison.against)) if comparison.against else []
-        found = {seed: [rows(comparison, system, seed) for system in systems] for seed in seeds}
+        rows_by_seed = {seed: [rows(comparison, system, seed) for system in systems] for seed in seeds}
     except UsageError as error:
         more = f" (and {len(error.lines) - 1} more)" if len(error.lines) > 1 else ""
         return Finding(comparison, Verdict(UNTESTED), reason=error.lines[0] + more)
-    pairs, others = (list(_pairs(comparison, found, of)) for of in (own, against))
+    pairs, others = (list(_pairs(comparison, rows_by_seed, columns)) for columns in (own, against))
     if against:
         verdict = judge_groups(_differences(pairs), _differences(others), trial)
     elif comparison.cost is not None:
         verdict = judge_counted(_differences(pairs), trial)
     else:
         verdict = judge(_differences(pairs), trial)
-    wanted, there = (len(own) + len(against)) * len(seeds), len(pairs) + len(others)
-    reason = f"{there} of {wanted} pairs are in the store" if there < wanted else None
+    expected, stored = (len(own) + len(against)) * len(seeds), len(pairs) + len(others)
+    reason = f"{stored} of {expected} pairs are in the store" if stored < expected else None
     return Finding(comparison, verdict, pairs, others, reason)
 
 
 def correct(findings: Collection[Finding]) -> None:
-    """Fills in `corrected` and `corrected_below` of a claim's tests: Holm, for as many as could be decided."""
+    """Sets `corrected` and `corrected_below` of a claim's tests by Holm's method, over all tests with enough data."""
     tested = [f for f in findings if f.verdict.p is not None and f.verdict.word != TOO_FEW]
     above, below = (holm([getattr(f.verdict, side) for f in tested]) for side in ("p", "p_below"))
     for finding, p, p_below in zip(tested, above, below, strict=True):
@@ -225,15 +229,16 @@ def correct(findings: Collection[Finding]) -> None:
 
 
 def overall(findings: Collection[Finding], every_test: bool, level: float) -> str:
-    """A claim's word, once its tests are corrected.
+    """Returns the verdict on a claim, after its tests have been corrected.
 
-    It holds if all its tests do, or if one does with its corrected p and none does not. It does not hold likewise.
-    A claim of every test holds only if all do, and then needs no correction; one that fails, corrected, refutes it.
+    The claim holds if all tests hold, or if at least one holds after correction and none fails. It fails by the same
+    rule, with the directions exchanged. A claim about every test holds only if all tests hold, which needs no
+    correction; it fails if one test fails after correction.
 
     Args:
         findings: of the claim's tests.
-        every_test: whether it is a claim of every test.
-        level: of the tests.
+        every_test: whether the claim is about every test.
+        level: significance level of the tests.
     """
     words = {finding.verdict.word for finding in findings if not finding.lacking}
     tested = words - {TOO_FEW, UNTESTED}
@@ -252,12 +257,12 @@ def overall(findings: Collection[Finding], every_test: bool, level: float) -> st
 
 
 def _within(p: float | None, level: float) -> bool:
-    """Also for what is decided without a p: counted, not tested."""
+    """Returns whether p is at most the level; True for a finding without p, which was counted instead of tested."""
     return p is None or p <= level
 
 
 def as_record(name: str, findings: Mapping[str, Finding], config: ClaimsConfig) -> dict[str, Any]:
-    """A claim and what became of it, as JSON values: every number with its run."""
+    """Returns a claim and its findings as JSON values; every number has the fingerprint of its run."""
     claim = config.claims[name]
     return {
         "claim": name,
@@ -316,7 +321,7 @@ def _pairs(
 
 
 def _difference(comparison: ComparisonConfig, numbers: Sequence[float]) -> float:
-    """Points, or for a cost the logarithm of the ratio; less the margin."""
+    """Returns the difference in points, or for a cost the logarithm of the ratio; the margin is subtracted."""
     if comparison.cost is not None:
         return math.log(numbers[1] / numbers[0]) - math.log(comparison.margin)
     first, second, *others = numbers
@@ -328,10 +333,10 @@ def _differences(pairs: Iterable[Pair]) -> dict[tuple[str, int], float]:
 
 
 def only(config: ClaimsConfig) -> dict[str, ClaimConfig]:
-    """The claims that are asked for."""
+    """Returns the claims that the command requests."""
     return {name: claim for name, claim in config.claims.items() if not config.only or name in config.only}
 
 
 def searched_columns(comparisons: Iterable[ComparisonConfig]) -> list[str]:
-    """All columns that comparisons of one table name, once each."""
+    """Returns all columns that comparisons of one table use, without duplicates."""
     return list(dict.fromkeys(column for one in comparisons for column in (*one.columns, *one.against)))

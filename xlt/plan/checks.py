@@ -1,4 +1,4 @@
-"""Faults of a run's config, model and modules that show without loading a weight, before anything is trained."""
+"""Finds faults of a run's config, model and modules before any training, without loading weights."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from xlt.models.student import kept_blocks
 from xlt.models.vocabulary import train_tokenizer
 from xlt.modules import ModuleFileError, load_module
 
-_NO_WORD = 300  # entries of a tokenizer that knows the bytes and no word
+_NO_WORD = 300  # size of a vocabulary that has all bytes but no words
 
 
 def task_module_faults(path: str) -> list[str]:
-    """Why a file is no task module: it is damaged, or a language module."""
+    """Returns why a file is no task module: it is damaged, or a language module; a line each."""
     try:
         header = load_module(Path(path).expanduser()).header
     except ModuleFileError as error:
@@ -33,7 +33,7 @@ def task_module_faults(path: str) -> list[str]:
 
 
 def module_faults(config: LanguageModulesConfig) -> list[str]:
-    """Module files that are damaged, are no language modules, or belong to another language; a line each."""
+    """Returns a line for each module file that is damaged, no language module, or of another language."""
     lines = []
     for language, path in config.paths.items():
         try:
@@ -49,15 +49,15 @@ def module_faults(config: LanguageModulesConfig) -> list[str]:
 
 
 def model_faults(config: RunConfig, model_run: RunConfig | None, languages: Sequence[str] = ()) -> list[str]:
-    """Why a base model cannot serve the run; a line each.
+    """Returns the reasons why the run cannot use its base model; a line each.
 
-    It is absent, has too few positions for the task, cannot translate, has no token of a language, or its layers
-    cannot be reduced as the student's settings say.
+    Possible reasons: the model is missing, has too few positions for the task, cannot translate, has no token for a
+    language, or its layers cannot be reduced as the student's settings require.
 
     Args:
         config: of the run.
-        model_run: config of the run that makes its base model, if one does.
-        languages: ISO 639-3 codes that it needs tokens for, if the task translates.
+        model_run: config of the run that makes the base model; None if no run does.
+        languages: ISO 639-3 codes that the model needs tokens for, if the task translates.
     """
     made_by = config if model_run is None else model_run
     shape = made_by.model.random
@@ -98,7 +98,7 @@ def model_faults(config: RunConfig, model_run: RunConfig | None, languages: Sequ
 
 
 def _language_faults(config: RunConfig, made_by: RunConfig, languages: Sequence[str]) -> list[str]:
-    """Languages that a translator made from random weights will have no token for; a line each."""
+    """Returns a line for each language that a translator with random weights will have no token for."""
     tokenizer = train_tokenizer([], _NO_WORD)
     add_language_tokens(tokenizer, dict.fromkeys(parallel_languages(made_by.data)))
     try:
@@ -110,21 +110,21 @@ def _language_faults(config: RunConfig, made_by: RunConfig, languages: Sequence[
 
 
 def _shape(path: str, revision: str | None, translates: bool) -> tuple[int, int, Width]:
-    """Longest input of a pre-trained model in tokens, its number of blocks and its width.
+    """Returns a pre-trained model's longest input in tokens, number of blocks, and width.
 
     Args:
-        path, revision: of the model; its config and its tokenizer are loaded.
+        path, revision: of the model; only its config and its tokenizer are loaded.
         translates: the model must be an encoder-decoder.
     Raises:
-        UsageError: one of them is absent or does not load, or the model cannot translate.
+        UsageError: config or tokenizer is missing or cannot be loaded, or the model cannot translate.
     """
     from transformers import AutoConfig
 
     try:
         shape = AutoConfig.from_pretrained(str(Path(path).expanduser()) if path[0] == "~" else path, revision=revision)
     except Exception as error:
-        said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UsageError(f"model.path={path}: no local folder, and the hub does not give it: {said}") from error
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UsageError(f"model.path={path}: no local folder, and the hub does not give it: {reason}") from error
     if translates and not shape.is_encoder_decoder:
         raise UsageError(f"model.path={path}: {shape.model_type} is no encoder-decoder; take NLLB or another M2M-100")
     load_tokenizer(path, revision)
@@ -137,7 +137,7 @@ def _shape(path: str, revision: str | None, translates: bool) -> tuple[int, int,
 
 
 def contradictions(config: RunConfig) -> list[str]:
-    """Parts of a config that do not go together, as far as its method and task decide that; a line each."""
+    """Returns a line for each pair of settings that cannot be combined, given the config's method and task."""
     task, method = task_class(config.task), method_class(config.method)
     languages = {source.language for source in config.data.sources.values()}
     student = config.model.student
@@ -163,7 +163,7 @@ def contradictions(config: RunConfig) -> list[str]:
 
 
 def addition_faults(config: RunConfig) -> Iterator[str]:
-    """Why no module can be added to the run's own, or there is no base model to evaluate."""
+    """Yields a line for each key of `task_modules` that the run cannot use, with the reason."""
     given = config.task_modules
     asked = [f"task_modules.{name}" for name in ("runs", "paths") if getattr(given, name)]
     asked += ["task_modules.evaluate_base"] if given.evaluate_base else []

@@ -1,7 +1,7 @@
-"""The code that a run, an evaluation or a translation executes, as digests that are part of what it is known by.
+"""Digests of the code that a run, an evaluation or a translation executes; they are part of its identity.
 
-Each begins at a function of the engine, and at the classes and readers that the config names. What a function uses only
-under a condition that the config decides is left out where the condition does not hold.
+The search for this code starts at a function of the engine, and at the classes and readers that the config names. Code
+that is executed only under a condition on the config is left out if the config does not meet the condition.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NO_RESULT = {
     "xlt.data.leaks": "it refuses data or not",
     "xlt.engine.watching": "who watches a run",
 }
-"""Code that is executed and changes no result: dotted name -> why."""
+"""Code that is executed but cannot change a result: dotted name -> why."""
 
 ONLY_IF: dict[str, Callable[[RunConfig], object]] = {
     "xlt.engine.build.build_student": lambda c: c.model.student is not None and c.model.student.run is None,
@@ -48,10 +48,10 @@ _BENCHMARKS = "xlt.engine.benchmarks"
 
 
 def training_code(config: RunConfig) -> dict[str, str]:
-    """What a run executes to train and leave its module: source file, by its module's name, -> digest.
+    """Returns digests of the code that trains a run and writes its module: Python module name -> digest.
 
     Raises:
-        UsageError: a source file is not there.
+        UsageError: a source file is missing.
     """
     data = config.data
     sources = [*data.sources.values(), *data.validation.values(), *data.excluded.values()]
@@ -61,12 +61,12 @@ def training_code(config: RunConfig) -> dict[str, str]:
 
 
 def evaluation_code(config: RunConfig, data: PlannedData, name: str) -> dict[str, str]:
-    """The same of the evaluation of a module on an evaluation source or a benchmark.
+    """Returns digests of the code that evaluates a module on an evaluation source or a benchmark.
 
-    The class of the run's method counts as well: it says which kind of module there is.
+    The class of the run's method is included, because it determines the kind of the module.
 
     Args:
-        config: of the run that leaves the module.
+        config: of the run that makes the module.
         data: of the run, as planned.
         name: of the evaluation source or benchmark.
     """
@@ -77,11 +77,11 @@ def evaluation_code(config: RunConfig, data: PlannedData, name: str) -> dict[str
 
 
 def translation_code(config: RunConfig, source: SourceConfig) -> dict[str, str]:
-    """The same of the translation of a source.
+    """Returns digests of the code that translates a source.
 
     Args:
         config: of the translator's run.
-        source: untranslated.
+        source: the untranslated source.
     """
     classes = [config.method._target_, config.task._target_]
     return _digests([_TRANSLATION, *classes, *_readers([source])], config, _BENCHMARKS)
@@ -97,7 +97,7 @@ def _readers(sources: Iterable[SourceConfig]) -> list[str]:
 
 
 def _classes_of(files: Iterable[str | None]) -> Iterator[str]:
-    """The classes of the modules in module files: what a run executes to use them."""
+    """Yields the dotted names of the classes of the modules in module files, whose code a run executes."""
     for file in files:
         if file is not None:
             path = Path(file).expanduser()
@@ -108,6 +108,6 @@ def _classes_of(files: Iterable[str | None]) -> Iterator[str]:
 def _class_of(file: str, modified: int) -> tuple[str, ...]:
     try:
         kind = type(load_module(file))
-    except ModuleFileError:  # what is wrong with it is said by the check of all that a plan needs
+    except ModuleFileError:  # `module_faults` and `task_module_faults` report what is wrong with it
         return ()
     return (f"{kind.__module__}.{kind.__qualname__}",)

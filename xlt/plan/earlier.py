@@ -1,7 +1,7 @@
-"""Identities as earlier versions wrote them, brought into today's shape.
+"""Converts identities that earlier versions wrote to the present format.
 
-Version 0.1.0 had the number of its version in place of the code, and other keys in its settings. Its manifests hold the
-whole config beside the identity, so that its settings can be chosen as today's are.
+Identities of version 0.1.0 have the version number instead of digests of the code, and other keys in their settings.
+Its manifests also contain the whole config, from which the settings are selected as they are today.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _OTHER_FORMAT = ("hub", "translated")
 
 
 def converted(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The identity in an earlier version's manifest as it would be today, without code.
+    """Converts the identity in an earlier version's manifest to the present format.
 
-    The order of the sources is not in it: those manifests do not have it.
+    The result has no digests of code and no order of the sources, because those manifests do not contain them.
 
     Returns:
-        None where today's schemas do not know what the manifest speaks of: a method that is no longer there.
+        None if the present schemas lack something in the manifest, for example a method that was removed.
     """
     identity = manifest.get("identity") or {}
     try:
@@ -43,11 +43,11 @@ def converted(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def evaluation_key(identity: Mapping[str, Any], source: SourceConfig | None, modules: Mapping[str, str]) -> str:
-    """The key under which version 0.1.0 kept an evaluation.
+    """Returns the key under which version 0.1.0 stored an evaluation.
 
     Args:
-        identity: of the evaluation, as it is today.
-        source: that is evaluated on; None for a benchmark.
+        identity: of the evaluation, in the present format.
+        source: the evaluation source; None for a benchmark.
         modules: role -> identity of each module.
     """
     about: dict[str, Any] = {"benchmark": identity.get("benchmark")}
@@ -60,7 +60,10 @@ def evaluation_key(identity: Mapping[str, Any], source: SourceConfig | None, mod
 
 
 def _with_moved_keys(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with keys as today: settings of methods stood in `train`, and pre-training was a key of full."""
+    """Returns the config with the present keys.
+
+    In version 0.1.0 `train` contained settings of methods, and pre-training was an option of the method `full`.
+    """
     method = dict(config["method"])
     if method.pop("leaves_checkpoint", False):
         method["_target_"] = "xlt.methods.pretrain.Pretrain"
@@ -92,7 +95,7 @@ def _translation(identity: Mapping[str, Any], model_settings: dict[str, Any]) ->
 
 
 def _model(model: Mapping[str, Any]) -> dict[str, Any]:
-    """The base model without how it is used: that stands in the settings."""
+    """Returns the identity of the base model, without the way it is used, which is now part of the settings."""
     if "random" in model:
         return {"random": {"languages": model["languages"]} if "languages" in model else {}}
     return {name: model[name] for name in ("run", "content") if name in model}
@@ -114,14 +117,14 @@ def _data(data: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
 
 
 def _source(source: Mapping[str, Any], learned: bool = True) -> dict[str, Any]:
-    """The source without null values, and without keys that it does not use."""
+    """Returns the source without null values and without keys that it does not use."""
     unused = {"fields"} if source["reader"] in _OTHER_FORMAT else set()
     unused |= set() if learned else {"upsample"}
     return {k: v for k, v in source.items() if k not in unused and v is not None and v != {}}
 
 
 def _typed(schema: Any, values: Any) -> Any:
-    """A config object of JSON values: a key that is missing is null, one that is unknown is left out."""
+    """Makes a config object from JSON values; missing keys become null, unknown keys are ignored."""
     if isinstance(values, Mapping) and "_target_" in values:
         schema = _schema_of(str(values["_target_"]))
     if isinstance(schema, types.UnionType):  # a schema or null
@@ -141,7 +144,7 @@ def _hints(schema: Any) -> dict[str, Any]:
 
 
 def _schema_of(target: str) -> Any:
-    """The schema of a method or a task, by the name of its class."""
+    """Returns the schema of a method or a task, given the dotted name of its class."""
     module = importlib.import_module(target.rpartition(".")[0])
     if not hasattr(module, "SCHEMA"):
         raise ImportError(f"{target}: no schema beside it")

@@ -1,4 +1,4 @@
-"""Which evaluations a config asks for of its run, and what they need besides the run's own module."""
+"""Plans the evaluations of a run that a config requests, and the modules that they need besides the run's own."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from xlt.plan.runs import Gathered, Planner, Run
 
 
 def evaluated_on(config: RunConfig) -> dict[str, Any]:
-    """Name -> evaluation source or benchmark that a run's module is evaluated on.
+    """Returns name -> evaluation source or benchmark, for all that a run's module is evaluated on.
 
-    A student is evaluated only on the languages that it was made for.
+    A student is evaluated only on the two languages for which it was made.
     """
     everything = {**config.data.evaluation, **config.data.benchmarks}
     if config.model.student is None:
@@ -38,23 +38,24 @@ def plan_evaluations(
     run: Run,
     labels: Collection[str] | None = None,
 ) -> dict[str, Composition]:
-    """Plans the evaluations that a config asks for and adds them to its run.
+    """Plans the evaluations that a config requests and adds them to its run.
 
-    Each evaluation source is evaluated with its language's module and, if that is asked for or there are no language
-    modules, with the task module alone. Benchmarks have no language: they are evaluated with the task module alone.
-    Further task modules are added to the run's own in both. The base model is evaluated if that is asked for.
+    Each evaluation source is evaluated with its language's module. It is also evaluated with the task module alone if
+    the config requests this or has no language modules. Benchmarks have no language, so they are evaluated with the
+    task module alone. In both cases further task modules are added to the run's own. The base model is evaluated if
+    the config requests this.
 
     Args:
-        plan: gets the runs that make the modules.
-        config: composed.
-        run_config: the same, checked.
-        data: of the config; the run's own may be another's that has the same identity.
-        run: of this config.
-        labels: of the compositions to plan; None: all that the config asks for.
+        plan: the runs that make the modules are added to it.
+        config: composed config.
+        run_config: the same config, checked.
+        data: of the config. The run may have other evaluation data, from another config with the same identity.
+        run: the run of this config.
+        labels: of the compositions to plan; None: all that the config requests.
     Returns:
         Key -> evaluation.
     Raises:
-        UsageError: a module cannot be had.
+        UsageError: a module cannot be loaded or planned.
     """
     there = run.planned_data
     entries = _entries({**there.evaluation, **there.benchmarks}, {**data.evaluation, **data.benchmarks})
@@ -62,7 +63,7 @@ def plan_evaluations(
         {**there.evaluation, **{entries[name]: source for name, source in data.evaluation.items()}},
         {**there.benchmarks, **{entries[name]: benchmark for name, benchmark in data.benchmarks.items()}},
     )
-    # A task's head is in the module and not in the checkpoint.
+    # A task's head is stored in the module, not in the checkpoint.
     whole = method_class(run_config.method).leaves_checkpoint and not task_class(run_config.task).has_head
     run.evaluation_model = str(plan.store.checkpoint(run.fingerprint)) if whole else run.standing.model_path
     own = () if whole else (ModuleFile(plan.store.module_file(run.fingerprint)),)
@@ -111,13 +112,13 @@ def plan_evaluations(
 def _evaluation(
     plan: Planner, config: RunConfig, data: PlannedData, run: Run, name: str, roles: Mapping[str, str]
 ) -> tuple[str, dict[str, Any]]:
-    """Key and identity of an evaluation of a run's module.
+    """Returns the key and the identity of an evaluation of a run's module.
 
     Args:
-        plan: knows the store.
-        config: of the run, as the evaluation is asked for.
+        plan: gives access to the store.
+        config: of the run, in the version that requests the evaluation.
         data: of the config.
-        run: it may have been made by other code, and then so may the evaluation.
+        run: the evaluated run. With `other_code=use`, the key may be that of an evaluation by other code.
         name: of the evaluation source or benchmark.
         roles: role -> identity of each module in the model.
     """
@@ -130,12 +131,12 @@ def _evaluation(
 
 
 def _entries(there: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
-    """Name -> the name that a source or benchmark gets in the run's data.
+    """Returns name -> the name of the source or benchmark in the run's data.
 
-    It is its own, or one with a number if the run has other data under that name.
+    The two are equal, unless the run has other data of that name; then a number is added.
     """
     entries = {}
     for name, data in new.items():
         names = (name if number == 1 else f"{name} ({number})" for number in itertools.count(1))
-        entries[name] = next(one for one in names if there.get(one, data) == data)
+        entries[name] = next(candidate for candidate in names if there.get(candidate, data) == data)
     return entries

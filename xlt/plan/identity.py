@@ -1,9 +1,9 @@
-"""A run's identity: everything that determines the module it leaves, and nothing else; its digest is the fingerprint.
+"""A run's identity: everything that determines the module it makes, and nothing else; its digest is the fingerprint.
 
-Four things are in it: the settings that the run uses, the content of its data and model, the identities of what it
-stands on, and the code that it executes. Which settings count is said where they are declared (`xlt.config.schema`):
-every key does, except one that says why it cannot change a module, one that another setting leaves without effect
-(`unused`), and one whose value stands for something that is in the identity itself (`known_by`).
+An identity has four parts: the settings that the run uses, the content of its data and model, the identities of the
+modules and runs that it needs, and digests of the code that it executes. The schema declares which settings count
+(`xlt.config.schema`): all keys do, except those that cannot change a module (`no_module`), those that have no effect
+because of another setting (`unused`), and those for which the identity contains something else (`known_by`).
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ def run_identity(
     student_run: str | None = None,
     teacher_module: str | None = None,
 ) -> dict[str, Any]:
-    """What determines a run's module, as JSON values.
+    """Returns the identity of a run, which is all that determines its module, as JSON values.
 
     Args:
         config: of the run.
         data: of the run, as planned.
-        model_run: fingerprint of the run that makes the base model, if one does.
-        modules: identity of the language module of each source language.
-        start: identity of the module that training begins with, if there is one.
-        student_run: fingerprint of the run that makes the student in use, if one does.
-        teacher_module: identity of the task's module that the teacher has, if it has one.
+        model_run: fingerprint of the run that makes the base model; None if no run does.
+        modules: language -> identity of its module, for each source language.
+        start: identity of the module that training starts from; None for new values.
+        student_run: fingerprint of the run that makes the student; None if no other run does.
+        teacher_module: identity of the teacher's task module; None if it has none.
     Raises:
-        UsageError: a data file is missing, or the model, or a source file of the code.
+        UsageError: a data file, the model or a source file of the code is missing.
     """
     whole = _model_identity(config, model_run)
     return {
@@ -59,23 +59,23 @@ def run_identity(
 
 
 def facts_of(config: RunConfig) -> RunFacts:
-    """What the schemas of a run may ask about it."""
+    """Returns the facts about a run by which its schemas decide which keys it does not use."""
     task = build_task(config.task)
-    # A student that is narrower than its teacher may have a head of its own, which is trained.
+    # A student that is narrower than its teacher may have its own head, which is trained.
     has_head = task.has_head or config.model.student is not None
     return RunFacts(task.adapts_language, has_head, task.validates_at_random)
 
 
 def used_settings(config: Any, facts: RunFacts, of_files: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """The values of a config object that are part of a run's identity, as JSON values.
+    """Returns the values of a config object that are part of a run's identity, as JSON values.
 
-    A null value and an empty list or mapping are left out: a key that is new, and null where it changes nothing, leaves
-    the identities as they were.
+    Null values, empty lists and empty mappings are left out. So existing identities stay valid when a new key is added
+    whose null value changes nothing.
 
     Args:
-        config: an instance of a schema dataclass; those below it are gone through as well.
+        config: an instance of a schema dataclass; nested dataclasses are included.
         facts: about the run.
-        of_files: key -> content of the file that it names, where the file itself is not at hand.
+        of_files: key -> content hash of the file that the key names; None: read the files.
     """
     files = {item.name for item in dataclasses.fields(config) if item.metadata.get("file")}
     settings: dict[str, Any] = {}
@@ -93,14 +93,14 @@ def used_settings(config: Any, facts: RunFacts, of_files: Mapping[str, str] | No
 def translation_identity(
     config: RunConfig, run: str | None, source: SourceConfig, language: str, settings: TranslationConfig
 ) -> dict[str, Any]:
-    """What determines the translation of a source, as JSON values.
+    """Returns all that determines the translation of a source, as JSON values.
 
     Args:
         config: of the translator's run.
-        run: fingerprint of the run that leaves the translator; None for a model with a path.
-        source: the original, untranslated.
-        language: that it is translated into.
-        settings: how.
+        run: fingerprint of the run that makes the translator; None for a model with a path.
+        source: the original, untranslated source.
+        language: ISO 639-3 code of the language that it is translated into.
+        settings: settings of the translation.
     """
     task = {name: value for name, value in plain(config.task).items() if name in ("max_length", "tokens")}
     model = {"settings": used_settings(config.model, facts_of(config)), **_model_identity(config, run)}
@@ -119,7 +119,7 @@ def translation_identity(
 
 
 def evaluation_identity(config: RunConfig, data: PlannedData, name: str, modules: Mapping[str, str]) -> dict[str, Any]:
-    """What determines one evaluation of a run's module: its data, the modules in the model by their role, the code.
+    """Returns all that determines one evaluation of a run's module: its data, the modules in the model, the code.
 
     Args:
         config: of the run.
@@ -139,22 +139,22 @@ def evaluation_identity(config: RunConfig, data: PlannedData, name: str, modules
 
 
 def evaluated_identity(data: PlannedData, name: str) -> dict[str, Any]:
-    """What an evaluation source, or a benchmark, is scored on, with the content of its files as they are now."""
+    """Returns what identifies the data of an evaluation source or benchmark, with the present content of its files."""
     if name in data.benchmarks:
         benchmark = data.benchmarks[name]
         folder = None if benchmark.folder is None else _folder_identity(benchmark.folder)
         return {"benchmark": {**plain(benchmark), "folder": folder}}
-    # Few examples for a quick look are another evaluation; where they lie is not.
+    # An evaluation on fewer examples is another evaluation; one on the same examples in another place is not.
     return {"source": source_identity(data.evaluation[name])}
 
 
 def original_identity(source: SourceConfig) -> dict[str, Any]:
-    """The examples of a source that a transform starts from, with the content of its files as they are now."""
+    """Returns what identifies the source that a transform starts from, with the present content of its files."""
     return {**source_identity(source), "split": source.split}
 
 
 def data_identity(data: PlannedData) -> dict[str, Any]:
-    """What a run learns from and is selected by, as its fingerprint has it: the content of files as they are now.
+    """Returns what identifies the data for training and validation, with the present content of the files.
 
     Raises:
         UsageError: a file is missing.
@@ -163,19 +163,19 @@ def data_identity(data: PlannedData) -> dict[str, Any]:
         part: {name: _used_identity(source, part) for name, source in data.part(part).items()}
         for part in ("sources", "validation", "excluded")
     }
-    # Batches of the sources are shuffled together by their numbers.
+    # The order counts, because batches of all sources are numbered together before they are shuffled.
     identity["order"] = {part: [*data.part(part)] for part in ("sources", "validation")}
     held_out = HeldOut(data.config, seed=0)
     return identity | (held_out.identity() if held_out.is_used else {})
 
 
 def _used_identity(source: PlannedSource, part: str) -> dict[str, object]:
-    """The source's identity as far as its part uses it: only examples that are learned from can be repeated."""
+    """Returns the source's identity, without `upsample` if the part is not used for training."""
     return {name: value for name, value in source_identity(source).items() if part == "sources" or name != "upsample"}
 
 
 def _folder_identity(path: str) -> dict[str, str]:
-    """Name -> content hash of the files in a folder and below it."""
+    """Returns name -> content hash for all files in a folder and its subfolders."""
     folder = Path(path).expanduser()
     return {
         file.relative_to(folder).as_posix(): file_identity(str(file))
@@ -185,16 +185,16 @@ def _folder_identity(path: str) -> dict[str, str]:
 
 
 def file_identity(path: str) -> str:
-    """Content hash of a module file given by the user."""
+    """Returns the content hash of a module file of the user."""
     return hashlib.blake2b(Path(path).expanduser().read_bytes(), digest_size=16).hexdigest()
 
 
 def _model_identity(config: RunConfig, model_run: str | None) -> dict[str, Any]:
-    """The base model's content, or the run that makes it; how it is used is among the settings."""
+    """Returns the base model's content hash, or the run that makes it; how it is used is part of the settings."""
     if model_run is not None:
         return {"run": model_run}
     if config.model.random is not None:
-        tokens = parallel_languages(config.data)  # the vocabulary has one for each
+        tokens = parallel_languages(config.data)  # the vocabulary has a token for each language
         return {"random": {"languages": tokens} if tokens else {}}
     assert config.model.path is not None
     return {"content": model_identity(config.model.path, config.model.revision)}

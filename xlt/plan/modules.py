@@ -1,4 +1,4 @@
-"""The modules that a run stands on or is evaluated with: whose each is, its file, and the run that makes it."""
+"""Plans the modules that a run needs for training or evaluation: identity, file, and the run that makes each."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class PlannedModule:
     """A module that a planned run needs.
 
     Attributes:
-        identity: of the module: the fingerprint of the run that makes it, or the content of the user's file.
-        file: where it is, once it is made.
-        run: fingerprint of the run that makes it; None for a file of the user's.
+        identity: of the module: the fingerprint of the run that makes it, or the content hash of the user's file.
+        file: its place, which may not exist before the run is done.
+        run: fingerprint of the run that makes it; None for a file of the user.
     """
 
     identity: str
@@ -43,19 +43,21 @@ class PlannedModule:
 def language_modules(
     plan: Planner, config: DictConfig, run_config: RunConfig, part: str, gathered: Gathered
 ) -> dict[str, PlannedModule]:
-    """Language -> its module, for the languages of a run's sources.
+    """Plans the language modules for the languages of a run's sources.
 
     Args:
-        plan: gets the runs that make the modules.
+        plan: the runs that make the modules are added to it.
         config: of the run, as composed.
-        run_config: the same, checked.
+        run_config: the same config, checked.
         part: "sources" or "evaluation".
-        gathered: gets the faults; a language with a fault is not in the result.
+        gathered: faults are added to it; a language with a fault is not in the result.
+    Returns:
+        Language -> its module.
     """
     modules = {}
     for language in sorted({source.language for source in getattr(run_config.data, part).values()}):
         if any(f"language={language}:" in line for line in gathered.lines):
-            continue  # the fault is reported already
+            continue  # the fault has already been reported
         with gathered:
             used = _used_language(run_config.language_modules, language, part)
             modules[language] = _language_module(plan, config, run_config, used)
@@ -83,7 +85,7 @@ def _language_module(plan: Planner, config: DictConfig, run_config: RunConfig, u
 
 
 def start_module(plan: Planner, config: DictConfig, run_config: RunConfig) -> PlannedModule | None:
-    """The module whose values training begins with; None for fresh values."""
+    """Plans the module whose values training starts from; returns None for new values."""
     settings = run_config.start
     if settings.path is not None:
         return _of_file(settings.path, run_config.language)
@@ -94,17 +96,20 @@ def start_module(plan: Planner, config: DictConfig, run_config: RunConfig) -> Pl
 
 
 def teacher_module(plan: Planner, config: DictConfig, run_config: RunConfig) -> PlannedModule:
-    """The task module of a teacher that knows the task."""
+    """Plans the task module of a teacher that has one."""
     if run_config.teacher.path is not None:
         return _of_file(run_config.teacher.path)
     return _of_run(plan, plan.add(compose_teacher_run(config), evaluate=False).fingerprint)
 
 
 def added_module(plan: Planner, config: DictConfig, run_config: RunConfig, name: str) -> PlannedModule:
-    """A further task module of an evaluation.
+    """Plans a further task module of an evaluation.
 
     Args:
-        name: in `task_modules.paths` or `task_modules.runs`.
+        plan: the run that makes the module is added to it.
+        config: of the run, as composed.
+        run_config: the same config, checked.
+        name: of the module in `task_modules.paths` or `task_modules.runs`.
     """
     path = run_config.task_modules.paths.get(name)
     if path is not None:
@@ -115,20 +120,20 @@ def added_module(plan: Planner, config: DictConfig, run_config: RunConfig, name:
 
 
 def _of_file(path: str, language: str | None = None) -> PlannedModule:
-    """A module in a file of the user's."""
+    """Describes a module in a file of the user."""
     return PlannedModule(file_identity(path), ModuleFile(Path(path).expanduser(), language))
 
 
 def _of_run(plan: Planner, fingerprint: str, language: str | None = None) -> PlannedModule:
-    """The module that a run leaves."""
+    """Describes the module that a run makes."""
     return PlannedModule(fingerprint, ModuleFile(plan.store.module_file(fingerprint), language), fingerprint)
 
 
 def _used_language(settings: LanguageModulesConfig, language: str, part: str) -> str:
-    """The language whose module a language uses, in training ("sources") or evaluation.
+    """Returns the language whose module is used for `language`, in training ("sources") or evaluation.
 
     Raises:
-        UsageError: URIEL has no vector of it, or of one of `among`.
+        UsageError: URIEL has no vector for it, or for one of `among`.
     """
     if language in settings.stand_in:
         return settings.stand_in[language]
@@ -140,29 +145,29 @@ def _used_language(settings: LanguageModulesConfig, language: str, part: str) ->
 
 
 def has_language_modules(config: RunConfig) -> bool:
-    """Whether the config names language modules at all."""
+    """Returns whether the config has any language modules."""
     modules = config.language_modules
     return modules.experiment is not None or modules.generator is not None or bool(modules.paths)
 
 
 def trains_on_language_modules(config: RunConfig) -> bool:
-    """Whether language modules are in the model while it learns; for a student, in its teacher."""
+    """Returns whether language modules are used in training: in the model or, for a student, in its teacher."""
     return has_language_modules(config) and (config.model.student is None or bool(config.teacher.losses))
 
 
 def evaluates_with_language_modules(config: RunConfig) -> bool:
-    """Whether language modules are in the model that is evaluated; a student has none, it knows its languages."""
+    """Returns whether language modules are used in evaluation. A student needs none: it was made for its languages."""
     return has_language_modules(config) and config.model.student is None
 
 
 def unusual_modules(config: RunConfig | DictConfig, language: str | None = None) -> str:
-    """Names the modules in the model, in an evaluation, that the composition's label does not suggest.
+    """Names the modules in an evaluated model that its label does not mention.
 
     Args:
         config: of the run that is evaluated.
-        language: of the evaluation source, if a language module is in the model; None: without one.
+        language: of the evaluation source, if the model contains a language module; None otherwise.
     Returns:
-        For instance "module of isl, +reviews"; empty if only the language's own module and the run's are in the model.
+        For example "module of isl, +reviews"; empty if the model contains only the language's and the run's own module.
     """
     words = []
     if language is not None and (used := _used_language(config.language_modules, language, "evaluation")) != language:

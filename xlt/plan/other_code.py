@@ -1,7 +1,7 @@
-"""Runs and evaluations in the store that are as planned in all but the code that made them.
+"""Finds runs and evaluations in the store that differ from planned ones only in the code that made them.
 
-What a run stands on is in its identity by fingerprint, and code is part of a fingerprint. So two runs are compared by
-their identities without code, in which every fingerprint is replaced by the same of the run that it is of.
+A run's identity contains the fingerprints of the runs that it needs, and these depend on the code. Therefore two runs
+are compared by keys: digests of their identities without code, in which each fingerprint is replaced by that run's key.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _FINGERPRINT_DIGITS = 32
 
 
 class Identified(Protocol):
-    """A planned run, as far as it is needed here."""
+    """A planned run; only its identity is needed here."""
 
     identity: dict[str, Any]
 
@@ -30,9 +30,9 @@ class StoredRun:
     """A finished run in the store.
 
     Attributes:
-        fingerprint, identity: of the run; the identity of an earlier version's run is brought into today's shape.
-        version, commit: of the xlt that made it; a commit is not always known.
-        finished: when, in ISO 8601 and UTC.
+        fingerprint, identity: of the run; identities of earlier versions are converted to the present format.
+        version, commit: of the xlt that made the run; the commit may be unknown.
+        finished: time at which it ended, in ISO 8601, UTC.
     """
 
     fingerprint: str
@@ -48,16 +48,16 @@ class StoredRun:
 
 
 class OtherCode:
-    """Finds what other code made of the same settings, data and modules.
+    """A search for runs and evaluations that other code made from the same settings, data and modules.
 
-    The manifests of the store are read once, when they are first needed.
+    The manifests in the store are read once, when they are first needed.
 
     Args:
-        store: where runs are looked up.
-        planned: fingerprint -> run in the plan; runs may be added to it.
+        store: the store that is searched.
+        planned: fingerprint -> run in the plan; runs may be added to it later.
 
     Attributes:
-        used: fingerprint -> run of other code that is in the plan in place of one of this code.
+        used: fingerprint -> run of other code that the plan uses instead of a new run.
     """
 
     def __init__(self, store: RunStore, planned: Mapping[str, Identified]) -> None:
@@ -68,11 +68,11 @@ class OtherCode:
         self._keys: dict[str, str] = {}
 
     def chosen(self, identity: dict[str, Any], other_code: str) -> tuple[str, dict[str, Any]]:
-        """Fingerprint and identity of the run that is to be used.
+        """Returns the fingerprint and the identity of the run to use.
 
         Args:
-            identity: of the run as it would be made now.
-            other_code: "use" takes a run of other code where there is none of this one; "train" never does.
+            identity: of the run with the present code.
+            other_code: "use" chooses a run of other code if the present code has made none; "train" never does.
         """
         fingerprint = digest(identity)
         if other_code == "use" and not self._store.is_trained(fingerprint):
@@ -83,18 +83,18 @@ class OtherCode:
         return fingerprint, identity
 
     def run_like(self, identity: Mapping[str, Any]) -> StoredRun | None:
-        """The run that finished last of those that are as this one but for the code."""
+        """Returns the latest finished run that differs from this identity only in code; None if there is none."""
         order = _order(identity)
         candidates = [run for run in self._runs_alike(self._key(identity)) if _order(run.identity) in (order, None)]
         return max(candidates, key=lambda run: (run.finished, run.fingerprint), default=None)
 
     def evaluation_like(self, fingerprint: str, identity: Mapping[str, Any], source: SourceConfig | None) -> str | None:
-        """The key of the last evaluation of a run's module that is as this one but for the code.
+        """Returns the key of a run's latest evaluation that differs from this identity only in code, or None.
 
         Args:
             fingerprint: of the run.
-            identity: of the evaluation as it would be made now.
-            source: that is evaluated on; None for a benchmark.
+            identity: of the evaluation with the present code.
+            source: the evaluation source; None for a benchmark.
         """
         records, key = self._store.evaluations(fingerprint), self._key(identity)
         alike = {k: record for k, record in records.items() if self._key(record.get("identity", {})) == key}
@@ -108,7 +108,7 @@ class OtherCode:
         return None
 
     def _fingerprints_alike(self, module: str) -> list[str]:
-        """Identities of modules that are as this one but for the code, itself included."""
+        """Returns the identities of all modules that differ from this one only in code; this one is the first."""
         fingerprint, *language = module.split("/")
         key = self._key_of(fingerprint)
         alike = [run.fingerprint for run in self._runs_alike(key)] if key is not None else []
@@ -133,7 +133,7 @@ class OtherCode:
         return self._alike.get(key, [])
 
     def _key_of(self, fingerprint: str) -> str | None:
-        """The same key for runs that are alike; None for what is no fingerprint of a known run."""
+        """Returns the key of a run, which is equal for runs that differ only in code; None for an unknown run."""
         if fingerprint not in self._keys:
             run = self._planned.get(fingerprint) or self._runs().get(fingerprint)
             if run is None:
@@ -143,18 +143,18 @@ class OtherCode:
 
     def _key(self, identity: Mapping[str, Any]) -> str:
         own = {name: value for name, value in identity.items() if name != "code"}
-        if "data" in own:  # an earlier version's identity does not have the order
+        if "data" in own:  # identities of earlier versions have no order of the sources
             own["data"] = {name: value for name, value in own["data"].items() if name != "order"}
         return digest(_with_keys(own, self._key_of))
 
 
 def _order(identity: Mapping[str, Any]) -> Any:
-    """The order of a run's sources; None where its identity does not say."""
+    """Returns the order of a run's sources; None if its identity does not contain it."""
     return identity.get("data", {}).get("order")
 
 
 def _with_keys(value: Any, key_of: Callable[[str], str | None]) -> Any:
-    """A JSON value with every fingerprint of a run replaced by the run's key, also in "FINGERPRINT/LANGUAGE"."""
+    """Replaces each fingerprint of a run in a JSON value by the run's key, also in "FINGERPRINT/LANGUAGE"."""
     if isinstance(value, Mapping):
         return {name: _with_keys(part, key_of) for name, part in value.items()}
     if isinstance(value, list):

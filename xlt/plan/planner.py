@@ -1,7 +1,7 @@
-"""The plan: which runs a config stands on, which exist, what remains to be done and in what order.
+"""The plan: which runs a config needs, which of them exist, what remains to be done and in what order.
 
-A plan changes nothing that it is given: a checked config is frozen. What a run needs beyond its config stands in the
-`Run` (paths of what it stands on, files that other runs make for its sources, evaluations).
+Planning never changes a config, since checked configs are frozen. All that a run needs besides its config is kept in
+its `Run`: paths of models and modules, files that other runs make for its sources, and evaluations.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from xlt.plan.translations import plan_translations
 
 
 class Plan(Runs):
-    """Runs, and how configs become runs: each is added with all that it stands on."""
+    """The runs of a command. Configs are added to it; each becomes a run, together with the runs that it needs."""
 
     def __init__(self, store: RunStore) -> None:
         super().__init__(store)
@@ -44,31 +44,33 @@ class Plan(Runs):
         self._once: dict[str, str] = {}
 
     def add(self, config: DictConfig, *, evaluate: bool = True) -> Run:
-        """Adds a run and all it stands on; for a config that is in the plan already, returns its run.
+        """Adds the run of a config and all runs that it needs; a config that is already in the plan adds nothing.
 
         Args:
             config: composed, not yet checked.
-            evaluate: also plan the evaluation of its module on `data.evaluation` and `data.benchmarks`.
+            evaluate: also plan the evaluation of the run's module on `data.evaluation` and `data.benchmarks`.
+        Returns:
+            The run of the config.
         Raises:
-            UsageError: all faults of this config and of those it stands on.
+            UsageError: all faults of this config and of the configs of the runs that it needs.
         """
         return self._add(config, evaluate)[0]
 
     def ask(self, config: DictConfig, labels: Collection[str] | None = None) -> tuple[Run, dict[str, Composition]]:
-        """As `add`; also returns the evaluations that this config asks for. Other configs may ask for others.
+        """Adds a run as `add` does, and also returns those of its evaluations that this config requests.
 
         Args:
             config: composed, not yet checked.
-            labels: of the compositions that are asked for (`BASE`, `ALONE`, `COMPOSED`); None: all that the config has.
+            labels: of the requested compositions (`BASE`, `ALONE`, `COMPOSED`); None: all that the config has.
         """
         return self._add(config, evaluate=True, labels=labels)
 
     def once(self, settings: Any, compose_run: Callable[..., DictConfig], *arguments: Any) -> Run:
-        """Adds the run that `compose_run(*arguments)` composes, unless one was added for equal settings before.
+        """Adds the run that `compose_run(*arguments)` composes, unless a run with equal settings was added before.
 
         Args:
-            settings: JSON values; all that the run depends on.
-            compose_run: composes its config.
+            settings: JSON values, which contain all that the run depends on.
+            compose_run: composes the config of the run.
             arguments: of `compose_run`.
         """
         key = digest(settings)
@@ -77,7 +79,7 @@ class Plan(Runs):
         return self.runs[self._once[key]]
 
     def model_run(self, config: DictConfig, run_config: RunConfig) -> str:
-        """Fingerprint of the run that makes the base model of a config with `model.run`."""
+        """Adds the run that makes the base model of a config with `model.run`; returns its fingerprint."""
         reference = run_config.model.run
         settings = ["model", model_run_settings(config)]
         return self.once(settings, compose_model_run, config, reference).fingerprint
@@ -89,35 +91,37 @@ class Plan(Runs):
         asks = evaluate and bool(evaluated_on(run_config))
         key = digest(plain(run_config))
         gathered = Gathered()
-        made = plan_translations(self, config, run_config, evaluate, gathered)
+        made_files = plan_translations(self, config, run_config, evaluate, gathered)
         gathered.refuse()
-        data = PlannedData.of(run_config.data, made)
-        if not evaluate:  # nobody reads a test set that would have to be translated
+        data = PlannedData.of(run_config.data, made_files)
+        if not evaluate:  # without evaluation, translated test sets are not needed
             sources = {n: source for n, source in data.evaluation.items() if transform_of(source.config) is None}
             data = data.evaluated_on(sources)
         run = self.runs[self._known[key]] if key in self._known else None
         evaluations: dict[str, Composition] = {}
         if run is None:
             with gathered:
-                run = self._plan(config, run_config, data, made)
+                run = self._plan(config, run_config, data, made_files)
         if run is not None and asks:
             with gathered:
                 evaluations = plan_evaluations(self, config, run_config, data, run, labels)
                 run.evaluation_needs |= {
-                    file.fingerprint for role, file in made.items() if role.startswith("evaluation.")
+                    file.fingerprint for role, file in made_files.items() if role.startswith("evaluation.")
                 }
         elif (
             asks and evaluates_with_language_modules(run_config) and (labels is None or COMPOSED in labels)
-        ):  # to report the faults of these as well
+        ):  # to report also the faults of these modules
             language_modules(self, config, run_config, "evaluation", gathered)
         gathered.refuse()
         assert run is not None
         self._known[key] = run.fingerprint
         return run, evaluations
 
-    def _plan(self, config: DictConfig, run_config: RunConfig, data: PlannedData, made: dict[str, MadeFile]) -> Run:
+    def _plan(
+        self, config: DictConfig, run_config: RunConfig, data: PlannedData, made_files: dict[str, MadeFile]
+    ) -> Run:
         gathered = Gathered(source_faults(run_config.data), contradictions(run_config))
-        depends_on = {role: file.fingerprint for role, file in made.items() if not role.startswith("evaluation.")}
+        depends_on = {role: file.fingerprint for role, file in made_files.items() if not role.startswith("evaluation.")}
         model_run = None
         model_path = run_config.model.path
         if run_config.model.run is not None:
@@ -141,7 +145,7 @@ class Plan(Runs):
         modules = {}
         if trains_on_language_modules(run_config):
             modules = language_modules(self, config, run_config, "sources", gathered)
-            depends_on |= {language: one.run for language, one in modules.items() if one.run is not None}
+            depends_on |= {language: module.run for language, module in modules.items() if module.run is not None}
         start = None
         with gathered:
             start = start_module(self, config, run_config)
@@ -167,7 +171,7 @@ class Plan(Runs):
         return self.runs[fingerprint]
 
     def _student_run(self, config: DictConfig, reference: RunReference) -> str:
-        """Fingerprint of the run that trains the student."""
+        """Adds the run that trains the student; returns its fingerprint."""
         sources = sorted({source.language for source in config.data.sources.values()})
         settings = ["student", model_run_settings(config), plain(reference), config.target, sources]
         run = self.once(settings, compose_student_run, config, reference)
@@ -179,7 +183,7 @@ class Plan(Runs):
 
 @dataclass
 class _Teacher:
-    """The teacher of a run: path of the whole model, and the task's module for it, with its identity."""
+    """The teacher of a run: the path of the whole model, and its task module with the module's identity."""
 
     path: str | None = None
     module: ModuleFile | None = None

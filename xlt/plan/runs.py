@@ -1,4 +1,4 @@
-"""Runs of a plan: what each is and stands on, which exist, and what remains to be done."""
+"""The runs of a plan: what each one is and needs, which exist, and what remains to be done."""
 
 from __future__ import annotations
 
@@ -48,19 +48,19 @@ _NOTHING = "null"
 
 @dataclass
 class Run:
-    """A run in the plan. The plan adds evaluations to it; its config, identity and what it stands on never change.
+    """A run in the plan. The plan adds evaluations to it, but never changes its config, identity or needs.
 
     Attributes:
-        fingerprint, identity: what makes it this run.
+        fingerprint, identity: of the run.
         config: checked and frozen.
-        standing: paths of what it stands on; they exist once the runs of `depends_on` are done.
-        data: its sources and all that its module is evaluated on; None: as in the config.
-        evaluations: key -> evaluation that somebody asked for.
+        standing: paths of models and modules that it needs; they exist once the runs in `depends_on` are done.
+        data: its sources, and all data that its module is evaluated on; None: those in the config.
+        evaluations: key -> requested evaluation.
         evaluation_needs: fingerprints of further runs that its evaluations need.
-        added: those of them whose task modules are added to its own.
+        added: those runs among `evaluation_needs` whose task modules are added to the run's own.
         evaluation_model: folder or hub id of the model that is evaluated.
-        job: the source that it makes; None for a run that trains.
-        systems: table -> name of the run in it, for dashboards.
+        job: the source that the run makes; None for a run that trains.
+        systems: table -> name of the run in this table, for dashboards.
     """
 
     fingerprint: str
@@ -77,7 +77,7 @@ class Run:
 
     @property
     def planned_data(self) -> PlannedData:
-        """The run's sources, and all that its module is evaluated on."""
+        """The run's sources, and all data that its module is evaluated on."""
         return PlannedData.of(self.config.data) if self.data is None else self.data
 
     @property
@@ -94,7 +94,7 @@ class Run:
 
     @property
     def label(self) -> str:
-        """For people: experiment, method, what it adapts to; for a student, its target and how it learns."""
+        """A description for people: experiment, method, languages; for a student also its target and its training."""
         if self.job is not None:
             source = self.job.source
             what = source.location().name if source.path else source.reader
@@ -110,7 +110,7 @@ class Run:
 
 
 class Planner(Protocol):
-    """What the parts of a plan need of it to plan the runs that they stand on."""
+    """The part of the plan's interface that functions use to add the runs that they need."""
 
     store: RunStore
     runs: dict[str, Run]
@@ -124,13 +124,13 @@ class Planner(Protocol):
 
 
 class Runs:
-    """Runs, each after those it stands on.
+    """A collection of runs in which each run comes after those that it needs.
 
     Args:
-        store: where finished runs are looked up.
+        store: the store with the finished runs.
 
     Attributes:
-        runs: by fingerprint.
+        runs: fingerprint -> run.
     """
 
     def __init__(self, store: RunStore) -> None:
@@ -139,28 +139,28 @@ class Runs:
         self.other_code = OtherCode(store, self.runs)
 
     def missing_evaluations(self, run: Run) -> dict[str, Composition]:
-        """The evaluations asked for that are not in the store."""
+        """Returns the requested evaluations that are not in the store."""
         done = self.store.evaluations(run.fingerprint)
         return {key: composition for key, composition in run.evaluations.items() if key not in done}
 
     def to_train(self) -> list[Run]:
-        """Runs that are not in the store, in order."""
+        """Returns the runs that are not in the store, in order."""
         return [run for run in self.runs.values() if not self.store.is_trained(run.fingerprint)]
 
     def made_by_other_code(self) -> list[StoredRun]:
-        """Runs in the store that are as those to be trained but for the code that made them."""
+        """Returns runs in the store that differ from the runs to be trained only in the code that made them."""
         alike = (self.other_code.run_like(run.identity) for run in self.to_train())
         return [run for run in alike if run is not None]
 
     def to_evaluate(self) -> list[Run]:
-        """Runs whose evaluations are not all in the store, in order."""
+        """Returns the runs of which the store lacks requested evaluations, in order."""
         return [run for run in self.runs.values() if self.missing_evaluations(run)]
 
     def preflight(self) -> None:
-        """Reads data, module files and the model's tokenizer for all that remains to be done.
+        """Checks data, module files and the model's tokenizer for all that remains to be done.
 
-        Mistakes show here, before hours of training; only the weights of the model are not read. What several runs
-        share is read once.
+        This finds mistakes before hours of training; only the model's weights are not read. Data that several runs
+        share are read once.
 
         Raises:
             UsageError: all faults of all runs.
@@ -178,7 +178,7 @@ class Runs:
             config = run.config
             data = (run.planned_data, config.task, config.seed, config.device, config.language_modules.paths)
             with gathered:
-                if run.job is not None:  # what its model learned from is checked with the run that trains it
+                if run.job is not None:  # its model's training data are checked with the run that trains the model
                     run.job.check()
                 elif is_new(data):
                     preflight(config, run.planned_data)
@@ -191,9 +191,9 @@ class Runs:
         gathered.refuse()
 
     def _leaks(self, run: Run) -> list[str]:
-        """Texts that a run is evaluated on and that runs behind it learned from; a line each.
+        """Returns a line for each training source of other runs that has texts of this run's evaluation data.
 
-        These runs are the makers of its sources, and those whose task modules are added.
+        The other runs are those whose models made this run's sources, and those whose task modules are added to it.
         """
         if run.config.data.leaks != "refuse":
             return []
@@ -208,7 +208,7 @@ class Runs:
         return _data_of(run).leaks(data.values())
 
     def _model_runs_of(self, fingerprint: str) -> list[Run]:
-        """The runs that made the model of a run: the one that trained it last, then the one before that, and so on."""
+        """Returns the runs that made a run's model: the one that trained it last, then the one before, and so on."""
         runs = []
         run = self.runs[fingerprint]
         while "model" in run.depends_on:
@@ -217,13 +217,13 @@ class Runs:
         return runs
 
     def rows(self) -> list[tuple[str, str, float | None]]:
-        """For display: name, what exists or has to be done, seconds that this took in past runs of the kind.
+        """Returns a row for each run, for display: name, what has to be done, and an estimate of the seconds for it.
 
-        The seconds are those of training, of evaluation, or of both, as what has to be done; None where no past run
-        says, or where another process is working on the run.
+        The estimate is the time that past runs of the same kind took for the same steps (training, evaluation, or
+        both); None if there was no such run, or if another process is working on this one.
         """
         rows, names = [], names_of(self.runs.values())
-        seconds_of_training = functools.cache(self.store.seconds_of_kind)  # each looks through the whole store
+        seconds_of_training = functools.cache(self.store.seconds_of_kind)  # each call reads the whole store
         seconds_of_evaluation = functools.cache(self.store.seconds_of_evaluation)
         for run in self.runs.values():
             todo, trained = len(self.missing_evaluations(run)), self.store.is_trained(run.fingerprint)
@@ -234,8 +234,8 @@ class Runs:
                 seconds.append(seconds_of_training(run.kind))
             if todo:
                 steps.append(f"evaluate {todo}")
-                of_one = seconds_of_evaluation(run.kind)
-                seconds.append(None if of_one is None else todo * of_one)
+                seconds_each = seconds_of_evaluation(run.kind)
+                seconds.append(None if seconds_each is None else todo * seconds_each)
             known = [part for part in seconds if part is not None]
             if steps and self.store.is_worked_on(run.fingerprint):
                 steps, known = ["wait for another process"], []
@@ -243,18 +243,18 @@ class Runs:
         return rows
 
     def abandoned_state(self) -> tuple[int, int]:
-        """How many unfinished runs outside of this plan keep state in the store, and how many bytes."""
+        """Returns how many unfinished runs outside this plan have saved state in the store, and its size in bytes."""
         planned = {self.store.folder(fingerprint).name for fingerprint in self.runs}
         others = {name: files for name, files in self.store.unfinished().items() if name not in planned}
         return len(others), sum(file.stat().st_size for files in others.values() for file in files)
 
 
 def names_of(runs: Iterable[Run], given: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Fingerprint -> name of the run; runs of equal names get up to three settings in which they differ.
+    """Returns fingerprint -> name of the run; up to three differing settings are added to equal names.
 
     Args:
-        runs: those to be told apart.
-        given: fingerprint -> name in place of the run's label.
+        runs: the runs to be named.
+        given: fingerprint -> name to use instead of the run's label.
     """
     alike: dict[str, list[Run]] = {}
     for run in runs:
@@ -274,7 +274,7 @@ def names_of(runs: Iterable[Run], given: Mapping[str, str] | None = None) -> dic
 
 
 def _settings(run: Run) -> dict[str, str]:
-    """Dotted key -> value of the settings that can tell a run from another of its name."""
+    """Returns dotted key -> value, for the settings that can distinguish runs of the same name."""
     if run.job is not None:
         values = _flat(plain(run.job.settings))
     else:
@@ -299,7 +299,7 @@ def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
 
 
 class Gathered:
-    """Gathers faults: `with gathered: ...` goes on after a UsageError, `refuse` raises all of them as one."""
+    """A list of faults. `with gathered: ...` catches a UsageError and keeps its lines; `refuse` raises all as one."""
 
     def __init__(self, *lines: Iterable[str]) -> None:
         self.lines = [line for part in lines for line in part]
@@ -327,5 +327,5 @@ def _data_of(run: Run) -> RunData:
 
 
 def _spoken(run: Run) -> Sequence[str]:
-    """ISO 639-3 codes of the languages that a run's model must have tokens for, if it translates."""
+    """Returns ISO 639-3 codes of the languages that a run's model must have tokens for, if it translates."""
     return parallel_languages(run.config.data) if run.job is None else run.job.languages

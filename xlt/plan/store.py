@@ -1,4 +1,4 @@
-"""The run store: one folder for each run under `outputs/runs`, named by its fingerprint."""
+"""The run store: `outputs/runs` has one folder for each run, named by the run's fingerprint."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _EVALUATION_TIME_FILE = "evaluation_time.json"
 
 
 class RunStore:
-    """Runs by fingerprint.
+    """The folders of all runs, and the files in them: results, evaluations, metrics, manifests, failures, locks.
 
     Args:
         root: the config's `output_dir`.
@@ -45,14 +45,14 @@ class RunStore:
         self._times: dict[str, tuple[str, float]] = {}
 
     def folder(self, fingerprint: str) -> Path:
-        """Where the run is kept, whether it exists or not."""
+        """Returns the folder of a run, which may not exist yet."""
         return self.runs / fingerprint[:_DIGITS]
 
     def is_trained(self, fingerprint: str) -> bool:
         return (self.folder(fingerprint) / RESULT_FILE).is_file()
 
     def has_state(self, fingerprint: str) -> bool:
-        """Whether an interrupted run can go on."""
+        """Returns whether the store has saved state from which an interrupted run can continue."""
         folder = self.folder(fingerprint)
         return any((folder / name).is_file() for name in ("state.safetensors", DONE_FILE))
 
@@ -66,7 +66,7 @@ class RunStore:
         return _read(self.folder(fingerprint) / RESULT_FILE)
 
     def evaluations(self, fingerprint: str) -> dict[str, dict[str, Any]]:
-        """Finished evaluations of the run's module: key -> record, with the evaluation's identity."""
+        """Returns key -> record for the finished evaluations of the run's module; records contain the identity."""
         return _read(self.folder(fingerprint) / EVALUATION_FILE)
 
     def add_evaluations(self, fingerprint: str, records: dict[str, dict[str, Any]]) -> None:
@@ -75,17 +75,17 @@ class RunStore:
         write_json(self.folder(fingerprint) / EVALUATION_FILE, merged)
 
     def metrics(self, fingerprint: str) -> list[dict[str, Any]]:
-        """The metric records so far, each with phase and step; half a line from a kill is left out."""
+        """Returns the metric records so far, each with phase and step, without a last line that is incomplete."""
         file = self.folder(fingerprint) / METRICS_FILE
         lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.is_file() else []
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def failure(self, fingerprint: str) -> str | None:
-        """Why the run failed last, if it did."""
+        """Returns why the run failed at its last attempt; None if it did not."""
         return _read(self.folder(fingerprint) / _FAILURE_FILE).get("reason")
 
     def traceback_file(self, fingerprint: str) -> Path:
-        """Where the traceback of a run's last programming error is kept."""
+        """Returns the file for the traceback of the run's last programming error."""
         return self.folder(fingerprint) / _TRACEBACK_FILE
 
     def record_failure(self, fingerprint: str, reason: str) -> None:
@@ -107,10 +107,12 @@ class RunStore:
         *,
         late: bool = False,
     ) -> None:
-        """Writes what exactly produced the run: identity, whole config, versions, machine, dependencies.
+        """Writes the manifest: identity, whole config, versions, machine and dependencies of the run.
 
         Args:
-            late: by another process than trained it, which was killed before; versions and machine may be others.
+            fingerprint, config, identity, kind, depends_on: of the run.
+            late: the process that trained the run was killed before it wrote the manifest, so another one writes it,
+                whose versions and machine may differ.
         """
         folder = self.folder(fingerprint)
         self._forget_failure(fingerprint)
@@ -131,20 +133,20 @@ class RunStore:
         write_json(folder / MANIFEST_FILE, manifest)
 
     def lacks_manifest(self, fingerprint: str) -> bool:
-        """Whether the run is trained, but its process was killed before it wrote the manifest, which comes last."""
+        """Returns whether the run is trained but has no manifest, because its process was killed before the end."""
         return self.is_trained(fingerprint) and not (self.folder(fingerprint) / MANIFEST_FILE).is_file()
 
     def manifest(self, fingerprint: str) -> dict[str, Any]:
         return _read(self.folder(fingerprint) / MANIFEST_FILE)
 
     def manifests(self) -> Iterator[dict[str, Any]]:
-        """The manifests of all finished runs, read one after the other."""
+        """Yields the manifests of all finished runs, and reads each only when it is needed."""
         for file in sorted(self.runs.glob(f"*/{MANIFEST_FILE}")):
             if manifest := _read(file):
                 yield manifest
 
     def seconds_of_kind(self, kind: str) -> float | None:
-        """Median time that past runs of a kind took; None where there were none."""
+        """Returns the median training time, in seconds, of past runs of a kind; None if there are none."""
         for file in self.runs.glob(f"*/{MANIFEST_FILE}"):
             if file.parent.name not in self._times:
                 manifest = _read(file)
@@ -153,14 +155,14 @@ class RunStore:
         return times[len(times) // 2] if times else None
 
     def record_evaluation_time(self, fingerprint: str, kind: str, evaluations: int, seconds: float) -> None:
-        """Adds the time that evaluations of a run took, loading the model included; `kind` as in the manifest."""
+        """Records the time that evaluations of a run took, with loading the model; `kind` is as in the manifest."""
         file = self.folder(fingerprint) / _EVALUATION_TIME_FILE
         before = _read(file)
         evaluations += before.get("evaluations", 0)
         write_json(file, {"kind": kind, "evaluations": evaluations, "seconds": seconds + before.get("seconds", 0.0)})
 
     def seconds_of_evaluation(self, kind: str) -> float | None:
-        """Median time that one evaluation of past runs of a kind took; None where there were none."""
+        """Returns the median time, in seconds, of one evaluation of past runs of a kind; None if there are none."""
         times = sorted(
             record["seconds"] / record["evaluations"]
             for file in self.runs.glob(f"*/{_EVALUATION_TIME_FILE}")
@@ -169,7 +171,7 @@ class RunStore:
         return times[len(times) // 2] if times else None
 
     def unfinished(self) -> dict[str, list[Path]]:
-        """Folder name -> files with the state of a run that is not finished and that nobody is working on."""
+        """Returns folder name -> state files, for unfinished runs that no process is working on."""
         by_name = {}
         for folder in sorted(self.runs.glob("[!.]*")):
             if (folder / RESULT_FILE).is_file():
@@ -180,7 +182,7 @@ class RunStore:
         return by_name
 
     def is_worked_on(self, fingerprint: str) -> bool:
-        """Whether a process, perhaps this one, holds the run's lock at this moment."""
+        """Returns whether a process, perhaps this one, holds the run's lock at this moment."""
         file = self._lock_file(fingerprint)
         if not file.exists():
             return False
@@ -195,7 +197,7 @@ class RunStore:
 
     @contextmanager
     def lock(self, fingerprint: str) -> Iterator[None]:
-        """Held while a run is worked on; the system lets go of it when its holder dies."""
+        """Holds the run's lock within a `with` block; the system releases the lock if the process dies."""
         file = self._lock_file(fingerprint)
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(str(file)):
@@ -226,7 +228,7 @@ def _versions() -> dict[str, str]:
 
 
 def _commit() -> str | None:
-    """The checkout's commit, with a mark if it was changed; None for an installed package, or without git."""
+    """Returns the commit of the checkout, marked if files were changed; None without a checkout or without git."""
     root = Path(xlt.__file__).parent.parent
     if not (root / ".git").exists():
         return None

@@ -1,4 +1,4 @@
-"""Translated sources: the runs that translate them, planned with the runs that train their translators."""
+"""Plans the runs that translate sources, and the runs that train the translators."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def plan_translations(
     """Plans the translation of every source that has one.
 
     Args:
-        plan: gets the runs that translate, and all they stand on.
+        plan: the runs that translate, and all runs that they need, are added to it.
         config: of the run, as composed.
-        run_config: the same, checked.
-        evaluate: also translate what the run is evaluated on.
-        gathered: gets the faults; a source with a fault is not in the result.
+        run_config: the same config, checked.
+        evaluate: also translate the evaluation sources.
+        gathered: faults are added to it; a source with a fault is not in the result.
     Returns:
-        "part.name" of a source -> the file that its translation will be in.
+        "part.name" of a source -> the future file of its translation.
     """
     files = {}
     for part in PARTS if evaluate else tuple(part for part in PARTS if part != "evaluation"):
@@ -41,7 +41,7 @@ def plan_translations(
 
 
 def _plan_translation(plan: Planner, config: DictConfig, key: str, source: SourceConfig) -> str:
-    """Fingerprint of the run that translates a source."""
+    """Plans the run that translates a source; returns its fingerprint."""
     settings = source.translation
     assert settings is not None
     child = compose_translator_run(config, key, source)

@@ -1,4 +1,4 @@
-"""Tables in the terminal, whatever its width: columns that do not fit stand in a block below, and no number is cut."""
+"""Prints tables in terminals of any width: columns that do not fit are printed in a block below; no number is cut."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 Shown = tuple[str, str]
-"""A cell's text, `MEAN±SPREAD (PUBLISHED)` or a part of that, and the style it is printed in."""
+"""A cell's text, `MEAN±SPREAD (PUBLISHED)` or a part of this, and the style in which it is printed."""
 _LEAST_LABEL = 4
 _PARTS = re.compile(r"[^\s=,]+[=,]*|[=,]+")
-"""Where a word may be broken: after = and commas."""
+"""The parts into which a long word may be broken: each ends after = or a comma."""
 _STACKING = ((" (", "\n("), ("±", "\n±"))
 
 
@@ -25,18 +25,18 @@ def print_blocks(
     corner: str = "",
     line_above: str | None = None,
 ) -> None:
-    """Prints a table in as many blocks of columns as the console's width takes, each with the rows' labels.
+    """Prints a table in as many blocks of columns as the console's width requires, each with the labels of the rows.
 
-    Where a single column does not fit beside the labels, their long words are broken after = and commas, then the
-    published number goes on a line below ours, then the spread too; labels are folded anywhere last. Nothing is read
-    as markup.
+    If not even one column fits beside the labels, the table becomes narrower step by step: long words of labels are
+    broken after = and commas; the published number is printed on a line below ours; so is the spread; at last labels
+    are broken anywhere. No text is interpreted as markup.
 
     Args:
-        console: where to; below 17 characters the table is wider than it.
-        headings: of the columns, without the labels'.
-        rows: label, and a cell a column.
-        corner: heading of the labels.
-        line_above: label of a row that is set off from those before it.
+        console: output; if it has fewer than 17 characters, the table is wider than it.
+        headings: of the columns, without the column of labels.
+        rows: for each row its label and one cell per column.
+        corner: heading of the column of labels.
+        line_above: label of the row above which a line is drawn; None: no line.
     """
     if not headings:
         return
@@ -65,7 +65,7 @@ def print_blocks(
 def _layout(
     room: int, labels: Sequence[str], headings: Sequence[str], columns: Sequence[Sequence[str]]
 ) -> tuple[int, list[int], int]:
-    """Width of the labels, widths of the columns, and how many parts of a cell have a line of their own."""
+    """Returns the width of the labels, the widths of the columns, and how many parts of a cell get their own line."""
     beside = max(map(cell_len, labels))
     widths = [_widest([heading, *column]) for heading, column in zip(headings, columns, strict=True)]
     if _across(beside, widths) <= room:
@@ -80,11 +80,15 @@ def _layout(
         widths = [_widest(_stacked(text, stacked) for text in column) for column in columns]
     beside = min(beside, max(room - _across(0, [max(widths)]), _LEAST_LABEL))
     most = max(room - _across(beside, [0]), *widths)
-    return beside, [max(w, min(_widest_word([of]), most)) for w, of in zip(widths, headings, strict=True)], stacked
+    return (
+        beside,
+        [max(w, min(_widest_word([heading]), most)) for w, heading in zip(widths, headings, strict=True)],
+        stacked,
+    )
 
 
 def _across(beside: int, widths: Sequence[int]) -> int:
-    """Characters that a table takes, its labels `beside` wide: each column has a space on both sides, and a line."""
+    """Returns a table's width in characters: labels of width `beside`, and two spaces and a line for each column."""
     return beside + sum(widths) + 3 * len(widths) + 4
 
 
@@ -97,23 +101,23 @@ def _widest_word(texts: Iterable[str]) -> int:
 
 
 def _stacked(text: str, parts: int) -> str:
-    """A cell with its published number (1) and its spread (2) on lines of their own."""
+    """Puts parts of a cell on their own lines: for `parts` 1 the published number, for 2 also the spread."""
     for before, after in _STACKING[:parts]:
         text = text.replace(before, after)
     return text
 
 
 def _broken(text: str, width: int) -> str:
-    """Words that are too long for the width broken after = and commas, so that no number is."""
+    """Breaks words that are wider than `width`, only after = and commas, so that no number is broken."""
 
     def lines(word: re.Match[str]) -> str:
         if cell_len(word[0]) <= width:
             return word[0]
-        found = [""]
+        broken = [""]
         for part in _PARTS.findall(word[0]):
-            if found[-1] and cell_len(found[-1] + part) > width:
-                found.append("")
-            found[-1] += part
-        return "\n".join(found)
+            if broken[-1] and cell_len(broken[-1] + part) > width:
+                broken.append("")
+            broken[-1] += part
+        return "\n".join(broken)
 
     return re.sub(r"\S+", lines, text)

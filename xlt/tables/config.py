@@ -1,4 +1,4 @@
-"""The schema of tables: the keys of `conf/table`, `conf/system` and `conf/published`, and a grid ready to fill."""
+"""The schema of tables: the keys of `conf/table`, `conf/system` and `conf/published`, and the config of a grid."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ AVERAGES, LANGUAGES, FIGURE = "averages", "languages", "figure"
 
 
 def optional(help: str, default: Any, **rules: Any) -> Any:
-    """A config key that a file may leave out."""
+    """Declares a config key that a file may omit, with its default."""
     metadata = key(help, **rules).metadata
     return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
 
 
 @dataclass
 class FigureConfig:
-    """The picture that goes with a table."""
+    """The figure that is drawn for a table."""
 
-    kind: str = key("what is drawn: a file of xlt/tables/figures")
-    metric: str | None = optional("what is on the vertical axis, where the kind has a choice", None)
+    kind: str = key("kind of figure; name of a file in xlt/tables/figures")
+    metric: str | None = optional("metric on the vertical axis, for kinds that can show several", None)
 
     def faults(self, prefix: str) -> Iterator[str]:
         if self.kind not in kinds():
@@ -38,17 +38,17 @@ class FigureConfig:
 
 
 def kinds() -> list[str]:
-    """Names of the kinds of figures: the files of `xlt/tables/figures`."""
+    """Returns the names of the kinds of figures, which are the files in `xlt/tables/figures`."""
     names = (info.name for info in pkgutil.iter_modules([str(Path(__file__).parent / "figures")]))
     return sorted(name for name in names if name != "figure" and not name.startswith("_"))
 
 
 @dataclass
 class SearchConfig:
-    """Settings of one system, a row for every combination."""
+    """A search over settings of one system; every combination is a row of the table."""
 
-    over: dict[str, list[str]] = key("config key -> its values, each on top of the system's overrides")
-    best: str | None = optional("the combination that the published search found best, as rows are named", None)
+    over: dict[str, list[str]] = key("config key -> values to try; they are added to the system's overrides")
+    best: str | None = optional("best combination of the published search, written as the name of its row", None)
 
     def faults(self, prefix: str) -> Iterator[str]:
         for name, values in self.over.items():
@@ -58,12 +58,12 @@ class SearchConfig:
 
 @dataclass
 class SystemConfig:
-    """A row of a table: overrides of an experiment, and which composition of its module is evaluated."""
+    """A system, which is a row of a table: an experiment with overrides, and the composition that is evaluated."""
 
     label: str = key("name in the table")
-    experiment: str | None = optional("file of conf/experiment; null: that of the part of the table", None)
+    experiment: str | None = optional("file of conf/experiment; null: that of the table's part", None)
     overrides: list[str] = optional(
-        "Hydra overrides; {experiment} and {scale} are filled in; with {column}: a run for each column",
+        "Hydra overrides; {experiment}, {scale} are replaced; with {column}, each column has its own run",
         [],
     )
     composition: str = optional(
@@ -75,13 +75,13 @@ class SystemConfig:
 
 @dataclass
 class EntryConfig:
-    """A system in a table, with what this table changes of it."""
+    """An entry of a table: a system, and the table's changes to it."""
 
-    system: str | None = optional("file of conf/system; null: the one named as this entry", None)
-    label: str | None = optional("name in the table; null: the system's", None)
-    experiment: str | None = optional("file of conf/experiment; null: the system's or the part's", None)
-    overrides: list[str] = optional("further overrides, after the system's", [])
-    by_metric: dict[str, list[str]] = optional("heading -> overrides of the runs that it shows", {})
+    system: str | None = optional("file of conf/system; null: the file with the name of this entry", None)
+    label: str | None = optional("name in the table; null: that of the system", None)
+    experiment: str | None = optional("file of conf/experiment; null: that of the system, else that of the part", None)
+    overrides: list[str] = optional("further Hydra overrides, after those of the system", [])
+    by_metric: dict[str, list[str]] = optional("heading -> further overrides of the runs that are shown under it", {})
     composition: str | None = optional("another composition; null: the system's", None, choices=COMPOSITIONS)
     search: SearchConfig | None = optional("settings that are searched over: a row for each", None)
     published: str | None = optional("row of the published numbers; null: the one named as this entry", None)
@@ -89,13 +89,13 @@ class EntryConfig:
 
 @dataclass
 class PartConfig:
-    """One task of a table: systems by columns, for one or several metrics of the same runs."""
+    """A part of a table, mostly one task: systems by columns, for one or more metrics of the same runs."""
 
-    experiment: str = key("file of conf/experiment that the runs are made with")
-    metrics: dict[str, str] = key("heading -> metric of the evaluation; each is a grid of its own")
-    title: str | None = optional("one line; null: the table's title and the heading", None)
-    overrides: list[str] = optional("Hydra overrides of every run of the part", [])
-    systems: dict[str, EntryConfig] = optional("rows by name, in order", {})
+    experiment: str = key("file of conf/experiment, for the runs of this part")
+    metrics: dict[str, str] = key("heading -> metric of the evaluation; each heading is a separate grid")
+    title: str | None = optional("title, one line; null: the table's title with the heading", None)
+    overrides: list[str] = optional("Hydra overrides for every run of the part", [])
+    systems: dict[str, EntryConfig] = optional("name of a row -> its system; rows are in this order", {})
     columns: list[str] = optional("names in data.evaluation or data.benchmarks, or in groups", [])
     groups: dict[str, list[str]] = optional("column -> names in data.evaluation whose mean it shows", {})
     average: list[str] = optional("columns that the average is over; empty: all", [])
@@ -120,22 +120,26 @@ class PartConfig:
 
 @dataclass
 class ShownConfig:
-    """How a published table or figure is made from a table file."""
+    """The way in which a table file reproduces a published table or figure."""
 
     show: str = optional(
-        "a column a heading, each heading by language, or the figure", LANGUAGES, choices=(AVERAGES, LANGUAGES, FIGURE)
+        "one column of averages per heading, one grid of languages per heading, or the figure",
+        LANGUAGES,
+        choices=(AVERAGES, LANGUAGES, FIGURE),
     )
-    of: list[str] = optional("headings that belong to it; empty: all", [])
+    of: list[str] = optional("headings that are shown; empty: all", [])
 
 
 @dataclass
 class TableConfig:
-    """What a table shows; a file of conf/table. `mini` and `thesis` are laid over the rest at their scale."""
+    """The content of a table; a file of conf/table. At each scale, `mini` or `thesis` overrides the other keys."""
 
-    title: str = key("one line")
-    stands_for: dict[str, ShownConfig] = optional("published table or figure, as Table 4.2 -> how it is shown", {})
-    parts: dict[str, PartConfig] = optional("part -> its rows and columns; most often one a task", {})
-    figure: FigureConfig | None = optional("the picture of all headings that have none of their own", None)
+    title: str = key("title, one line")
+    stands_for: dict[str, ShownConfig] = optional(
+        "published table or figure, for example Table 4.2 -> how it is shown", {}
+    )
+    parts: dict[str, PartConfig] = optional("name -> part of the table; mostly one part for each task", {})
+    figure: FigureConfig | None = optional("figure for all headings that have no own figure; null: none", None)
     note: str = optional("a line under the table", "")
     measured_by: str | None = optional("the script whose measurements it shows; nothing is trained for it", None)
     published: str | None = optional("file of conf/published, for a table that is measured", None)
@@ -174,11 +178,11 @@ class TableConfig:
 
 @dataclass
 class PublishedConfig:
-    """Numbers of a published table; a file of conf/published."""
+    """The numbers of a published table; a file of conf/published."""
 
-    name: str = key("the published table, and the model that its numbers are of")
+    name: str = key("name of the published table, with the model that was used")
     numbers: dict[str, dict[str, dict[str, float]]] = optional(
-        "heading -> system -> column, or avg as printed -> number", {}
+        "heading -> system -> column (or avg, the printed average) -> number", {}
     )
     over: dict[str, list[str]] = optional(
         "heading -> columns that the printed average is over; else all that the row has", {}
@@ -188,22 +192,22 @@ class PublishedConfig:
 
 @dataclass
 class GridConfig:
-    """One grid of a table at one scale: systems by columns, one metric, with the published numbers beside.
+    """One grid of a table at one scale: systems by columns, for one metric, together with published numbers.
 
     Attributes:
         title: one line.
-        metric: of every cell, as evaluations name it.
-        overrides: Hydra overrides of every run.
-        systems: by name, in order, each with its experiment.
-        searches: system -> settings that are searched over.
-        columns: names in data.evaluation or data.benchmarks, or of groups.
+        metric: of every cell, named as in the evaluations.
+        overrides: Hydra overrides for every run.
+        systems: name -> system, in order; each has its experiment.
+        searches: system -> settings to search over.
+        columns: names in data.evaluation or data.benchmarks, or names of groups.
         groups: column -> its members.
-        average: columns that the average is over; empty: all.
-        reference: system -> column (or avg) -> the published number.
-        reference_name: where the published numbers stand.
-        facts: system or column -> what else is published of it.
+        average: columns over which the average is taken; empty: all.
+        reference: system -> column (or avg) -> published number.
+        reference_name: name of the published table.
+        facts: system or column -> name of a further published number -> number.
         note: a line under the grid.
-        figure: its picture.
+        figure: the figure of the grid.
     """
 
     title: str
@@ -222,13 +226,13 @@ class GridConfig:
 
     @property
     def sources(self) -> list[str]:
-        """What is evaluated on: the columns, and in place of groups their members."""
+        """The evaluation sources and benchmarks of the columns; groups are replaced by their members."""
         return list(dict.fromkeys(name for column in self.columns for name in self.groups.get(column, [column])))
 
     def searched(self) -> GridConfig:
-        """The same with every search written out: a system for each combination, named `SYSTEM KEY=VALUE ...`.
+        """Returns the grid with a system for each combination of a search, named `SYSTEM KEY=VALUE ...`.
 
-        Published numbers of settings that are not among them are left out.
+        Published numbers of other settings are left out.
         """
         systems: dict[str, SystemConfig] = {}
         for name, system in self.systems.items():
@@ -246,13 +250,13 @@ class GridConfig:
 
 @dataclass
 class ReproductionConfig:
-    """What `scripts/reproduce_table.py` is told."""
+    """The settings of the command `scripts/reproduce_table.py`."""
 
-    table: TableConfig = key("which table")
-    seeds: list[int] = key("one run of every system for each")
-    launcher: LauncherConfig = key("how its runs are executed")
-    output_dir: str = key("where runs and tables are kept")
-    scale: str = key("mini or thesis, of the table and of its runs", choices=("mini", "thesis"))
+    table: TableConfig = key("the table to reproduce")
+    seeds: list[int] = key("seeds; every system has one run for each")
+    launcher: LauncherConfig = key("how and where the runs are executed")
+    output_dir: str = key("folder for runs and tables")
+    scale: str = key("scale of the table and its runs: mini or thesis", choices=("mini", "thesis"))
 
     def faults(self, prefix: str) -> Any:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:

@@ -1,4 +1,4 @@
-"""A finished grid: the cells of systems by columns, each over seeds, with the runs that back them."""
+"""A grid of numbers, systems by columns: each cell has values for several seeds, and the runs that they come from."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from xlt.tables.config import AVERAGE, GridConfig, SystemConfig
 
 @dataclass
 class Cell:
-    """The values of a system and column over seeds.
+    """The values of a system in a column, for several seeds.
 
     Attributes:
-        values: one a seed, those that a finished evaluation backs.
-        backed_by: fingerprints of their runs.
-        reason: why a value is missing; None if none is.
-        costs: what an example costs in the evaluations behind the values (`xlt.engine.cost`), where they say it.
-        stand_in: ISO 639-3 code of the language whose module was in the model in place of the column's own language's.
+        values: one for each seed whose evaluation is finished.
+        backed_by: fingerprints of the runs of the values.
+        reason: why a value is missing; None if none is missing.
+        costs: cost per example in the evaluations of the values (`xlt.engine.cost`), if they have recorded it.
+        stand_in: ISO 639-3 code of the language whose module was used instead of that of the column's language.
     """
 
     values: list[float] = field(default_factory=list)
@@ -38,20 +38,20 @@ class Cell:
 
     @property
     def spread(self) -> float | None:
-        """Standard deviation over seeds; None for fewer than two."""
+        """The standard deviation over the seeds; None for fewer than two values."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
 
 @dataclass
 class Grid:
-    """What a table shows under one heading.
+    """The part of a table under one heading, with its numbers.
 
     Attributes:
-        name: of the files it is saved in.
+        name: of the files in which it is saved.
         config: its systems, columns and published numbers.
-        seeds: one value of every cell for each.
+        seeds: every cell has one value for each seed.
         cells: system -> column (and `avg`) -> cell.
-        has_average: there is a column of averages.
+        has_average: it may have a column of averages.
     """
 
     name: str
@@ -62,21 +62,21 @@ class Grid:
 
     @property
     def columns(self) -> list[str]:
-        """Columns in the order shown; a grid of groups, and one without columns, has no average."""
+        """The columns in the order shown; a grid with groups, or without columns, has no average."""
         averaged = self.has_average and self.config.columns and not self.config.groups
         return [*self.config.columns, *([AVERAGE] if averaged else [])]
 
     @property
     def stand_ins(self) -> dict[str, dict[str, str]]:
-        """System -> column -> language whose module stood in for that of the column's language."""
-        found = {
+        """System -> column -> language whose module was used instead of that of the column's language."""
+        stand_ins = {
             name: {column: cell.stand_in for column, cell in row.items() if cell.stand_in is not None}
             for name, row in self.cells.items()
         }
-        return {name: columns for name, columns in found.items() if columns}
+        return {name: columns for name, columns in stand_ins.items() if columns}
 
     def save(self, markdown: str, folder: Path) -> None:
-        """Writes `NAME.md` and `NAME.json`; the latter has every value with the run that backs it."""
+        """Writes `NAME.md` and `NAME.json`; the latter has every value with the fingerprint of its run."""
         folder.mkdir(parents=True, exist_ok=True)
         record = {
             "title": self.config.title,
@@ -105,7 +105,7 @@ def _cell_record(cell: Cell) -> dict[str, object]:
 
 
 def averages(name: str, title: str, note: str, grids: Mapping[str, Grid]) -> Grid:
-    """A grid of averages: its systems are those of the grids, a column shows a grid's average.
+    """Makes a grid of averages: it has the systems of all grids, and a column for the average of each grid.
 
     Args:
         name, title, note: of the table.

@@ -1,4 +1,4 @@
-"""What a command asks of a table: which file, which grids of it, and what is told to every run."""
+"""Reads a command's request for a table: the file, its grids to be made, and the overrides of the runs."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ from xlt.tables.resolving import at_scale, grids_of
 from xlt.tables.table import Table
 
 _OWN = ("table", "seeds", "launcher", "output_dir", "scale")
-# Overrides of every run that leave its numbers what the table's title says: where things lie, and how they are done.
+# Overrides that do not change what the table shows: they only say where files are and how runs are executed.
 _NEUTRAL = ("data_dir", "output_dir", "model.path", "model.revision", "device", "threads", "tracker", "launcher")
 _DIGITS = 6
 
 
 @dataclass
 class TableRequest:
-    """A table as a command asks for it.
+    """A command's request for a table.
 
     Attributes:
-        file: name in `conf/table`.
-        name: of what is saved: the file's, with a mark of its own where the table is asked for differently.
-        config: the command's settings, the table at its scale among them.
-        grids: heading -> what it shows.
-        published: the key of `stands_for` that was named; None where the file was.
-        overrides: Hydra overrides of every run.
-        changes: those words that ask for another table than the file's, for people.
+        file: name of the file in `conf/table`.
+        name: of the saved files: the table's, with a digest added if the request changes the table.
+        config: the command's settings, which include the table at its scale.
+        grids: heading -> its grid.
+        published: key of `stands_for` that the command named; None if it named the file.
+        overrides: Hydra overrides for every run.
+        changes: the words of the command that change the table, for people.
     """
 
     file: str
@@ -61,7 +61,7 @@ class TableRequest:
 
     @property
     def has_averages(self) -> bool:
-        """Whether a grid with a column of averages for each heading is shown too."""
+        """Whether a grid with one column of averages for each heading is shown, too."""
         if len(self.grids) < 2:
             return False
         stands_for = self.config.table.stands_for
@@ -71,17 +71,21 @@ class TableRequest:
 
     @property
     def figures(self) -> dict[str, FigureConfig]:
-        """Heading -> the picture of its grid, for those that have one."""
+        """Heading -> the figure of its grid, for headings with a figure."""
         whole = self.config.table.figure
         return {h: figure for h, grid in self.grids.items() if (figure := grid.figure or whole) is not None}
 
     def grid_name(self, heading: str) -> str:
-        """The name of the files that a heading's grid is saved in."""
+        """Returns the name of the files in which a heading's grid is saved."""
         several = sum(len(part.metrics) for part in self.config.table.parts.values()) > 1
         return f"{self.name}_{re.sub(r'[^0-9A-Za-z]+', '_', heading).strip('_')}" if several else self.name
 
     def tables(self, plan: Plan) -> tuple[dict[str, Table], list[str]]:
-        """Heading -> its runs, added to a plan; and the faults of the headings whose runs cannot be composed."""
+        """Adds the runs of all headings to a plan.
+
+        Returns:
+            Heading -> its runs; and the faults of the headings whose runs cannot be composed, a line each.
+        """
         tables: dict[str, Table] = {}
         faulty: list[str] = []
         for heading, grid in self.grids.items():
@@ -93,13 +97,13 @@ class TableRequest:
 
 
 def request_table(words: Sequence[str], word: str = "table") -> TableRequest:
-    """Reads the overrides of a command about a table. Needs Hydra to be ready.
+    """Reads the words of a command about a table. Hydra must be prepared (`hydra_ready`).
 
     Args:
-        words: `table=NAME` (or `figure=NAME`), what is said of the table and its making, and overrides of every run.
-        word: the key that names it, "table" or "figure".
+        words: `table=NAME` (or `figure=NAME`), settings of the table and of the command, and overrides for every run.
+        word: the key that names the table, "table" or "figure".
     Raises:
-        UsageError: no such table, wrong overrides or values, or a table that a script measures.
+        UsageError: there is no such table, overrides or values are wrong, or another script makes the table.
     """
     _register()
     words = [_renamed_key(one, word) for one in words]
@@ -107,27 +111,29 @@ def request_table(words: Sequence[str], word: str = "table") -> TableRequest:
     named = [one for one in words if one.lstrip("+").startswith("table=")]
     if len(named) != 1:
         raise UsageError(f"{' '.join(named)}: give one {word}" if named else f"{word}: give one, as {word}=4.2")
-    found = find_table(named[0].partition("=")[2], word)
+    named_table = find_table(named[0].partition("=")[2], word)
     own = [one for one in words if one.partition("=")[0].lstrip("+~").split(".")[0] in _OWN and one != named[0]]
     others = [one for one in words if one not in own and one != named[0]]
-    config = _checked(found, own, word)
+    config = _checked(named_table, own, word)
     table = config.table
     if table.measured_by is not None:
         raise UsageError(
             f"{word}={named[0].partition('=')[2]}: measured, not trained; run python {table.measured_by} --help"
         )
-    headings = table.stands_for[found.published].of if found.published is not None else []
+    headings = table.stands_for[named_table.published].of if named_table.published is not None else []
     grids = grids_of(table, config.scale, headings)
     if not grids:
         why = "; ".join(f"{part}: {reason}" for part, reason in table.without.items())
-        raise UsageError(f"{word}={found.file}: nothing to show at scale={config.scale}{'; ' + why if why else ''}")
+        raise UsageError(
+            f"{word}={named_table.file}: nothing to show at scale={config.scale}{'; ' + why if why else ''}"
+        )
     changes = [one for one in (*own, *others) if _asks_differently(one)]
     mark = hashlib.blake2b("\n".join(sorted(changes)).encode(), digest_size=8).hexdigest()[:_DIGITS]
-    name = f"{found.file}-{mark}" if changes else found.file
+    name = f"{named_table.file}-{mark}" if changes else named_table.file
     for grid in grids.values() if changes else ():
         grid.note = "\n".join(filter(None, [f"Asked for with {' '.join(changes)}", grid.note]))
     overrides = [f"tracker.group={name}", *others, f"scale={config.scale}", f"output_dir={config.output_dir}"]
-    return TableRequest(found.file, name, config, grids, found.published, overrides, changes)
+    return TableRequest(named_table.file, name, config, grids, named_table.published, overrides, changes)
 
 
 def _register() -> None:
@@ -154,10 +160,12 @@ def _asks_differently(word: str) -> bool:
     return not any(key == neutral or key.startswith(f"{neutral}.") for neutral in _NEUTRAL)
 
 
-def _checked(found: NamedTable, own: Sequence[str], word: str) -> ReproductionConfig:
-    """The command's settings with the table's file at its scale, and the user's changes of it on top."""
+def _checked(named_table: NamedTable, own: Sequence[str], word: str) -> ReproductionConfig:
+    """Returns the command's settings, with the table at its scale and the user's changes applied to it."""
     inside = [one for one in own if one.lstrip("+~").startswith("table.")]
-    composed = compose([f"table={found.file}", *(one for one in own if one not in inside)], config_name="reproduction")
+    composed = compose(
+        [f"table={named_table.file}", *(one for one in own if one not in inside)], config_name="reproduction"
+    )
     at_scale(composed.table, str(composed.scale))
     _apply(inside, composed)
     config = OmegaConf.to_container(
@@ -173,7 +181,7 @@ def _apply(words: Sequence[str], composed: DictConfig) -> None:
     """Applies `table.KEY=VALUE` words as Hydra applies overrides.
 
     Raises:
-        UsageError: words that do not fit, a line each.
+        UsageError: words do not fit; a line for each.
     """
     lines = []
     loader: Any = GlobalHydra.instance().config_loader()
@@ -190,7 +198,7 @@ def _apply(words: Sequence[str], composed: DictConfig) -> None:
 
 
 def _no_such_key(word: str, composed: DictConfig) -> str | None:
-    """What is wrong with the key of a word, if it is one that the table does not have."""
+    """Returns what is wrong with the key of a word if the table has no such key; None if it has."""
     node: Any = composed
     path = word.partition("=")[0].lstrip("+~")
     for number, name in enumerate(path.split(".")):

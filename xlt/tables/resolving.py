@@ -1,4 +1,4 @@
-"""From a table's file to its grids at one scale: systems looked up, published numbers beside them."""
+"""Turns the file of a table into grids at one scale: looks up systems and adds published numbers."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from xlt.tables.config import (
 
 
 def at_scale(table: DictConfig, scale: str) -> None:
-    """Lays what a table has otherwise at a scale over the rest, in place; the other scale's part is dropped.
+    """Overrides keys of a table by those of its part for the scale, in place; the other scale's part is removed.
 
     Raises:
-        UsageError: the scale's part has a value of another type than the rest.
+        UsageError: a value in the part for the scale has a wrong type.
     """
     own = table.get(scale)
     with open_dict(table):  # unknown keys are refused with all others, once the whole is composed
@@ -47,20 +47,20 @@ def at_scale(table: DictConfig, scale: str) -> None:
 
 
 def grids_of(table: TableConfig, scale: str, headings: Sequence[str] = ()) -> dict[str, GridConfig]:
-    """Heading -> its grid, with searches written out.
+    """Returns heading -> its grid, with a system for each setting of a search.
 
     Args:
-        table: checked, with its scale laid over.
-        scale: mini or thesis, filled in where overrides have {scale}.
-        headings: those wanted; empty: all.
+        table: checked; `at_scale` has been applied.
+        scale: mini or thesis; replaces {scale} in overrides.
+        headings: the headings to return; empty: all.
     Raises:
-        UsageError: a system or file of published numbers that is not there.
+        UsageError: a system, or a file of published numbers, does not exist.
     """
-    wanted = [heading for heading in table.headings or headings or _headings(table)]
+    requested = [heading for heading in table.headings or headings or _headings(table)]
     grids = {}
     for part_name, part in table.parts.items():
         for heading in part.metrics:
-            if heading in wanted:
+            if heading in requested:
                 grids[heading] = _grid(table, part_name, part, heading, scale).searched()
     return grids
 
@@ -119,7 +119,7 @@ def _filled(word: str, experiment: str, scale: str) -> str:
 
 
 def published_numbers(name: str) -> PublishedConfig:
-    """A file of `conf/published`.
+    """Reads a file of `conf/published`.
 
     Raises:
         UsageError: there is no such file, or it has faults.
@@ -135,10 +135,10 @@ def _add_published(
     experiment: str,
     scale: str,
 ) -> None:
-    """Puts the published numbers of the systems and columns shown beside them.
+    """Adds the published numbers for the grid's systems and columns to the grid.
 
-    The printed average stands beside an average over the same columns. Beside another one stands the mean of the
-    published numbers of the columns that it is over, if each has one.
+    The printed average is used if the grid's average is over the same columns. Otherwise the mean of the published
+    numbers of the grid's columns is used, if each column has one.
     """
     numbers = published.numbers.get(heading, {})
     averaged = [source for column in grid.average or grid.columns for source in grid.groups.get(column, [column])]
@@ -163,7 +163,7 @@ def _add_published(
 def _published_rows(
     name: str, entry: EntryConfig, numbers: Mapping[str, Mapping[str, float]]
 ) -> Iterator[tuple[str, Mapping[str, float]]]:
-    """Row of the grid, and its published numbers; of a search, a row for each of its settings that has some."""
+    """Yields rows of the grid with their published numbers; for a search, one row for each published setting."""
     base = entry.published or name
     if entry.search is None:
         if base in numbers:
@@ -175,10 +175,10 @@ def _published_rows(
 
 
 def _typed(schema: Any, content: DictConfig, where: str) -> Any:
-    """A file's content as its schema's object.
+    """Converts the content of a file to an object of its schema.
 
     Raises:
-        UsageError: a key that the schema does not have, or a value it does not take.
+        UsageError: a key is not in the schema, or a value has a wrong type.
     """
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), content)

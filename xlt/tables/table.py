@@ -1,4 +1,4 @@
-"""A grid being made: its runs in a plan, its cells looked up in the store."""
+"""Makes a grid: adds its runs to a plan, and reads its cells from the store."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from xlt.tables.grid import Cell, Grid
 
 
 class Table:
-    """The runs behind a grid.
+    """The runs of a grid.
 
     Args:
-        name: of the files that the grid is saved in.
-        config: its systems and columns, searches written out.
-        seeds: one run of every system for each.
-        overrides: the user's, for every run.
-        plan: runs are added to it.
+        name: of the files in which the grid is saved.
+        config: systems and columns of the grid; each setting of a search is a system.
+        seeds: every system has one run for each seed.
+        overrides: the user's overrides, for every run.
+        plan: the runs are added to it.
     Raises:
-        UsageError: faults of any run's config.
+        UsageError: configs of runs have faults.
     """
 
     def __init__(self, name: str, config: GridConfig, seeds: list[int], overrides: list[str], plan: Plan) -> None:
@@ -51,36 +51,36 @@ class Table:
             raise UsageError(*faults)
 
     def runs(self) -> dict[str, list[Run]]:
-        """System's label -> its runs in order of their seeds; of a run a column, those of all columns."""
+        """Returns label of a system -> its runs in the order of the seeds, for all columns."""
         by_label: dict[str, list[Run]] = {}
         for (name, _, _), (run, _) in self._runs.items():
             by_label.setdefault(self.config.systems[name].label, []).append(run)
         return by_label
 
     def run(self, system: str, seed: int, column: str) -> Run:
-        """The run behind a cell."""
+        """Returns the run of a cell."""
         return self._asked(system, seed, column)[0]
 
     def composition(self, system: str, seed: int, column: str) -> Composition | None:
-        """What of the run is evaluated for a cell; None for a group."""
+        """Returns the composition that is evaluated for a cell; None if the column is a group."""
         return _shown(self._asked(system, seed, column)[1], self.config.systems[system], column)[1]
 
     def cost(self, system: str, seed: int, column: str, store: RunStore) -> dict[str, float]:
-        """What an example costs in the evaluation behind a cell; empty where that is not done, or does not say."""
+        """Returns the cost per example in a cell's evaluation; empty if it is not finished or has no cost."""
         run, evaluations = self._asked(system, seed, column)
         key, _ = _shown(evaluations, self.config.systems[system], column)
         record = store.evaluations(run.fingerprint).get(key or "")
         return (record or {}).get("cost", {})
 
     def _asked(self, system: str, seed: int, column: str) -> tuple[Run, dict[str, Composition]]:
-        """The run, and its evaluations that this system shows: others may share it with other language modules."""
+        """Returns a cell's run and this system's evaluations of it; systems may share runs but not evaluations."""
         return self._runs[system, seed, column if _is_per_column(self.config.systems[system]) else None]
 
     def grid(self, store: RunStore, failures: Mapping[str, str]) -> Grid:
-        """The cells as the store has them now: only numbers that a finished evaluation backs.
+        """Makes the grid from the finished evaluations that are now in the store.
 
         Args:
-            store: where finished runs are.
+            store: the store with the finished runs.
             failures: fingerprint -> why a run failed in this session.
         """
         cells = {name: self._row(name, store, failures) for name in self.config.systems}
@@ -120,19 +120,19 @@ class Table:
         return row
 
     def _averaged(self) -> list[str]:
-        """Names in data.evaluation that the average is over; groups are written out."""
+        """Returns the names in data.evaluation over which the average is taken; groups are replaced by members."""
         config = self.config
-        return [one for column in config.average or config.columns for one in config.groups.get(column, [column])]
+        return [name for column in config.average or config.columns for name in config.groups.get(column, [column])]
 
 
 def run_words(config: GridConfig, system: SystemConfig, overrides: Sequence[str], column: str | None) -> list[str]:
-    """The overrides that compose a system's run, as after `xlt`.
+    """Returns the overrides that compose a system's run, as they would be written after `xlt`.
 
     Args:
         config: of the grid.
-        system: one of its systems.
-        overrides: the user's, which win.
-        column: that {column} stands for.
+        system: one of the grid's systems.
+        overrides: the user's, which come last and so take precedence.
+        column: replaces {column}.
     """
     words = [f"experiment={system.experiment}", *config.overrides, *system.overrides, *overrides]
     return [word.replace("{column}", column or "") for word in words]
@@ -141,7 +141,7 @@ def run_words(config: GridConfig, system: SystemConfig, overrides: Sequence[str]
 def _shown(
     evaluations: Mapping[str, Composition], system: SystemConfig, column: str
 ) -> tuple[str | None, Composition | None]:
-    """Key and composition of the evaluation that a cell shows; None, None for a group."""
+    """Returns key and composition of the evaluation that a cell shows; (None, None) if the column is a group."""
     for key, composition in evaluations.items():
         if (composition.source, composition.label) == (column, system.composition):
             return key, composition
@@ -149,7 +149,7 @@ def _shown(
 
 
 def _stand_in(run: Run, composition: Composition | None) -> str | None:
-    """The language whose module stands in for that of the evaluated language; None if the module is its own."""
+    """Returns the language whose module replaces that of the evaluated language; None if none is replaced."""
     if composition is None or composition.entry not in run.planned_data.evaluation:
         return None
     language = run.planned_data.evaluation[composition.entry].language
@@ -161,10 +161,10 @@ def _is_per_column(system: SystemConfig) -> bool:
 
 
 def _evaluate_only(composed: DictConfig, columns: Sequence[str]) -> None:
-    """Leaves those sources in `data.evaluation`, and benchmarks, that the grid shows.
+    """Removes all evaluation sources and benchmarks that the grid does not show from a config, in place.
 
     Raises:
-        UsageError: one is not there.
+        UsageError: a source or benchmark that the grid shows is not in the config.
     """
     parts = (composed.data.evaluation, composed.data.benchmarks)
     known = [name for part in parts for name in part]

@@ -1,4 +1,4 @@
-"""Tables, plans and evaluations for people: in the terminal, whatever its width, and as Markdown."""
+"""Prints tables, plans and evaluations in terminals of any width, and formats tables as Markdown."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _WORTH_SAYING_BYTES = 100_000_000
 
 
 def table_markdown(grid: Grid) -> str:
-    """The table with systems as rows, best mean of each column in bold, the published numbers in brackets."""
+    """Returns the table as Markdown: systems are rows, best means are bold, published numbers are in brackets."""
     config, columns, best = grid.config, grid.columns, best_systems(grid)
     lines = [f"# {config.title}", "", f"{legend(grid)}", ""]
     lines.append("| | " + " | ".join(columns) + " |")
@@ -47,8 +47,10 @@ def table_markdown(grid: Grid) -> str:
 
 
 def print_table(grid: Grid, console: Console) -> None:
-    """The table in the terminal: systems as columns, languages as rows, so that it fits a narrow one; many
-    systems, as a search has, are rows."""
+    """Prints the table with systems as columns and languages as rows, so that it fits a narrow terminal.
+
+    If there are many systems, as in a search, systems are rows.
+    """
     best = best_systems(grid)
     config, columns = grid.config, grid.columns
 
@@ -72,7 +74,7 @@ def print_table(grid: Grid, console: Console) -> None:
 
 
 def print_plan(plan: Plan, console: Console, show_existing: bool = True) -> None:
-    """What exists, what will run in which order, and how long past runs of each kind took."""
+    """Prints which runs exist, which will be carried out in which order, and how long similar past runs took."""
     rows = plan.rows()
     drawn = RichTable(title="Plan", title_justify="left")
     drawn.add_column("run", overflow="fold")
@@ -95,7 +97,7 @@ def print_plan(plan: Plan, console: Console, show_existing: bool = True) -> None
 
 
 def print_other_code(plan: Plan, console: Console) -> None:
-    """Runs that other code made, in a line: those that the plan uses, and those that it could use."""
+    """Prints a line about runs of other code that the plan uses, and one about those that it could use."""
     for runs, what in (
         (plan.made_by_other_code(), "they are trained again; other_code=use takes them instead"),
         (list(plan.other_code.used.values()), "they are used as they are; other_code=train trains them again"),
@@ -111,17 +113,19 @@ def print_evaluations(run: Run, evaluations: Mapping[str, Composition], store: R
     """Prints the scores of one run, languages by compositions, and says where its module is.
 
     Args:
-        run: trained.
-        evaluations: key -> composition, as the command asked for them; others of the run are not shown.
+        run: a trained run.
+        evaluations: key -> composition, as the command requested; the run's other evaluations are not printed.
+        store: the store with the scores.
+        console: output.
     """
     result = store.result(run.fingerprint)
     metric = result.get("metric", "")
     done = store.evaluations(run.fingerprint)
     grid: dict[str, dict[str, float]] = {}
-    for key, wanted in evaluations.items():
+    for key, composition in evaluations.items():
         if key in done:
             metrics = done[key]["metrics"]
-            grid.setdefault(wanted.source, {})[wanted.label] = metrics[metric if metric in metrics else SCORE]
+            grid.setdefault(composition.source, {})[composition.label] = metrics[metric if metric in metrics else SCORE]
     if grid:
         labels = list(dict.fromkeys(label for row in grid.values() for label in row))
         console.print(Text(f"{run.label}: {metric}", style="table.title"))
@@ -141,13 +145,13 @@ def print_evaluations(run: Run, evaluations: Mapping[str, Composition], store: R
 
 @dataclass(frozen=True)
 class SweepRow:
-    """What became of one job of a sweep.
+    """The result of one job of a sweep.
 
     Attributes:
-        number, overrides: as Hydra counts and names it.
-        state: done, existed, failed, not tried or refused.
-        scores: mean over what it was evaluated on, by composition.
-        reason: why it came to nothing.
+        number, overrides: of the job, as in Hydra.
+        state: done, existed, failed, not tried, not finished or refused.
+        scores: label of a composition -> mean score over the evaluation data.
+        reason: why the job has no result; None if it has one.
     """
 
     number: int
@@ -162,22 +166,23 @@ def mean_scores(run: Run, evaluations: Mapping[str, Composition], store: RunStor
 
     Args:
         run: whose module was evaluated.
-        evaluations: key -> composition, as one config asked for them. Several configs may ask one run for different
-            modules under one label, so `run.evaluations` must not be averaged.
+        evaluations: key -> composition, as one config requested. Several configs may request different modules under
+            the same label, so `run.evaluations` must not be averaged.
+        store: the store with the scores.
     Returns:
-        Label -> mean; without the labels of which nothing is finished.
+        Label -> mean; without labels for which no evaluation is finished.
     """
     metric, done = store.result(run.fingerprint).get("metric", ""), store.evaluations(run.fingerprint)
-    found: dict[str, list[float]] = {}
-    for key, wanted in evaluations.items():
+    scores: dict[str, list[float]] = {}
+    for key, composition in evaluations.items():
         if key in done:
             metrics = done[key]["metrics"]
-            found.setdefault(wanted.label, []).append(metrics[metric if metric in metrics else SCORE])
-    return {label: statistics.fmean(values) for label, values in found.items()}
+            scores.setdefault(composition.label, []).append(metrics[metric if metric in metrics else SCORE])
+    return {label: statistics.fmean(values) for label, values in scores.items()}
 
 
 def print_sweep(rows: Sequence[SweepRow], console: Console) -> None:
-    """What became of each job, and below why some came to nothing."""
+    """Prints the result of each job, and below the table the reasons of jobs without one."""
     labels = list(dict.fromkeys(label for row in rows for label in row.scores))
     styles = {"failed": "red", "refused": "red", "not tried": "yellow", "not finished": "yellow"}
     console.print(Text("Sweep", style="table.title"))
@@ -199,12 +204,12 @@ def print_sweep(rows: Sequence[SweepRow], console: Console) -> None:
 
 
 class JobReport:
-    """One line a finished job.
+    """A progress report that prints one line for each finished job.
 
     Args:
-        console: where to.
-        total: jobs there are.
-        plan: the runs they are of.
+        console: output.
+        total: number of jobs.
+        plan: the runs of the jobs.
     """
 
     def __init__(self, console: Console, total: int, plan: Plan) -> None:
@@ -222,7 +227,7 @@ class JobReport:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them."""
+    """Formats seconds for people, as "90 s", "12 min" or "2.5 h"."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
@@ -242,7 +247,7 @@ def _cell(grid: Grid, system: str, column: str) -> str:
 
 
 def best_systems(grid: Grid) -> dict[str, set[str]]:
-    """Column -> the systems with the highest mean there, as far as one decimal tells."""
+    """Returns column -> the systems with the highest mean in it, after rounding to one decimal."""
     best = {}
     for column in grid.columns:
         means = {name: row[column].mean for name, row in grid.cells.items() if row[column].values}
@@ -252,7 +257,7 @@ def best_systems(grid: Grid) -> dict[str, set[str]]:
 
 
 def best_settings(grid: Grid) -> list[str]:
-    """The best setting of each search, by its average, beside the published one."""
+    """Returns a line for each search: the setting with the best average, and the published best one."""
     lines = []
     for name, search in grid.config.searches.items():
         means = {
@@ -269,14 +274,14 @@ def best_settings(grid: Grid) -> list[str]:
 
 
 def legend(grid: Grid) -> str:
-    """What the numbers are."""
+    """Returns a line that says what the numbers of the table are."""
     config, seeds = grid.config, len(grid.seeds)
     text = f"{config.metric}, mean ± standard deviation over {seeds} seeds" if seeds > 1 else config.metric
     return text + (f"; in brackets: {config.reference_name}" if config.reference else "")
 
 
 def stand_in_lines(grid: Grid) -> list[str]:
-    """A line for each system that is evaluated with other languages' modules: which language uses whose."""
+    """Returns a line for each system evaluated with modules of other languages, with the languages in question."""
     lines = []
     for name, columns in grid.stand_ins.items():
         pairs = ", ".join(f"{column}: {language}" for column, language in columns.items())
@@ -285,7 +290,7 @@ def stand_in_lines(grid: Grid) -> list[str]:
 
 
 def holes(grid: Grid) -> list[str]:
-    """A line for each reason that cells are missing."""
+    """Returns a line for each reason why cells are missing."""
     reasons = {
         f"{grid.config.systems[name].label}, {cell.reason}"
         for name, row in grid.cells.items()

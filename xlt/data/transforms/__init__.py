@@ -1,4 +1,4 @@
-"""Transforms make a source's examples out of those of another source; `transform_of` is the one way to them."""
+"""Transforms, which make the examples of a source from those of another one; `transform_of` finds the right one."""
 
 from xlt.data.transforms.transform import Transform, transform_of
 

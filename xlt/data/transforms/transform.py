@@ -1,4 +1,4 @@
-"""What the rest of xlt knows of a source transform, and how a source's transform is found."""
+"""The interface of source transforms, and the function that finds the transform of a source."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ _PACKAGE = "xlt.data.transforms"
 
 
 class Transform(Protocol):
-    """Makes the examples of a source out of those of another one, its original.
+    """The interface of a transform, which makes the examples of a source from those of another one, the original.
 
-    A transform is a file `xlt/data/transforms/NAME.py` with these functions; it serves every source whose key NAME is
-    not null. One that needs a model (translation) has a run make a file first, and reads that file, which
-    `PlannedSource.made` names.
+    A transform is a file `xlt/data/transforms/NAME.py` with these functions. It is used for every source whose key NAME
+    is not null. If a transform needs a model, as translation does, a run first makes the file `PlannedSource.made`,
+    which the transform then reads.
     """
 
     READER: str
-    """What stands for the reader in a source's identity."""
+    """The name that a source's identity contains instead of its reader."""
 
     @staticmethod
     def original(source: SourceConfig) -> SourceConfig:
-        """The source that the transform starts from."""
+        """Returns the original source, from which the transform starts."""
 
     @staticmethod
     def not_yet(source: SourceConfig) -> SourceConfig:
-        """The source with its original's texts: it can be checked before the transform's file is there."""
+        """Returns the source with the texts of the original, to check it before the transform's file exists."""
 
     @staticmethod
     def identity(source: PlannedSource) -> str:
-        """What determines the transformed examples, besides the content of the original's files.
+        """Returns all that determines the transformed examples, except the content of the original's files.
 
         Raises:
-            UsageError: a run has to make the file, and the source knows of none.
+            UsageError: a run must make the file, but none is planned.
         """
 
     @staticmethod
     def read(source: PlannedSource) -> Iterator[Example]:
-        """The transformed examples, in the original's order.
+        """Yields the transformed examples, in the original's order.
 
         Raises:
-            UsageError: the file that a run makes is missing or damaged, or the source knows of none.
+            UsageError: the file that a run makes is missing or damaged, or no such run is planned.
         """
 
 
 def transform_of(source: SourceConfig) -> Transform | None:
-    """The transform that makes a source's examples; None for a source that is read as it is."""
+    """Returns the transform that makes a source's examples; None for a source that is read directly."""
     for name in _names():
         if getattr(source, name, None) is not None:
             return cast(Transform, importlib.import_module(f"{_PACKAGE}.{name}"))
@@ -61,5 +61,5 @@ def transform_of(source: SourceConfig) -> Transform | None:
 
 @cache
 def _names() -> list[str]:
-    """The files of the package."""
+    """Returns the names of the files in this package."""
     return sorted(found.name for found in pkgutil.iter_modules(importlib.import_module(_PACKAGE).__path__))

@@ -1,7 +1,7 @@
-"""Translation of a source by a model (thesis §6.3.1): the original source, and the translated examples on disk.
+"""The transform for translation by a model (thesis §6.3.1): the original source, and the files of translated examples.
 
-A run of the engine translates (`xlt/engine/translate.py`). While it does, its folder holds the texts done so far; at
-the end the file of translated examples, an example a line.
+A run translates the source (`xlt/engine/translate.py`). Meanwhile its folder contains the texts translated so far; at
+the end it contains a file with one translated example per line.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MARK = "translated_to_nothing"
 
 
 def original(source: SourceConfig) -> SourceConfig:
-    """The source in the language that it is translated from: all its examples, or `translation.cap` of them."""
+    """Returns the original, in the language from which it is translated: all examples, or `translation.cap` of them."""
     assert source.translation is not None
     return dataclasses.replace(
         source,
@@ -43,12 +43,12 @@ def original(source: SourceConfig) -> SourceConfig:
 
 
 def not_yet(source: SourceConfig) -> SourceConfig:
-    """The original with the labels and the instruction of the translated source."""
+    """Returns the original with the labels and the instruction of the translated source."""
     return dataclasses.replace(original(source), labels=source.labels, instruction=source.instruction)
 
 
 def identity(source: PlannedSource) -> str:
-    """The translation's fingerprint (who translated what, and how), and whether all examples are read.
+    """Returns the fingerprint of the translation, with an addition if all examples are read.
 
     Raises:
         UsageError: the source is not planned.
@@ -58,7 +58,7 @@ def identity(source: PlannedSource) -> str:
 
 
 def read(source: PlannedSource) -> Iterator[Example]:
-    """The translated examples, in the original's order.
+    """Yields the translated examples, in the original's order.
 
     Raises:
         UsageError: the source is not planned, or the file is missing or damaged.
@@ -73,9 +73,9 @@ def _file(source: PlannedSource) -> MadeFile:
 
 
 class DoneTexts:
-    """The texts translated so far, in a file that grows by a batch at a time.
+    """The texts that have been translated so far, in a file to which each batch is appended.
 
-    If the translating process was killed while it wrote, the incomplete last line is dropped.
+    If the process was killed while it wrote, the incomplete last line is removed.
 
     Args:
         folder: of the run that translates.
@@ -96,7 +96,7 @@ class DoneTexts:
                 file.truncate(whole)
 
     def add(self, texts: Sequence[str], translations: Sequence[str]) -> None:
-        """Appends a batch to the file: complete lines only count, should the process be killed meanwhile."""
+        """Appends a batch to the file. If the process is killed meanwhile, only complete lines count."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         pairs = list(zip(texts, translations, strict=True))
         with self._path.open("a", encoding="utf-8") as file:
@@ -112,15 +112,15 @@ class DoneTexts:
 def save_translated(
     path: Path, examples: Sequence[Example], translations: Mapping[str, str], fields: Sequence[str]
 ) -> None:
-    """Writes examples with their `fields` translated and everything else unchanged; atomically.
+    """Writes examples with translated `fields`; all other parts stay unchanged. The file is written atomically.
 
-    A text whose translation is empty stays untranslated, and its example is marked.
+    If the translation of a text is empty, the text stays untranslated, and its example is marked.
 
     Args:
         path: of the file.
-        examples: untranslated.
-        translations: of every text in their `fields`.
-        fields: of `text` and `pair`.
+        examples: the untranslated examples.
+        translations: text -> translation, for every text in `fields`.
+        fields: the translated parts, `text` or `pair` or both.
     """
     with atomic_text(path) as file:
         for example in examples:
@@ -135,13 +135,13 @@ def save_translated(
 
 
 def translated_examples(path: Path, keeps_all: bool = False) -> Iterator[Example]:
-    """The examples of a finished file, without those whose translation is empty.
+    """Yields the examples of a finished file, without those that have an empty translation.
 
     Args:
         path: of the file.
-        keeps_all: return these as well, untranslated: a test set is scored on all its examples.
+        keeps_all: also yield those, untranslated, because a test set is scored on all its examples.
     Raises:
-        UsageError: the file is missing, or a line of it is damaged.
+        UsageError: the file is missing, or a line is damaged.
     """
     if not path.is_file():
         raise UsageError(f"{path}: no such file; the run that translates leaves it")

@@ -1,4 +1,4 @@
-"""Figures: pictures of what the runs of a table did. A file of this package is a kind of figure."""
+"""Figures, which show results of a table's runs. Each file of this package is a kind of figure."""
 
 from xlt.tables.figures.figure import FigurePanel, save_figure, save_panels
 

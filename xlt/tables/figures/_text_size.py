@@ -1,4 +1,4 @@
-"""How much text is behind a language's module, and scores drawn over it."""
+"""The size of the text that language modules were trained on, and drawing values over this size."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ if TYPE_CHECKING:
     from xlt.tables.grid import Grid
 
 TEXT = "text MB"
-"""A fact of a column: megabytes of its text, as published (thesis Table D.1)."""
+"""Name of a column's fact: published size of its text in megabytes (thesis Table D.1)."""
 
 
 def text_megabytes(runs: Runs, store: RunStore) -> dict[str, float]:
-    """Language -> size of the text that its module was trained on, by the manifests of those runs.
+    """Returns language -> megabytes of text that its module was trained on, from the manifests of the runs.
 
-    Languages whose text is no file (it was generated, or came from the hub) are left out.
+    Languages whose text is not in a file (generated text, or text from the hub) are left out.
     """
-    found: dict[str, float] = {}
-    for fingerprint in {needed for of in runs.values() for run in of for needed in run.evaluation_needs}:
+    sizes: dict[str, float] = {}
+    for fingerprint in {
+        needed for system_runs in runs.values() for run in system_runs for needed in run.evaluation_needs
+    }:
         config = store.manifest(fingerprint).get("config", {})
         language = config.get("language")
         if language is not None and (size := _size(config["data"]["sources"].values(), language)) is not None:
-            found[language] = size
-    return found
+            sizes[language] = size
+    return sizes
 
 
 def _size(sources: Iterable[dict[str, Any]], language: str) -> float | None:
-    """Megabytes of a language run's files; None where there are none."""
+    """Returns the size of a language run's files in megabytes; None if a source has no file."""
     total = 0
     for source in sources:
         code = source["codes"].get(language, language)
@@ -45,7 +47,7 @@ def _size(sources: Iterable[dict[str, Any]], language: str) -> float | None:
 
 
 def published_megabytes(grid: Grid) -> dict[str, float]:
-    """Column -> megabytes of text, where they are published."""
+    """Returns column -> megabytes of text, for columns with a published size."""
     return {name: facts[TEXT] for name, facts in (grid.config.facts or {}).items() if TEXT in facts}
 
 
@@ -55,13 +57,13 @@ def scatter(
     styles: SeriesStyles,
     markers: Mapping[str, str] | None = None,
 ) -> None:
-    """Languages by text and value, a colour a series, and a marker too unless the languages have theirs.
+    """Draws a point for each language, with its text size and value; each series has its own colour and marker.
 
     Args:
-        axes: drawn on.
+        axes: to draw on.
         series: label -> language -> [megabytes, value].
         styles: of the series.
-        markers: by language.
+        markers: language -> marker, used instead of the series' markers; None: the series' markers.
     """
     top: dict[str, tuple[float, float]] = {}
     for label, points in series.items():
@@ -78,7 +80,7 @@ def scatter(
 
 
 def series_handles(labels: Iterable[str], styles: SeriesStyles, marked: bool) -> list[Any]:
-    """What a legend shows for series; `marked`: each has a marker of its own."""
+    """Returns the legend entries of the series; `marked` says whether each series has its own marker."""
     from matplotlib.lines import Line2D
 
     shape: dict[str, Any] = {"markersize": 4.5} if marked else {"marker": ".", "markersize": 9}
@@ -86,5 +88,5 @@ def series_handles(labels: Iterable[str], styles: SeriesStyles, marked: bool) ->
 
 
 def as_points(values: Mapping[str, float], megabytes: Mapping[str, float]) -> dict[str, list[Any]]:
-    """Language -> [megabytes, value], of the languages that have both."""
+    """Returns language -> [megabytes, value], for the languages that have both."""
     return {language: [megabytes[language], value] for language, value in values.items() if language in megabytes}

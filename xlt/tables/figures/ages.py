@@ -1,4 +1,4 @@
-"""Parameter ages (thesis Figure 7.4): which share of a module's entries was grown at which update."""
+"""Parameter ages (thesis Figure 7.4): the share of a module's entries that each update grew."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
-    """System -> step -> share of the entries grown there, in percent, mean over seeds; they add up to 100."""
+    """Returns system -> step -> percent of the entries that were grown then, mean over seeds; they add up to 100."""
     numbers: dict[str, Any] = {}
-    for label, of in runs.items():
+    for label, system_runs in runs.items():
         shares: dict[int, float] = {}
-        for run in of:
+        for run in system_runs:
             grown = load_module(store.module_file(run.fingerprint)).header.provenance.get("entries_grown_at_step")
             if grown is None:
                 raise UsageError(f"table.figure.kind=ages: {label} has no entries that grow; leave its system out")
             for step, count in grown.items():
-                share = 100 * count / sum(grown.values()) / len(of)
+                share = 100 * count / sum(grown.values()) / len(system_runs)
                 shares[int(step)] = shares.get(int(step), 0) + share
         numbers[label] = {str(step): share for step, share in sorted(shares.items())}
     return numbers
@@ -47,7 +47,7 @@ def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, styl
     for label, shares in numbers.items():
         steps = [int(step) for step in shares]
         axes.plot(steps, list(shares.values()), label=label, **styles(label))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # between steps nothing grows
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # entries grow only at whole steps
     axes.set_xlabel("step at which an entry was last grown")
     axes.set_ylabel("entries of the module (%)")
     axes.set_ylim(bottom=0)

@@ -1,4 +1,4 @@
-"""Learning curves: a validation metric over the steps, a line a system, its seeds as a band."""
+"""Learning curves: a validation metric over training steps; a line for each system, with a band for its seeds."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
-    """System -> step -> the metric of every seed; of several phases, steps go on from one to the next."""
+    """Returns system -> step -> the metric of every seed; the steps of several phases are counted together."""
     numbers: dict[str, Any] = {}
-    for label, of in runs.items():
+    for label, system_runs in runs.items():
         points: dict[int, list[float]] = {}
-        for run in of:
+        for run in system_runs:
             for step, value in _curve(store, run.fingerprint, f"validation/{config.metric}"):
                 points.setdefault(step, []).append(value)
         if not points:

@@ -1,4 +1,4 @@
-"""Scores by the densities of language and task module (thesis Figure 4.3): a cell a pair of densities."""
+"""Scores by the densities of language and task module (thesis Figure 4.3): a cell for each pair of densities."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
-    """`language`, `task`: densities in percent; `scores`: a row a task density, None where there is none yet."""
-    found: dict[tuple[float, float], float] = {}
+    """Returns `language` and `task`, densities in percent, and `scores`, one row for each task density.
+
+    A score is None if its runs are not finished.
+    """
+    means: dict[tuple[float, float], float] = {}
     places = []
     for name, system in grid.config.systems.items():
-        setting = name.partition(" ")[2]  # of a search over method.density and language_modules.overrides
+        setting = name.partition(" ")[2]  # a search over method.density and language_modules.overrides
         own = re.search(r"(?<!\.)density=([\d.]+)", setting)
         of_language = re.search(r"method\.density=([\d.]+)", setting)
         if own is None or of_language is None:
@@ -29,11 +32,11 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
         places.append((100 * float(of_language[1]), 100 * float(own[1])))
         cell = grid.cells[name]["avg"]
         if cell.values and system.label in runs:
-            found[places[-1]] = cell.mean
-    if not found:
+            means[places[-1]] = cell.mean
+    if not means:
         raise UsageError("table.figure.kind=densities: no system has all its columns yet")
     languages, tasks = (sorted({place[which] for place in places}) for which in (0, 1))
-    scores = [[found.get((language, task)) for language in languages] for task in tasks]
+    scores = [[means.get((language, task)) for language in languages] for task in tasks]
     return {"language": languages, "task": tasks, "scores": scores}
 
 

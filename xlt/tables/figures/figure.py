@@ -1,4 +1,4 @@
-"""From the runs of a table to a picture. Each kind of figure gathers numbers and draws them; both are saved."""
+"""Makes a figure from the runs of a table. A kind of figure gathers numbers and draws them; both are saved."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
 
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart; each has a marker for print without colours.
+# The colours of Okabe and Ito, which colour-blind readers can distinguish; the markers serve prints without colours.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _STYLE = {
@@ -56,7 +56,7 @@ Point = list[Any]
 
 @dataclass(frozen=True)
 class FigurePanel:
-    """One part of a picture: how it is drawn, and the runs and cells that it is drawn from."""
+    """One panel of a picture: its config, and the runs and cells from which it is drawn."""
 
     config: FigureConfig
     runs: Runs
@@ -64,10 +64,10 @@ class FigurePanel:
 
 
 class SeriesStyles:
-    """Colours and markers, by the label of what is drawn: it styles the same wherever it is in a picture.
+    """The colours and markers of series, by label: a label has the same style in all panels of a picture.
 
     Args:
-        order: labels that have their styles by their place here, whether all of them are drawn yet or not.
+        order: labels whose styles follow from their place in this list, also if some are not drawn.
     """
 
     def __init__(self, order: Iterable[str] = ()) -> None:
@@ -85,7 +85,7 @@ class SeriesStyles:
 
 
 class Kind(Protocol):
-    """The functions that a file of this package has."""
+    """The functions that every kind of figure, a file of this package, must have."""
 
     def gather(self, config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
         """Returns the numbers to draw, as JSON values; `grid` has the cells of the table.
@@ -98,7 +98,7 @@ class Kind(Protocol):
         """Returns the labels of all series in order, also of those that have no numbers yet."""
 
     def size(self, numbers: dict[str, Any]) -> tuple[float, float]:
-        """Returns a suitable width and height in inches for the numbers."""
+        """Returns a suitable width and height, in inches, for the figure."""
 
     def draw(self, config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, styles: SeriesStyles) -> None:
         """Draws the numbers; all panels of a picture share `styles`."""
@@ -116,7 +116,7 @@ def save_panels(
 
     Args:
         name, title: of the picture.
-        panels: heading -> panel; of several, those with nothing to show are left out.
+        panels: heading -> panel; if there are several, those with nothing to show are left out.
     Returns:
         The PNG, None if no run is finished; and a line for each panel that is left out.
     Raises:

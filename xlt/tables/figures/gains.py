@@ -1,4 +1,4 @@
-"""Gains from language adaptation by the size of a language's text (thesis Figure 6.2): a mark a language."""
+"""Gains from language adaptation by the size of a language's text (thesis Figure 6.2): a mark for each language."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from xlt.tables.grid import Grid
 
 _WITHOUT = "_la"
-"""A system NAME_la is NAME without language adaptation."""
+"""Suffix of a name: system NAME_la is system NAME without language adaptation."""
 
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
-    """`ours` and `thesis`: system -> language -> [megabytes of text, gain in points].
+    """Returns `ours` and `thesis`: system -> language -> [megabytes of text, gain in points].
 
-    Ours is the mean over the seeds that have a score with and without adaptation.
+    Our gain is the mean over the seeds that have scores with and without adaptation.
     """
     sizes, their_sizes = text_megabytes(runs, store), published_megabytes(grid)
     numbers: dict[str, dict[str, Any]] = {"ours": {}, "thesis": {}}

@@ -1,4 +1,4 @@
-"""Which typological features a MAD-G generator has learned to heed (thesis §3.5.4): the largest, block by block."""
+"""The typological features with the largest weights in a MAD-G generator (thesis §3.5.4), block by block."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _SHOWN = 25
 
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
-    """System -> `features`, most important first, and `blocks`: (blocks, features) norms of WV's columns, over seeds.
+    """Returns system -> `features`, most important first, and `blocks`, (blocks, features) norms of WV's columns.
 
-    The order is by the norm over all blocks together.
+    Norms are means over seeds. Features are ordered by the norm over all blocks together.
     """
     numbers: dict[str, Any] = {}
-    for label, of in runs.items():
+    for label, system_runs in runs.items():
         norms = []
-        for run in of:
+        for run in system_runs:
             generator = load_module(store.module_file(run.fingerprint))
             if not isinstance(generator, Generator):
                 raise UsageError(f"table.figure.kind=importance: {label} left no generator; show runs of method=mad_g")
@@ -54,9 +54,9 @@ def size(numbers: dict[str, Any]) -> tuple[float, float]:
 
 def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, styles: SeriesStyles) -> None:
     all_axes = figure.subplots(1, len(numbers), squeeze=False)[0]
-    for axes, (label, found) in zip(all_axes, numbers.items(), strict=True):
-        names = found["features"][:_SHOWN]
-        shown = [[row[at] for row in found["blocks"]] for at in range(len(names))]
+    for axes, (label, result) in zip(all_axes, numbers.items(), strict=True):
+        names = result["features"][:_SHOWN]
+        shown = [[row[at] for row in result["blocks"]] for at in range(len(names))]
         image = axes.imshow(shown, aspect="auto", cmap="viridis", vmin=0)
         axes.grid(False)
         axes.set_yticks(range(len(names)), names, fontsize=6)

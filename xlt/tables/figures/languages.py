@@ -1,4 +1,4 @@
-"""Pairwise overlap of language SFTs (thesis Figure 4.4): which share of their entries two languages have in common."""
+"""Overlap of language SFTs (thesis Figure 4.4): the share of entries that two languages have in common."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
-    """`languages`, percent of common entries for each pair, and what chance would give; runs of the first seed."""
-    first = {of[0].config.language or "": of[0] for of in runs.values()}
+    """Returns `languages`, the percent of common entries of each pair, and that expected by chance; first seed only."""
+    first = {language_runs[0].config.language or "": language_runs[0] for language_runs in runs.values()}
     if len(first) < 2:
         raise UsageError("table.figure.kind=languages: the overlap takes two finished language runs at least")
     chosen, chance = zip(*(chosen_entries(store, run.fingerprint, name) for name, run in first.items()), strict=True)

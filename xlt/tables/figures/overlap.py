@@ -1,4 +1,4 @@
-"""Index overlap (thesis Figure E.2): which share of their entries two runs of different seeds have in common."""
+"""Index overlap (thesis Figure E.2): the share of entries that two runs with different seeds have in common."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
-    """System -> seeds, percent of common entries for each pair, of those common to all, what chance would give, and
-    the published percent common to all.
+    """Returns for each system its seeds, and percents of common entries.
 
-    The modules of a system have equally many entries; the share is of those.
+    These are the percent common to each pair of runs, to all runs, that expected by chance for a pair, and the
+    published percent common to all. All modules of a system have the same number of entries, which is 100 percent.
     """
     numbers: dict[str, Any] = {}
     facts = {system.label: (grid.config.facts or {}).get(name, {}) for name, system in grid.config.systems.items()}
-    for label, of in runs.items():
-        if len(of) < 2:
+    for label, system_runs in runs.items():
+        if len(system_runs) < 2:
             raise UsageError(f"seeds: the overlap of {label} takes two finished runs at least; give seeds=[1,2,3]")
-        chosen, chance = zip(*(chosen_entries(store, run.fingerprint, label) for run in of), strict=True)
+        chosen, chance = zip(*(chosen_entries(store, run.fingerprint, label) for run in system_runs), strict=True)
         size = chosen[0].numel()
         pairs = [[100 * common_entries(a, b).numel() / size for b in chosen] for a in chosen]
         everywhere = 100 * reduce(common_entries, chosen).numel() / size
-        seeds = [run.config.seed for run in of]
+        seeds = [run.config.seed for run in system_runs]
         numbers[label] = {"seeds": seeds, "pairs": pairs, "all": everywhere, "chance": chance[0]}
         numbers[label]["published"] = facts.get(label, {}).get("common to all")
     return numbers
@@ -51,8 +51,8 @@ def size(numbers: dict[str, Any]) -> tuple[float, float]:
 def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, styles: SeriesStyles) -> None:
     image: Any = None
     all_axes = figure.subplots(1, len(numbers), squeeze=False)[0]
-    for axes, (label, found) in zip(all_axes, numbers.items(), strict=True):
-        pairs, seeds = found["pairs"], [str(seed) for seed in found["seeds"]]
+    for axes, (label, result) in zip(all_axes, numbers.items(), strict=True):
+        pairs, seeds = result["pairs"], [str(seed) for seed in result["seeds"]]
         image = axes.imshow(pairs, vmin=0, vmax=100, cmap="Blues")
         for row, values in enumerate(pairs):
             for column, value in enumerate(values):
@@ -62,14 +62,17 @@ def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, styl
         axes.set_yticks(range(len(seeds)), seeds)
         axes.grid(visible=False)
         axes.set_xlabel("seed")
-        theirs = "" if found["published"] is None else f" (thesis {found['published']:.1f}%)"
-        told = f"common to all runs {found['all']:.1f}%{theirs},\nby chance to two {found['chance']:.1f}%"
-        axes.set_title(f"{label}\n{told}", fontsize=8)
+        theirs = "" if result["published"] is None else f" (thesis {result['published']:.1f}%)"
+        subtitle = f"common to all runs {result['all']:.1f}%{theirs},\nby chance to two {result['chance']:.1f}%"
+        axes.set_title(f"{label}\n{subtitle}", fontsize=8)
     figure.colorbar(image, ax=list(all_axes), label="common entries (%)", shrink=0.8)
 
 
 def chosen_entries(store: RunStore, fingerprint: str, label: str) -> tuple[torch.Tensor, float]:
-    """Sorted positions of the entries in the tuned tensors laid end to end, and the percent that two draws share."""
+    """Returns sorted positions of a module's entries, and the percent that two random choices would share.
+
+    Positions count through all tuned tensors, one after the other.
+    """
     module = load_module(store.module_file(fingerprint))
     sparse = {}
     if isinstance(module, SparseDelta):

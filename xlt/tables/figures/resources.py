@@ -1,4 +1,4 @@
-"""Scores by the size of a language's text, languages marked by which models know them (thesis Figure 6.3)."""
+"""Scores by the size of a language's text (thesis Figure 6.3); marks show which models know a language."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ _MARKERS = {"encoder and translation model": "o", "encoder": "s", "translation m
 
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
-    """`ours`: system -> language -> [megabytes of text, score over that on the source language]; `thesis`: the same in
-    points, because it gives no scores on the source language; `known`: language -> by which models.
+    """Returns `ours` and `thesis`, system -> language -> [megabytes of text, value], and `known`.
 
-    The columns of the source languages are those that the table's average leaves out.
+    Our value is the score divided by the score on the source language. The thesis gives no scores on the source
+    language, so its value is the score in points. `known` says which models know a language. The columns of source
+    languages are those that the table's average leaves out.
     """
     targets = grid.config.average or grid.config.sources
     of_source = [column for column in grid.config.sources if column not in targets]

@@ -1,4 +1,4 @@
-"""Results of a search (thesis Figure E.1): a panel a searched system, a line for every value of its other key."""
+"""Results of a search (thesis Figure E.1): a panel for each searched system, a line for each setting of other keys."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ _COLUMNS = 3
 
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
-    """System -> `label`, `key` (the last one searched over), `lines`: the other keys -> points, `best` as published."""
+    """Returns for each system `label`, `key`, `lines` and `best`.
+
+    `key` is the last key of the search, which is on the x axis; `lines` has the points for each setting of the other
+    keys; `best` is the published best setting.
+    """
     numbers: dict[str, Any] = {}
     for name, search in grid.config.searches.items():
         lines: dict[str, list[Point]] = {}
@@ -57,20 +61,20 @@ def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, styl
     grid = figure.subplots(-(-len(numbers) // _COLUMNS), columns, squeeze=False, sharey=True)
     for spare in grid.flat[len(numbers) :]:
         spare.set_visible(False)
-    for axes, found in zip(grid.flat, numbers.values(), strict=False):
-        draw_lines(axes, found["lines"], styles)
-        ticks = sorted({point[0] for points in found["lines"].values() for point in points})
+    for axes, result in zip(grid.flat, numbers.values(), strict=False):
+        draw_lines(axes, result["lines"], styles)
+        ticks = sorted({point[0] for points in result["lines"].values() for point in points})
         axes.set_xscale("log" if ticks[0] > 0 else "symlog", **({} if ticks[0] > 0 else {"linthresh": ticks[1]}))
         axes.set_xticks(ticks, [f"{tick:.0e}" if 0 < tick < 0.01 else f"{tick:g}" for tick in ticks], fontsize=7)
         axes.minorticks_off()
-        axes.set_xlabel(_WORDS.get(found["key"], found["key"]))
-        best = "" if found["best"] is None else f"\nthesis: {found['best']}"
-        axes.set_title(f"{found['label']}{best}", fontsize=8)
-        legend(axes, has_published(found["lines"]), fontsize=7)
+        axes.set_xlabel(_WORDS.get(result["key"], result["key"]))
+        best = "" if result["best"] is None else f"\nthesis: {result['best']}"
+        axes.set_title(f"{result['label']}{best}", fontsize=8)
+        legend(axes, has_published(result["lines"]), fontsize=7)
     for row in grid:
         row[0].set_ylabel(config.metric or "score")
 
 
 def _others(row: str) -> str:
-    """The setting of a row, `SYSTEM KEY=VALUE ...`, but for its last key."""
+    """Returns the setting of a row, `SYSTEM KEY=VALUE ...`, without its last key."""
     return row.partition(" ")[2].rpartition(" ")[0]

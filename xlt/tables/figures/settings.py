@@ -1,4 +1,4 @@
-"""Scores by a searched number (thesis Figures 3.2 and 3.3): a line a system, a panel a group of languages."""
+"""Scores by a searched number (thesis Figures 3.2, 3.3): a line for each system, a panel for each language group."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _WORDS = {"cap_words": "words of text", "data": "source languages", "cap": "exam
 
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
-    """`panels`: group (or `avg`) -> system -> its points by the number of the setting; `key`: the setting's name."""
+    """Returns `panels`, group (or `avg`) -> system -> points by the searched number, and `key`, the searched key."""
     panels: dict[str, dict[str, list[Point]]] = {}
     names = set()
     for name, system in grid.config.systems.items():
-        setting = name.partition(" ")[2]  # of a search: SYSTEM KEY=VALUE
+        setting = name.partition(" ")[2]  # a search's systems are named SYSTEM KEY=VALUE
         word, _, value = setting.partition("=")
         number = re.search(r"\d+(\.\d+)?", value)
         if number is None:

@@ -1,4 +1,7 @@
-"""Scores by the number of gold target examples (thesis Figure 6.1): a line a kind of module, languages as its band."""
+"""Scores by the number of gold target examples (thesis Figure 6.1): a line for each kind of module.
+
+A band shows the spread over languages.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,9 @@ _LINES = {"": "SFT", "adapter_": "adapters"}
 
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
-    """Kind of module -> its points by the number of shots, over the seeds that all target languages have.
+    """Returns kind of module -> points by the number of shots.
 
-    The spread is over the languages.
+    The mean is over the seeds that all target languages have, the spread is over the languages.
     """
     numbers: dict[str, list[Point]] = {}
     for name, system in grid.config.systems.items():
@@ -30,9 +33,9 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
         if named is None or named[1] not in _LINES:
             raise UsageError(f"table.figure.kind=shots: system {name} is not called kNUMBER or adapter_kNUMBER")
         columns = grid.config.average or grid.config.sources
-        found = [by_seed(grid.cells[name][column], runs.get(system.label, ())) for column in columns]
-        seeds = set.intersection(*map(set, found)) if found else set()
-        means = [statistics.fmean(of[seed] for seed in seeds) for of in found] if seeds else []
+        values_by_seed = [by_seed(grid.cells[name][column], runs.get(system.label, ())) for column in columns]
+        seeds = set.intersection(*map(set, values_by_seed)) if values_by_seed else set()
+        means = [statistics.fmean(values[seed] for seed in seeds) for values in values_by_seed] if seeds else []
         spread = statistics.stdev(means) if len(means) > 1 else None
         point = [float(named[2]), statistics.fmean(means) if means else None, spread, published(grid, name, "avg")]
         numbers.setdefault(_LINES[named[1]], []).append(point)

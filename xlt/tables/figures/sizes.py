@@ -1,4 +1,4 @@
-"""Scores by the size of the task module (thesis Figure 4.2): a line a searched system, the others as single marks."""
+"""Scores by the size of the task module (thesis Figure 4.2): a line for a searched system, a mark for any other."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
-    """System -> its points by the percent of the model's parameters that are trained."""
+    """Returns system -> points by the percent of the model's parameters that are trained."""
     numbers: dict[str, list[Point]] = {}
     for name, system in grid.config.systems.items():
         cell = grid.cells[name]["avg"]
-        of = runs.get(system.label)
-        if not of or not cell.values:
+        system_runs = runs.get(system.label)
+        if not system_runs or not cell.values:
             continue
-        share = 100 * store.result(of[0].fingerprint)["module"]["density"]
+        share = 100 * store.result(system_runs[0].fingerprint)["module"]["density"]
         point = [share, cell.mean, cell.spread, published(grid, name, "avg")]
         numbers.setdefault(unsearched(name, system), []).append(point)
     if not numbers:

@@ -1,4 +1,4 @@
-"""Scores by the time of a training step and by memory (thesis Figure 7.3): a mark a system."""
+"""Scores by the time of a training step and by memory (thesis Figure 7.3): a mark for each system."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ _FACTS = {"seconds": "seconds a step", "GB": "GPU memory (GB)"}
 
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
-    """Panel -> system -> [place, score]; `ours` over seconds a step of the runs, the thesis's over what it gives.
+    """Returns panel -> system -> [x, score].
 
-    Runs do not record their memory: scripts/bench_llm.py measures it.
+    In panel `ours`, x is the seconds per step of our runs; in the thesis's panels it is the published time or memory.
+    Our runs do not record their memory; scripts/bench_llm.py measures it.
     """
     ours: dict[str, list[float]] = {}
     theirs: dict[str, dict[str, list[float]]] = {}
@@ -72,7 +73,7 @@ def _handle(label: str, look: Mapping[str, Any]) -> Any:
 
 
 def _seconds_a_step(store: RunStore, fingerprint: str) -> float:
-    """Mean over all phases, validation included."""
+    """Returns the mean seconds per step over all phases, with validation."""
     lines = (store.folder(fingerprint) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     last: dict[str, int] = {}
     for record in map(json.loads, lines):

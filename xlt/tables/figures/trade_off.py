@@ -1,7 +1,7 @@
-"""Score over operations an example, a disc a system whose area is its parameters (thesis Figure 5.1).
+"""Score over operations per example (thesis Figure 5.1): a disc for each system, with an area by its parameters.
 
-Both are relative to the whole model, the system whose published operations are 1; without published operations they
-are shown as they are.
+Operations and parameters are relative to the whole model, which is the system whose published operations are 1. If no
+operations are published, absolute numbers are shown.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     from xlt.tables.grid import Grid
 
 _AVERAGE = "avg"
-_DISC = 900.0  # points squared, of the whole model's disc
+_DISC = 900.0  # area of the whole model's disc, in square points
 
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
-    """System -> `score`, mean over its columns, `flops` of an example and `parameters`, means over its evaluations;
-    `published`: score, and flops relative to the whole model; `whole`: whether it is that."""
+    """Returns for each system `score`, `flops`, `parameters`, `published` and `whole`.
+
+    `score` is the average over the columns; `flops` per example and `parameters` are means over the evaluations;
+    `published` has the score, and the flops relative to the whole model; `whole` says whether it is the whole model.
+    """
     facts = grid.config.facts or {}
     whole = next((name for name in grid.config.systems if facts.get(name, {}).get("flops") == 1.0), None)
     numbers: dict[str, Any] = {}
@@ -73,9 +76,9 @@ def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, styl
     for label, point in numbers.items():
         look = styles(label)
         at, area = point["flops"] / one, _DISC * point["parameters"] / full
-        told = f"{label} ({_short(point['parameters'])})"
+        text = f"{label} ({_short(point['parameters'])})"
         axes.scatter([at], [point["score"]], s=area, alpha=0.3, linewidth=0, color=look["color"])
-        axes.errorbar([at], [point["score"]], yerr=[point["spread"] or 0.0], linestyle="", label=told, **look)
+        axes.errorbar([at], [point["score"]], yerr=[point["spread"] or 0.0], linestyle="", label=text, **look)
         if whole is not None and point["published"] is not None:
             theirs = point["published"]
             axes.plot([theirs["flops"]], [theirs["score"]], **{**PUBLISHED, **look, "linestyle": ""})
@@ -88,7 +91,7 @@ def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, styl
 
 
 def _published(grid: Grid, name: str) -> dict[str, float] | None:
-    """The published score, and operations relative to the whole model."""
+    """Returns the published score, and operations relative to the whole model; None if one is not published."""
     score, flops = published(grid, name, _AVERAGE), (grid.config.facts or {}).get(name, {}).get("flops")
     return None if score is None or flops is None else {"score": score, "flops": flops}
 
