@@ -419,7 +419,7 @@ def test_without_runs_nothing_is_tested_and_no_number_shown(tmp_path: Path, capf
     assert "2 claims: 0 holds, 0 does not hold, 0 too close to call, 0 too few pairs, 2 not tested" in " ".join(
         out.split()
     )
-    assert "fields: bistil_nano, tf_2 - st_2: 0 of 3 pairs are in the store" in " ".join(out.split())
+    assert "fields: bistil_nano, bistil_tf_2 - bistil_st_2: 0 of 3 pairs are in the store" in " ".join(out.split())
     assert (tmp_path / "claims.md").is_file() and (tmp_path / "claims.json").is_file()
     assert not (tmp_path / "runs").exists()
 

@@ -83,7 +83,7 @@ def test_an_edit_of_what_a_run_executes_is_another_run(
         ("xlt.methods.spiel.method", "self._step = 0", "self._step = 1"),
         ("xlt.tasks.parsing", "def features(", "def rows("),
         ("xlt.data.readers.csv", "strict=True", "strict=False"),
-        ("xlt.data.records", "an empty {", "a missing {"),
+        ("xlt.data.records", "is empty; remove", "is missing; remove"),
         ("xlt.engine.benchmarks", "bootstrap_iters=0", "bootstrap_iters=1"),
         ("xlt.engine.cost", "def inference_cost(", "def cost("),
         ("xlt.engine.translate", "def _batches(", "def _groups("),
@@ -139,7 +139,7 @@ def test_features_are_made_anew_after_an_edit_of_the_task_and_not_of_the_method(
 
         monkeypatch.setattr(run_data, "installed", lambda: sources)
         config: RunConfig = unedited.config
-        return RunData(config, build_task(config.task))._identity("sources", "eng", config.data.sources["eng"])
+        return RunData(config, build_task(config.task))._identity("sources", "eng")
 
     same = key("xlt.methods.lt_sft", "self._dense.restore()", "pass")
     assert same == key("xlt", "", "")
