@@ -15,6 +15,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import sys
 import sysconfig
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -105,6 +106,9 @@ def read_source(module: str) -> str | None:
     bases = [folder.joinpath(*rest) for folder in folders]
     if not rest and not folders:
         bases = [Path(found.origin or "").with_suffix("")]
+    if rest:  # a package that is extended by folders of others
+        package = sys.modules.get(".".join((top, *rest[:-1])))
+        bases += [Path(folder) / rest[-1] for folder in getattr(package, "__path__", ())]
     for base in bases:
         for file in (base / "__init__.py", base.with_name(f"{base.name}.py")):
             if file.is_file():

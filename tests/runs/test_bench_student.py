@@ -160,7 +160,7 @@ def _watched(system: Any, told: list[list[str]]) -> Callable[..., Any]:
 def test_a_reference_that_is_not_trained_is_refused_in_one_line(call: Callable[..., Any]) -> None:
     code, out, (line,) = call("--reference", "bistil_tf_2")
     assert (code, out) == (2, [])
-    assert all(fact in line for fact in ("xlt: bistil_tf_2", "not trained yet: bistil full eng,fao", "--reference"))
+    assert all(fact in line for fact in ("xlt: bistil_tf_2", "not trained yet: bistil pretrain eng,fao", "--reference"))
 
 
 @pytest.mark.parametrize(

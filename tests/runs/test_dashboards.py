@@ -21,6 +21,8 @@ from tests.runs.translation_words import sentiment, translate_train
 from tests.translators import write_shelf
 from xlt.commands.dashboard import workspace_of
 from xlt.commands.reproduce import reproduce
+from xlt.compose import hydra_ready
+from xlt.tables.request import request_table
 from xlt.tracking.wandb import WandbRun
 from xlt.tracking.wandb_file import records
 
@@ -80,19 +82,17 @@ def test_a_bar_for_each_system_of_the_table_though_they_share_a_method_and_runs(
         "table.parts.fields.systems.lt_sft.label=Sparse",
         "table.parts.fields.systems.random_sft.label=Twice",
     ]
-    assert (
-        reproduce(
-            [*words, "table.parts.fields.systems.random_sft.overrides=['method=lt_sft','data.sources.eng.upsample=2']"]
-        )
-        == 0
-    )
+    words += ["table.parts.fields.systems.random_sft.overrides=['method=lt_sft','data.sources.eng.upsample=2']"]
+    assert reproduce(words) == 0
+    with hydra_ready():
+        table = request_table(words).name
     for folder in (file.parent for file in out.glob("runs/*/manifest.json")):
         said = _records(folder, "run")[-1]
-        (tag,) = (tag for tag in said.tags if tag.startswith("table:quickstart-"))
+        assert f"table:{table}" in said.tags
         (systems,) = (json.loads(item.value_json) for item in said.config.update if item.key == "systems")
-        names.setdefault(said.job_type, []).append(systems[tag.removeprefix("table:")])
+        names.setdefault(said.job_type, []).append(systems[table])
     assert sorted(names.pop("task module")) == ["Sparse, LT-SFT TA-only", "Twice"]
-    assert names == {"base model": ["base model, full"], "language module": ["language module, lt_sft"] * 2}
+    assert names == {"base model": ["base model, pretrain"], "language module": ["language module, lt_sft"] * 2}
 
 
 def test_lineage_and_scores_of_a_composed_evaluation_are_those_of_the_store(tracked: tuple[list[str], Path]) -> None:
@@ -171,7 +171,7 @@ def test_translations_and_what_learns_from_them_end_well_at_wandb(
     jobs = {}
     for folder in (file.parent for file in tmp_path.glob("runs/*/manifest.json")):
         jobs[_records(folder, "run")[0].job_type] = {end.exit_code for end in _records(folder, "exit")}
-    assert jobs == {"base model": {0}, "translation": {0}, "task module": {0}}
+    assert jobs == {"base model": {0}, "translated source": {0}, "task module": {0}}
 
 
 def test_a_run_killed_outright_goes_on_in_the_same_one_without_gap_or_repetition(

@@ -119,7 +119,7 @@ def test_a_translator_that_learned_what_is_evaluated_on_is_refused(
     ended = command(*words)
     assert (ended.code, len(ended.lines)) == (2, 1), ended.lines
     assert ended.lines[0].startswith("xlt: translation pretrain mad") or "data.sources.pairs" in ended.lines[0]
-    assert "its text is evaluated on, in data.evaluation.x" in ended.lines[0]
+    assert "its text is also in the evaluation data, in data.evaluation.x" in ended.lines[0]
     assert not (tmp_path / "outputs" / "runs").exists()
 
 

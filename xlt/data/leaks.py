@@ -14,7 +14,7 @@ _MIN_WORDS = 4
 class EvaluationTexts:
     """An index of evaluation texts.
 
-    Texts count as equal if their letters and digits are, without regard to case. Texts of fewer than four words are not
+    Texts count as equal if their letters and digits are equal, without regard to case. Texts of fewer than four words are not
     indexed, because they occur anywhere by chance.
 
     Args:
@@ -49,7 +49,7 @@ def leak_fault(name: str, leaks: Iterable[tuple[str, str]]) -> str | None:
     if not places:
         return None
     place, evaluation_place = places[0]
-    more = f" ({len(places) - 1} more examples are, too)" if len(places) > 1 else ""
+    more = f" ({len(places) - 1} more examples are there, too)" if len(places) > 1 else ""
     return (
         f"{name}: {place}: its text is also in the evaluation data, in {evaluation_place}{more}; choose another split, "
         "list the evaluation's source in data.excluded, or set data.leaks=allow"
@@ -57,7 +57,7 @@ def leak_fault(name: str, leaks: Iterable[tuple[str, str]]) -> str | None:
 
 
 def _comparable_texts(example: Example) -> Iterator[str]:
-    """Yields the normalised texts that people wrote; a translation can equal another text by chance."""
+    """Yields the normalised texts that people wrote; translations are left out, as they can be equal by chance."""
     for text in example.untranslated or texts_of(example):
         if word_count(text) >= _MIN_WORDS:
             yield letters(text)

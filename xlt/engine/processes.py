@@ -122,5 +122,5 @@ class Processes:
 
 @functools.cache
 def _gloo_group() -> dist.ProcessGroup:
-    """Returns a group of all processes with the gloo backend, the only backend here whose barrier raises an error after a time limit."""
+    """Returns a group of all processes with gloo, whose barrier can raise an error after a time limit."""
     return dist.new_group(backend="gloo", timeout=_MAX_WAIT)
