@@ -14,8 +14,8 @@ _MIN_WORDS = 4
 class EvaluationTexts:
     """An index of evaluation texts.
 
-    Texts count as equal if their letters and digits are equal, without regard to case. Texts of fewer than four words are not
-    indexed, because they occur anywhere by chance.
+    Texts count as equal if their letters and digits are equal, without regard to case. Texts of fewer than four words
+    are not indexed, because they occur anywhere by chance.
 
     Args:
         examples: name of the source -> its examples.
