@@ -205,7 +205,7 @@ class RunConfig:
     )
     seed: int = key("seed of every random stream", low=0)
     data_dir: str | None = key(
-        "folder with the data sets; the sources' paths are relative to it", no_module="the content of the data counts"
+        "folder with the data sets; sources' paths start from it", no_module="the content of the data counts"
     )
     output_dir: str = key("folder for runs, modules and tables", no_module="it says where results are stored")
     device: str = key(

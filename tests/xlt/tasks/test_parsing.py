@@ -216,7 +216,7 @@ def test_words_scored_in_portions_score_the_same(monkeypatch: pytest.MonkeyPatch
     random_head(head)
     one, other = torch.randn(2, 7, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     whole = head.relation_scores(one, other).detach()
-    monkeypatch.setattr(xlt.tasks.parsing, "_WORDS_AT_ONCE", 3)
+    monkeypatch.setattr(xlt.tasks.parsing, "_CHUNK_WORDS", 3)
     tolerance = summation_tolerance(5 * 5, torch.float64) * float(whole.abs().max())  # vectors of 4 and a 1, twice
     torch.testing.assert_close(head.relation_scores(one, other).detach(), whole, rtol=0, atol=tolerance)
     assert head.relation_scores(one[:0], other[:0]).shape == (0, 3)
