@@ -33,9 +33,9 @@ class Typology:
         data: (languages, features) uint8, 0 or 1.
         place: name of the table, for messages.
         known: (languages, features) bool, True where the value in `data` is known; None if all are. When a language's
-            vector is used, its unknown values are filled in: each by the majority of the ten languages that agree best
-            with this language in features known for both, among those for which the value is known. A language without
-            any known value has no vector.
+            vector is used, each unknown value is filled in by a majority of ten languages. These ten have a known value
+            there, and agree best with this language in the features that both know. A language without any known value
+            has no vector.
     """
 
     def __init__(
