@@ -123,7 +123,7 @@ def _right(model: torch.nn.Module, tokenizer: object, rows: list[dict[str, objec
         (["data.benchmarks.places.tasks=[nowhere]"], "data.benchmarks.places.tasks: lm-eval has no task nowhere"),
         (["data.benchmarks.places.tasks=[humaneval]"], "data.benchmarks.places.runs_code=false: humaneval runs code"),
         (["task=mlm_lines"], "data.benchmarks: benchmarks need a causal language model"),
-        (["data.benchmarks.places.folder=absent"], "data.benchmarks.places.folder=absent: no such folder"),
+        (["data.benchmarks.places.folder=absent"], "data.benchmarks.places.folder=absent: there is no such folder"),
     ],
 )
 def test_what_cannot_be_run_is_refused_before_training(

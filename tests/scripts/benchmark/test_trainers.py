@@ -8,7 +8,7 @@ from benchmark.trainers import StepClock, tagging_trainer, train
 
 @pytest.mark.parametrize("languages", [("eng",), ("eng", "deu")])
 def test_the_clock_has_seconds_for_each_step_and_memory_for_each_phase(languages: tuple[str, ...]) -> None:
-    steps = ["train.max_steps=3", "train.dense_max_steps=2", "train.batch_size=2"]
+    steps = ["train.max_steps=3", "method.dense_max_steps=2", "train.batch_size=2"]
     trainer, clock = tagging_trainer("tiny", "lt_sft", steps, 8, languages), StepClock()
     train(trainer, clock)
     assert {phase: len(seconds) for phase, seconds in clock.seconds.items()} == {"dense": 2, "sparse": 3}
