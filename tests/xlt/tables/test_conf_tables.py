@@ -24,6 +24,19 @@ CONF = Path(xlt.__file__).parent.parent / "conf"
 ABOUT_DATA = re.compile(r"[+~]?(source@)?data[.=]")
 SMALL_MIX = ["data=empty", "+source@data.sources.ind=nusax_senti", "data.sources.ind.language=ind"]
 MEASURED = ["student_sizes", "student_speed", "instruct_costs"]
+# Published rows that no table shows: (file of conf/published, heading, rows).
+NOT_SHOWN = [
+    # Models of another group (§7.4), which the table's note names.
+    ("thesis_7_2", "Tulu v2", "full_13b"),
+    # The densities that are shown for LAS are the best for UAS (Table 4.2), and those of the mixes are of POS and UAS.
+    ("thesis_B_2", "LAS", "lt_sft density=0.08", "random_sft density=0.08", "mad_x reduction_factor=1"),
+    ("thesis_3_2", "LAS", "mad_g data=ud_1_{scale}", "mad_g data=ud_20_{scale}"),
+    # The numbers of POS once more under the heading of the embedded corpus, whose table has fewer systems.
+    ("thesis_3_2", "fields", "full", "xlm_r", "mad_g data=ud_1_{scale}", "mad_g data=ud_20_{scale}"),
+    ("thesis_3_2", "fields", "mad_g_multi", "mad_g_ls_multi", "mad_g_en_multi", "mad_g_ta_multi", "mad_x_multi"),
+    ("thesis_3_2", "fields", "full_multi", "xlm_r_multi"),
+    ("thesis_3_4", "genus", "full", "xlm_r"),
+]
 FILES = sorted(file.stem for file in (CONF / "table").glob("*.yaml"))
 THESIS_TABLES = (
     *("3.2", "3.3", "3.4", "4.2", "4.3", "4.4", "4.5", "5.2", "5.3", "5.4", "5.5", "5.6", "5.7", "6.2", "6.3", "6.4"),
@@ -114,26 +127,33 @@ def test_printed_averages_are_those_of_the_printed_numbers(file: str) -> None:
                 assert abs(mean - numbers[AVERAGE]) <= 0.11, (heading, system)
 
 
-def test_every_published_row_is_one_of_a_table() -> None:
-    """A misspelt row of conf/published would silently have no place."""
-    rows: dict[str, set[str]] = {}
+def test_every_published_row_is_a_row_of_a_table() -> None:
+    """A row of conf/published whose system or setting is misspelt would silently have no place."""
+    placed: set[tuple[str, str, str]] = set()
     shown = dict.fromkeys(["mini", "thesis"], 0)
     for scale in shown:
         for request in filter(None, (requested(file, scale) for file in FILES)):
             for part in request.config.table.parts.values():
-                rows.setdefault(str(part.published), set()).update(
-                    entry.published or name for name, entry in part.systems.items()
-                )
+                for heading in part.metrics.keys() & request.grids.keys() if part.published is not None else ():
+                    reference = request.grids[heading].reference
+                    for row in published_numbers(part.published).numbers.get(heading, {}):
+                        filled = row.replace("{scale}", scale).replace("{experiment}", part.experiment)
+                        for name, entry in part.systems.items():
+                            if name + filled.removeprefix(entry.published or name) in reference:
+                                placed.add((part.published, heading, row))
             for grid in request.grids.values():
                 assert set(grid.reference) <= set(grid.systems)
                 shown[scale] += sum(map(len, grid.reference.values()))
     assert shown["mini"] > 500
     assert shown["thesis"] > 1500
-    for file, named in rows.items():
-        for heading, systems in published_numbers(file).numbers.items() if file != "None" else ():
-            bases = {system.partition(" ")[0] for system in systems}
-            # Of models of another group (§7.4), which the table's note says.
-            assert bases - named <= {"full_13b"}, (file, heading)
+    published = {
+        (file.stem, heading, row)
+        for file in (CONF / "published").glob("*.yaml")
+        for heading, rows in published_numbers(file.stem).numbers.items()
+        for row in rows
+        if heading != "measured"  # by a script
+    }
+    assert published - placed == {(file, heading, row) for file, heading, *rows in NOT_SHOWN for row in rows}
 
 
 def test_some_published_numbers_as_the_thesis_has_them() -> None:
