@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf, SCMode, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -24,6 +26,8 @@ from xlt.tables.config import (
     SystemConfig,
     TableConfig,
 )
+
+_FILES: weakref.WeakKeyDictionary[Any, dict[tuple[str, str], Any]] = weakref.WeakKeyDictionary()
 
 
 def at_scale(table: DictConfig, scale: str) -> None:
@@ -98,7 +102,7 @@ def _grid(table: TableConfig, part_name: str, part: PartConfig, heading: str, sc
 
 
 def _system(name: str, entry: EntryConfig, part: PartConfig, heading: str, scale: str) -> SystemConfig:
-    system = _typed(SystemConfig, config_file("system", entry.system or name), f"conf/system/{entry.system or name}")
+    system = _typed_file(SystemConfig, "system", entry.system or name)
     experiment = entry.experiment or system.experiment or part.experiment
     overrides = [*system.overrides, *entry.overrides, *entry.by_metric.get(heading, [])]
     return SystemConfig(
@@ -124,7 +128,7 @@ def published_numbers(name: str) -> PublishedConfig:
     Raises:
         UsageError: there is no such file, or it has faults.
     """
-    return _typed(PublishedConfig, config_file("published", name), f"conf/published/{name}")
+    return _typed_file(PublishedConfig, "published", name)
 
 
 def _add_published(
@@ -172,6 +176,18 @@ def _published_rows(
     for row, of in numbers.items():
         if row == base or row.startswith(f"{base} "):
             yield name + row.removeprefix(base), of
+
+
+def _typed_file(schema: Any, group: str, name: str) -> Any:
+    """Reads a file of a config group once for each Hydra; callers share the object and do not change it.
+
+    Raises:
+        UsageError: there is no such file, or it has faults.
+    """
+    known = _FILES.setdefault(GlobalHydra.instance().config_loader(), {})
+    if (group, name) not in known:
+        known[group, name] = _typed(schema, config_file(group, name), f"conf/{group}/{name}")
+    return known[group, name]
 
 
 def _typed(schema: Any, content: DictConfig, where: str) -> Any:

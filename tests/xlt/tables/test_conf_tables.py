@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import shlex
 import statistics
@@ -45,6 +46,7 @@ THESIS_TABLES = (
 THESIS_FIGURES = ("3.2", "3.3", "4.2", "4.3", "4.4", "5.1", "6.1", "6.2", "6.3", "7.3", "7.4", "B.1", "E.1", "E.2")
 
 
+@functools.cache
 def requested(file: str, scale: str) -> TableRequest | None:
     """A table at a scale; None for one that this scale does not have."""
     try:
