@@ -7,12 +7,23 @@ import functools
 import re
 import shlex
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import xlt
-from xlt.compose import checked, compose
+from xlt.compose import (
+    checked,
+    compose,
+    compose_generator_run,
+    compose_language_run,
+    compose_model_run,
+    compose_start_run,
+    compose_student_run,
+    strangers,
+)
 from xlt.compose.renamed import RENAMED_TABLES
 from xlt.errors import UsageError
 from xlt.tables.catalogue import catalogue, find_table
@@ -23,6 +34,7 @@ from xlt.tables.table import run_words
 
 CONF = Path(xlt.__file__).parent.parent / "conf"
 ABOUT_DATA = re.compile(r"[+~]?(source@)?data[.=]")
+ABOUT_CHILDREN = re.compile(r"[+~]?(experiment|model|method|language_modules|start|recipe|target)[.=@]")
 SMALL_MIX = ["data=empty", "+source@data.sources.ind=nusax_senti", "data.sources.ind.language=ind"]
 MEASURED = ["student_sizes", "student_speed", "instruct_costs"]
 # Published rows that no table shows: (file of conf/published, heading, rows).
@@ -88,6 +100,41 @@ def test_every_row_composes_and_evaluates_the_columns_of_its_table(
                     source = run.data.evaluation[evaluated]
                     languages = (source.language, source.translation and source.translation.source_language)
                     assert evaluated in languages or evaluated == "source"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", ["mini", "thesis"])
+def test_the_runs_that_rows_stand_on_compose(scale: str) -> None:
+    """The overrides of students, language runs, generators and starts stand in strings, which no schema checks."""
+    known: set[str] = set()
+    for file in FILES:
+        request = requested(file, scale)
+        for grid in request.grids.values() if request is not None else ():
+            for system in grid.systems.values():
+                words = run_words(grid, system, [], grid.sources[0] if grid.sources else None)
+                choices = " ".join(word for word in words if ABOUT_CHILDREN.match(word))
+                if choices not in known:
+                    known.add(choices)
+                    others = [word for word in words[1:] if not ABOUT_DATA.match(word)]
+                    for child in children(compose([words[0], *SMALL_MIX, *others])):
+                        assert list(strangers(child)) == [], words
+    assert len(known) > 20
+
+
+def children(parent: Any) -> Iterator[Any]:
+    """Composes the runs that a run stands on."""
+    if parent.language_modules.experiment is not None:
+        yield compose_language_run(parent, "fao")
+    if parent.language_modules.generator is not None:
+        yield compose_generator_run(parent)
+    if parent.start.run is not None:
+        yield compose_start_run(parent)
+    if parent.model.run is not None:
+        yield compose_model_run(parent, parent.model.run)
+    if parent.model.student is not None and parent.model.student.run is not None:
+        student = compose_student_run(parent, parent.model.student.run)
+        yield student
+        yield from children(student)
 
 
 @pytest.mark.parametrize("number", THESIS_TABLES)
