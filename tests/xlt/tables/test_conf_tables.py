@@ -68,7 +68,7 @@ def requested(file: str, scale: str) -> TableRequest | None:
         return None
 
 
-@pytest.mark.parametrize("scale", ["mini", "thesis"])
+@pytest.mark.parametrize("scale", ["mini", pytest.param("thesis", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("file", FILES)
 def test_every_row_composes_and_evaluates_the_columns_of_its_table(
     file: str, scale: str, tmp_path: Path, tiny_bert: Path
