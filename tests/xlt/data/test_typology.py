@@ -93,5 +93,5 @@ def test_a_vector_belongs_to_a_code_in_whatever_script(tmp_path: Path) -> None:
     # fin_Latn, isl_Latn and isl_Runr: the last two are equally near to fao, one of them in its script.
     assert typology.nearest("fao_Runr", ["fin_Latn", "isl_Latn", "isl_Runr"]) == "isl_Runr"
     assert typology.nearest("fao_Latn", ["fin_Latn", "isl_Latn", "isl_Runr"]) == "isl_Latn"
-    with pytest.raises(UsageError, match="language=deu_Latn: t.npz has no vector of German"):
+    with pytest.raises(UsageError, match=r"language=deu_Latn: t\.npz has no vector of German"):
         typology.vectors(["deu_Latn"])
