@@ -84,3 +84,14 @@ def test_another_table_is_refused(changes: dict[str, object], said: str, tmp_pat
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"nowhere.npz: no such file"):
         load_typology(str(tmp_path / "nowhere.npz"))
+
+
+def test_a_vector_belongs_to_a_code_in_whatever_script(tmp_path: Path) -> None:
+    typology = load_typology(_save(tmp_path / "t.npz"))
+    assert typology.vectors(["fao_Latn", "fao_Runr"]).tolist() == typology.vectors(["fao", "fao"]).tolist()
+    assert "fao_Latn" in typology and "nah_Latn" not in typology
+    # fin_Latn, isl_Latn and isl_Runr: the last two are equally near to fao, one of them in its script.
+    assert typology.nearest("fao_Runr", ["fin_Latn", "isl_Latn", "isl_Runr"]) == "isl_Runr"
+    assert typology.nearest("fao_Latn", ["fin_Latn", "isl_Latn", "isl_Runr"]) == "isl_Latn"
+    with pytest.raises(UsageError, match=r"language=deu_Latn: t\.npz has no vector of German"):
+        typology.vectors(["deu_Latn"])
