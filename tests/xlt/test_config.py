@@ -141,7 +141,8 @@ WITH_TESTS_OF_THEIR_OWN = {
 @pytest.mark.parametrize(
     ("group", "option"),
     [
-        (folder.name, option)
+        # A mix of the thesis has up to a hundred sources, which Hydra composes in seconds.
+        pytest.param(folder.name, option, marks=pytest.mark.slow if option.endswith("_thesis") else ())
         for folder in sorted(CONF.iterdir())
         if folder.is_dir() and folder.name not in WITH_TESTS_OF_THEIR_OWN
         for option in options(folder.name)
