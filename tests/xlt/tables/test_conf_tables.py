@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import re
 import shlex
 import statistics
@@ -26,6 +27,8 @@ from xlt.compose import (
 )
 from xlt.compose.renamed import RENAMED_TABLES
 from xlt.errors import UsageError
+from xlt.plan.planner import Plan
+from xlt.plan.store import RunStore
 from xlt.tables.catalogue import catalogue, find_table
 from xlt.tables.config import AVERAGE
 from xlt.tables.request import TableRequest, request_table
@@ -135,6 +138,25 @@ def children(parent: Any) -> Iterator[Any]:
         student = compose_student_run(parent, parent.model.student.run)
         yield student
         yield from children(student)
+
+
+@pytest.mark.slow
+@pytest.mark.real
+@pytest.mark.parametrize("file", FILES)
+def test_every_small_table_is_planned_on_the_real_data(file: str, tmp_path: Path) -> None:
+    path, data = os.environ.get("XLT_MODEL_PATH"), os.environ.get("XLT_DATA_DIR")
+    if path is None or data is None:
+        pytest.skip("XLT_MODEL_PATH or XLT_DATA_DIR is not set")
+    request = requested(file, "mini")
+    if request is None:
+        return
+    experiments = {str(system.experiment) for grid in request.grids.values() for system in grid.systems.values()}
+    if "instruct" in experiments or file == "adapter_hub":
+        pytest.skip("needs a decoder, or modules of AdapterHub, which only the user has")
+    own_model = all(name.startswith(("nano", "translation")) for name in experiments)
+    words = [f"table={file}", f"data_dir={data}", f"output_dir={tmp_path}"]
+    request = request_table([*words, *([] if own_model else [f"model.path={path}"])])
+    assert request.tables(Plan(RunStore(tmp_path)))[1] == []
 
 
 @pytest.mark.parametrize("number", THESIS_TABLES)
