@@ -45,7 +45,7 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
         numbers[system.label] = {
             "score": cell.mean,
             "spread": cell.spread,
-            **{what: statistics.fmean(cost[what] for cost in costs) for what in ("flops", "parameters")},
+            **{key: statistics.fmean(cost[key] for cost in costs) for key in ("flops", "parameters")},
             "published": _published(grid, name),
             "whole": name == whole,
         }
