@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _MARKERS = {"encoder and translation model": "o", "encoder": "s", "translation model": "^", "neither": "X"}
 
+labels = system_labels
+
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
     """Returns `ours` and `thesis`, system -> language -> [megabytes of text, value], and `known`.
@@ -47,10 +49,6 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
         raise UsageError("table.figure.kind=resources: no language that is evaluated, its text in a file, yet")
     known = {column: _known(facts.get(column, {})) for column in targets}
     return {**{part: series for part, series in numbers.items() if series}, "known": known}
-
-
-def labels(grid: Grid) -> list[str]:
-    return system_labels(grid)
 
 
 def size(numbers: dict[str, Any]) -> tuple[float, float]:

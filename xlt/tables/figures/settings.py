@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _AVERAGE = "avg"
 _WORDS = {"cap_words": "words of text", "data": "source languages", "cap": "examples"}
 
+labels = system_labels
+
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
     """Returns `panels`, group (or `avg`) -> system -> points by the searched number, and `key`, the searched key."""
@@ -60,10 +62,6 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
         for panel, lines in panels.items()
     }
     return {"key": ", ".join(sorted(keys)), "panels": ordered}
-
-
-def labels(grid: Grid) -> list[str]:
-    return system_labels(grid)
 
 
 def size(numbers: dict[str, Any]) -> tuple[float, float]:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _AVERAGE = "avg"
 _FACTS = {"seconds": "seconds a step", "GB": "GPU memory (GB)"}
 
+labels = system_labels
+
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
     """Returns panel -> system -> [x, score].
@@ -40,10 +42,6 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
     if not ours:
         raise UsageError("table.figure.kind=speed: no system has all its columns yet")
     return {"ours, seconds a step": ours, **theirs}
-
-
-def labels(grid: Grid) -> list[str]:
-    return system_labels(grid)
 
 
 def size(numbers: dict[str, Any]) -> tuple[float, float]:
