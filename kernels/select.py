@@ -86,15 +86,15 @@ def select_most_changed_definition(
 def select_largest(values: Tensor, k: int, excluded: Tensor, generator: torch.Generator) -> Tensor:
     """Returns the `k` entries of one tensor with the largest magnitude, among those that are not excluded.
 
-    SpIEL-AG selects its growth candidates so (thesis §7.3.1): `values` is a dense gradient, and the active entries are
-    excluded. Of equal magnitudes the lower flat index is taken; only if entries that are zero must be taken does a
-    uniform draw decide among them, because no gradient ranks them.
+    SpIEL-AG selects its growth candidates with this function (thesis §7.3.1): `values` is a dense gradient, and the
+    active entries are excluded. If magnitudes are equal, the lower flat index wins. If fewer than `k` entries are not
+    zero, the rest is drawn uniformly from the entries that are zero, because the gradient does not rank those.
 
     Args:
         values: floating-point, any shape. It is changed in place: the excluded entries become zero.
         k: 0 <= k <= number of entries that are not excluded.
         excluded: (M,) int32 or int64 flat row-major indices, ascending.
-        generator: a CPU generator for the draw; it advances only if there is a draw.
+        generator: a CPU generator for this draw; its state changes only if the draw is needed.
     Returns:
         (k,) int64 flat row-major indices, ascending.
     Raises:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from benchmark.report import CommandLine
 from torch import Tensor, nn
 from transformers import (
     BertConfig,
@@ -50,10 +52,19 @@ FAMILIES = {
 }
 
 
-def require_library(line: argparse.ArgumentParser) -> None:
-    """Refuses to go on (exit code 2) where the library is not installed."""
+def parity_options(description: str | None) -> argparse.Namespace:
+    """Reads the command line of a script that compares with the library; `golden` is a folder or None.
+
+    The script ends with exit code 2 if the library is not installed.
+    """
+    line = CommandLine(description)
+    line.add_argument(
+        "--golden", type=Path, default=None, help="folder for the files that the test suite compares with"
+    )
+    options = line.parse_args()
     if _version("adapters") is None:
         line.error("the adapters library is not installed; pip install adapters, in an environment of its own")
+    return options
 
 
 def versions(packages: Sequence[str] = ("adapters", "transformers", "torch")) -> dict[str, str | None]:

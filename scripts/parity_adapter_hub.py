@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from adapters_library import FAMILIES, largest_difference, require_library, versions
-from benchmark.report import CommandLine, write_record
+from adapters_library import FAMILIES, largest_difference, parity_options, versions
+from benchmark.report import write_record
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM
@@ -137,12 +137,7 @@ def _their_hidden(theirs: Any) -> Tensor:
 
 
 def main() -> None:
-    line = CommandLine(__doc__)
-    line.add_argument(
-        "--golden", type=Path, default=None, help="folder for the files that the test suite compares with"
-    )
-    options = line.parse_args()
-    require_library(line)
+    options = parity_options(__doc__)
     logging.getLogger("adapters").setLevel(logging.ERROR)
     if options.golden is not None:
         write_golden(options.golden)

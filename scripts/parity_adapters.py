@@ -22,10 +22,10 @@ from adapters_library import (
     bottleneck_pairs,
     largest_difference,
     parameter_pairs,
-    require_library,
+    parity_options,
     versions,
 )
-from benchmark.report import CommandLine, write_record
+from benchmark.report import write_record
 from safetensors.torch import save_file
 from torch import nn
 
@@ -146,12 +146,7 @@ def _same_model(theirs: nn.Module, family: str) -> Any:
 
 
 def main() -> None:
-    line = CommandLine(__doc__)
-    line.add_argument(
-        "--golden", type=Path, default=None, help="folder for the files that the test suite compares with"
-    )
-    options = line.parse_args()
-    require_library(line)
+    options = parity_options(__doc__)
     rows = {}
     for family in FAMILIES:
         for configuration in CONFIGURATIONS:

@@ -56,18 +56,18 @@ class SourceCode:
         Raises:
             UsageError: the source of a root is missing, or a file is not valid Python.
         """
-        asked = frozenset(roots), frozenset(without)
-        if asked not in self._digests:
-            self._digests[asked] = _Walk(self, *asked).digests()
-        return self._digests[asked]
+        request = frozenset(roots), frozenset(without)
+        if request not in self._digests:
+            self._digests[request] = _Walk(self, *request).digests()
+        return self._digests[request]
 
     def has(self, name: str) -> bool:
         """Returns whether a module or a definition of this dotted name exists."""
         if self.module(name) is not None:
             return True
         module, _, last = name.rpartition(".")
-        there = self.module(module) if module else None
-        return there is not None and last in there.definitions
+        parsed = self.module(module) if module else None
+        return parsed is not None and last in parsed.definitions
 
     def module(self, name: str) -> _Module | None:
         """Returns the parsed module; None if there is no module of this name."""
@@ -97,15 +97,15 @@ def read_source(module: str) -> str | None:
     """
     top, *rest = module.split(".")
     try:
-        found = importlib.util.find_spec(top)
+        spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):
-        found = None
-    if found is None:
+        spec = None
+    if spec is None:
         return None
-    folders = [Path(folder) for folder in found.submodule_search_locations or ()]
+    folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
     bases = [folder.joinpath(*rest) for folder in folders]
     if not rest and not folders:
-        bases = [Path(found.origin or "").with_suffix("")]
+        bases = [Path(spec.origin or "").with_suffix("")]
     if rest:  # a package that is extended by folders of others
         package = sys.modules.get(".".join((top, *rest[:-1])))
         bases += [Path(folder) / rest[-1] for folder in getattr(package, "__path__", ())]
@@ -232,12 +232,12 @@ class _Walk:
 
     def _follow(self, module: str, name: str) -> None:
         """Records a reached definition and follows the names that it uses."""
-        there = self.code.module(module)
-        assert there is not None
-        definition = there.definition(name) if name else there.effect()
+        parsed = self.code.module(module)
+        assert parsed is not None
+        definition = parsed.definition(name) if name else parsed.effect()
         elsewhere = set()
         for chain in sorted(definition.names):
-            elsewhere |= self._reach_chain(there, chain)
+            elsewhere |= self._reach_chain(parsed, chain)
         for imported, inner in sorted(definition.imports, key=str):
             if inner is not None:
                 self._reach_name(imported, inner)
@@ -276,8 +276,8 @@ class _Walk:
         """Returns the submodule of this name in a package; None if the package defines the name itself."""
         if not self._is_followed(package):
             return None
-        there = self.code.module(package)
-        if there is None or name in there.definitions or name in there.imports:
+        parsed = self.code.module(package)
+        if parsed is None or name in parsed.definitions or name in parsed.imports:
             return None
         whole = f"{package}.{name}"
         return whole if self.code.module(whole) is not None else None
@@ -286,14 +286,14 @@ class _Walk:
         """Follows a name of a module to its definition, which may be in another module; False if there is none."""
         if not self._is_followed(module):
             return False
-        there = self.code.module(module)
-        if there is None:
+        parsed = self.code.module(module)
+        if parsed is None:
             return False
-        if name in there.definitions:
+        if name in parsed.definitions:
             self._reach(module, name)
             return True
-        if name in there.imports:
-            target, inner = there.imports[name]
+        if name in parsed.imports:
+            target, inner = parsed.imports[name]
             if inner is None or self._submodule(target, inner) is not None:
                 whole = target if inner is None else f"{target}.{inner}"
                 if self._is_followed(whole):
@@ -303,11 +303,11 @@ class _Walk:
         if (inner_module := self._submodule(module, name)) is not None:
             self._reach_module(inner_module)
             return True
-        return any(self._reach_name(star, name) for star in there.stars)
+        return any(self._reach_name(star, name) for star in parsed.stars)
 
     def _reach_module(self, module: str) -> None:
-        there = self.code.module(module)
-        for name in there.definitions if there is not None else ():
+        parsed = self.code.module(module)
+        for name in parsed.definitions if parsed is not None else ():
             self._reach(module, name)
 
     def _reach(self, module: str, name: str) -> None:
@@ -316,11 +316,11 @@ class _Walk:
         known = self.reached.setdefault(module, {})
         if name in known:
             return
-        there = self.code.module(module)
-        assert there is not None
+        parsed = self.code.module(module)
+        assert parsed is not None
         known[name] = ""
         self._waiting.append((module, name))
-        if there.effects and "" not in known:
+        if parsed.effects and "" not in known:
             known[""] = ""
             self._waiting.append((module, ""))
         if not module.startswith(tuple(f"{package}." for package in _PACKAGES)):
@@ -341,12 +341,12 @@ class _Walk:
 def _folder_of_plug_in(top: str) -> Path | None:
     """Returns the folder with a plug-in's top-level module; None for an installed module or one of Python."""
     try:
-        found = importlib.util.find_spec(top)
+        spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):
         return None
-    if found is None:
+    if spec is None:
         return None
-    places = list(found.submodule_search_locations or ()) or [found.origin or ""]
+    places = list(spec.submodule_search_locations or ()) or [spec.origin or ""]
     folder = Path(places[0]).parent
     shared = {Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     return None if folder in shared or not folder.is_dir() or not places[0] else folder
@@ -354,22 +354,22 @@ def _folder_of_plug_in(top: str) -> Path | None:
 
 def _analysed(statements: Iterable[ast.stmt], module: str) -> _Definition:
     text: list[str] = []
-    found = _Definition("", set(), set())
+    definition = _Definition("", set(), set())
     for statement in statements:
-        _normalise(statement, module, text, found)
-    found.digest = _digest("\0".join(text))
-    return found
+        _normalise(statement, module, text, definition)
+    definition.digest = _digest("\0".join(text))
+    return definition
 
 
-def _normalise(node: ast.AST, module: str, text: list[str], found: _Definition, in_class: bool = False) -> None:
-    """Appends the content of a syntax tree that counts to `text`, and the names that it uses to `found`.
+def _normalise(node: ast.AST, module: str, text: list[str], definition: _Definition, in_class: bool = False) -> None:
+    """Appends the content of a syntax tree that counts to `text`, and the names that it uses to `definition`.
 
     `ast.dump` is not used, because its output differs between versions of Python.
     """
     if _is_text(node):
         return
     if isinstance(node, ast.AnnAssign):
-        _annotation(node.annotation, found)
+        _annotation(node.annotation, definition)
         if in_class and node.value is None:
             text.append(ast.unparse(node.target))
         if node.value is None or (in_class and _is_call_of(node.value, "key")):
@@ -379,7 +379,7 @@ def _normalise(node: ast.AST, module: str, text: list[str], found: _Definition, 
     elif isinstance(node, (ast.Import, ast.ImportFrom)):
         for name, target in _imported(node, module):
             text.append(f"import {name} {target[0]} {target[1]}")
-            found.imports.add((target[0], None if name == "*" else target[1]))
+            definition.imports.add((target[0], None if name == "*" else target[1]))
         return
     elif isinstance(node, ast.Raise):
         text.append("Raise")
@@ -389,13 +389,13 @@ def _normalise(node: ast.AST, module: str, text: list[str], found: _Definition, 
         children = [node.test]
     elif isinstance(node, ast.arg):
         text.append(f"arg {node.arg}")
-        _annotation(node.annotation, found)
+        _annotation(node.annotation, definition)
         children = []
     elif isinstance(node, ast.Constant):
         text.append(f"{type(node.value).__name__} {node.value!r}")
         children = []
     elif isinstance(node, (ast.Name, ast.Attribute)) and (chain := _chain(node)) is not None:
-        found.names.add(chain)
+        definition.names.add(chain)
         text.append(".".join(chain))
         children = []
     else:
@@ -403,11 +403,11 @@ def _normalise(node: ast.AST, module: str, text: list[str], found: _Definition, 
         is_schema = isinstance(node, ast.ClassDef) and any(_is_dataclass(one) for one in node.decorator_list)
         for name, value in ast.iter_fields(node):
             if name == "returns" and value is not None:
-                _annotation(value, found)
+                _annotation(value, definition)
             elif isinstance(value, ast.AST):
                 if not isinstance(value, ast.expr_context):
                     text.append(name)
-                    _normalise(value, module, text, found)
+                    _normalise(value, module, text, definition)
             elif isinstance(value, list):
                 if value:
                     text.append(f"{name}[")
@@ -415,7 +415,7 @@ def _normalise(node: ast.AST, module: str, text: list[str], found: _Definition, 
                     if isinstance(item, ast.AST):
                         about = is_schema and isinstance(item, ast.FunctionDef) and item.name in _ABOUT_CONFIGS
                         if not about:
-                            _normalise(item, module, text, found, isinstance(node, ast.ClassDef))
+                            _normalise(item, module, text, definition, isinstance(node, ast.ClassDef))
                     elif item is not None:
                         text.append(str(item))
             elif value is not None and name not in ("type_comment", "kind"):
@@ -423,19 +423,19 @@ def _normalise(node: ast.AST, module: str, text: list[str], found: _Definition, 
         text.append(")")
         return
     for child in children:
-        _normalise(child, module, text, found)
+        _normalise(child, module, text, definition)
 
 
-def _annotation(node: ast.AST | None, found: _Definition) -> None:
-    """Adds the names in an annotation to `found`, because methods of these classes can be called on its values."""
+def _annotation(node: ast.AST | None, definition: _Definition) -> None:
+    """Adds the names in an annotation to `definition`, because methods of these classes can be called on its values."""
     for inner in ast.walk(node) if node is not None else ():
         if isinstance(inner, ast.Constant) and isinstance(inner.value, str):
             try:
-                _annotation(ast.parse(inner.value, mode="eval"), found)
+                _annotation(ast.parse(inner.value, mode="eval"), definition)
             except SyntaxError:
                 continue
         elif isinstance(inner, (ast.Name, ast.Attribute)) and (chain := _chain(inner)) is not None:
-            found.names.add(chain)
+            definition.names.add(chain)
 
 
 def _chain(node: ast.expr) -> tuple[str, ...] | None:

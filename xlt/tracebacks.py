@@ -74,12 +74,12 @@ def _shown(file: str) -> str:
 
 def _plain_reason(error: BaseException) -> str | None:
     """Returns the message for an error that is no bug of the program; None for other errors."""
-    said = " ".join(str(error).split())
+    message = " ".join(str(error).split())
     if isinstance(error, (PlainError, FloatingPointError)):
-        return said
+        return message
     # Recognised without importing torch: on GPUs by the name of torch's error, on CPUs by that of its allocator.
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in said:
-        return f"out of memory; lower train.batch_size, or set train.micro_batch_size: {said[:_LONGEST_MESSAGE]}"
-    if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or "No space left" in said:
-        return f"the disk is full: {said}"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in message:
+        return f"out of memory; lower train.batch_size, or set train.micro_batch_size: {message[:_LONGEST_MESSAGE]}"
+    if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or "No space left" in message:
+        return f"the disk is full: {message}"
     return None

@@ -1,19 +1,25 @@
-"""The `xlt` command called from an empty folder, a small shelf of data to call it with, and a tiny table."""
+"""The `xlt` command called from an empty folder, small data and input files for it, and a tiny table."""
 
 from __future__ import annotations
 
 import logging
+import pickle
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 from xlt.commands.cli import main
 from xlt.compose import compose, hydra_ready
+from xlt.models.loading import load_pretrained
 from xlt.models.vocabulary import train_tokenizer
+from xlt.modules import Entries, ModuleHeader, SparseDelta
 
 TREEBANKS = {
     "eng": "UD_English-EWT",
@@ -45,6 +51,24 @@ _MODEL = [
 ]
 _LANGUAGE = [*_TINY, "data.sources.text.cap=30"]
 _KEPT = {"eng", "fao"}
+_TWO_STEPS = "train: {max_steps: 2, evaluate_every_steps: 1}\n"
+_WEIGHT = "backbone.encoder.layer.0.attention.self.query.weight"
+_EXPERIMENT = """\
+# @package _global_
+defaults:
+  - /source@data.sources.eng: ud_eng
+  - /source@data.validation.eng: ud_eng
+  - /source@data.evaluation.fao: ud_fao
+  - override /tracker: silent
+{choices}
+  - _self_
+experiment_name: {name}
+task: {{max_length: 40}}
+data:
+  validation: {{eng: {{split: dev}}}}
+  evaluation: {{fao: {{split: test}}}}
+device: cpu
+"""
 
 
 @dataclass(frozen=True)
@@ -82,6 +106,72 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text = "".join(f"the {code} cat sat on mat {number}\n" for number in range(20))
         (folder / "mono" / f"{code}.txt").write_text(text, encoding="utf-8")
     return folder
+
+
+def write_experiment(configs: Path, name: str, choices: Sequence[str], settings: str) -> Path:
+    """Writes an experiment of POS from English, evaluated on Faroese, to a folder of configs.
+
+    Args:
+        configs: the folder, for `--config-dir`; made if it does not exist.
+        name: of the experiment.
+        choices: further lines of its defaults list, as `override /method: bitfit`.
+        settings: further YAML.
+    Returns:
+        `configs`.
+    """
+    folder = configs / "experiment"
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = "\n".join(f"  - {choice}" for choice in choices)
+    (folder / f"{name}.yaml").write_text(_EXPERIMENT.format(name=name, choices=lines) + settings, encoding="utf-8")
+    return configs
+
+
+@pytest.fixture(scope="session")
+def input_files(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, data_dir: Path) -> dict[str, Path]:
+    """Good and bad files and folders, by the names that tests of wrong input give them in braces."""
+    folder = tmp_path_factory.mktemp("inputs")
+    files: dict[str, Path] = {"data": data_dir, "model": tiny_bert, "configs": folder / "configs"}
+    write_experiment(folder / "configs", "right", ["override /recipe: nano_distil"], _TWO_STEPS)
+
+    def module(name: str, **header: Any) -> None:
+        files[name] = folder / f"{name}.st"
+        base = {"kind": "sparse_delta", "method": "lt_sft", "base_model": "tiny", "base_hash": base_hash}
+        entries = {_WEIGHT: Entries(torch.tensor([0, 5]), torch.tensor([0.1, 0.2]), torch.Size([32, 32]))}
+        SparseDelta(ModuleHeader(**{**base, **header}), entries, {}).save(files[name])
+
+    def file(name: str, content: bytes) -> None:
+        files[name.partition(".")[0]] = folder / name
+        (folder / name).write_bytes(content)
+
+    base_hash = load_pretrained(str(tiny_bert)).base_hash
+    module("module", language="eng", provenance={"experiment": "x" * 400})
+    module("other_base", language="eng", base_hash="b1", base_model="another")
+    module("other_language", language="deu")
+    module("task_module", task="pos")
+    good = files["module"].read_bytes()
+    file("truncated.st", good[: len(good) // 2])
+    file("flipped.st", good[:-3] + bytes([good[-3] ^ 4]) + good[-2:])
+    file("pickled.st", pickle.dumps({"a": [1, 2]}))
+    torch.save({"a": torch.ones(3)}, folder / "zipped.st")
+    safetensors.torch.save_file({"a": torch.ones(3)}, folder / "plain.st")
+    files |= {name: folder / f"{name}.st" for name in ("zipped", "plain")}
+
+    word = "{}\t{}\t_\t{}\t_\t_\t0\t_\t_\t_\n"
+    first = word.format(1, "the", "DET").encode()
+    file("broken.conllu", first + b"2\tcat\t_\tNOUN\t_\t_\t0\t_\t_\n\n")
+    file("misnumbered.conllu", first + word.format(3, "cat", "NOUN").encode() + b"\n")
+    file("unseen.conllu", first + word.format(2, "cat", "NOPE").encode() + b"\n")
+    file("void.conllu", b"# a comment\n\n\n")
+    file("latin.conllu", first + word.format(2, "cát", "NOUN").encode("latin-1") + b"\n")
+    file("single.conllu", first + b"\n")
+    file("lines.txt", b"the cat sat\non the mat\n")
+    for name in ("empty", "weightless", "speechless"):
+        files[name] = folder / name
+        files[name].mkdir()
+    shutil.copy(tiny_bert / "config.json", files["weightless"])
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(tiny_bert / name, files["speechless"])
+    return files
 
 
 def _list(words: list[str]) -> str:

@@ -12,32 +12,14 @@ import pytest
 import yaml
 
 import xlt
+from tests.runs.conftest import write_experiment
 
-EXPERIMENT = """\
-# @package _global_
-defaults:
-  - /source@data.sources.eng: ud_eng
-  - /source@data.validation.eng: ud_eng
-  - /source@data.evaluation.fao: ud_fao
-  - override /method: bitfit
-  - override /tracker: silent
-  - _self_
-experiment_name: my_own
-task: {max_length: 40}
-data:
-  validation: {eng: {split: dev}}
-  evaluation: {fao: {split: test}}
-train: {max_steps: 2, evaluate_every_steps: 1, batch_size: 4}
-device: cpu
-"""
+SETTINGS = "train: {max_steps: 2, evaluate_every_steps: 1, batch_size: 4}\n"
 
 
 @pytest.fixture
 def own_configs(tmp_path: Path) -> Path:
-    folder = tmp_path / "own"
-    (folder / "experiment").mkdir(parents=True)
-    (folder / "experiment" / "my_own.yaml").write_text(EXPERIMENT, encoding="utf-8")
-    return folder
+    return write_experiment(tmp_path / "own", "my_own", ["override /method: bitfit"], SETTINGS)
 
 
 def test_help_fits_a_narrow_terminal_and_names_every_group_and_how_to_begin(command: Callable[..., Any]) -> None:

@@ -15,7 +15,7 @@ from hydra.core.config_store import ConfigStore
 
 import xlt.data.readers
 import xlt.methods
-from tests.runs.test_sweep import EXPERIMENT, summary
+from tests.runs.test_sweep import summary, write_swept_experiment
 
 PLUGIN = """\
 from dataclasses import dataclass
@@ -77,9 +77,8 @@ def words(
     store.store(group="method", name="base_faulty", node=faulty_plugin.MethodConfig)
     store.store(group="method", name="base_never_built", node=faulty_plugin.PlanningConfig)
     store.store(group="task", name="base_faulty", node=faulty_plugin.TaskConfig)
-    own = tmp_path / "own"
+    own = write_swept_experiment(tmp_path / "own")
     for file, text in {
-        "experiment/swept.yaml": EXPERIMENT,
         "method/faulty.yaml": "defaults: [base_faulty, _self_]\n",
         "method/never_built.yaml": "defaults: [base_never_built, _self_]\n",
         "task/faulty.yaml": "defaults: [pos, base_faulty, _self_]\n",

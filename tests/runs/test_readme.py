@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.runs.test_sweep import EXPERIMENT
+from tests.runs.test_sweep import write_swept_experiment
 from xlt.commands.claims import compose_claims
 from xlt.compose import compose, hydra_ready, override_faults
 from xlt.errors import UsageError
@@ -145,9 +145,7 @@ def test_the_example_method_trains_as_it_stands_there(tmp_path: Path, data_dir: 
     assert shown.keys() == {"xlt/methods/top_layers.py", "conf/method/top_layers.yaml"}
     for path, text in shown.items():
         (package / re.sub(r"^conf/", "xlt_conf/", path)).write_text(text, encoding="utf-8")
-    own = tmp_path / "own"
-    (own / "experiment").mkdir(parents=True)
-    (own / "experiment" / "swept.yaml").write_text(EXPERIMENT, encoding="utf-8")
+    own = write_swept_experiment(tmp_path / "own")
     words = [
         *("--config-dir", str(own), "experiment=swept", *EXAMPLE[2:], "train.max_steps=2"),
         *(f"data_dir={data_dir}", f"model.path={tiny_bert}", f"output_dir={tmp_path / 'out'}"),

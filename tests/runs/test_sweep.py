@@ -15,40 +15,30 @@ from typing import Any
 import hydra
 import pytest
 
+from tests.runs.conftest import write_experiment
 from xlt.compose import hydra_ready
 from xlt.engine.run import Composition
 from xlt.engine.training import Interrupted
 from xlt.execution import execution
 from xlt.plan.planner import Run
 
-EXPERIMENT = """\
-# @package _global_
-defaults:
-  - /source@data.sources.eng: ud_eng
-  - /source@data.validation.eng: ud_eng
-  - /source@data.evaluation.fao: ud_fao
-  - override /method: bitfit
-  - override /language_modules: mono
-  - override /tracker: silent
-  - _self_
-experiment_name: swept
-task: {max_length: 40}
-data:
-  validation: {eng: {split: dev}}
-  evaluation: {fao: {split: test}}
+CHOICES = ["override /method: bitfit", "override /language_modules: mono"]
+SETTINGS = """\
 train: {max_steps: 4, evaluate_every_steps: 2, batch_size: 4}
 language_modules:
   overrides: [train.max_steps=2, train.evaluate_every_steps=2, task.max_length=40, data.held_out_fraction=0.2]
-device: cpu
 threads: 1
 """
 
 
+def write_swept_experiment(configs: Path) -> Path:
+    """Writes `experiment=swept`, BitFit with language modules, to a folder of configs; returns the folder."""
+    return write_experiment(configs, "swept", CHOICES, SETTINGS)
+
+
 @pytest.fixture
 def words(tmp_path: Path, data_dir: Path, tiny_bert: Path) -> tuple[str, ...]:
-    folder = tmp_path / "own"
-    (folder / "experiment").mkdir(parents=True)
-    (folder / "experiment" / "swept.yaml").write_text(EXPERIMENT, encoding="utf-8")
+    folder = write_swept_experiment(tmp_path / "own")
     model = f"model.path={tiny_bert}"
     return ("--config-dir", str(folder), "-m", "experiment=swept", f"data_dir={data_dir}", model, "output_dir=out")
 

@@ -27,8 +27,8 @@ from xlt.findings.claims import (
     as_record,
     correct,
     examine,
-    only,
-    searched_columns,
+    requested_claims,
+    used_columns,
     without_cells,
 )
 from xlt.findings.report import claims_markdown, print_claims
@@ -38,8 +38,8 @@ from xlt.tables.config import GridConfig
 from xlt.tables.request import request_table
 from xlt.tables.table import Table
 
-_OWN = tuple(item.name for item in dataclasses.fields(ClaimsConfig))
-_PLAIN = "encoder"
+_COMMAND_KEYS = tuple(item.name for item in dataclasses.fields(ClaimsConfig))
+_DEFAULT_STORE = "encoder"
 """Name of the store to whose runs the command's other overrides apply."""
 
 
@@ -58,21 +58,21 @@ def check_claims(words: list[str]) -> int:
     if "--help" in words or "-h" in words:
         print("usage: claims.py [only=[NAME,...]] [seeds=[1,2]] [stores.NAME.KEY=...] [override of every run ...]")
         return 0
-    if stray := [word for word in words if is_stray(word)]:
-        raise UsageError(*(f"{word}: neither an option nor an override; write KEY=VALUE" for word in stray))
-    own = [word for word in words if word.partition("=")[0].lstrip("+~").split(".")[0] in _OWN]
+    if wrong := [word for word in words if is_stray(word)]:
+        raise UsageError(*(f"{word}: neither an option nor an override; write KEY=VALUE" for word in wrong))
+    settings = [word for word in words if word.partition("=")[0].lstrip("+~").split(".")[0] in _COMMAND_KEYS]
     with hydra_ready():
-        config = compose_claims(own)
-        config.stores[_PLAIN].overrides += [word for word in words if word not in own]
+        config = compose_claims(settings)
+        config.stores[_DEFAULT_STORE].overrides += [word for word in words if word not in settings]
         if unfit := [line for name in config.stores for line in _unfit_overrides(config, name)]:
             raise UsageError(*unfit)
         folder = Path(config.output_dir).expanduser()
         with _writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         findings = _findings(config)
-    for of in findings.values():
-        correct(of.values())
-    claims = only(config)
+    for claim_findings in findings.values():
+        correct(claim_findings.values())
+    claims = requested_claims(config)
     records = [as_record(name, findings[name], config) for name in claims]
     trial = dataclasses.asdict(config.trial)
     with _writing(folder):
@@ -91,14 +91,14 @@ def _writing(folder: Path) -> Iterator[None]:
         raise UsageError(f"output_dir={folder}: cannot be written to ({error.strerror})") from error
 
 
-def compose_claims(own: list[str]) -> ClaimsConfig:
-    """Composes and checks the list of claims.
+def compose_claims(settings: list[str]) -> ClaimsConfig:
+    """Composes and checks the claims and the settings of the command.
 
     Raises:
         UsageError: wrong overrides or values.
     """
     ConfigStore.instance().store(name="base_claims", node=ClaimsConfig)
-    listed = compose(own, config_name="claims")
+    listed = compose(settings, config_name="claims")
     config = OmegaConf.to_container(
         listed, resolve=True, throw_on_missing=False, structured_config_mode=SCMode.INSTANTIATE
     )
@@ -112,8 +112,8 @@ def compose_claims(own: list[str]) -> ClaimsConfig:
 def _unfit_overrides(config: ClaimsConfig, name: str) -> list[str]:
     """Returns a line for each override of a store that fits none of the runs of its tables.
 
-    An override that fits only some of the runs is no fault here: the findings of the other runs' tests will say why
-    they have no numbers.
+    An override that fits only some of the runs is not reported here: for the other runs, the findings of their tests
+    say why there are no numbers.
     """
     overrides = config.stores[name].overrides
     unfit, first = list(overrides), None
@@ -127,7 +127,7 @@ def _unfit_overrides(config: ClaimsConfig, name: str) -> list[str]:
     if first is None:
         return []
     lines = {line.partition(": ")[0]: line for line in override_faults([*first, *overrides])}
-    where = "" if name == _PLAIN else f"with stores.{name}.overrides: "
+    where = "" if name == _DEFAULT_STORE else f"with stores.{name}.overrides: "
     return [
         where + (lines.get(override) or next(strangers(composed("config", [*first, override])))) for override in unfit
     ]
@@ -143,17 +143,20 @@ def _fit(words: Sequence[str]) -> bool:
 
 
 def _run_words(config: ClaimsConfig, name: str) -> Iterator[list[str]]:
-    """Yields, once each, the words that choose the parts of a store's runs, of the requested claims or else of all.
+    """Yields the words that choose config groups for a store's runs; equal ones only once.
 
-    Words about the data mix, which take most of the time of composing, are included only if an override is about it.
+    The runs are those of the requested claims or, if no requested claim uses the store, those of all claims. Words
+    about the data mix take most of the time of composing, so they are left out unless an override is about the mix.
     """
-    asked, every = (
+    requested, every = (
         [test for claim in claims.values() for test in claim.tests.values() if test.store == name]
-        for claims in (only(config), config.claims)
+        for claims in (requested_claims(config), config.claims)
     )
-    of_mix = any(word.lstrip("+~").startswith(("data.", "data=", "source@")) for word in config.stores[name].overrides)
+    changes_mix = any(
+        word.lstrip("+~").startswith(("data.", "data=", "source@")) for word in config.stores[name].overrides
+    )
     seen = set()
-    tested = [(test.table, test.heading) for test in asked or every if config.scale not in test.lacking]
+    tested = [(test.table, test.heading) for test in requested or every if config.scale not in test.lacking]
     for table, heading in dict.fromkeys(tested):
         shown = TableScores(table, heading, config.scale, [], [], Plan(RunStore(config.output_dir)), name).config()
         for system in shown.systems.values():
@@ -161,7 +164,7 @@ def _run_words(config: ClaimsConfig, name: str) -> Iterator[list[str]]:
             choices = tuple(
                 word.replace("{column}", shown.sources[0])
                 for word in words
-                if "." not in word.partition("=")[0] and (of_mix or not word.startswith("data="))
+                if "." not in word.partition("=")[0] and (changes_mix or not word.startswith("data="))
             )
             if choices not in seen:
                 seen.add(choices)
@@ -170,23 +173,23 @@ def _run_words(config: ClaimsConfig, name: str) -> Iterator[list[str]]:
 
 def _findings(config: ClaimsConfig) -> dict[str, dict[str, Finding]]:
     """Returns claim -> test -> its finding."""
-    claims = only(config)
+    claims = requested_claims(config)
     tests = [test for claim in claims.values() for test in claim.tests.values()]
     scores: dict[tuple[str, str, str], TableScores] = {}
     plans = {name: Plan(RunStore(store.output_dir)) for name, store in config.stores.items()}
     for name, store in config.stores.items():
         for table, heading in dict.fromkeys((test.table, test.heading) for test in tests if test.store == name):
             place = (name, table, heading)
-            columns = searched_columns(test for test in tests if (test.store, test.table, test.heading) == place)
+            columns = used_columns(test for test in tests if (test.store, test.table, test.heading) == place)
             words = [*store.overrides, f"scale={config.scale}", f"output_dir={store.output_dir}"]
             scores[place] = TableScores(table, heading, config.scale, columns, words, plans[name], name)
     findings: dict[str, dict[str, Finding]] = {}
     for claim_name, claim in claims.items():
         findings[claim_name] = {}
         for label, test in claim.tests.items():
-            of_table, seeds = scores[test.store, test.table, test.heading], config.stores[test.store].seeds
+            table_scores, seeds = scores[test.store, test.table, test.heading], config.stores[test.store].seeds
             findings[claim_name][label] = without_cells(test, config.scale) or examine(
-                test, of_table.row, of_table.languages, seeds, config.trial
+                test, table_scores.row, table_scores.languages, seeds, config.trial
             )
     return findings
 
@@ -226,7 +229,7 @@ class TableScores:
         return list(dict.fromkeys(name for column in columns for name in config.groups.get(column, [column])))
 
     def row(self, comparison: ComparisonConfig, system: str, seed: int) -> Row:
-        """Returns a system's scores, or costs per example, as far as they are in the store.
+        """Returns the scores of a system, or its costs per example, that are in the store.
 
         Raises:
             UsageError: the table has no such system, or the system cannot be composed.
@@ -261,7 +264,7 @@ class TableScores:
             table = Table(self._name, shown, [seed], self._overrides, self._plan)
             return self._values(table, system, seed, languages, cost)
         except UsageError as error:
-            if self._store == _PLAIN:
+            if self._store == _DEFAULT_STORE:
                 raise
             raise UsageError(*(f"with stores.{self._store}.overrides: {line}" for line in error.lines)) from error
 
@@ -269,7 +272,11 @@ class TableScores:
         if cost is not None:
             costs = {language: table.cost(system, seed, language, self._plan.store) for language in languages}
             run = {language: table.run(system, seed, language).fingerprint for language in languages}
-            return {language: Value(of[cost], run[language]) for language, of in costs.items() if cost in of}
+            return {
+                language: Value(language_costs[cost], run[language])
+                for language, language_costs in costs.items()
+                if cost in language_costs
+            }
         cells = table.grid(self._plan.store, {}).cells[system]
         return {
             language: Value(cells[language].values[0], cells[language].backed_by[0])

@@ -73,7 +73,7 @@ def main() -> None:
         if not is_composition_error(error):
             raise
         with hydra_ready(options.config_dir):
-            if "Cannot find primary config" in str(error):  # then no overrides compose
+            if "Cannot find primary config" in str(error):  # without it no override can be checked
                 refuse([one_line(error)])
             lines = override_faults(options.overrides, options.config_name or "config", options.multirun)
             refuse(lines or [one_line(error)])
@@ -123,7 +123,7 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
     if options.experimental_rerun is not None:
         lines.append("--experimental-rerun: refused, it would unpickle a file; give the overrides again")
     if options.resolve and options.cfg is None and not options.help:
-        lines.append("--resolve: goes with --cfg job")
+        lines.append("--resolve: needs --cfg job")
     modes = (("--run", options.run), ("--cfg", options.cfg), ("--multirun", options.multirun), ("--info", options.info))
     given = [name for name, value in modes if value]
     if len(given) > 1:
@@ -145,15 +145,15 @@ def is_stray(word: str) -> bool:
 
 
 def _refuse_option(parser: argparse.ArgumentParser, message: str) -> NoReturn:
-    _, found, unknown = message.partition("unrecognized arguments: ")
-    if not found:
+    _, marker, unknown = message.partition("unrecognized arguments: ")
+    if not marker:
         refuse([message.removeprefix("argument ")])
     known = [name for action in parser._actions for name in action.option_strings]
     lines = []
     for word in unknown.split():
         near = difflib.get_close_matches(word.partition("=")[0], known, n=1, cutoff=0.7)
-        meant = f"did you mean {near[0]}?" if near else "see xlt --help and xlt --hydra-help"
-        fault = f"no such option; {meant}" if word.startswith("-") else "give options before or after all overrides"
+        advice = f"did you mean {near[0]}?" if near else "see xlt --help and xlt --hydra-help"
+        fault = f"no such option; {advice}" if word.startswith("-") else "give options before or after all overrides"
         lines.append(f"{word}: {fault}")
     refuse(lines)
 
@@ -178,13 +178,13 @@ def run(config: DictConfig, *, evaluate: bool = True) -> tuple[int, float | None
     store = RunStore(config.output_dir)
     plan = Plan(store)
     config = one_source_per_language(config)
-    asked, evaluations = plan.ask(config) if evaluate else (plan.add(config, evaluate=False), {})
+    requested, evaluations = plan.ask(config) if evaluate else (plan.add(config, evaluate=False), {})
     plan.preflight()
     if len(plan.runs) > 1:
         print_plan(plan, console)
     else:
         print_other_code(plan, console)
-    outcome = carry_out(plan, make_workers(asked.config.launcher, store.root / "cluster"), watch)
+    outcome = carry_out(plan, make_workers(requested.config.launcher, store.root / "cluster"), watch)
     send_unsent(plan.runs.values(), store)
     if outcome.refused:
         raise UsageError(*(outcome.failures[fingerprint] for fingerprint in outcome.refused))
@@ -193,11 +193,11 @@ def run(config: DictConfig, *, evaluate: bool = True) -> tuple[int, float | None
             print(f"xlt: {plan.runs[fingerprint].label}: {reason}", file=sys.stderr)
     if outcome.failures:
         if outcome.skipped:
-            print(f"xlt: not tried because they need these: {len(outcome.skipped)} runs", file=sys.stderr)
+            print(f"xlt: {len(outcome.skipped)} runs that need a failed run were not tried", file=sys.stderr)
         return FAILURE, None
     if Processes.join().leads:
-        print_evaluations(asked, evaluations, store, Console())
-    result = store.result(asked.fingerprint)
+        print_evaluations(requested, evaluations, store, Console())
+    result = store.result(requested.fingerprint)
     return 0, result["training"].get(f"best/{result.get('metric')}")
 
 
@@ -236,8 +236,8 @@ def guarded(action: Callable[[], int], output_dir: str | None = None) -> None:
 
 def _output_dir() -> str:
     """Returns the output folder that the command line names, else the default one."""
-    named = [word.partition("=")[2] for word in sys.argv[1:] if word.startswith("output_dir=")]
-    return named[-1] if named else "outputs"
+    folders = [word.partition("=")[2] for word in sys.argv[1:] if word.startswith("output_dir=")]
+    return folders[-1] if folders else "outputs"
 
 
 def refuse(lines: Sequence[str]) -> NoReturn:

@@ -28,7 +28,7 @@ def dashboard(words: list[str]) -> int:
         return 0
     workspace = workspace_of(words)
     if not has_account():
-        print("No account of W&B here (WANDB_API_KEY, or `wandb login`). With one, this would be created:\n")
+        print("There is no W&B account here (set WANDB_API_KEY, or call `wandb login`). With one, it would contain:\n")
         print("\n".join(workspace.lines()))
         return 0
     try:

@@ -32,17 +32,19 @@ def plot(words: list[str]) -> int:
     if not words or "--help" in words or "-h" in words:
         print("usage: plot.py figure=NUMBER [seeds=[1,2,3]] [output_dir=outputs] [override of every run ...]")
         return 0
-    named = [word.partition("=")[2] for word in words if word.startswith("figure=")]
-    if len(named) != 1:
+    figures = [word.partition("=")[2] for word in words if word.startswith("figure=")]
+    if len(figures) != 1:
         raise UsageError("figure: give one, for instance figure=4.2")
-    (figure,) = named
-    if beside := [word for word in words if word.lstrip("+").startswith("table=")]:
-        raise UsageError(f"{' '.join(beside)}: figure={figure} is given already; give one of them, as figure=")
+    (figure,) = figures
+    if tables_named := [word for word in words if word.lstrip("+").startswith("table=")]:
+        raise UsageError(f"{' '.join(tables_named)}: figure={figure} is given too; give one of them, as figure=")
     console = Console(stderr=True)
     with hydra_ready():
         request = request_table(words, "figure")
         if not request.figures:
-            raise UsageError(f"figure={figure}: a table without a picture; reproduce_table.py --list has all figures")
+            raise UsageError(
+                f"figure={figure}: this table has no picture; reproduce_table.py --list prints all figures"
+            )
         store = RunStore(request.config.output_dir)
         plan = Plan(store)
         tables, faulty = request.tables(plan)
@@ -50,9 +52,9 @@ def plot(words: list[str]) -> int:
         raise UsageError(*faulty)
     grids = {heading: table.grid(store, {}) for heading, table in tables.items()}
     remaining = {run.fingerprint for run in (*plan.to_train(), *plan.to_evaluate())}
-    others = " ".join(word for word in words if not word.startswith("figure="))
-    makes = f"python scripts/reproduce_table.py table={request.file} {others} makes them".replace("  ", " ")
-    missing = f"{len(remaining)} of {len(plan.runs)} runs are missing; {makes}"
+    overrides = " ".join(word for word in words if not word.startswith("figure="))
+    command = f"python scripts/reproduce_table.py table={request.file} {overrides}".strip()
+    missing = f"{len(remaining)} of {len(plan.runs)} runs are missing; {command} makes them"
     panels = figure_panels(request, tables, grids)
     name = (request.published or request.name).lower().replace(" ", "_").replace(".", "_")
     try:

@@ -34,8 +34,8 @@ usage: reproduce_table.py table=NAME [seeds=[1,2,3]] [launcher=NAME] [--plan | -
        reproduce_table.py --list
 
   table=4.2        a table or figure of the thesis by its number; --list has all names
-  --plan           print what exists and what would run, and how long past runs took
-  --show           print the table as it stands; nothing is run
+  --plan           print which runs exist and which are missing, and how long past runs took; start no run
+  --show           print the table from the finished runs; start no run
   table.rows=[..]  show only these systems; likewise table.columns, table.average, table.headings"""
 
 
@@ -117,16 +117,16 @@ def show(
     """
     folder = plan.store.root / "tables"
     grids = {heading: table.grid(plan.store, failures) for heading, table in tables.items()}
-    shown = [(grid, [tables[heading]]) for heading, grid in grids.items()]
+    grids_and_tables = [(grid, [tables[heading]]) for heading, grid in grids.items()]
     if request.has_averages:
         table = request.config.table
-        shown.append((averages(request.name, table.title, table.note, grids), list(tables.values())))
-    for grid, behind in shown:
+        grids_and_tables.append((averages(request.name, table.title, table.note, grids), list(tables.values())))
+    for grid, grid_tables in grids_and_tables:
         grid.save(table_markdown(grid), folder)
         if grid.columns:
             print_table(grid, Console())
-        _save_page(grid, behind, plan, failures)
-    names = [grid.name for grid, _ in shown]
+        _save_page(grid, grid_tables, plan, failures)
+    names = [grid.name for grid, _ in grids_and_tables]
     console.print(
         f"{', '.join(str(folder / name) for name in names)}: .md, .json and .html",
         highlight=False,
@@ -152,8 +152,8 @@ def _save_page(grid: Grid, tables: Sequence[Table], plan: Plan, failures: Mappin
     """Writes `NAME.html`, with the runs of all tables from which the grid is made."""
     labels: dict[str, list[str]] = {}
     for table in tables:
-        for label, of in table.runs().items():
-            for run in of:
+        for label, system_runs in table.runs().items():
+            for run in system_runs:
                 labels.setdefault(run.fingerprint, []).append(label)
     runs = [plan.runs[fingerprint] for fingerprint in labels]
     names = {}

@@ -32,13 +32,15 @@ def show_state(words: Sequence[str]) -> int:
         print(f"usage: remove_state.py output_dir=FOLDER [{_REMOVE}]")
         return 0
     if unknown := [word for word in words if word != _REMOVE and not word.startswith(_KEY)]:
-        raise UsageError(*(f"{word}: unknown; give output_dir=FOLDER, and {_REMOVE} to remove" for word in unknown))
+        raise UsageError(
+            *(f"{word}: unknown word; give output_dir=FOLDER, and {_REMOVE} to remove the state" for word in unknown)
+        )
     folders = [word.removeprefix(_KEY) for word in words if word.startswith(_KEY)]
     if len(folders) != 1:
         raise UsageError("output_dir: give one folder, for instance output_dir=outputs")
     store = RunStore(folders[0])
     if not store.runs.is_dir():
-        raise UsageError(f"output_dir={folders[0]}: there are no runs, {store.runs} is no folder")
+        raise UsageError(f"output_dir={folders[0]}: there are no runs; the folder {store.runs} does not exist")
     console = Console()
 
     def say(line: str) -> None:

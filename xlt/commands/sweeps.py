@@ -35,8 +35,8 @@ from xlt.tracking.watch import send_unsent, watch
 
 USAGE = 2
 FAILURE = 1
-_GRID = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
-_IN_TURN = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+_GRID_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+_SERIAL_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
 class TrialFailed(Exception):
@@ -130,7 +130,7 @@ class Sweep:
         self.jobs.append(job)
         store = RunStore(config.output_dir)
         if self._plan is not None and self._plan.store.root != store.root:
-            self._refuse(job, [f"output_dir={config.output_dir}: the jobs of a sweep share one"])
+            self._refuse(job, [f"output_dir={config.output_dir}: all jobs of a sweep must have the same output_dir"])
             return
         self._plan = self._plan or Plan(store)
         if config.tracker.group is None:
@@ -259,4 +259,4 @@ def is_gathered() -> bool:
     gathered with another Hydra launcher, because it carries out each job in its own process.
     """
     settings = HydraConfig.get()
-    return str(settings.sweeper._target_) == _GRID and str(settings.launcher._target_) == _IN_TURN
+    return str(settings.sweeper._target_) == _GRID_SWEEPER and str(settings.launcher._target_) == _SERIAL_LAUNCHER

@@ -6,7 +6,7 @@ import importlib.util
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,9 +50,7 @@ class LanguageModulesConfig:
         for code in self.among:
             if (fault := language_fault(code)) is not None:
                 yield f"{prefix}.among: {code} is {fault}"
-        for language, path in self.paths.items():
-            if not Path(path).expanduser().is_file():
-                yield f"{prefix}.paths.{language}={path}: no such file; a module is a .safetensors file that a run left"
+        yield from _missing_modules(self.paths, f"{prefix}.paths")
 
 
 @dataclass
@@ -68,9 +66,7 @@ class TaskModulesConfig:
     def faults(self, prefix: str) -> Iterator[str]:
         for name in self.runs.keys() & self.paths.keys():
             yield f"{prefix}: {name} is in runs and in paths; give it once"
-        for name, path in self.paths.items():
-            if not Path(path).expanduser().is_file():
-                yield f"{prefix}.paths.{name}={path}: no such file; a module is a .safetensors file that a run left"
+        yield from _missing_modules(self.paths, f"{prefix}.paths")
 
 
 @dataclass
@@ -242,6 +238,13 @@ class RunConfig:
             yield f"output_dir={self.output_dir}: {fault}"
         if re.fullmatch(r"cpu|auto|cuda(:\d+)?", self.device) is None:
             yield f"device={self.device}: must be cpu, cuda, cuda:N or auto"
+
+
+def _missing_modules(paths: Mapping[str, str], prefix: str) -> Iterator[str]:
+    """Yields a fault for each path of a module that is no file."""
+    for name, path in paths.items():
+        if not Path(path).expanduser().is_file():
+            yield f"{prefix}.{name}={path}: no such file; a module is a .safetensors file that a run left"
 
 
 def _folder_fault(folder: Path) -> str | None:

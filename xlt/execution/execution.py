@@ -61,18 +61,18 @@ def carry_out(
     report: Callable[[str, Run, str], None] = lambda *_: None,
     outcome: Outcome | None = None,
 ) -> Outcome:
-    """Trains and evaluates what is missing of a plan, in the plan's order; evaluations come before further training.
+    """Carries out the missing jobs of a plan in its order; a run is evaluated before the next one is trained.
 
-    If a run fails, only the runs that need it are skipped. If a process was killed after it wrote a run's result but
-    before it wrote the manifest, the manifest is written first. If several processes train together, all carry out the
-    leader's jobs, and they wait for each other after every job.
+    If a run fails, only the runs that need it are skipped. A killed process may have left a run with a result but
+    without a manifest; such manifests are written first. If several processes train together, all of them carry out
+    the jobs that the leader chose, and they wait for each other after every job.
 
     Args:
         plan: the runs, with their store.
         workers: carry out several runs at once; None: everything is done in this process.
         watcher_for: makes the watcher of a run; must be picklable if there are workers.
         report: is called with an event of a job ("start", "done", "failed", "skipped"), the run, and a message.
-        outcome: is filled when jobs end, so that a caller has the results so far after an interruption.
+        outcome: results are added to it when jobs end, so that the caller has them even after an interruption.
     Raises:
         Interrupted: a signal came; running jobs saved their state.
         PlainError: processes that train together ended a job differently, so that they cannot continue together.
@@ -112,15 +112,15 @@ class _Execution:
         return self._outcome
 
     def _next(self) -> Job | None:
-        """Removes and returns a job whose needs are all done; reports jobs that need a failed one as skipped."""
+        """Removes and returns a job for which everything is ready; reports jobs that need a failed run as skipped."""
         for job in list(self._waiting):
-            broken = next((need for need in self._waiting[job] if need[1] in self._outcome.failures), None)
-            if broken is not None:
+            failed = next((need for need in self._waiting[job] if need[1] in self._outcome.failures), None)
+            if failed is not None:
                 del self._waiting[job]
-                run, base = self._plan.runs[job[1]], self._plan.runs[broken[1]]
+                run, base = self._plan.runs[job[1]], self._plan.runs[failed[1]]
                 about = "" if base is run else f"stands on {base.label}, which failed: "
-                reason = f"{about}{self._outcome.failures[broken[1]]}"
-                if job[1] not in self._outcome.failures:  # else its own training failed
+                reason = f"{about}{self._outcome.failures[failed[1]]}"
+                if job[1] not in self._outcome.failures:  # otherwise its own training failed
                     self._outcome.failures[job[1]] = reason
                     self._outcome.skipped.add(job[1])
                 self._report("skipped", run, reason)
@@ -152,7 +152,7 @@ class _Execution:
 
     def _run_side_by_side(self, workers: Workers) -> None:
         running = 0
-        before = signal.signal(signal.SIGTERM, _as_interrupt)
+        before = signal.signal(signal.SIGTERM, _raise_interrupted)
         try:
             while True:
                 ready: dict[Hashable, Callable[[], JobResult]] = {}
@@ -168,7 +168,9 @@ class _Execution:
                     running -= 1
                     if result.interrupted:  # only this job's process was asked to stop
                         name = signal.Signals(result.interrupted).name
-                        result = JobResult(f"stopped by {name}; state saved, the same command goes on from there")
+                        result = JobResult(
+                            f"stopped by {name}; its state is saved, and the same command continues from there"
+                        )
                     self._settle(cast(Job, key), result)
         except (KeyboardInterrupt, Interrupted) as stop:
             workers.stop()
@@ -206,20 +208,20 @@ def _agreed(processes: Processes, result: JobResult) -> JobResult:
     """Gathers the results of a job from all processes, which trained together or waited for the leader.
 
     Raises:
-        PlainError: the processes failed for different reasons, or one of them is still working or has ended. A process
-            in the middle of an exchange would confuse its data with those of the next job. Therefore this process must
-            end; then `torchrun` ends the others.
+        PlainError: the processes failed for different reasons, or another process is still working or has ended. A
+            process that still exchanges data would mix them up with those of the next job. Therefore this process
+            must end; `torchrun` then ends the others.
     """
     failed = result.reason is not None
     try:
         results = processes.gather(result, _PATIENCE if failed else None)
     except RuntimeError as error:
-        reason = f"failed alone: {result.reason}" if failed else "another process has ended"
+        reason = f"only this process failed: {result.reason}" if failed else "another process has ended"
         raise PlainError(f"process {processes.rank}: {reason}") from error
-    failures = [one for one in results if one.reason is not None]
-    if len({one.reason for one in failures}) > 1:
-        every = "; ".join(f"process {rank}: {one.reason or 'done'}" for rank, one in enumerate(results))
-        raise PlainError(f"processes failed differently: {every}")
+    failures = [gathered for gathered in results if gathered.reason is not None]
+    if len({failure.reason for failure in failures}) > 1:
+        reasons = "; ".join(f"process {rank}: {each.reason or 'done'}" for rank, each in enumerate(results))
+        raise PlainError(f"processes failed differently: {reasons}")
     return failures[0] if failures else result
 
 
@@ -244,7 +246,7 @@ def _make_source(run: Run, store: RunStore, watcher_for: WatcherFor) -> None:
 
 
 def _check_unchanged(run: Run) -> None:
-    """Refuses data and code that have changed since the run was planned, because the fingerprint is of the old ones.
+    """Refuses to train if data or code have changed since planning: the fingerprint describes the old ones.
 
     Raises:
         UsageError: a line for every source whose files have changed, or one for a changed source file of the code.
@@ -302,21 +304,21 @@ def _record_if_missing(run: Run, store: RunStore) -> None:
         store.record_manifest(run.fingerprint, run.config, run.identity, run.kind, run.depends_on, late=True)
 
 
-def _evaluate(run: Run, store: RunStore, asked: dict[str, Composition], watcher_for: WatcherFor) -> None:
+def _evaluate(run: Run, store: RunStore, requested: dict[str, Composition], watcher_for: WatcherFor) -> None:
     if not Processes.join().leads:
         return
     assert run.evaluation_model is not None
     with store.lock(run.fingerprint):
         done = store.evaluations(run.fingerprint)  # another process may have evaluated some
-        asked = {key: composition for key, composition in asked.items() if key not in done}
-        if not asked:
+        missing = {key: composition for key, composition in requested.items() if key not in done}
+        if not missing:
             return
-        _check_tests_unchanged(run, asked.values())
+        _check_tests_unchanged(run, missing.values())
         watcher = watcher_for(run, store)
         try:
             began = time.monotonic()
-            records = evaluate_compositions(run.config, run.planned_data, run.evaluation_model, asked, watcher)
-            records = {key: {**record, "identity": dict(asked[key].identity)} for key, record in records.items()}
+            records = evaluate_compositions(run.config, run.planned_data, run.evaluation_model, missing, watcher)
+            records = {key: {**record, "identity": dict(missing[key].identity)} for key, record in records.items()}
             store.add_evaluations(run.fingerprint, records)
             store.record_evaluation_time(run.fingerprint, run.kind, len(records), time.monotonic() - began)
             watcher.evaluated(store.evaluations(run.fingerprint))
@@ -324,12 +326,12 @@ def _evaluate(run: Run, store: RunStore, asked: dict[str, Composition], watcher_
             watcher.close()
 
 
-def _check_tests_unchanged(run: Run, asked: Iterable[Composition]) -> None:
-    """Refuses test data and code that have changed since planning, because the evaluation's key is of the old ones."""
-    planned = {composition.entry: composition for composition in asked}
+def _check_tests_unchanged(run: Run, compositions: Iterable[Composition]) -> None:
+    """Refuses to evaluate if test data or code have changed since planning: the key describes the old ones."""
+    planned = {composition.entry: composition for composition in compositions}
     if any(
-        digest(evaluation_code(run.config, run.planned_data, entry)) != one.identity["code"]
-        for entry, one in planned.items()
+        digest(evaluation_code(run.config, run.planned_data, entry)) != composition.identity["code"]
+        for entry, composition in planned.items()
     ):
         raise UsageError(f"{run.label}: the code has changed since this was planned; give the same command again")
     changed = [
@@ -341,5 +343,5 @@ def _check_tests_unchanged(run: Run, asked: Iterable[Composition]) -> None:
         raise UsageError(*changed)
 
 
-def _as_interrupt(number: int, frame: object) -> None:
+def _raise_interrupted(number: int, frame: object) -> None:
     raise Interrupted(number)

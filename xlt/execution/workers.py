@@ -23,8 +23,9 @@ from xlt.config import LauncherConfig
 
 _DIED = "its process died (out of memory, or killed)"
 _SECONDS_TO_SAVE = 60
-_SECONDS_BETWEEN_LOOKS = {"slurm": 2.0, "local": 0.2}
-_SECONDS_BETWEEN_QUESTIONS = {"slurm": 30.0, "local": 0.2}
+# Result files are looked for often; the queue is read less often, because that burdens the cluster.
+_SECONDS_BETWEEN_RESULT_CHECKS = {"slurm": 2.0, "local": 0.2}
+_SECONDS_BETWEEN_QUEUE_READS = {"slurm": 30.0, "local": 0.2}
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class JobResult:
 
     Attributes:
         reason: why it failed, one line; None if it did not fail.
-        refused: it failed because of wrong input, which the user can correct, not because of a bug.
-        interrupted: number of the signal that stopped it after it had saved its state; 0 for none.
+        refused: whether it failed because of wrong input, which the user can correct, and not because of a bug.
+        interrupted: number of the signal that stopped it after it had saved its state; 0 if none did.
     """
 
     reason: str | None = None
@@ -92,8 +93,8 @@ class LocalWorkers:
         self._running: dict[Future[JobResult], tuple[Hashable, int]] = {}
 
     def start(self, calls: Mapping[Hashable, Callable[[], JobResult]]) -> None:
-        taken = {slot for _, slot in self._running.values()}
-        free = (slot for slot in range(self.count) if slot not in taken)
+        busy = {slot for _, slot in self._running.values()}
+        free = (slot for slot in range(self.count) if slot not in busy)
         for key, call in calls.items():
             slot = next(free)
             self._running[self._submit(call, slot)] = (key, slot)
@@ -125,25 +126,25 @@ class LocalWorkers:
 
     def _submit(self, call: Callable[[], JobResult], slot: int) -> Future[JobResult]:
         try:
-            return (self._slots[slot] or self._begin(slot)).submit(_carry_out, call)
-        except BrokenProcessPool:  # killed while it waited for a job
-            return self._begin(slot).submit(_carry_out, call)
+            return (self._slots[slot] or self._start_process(slot)).submit(_carry_out, call)
+        except BrokenProcessPool:  # the process was killed while it waited for a job
+            return self._start_process(slot).submit(_carry_out, call)
 
-    def _begin(self, slot: int) -> ProcessPoolExecutor:
+    def _start_process(self, slot: int) -> ProcessPoolExecutor:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         gpus = torch.cuda.device_count()
         gpu = str(slot % gpus) if gpus > 1 else None
         executor = ProcessPoolExecutor(
             1,
             mp_context=multiprocessing.get_context("spawn"),
-            initializer=_begin_worker,
+            initializer=_initialise_worker,
             initargs=(max(1, cores // self.count), gpu),
         )
         self._slots[slot] = executor
         return executor
 
 
-def _begin_worker(threads: int, gpu: str | None) -> None:
+def _initialise_worker(threads: int, gpu: str | None) -> None:
     # Ctrl-C reaches all processes. Workers ignore it: a training job has its own handler, and `stop` ends idle workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -153,7 +154,7 @@ def _begin_worker(threads: int, gpu: str | None) -> None:
 
 
 def _end_with_parent() -> None:
-    """Waits until the process that gives the jobs has ended, then ends this process by SIGTERM."""
+    """Waits until the parent process, which gives the jobs, has ended; then ends this process by SIGTERM."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -164,7 +165,7 @@ def _carry_out(call: Callable[[], JobResult]) -> JobResult:
     result = call()
     parent = multiprocessing.parent_process()
     if parent is not None and not parent.is_alive():
-        os._exit(1)  # else this process would wait forever for its parent to read the result
+        os._exit(1)  # otherwise this process would wait forever for its parent to read the result
     return result
 
 
@@ -187,10 +188,10 @@ class ClusterWorkers:
         self.count = config.workers
         self._config = config
         self._executor = submitit.AutoExecutor(folder=str(folder / "%j"), cluster=config.cluster)
-        self._executor.update_parameters(**_asked_for(config))
+        self._executor.update_parameters(**_submitit_parameters(config))
         self._running: dict[Hashable, tuple[Any, Callable[[], JobResult]]] = {}
         self._requeued: dict[Hashable, int] = {}
-        self._asked = time.monotonic()
+        self._queue_read_at = time.monotonic()
 
     def start(self, calls: Mapping[Hashable, Callable[[], JobResult]]) -> None:
         with self._executor.batch():
@@ -216,17 +217,17 @@ class ClusterWorkers:
                     ended.append((key, result))
             if ended:
                 return ended
-            time.sleep(_SECONDS_BETWEEN_LOOKS[str(self._config.cluster)])
+            time.sleep(_SECONDS_BETWEEN_RESULT_CHECKS[str(self._config.cluster)])
 
     def _queue(self) -> set[str] | None:
         """Returns the ids of waiting and running jobs; None if the queue was just read, or cannot be read."""
-        if time.monotonic() - self._asked < _SECONDS_BETWEEN_QUESTIONS[str(self._config.cluster)]:
+        if time.monotonic() - self._queue_read_at < _SECONDS_BETWEEN_QUEUE_READS[str(self._config.cluster)]:
             return None
-        self._asked = time.monotonic()
+        self._queue_read_at = time.monotonic()
         if self._config.cluster == "local":
             return {job.job_id for job, _ in self._running.values() if not job.done()}
-        asked = ["squeue", "--noheader", "--array", "--format=%i", f"--user={getpass.getuser()}"]
-        answer = subprocess.run(asked, capture_output=True, text=True, check=False)
+        command = ["squeue", "--noheader", "--array", "--format=%i", f"--user={getpass.getuser()}"]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
         return set(answer.stdout.split()) if answer.returncode == 0 else None
 
     def stop(self) -> None:
@@ -234,7 +235,7 @@ class ClusterWorkers:
             job.cancel(check=False)
         until = time.monotonic() + _SECONDS_TO_SAVE
         while time.monotonic() < until and self._running:
-            self._asked = -math.inf
+            self._queue_read_at = -math.inf
             queue = self._queue()
             if queue is not None and not any(job.job_id in queue for job, _ in self._running.values()):
                 break
@@ -244,7 +245,7 @@ class ClusterWorkers:
 
 
 class ClusterJob:
-    """A job in submitit's form; if it is stopped at a time when it is not training, it starts again."""
+    """A job as submitit expects it. If SLURM stops the job while it is not training, submitit submits it again."""
 
     def __init__(self, call: Callable[[], JobResult]) -> None:
         self._call = call
@@ -266,8 +267,9 @@ def _result_of(job: Any) -> JobResult:
         return JobResult(f"{_DIED}: {lines[0] if lines else type(error).__name__}; see {job.paths.stderr}")
 
 
-def _asked_for(config: LauncherConfig) -> dict[str, Any]:
-    asked: dict[str, Any] = {
+def _submitit_parameters(config: LauncherConfig) -> dict[str, Any]:
+    """Returns the resources of a job under submitit's names; settings that are null are left out."""
+    parameters: dict[str, Any] = {
         "name": "xlt",
         "timeout_min": config.minutes,
         "mem_gb": config.memory_gb,
@@ -275,7 +277,7 @@ def _asked_for(config: LauncherConfig) -> dict[str, Any]:
         "gpus_per_node": config.gpus,
     }
     if config.cluster == "slurm":
-        asked |= {
+        parameters |= {
             "slurm_partition": config.partition,
             "slurm_account": config.account,
             "slurm_array_parallelism": config.workers,
@@ -283,4 +285,4 @@ def _asked_for(config: LauncherConfig) -> dict[str, Any]:
             "slurm_setup": list(config.setup) or None,
             "slurm_additional_parameters": {"requeue": True, **config.sbatch},
         }
-    return {name: value for name, value in asked.items() if value is not None}
+    return {name: value for name, value in parameters.items() if value is not None}

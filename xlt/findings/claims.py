@@ -31,7 +31,7 @@ class ComparisonConfig:
     """A test of a claim: it compares two systems of a table, for each language and seed."""
 
     table: str = key("file in conf/table")
-    heading: str = key("heading of the table, for example POS; empty: the only one")
+    heading: str = key("heading of the table, for example POS; empty: the table's only heading")
     store: str = key("name of the store with the runs, from `stores`")
     better: str = key("system that is better according to the claim")
     worse: str = key("system that is worse according to the claim")
@@ -51,9 +51,9 @@ class ComparisonConfig:
         for scale in {*self.at, *self.lacking} - {*SCALES}:
             yield f"{prefix}.at, {prefix}.lacking: {scale} is no scale; there are {', '.join(SCALES)}"
         if self.cost is not None and (self.over or self.against):
-            yield f"{prefix}.cost={self.cost}: goes without over and against"
+            yield f"{prefix}.cost={self.cost}: cannot be combined with over or against"
         if self.cost is not None and self.margin <= 0:
-            yield f"{prefix}.margin={self.margin}: must be above 0, the ratio of the costs"
+            yield f"{prefix}.margin={self.margin}: must be above 0, because it is a ratio of costs"
 
 
 @dataclass
@@ -91,7 +91,7 @@ class ClaimsConfig:
     confidence: float = key("confidence of the two-sided interval", above=0.5, high=0.999)
     resamples: int = key("number of bootstrap samples, and largest number of permutations", low=100)
     enough_languages: int = key(
-        "with at least this many languages, these are the units; else pairs of language and seed", low=2
+        "from this many languages on, a unit of a test is a language; below, a pair of language and seed", low=2
     )
 
     def faults(self, prefix: str) -> Iterator[str]:
@@ -101,14 +101,14 @@ class ClaimsConfig:
                 yield f"{name}={seeds}: must be different numbers from 0, at least one; for instance {name}=[1,2,3]"
         for name in self.only:
             if name not in self.claims:
-                yield f"only: {name} is no claim; there are {', '.join(self.claims)}"
+                yield f"only: there is no claim {name}; there are {', '.join(self.claims)}"
         if 1 / (self.resamples + 1) > self.level:
             yield f"resamples={self.resamples}: too few for level={self.level:g}"
         for name in self.every_test:
             if name not in self.claims:
-                yield f"every_test: {name} is no claim"
+                yield f"every_test: there is no claim {name}"
         for name in self.untested.keys() ^ {name for name, claim in self.claims.items() if not claim.tests}:
-            yield f"untested, claims.{name}.tests: a claim has tests, or it is said why it has none"
+            yield f"claims.{name}.tests: give either tests or, in untested.{name}, a reason why there are none"
         for name, claim in self.claims.items():
             for label, test in claim.tests.items():
                 if test.store not in self.stores:
@@ -156,8 +156,8 @@ class Finding:
         comparison: the comparison.
         verdict: the statistical result.
         pairs, others: differences on `columns`, and on the columns `against` which they are compared.
-        reason: why nothing, or not everything, could be compared; None if everything was.
-        lacking: the table has no such cells at this scale, so that no further run helps; `reason` says why.
+        reason: why not all numbers could be compared; None if all were.
+        lacking: whether the table has no such cells at this scale, so that further runs do not help; `reason` says why.
         corrected, corrected_below: `p` and `p_below`, corrected for the number of the claim's tests.
     """
 
@@ -191,7 +191,7 @@ def examine(
     seeds: Sequence[int],
     trial: Trial,
 ) -> Finding:
-    """Compares two systems on the available numbers; the finding, not an error, says why numbers are missing.
+    """Compares two systems on the numbers in the store; if numbers are missing, the finding says why.
 
     Args:
         comparison: the test to carry out.
@@ -277,13 +277,13 @@ def as_record(name: str, findings: Mapping[str, Finding], config: ClaimsConfig) 
 
 
 def _finding_record(finding: Finding) -> dict[str, Any]:
-    asked, verdict = finding.comparison, finding.verdict
+    comparison, verdict = finding.comparison, finding.verdict
     return {
-        "table": asked.table,
-        "heading": asked.heading,
-        "systems": [asked.better, asked.worse, *asked.over],
-        "cost": asked.cost,
-        "margin": asked.margin,
+        "table": comparison.table,
+        "heading": comparison.heading,
+        "systems": [comparison.better, comparison.worse, *comparison.over],
+        "cost": comparison.cost,
+        "margin": comparison.margin,
         "verdict": verdict.word,
         "units": verdict.units,
         "unit": verdict.unit,
@@ -311,9 +311,9 @@ def _pair_record(pair: Pair) -> dict[str, Any]:
 
 
 def _pairs(
-    comparison: ComparisonConfig, found: Mapping[int, Sequence[Row]], languages: Sequence[str]
+    comparison: ComparisonConfig, rows_by_seed: Mapping[int, Sequence[Row]], languages: Sequence[str]
 ) -> Iterator[Pair]:
-    for seed, rows in found.items():
+    for seed, rows in rows_by_seed.items():
         for language in languages:
             if all(language in row for row in rows):
                 values = tuple(row[language] for row in rows)
@@ -332,11 +332,11 @@ def _differences(pairs: Iterable[Pair]) -> dict[tuple[str, int], float]:
     return {(pair.language, pair.seed): pair.difference for pair in pairs}
 
 
-def only(config: ClaimsConfig) -> dict[str, ClaimConfig]:
+def requested_claims(config: ClaimsConfig) -> dict[str, ClaimConfig]:
     """Returns the claims that the command requests."""
     return {name: claim for name, claim in config.claims.items() if not config.only or name in config.only}
 
 
-def searched_columns(comparisons: Iterable[ComparisonConfig]) -> list[str]:
+def used_columns(comparisons: Iterable[ComparisonConfig]) -> list[str]:
     """Returns all columns that comparisons of one table use, without duplicates."""
     return list(dict.fromkeys(column for one in comparisons for column in (*one.columns, *one.against)))

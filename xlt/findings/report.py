@@ -54,10 +54,11 @@ def claims_markdown(claims: Mapping[str, ClaimConfig], findings: Findings, confi
         every = f" ({_every_test(findings[name])})" if name in config.every_test else ""
         first = [str(number), f"{claim.says} **{word}**{every}", claim.where + _published(claim)]
         for label, finding in findings[name].items():
-            verdict, asked = finding.verdict, finding.comparison
-            what = f"{asked.table}, {_systems(finding)}" + (f"; {finding.reason}" if finding.reason else "")
+            verdict = finding.verdict
+            test = f"{finding.comparison.table}, {_systems(finding)}"
+            test += f"; {finding.reason}" if finding.reason else ""
             cells = [
-                f"{label}: {finding.reason if finding.lacking else what}",
+                f"{label}: {finding.reason if finding.lacking else test}",
                 _difference(finding),
                 f"{verdict.units} {verdict.unit}" if verdict.units else "",
                 _number(verdict.p),
@@ -85,10 +86,10 @@ def _every_test(findings: Mapping[str, Finding]) -> str:
 
 
 def _result_line(finding: Finding) -> str:
-    verdict, asked = finding.verdict, finding.comparison
+    verdict = finding.verdict
     if finding.lacking:
         return str(finding.reason)
-    head = f"{asked.table}, {_systems(finding)}"
+    head = f"{finding.comparison.table}, {_systems(finding)}"
     if verdict.mean is None:
         return f"{head}: {finding.reason}"
     text = f"{head} = {_difference(finding)}, {verdict.units} {verdict.unit}, {_significance(finding)}: {verdict.word}"
@@ -97,34 +98,34 @@ def _result_line(finding: Finding) -> str:
 
 def _significance(finding: Finding) -> str:
     if finding.verdict.p is None:
-        return "a count, which no seed changes"
+        return "a count, which is the same for every seed"
     corrected = "" if finding.corrected is None else f" (Holm {_number(finding.corrected)})"
     return f"p {_number(finding.verdict.p)}{corrected}"
 
 
 def _systems(finding: Finding) -> str:
-    asked = finding.comparison
-    if asked.cost is not None:
-        return f"{asked.cost} of {asked.worse} / {asked.better}"
-    text = f"{asked.better} - {asked.worse}"
-    if asked.over:
-        text = f"({text}) - ({asked.over[0]} - {asked.over[1]})"
-    where = f" on {', '.join(asked.columns)}" if asked.columns else ""
-    return text + where + (f" less that on {', '.join(asked.against)}" if asked.against else "")
+    comparison = finding.comparison
+    if comparison.cost is not None:
+        return f"{comparison.cost} of {comparison.worse} / {comparison.better}"
+    text = f"{comparison.better} - {comparison.worse}"
+    if comparison.over:
+        text = f"({text}) - ({comparison.over[0]} - {comparison.over[1]})"
+    where = f" on {', '.join(comparison.columns)}" if comparison.columns else ""
+    return text + where + (f" minus the same on {', '.join(comparison.against)}" if comparison.against else "")
 
 
 def _difference(finding: Finding) -> str:
     """Returns mean and interval in points (for costs: as a ratio), and the margin if there is one."""
-    verdict, asked = finding.verdict, finding.comparison
+    verdict, comparison = finding.verdict, finding.comparison
     if verdict.mean is None:
         return ""
     shown = [verdict.mean, *(() if verdict.low is None or verdict.high is None else (verdict.low, verdict.high))]
-    if asked.cost is not None:
-        texts = [f"{math.exp(value) * asked.margin:.2f}" for value in shown]
+    if comparison.cost is not None:
+        texts = [f"{math.exp(value) * comparison.margin:.2f}" for value in shown]
         texts[0] += " times"
     else:
-        texts = [f"{value + asked.margin:+.1f}" for value in shown]
-    margin = f", must be above {asked.margin:g}" if asked.margin else ""
+        texts = [f"{value + comparison.margin:+.1f}" for value in shown]
+    margin = f", must be above {comparison.margin:g}" if comparison.margin else ""
     return texts[0] + (f" [{texts[1]}, {texts[2]}]" if len(texts) > 1 else "") + margin
 
 
@@ -150,12 +151,12 @@ def _summary(claims: Mapping[str, ClaimConfig], findings: Findings, config: Clai
 
 def _method(config: ClaimsConfig) -> str:
     return (
-        "How it is judged: the differences are paired by language and seed and tested by a one-sided sign-flip "
-        f"permutation test; from {config.enough_languages} languages on, each language is one unit, its mean over "
-        f"seeds. A test holds if p is at most {config.level:g} and the {100 * config.confidence:g}% bootstrap interval "
-        "of the mean lies above 0; it does not hold if both are so in the other direction. With too few pairs, no "
-        "result could have so small a p. Costs are counted, not tested: every language must lie above the margin, or "
-        "every one below it. A claim holds if all its tests hold, or if one holds by Holm's corrected p, which counts "
-        "the tests of the claim, and none fails; a claim of every test holds only if all hold. Claims are not "
-        "corrected for one another. Missing runs are made by: python scripts/reproduce_table.py table=NAME."
+        "How claims are judged: differences are paired by language and seed. A one-sided permutation test flips their "
+        f"signs; from {config.enough_languages} languages on it uses one mean over seeds for each language. A test "
+        f"holds if p is at most {config.level:g} and the {100 * config.confidence:g}% bootstrap interval of the mean "
+        "lies above 0. It does not hold if the same is true in the other direction. With too few pairs, p cannot "
+        "become so small. Costs are compared without a test: all languages must lie above the margin, or all below. A "
+        "claim holds if all its tests hold, or if none fails and one holds after Holm's correction for the number of "
+        "the claim's tests. A claim about every test holds only if all tests hold. There is no correction for the "
+        "number of claims. To make missing runs: python scripts/reproduce_table.py table=NAME."
     )

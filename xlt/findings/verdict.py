@@ -24,11 +24,11 @@ class Trial:
 
     Attributes:
         level: p-value at which the one-sided test decides, in either direction.
-        confidence: of the two-sided bootstrap interval.
+        confidence: coverage of the two-sided bootstrap interval, for example 0.95.
         resamples: number of bootstrap samples, and the largest number of permutations.
-        enough_languages: number of languages from which on a unit is a language's mean over seeds; with fewer, each
-            pair of language and seed is one. Tests of two groups take languages as units whenever that can reach the
-            level.
+        enough_languages: from this many languages on, a unit is a language (its mean over seeds); with fewer
+            languages, a unit is a pair of language and seed. Two-group tests use languages as units whenever that
+            can reach the level.
     """
 
     level: float
@@ -42,9 +42,9 @@ class Verdict:
     """The result of judging differences.
 
     Attributes:
-        word: one of WORDS. With too few pairs no result could reach the level.
-        units, unit: how many units were permuted, and what a unit is: "languages" or "languages x seeds".
-        mean: of the units.
+        word: one of WORDS; TOO_FEW if no result with so few pairs could reach the level.
+        units, unit: the number of units that were permuted, and their kind: "languages" or "languages x seeds".
+        mean: mean difference over the units.
         low, high: the bootstrap interval of the mean; None for fewer than two units.
         p, p_below: probability of a mean at least as large, or as small, if signs (or groups) were random; None
             without units, and for counts.
@@ -71,15 +71,15 @@ def judge_groups(first: Differences, second: Differences, trial: Trial) -> Verdi
 
 
 def judge_counted(differences: Differences, trial: Trial) -> Verdict:
-    """Judges differences of a count, which seeds do not change: they must be above 0 in every language, or in none.
+    """Judges differences of a count, which is the same for every seed: all languages must be above 0, or all below.
 
-    All seeds of a language are one unit, however few languages there are. If seeds do differ, means are tested.
+    A unit is a language, even if there are few. If the seeds of a language differ after all, their means are tested.
     """
     by_language = _by_language(differences)
     if not by_language:
         return Verdict(UNTESTED)
     means = _means(differences)
-    if any(not math.isclose(min(of), max(of), rel_tol=1e-9, abs_tol=1e-9) for of in by_language.values()):
+    if any(not math.isclose(min(values), max(values), rel_tol=1e-9, abs_tol=1e-9) for values in by_language.values()):
         return _decide((means,), "languages", trial)
     word = HOLDS if means.min() > 0 else FAILS if means.max() < 0 else CLOSE
     return Verdict(word, len(means), "languages", float(means.mean()))
@@ -102,11 +102,11 @@ def holm(values: Sequence[float]) -> list[float]:
 def _judge(groups: tuple[Differences, ...], trial: Trial) -> Verdict:
     if not all(groups):
         return Verdict(UNTESTED)
-    means = [_means(of) for of in groups]
-    enough = min(len(of) for of in means) >= trial.enough_languages
-    if enough or (len(groups) == 2 and smallest_p([len(of) for of in means]) <= trial.level):
+    means = [_means(group) for group in groups]
+    sizes = [len(group_means) for group_means in means]
+    if min(sizes) >= trial.enough_languages or (len(groups) == 2 and smallest_p(sizes) <= trial.level):
         return _decide(tuple(means), "languages", trial)
-    return _decide(tuple(np.array(list(of.values()), dtype=float) for of in groups), "languages x seeds", trial)
+    return _decide(tuple(np.array(list(group.values()), dtype=float) for group in groups), "languages x seeds", trial)
 
 
 def _means(differences: Differences) -> Any:
@@ -126,7 +126,7 @@ def _decide(samples: tuple[Any, ...], unit: str, trial: Trial) -> Verdict:
     paired = len(samples) == 1
 
     def statistic(*drawn: Any, axis: int = -1) -> Any:
-        means = [np.mean(one, axis=axis) for one in drawn]
+        means = [np.mean(sample, axis=axis) for sample in drawn]
         return means[0] if paired else means[0] - means[1]
 
     units = sum(sample.size for sample in samples)
@@ -147,7 +147,7 @@ def _decide(samples: tuple[Any, ...], unit: str, trial: Trial) -> Verdict:
         )
         for side in ("greater", "less")
     )
-    drawn = stats.bootstrap(
+    interval = stats.bootstrap(
         samples,
         statistic,
         confidence_level=trial.confidence,
@@ -155,7 +155,7 @@ def _decide(samples: tuple[Any, ...], unit: str, trial: Trial) -> Verdict:
         rng=np.random.default_rng(_SEED),
         **rules,
     ).confidence_interval
-    low, high = float(drawn.low), float(drawn.high)
+    low, high = float(interval.low), float(interval.high)
     word = CLOSE
     if smallest_p([sample.size for sample in samples]) > trial.level:
         word = TOO_FEW

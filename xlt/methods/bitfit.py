@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
-
 from xlt.errors import UsageError
-from xlt.methods.dense import DenseTensors, tunable_names
-from xlt.methods.method import Method, ModuleReport, Phase, Setting, head_parameters, trained_head
+from xlt.methods.dense import DenseMethod, tunable_names
+from xlt.methods.method import Phase, Setting
 from xlt.models.transfer import TransferModel
-from xlt.modules import ModuleArtefact, ModuleHeader, SparseDelta
 
 
 @dataclass
@@ -23,7 +20,7 @@ class BitFitConfig:
 SCHEMA = BitFitConfig
 
 
-class BitFit(Method):
+class BitFit(DenseMethod):
     """A method that trains the biases of the backbone's linear layers.
 
     The biases of layer normalisation and of the language-model head stay fixed. Only with this choice does mBERT have
@@ -40,16 +37,4 @@ class BitFit(Method):
                 f"method=bitfit: model {model.base_name} has no bias terms outside layer normalisation, "
                 "so there is nothing to train: choose another method"
             )
-        self._dense = DenseTensors(model, biases, keep_start=True)
-        self._head = head_parameters(model)
-        self._total = model.pretrained_parameters
-
-    def trainable(self) -> dict[str, nn.Parameter]:
-        return {**self._dense.parameters, **self._head}
-
-    def export(self, model: TransferModel, header: ModuleHeader) -> ModuleArtefact:
-        return SparseDelta(header, self._dense.entries(), trained_head(model))
-
-    def report(self) -> ModuleReport:
-        tuned = sum(parameter.numel() for parameter in self._dense.parameters.values())
-        return {"tuned_entries": tuned, "density": tuned / self._total}
+        self.train_tensors(model, biases)

@@ -1,4 +1,4 @@
-"""Training of whole tensors, which full fine-tuning, BitFit and the dense phase of LT-SFT have in common."""
+"""Training of whole tensors: full fine-tuning, BitFit and the dense phase of LT-SFT are built on it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from xlt.methods.method import Method, ModuleReport, head_parameters, trained_head
 from xlt.models.transfer import TransferModel, layer_norm_parameters
-from xlt.modules import Entries
+from xlt.modules import Entries, ModuleArtefact, ModuleHeader, SparseDelta
 
 _BLOCK_ENTRIES = 2**18  # entries of a block that fits into the cache: 1 MiB of each tensor in float32
 
@@ -86,3 +87,23 @@ class DenseTensors:
             difference = parameter.detach().to(wide) - self.start[name].to(wide)
             entries[name] = Entries(None, difference.cpu().view(-1), parameter.shape)
         return entries
+
+
+class DenseMethod(Method):
+    """A method of one phase that trains whole tensors; its `attach` calls `train_tensors` with their names."""
+
+    def train_tensors(self, model: TransferModel, names: Iterable[str]) -> None:
+        """Makes these tensors and the task head trainable, and freezes all others."""
+        self._dense = DenseTensors(model, names, keep_start=True)
+        self._head = head_parameters(model)
+        self._total = model.pretrained_parameters
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        return {**self._dense.parameters, **self._head}
+
+    def export(self, model: TransferModel, header: ModuleHeader) -> ModuleArtefact:
+        return SparseDelta(header, self._dense.entries(), trained_head(model))
+
+    def report(self) -> ModuleReport:
+        tuned = sum(parameter.numel() for parameter in self._dense.parameters.values())
+        return {"tuned_entries": tuned, "density": tuned / self._total}

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch import nn
-
 from xlt.config import RunFacts, key
-from xlt.methods.dense import DenseTensors, tunable_names
-from xlt.methods.method import Method, ModuleReport, Phase, Setting, head_parameters, trained_head
+from xlt.methods.dense import DenseMethod, tunable_names
+from xlt.methods.method import Phase, Setting
 from xlt.models.transfer import TransferModel
-from xlt.modules import ModuleArtefact, ModuleHeader, SparseDelta
 
 
 @dataclass
@@ -31,7 +28,7 @@ class FullConfig:
 SCHEMA = FullConfig
 
 
-class Full(Method):
+class Full(DenseMethod):
     """A method that trains every parameter.
 
     Its module is the difference at every entry (density 1), so that it composes like any other module. Without
@@ -51,16 +48,4 @@ class Full(Method):
             adapts_language=setting.adapts_language and self.untie_embeddings,
             freeze_layer_norm=self.freeze_layer_norm,
         )
-        self._dense = DenseTensors(model, names, keep_start=True)
-        self._head = head_parameters(model)
-        self._total = model.pretrained_parameters
-
-    def trainable(self) -> dict[str, nn.Parameter]:
-        return {**self._dense.parameters, **self._head}
-
-    def export(self, model: TransferModel, header: ModuleHeader) -> ModuleArtefact:
-        return SparseDelta(header, self._dense.entries(), trained_head(model))
-
-    def report(self) -> ModuleReport:
-        tuned = sum(parameter.numel() for parameter in self._dense.parameters.values())
-        return {"tuned_entries": tuned, "density": tuned / self._total}
+        self.train_tensors(model, names)

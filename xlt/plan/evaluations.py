@@ -57,11 +57,11 @@ def plan_evaluations(
     Raises:
         UsageError: a module cannot be loaded or planned.
     """
-    there = run.planned_data
-    entries = _entries({**there.evaluation, **there.benchmarks}, {**data.evaluation, **data.benchmarks})
-    run.data = there.evaluated_on(
-        {**there.evaluation, **{entries[name]: source for name, source in data.evaluation.items()}},
-        {**there.benchmarks, **{entries[name]: benchmark for name, benchmark in data.benchmarks.items()}},
+    planned = run.planned_data
+    entries = _entries({**planned.evaluation, **planned.benchmarks}, {**data.evaluation, **data.benchmarks})
+    run.data = planned.evaluated_on(
+        {**planned.evaluation, **{entries[name]: source for name, source in data.evaluation.items()}},
+        {**planned.benchmarks, **{entries[name]: benchmark for name, benchmark in data.benchmarks.items()}},
     )
     # A task's head is stored in the module, not in the checkpoint.
     whole = method_class(run_config.method).leaves_checkpoint and not task_class(run_config.task).has_head
@@ -84,12 +84,12 @@ def plan_evaluations(
     needs_modules = composes and (labels is None or COMPOSED in labels)
     modules = language_modules(plan, config, run_config, "evaluation", gathered) if needs_modules else {}
     gathered.refuse()
-    asked: dict[str, Composition] = {}
+    compositions: dict[str, Composition] = {}
 
     def ask(name: str, label: str, files: tuple[ModuleFile, ...], roles: Mapping[str, str], unusual: str) -> None:
         key, identity = _evaluation(plan, run_config, data, run, name, roles)
         content = digest(evaluated_identity(data, name))
-        asked[key] = Composition(name, label, files, entries[name], content, identity, unusual)
+        compositions[key] = Composition(name, label, files, entries[name], content, identity, unusual)
 
     further = unusual_modules(run_config)
     for name in evaluated_on(run_config):
@@ -105,8 +105,8 @@ def plan_evaluations(
             ask(name, ALONE, own, roles, further)
         if run_config.task_modules.evaluate_base:
             ask(name, BASE, (), {}, "")
-    run.evaluations |= asked
-    return asked
+    run.evaluations |= compositions
+    return compositions
 
 
 def _evaluation(
@@ -130,7 +130,7 @@ def _evaluation(
     return key, identity
 
 
-def _entries(there: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
+def _entries(planned: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
     """Returns name -> the name of the source or benchmark in the run's data.
 
     The two are equal, unless the run has other data of that name; then a number is added.
@@ -138,5 +138,5 @@ def _entries(there: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]
     entries = {}
     for name, data in new.items():
         names = (name if number == 1 else f"{name} ({number})" for number in itertools.count(1))
-        entries[name] = next(candidate for candidate in names if there.get(candidate, data) == data)
+        entries[name] = next(candidate for candidate in names if planned.get(candidate, data) == data)
     return entries

@@ -1,4 +1,4 @@
-"""The tables there are: files of `conf/table`, and the published tables and figures that they stand for."""
+"""Lists the tables, which are files of `conf/table`, and the published tables and figures that they stand for."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class TableEntry:
 
 @dataclass(frozen=True)
 class NamedTable:
-    """What a user's name of a table stands for.
+    """The table that a user has named.
 
     Attributes:
         file: name in `conf/table`.
-        published: the key of its `stands_for` that was named; None where the file itself was.
+        published: the key of `stands_for` that the user named; None if the user named the file.
     """
 
     file: str
@@ -50,7 +50,10 @@ class NamedTable:
 
 
 def catalogue() -> list[TableEntry]:
-    """All tables, by name. Needs Hydra to be ready (`xlt.compose.hydra_ready`); the files are read once for it."""
+    """Returns all tables in the order of their names. Hydra must be ready (`xlt.compose.hydra_ready`).
+
+    The files are read once for each initialisation of Hydra.
+    """
     loader: Any = GlobalHydra.instance().config_loader()
     if loader not in _CATALOGUES:
         names = [name for name in loader.get_group_options("table") if not name.startswith(("base_", "_"))]
@@ -66,29 +69,29 @@ def _entry(name: str) -> TableEntry:
 
 
 def config_file(group: str, name: str) -> DictConfig:
-    """The content of a file of a config group, not composed with its defaults.
+    """Returns the content of one file of a config group; its defaults list is not followed.
 
     Raises:
         UsageError: there is no such file.
     """
     loader: Any = GlobalHydra.instance().config_loader()
-    found = loader.repository.load_config(f"{group}/{name}")
-    if found is None:
+    file = loader.repository.load_config(f"{group}/{name}")
+    if file is None:
         options = [option for option in loader.get_group_options(group) if not option.startswith(("base_", "_"))]
         raise UsageError(f"{name}: no such file in conf/{group}{_near(name, options)}")
-    content = found.config
+    content = file.config
     OmegaConf.set_struct(content, False)
     return content
 
 
 def find_table(name: str, word: str = "table") -> NamedTable:
-    """The table that a user names by its file, by its number (4.2, B.2) or as figure_4.2.
+    """Returns the table that a user names by its file, by its number (4.2, B.2) or as figure_4.2.
 
     Args:
-        name: what stands after `table=` or `figure=`.
-        word: "figure": a number is that of a figure.
+        name: the value after `table=` or `figure=`.
+        word: "table" or "figure"; with "figure", a number is that of a figure.
     Raises:
-        UsageError: there is none; the message has near names. A table that was renamed is named.
+        UsageError: there is no such table; the message has similar names, or the new name of a renamed table.
     """
     entries = catalogue()
     if any(entry.name == name for entry in entries):

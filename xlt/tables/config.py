@@ -114,8 +114,8 @@ class PartConfig:
                 yield f"{prefix}.groups.{name}: must have members and be in {prefix}.columns"
         for name, entry in self.systems.items():
             for heading in entry.by_metric.keys() - self.metrics.keys():
-                there = ", ".join(self.metrics)
-                yield f"{prefix}.systems.{name}.by_metric.{heading}: no such heading; there are {there}"
+                headings = ", ".join(self.metrics)
+                yield f"{prefix}.systems.{name}.by_metric.{heading}: no such heading; there are {headings}"
 
 
 @dataclass
@@ -167,13 +167,15 @@ class TableConfig:
             if name not in rows:
                 yield f"{prefix}.rows: no system {name}; there are {', '.join(dict.fromkeys(rows))}"
         columns = [
-            c for part in self.parts.values() for c in (*part.columns, *(m for of in part.groups.values() for m in of))
+            column
+            for part in self.parts.values()
+            for column in (*part.columns, *itertools.chain.from_iterable(part.groups.values()))
         ]
         for where in ("columns", "average"):
             for column in getattr(self, where):
                 if column not in columns:
-                    there = ", ".join(dict.fromkeys(columns))
-                    yield f"{prefix}.{where}: no part has a column {column}; there are {there}"
+                    known_columns = ", ".join(dict.fromkeys(columns))
+                    yield f"{prefix}.{where}: no part has a column {column}; there are {known_columns}"
 
 
 @dataclass

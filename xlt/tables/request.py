@@ -1,4 +1,4 @@
-"""Reads a command's request for a table: the file, its grids to be made, and the overrides of the runs."""
+"""Reads a command's request for a table: the file, the grids to make, and the overrides of the runs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ from xlt.tables.config import (
 from xlt.tables.resolving import at_scale, grids_of
 from xlt.tables.table import Table
 
-_OWN = ("table", "seeds", "launcher", "output_dir", "scale")
+# Keys of the command itself; all other words are overrides of the runs.
+_COMMAND_KEYS = ("table", "seeds", "launcher", "output_dir", "scale")
 # Overrides that do not change what the table shows: they only say where files are and how runs are executed.
 _NEUTRAL = ("data_dir", "output_dir", "model.path", "model.revision", "device", "threads", "tracker", "launcher")
 _DIGITS = 6
@@ -43,12 +44,12 @@ class TableRequest:
 
     Attributes:
         file: name of the file in `conf/table`.
-        name: of the saved files: the table's, with a digest added if the request changes the table.
+        name: name of the saved files: that of the table, with a digest added if the request changes the table.
         config: the command's settings, which include the table at its scale.
         grids: heading -> its grid.
         published: key of `stands_for` that the command named; None if it named the file.
         overrides: Hydra overrides for every run.
-        changes: the words of the command that change the table, for people.
+        changes: the words of the command that change what the table shows; they are printed in its note.
     """
 
     file: str
@@ -61,7 +62,7 @@ class TableRequest:
 
     @property
     def has_averages(self) -> bool:
-        """Whether a grid with one column of averages for each heading is shown, too."""
+        """Whether a further grid shows the averages, with one column for each heading."""
         if len(self.grids) < 2:
             return False
         stands_for = self.config.table.stands_for
@@ -84,7 +85,7 @@ class TableRequest:
         """Adds the runs of all headings to a plan.
 
         Returns:
-            Heading -> its runs; and the faults of the headings whose runs cannot be composed, a line each.
+            Heading -> its runs; and one line for each fault in the runs of headings that cannot be composed.
         """
         tables: dict[str, Table] = {}
         faulty: list[str] = []
@@ -107,18 +108,20 @@ def request_table(words: Sequence[str], word: str = "table") -> TableRequest:
     """
     _register()
     words = [_renamed_key(one, word) for one in words]
-    _refuse_strays(words)
-    named = [one for one in words if one.lstrip("+").startswith("table=")]
-    if len(named) != 1:
-        raise UsageError(f"{' '.join(named)}: give one {word}" if named else f"{word}: give one, as {word}=4.2")
-    named_table = find_table(named[0].partition("=")[2], word)
-    own = [one for one in words if one.partition("=")[0].lstrip("+~").split(".")[0] in _OWN and one != named[0]]
-    others = [one for one in words if one not in own and one != named[0]]
-    config = _checked(named_table, own, word)
+    _refuse_non_overrides(words)
+    naming = [one for one in words if one.lstrip("+").startswith("table=")]
+    if len(naming) != 1:
+        raise UsageError(f"{' '.join(naming)}: give one {word}" if naming else f"{word}: give one, as {word}=4.2")
+    named_table = find_table(naming[0].partition("=")[2], word)
+    settings = [
+        one for one in words if one.partition("=")[0].lstrip("+~").split(".")[0] in _COMMAND_KEYS and one != naming[0]
+    ]
+    run_words = [one for one in words if one not in settings and one != naming[0]]
+    config = _checked(named_table, settings, word)
     table = config.table
     if table.measured_by is not None:
         raise UsageError(
-            f"{word}={named[0].partition('=')[2]}: measured, not trained; run python {table.measured_by} --help"
+            f"{word}={naming[0].partition('=')[2]}: measured, not trained; run python {table.measured_by} --help"
         )
     headings = table.stands_for[named_table.published].of if named_table.published is not None else []
     grids = grids_of(table, config.scale, headings)
@@ -127,12 +130,12 @@ def request_table(words: Sequence[str], word: str = "table") -> TableRequest:
         raise UsageError(
             f"{word}={named_table.file}: nothing to show at scale={config.scale}{'; ' + why if why else ''}"
         )
-    changes = [one for one in (*own, *others) if _asks_differently(one)]
-    mark = hashlib.blake2b("\n".join(sorted(changes)).encode(), digest_size=8).hexdigest()[:_DIGITS]
-    name = f"{named_table.file}-{mark}" if changes else named_table.file
+    changes = [one for one in (*settings, *run_words) if _changes_table(one)]
+    digest = hashlib.blake2b("\n".join(sorted(changes)).encode(), digest_size=8).hexdigest()[:_DIGITS]
+    name = f"{named_table.file}-{digest}" if changes else named_table.file
     for grid in grids.values() if changes else ():
         grid.note = "\n".join(filter(None, [f"Asked for with {' '.join(changes)}", grid.note]))
-    overrides = [f"tracker.group={name}", *others, f"scale={config.scale}", f"output_dir={config.output_dir}"]
+    overrides = [f"tracker.group={name}", *run_words, f"scale={config.scale}", f"output_dir={config.output_dir}"]
     return TableRequest(named_table.file, name, config, grids, named_table.published, overrides, changes)
 
 
@@ -147,27 +150,28 @@ def _renamed_key(word: str, key: str) -> str:
     return f"table={word.partition('=')[2]}" if word.startswith(f"{key}=") else word
 
 
-def _refuse_strays(words: Sequence[str]) -> None:
-    stray = [word for word in words if word.startswith(("=", "-")) or ("=" not in word and not word.startswith("~"))]
-    if stray:
-        raise UsageError(*(f"{word}: neither an option nor an override; write KEY=VALUE" for word in stray))
+def _refuse_non_overrides(words: Sequence[str]) -> None:
+    wrong = [word for word in words if word.startswith(("=", "-")) or ("=" not in word and not word.startswith("~"))]
+    if wrong:
+        raise UsageError(*(f"{word}: neither an option nor an override; write KEY=VALUE" for word in wrong))
 
 
-def _asks_differently(word: str) -> bool:
+def _changes_table(word: str) -> bool:
     key = word.partition("=")[0].lstrip("+~")
-    if key.partition(".")[0] in _OWN:
+    if key.partition(".")[0] in _COMMAND_KEYS:
         return key.startswith("table.")
     return not any(key == neutral or key.startswith(f"{neutral}.") for neutral in _NEUTRAL)
 
 
-def _checked(named_table: NamedTable, own: Sequence[str], word: str) -> ReproductionConfig:
+def _checked(named_table: NamedTable, settings: Sequence[str], word: str) -> ReproductionConfig:
     """Returns the command's settings, with the table at its scale and the user's changes applied to it."""
-    inside = [one for one in own if one.lstrip("+~").startswith("table.")]
+    table_changes = [one for one in settings if one.lstrip("+~").startswith("table.")]
     composed = compose(
-        [f"table={named_table.file}", *(one for one in own if one not in inside)], config_name="reproduction"
+        [f"table={named_table.file}", *(one for one in settings if one not in table_changes)],
+        config_name="reproduction",
     )
     at_scale(composed.table, str(composed.scale))
-    _apply(inside, composed)
+    _apply(table_changes, composed)
     config = OmegaConf.to_container(
         composed, resolve=True, throw_on_missing=False, structured_config_mode=SCMode.INSTANTIATE
     )
@@ -203,8 +207,8 @@ def _no_such_key(word: str, composed: DictConfig) -> str | None:
     path = word.partition("=")[0].lstrip("+~")
     for number, name in enumerate(path.split(".")):
         if not isinstance(node, DictConfig) or name not in node:
-            there = [str(key) for key in node] if isinstance(node, DictConfig) else []
+            keys = [str(key) for key in node] if isinstance(node, DictConfig) else []
             upper = ".".join(path.split(".")[:number])
-            return f"no such key {name} in {upper}{suggestion(name, there)}"
+            return f"no such key {name} in {upper}{suggestion(name, keys)}"
         node = node[name]
     return None

@@ -36,13 +36,13 @@ def at_scale(table: DictConfig, scale: str) -> None:
     Raises:
         UsageError: a value in the part for the scale has a wrong type.
     """
-    own = table.get(scale)
-    with open_dict(table):  # unknown keys are refused with all others, once the whole is composed
+    overrides = table.get(scale)
+    with open_dict(table):  # keys that no schema has are refused later, after all is composed
         for name in ("mini", "thesis"):
             table[name] = None
-        if own is not None:
+        if overrides is not None:
             try:
-                table.merge_with(own)
+                table.merge_with(overrides)
             except OmegaConfBaseException as error:
                 raise UsageError(f"table.{scale}: {one_line(error)}") from error
         for part in table.without:
@@ -51,7 +51,7 @@ def at_scale(table: DictConfig, scale: str) -> None:
 
 
 def grids_of(table: TableConfig, scale: str, headings: Sequence[str] = ()) -> dict[str, GridConfig]:
-    """Returns heading -> its grid, with a system for each setting of a search.
+    """Returns the grid of each heading; each setting of a search becomes a system of its own.
 
     Args:
         table: checked; `at_scale` has been applied.
@@ -76,10 +76,10 @@ def _headings(table: TableConfig) -> list[str]:
 def _grid(table: TableConfig, part_name: str, part: PartConfig, heading: str, scale: str) -> GridConfig:
     entries = {name: entry for name, entry in part.systems.items() if not table.rows or name in table.rows}
     groups = part.groups
-    members = [name for column in part.columns for name in groups.get(column, [])]
-    columns = [column for column in table.columns if column in part.columns or column in members] or part.columns
+    grouped = [name for column in part.columns for name in groups.get(column, [])]
+    columns = [column for column in table.columns if column in part.columns or column in grouped] or part.columns
     if table.columns and columns is not part.columns:
-        groups = {column: of for column, of in groups.items() if column in columns}
+        groups = {column: members for column, members in groups.items() if column in columns}
     average = [column for column in table.average if column in columns] or [
         column for column in part.average if column in columns
     ]
@@ -91,7 +91,7 @@ def _grid(table: TableConfig, part_name: str, part: PartConfig, heading: str, sc
         columns=list(columns),
         overrides=[_filled(word, part.experiment, scale) for word in part.overrides],
         searches={name: _search(entry.search, part, scale) for name, entry in entries.items() if entry.search},
-        groups={column: list(of) for column, of in groups.items()},
+        groups={column: list(members) for column, members in groups.items()},
         average=average,
         note="\n".join(note for note in (part.note, table.note) if note),
         figure=part.figure,
@@ -114,7 +114,7 @@ def _system(name: str, entry: EntryConfig, part: PartConfig, heading: str, scale
 
 
 def _search(search: SearchConfig, part: PartConfig, scale: str) -> SearchConfig:
-    over = {name: [_filled(value, part.experiment, scale) for value in of] for name, of in search.over.items()}
+    over = {name: [_filled(value, part.experiment, scale) for value in values] for name, values in search.over.items()}
     return dataclasses.replace(search, over=over)
 
 
@@ -149,19 +149,19 @@ def _add_published(
     computed = False
     for name in grid.systems:
         entry = entries[name]
-        for row, of in _published_rows(name, entry, numbers):
-            printed_over = published.over.get(heading) or [column for column in of if column != AVERAGE]
-            shown = {column: of[column] for column in grid.columns if column in of}
-            if AVERAGE in of and set(averaged) == set(printed_over):
-                shown[AVERAGE] = of[AVERAGE]
-            elif averaged and all(column in of for column in averaged):
-                shown[AVERAGE] = round(statistics.fmean(of[column] for column in averaged), 2)
-                computed = computed or AVERAGE in of
+        for row, printed in _published_rows(name, entry, numbers):
+            printed_over = published.over.get(heading) or [column for column in printed if column != AVERAGE]
+            shown = {column: printed[column] for column in grid.columns if column in printed}
+            if AVERAGE in printed and set(averaged) == set(printed_over):
+                shown[AVERAGE] = printed[AVERAGE]
+            elif averaged and all(column in printed for column in averaged):
+                shown[AVERAGE] = round(statistics.fmean(printed[column] for column in averaged), 2)
+                computed = computed or AVERAGE in printed
             if shown:
                 grid.reference[_filled(row, experiment, scale)] = shown
     if grid.reference:
         grid.reference_name = published.name + ("; averages over the columns shown" if computed else "")
-    grid.facts = {name: dict(of) for name, of in published.facts.items()}
+    grid.facts = {name: dict(facts) for name, facts in published.facts.items()}
 
 
 def _published_rows(
@@ -173,9 +173,9 @@ def _published_rows(
         if base in numbers:
             yield name, numbers[base]
         return
-    for row, of in numbers.items():
+    for row, printed in numbers.items():
         if row == base or row.startswith(f"{base} "):
-            yield name + row.removeprefix(base), of
+            yield name + row.removeprefix(base), printed
 
 
 def _typed_file(schema: Any, group: str, name: str) -> Any:

@@ -37,8 +37,8 @@ class Table:
         self._runs: dict[tuple[str, int, str | None], tuple[Run, dict[str, Composition]]] = {}
         faults: list[str] = []
         for system_name, system in config.systems.items():
-            own: list[str | None] = list(config.sources) if _is_per_column(system) else [None]
-            for seed, column in itertools.product(seeds, own):
+            columns: list[str | None] = list(config.sources) if _is_per_column(system) else [None]
+            for seed, column in itertools.product(seeds, columns):
                 try:
                     composed = compose(run_words(config, system, overrides, column))
                     composed.seed = seed
@@ -59,20 +59,20 @@ class Table:
 
     def run(self, system: str, seed: int, column: str) -> Run:
         """Returns the run of a cell."""
-        return self._asked(system, seed, column)[0]
+        return self._run_and_evaluations(system, seed, column)[0]
 
     def composition(self, system: str, seed: int, column: str) -> Composition | None:
         """Returns the composition that is evaluated for a cell; None if the column is a group."""
-        return _shown(self._asked(system, seed, column)[1], self.config.systems[system], column)[1]
+        return _shown(self._run_and_evaluations(system, seed, column)[1], self.config.systems[system], column)[1]
 
     def cost(self, system: str, seed: int, column: str, store: RunStore) -> dict[str, float]:
         """Returns the cost per example in a cell's evaluation; empty if it is not finished or has no cost."""
-        run, evaluations = self._asked(system, seed, column)
+        run, evaluations = self._run_and_evaluations(system, seed, column)
         key, _ = _shown(evaluations, self.config.systems[system], column)
         record = store.evaluations(run.fingerprint).get(key or "")
         return (record or {}).get("cost", {})
 
-    def _asked(self, system: str, seed: int, column: str) -> tuple[Run, dict[str, Composition]]:
+    def _run_and_evaluations(self, system: str, seed: int, column: str) -> tuple[Run, dict[str, Composition]]:
         """Returns a cell's run and this system's evaluations of it; systems may share runs but not evaluations."""
         return self._runs[system, seed, column if _is_per_column(self.config.systems[system]) else None]
 
@@ -94,7 +94,7 @@ class Table:
             scores: dict[str, float] = {}
             behind: dict[str, str] = {}
             for column in config.sources:
-                run, evaluations = self._asked(name, seed, column)
+                run, evaluations = self._run_and_evaluations(name, seed, column)
                 key, composition = _shown(evaluations, system, column)
                 behind[column] = run.fingerprint
                 row[column].stand_in = _stand_in(run, composition)

@@ -98,7 +98,7 @@ def print_plan(plan: Plan, console: Console, show_existing: bool = True) -> None
 
 def print_other_code(plan: Plan, console: Console) -> None:
     """Prints a line about runs of other code that the plan uses, and one about those that it could use."""
-    for runs, what in (
+    for runs, advice in (
         (plan.made_by_other_code(), "they are trained again; other_code=use takes them instead"),
         (list(plan.other_code.used.values()), "they are used as they are; other_code=train trains them again"),
     ):
@@ -106,7 +106,7 @@ def print_other_code(plan: Plan, console: Console) -> None:
             last = max(runs, key=lambda run: run.finished)
             exist = "1 run exists" if len(runs) == 1 else f"{len(runs)} runs exist"
             about = f"{exist} that other code made ({last})"
-            console.print(f"{about}: {what}", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"{about}: {advice}", highlight=False, markup=False, soft_wrap=True)
 
 
 def print_evaluations(run: Run, evaluations: Mapping[str, Composition], store: RunStore, console: Console) -> None:
@@ -233,8 +233,8 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def _scores(of: Mapping[str, float], labels: Sequence[str]) -> list[Shown]:
-    return [(f"{of[label]:.1f}" if label in of else "-", "") for label in labels]
+def _scores(by_label: Mapping[str, float], labels: Sequence[str]) -> list[Shown]:
+    return [(f"{by_label[label]:.1f}" if label in by_label else "-", "") for label in labels]
 
 
 def _cell(grid: Grid, system: str, column: str) -> str:

@@ -255,14 +255,14 @@ def table_tag(table: str) -> str:
 
 
 class ShowsRuns(Protocol):
-    """A table, as far as its runs are concerned."""
+    """An object that says which runs each system of a table shows."""
 
     def runs(self) -> Mapping[str, Iterable[Run]]:
-        """Label of a system -> the runs behind it."""
+        """Returns label of a system -> the runs that it shows."""
 
 
 def name_in_table(table: str, parts: Iterable[ShowsRuns], runs: Iterable[Run]) -> None:
-    """Sets the names of a plan's runs in the dashboards of a table, after the systems that show them.
+    """Names each run of a plan, in the dashboards of one table, after the systems that show it.
 
     A run of several systems gets the labels of all. A run that no system shows, because only other runs build on it, is
     named after its kind of result and its method. Each table has names of its own. W&B keeps those of other tables;
@@ -271,7 +271,7 @@ def name_in_table(table: str, parts: Iterable[ShowsRuns], runs: Iterable[Run]) -
     Args:
         table: name of the table.
         parts: the table itself, or the tables whose averages it shows.
-        runs: all runs that it needs; their `systems` are changed.
+        runs: all runs that the table needs; the function writes the names to their `systems`.
     """
     labels: dict[str, dict[str, None]] = {}
     for part in parts:
@@ -284,6 +284,6 @@ def name_in_table(table: str, parts: Iterable[ShowsRuns], runs: Iterable[Run]) -
 
 
 def _extra_config(run: Run) -> dict[str, Any]:
-    """Returns facts by which W&B can find and group runs and which are not in the config."""
+    """Returns facts that are not in the config and by which W&B can search and group runs."""
     name = method_name(run.config.method)
     return {"fingerprint": run.fingerprint, "stands_on": run.depends_on, "method_name": name}

@@ -17,15 +17,15 @@ _FILE = "wandb/told.json"
 
 @dataclass
 class WandbRecord:
-    """The parts of a run that one destination has: a user's or team's project at W&B, or the offline files.
+    """Says which parts of a run have arrived at one destination, a W&B project or the offline files.
 
-    The record is written when the destination has the parts. If something prevents this, the next command sends them.
-    If the run's folder, or only its `wandb` folder, is deleted, everything is sent again.
+    A part is added to the record after it has arrived. If sending fails, the part is not in the record, so the next
+    command sends it again. If a user deletes the run's folder, or its `wandb` folder, everything is sent again.
 
     Attributes:
-        trained: whether the destination has the summary of training and the module.
-        scores: keys of the evaluations whose scores it has.
-        systems: table -> name of the run in that table, as the destination has it.
+        trained: whether the summary of training and the module have arrived.
+        scores: keys of the evaluations whose scores have arrived.
+        systems: table -> the name of the run in that table that W&B shows.
     """
 
     trained: bool = False
@@ -34,11 +34,11 @@ class WandbRecord:
 
     @staticmethod
     def read(folder: Path, tracker: TrackerConfig) -> WandbRecord:
-        """Reads the record of the run in `folder` for the destination that `tracker` names; empty if there is none."""
+        """Reads the record of the run in `folder` for the destination of `tracker`; it is empty if none was written."""
         return WandbRecord(**_read(folder).get(_destination(tracker), {}))
 
     def write(self, folder: Path, tracker: TrackerConfig) -> None:
-        """Writes the record to the run's folder."""
+        """Writes the record of this destination to the run's folder; records of other destinations stay as they are."""
         (folder / _FILE).parent.mkdir(exist_ok=True)
         write_json(folder / _FILE, {**_read(folder), _destination(tracker): asdict(self)})
 
@@ -48,7 +48,7 @@ class WandbRecord:
 
 
 def has_unsent(run: Run, store: RunStore) -> bool:
-    """Returns whether a trained run uses W&B and has records that W&B has not received."""
+    """Returns whether the run is trained, uses W&B, and has parts that W&B has not received."""
     tracker = run.config.tracker
     if tracker.wandb == "off" or not store.is_trained(run.fingerprint) or store.lacks_manifest(run.fingerprint):
         return False

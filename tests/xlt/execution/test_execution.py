@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -239,60 +240,72 @@ def test_a_run_that_another_process_trained_but_could_not_record_is_recorded_by_
     assert again["recorded_late"] and again["identity"] == manifest["identity"]
 
 
+@dataclass
+class TwoProcesses:
+    """Two processes that carry out one plan together.
+
+    Attributes:
+        plan: the plan.
+        add: adds a run with further overrides to the plan and returns it.
+        carry_out: returns for each process its reports, and its failures or the text of its error. A report is (event,
+            seed of the run, `observe(event, run)`).
+    """
+
+    plan: Plan
+    add: Callable[..., Run]
+    carry_out: Callable[..., list[Any]]
+
+
 @pytest.fixture
-def together(in_two_processes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list[Any]]:
-    """`together(plan)`: two processes carry it out; of each what it was told, and its failures or its error."""
-    monkeypatch.setenv("WORLD_SIZE", "2")
-
-    def run(plan: Plan, look: Callable[[str, Run], Any] = lambda *_: None) -> list[Any]:
-        def work(processes: Processes) -> Any:
-            told: list[Any] = []
-
-            def report(what: str, run: Run, message: str) -> None:
-                told.append((what, run.config.seed, look(what, run)))
-
-            try:
-                return told, carry_out(plan, None, silent, report).failures
-            except RuntimeError as error:
-                return told, str(error)
-
-        return in_two_processes(work, tmp_path / "processes")
-
-    return run
-
-
-def test_other_processes_wait_until_the_leader_has_evaluated(
-    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...], together: Callable[..., list[Any]]
-) -> None:
-    planned(*words)
-    found = together(plan, lambda what, run: what == "done" and len(plan.store.evaluations(run.fingerprint)))
-    expected = [("start", 1, False), ("done", 1, 0), ("start", 1, False), ("done", 1, 2)]
-    assert found == [(expected, {}), (expected, {})]
-
-
-def test_what_fails_in_the_leader_alone_while_the_others_wait_has_failed_for_all(
+def two_processes(
     plan: Plan,
     planned: Callable[..., Run],
     words: tuple[str, ...],
-    together: Callable[..., list[Any]],
+    in_two_processes: Callable[..., list[Any]],
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> TwoProcesses:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    def carry_out_together(observe: Callable[[str, Run], Any] = lambda *_: None) -> list[Any]:
+        def work(processes: Processes) -> Any:
+            reports: list[Any] = []
+
+            def report(event: str, run: Run, message: str) -> None:
+                reports.append((event, run.config.seed, observe(event, run)))
+
+            try:
+                return reports, carry_out(plan, None, silent, report).failures
+            except RuntimeError as error:
+                return reports, str(error)
+
+        return in_two_processes(work, tmp_path / "processes")
+
+    return TwoProcesses(plan, lambda *changes: planned(*words, *changes), carry_out_together)
+
+
+def test_other_processes_wait_until_the_leader_has_evaluated(two_processes: TwoProcesses) -> None:
+    two_processes.add()
+    store = two_processes.plan.store
+    outcomes = two_processes.carry_out(lambda event, run: event == "done" and len(store.evaluations(run.fingerprint)))
+    expected = [("start", 1, False), ("done", 1, 0), ("start", 1, False), ("done", 1, 2)]
+    assert outcomes == [(expected, {}), (expected, {})]
+
+
+def test_what_fails_in_the_leader_alone_while_the_others_wait_has_failed_for_all(
+    two_processes: TwoProcesses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = planned(*words)
+    run = two_processes.add()
     monkeypatch.setattr(execution, "evaluate_compositions", lambda *_: 1 / 0)
-    found = together(plan)
-    reasons = [failures[run.fingerprint] for _, failures in found]
+    reasons = [failures[run.fingerprint] for _, failures in two_processes.carry_out()]
     assert reasons[0] == reasons[1] and "ZeroDivisionError: division by zero" in reasons[0]
 
 
 def test_a_process_that_fails_alone_in_training_ends_and_does_not_begin_the_next_run(
-    plan: Plan,
-    planned: Callable[..., Run],
-    words: tuple[str, ...],
-    together: Callable[..., list[Any]],
-    monkeypatch: pytest.MonkeyPatch,
+    two_processes: TwoProcesses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for seed in (1, 2):
-        planned(*words, f"seed={seed}")
+        two_processes.add(f"seed={seed}")
     step = Trainer._forward_backward
 
     def instead(self: Trainer, *others: Any) -> Any:
@@ -302,19 +315,13 @@ def test_a_process_that_fails_alone_in_training_ends_and_does_not_begin_the_next
 
     monkeypatch.setattr(Trainer, "_forward_backward", instead)
     monkeypatch.setattr(execution, "_PATIENCE", timedelta(seconds=1))
-    (told, _), (told_other, error) = together(plan)
-    assert told == told_other == [("start", 1, None)]
-    assert error.startswith("process 1: failed alone: ") and "RuntimeError: out of memory" in error
+    (reports, _), (other_reports, error) = two_processes.carry_out()
+    assert reports == other_reports == [("start", 1, None)]
+    assert error.startswith("process 1: ") and "RuntimeError: out of memory" in error
 
 
-def test_processes_that_fail_alike_go_on_together(
-    plan: Plan,
-    planned: Callable[..., Run],
-    words: tuple[str, ...],
-    together: Callable[..., list[Any]],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    first, second = (planned(*words, f"seed={seed}").fingerprint for seed in (1, 2))
+def test_processes_that_fail_alike_go_on_together(two_processes: TwoProcesses, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (two_processes.add(f"seed={seed}").fingerprint for seed in (1, 2))
     step = Trainer._forward_backward
 
     def instead(self: Trainer, *others: Any) -> Any:
@@ -323,24 +330,21 @@ def test_processes_that_fail_alike_go_on_together(
         return step(self, *others)
 
     monkeypatch.setattr(Trainer, "_forward_backward", instead)
-    assert [failures for _, failures in together(plan)] == [{first: "wrong"}] * 2
-    assert plan.store.is_trained(second) and len(plan.store.evaluations(second)) == 2
+    assert [failures for _, failures in two_processes.carry_out()] == [{first: "wrong"}] * 2
+    store = two_processes.plan.store
+    assert store.is_trained(second) and len(store.evaluations(second)) == 2
 
 
 def test_processes_that_fail_differently_do_not_go_on(
-    plan: Plan,
-    planned: Callable[..., Run],
-    words: tuple[str, ...],
-    together: Callable[..., list[Any]],
-    monkeypatch: pytest.MonkeyPatch,
+    two_processes: TwoProcesses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    planned(*words)
+    two_processes.add()
 
     def instead(*_: Any) -> None:
         raise RuntimeError(f"in {Processes.join().rank}")
 
     monkeypatch.setattr(execution, "_train", instead)
-    for _, error in together(plan):
+    for _, error in two_processes.carry_out():
         assert error.startswith("processes failed differently: process 0: ")
         assert "RuntimeError: in 0" in error and "process 1: " in error and "RuntimeError: in 1" in error
 
@@ -351,14 +355,12 @@ def test_processes_that_fail_differently_do_not_go_on(
 def test_all_processes_go_on_from_what_the_lock_s_holder_left_while_the_leader_waited(
     holder: str,
     steps_left: list[tuple[str, int]],
-    plan: Plan,
-    planned: Callable[..., Run],
-    words: tuple[str, ...],
-    together: Callable[..., list[Any]],
+    two_processes: TwoProcesses,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    folder, aside = plan.store.folder(planned(*words).fingerprint), tmp_path / "aside"
+    plan = two_processes.plan
+    folder, aside = plan.store.folder(two_processes.add().fingerprint), tmp_path / "aside"
     with monkeypatch.context() as alone:
         alone.delenv("WORLD_SIZE")
         if holder == "was stopped":
@@ -385,5 +387,5 @@ def test_all_processes_go_on_from_what_the_lock_s_holder_left_while_the_leader_w
 
     monkeypatch.setattr(RunStore, "lock", after_a_while)
     monkeypatch.setattr(Trainer, "_forward_backward", noted)
-    found = together(plan, lambda *_: list(done))
-    assert [(told[1], failures) for told, failures in found] == [(("done", 1, steps_left), {})] * 2
+    outcomes = two_processes.carry_out(lambda *_: list(done))
+    assert [(reports[1], failures) for reports, failures in outcomes] == [(("done", 1, steps_left), {})] * 2

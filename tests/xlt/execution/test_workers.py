@@ -167,8 +167,8 @@ def test_a_slurm_job_that_left_the_queue_without_a_result_has_died(
         file.write_text(f"#!/bin/sh\n{line}\n", encoding="utf-8")
         file.chmod(file.stat().st_mode | stat.S_IEXEC)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr("xlt.execution.workers._SECONDS_BETWEEN_LOOKS", {"slurm": 0.01})
-    monkeypatch.setattr("xlt.execution.workers._SECONDS_BETWEEN_QUESTIONS", {"slurm": 0.02})
+    monkeypatch.setattr("xlt.execution.workers._SECONDS_BETWEEN_RESULT_CHECKS", {"slurm": 0.01})
+    monkeypatch.setattr("xlt.execution.workers._SECONDS_BETWEEN_QUEUE_READS", {"slurm": 0.02})
     config = launcher(cluster="slurm", partition="night", setup=["module load cuda"], sbatch={"qos": "low"})
     assert list(faults(config, "launcher")) == []
     workers = ClusterWorkers(config, tmp_path / "cluster")

@@ -288,30 +288,28 @@ def test_exactly_the_density_is_selected_of_the_pretrained_parameters(
     assert 0.9 * wanted < changed <= wanted
 
 
-def test_with_fewer_changed_weights_than_k_still_exactly_k_are_selected() -> None:
-    """PEERS: in the reference K beyond the changed weights unmasks everything. Ties: lowest index first."""
+def _selected(density: float, changes: list[float]) -> list[int]:
+    """Returns the entries that are selected after the dense phase made these changes; the weights must be restored."""
     model = TransferModel(_Line([0.0] * 5), None, "hash", "line")
-    method = _lt_sft(density=0.6)
+    method = _lt_sft(density=density)
     setting = Setting(adapts_language=False, random=lambda *_: torch.Generator())
     dense, sparse = method.phases(Budget(1, 1, None, 1, 1.0))
     method.attach(model, dense, setting)
-    model.backbone.linear.weight.data[0, 3] = 2.0  # the only one that moved
+    model.backbone.linear.weight.data[0] = torch.tensor(changes)
     method.attach(model, sparse, setting)
-    assert {name: chosen.tolist() for name, chosen in method.state().items()} == {
-        "indices/backbone.linear.weight": [0, 1, 3]
-    }
+    assert model.backbone.linear.weight.tolist() == [[0.0] * 5]
+    state = method.state()
+    assert state.keys() == {"indices/backbone.linear.weight"}
+    return state["indices/backbone.linear.weight"].tolist()
+
+
+def test_with_fewer_changed_weights_than_k_still_exactly_k_are_selected() -> None:
+    """If K exceeds the changed weights, the reference code selects all weights. Of ties we select the lowest index."""
+    assert _selected(density=0.6, changes=[0.0, 0.0, 0.0, 2.0, 0.0]) == [0, 1, 3]
 
 
 def test_equal_changes_are_cut_at_k() -> None:
-    model = TransferModel(_Line([0.0] * 5), None, "hash", "line")
-    method = _lt_sft(density=0.4)
-    setting = Setting(adapts_language=False, random=lambda *_: torch.Generator())
-    dense, sparse = method.phases(Budget(1, 1, None, 1, 1.0))
-    method.attach(model, dense, setting)
-    model.backbone.linear.weight.data[0] = torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0])
-    method.attach(model, sparse, setting)
-    assert method.state()["indices/backbone.linear.weight"].tolist() == [0, 1]
-    assert model.backbone.linear.weight.tolist() == [[0.0] * 5]
+    assert _selected(density=0.4, changes=[1.0, -1.0, 1.0, 1.0, -1.0]) == [0, 1]
 
 
 def test_the_optimiser_of_the_sparse_phase_holds_k_entries_and_the_head(

@@ -1,4 +1,4 @@
-"""Small encoders of three families with random weights, whose blocks, attention and names differ."""
+"""Small encoders of three families with random weights, whose blocks, attention and names differ; small tokenizers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.xlt.models.small_tokenizers import ALL_KINDS
 from xlt.models.loading import take_apart
 from xlt.models.transfer import TransferModel
 
@@ -55,3 +56,9 @@ def encoder_model(family: str, layers: int = 4, dropout: float = 0.1) -> Transfe
 @pytest.fixture(params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> str:
     return request.param
+
+
+@pytest.fixture(scope="module", params=ALL_KINDS)
+def full(request: pytest.FixtureRequest) -> Any:
+    """A tokenizer with its full vocabulary, of each kind in turn."""
+    return ALL_KINDS[request.param]()

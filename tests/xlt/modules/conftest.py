@@ -1,12 +1,15 @@
-"""A small BERT-like model as our models are built, and sparse deltas for it."""
+"""A small BERT-like model as our models are built, sparse deltas for it, and an adapter of AdapterHub."""
 
+import shutil
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from transformers import BertConfig, BertModel
 
+from tests.xlt.modules.adapter_hub_files import GOLDEN
 from xlt.modules import Entries, ModuleHeader, SparseDelta
 
 LARGE = "backbone.embeddings.word_embeddings.weight"
@@ -94,3 +97,9 @@ def same_bits() -> Callable[[nn.Module, dict[str, torch.Tensor]], bool]:
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+
+
+@pytest.fixture
+def golden_adapter(tmp_path: Path) -> Path:
+    """A copy of the Pfeiffer adapter, with an invertible one, in block 0 of 2, as safetensors."""
+    return Path(shutil.copytree(GOLDEN / "pfeiffer_safetensors", tmp_path / "golden"))

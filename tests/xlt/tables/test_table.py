@@ -50,18 +50,28 @@ def make_table(tmp_path: Path, words: tuple[str, ...]) -> Callable[..., tuple[Ta
 
 
 def _score(table: Table, plan: Plan, system: str, seed: int, **scores: float) -> None:
+    """Writes evaluation source -> accuracy to the store, as if the system's run had been evaluated."""
     run = table.run(system, seed, "eng")
     plan.store.folder(run.fingerprint).mkdir(parents=True, exist_ok=True)
-    found = {key: scores[wanted.source] for key, wanted in run.evaluations.items() if wanted.source in scores}
-    plan.store.add_evaluations(run.fingerprint, {key: {"metrics": {"accuracy": v}} for key, v in found.items()})
+    records = {
+        key: {"metrics": {"accuracy": scores[composition.source]}}
+        for key, composition in run.evaluations.items()
+        if composition.source in scores
+    }
+    plan.store.add_evaluations(run.fingerprint, records)
 
 
-def test_a_cell_is_the_mean_and_spread_over_seeds_of_finished_evaluations(
-    make_table: Callable[..., tuple[Table, Plan]],
-) -> None:
+@pytest.fixture
+def scored_table(make_table: Callable[..., tuple[Table, Plan]]) -> tuple[Table, Plan]:
+    """The table, with scores of full FT for both seeds."""
     table, plan = make_table()
     _score(table, plan, "full", 1, eng=90.0, fao=50.0)
     _score(table, plan, "full", 2, eng=94.0, fao=54.0)
+    return table, plan
+
+
+def test_a_cell_is_the_mean_and_spread_over_seeds_of_finished_evaluations(scored_table: tuple[Table, Plan]) -> None:
+    table, plan = scored_table
     grid = table.grid(plan.store, {}).cells
     assert grid["full"]["eng"].values == [90.0, 94.0]
     assert grid["full"]["eng"].mean == 92.0
@@ -118,12 +128,8 @@ def test_an_average_needs_all_its_columns(make_table: Callable[..., tuple[Table,
     assert table.grid(plan.store, {}).cells["full"]["avg"].values == [75.0]
 
 
-def test_markdown_has_means_spreads_references_bold_bests_and_holes(
-    make_table: Callable[..., tuple[Table, Plan]],
-) -> None:
-    table, plan = make_table()
-    _score(table, plan, "full", 1, eng=90.0, fao=50.0)
-    _score(table, plan, "full", 2, eng=94.0, fao=54.0)
+def test_markdown_has_means_spreads_references_bold_bests_and_holes(scored_table: tuple[Table, Plan]) -> None:
+    table, plan = scored_table
     _score(table, plan, "bitfit", 1, eng=95.0, fao=40.0)
     text = table_markdown(table.grid(plan.store, {}))
     rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("|")}

@@ -11,56 +11,23 @@ from typing import Any
 
 import pytest
 
+from tests.xlt.tracking.offline_runs import RECORDS
+from tests.xlt.tracking.offline_runs import all_records as _all
+from tests.xlt.tracking.offline_runs import history_rows as _history
+from tests.xlt.tracking.offline_runs import record_step as _step
+from tests.xlt.tracking.offline_runs import sittings as _sittings
+from tests.xlt.tracking.offline_runs import start_tracking as _tracked
+from tests.xlt.tracking.offline_runs import summary_values as _summary
 from xlt.engine.run import ALONE, Composition
-from xlt.engine.watching import Silence
 from xlt.errors import UsageError
 from xlt.plan.planner import Run
 from xlt.plan.store import RunStore
 from xlt.tracking.jsonl import MetricsFile
 from xlt.tracking.wandb import WandbRun, job_type, tags
-from xlt.tracking.wandb_file import records
 from xlt.tracking.wandb_record import WandbRecord, has_unsent
-from xlt.tracking.watch import Watchers, send_unsent, watch
+from xlt.tracking.watch import send_unsent
 
 wandb = pytest.importorskip("wandb")
-
-RECORDS = {
-    "k1": {"source": "fao", "language": "fao", "composition": "task", "metrics": {"macro_f1": 40.0, "accuracy": 50.0}},
-    "k2": {"source": "fao", "language": "fao", "composition": "task+language", "metrics": {"macro_f1": 60.0}},
-    "old": {"source": "mmlu", "composition": "task", "metrics": {"score": 25.0}},  # of another table's
-}
-
-
-def _sittings(run: Run, store: RunStore) -> list[list[Any]]:
-    """The records of each offline sitting, in order of time."""
-    files = store.folder(run.fingerprint).glob("wandb/offline-run-*/*.wandb")
-    return [list(records(file)) for file in sorted(files, key=lambda file: file.stat().st_mtime_ns)]
-
-
-def _all(run: Run, store: RunStore, kind: str) -> list[Any]:
-    sittings = _sittings(run, store)
-    return [getattr(r, kind) for sitting in sittings for r in sitting if r.WhichOneof("record_type") == kind]
-
-
-def _history(run: Run, store: RunStore) -> list[dict[str, Any]]:
-    rows = []
-    for row in _all(run, store, "history"):
-        items = {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in row.item}
-        rows.append({"row": row.step.num, **{n: v for n, v in items.items() if not n.startswith("_")}})
-    return rows
-
-
-def _summary(run: Run, store: RunStore) -> dict[str, Any]:
-    updates = [update for summary in _all(run, store, "summary") for update in summary.update]
-    return {"/".join(update.nested_key) or update.key: json.loads(update.value_json) for update in updates}
-
-
-def _tracked(run: Run, store: RunStore) -> Watchers:
-    return Watchers([MetricsFile(store.folder(run.fingerprint)), WandbRun(run, store)], run.label)
-
-
-def _step(watcher: Watchers, phase: str, step: int) -> None:
-    watcher.metrics(phase, step, {"loss": 1 / step, "rate": 0.1})
 
 
 def test_a_run_says_where_it_belongs_and_what_it_is(make_run: Callable[..., Run], store: RunStore) -> None:
@@ -123,98 +90,6 @@ def test_many_languages_are_one_tag(make_run: Callable[..., Run]) -> None:
     sources = {str(n): dataclasses.replace(data.sources["eng"], language=f"a{n:02}") for n in range(13)}
     run.config = dataclasses.replace(run.config, data=dataclasses.replace(data, sources=sources))
     assert tags(run) == ["locale_fields", "lt_sft", "13 languages"]
-
-
-def test_each_phase_has_an_axis_of_its_own_and_the_tasks_metric_a_direction(
-    make_run: Callable[..., Run], store: RunStore
-) -> None:
-    run = make_run()
-    watcher = _tracked(run, store)
-    for phase in ("dense", "sparse"):
-        watcher.begin_phase(phase, 0, 2)
-        _step(watcher, phase, 1)
-        for step, score in ((1, 70.0), (2, 60.0)):
-            watcher.metrics(phase, step, {"validation/accuracy": score})
-    watcher.close()
-    metrics = {metric.name or metric.glob_name: metric for metric in _all(run, store, "metric")}
-    assert {name: metric.step_metric for name, metric in metrics.items() if metric.step_metric} == {
-        "dense/*": "dense/step",
-        "dense/loss": "dense/step",
-        "dense/validation/accuracy": "dense/step",
-        "sparse/*": "sparse/step",
-        "sparse/loss": "sparse/step",
-        "sparse/validation/accuracy": "sparse/step",
-    }
-    assert metrics["dense/validation/accuracy"].summary.max and metrics["dense/loss"].summary.min
-    assert _summary(run, store)["sparse/validation/accuracy"] == {"max": 70.0}
-    assert _history(run, store)[:2] == [
-        {"row": 0, "dense/step": 1, "dense/loss": 1.0, "dense/rate": 0.1},
-        {"row": 1, "dense/step": 1, "dense/validation/accuracy": 70.0},
-    ]
-
-
-def test_a_resumed_run_goes_on_in_the_same_one_and_repeats_nothing(
-    make_run: Callable[..., Run], store: RunStore
-) -> None:
-    run = make_run()
-    first = _tracked(run, store)
-    first.begin_phase("train", 0, 8)
-    for step in range(1, 6):
-        _step(first, "train", step)
-    first.close()
-    again = _tracked(run, store)
-    again.rewind(3)  # its state was saved after step 3
-    again.begin_phase("train", 3, 8)
-    for step in range(4, 9):
-        _step(again, "train", step)
-    again.close()
-    assert {said.run_id for said in _all(run, store, "run")} == {run.fingerprint[:16]}
-    assert all(said.resume for said in _all(run, store, "run"))
-    history = _history(run, store)
-    assert [row["train/step"] for row in history] == [1, 2, 3, 4, 5, 6, 7, 8]
-    assert [row["row"] for row in history] == list(range(8))
-    assert [ended.exit_code for ended in _all(run, store, "exit")] == [1, 1]  # neither sitting saw the end
-
-
-def test_what_a_killed_client_had_not_written_is_sent_again_from_the_file(
-    make_run: Callable[..., Run], store: RunStore
-) -> None:
-    run = make_run()
-    killed = _tracked(run, store)
-    killed.begin_phase("train", 0, 400)
-    for step in range(1, 301):
-        _step(killed, "train", step)
-    killed.close()
-    (file,) = store.folder(run.fingerprint).glob("wandb/offline-run-*/*.wandb")
-    file.write_bytes(file.read_bytes()[: 32 * 1024])  # the client writes a block at a time
-    kept = len(_history(run, store))
-    assert 0 < kept < 299
-    again = _tracked(run, store)
-    again.rewind(299)
-    again.begin_phase("train", 299, 400)
-    _step(again, "train", 300)
-    again.close()
-    history = _history(run, store)
-    assert [row["train/step"] for row in history] == list(range(1, 301))
-    assert history[kept]["train/loss"] == pytest.approx(1 / (kept + 1), rel=1e-6)
-
-
-def test_a_run_that_began_without_wandb_is_whole_there(make_run: Callable[..., Run], store: RunStore) -> None:
-    run = make_run()
-    file = MetricsFile(store.folder(run.fingerprint))
-    for step in (1, 2):
-        file.metrics("train", step, {"loss": float("nan") if step == 2 else 1.0})
-    watcher = _tracked(run, store)
-    watcher.evaluated(RECORDS)
-    watcher.close()
-    history = _history(run, store)
-    assert history[:2] == [{"row": 0, "train/step": 1, "train/loss": 1.0}, {"row": 1, "train/step": 2}]
-    assert {artifact.name for artifact in _all(run, store, "artifact") if artifact.type == "module"} == {
-        "module-abababababab",
-        "module-babababababa",
-        "module-e0e0e0e0e0e0",
-        "module-fafafafafafa",
-    }
 
 
 def test_a_trained_module_is_an_artifact_that_comes_of_those_it_stands_on(
@@ -413,28 +288,6 @@ def test_without_artifacts_no_module_leaves_the_machine(make_run: Callable[..., 
     assert [artifact.type for artifact in _all(run, store, "artifact")] == ["run_table"]
 
 
-def test_off_is_off(make_run: Callable[..., Run], store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = make_run("tracker.wandb='off'", "tracker.progress=false")
-    monkeypatch.setitem(sys.modules, "wandb", None)  # whoever imports it fails
-    watcher = watch(run, store)
-    watcher.metrics("train", 1, {"loss": 1.0})
-    watcher.trained()
-    watcher.evaluated(RECORDS)
-    watcher.close()
-    assert not (store.folder(run.fingerprint) / "wandb").exists()
-
-
-def test_the_client_says_nothing_and_the_progress_says_where_it_keeps_the_run(
-    make_run: Callable[..., Run], store: RunStore, capfd: pytest.CaptureFixture[str]
-) -> None:
-    watcher = watch(make_run(), store)
-    watcher.metrics("train", 1, {"loss": 1.0})
-    watcher.close()
-    said = capfd.readouterr()
-    assert said.out == ""
-    assert "".join(said.err.split()).startswith("W&B:wandbsync/") and "offline-run-" in said.err
-
-
 def test_an_absent_client_is_one_line(
     make_run: Callable[..., Run], store: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -457,54 +310,6 @@ def test_online_without_an_account_is_one_line(
     (line,) = raised.value.lines
     assert line.startswith("tracker.wandb=online: No API key configured. Use `wandb login`")
     assert line.endswith("or set tracker.wandb=offline")
-
-
-def test_a_file_that_is_no_log_is_refused_and_half_a_record_left_out(tmp_path: Path, make_run: Any, store: Any) -> None:
-    (tmp_path / "other").write_bytes(b"something else")
-    with pytest.raises(ValueError, match="not a log"):
-        list(records(tmp_path / "other"))
-    run = make_run()
-    watcher = _tracked(run, store)
-    _step(watcher, "train", 1)
-    watcher.close()
-    (file,) = store.folder(run.fingerprint).glob("wandb/offline-run-*/*.wandb")
-    whole = file.read_bytes()
-    count = len(list(records(file)))
-    (tmp_path / "cut").write_bytes(whole[:-3])
-    assert len(list(records(tmp_path / "cut"))) == count - 1
-    (tmp_path / "empty").write_bytes(b"")
-    assert list(records(tmp_path / "empty")) == []
-
-
-def test_the_records_of_the_last_blocks_are_the_last_records(make_run: Any, store: RunStore) -> None:
-    run = make_run()
-    watcher = _tracked(run, store)
-    for step in range(1, 301):
-        _step(watcher, "train", step)
-    watcher.close()
-    (file,) = store.folder(run.fingerprint).glob("wandb/offline-run-*/*.wandb")
-    whole = [record.num for record in records(file)]
-    for block in range(1, file.stat().st_size // (32 * 1024) + 1):
-        tail = [record.num for record in records(file, block)]
-        assert tail and tail == whole[-len(tail) :]
-
-
-def test_every_watcher_hears_every_event(make_run: Callable[..., Run]) -> None:
-    class Heard(Silence):
-        def __init__(self) -> None:
-            self.events: list[Any] = []
-
-        def trained(self) -> None:
-            self.events.append("trained")
-
-        def evaluated(self, records: Any) -> None:
-            self.events.append(records)
-
-    ears = [Heard(), Heard()]
-    watchers = Watchers(ears, "a run")
-    watchers.trained()
-    watchers.evaluated(RECORDS)
-    assert [ear.events for ear in ears] == [["trained", RECORDS]] * 2
 
 
 def test_evaluations_with_other_modules_have_scores_of_their_own_in_the_summary(

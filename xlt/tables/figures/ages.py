@@ -8,12 +8,15 @@ from xlt.errors import UsageError
 from xlt.modules import load_module
 from xlt.plan.store import RunStore
 from xlt.tables.config import FigureConfig
-from xlt.tables.figures.figure import Runs, SeriesStyles, system_labels
+from xlt.tables.figures.figure import Runs, SeriesStyles, one_panel_size, system_labels
 
 if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
 
     from xlt.tables.grid import Grid
+
+labels = system_labels
+size = one_panel_size
 
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
@@ -30,14 +33,6 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
                 shares[int(step)] = shares.get(int(step), 0) + share
         numbers[label] = {str(step): share for step, share in sorted(shares.items())}
     return numbers
-
-
-def labels(grid: Grid) -> list[str]:
-    return system_labels(grid)
-
-
-def size(numbers: dict[str, Any]) -> tuple[float, float]:
-    return 5.0, 3.4
 
 
 def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, styles: SeriesStyles) -> None:

@@ -25,17 +25,17 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
     places = []
     for name, system in grid.config.systems.items():
         setting = name.partition(" ")[2]  # a search over method.density and language_modules.overrides
-        own = re.search(r"(?<!\.)density=([\d.]+)", setting)
+        of_task = re.search(r"(?<!\.)density=([\d.]+)", setting)
         of_language = re.search(r"method\.density=([\d.]+)", setting)
-        if own is None or of_language is None:
+        if of_task is None or of_language is None:
             raise UsageError(f"table.figure.kind=densities: system {name} does not say both densities; give a search")
-        places.append((100 * float(of_language[1]), 100 * float(own[1])))
+        places.append((100 * float(of_language[1]), 100 * float(of_task[1])))
         cell = grid.cells[name]["avg"]
         if cell.values and system.label in runs:
             means[places[-1]] = cell.mean
     if not means:
         raise UsageError("table.figure.kind=densities: no system has all its columns yet")
-    languages, tasks = (sorted({place[which] for place in places}) for which in (0, 1))
+    languages, tasks = (sorted({place[axis] for place in places}) for axis in (0, 1))
     scores = [[means.get((language, task)) for language in languages] for task in tasks]
     return {"language": languages, "task": tasks, "scores": scores}
 
@@ -51,8 +51,8 @@ def size(numbers: dict[str, Any]) -> tuple[float, float]:
 def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, styles: SeriesStyles) -> None:
     scores = numbers["scores"]
     axes = figure.subplots()
-    there = [value for row in scores for value in row if value is not None]
-    low, high = min(there), max(there)
+    known = [value for row in scores for value in row if value is not None]
+    low, high = min(known), max(known)
     shown = [[float("nan") if value is None else value for value in row] for row in scores]
     image = axes.imshow(shown, origin="lower", aspect="auto", cmap="viridis", vmin=low, vmax=high)
     for row, values in enumerate(scores):
@@ -60,7 +60,7 @@ def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, styl
             if value is not None:
                 ink = "black" if value > (low + high) / 2 else "white"
                 axes.text(column, row, f"{value:.1f}", ha="center", va="center", color=ink, fontsize=7)
-    if len(there) == len(shown) * len(shown[0]) and min(len(shown), len(shown[0])) > 2:
+    if len(known) == len(shown) * len(shown[0]) and min(len(shown), len(shown[0])) > 2:
         axes.contour(shown, levels=5, colors="white", linewidths=0.6, alpha=0.7)
     axes.set_xticks(range(len(numbers["language"])), [f"{density:g}" for density in numbers["language"]])
     axes.set_yticks(range(len(numbers["task"])), [f"{density:g}" for density in numbers["task"]])

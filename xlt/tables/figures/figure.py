@@ -127,8 +127,10 @@ def save_panels(
     left_out: list[str] = []
     several, refused = len(panels) > 1, False
     for heading, panel in panels.items():
-        finished = {label: [run for run in of if store.is_trained(run.fingerprint)] for label, of in panel.runs.items()}
-        finished = {label: of for label, of in finished.items() if of}
+        finished = {}
+        for label, system_runs in panel.runs.items():
+            if trained := [run for run in system_runs if store.is_trained(run.fingerprint)]:
+                finished[label] = trained
         if not finished:
             left_out.append(f"{heading}: none of its runs is finished")
             continue
@@ -139,17 +141,17 @@ def save_panels(
             refused = True
             left_out += [f"{heading}: {line}" if several else line for line in error.lines]
             continue
-        backed_by[heading] = {label: [run.fingerprint for run in of] for label, of in finished.items()}
+        backed_by[heading] = {label: [run.fingerprint for run in trained] for label, trained in finished.items()}
     if not drawn:
         if refused:
             raise UsageError(*left_out)
         return None, left_out
     folder = store.root / "tables"
     folder.mkdir(parents=True, exist_ok=True)
-    numbers = {heading: found for heading, (_, _, found) in drawn.items()}
+    numbers = {heading: panel_numbers for heading, (_, _, panel_numbers) in drawn.items()}
     record: dict[str, Any] = {"title": title, "runs": backed_by, "numbers": numbers}
     if not several:  # then there are no headings
-        record |= {what: next(iter(record[what].values())) for what in ("runs", "numbers")}
+        record |= {key: next(iter(record[key].values())) for key in ("runs", "numbers")}
     write_json(folder / f"{name}.figure.json", record)
     _draw(drawn, title, several, folder / name)
     return folder / f"{name}.png", left_out
@@ -178,8 +180,16 @@ def _draw(drawn: Mapping[str, tuple[Kind, FigurePanel, dict[str, Any]]], title: 
             temporary.replace(stem.with_name(f"{stem.name}.{suffix}"))
 
 
+def one_panel_size(numbers: dict[str, Any]) -> tuple[float, float]:
+    """Returns the width and height, in inches, of a figure with one panel of lines; a kind may use it as its `size`."""
+    return 5.0, 3.4
+
+
 def system_labels(grid: Grid) -> list[str]:
-    """Returns the labels of all systems of a table in order; the settings of a search share one label."""
+    """Returns the labels of all systems of a table in order; a kind may use it as its `labels`.
+
+    The settings of a search share one label.
+    """
     return list(dict.fromkeys(unsearched(name, system) for name, system in grid.config.systems.items()))
 
 
@@ -205,7 +215,7 @@ def draw_lines(axes: Axes, lines: Mapping[str, Sequence[Point]], styles: SeriesS
     for label, points in lines.items():
         look = styles(label)
         ours = [point for point in points if point[1] is not None]
-        at, means, spreads = ([point[which] or 0.0 for point in ours] for which in range(3))
+        at, means, spreads = ([point[index] or 0.0 for point in ours] for index in range(3))
         bars = None if band else spreads
         axes.errorbar(at, means, yerr=bars, capsize=2, elinewidth=0.9, label=label, **look)
         if band:

@@ -31,13 +31,12 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
         bare = grid.config.systems.get(name + _WITHOUT)
         if bare is None:
             continue
-        of, of_bare = runs.get(system.label, ()), runs.get(bare.label, ())
         ours, theirs = {}, {}
         for column in grid.config.sources:
-            adapted = by_seed(grid.cells[name][column], of)
-            without = by_seed(grid.cells[name + _WITHOUT][column], of_bare)
-            if both := adapted.keys() & without.keys():
-                ours[column] = statistics.fmean(adapted[seed] - without[seed] for seed in both)
+            adapted = by_seed(grid.cells[name][column], runs.get(system.label, ()))
+            without = by_seed(grid.cells[name + _WITHOUT][column], runs.get(bare.label, ()))
+            if seeds := adapted.keys() & without.keys():
+                ours[column] = statistics.fmean(adapted[seed] - without[seed] for seed in seeds)
             pair = published(grid, name, column), published(grid, name + _WITHOUT, column)
             if pair[0] is not None and pair[1] is not None:
                 theirs[column] = round(pair[0] - pair[1], 6)
@@ -46,7 +45,7 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
                 numbers[part][system.label] = points
     if not numbers["ours"]:
         raise UsageError("table.figure.kind=gains: no language with and without adaptation, its text in a file, yet")
-    return {part: of for part, of in numbers.items() if of}
+    return {part: series for part, series in numbers.items() if series}
 
 
 def labels(grid: Grid) -> list[str]:

@@ -26,13 +26,13 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
         raise UsageError("table.figure.kind=languages: the overlap takes two finished language runs at least")
     chosen, chance = zip(*(chosen_entries(store, run.fingerprint, name) for name, run in first.items()), strict=True)
     pairs = [[100.0] * len(chosen) for _ in chosen]
-    held = torch.zeros(1 + max(int(positions.max()) for positions in chosen), dtype=torch.bool)
+    is_chosen = torch.zeros(1 + max(int(positions.max()) for positions in chosen), dtype=torch.bool)
     for row, entries in enumerate(chosen):
-        held[entries] = True
-        for column, others in enumerate(chosen[:row]):
-            common = 100 * int(held[others].sum()) / min(entries.numel(), others.numel())
+        is_chosen[entries] = True
+        for column, other_entries in enumerate(chosen[:row]):
+            common = 100 * int(is_chosen[other_entries].sum()) / min(entries.numel(), other_entries.numel())
             pairs[row][column] = pairs[column][row] = common
-        held[entries] = False
+        is_chosen[entries] = False
     return {"languages": list(first), "pairs": pairs, "chance": max(chance)}
 
 
@@ -48,12 +48,14 @@ def size(numbers: dict[str, Any]) -> tuple[float, float]:
 def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, styles: SeriesStyles) -> None:
     languages, pairs = numbers["languages"], numbers["pairs"]
     axes = figure.subplots()
-    others = [[value if row != column else math.nan for column, value in enumerate(values)]
-              for row, values in enumerate(pairs)]  # fmt: skip
-    there = [value for values in others for value in values if not math.isnan(value)]
-    low, high = min(there), max(there)
-    image = axes.imshow(others, vmin=low, vmax=high, cmap="Blues")
-    for row, values in enumerate(others):
+    shown = [
+        [value if row != column else math.nan for column, value in enumerate(values)]
+        for row, values in enumerate(pairs)
+    ]
+    known = [value for values in shown for value in values if not math.isnan(value)]
+    low, high = min(known), max(known)
+    image = axes.imshow(shown, vmin=low, vmax=high, cmap="Blues")
+    for row, values in enumerate(shown):
         for column, value in enumerate(values):
             if row != column:
                 ink = "white" if value > low + 0.6 * (high - low) else "black"

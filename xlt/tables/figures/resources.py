@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _MARKERS = {"encoder and translation model": "o", "encoder": "s", "translation model": "^", "neither": "X"}
 
+labels = system_labels
+
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
     """Returns `ours` and `thesis`, system -> language -> [megabytes of text, value], and `known`.
@@ -27,8 +29,8 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
     languages are those that the table's average leaves out.
     """
     targets = grid.config.average or grid.config.sources
-    of_source = [column for column in grid.config.sources if column not in targets]
-    if not of_source:
+    source_columns = [column for column in grid.config.sources if column not in targets]
+    if not source_columns:
         raise UsageError("table.figure.kind=resources: no column of the source language, outside the table's average")
     sizes, their_sizes = text_megabytes(runs, store), published_megabytes(grid)
     facts = grid.config.facts or {}
@@ -36,8 +38,8 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
     for name, system in grid.config.systems.items():
         cells = grid.cells[name]
         ours = {}
-        if all(cells[column].values for column in of_source):
-            on_source = statistics.fmean(cells[column].mean for column in of_source)
+        if all(cells[column].values for column in source_columns):
+            on_source = statistics.fmean(cells[column].mean for column in source_columns)
             ours = {column: cells[column].mean / on_source for column in targets if cells[column].values}
         theirs = {column: value for column in targets if (value := published(grid, name, column)) is not None}
         for part, scores, megabytes in (("ours", ours, sizes), ("thesis", theirs, their_sizes)):
@@ -46,11 +48,7 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
     if not numbers["ours"]:
         raise UsageError("table.figure.kind=resources: no language that is evaluated, its text in a file, yet")
     known = {column: _known(facts.get(column, {})) for column in targets}
-    return {**{part: of for part, of in numbers.items() if of}, "known": known}
-
-
-def labels(grid: Grid) -> list[str]:
-    return system_labels(grid)
+    return {**{part: series for part, series in numbers.items() if series}, "known": known}
 
 
 def size(numbers: dict[str, Any]) -> tuple[float, float]:

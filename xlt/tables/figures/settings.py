@@ -28,18 +28,22 @@ if TYPE_CHECKING:
 _AVERAGE = "avg"
 _WORDS = {"cap_words": "words of text", "data": "source languages", "cap": "examples"}
 
+labels = system_labels
+
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
     """Returns `panels`, group (or `avg`) -> system -> points by the searched number, and `key`, the searched key."""
     panels: dict[str, dict[str, list[Point]]] = {}
-    names = set()
+    keys = set()
     for name, system in grid.config.systems.items():
         setting = name.partition(" ")[2]  # a search's systems are named SYSTEM KEY=VALUE
-        word, _, value = setting.partition("=")
+        key, _, value = setting.partition("=")
         number = re.search(r"\d+(\.\d+)?", value)
         if number is None:
-            raise UsageError(f"table.figure.kind=settings: system {name} has no number to stand over; give a search")
-        names.add(word)
+            raise UsageError(
+                f"table.figure.kind=settings: system {name} has no searched number for the x axis; give a search"
+            )
+        keys.add(key)
         label = unsearched(name, system)
         for panel in grid.config.groups or (_AVERAGE,):
             cell, theirs = grid.cells[name][panel], published(grid, name, panel)
@@ -47,17 +51,17 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
             if ours[0] is not None or theirs is not None:
                 panels.setdefault(panel, {}).setdefault(label, []).append([float(number[0]), *ours, theirs])
     panels = {
-        panel: lines for panel, lines in panels.items() if any(p[1] is not None for of in lines.values() for p in of)
+        panel: lines
+        for panel, lines in panels.items()
+        if any(point[1] is not None for points in lines.values() for point in points)
     }
     if not panels:
         raise UsageError("table.figure.kind=settings: no system has all its columns yet")
-    ordered = {p: {label: sorted(of, key=lambda point: point[0]) for label, of in lines.items()}
-               for p, lines in panels.items()}  # fmt: skip
-    return {"key": ", ".join(sorted(names)), "panels": ordered}
-
-
-def labels(grid: Grid) -> list[str]:
-    return system_labels(grid)
+    ordered = {
+        panel: {label: sorted(points, key=lambda point: point[0]) for label, points in lines.items()}
+        for panel, lines in panels.items()
+    }
+    return {"key": ", ".join(sorted(keys)), "panels": ordered}
 
 
 def size(numbers: dict[str, Any]) -> tuple[float, float]:

@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any
 from xlt.errors import UsageError
 from xlt.plan.store import RunStore
 from xlt.tables.config import FigureConfig
-from xlt.tables.figures.figure import Point, Runs, SeriesStyles, by_seed, draw_lines, has_published, legend, published
+from xlt.tables.figures.figure import (
+    Point,
+    Runs,
+    SeriesStyles,
+    by_seed,
+    draw_lines,
+    has_published,
+    legend,
+    one_panel_size,
+    published,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
@@ -20,6 +30,8 @@ if TYPE_CHECKING:
     from xlt.tables.grid import Grid
 
 _LINES = {"": "SFT", "adapter_": "adapters"}
+
+size = one_panel_size
 
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
@@ -46,10 +58,6 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
 
 def labels(grid: Grid) -> list[str]:
     return list(_LINES.values())
-
-
-def size(numbers: dict[str, Any]) -> tuple[float, float]:
-    return 5.0, 3.4
 
 
 def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, styles: SeriesStyles) -> None:

@@ -15,6 +15,7 @@ from xlt.tables.figures.figure import (
     has_published,
     legend,
     log_axis,
+    one_panel_size,
     published,
     system_labels,
     unsearched,
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
 
     from xlt.tables.grid import Grid
+
+labels = system_labels
+size = one_panel_size
 
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
@@ -40,14 +44,6 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
     if not numbers:
         raise UsageError("table.figure.kind=sizes: no system has all its columns yet")
     return {label: sorted(points, key=lambda point: point[0]) for label, points in numbers.items()}
-
-
-def labels(grid: Grid) -> list[str]:
-    return system_labels(grid)
-
-
-def size(numbers: dict[str, Any]) -> tuple[float, float]:
-    return 5.0, 3.4
 
 
 def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, styles: SeriesStyles) -> None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _AVERAGE = "avg"
 _FACTS = {"seconds": "seconds a step", "GB": "GPU memory (GB)"}
 
+labels = system_labels
+
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
     """Returns panel -> system -> [x, score].
@@ -32,18 +34,14 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
     for name, system in grid.config.systems.items():
         cell, facts = grid.cells[name][_AVERAGE], (grid.config.facts or {}).get(name, {})
         if cell.values and system.label in runs:
-            taken = [_seconds_a_step(store, run.fingerprint) for run in runs[system.label]]
-            ours[system.label] = [statistics.fmean(taken), cell.mean]
-        for fact, what in _FACTS.items():
+            seconds = [_seconds_a_step(store, run.fingerprint) for run in runs[system.label]]
+            ours[system.label] = [statistics.fmean(seconds), cell.mean]
+        for fact, axis_label in _FACTS.items():
             if fact in facts:
-                theirs.setdefault(f"thesis, {what}", {})[system.label] = [facts[fact], facts["score"]]
+                theirs.setdefault(f"thesis, {axis_label}", {})[system.label] = [facts[fact], facts["score"]]
     if not ours:
         raise UsageError("table.figure.kind=speed: no system has all its columns yet")
     return {"ours, seconds a step": ours, **theirs}
-
-
-def labels(grid: Grid) -> list[str]:
-    return system_labels(grid)
 
 
 def size(numbers: dict[str, Any]) -> tuple[float, float]:
@@ -57,9 +55,9 @@ def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, styl
         for label, (at, score) in points.items():
             look = styles(label)
             axes.plot([at], [score], linestyle="", markersize=7, **look)
-        whose, _, what = panel.partition(", ")
-        axes.set_title(whose)
-        axes.set_xlabel(what)
+        origin, _, axis_label = panel.partition(", ")
+        axes.set_title(origin)
+        axes.set_xlabel(axis_label)
         axes.margins(0.18)
     all_axes[0].set_ylabel(f"{config.metric or 'score'}, average over benchmarks")
     handles = [_handle(label, styles(label)) for label in labels]

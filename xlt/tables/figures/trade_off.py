@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _AVERAGE = "avg"
 _DISC = 900.0  # area of the whole model's disc, in square points
 
+labels = system_labels
+
 
 def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dict[str, Any]:
     """Returns for each system `score`, `flops`, `parameters`, `published` and `whole`.
@@ -45,7 +47,7 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
         numbers[system.label] = {
             "score": cell.mean,
             "spread": cell.spread,
-            **{what: statistics.fmean(cost[what] for cost in costs) for what in ("flops", "parameters")},
+            **{key: statistics.fmean(cost[key] for cost in costs) for key in ("flops", "parameters")},
             "published": _published(grid, name),
             "whole": name == whole,
         }
@@ -58,10 +60,6 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
             f"which is missing: {'; '.join(dict.fromkeys(reasons)) or 'not run'}"
         )
     return numbers
-
-
-def labels(grid: Grid) -> list[str]:
-    return system_labels(grid)
 
 
 def size(numbers: dict[str, Any]) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""A page about a table or a sweep: one HTML file that needs nothing else, for who has no account anywhere."""
+"""A page about a table or a sweep: one HTML file that works without a network or an account."""
 
 from xlt.tables.page.page import save_page
 from xlt.tables.page.scores import JobScores

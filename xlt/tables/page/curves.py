@@ -61,8 +61,8 @@ def _card(run: Run, name: str, store: RunStore) -> Markup | None:
 def _phases(records: Sequence[dict[str, Any]]) -> list[tuple[str, int, int]]:
     """Returns name, first step and last step of each phase, its steps counted on from the phase before."""
     phases, start = [], 0
-    for name, of in itertools.groupby(records, key=lambda record: record["phase"]):
-        steps = max(record["step"] for record in of)
+    for name, phase_records in itertools.groupby(records, key=lambda record: record["phase"]):
+        steps = max(record["step"] for record in phase_records)
         phases.append((name, start, start + steps))
         start += steps
     return phases
@@ -74,8 +74,8 @@ def _series(
     """Returns the points of each phase, its steps counted on from the phase before."""
     series = []
     for name, start, _ in phases:
-        of = (record for record in records if record["phase"] == name and record.get(key) is not None)
-        series.append((name, [(start + record["step"], float(record[key])) for record in of]))
+        with_key = (record for record in records if record["phase"] == name and record.get(key) is not None)
+        series.append((name, [(start + record["step"], float(record[key])) for record in with_key]))
     return series
 
 

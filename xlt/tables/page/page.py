@@ -37,23 +37,24 @@ def save_page(
     Args:
         path: of the file; links are relative to it.
         title: of the page.
-        runs: those that were asked for; the plan has the runs they stand on.
+        runs: the runs that the command requested; the plan has the runs they stand on.
         store: where the runs are.
         failures: fingerprint -> reason, for failures of this session; the store has earlier ones.
         grid: the table they belong to; None for a sweep, whose page shows a row for each job.
         plan: has the runs and all runs they stand on.
         names: fingerprint -> name of the run on the page (for a sweep, its overrides); by default the run's label.
-        jobs: of a sweep, with the evaluations that each asked for; by default one for each run, with all of the run's.
+        jobs: jobs of a sweep, each with the evaluations that it requested; by default one for each run, with all
+            evaluations of the run.
     Returns:
         `path`.
     """
-    asked = list({run.fingerprint: run for run in runs}.values())
-    all_runs = lineage(asked, plan)
-    bases = [run for run in all_runs if run.fingerprint not in {one.fingerprint for one in asked}]
+    requested = list({run.fingerprint: run for run in runs}.values())
+    all_runs = lineage(requested, plan)
+    bases = [run for run in all_runs if run.fingerprint not in {one.fingerprint for one in requested}]
     called = names_of(all_runs, names or {})
     states = {run.fingerprint: state_of(run, plan, failures) for run in all_runs}
     if jobs is None:
-        jobs = [JobScores(called[run.fingerprint], run, run.evaluations) for run in asked]
+        jobs = [JobScores(called[run.fingerprint], run, run.evaluations) for run in requested]
     scores = run_scores(jobs, store) if grid is None else grid_scores(grid) if grid.columns else None
     under = tag(
         "details", tag("summary", f"Runs they stand on ({len(bases)})"), run_curves(bases, called, store), id="bases"
@@ -62,7 +63,7 @@ def save_page(
         tag("header", tag("h1", title), _toggle(), class_="top"),
         counts(states),
         _section("Scores", scores) if scores is not None else None,
-        _section("Learning curves", joined(legend(), run_curves(asked, called, store), under if bases else None)),
+        _section("Learning curves", joined(legend(), run_curves(requested, called, store), under if bases else None)),
         _section("Plan", joined(_search(), plan_table(all_runs, called, states, plan, path))),
         tag("footer", f"xlt {xlt.__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"),
     )

@@ -43,12 +43,12 @@ def grid_scores(grid: Grid) -> Markup:
 
 @dataclass(frozen=True)
 class JobScores:
-    """What a sweep's page shows of one job, or of several that asked for the same.
+    """The scores of one job on a sweep's page, or of several jobs that requested the same.
 
     Attributes:
-        name: of the job, by its overrides.
-        run: that it asked for.
-        evaluations: key -> composition, as the job asked for them; other jobs may ask the same run for others.
+        name: the job's name, which consists of its overrides.
+        run: the run that the job requested.
+        evaluations: key -> composition, as the job requested them; other jobs may request others of the same run.
     """
 
     name: str
@@ -57,21 +57,21 @@ class JobScores:
 
 
 def run_scores(jobs: Sequence[JobScores], store: RunStore) -> Markup:
-    """The scores of a sweep: a row for each job and composition, a column for each evaluation source.
+    """Shows the scores of a sweep: a row for each job and composition, a column for each evaluation source.
 
-    The metric, and the composition, stand above the table where all rows have the same.
+    If all rows have the same metric or composition, it stands above the table instead of in a column.
     """
-    sources = list(dict.fromkeys(wanted.source for job in jobs for wanted in job.evaluations.values()))
+    sources = list(dict.fromkeys(composition.source for job in jobs for composition in job.evaluations.values()))
     rows: list[tuple[JobScores, str, str, dict[str, float]]] = []
     for job in jobs:
         task, done = build_task(job.run.config.task), store.evaluations(job.run.fingerprint)
-        found: dict[str, dict[str, float]] = {}
-        for key, wanted in job.evaluations.items():
-            of = found.setdefault(wanted.label, {})
+        by_label: dict[str, dict[str, float]] = {}
+        for key, composition in job.evaluations.items():
+            scores = by_label.setdefault(composition.label, {})
             if key in done:
                 metrics = done[key]["metrics"]
-                of[wanted.source] = metrics[task.metric if task.metric in metrics else SCORE]
-        rows += [(job, label, task.metric, scores) for label, scores in (found or {_NOTHING: {}}).items()]
+                scores[composition.source] = metrics[task.metric if task.metric in metrics else SCORE]
+        rows += [(job, label, task.metric, scores) for label, scores in (by_label or {_NOTHING: {}}).items()]
     best = _best(rows, sources)
     averaged = [AVERAGE] if len(sources) > 1 else []
     metrics, labels = {metric for _, _, metric, _ in rows}, {label for _, label, _, _ in rows}
@@ -88,8 +88,8 @@ def run_scores(jobs: Sequence[JobScores], store: RunStore) -> Markup:
             for c in columns
         ]
         head = tag("th", tag("a", job.name, href=f"#{anchor(job.run)}"), scope="row")
-        told = [_validated(store, job.run, metric), *_unshared((metric, label), shared)]
-        body.append(tag("tr", head, *(tag("td", word, class_="word") for word in told), *cells))
+        texts = [_validated(store, job.run, metric), *_unshared((metric, label), shared)]
+        body.append(tag("tr", head, *(tag("td", text, class_="word") for text in texts), *cells))
     words = ["run", "best validation", *_unshared(("metric", "modules"), shared)]
     head = _head([*words, *columns], AVERAGE, words=len(words))
     alike = [*metrics] * shared[0] + [f"modules: {label}" for label in labels] * shared[1]
@@ -154,7 +154,7 @@ def _best(rows: Sequence[tuple[JobScores, str, str, dict[str, float]]], sources:
     if len({metric for _, _, metric, _ in rows}) != 1:
         return {}
     choose = max if task_class(rows[0][0].run.config.task).greater_is_better else min
-    best = {c: choose(found) for c in sources if (found := [row[-1][c] for row in rows if c in row[-1]])}
+    best = {c: choose(scores) for c in sources if (scores := [row[-1][c] for row in rows if c in row[-1]])}
     whole = [statistics.fmean(row[-1].values()) for row in rows if len(row[-1]) == len(sources) > 1]
     return {**best, **({AVERAGE: choose(whole)} if whole else {})}
 

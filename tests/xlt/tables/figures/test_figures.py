@@ -142,7 +142,7 @@ def test_settings_are_a_line_a_system_over_the_searched_number_and_a_panel_a_gro
     config = dataclasses.replace(whole.config, groups={"seen": ["eng"], "unseen": ["fao"]})
     save_figure(figure, runs, store, dataclasses.replace(whole, config=config, cells=cells))
     assert _numbers(store, "groups")["panels"] == {"seen": lines}
-    with pytest.raises(UsageError, match="system bitfit has no number to stand over"):
+    with pytest.raises(UsageError, match="system bitfit"):
         save_figure(figure, {"BitFit": runs["rand-ft cap_words=1000"]}, store, _grid("x", {"bitfit": "BitFit"}, {}))
 
 
