@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 
 import pycountry
@@ -89,6 +89,13 @@ def language_fault(language: str) -> str | None:
     if len(parts) == 1 or not codes or _plain(tag) in _names():
         return _code_fault(tag)
     return _tag_fault(codes, parts[1:])
+
+
+def key_faults(name: str, languages: Iterable[str]) -> Iterator[str]:
+    """Yields a line for each key of the mapping `name` of a config that is no language."""
+    for language in languages:
+        if (fault := language_fault(language)) is not None:
+            yield f"{name}.{language}: {fault}"
 
 
 def _is_code(code: str) -> bool:

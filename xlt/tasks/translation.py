@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from xlt.data.encoding import Encoder
 from xlt.data.examples import Example
 from xlt.data.mix import Features
 from xlt.errors import UsageError
-from xlt.languages import near_languages
+from xlt.languages import key_faults, near_languages
 from xlt.models.language_tokens import language_tokens
 from xlt.models.loading import whole_pretrained
 from xlt.models.transfer import TransferModel
@@ -33,7 +33,10 @@ class TranslationTaskConfig:
     beams: int = key("number of hypotheses in beam search in evaluation; 1: greedy search", low=1)
     label_smoothing: float = key("share of the probability that is spread over all tokens", low=0, high=0.9)
     metric: str = key("the metric that selects checkpoints", choices=("chrf", "bleu"))
-    tokens: dict[str, str] = key("ISO 639-3 code -> the model's language token, where the code does not give it")
+    tokens: dict[str, str] = key("language -> the model's token of it, where the code does not give it")
+
+    def faults(self, prefix: str) -> Iterator[str]:
+        yield from key_faults(f"{prefix}.tokens", self.tokens)
 
 
 SCHEMA = TranslationTaskConfig
