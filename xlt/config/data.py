@@ -9,7 +9,7 @@ from pathlib import Path
 from xlt.config.model import RunReference
 from xlt.config.schema import RunFacts, key
 from xlt.errors import UsageError
-from xlt.languages import language_fault
+from xlt.languages import key_faults, language_fault
 
 PARTS = ("sources", "validation", "evaluation", "excluded")
 """The parts of a run's data; each is a mapping of names to sources."""
@@ -24,7 +24,10 @@ class HubConfig:
     revision: str | None = key("commit, tag or branch")
     splits: dict[str, str] = key("train, dev, test or text -> the data set's name of this split")
     fields: dict[str, str] = key("role -> column, as in the source's `fields`; {code} is replaced as in `subset`")
-    codes: dict[str, str] = key("ISO 639-3 code -> the data set's code of the language, where the two differ")
+    codes: dict[str, str] = key("language -> the data set's code of it, where the two differ")
+
+    def faults(self, prefix: str) -> Iterator[str]:
+        yield from key_faults(f"{prefix}.codes", self.codes)
 
 
 @dataclass
@@ -42,7 +45,7 @@ class InstructionConfig:
 class TranslationConfig:
     """The translation of a source: it is read in another language, and a model translates it (thesis §6.3.1)."""
 
-    source_language: str = key("ISO 639-3 code of the language of the original")
+    source_language: str = key("language of the original, an ISO 639-3 code, if need be with a script")
     run: RunReference = key("the run that makes the translator; {source} and {target} are replaced by language codes")
     adapt: list[str] = key("languages for which `run` is trained first; for others its base model translates as it is")
     fields: list[str] = key("the parts of an example that are translated: text, pair")
@@ -75,9 +78,9 @@ class SourceConfig:
         "format of the data; name of a file in xlt/data/readers",
         known_by="the reader in use, which is another one for data sets on the hub and for translations",
     )
-    language: str = key("ISO 639-3 code of the language")
+    language: str = key("ISO 639-3 code of the language, if need be with a script (ace_Arab)")
     languages: list[str] = key(
-        "several ISO 639-3 codes; the entry is replaced by one source for each, named by the code",
+        "several languages, as in `language`; the entry is replaced by one source for each, named by the code",
         no_module="composition replaces the entry by one source for each language",
     )
     path: str | None = key(
@@ -91,7 +94,7 @@ class SourceConfig:
         "role (text, pair, label, words, a tag column, ...) -> column of the data set",
         known_by="the columns, with {code} replaced by the code of the language",
     )
-    codes: dict[str, str] = key("ISO 639-3 code -> the data set's code, where the two differ", known_by=_READ)
+    codes: dict[str, str] = key("language -> the data set's code, where the two differ", known_by=_READ)
     labels: dict[str, str] = key("label of the data set -> label of the task, where the two differ")
     licence: str | None = key("licence of the data, as the publisher names it", no_module="a note for people")
     split: str = key(
@@ -114,11 +117,11 @@ class SourceConfig:
         "turns each example into a conversation; null: examples stay as they are"
     )
     text_language: str | None = key(
-        "for parallel text: ISO 639-3 code of the language of `text`; null: `language`",
+        "for parallel text: the language of `text`; null: `language`",
         known_by="the languages of the parallel text",
     )
     pair_language: str | None = key(
-        "for parallel text: ISO 639-3 code of the language of `pair`; null: `language`",
+        "for parallel text: the language of `pair`; null: `language`",
         known_by="the languages of the parallel text",
     )
     translation: TranslationConfig | None = key(
@@ -131,6 +134,7 @@ class SourceConfig:
             code = getattr(self, name)
             if code is not None and (fault := language_fault(code)) is not None:
                 yield f"{prefix}.{name}={code}: {fault}"
+        yield from key_faults(f"{prefix}.codes", self.codes)
         if self.translation is not None and self.translation.source_language == self.language:
             yield f"{prefix}.translation.source_language={self.language}: the source's own; leave translation out"
         if self.translation is not None and self.origin != "translated":
@@ -222,7 +226,7 @@ class DataConfig:
         known_by="the share that is held out, for each language",
     )
     held_out_fractions: dict[str, float] = key(
-        "ISO 639-3 code -> share, for languages with another than held_out_fraction",
+        "language -> share, for languages with another than held_out_fraction",
         known_by="the share that is held out, for each language",
     )
     select_on_targets: bool = key(
@@ -240,6 +244,7 @@ class DataConfig:
             yield f"{prefix}.sources: empty; add one, for instance +source@{prefix}.sources.eng=ud_eng"
         if not self.validation and not self.held_out_fraction:
             yield f"{prefix}.validation: empty, and {prefix}.held_out_fraction=0: nothing selects the checkpoint"
+        yield from key_faults(f"{prefix}.held_out_fractions", self.held_out_fractions)
         for code, fraction in self.held_out_fractions.items():
             if not 0 < fraction <= 0.5:
                 yield f"{prefix}.held_out_fractions.{code}={fraction}: must be in (0, 0.5]"

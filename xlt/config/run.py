@@ -14,7 +14,7 @@ from typing import Any
 from xlt.config.data import DataConfig
 from xlt.config.model import ModelConfig, RunReference, StartConfig, TeacherConfig
 from xlt.config.schema import RunFacts, key
-from xlt.languages import language_fault
+from xlt.languages import key_faults, language_fault
 
 
 @dataclass
@@ -22,7 +22,7 @@ class LanguageModulesConfig:
     """The language modules with which a task run is trained and evaluated, and the runs or files they come from."""
 
     experiment: str | None = key("experiment that trains the module of one language; null: none is trained")
-    overrides: list[str] = key("overrides of `experiment`; {language} is replaced by the language's ISO 639-3 code")
+    overrides: list[str] = key("overrides of `experiment`; {language} is replaced by the language")
     paths: dict[str, str] = key("language -> module file, used instead of training the module")
     generator: RunReference | None = key(
         "run whose generator makes modules; if `experiment` is set, for source languages only"
@@ -50,6 +50,7 @@ class LanguageModulesConfig:
         for code in self.among:
             if (fault := language_fault(code)) is not None:
                 yield f"{prefix}.among: {code} is {fault}"
+        yield from key_faults(f"{prefix}.paths", self.paths)
         yield from _missing_modules(self.paths, f"{prefix}.paths")
 
 
@@ -190,13 +191,15 @@ class RunConfig:
     teacher: TeacherConfig = key("distillation from the whole model into its student")
     tracker: TrackerConfig = key("dashboards and progress", no_module="it records the run")
     launcher: LauncherConfig = key("how and where runs are executed", no_module="it says where the run is executed")
-    language: str | None = key("ISO 639-3 code of the language that a language module is trained for; null: a task run")
+    language: str | None = key(
+        "a language module's language: ISO 639-3, if need be with a script (ace_Arab); null: a task run"
+    )
     translator: str = key(
         "file of conf/model with the model that translates sources",
         no_module="it names a config file; the translations themselves count",
     )
     target: str | None = key(
-        "ISO 639-3 code of the target language, for data mixes and students made for one language",
+        "the target language, as in `language`, for data mixes and students made for one language",
         no_module="the sources and runs that are chosen by it count",
     )
     seed: int = key("seed of every random stream", low=0)

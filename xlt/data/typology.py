@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from xlt.errors import UsageError
-from xlt.languages import code_without_script, language_name, script_of
+from xlt.languages import code_without_script, language_name, near_languages, script_of
 
 FEATURES = 289
 _PACKAGE = "urielplus"
@@ -74,7 +74,7 @@ class Typology:
         """Returns the vectors of languages, (languages, features) float32, 0 or 1.
 
         Raises:
-            UsageError: a language has no vector; the message suggests languages of similar names that have one.
+            UsageError: a language has no vector; the message suggests near languages that have one.
         """
         codes = list(codes)
         faults = [self.fault(code) for code in codes if code not in self]
@@ -83,12 +83,17 @@ class Typology:
         return torch.from_numpy(np.stack([self._row(self._rows[code_without_script(code)]) for code in codes])).float()
 
     def fault(self, code: str) -> str:
-        """Returns a line that says that a language has no vector and suggests languages of similar names."""
-        own = language_name(code_without_script(code)).lower().split()
-        words = {word for word in own if len(word) > 3 and word != "languages"}
-        named = ((other, _name(other)) for other in self._rows)
-        near = [f"{other} ({name})" for other, name in named if words & set(name.lower().split())][:_MAX_SUGGESTIONS]
-        relatives = f"; languages of similar names with a vector: {', '.join(near)}" if near else ""
+        """Returns a line that says that a language has no vector and suggests near ones that have one.
+
+        Near is a macrolanguage to its languages and the other way round. A collective code (`nah`) is not a
+        macrolanguage: its languages are found by its name.
+        """
+        near = near_languages(code, self._rows)
+        if not near and language_name(code_without_script(code)).endswith(" languages"):
+            (word, *_) = language_name(code).split()
+            near = sorted(other for other in self._rows if word in _name(other).split())
+        names = ", ".join(f"{other} ({_name(other)})" for other in near[:_MAX_SUGGESTIONS])
+        relatives = f"; near languages with a vector: {names}" if near else ""
         return f"language={code}: {self.place} has no vector of {language_name(code)}{relatives}"
 
     def nearest(self, code: str, among: Iterable[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from xlt.data.encoding import Encoder
 from xlt.data.examples import Example
 from xlt.data.mix import Features
 from xlt.errors import UsageError
+from xlt.languages import key_faults, near_languages
 from xlt.models.language_tokens import language_tokens
 from xlt.models.loading import whole_pretrained
 from xlt.models.transfer import TransferModel
@@ -32,7 +33,10 @@ class TranslationTaskConfig:
     beams: int = key("number of hypotheses in beam search in evaluation; 1: greedy search", low=1)
     label_smoothing: float = key("share of the probability that is spread over all tokens", low=0, high=0.9)
     metric: str = key("the metric that selects checkpoints", choices=("chrf", "bleu"))
-    tokens: dict[str, str] = key("ISO 639-3 code -> the model's language token, where the code does not give it")
+    tokens: dict[str, str] = key("language -> the model's token of it, where the code does not give it")
+
+    def faults(self, prefix: str) -> Iterator[str]:
+        yield from key_faults(f"{prefix}.tokens", self.tokens)
 
 
 SCHEMA = TranslationTaskConfig
@@ -158,12 +162,14 @@ class Translation(Task):
             UsageError: the model has no token for a language.
         """
         tokenizer = encoder.tokenizer
-        usual, vocabulary = language_tokens(tokenizer), tokenizer.get_vocab()
+        known, vocabulary = language_tokens(tokenizer), tokenizer.get_vocab()
         ids = {}
         for code in sorted(set(codes)):
-            token = self._tokens.get(code) or usual.get(code)
+            token = self._tokens.get(code) or known.get(code)
             if token is None or token not in vocabulary:
                 missing = f"the model has no token {token}" if token is not None else "the model has no token for it"
+                if near := near_languages(code, known):
+                    missing += f", but for {', '.join(near)}"
                 raise UsageError(
                     f"language {code}: {missing}; set +model.new_languages.{code}=CODE_OF_A_RELATED_LANGUAGE "
                     f"or task.tokens.{code}"
