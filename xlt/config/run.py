@@ -137,6 +137,13 @@ class TrackerConfig:
     def faults(self, prefix: str) -> Iterator[str]:
         if self.wandb != "off" and importlib.util.find_spec("wandb") is None:
             yield f"{prefix}.wandb={self.wandb}: the client is not installed; pip install 'xlt[wandb]'"
+        if self.wandb != "off":
+            for name, value in (("project", self.project), ("entity", self.entity)):
+                if value is not None and (not value.strip() or len(value) > 128 or set(value) & set("/\\#?%:\r\n")):
+                    yield (
+                        f"{prefix}.{name}={value}: not a name that W&B accepts; give 1 to 128 letters, "
+                        "none of them / \\ # ? % :"
+                    )
 
 
 @dataclass
