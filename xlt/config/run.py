@@ -176,7 +176,7 @@ class LauncherConfig:
 class RunConfig:
     """The config of a run: model, method, data and task, and how the run is carried out."""
 
-    experiment_name: str = key("name of the run in plans and dashboards", no_module="a name for people")
+    experiment_name: str = key("name of the run in plans and dashboards", name=True, no_module="a name for people")
     choices: dict[str, str] = key(
         "the chosen files of conf/method and conf/model; language runs choose the same files",
         no_module="they name config files; the values in these files count",
@@ -252,8 +252,12 @@ class RunConfig:
 
 
 def _folder_fault(folder: Path) -> str | None:
-    """Returns why nothing can be written to a folder, which need not exist yet; None if it can be."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    """Returns why no runs can be written below a folder, which need not exist yet; None if they can be."""
+    runs = folder / "runs"
+    try:
+        there = next(path for path in (runs, *runs.absolute().parents) if path.exists())
+    except (OSError, ValueError) as error:  # a name is too long, or has a zero byte
+        return f"no folder can have this name ({getattr(error, 'strerror', None) or error})"
     if not there.is_dir():
         return f"{there} is not a folder"
     return None if os.access(there, os.W_OK) else f"{there} cannot be written to"
