@@ -251,7 +251,7 @@ def test_a_module_that_cannot_be_stored_is_refused_before_the_run_has_a_folder(
     outcome = carry_out(plan, None, silent)
     assert outcome.refused == {run.fingerprint} and "method=lt_sft: " in outcome.failures[run.fingerprint]
     assert "no such layer" in outcome.failures[run.fingerprint]
-    assert not plan.store.root.exists()
+    assert not plan.store.runs.exists()
 
 
 @pytest.fixture
