@@ -76,7 +76,7 @@ def _unusable_texts(value: Any, name: str = "") -> Iterator[str]:
             try:
                 Path(value).expanduser()
             except RuntimeError:
-                yield f"{name}={value}: this machine has no user {value.partition('/')[0][1:]}, whose home ~ stands for"
+                yield f"{name}={value}: this machine has no such user, whose home ~ stands for"
 
 
 def _refuse_absent_data_dir(config: DictConfig) -> None:

@@ -260,4 +260,7 @@ def _folder_fault(folder: Path) -> str | None:
         return f"no folder can have this name ({getattr(error, 'strerror', None) or error})"
     if not there.is_dir():
         return f"{there} is not a folder"
+    # Of a name that is too long, the system says so only where the folder around it exists.
+    if any(len(os.fsencode(part)) > os.pathconf(there, "PC_NAME_MAX") for part in runs.absolute().parts):
+        return "no folder can have this name (File name too long)"
     return None if os.access(there, os.W_OK) else f"{there} cannot be written to"
