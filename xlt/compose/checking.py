@@ -30,7 +30,8 @@ def checked(config: DictConfig) -> RunConfig:
         )
     except OmegaConfBaseException as error:
         raise UsageError(_interpolation_fault(error)) from error
-    lines = [*strangers(config), *faults(result)]
+    unusable = list(_unusable_texts(plain(result)))
+    lines = [*strangers(config), *(unusable or faults(result))]
     if lines:
         raise UsageError(*_without_echoes(lines, config))
     assert isinstance(result, RunConfig)
@@ -49,6 +50,33 @@ def strangers(config: DictConfig, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{name}={node}: no such key in {schema.__name__}{near}"
         elif isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation():
             yield from strangers(node, f"{prefix}{name}.")
+
+
+def _unusable_texts(value: Any, name: str = "") -> Iterator[str]:
+    """Yields a line for each text of a config, as JSON values, that could not be written down or be a path.
+
+    Module headers and manifests are UTF-8, so that bytes of another encoding on the command line would make a run fail
+    when it is finished.
+    """
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _unusable_texts(part, f"{name}.{key}" if name else key)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _unusable_texts(part, name)
+    elif isinstance(value, str):
+        try:
+            f"{name}{value}".encode()
+        except UnicodeEncodeError:
+            yield f"{name}={value!a}: has bytes that are not UTF-8; give the text in UTF-8"
+            return
+        if value.startswith("~") and not {"output_dir", "data_dir", "path", "paths", "folder"}.isdisjoint(
+            name.split(".")[-2:]
+        ):
+            try:
+                Path(value).expanduser()
+            except RuntimeError:
+                yield f"{name}={value}: this machine has no such user, whose home ~ stands for"
 
 
 def _refuse_absent_data_dir(config: DictConfig) -> None:

@@ -107,7 +107,10 @@ def _by_metric(greater: Any, less: Any, *, _root_: DictConfig) -> Any:
 def _in_data_dir_if_there(path: str, *, _root_: DictConfig) -> str | None:
     """Resolves `${data_if_there:PATH}` to PATH in `data_dir` if it exists, else to null, for data with a default."""
     whole = _in_data_dir(path, _root_=_root_)
-    return whole if whole is not None and Path(whole).expanduser().exists() else None
+    try:
+        return whole if whole is not None and Path(whole).expanduser().exists() else None
+    except (RuntimeError, OSError):  # an unknown user after ~, or a name that is too long: `data_dir` is then refused
+        return None
 
 
 @contextmanager

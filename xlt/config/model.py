@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,4 +174,29 @@ class ModelConfig:
         if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
             # Without these files transformers would load a tokenizer with an empty vocabulary.
             return "config.json without a tokenizer (tokenizer.json)"
-        return None
+        faults = (_weights_fault(file) for file in sorted(folder.glob("*.safetensors")))
+        return next((fault for fault in faults if fault is not None), None)
+
+
+def _weights_fault(file: Path) -> str | None:
+    """Returns why a safetensors file holds no whole weights, by its size and its header; None if it may hold them.
+
+    The file begins with the length of its header (8 bytes, little-endian); the header says where each tensor ends.
+    """
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        start = stream.read(24)
+        if start.startswith(b"version https://git-lfs"):
+            return f"{file.name} is a pointer of Git LFS, not the weights; run git lfs pull in the model's repository"
+        length = int.from_bytes(start[:8], "little")
+        if len(start) < 8 or length > size - 8:
+            return f"{file.name} is incomplete, or no safetensors file; copy it again"
+        stream.seek(8)
+        try:
+            tensors = json.loads(stream.read(length))
+            end = max((part["data_offsets"][1] for name, part in tensors.items() if name != "__metadata__"), default=0)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+            return f"{file.name} is no safetensors file; copy it again"
+    if 8 + length + end > size:
+        return f"{file.name} is incomplete: it has {size} bytes of {8 + length + end}; copy it again"
+    return None

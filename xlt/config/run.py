@@ -134,6 +134,13 @@ class TrackerConfig:
     def faults(self, prefix: str) -> Iterator[str]:
         if self.wandb != "off" and importlib.util.find_spec("wandb") is None:
             yield f"{prefix}.wandb={self.wandb}: the client is not installed; pip install 'xlt[wandb]'"
+        if self.wandb != "off":
+            for name, value in (("project", self.project), ("entity", self.entity)):
+                if value is not None and (not value.strip() or len(value) > 128 or set(value) & set("/\\#?%:\r\n")):
+                    yield (
+                        f"{prefix}.{name}={value}: not a name that W&B accepts; give 1 to 128 letters, "
+                        "none of them / \\ # ? % :"
+                    )
 
 
 @dataclass
@@ -166,7 +173,7 @@ class LauncherConfig:
 class RunConfig:
     """The config of a run: model, method, data and task, and how the run is carried out."""
 
-    experiment_name: str = key("name of the run in plans and dashboards", no_module="a name for people")
+    experiment_name: str = key("name of the run in plans and dashboards", name=True, no_module="a name for people")
     choices: dict[str, str] = key(
         "the chosen files of conf/method and conf/model; language runs choose the same files",
         no_module="they name config files; the values in these files count",
@@ -251,8 +258,15 @@ def _missing_modules(paths: Mapping[str, str], prefix: str) -> Iterator[str]:
 
 
 def _folder_fault(folder: Path) -> str | None:
-    """Returns why nothing can be written to a folder, which need not exist yet; None if it can be."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    """Returns why no runs can be written below a folder, which need not exist yet; None if they can be."""
+    runs = folder / "runs"
+    try:
+        there = next(path for path in (runs, *runs.absolute().parents) if path.exists())
+    except (OSError, ValueError) as error:  # a name is too long, or has a zero byte
+        return f"no folder can have this name ({getattr(error, 'strerror', None) or error})"
     if not there.is_dir():
         return f"{there} is not a folder"
+    # Of a name that is too long, the system says so only where the folder around it exists.
+    if any(len(os.fsencode(part)) > os.pathconf(there, "PC_NAME_MAX") for part in runs.absolute().parts):
+        return "no folder can have this name (File name too long)"
     return None if os.access(there, os.W_OK) else f"{there} cannot be written to"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +21,7 @@ def key(
     above: float | None = None,
     choices: tuple[str, ...] | None = None,
     file: bool = False,
+    name: bool = False,
     hint: str = "",
     recipe: bool = False,
     no_module: str = "",
@@ -32,6 +35,8 @@ def key(
         above: exclusive lower bound.
         choices: the allowed strings.
         file: the value is a local path that must exist.
+        name: the value is a name, or a list of at least one name in which none is repeated. A name is not empty, and
+            has no blanks at its ends and no control characters.
         hint: added to the message when the value is out of range ("thesis range 0.0025 to 0.08").
         recipe: only for keys of a method: the value depends on the task. The language runs of a task run take the
             other keys of the method from it, but this key from the recipe of their own task (conf/recipes).
@@ -40,8 +45,8 @@ def key(
         known_by: what the identity contains instead of the value: for example the content of a file, or the
             fingerprint of a run.
     """
-    metadata = dict(help=help, low=low, high=high, above=above, choices=choices, file=file, hint=hint, recipe=recipe)
-    return field(default=MISSING, metadata=metadata | dict(no_module=no_module, known_by=known_by))
+    metadata = dict(help=help, low=low, high=high, above=above, choices=choices, file=file, name=name, hint=hint)
+    return field(default=MISSING, metadata=metadata | dict(recipe=recipe, no_module=no_module, known_by=known_by))
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,28 @@ def _range_fault(value: Any, rules: Any) -> str | None:
                 if high is not None
                 else (f"must be above {above}{hint}" if above is not None else f"must be at least {low}{hint}")
             )
+        if not math.isfinite(value):
+            return f"must be a finite number{hint}"
     if rules["file"] and not Path(str(value)).expanduser().exists():
         return "no such file"
+    if rules["name"]:
+        return _names_fault(value) if isinstance(value, list) else name_fault(value)
     return None
+
+
+def name_fault(name: str) -> str | None:
+    """Returns why a text is no name for module files, tables and dashboards; None if it is one."""
+    if not name.strip():
+        return "empty; give a name"
+    if name != name.strip():
+        return "must have no blanks at its ends"
+    controls = any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in name)
+    return "must have no line breaks or other control characters" if controls else None
+
+
+def _names_fault(names: list[str]) -> str | None:
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        return f"{', '.join(map(repr, repeated))} more than once; each must be another one"
+    faults = (f"{name!r} {fault}" for name in names if (fault := name_fault(name)) is not None)
+    return next(faults, None if names else "empty; give at least one")

@@ -25,6 +25,7 @@ import torch
 from xlt.config import PARTS, DataConfig, SourceConfig, used_keys
 from xlt.data import readers
 from xlt.data.examples import Example
+from xlt.data.files import opened
 from xlt.data.overlap import Overlap
 from xlt.data.planned import PlannedSource
 from xlt.data.records import prompted
@@ -35,7 +36,18 @@ from xlt.languages import code_without_script
 from xlt.tracebacks import error_line
 
 # Beginnings of a reader's messages about keys of the source.
-_ABOUT_KEYS = ("reader=", "path=", "language=", "fields=", "fields.", "hub=", "hub.", "instruction", "where=")
+_ABOUT_KEYS = (
+    "reader=",
+    "path=",
+    "files.",
+    "language=",
+    "fields=",
+    "fields.",
+    "hub=",
+    "hub.",
+    "instruction",
+    "where=",
+)
 
 
 def reader_of(source: SourceConfig) -> ModuleType:
@@ -282,5 +294,6 @@ def _as_instruction(example: Example, source: SourceConfig) -> Example:
 
 @lru_cache(maxsize=4096)
 def _content_hash(file: str, modified: int, size: int) -> str:
-    with Path(file).open("rb") as opened:
-        return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    """Returns the digest of a file's bytes, unpacked, so that a compressed copy is the same data."""
+    with opened(Path(file)) as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

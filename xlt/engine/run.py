@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-import xlt
 from xlt.config import RunConfig, SamplingConfig
 from xlt.data.encoding import Encoder
 from xlt.data.mix import Sampling
@@ -30,6 +29,7 @@ from xlt.engine.build import (
 )
 from xlt.engine.cost import inference_cost
 from xlt.engine.evaluation import evaluate
+from xlt.engine.export import module_header, rehearse_export
 from xlt.engine.processes import Processes
 from xlt.engine.run_data import RunData
 from xlt.engine.state import RunState
@@ -180,23 +180,27 @@ class PreparedRun:
         trainer.processes.wait()
         return result
 
+    def rehearse_export(self, output_dir: Path) -> None:
+        """Exports the untrained module and throws it away; only for a run that has no saved state.
+
+        Args:
+            output_dir: the folder below which the run's files will be.
+        Raises:
+            UsageError: the module of this run could not be stored.
+        """
+        rehearse_export(self.trainer, self._header, output_dir)
+
     def _header(self) -> ModuleHeader:
         config, model, task = self.config, self.trainer.model, self.trainer.task
-        return ModuleHeader(
-            kind=self.trainer.method.leaves.kind,
-            method=self.trainer.method.name,
+        return module_header(
+            config,
+            self.trainer.method,
+            task.name,
             base_model=Path(model.base_name).name or model.base_name,
             base_hash=model.base_hash,
-            language=config.language,
-            task=None if config.language is not None else task.name,
             fingerprint=self.standing.fingerprint,
             untied=model.is_untied,
-            provenance={
-                "xlt": xlt.__version__,
-                "experiment": config.experiment_name,
-                "labels": task.labels(),
-                "depends_on": dict(self.standing.depends_on),
-            },
+            provenance={"labels": task.labels(), "depends_on": dict(self.standing.depends_on)},
         )
 
 

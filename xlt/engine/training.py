@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import signal
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 
@@ -72,6 +73,7 @@ class Trainer:
     seed: int
     processes: Processes
     sampling: Sampling | None = None
+    _attached: bool = field(default=False, init=False)
 
     def train(self, folder: Path, watcher: Watcher) -> dict[str, float]:
         """Trains all phases; afterwards the model holds the last phase's best checkpoint.
@@ -92,10 +94,11 @@ class Trainer:
         self._started = time.monotonic() - position.seconds
         self._saved_at = time.monotonic()
         self._saving_took = 0.0
+        assert saved is None or not self._attached, "a resumed method is attached after its state is loaded"
         if parts is not None:
             self.method.load_state(parts["method"])
         watcher.rewind(position.records)
-        phases = self.method.phases(self._budget())
+        phases = self.phases
         with StopSignals() as self._stop:
             for index in range(position.phase, len(phases)):
                 if index > position.phase:
@@ -108,11 +111,25 @@ class Trainer:
             "seconds": self._elapsed(),
         }
 
-    def _train_phase(self, phase: Phase, position: Position, parts: dict[str, dict[str, Tensor]] | None) -> None:
-        recipe = self.recipe
-        in_parts = self.processes.count > 1 or recipe.micro_batch_size is not None
+    @functools.cached_property
+    def phases(self) -> list[Phase]:
+        return self.method.phases(self._budget())
+
+    def attach_first_phase(self) -> None:
+        """Attaches the method for its first phase, which `train` then does not do again; not for a resumed run."""
+        self._attach(self.phases[0])
+        self._attached = True
+
+    def _attach(self, phase: Phase) -> None:
+        in_parts = self.processes.count > 1 or self.recipe.micro_batch_size is not None
         languages = sorted({source.language for source in self.sources})
         self.method.attach(self.model, phase, replace(self.setting, in_parts=in_parts, languages=languages))
+
+    def _train_phase(self, phase: Phase, position: Position, parts: dict[str, dict[str, Tensor]] | None) -> None:
+        recipe = self.recipe
+        if not self._attached:
+            self._attach(phase)
+        self._attached = False
         trainable = self.method.trainable()
         self.processes.same_weights(trainable.values())
         optimizer = self.method.optimizer(trainable, phase.learning_rate, recipe.weight_decay)

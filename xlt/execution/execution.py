@@ -280,11 +280,17 @@ def _train(run: Run, store: RunStore, watcher_for: WatcherFor) -> None:
     _check_unchanged(run)
     prepared = prepare(run.config, run.standing, run.planned_data)
     processes = prepared.trainer.processes
+    is_new = processes.from_leader(not store.is_trained(run.fingerprint) and not store.has_state(run.fingerprint))
+    if is_new:  # before the lock and the watchers, which leave files
+        prepared.rehearse_export(store.root)
     with store.lock(run.fingerprint) if processes.leads else nullcontext():  # the leader holds it for all
         if processes.from_leader(store.is_trained(run.fingerprint)):  # no process may read saved state before this
             if processes.leads:
                 _record_if_missing(run, store)
             return
+        if is_new and processes.from_leader(store.has_state(run.fingerprint)):  # the lock's last holder began the run
+            del prepared
+            prepared = prepare(run.config, run.standing, run.planned_data)
         watcher = watcher_for(run, store) if processes.leads else Silence()
         try:
             prepared.train(store.folder(run.fingerprint), watcher)

@@ -29,7 +29,7 @@ class BottleneckConfig:
     """Settings of bottleneck adapters."""
 
     _target_: str = "xlt.methods.bottleneck.Bottleneck"
-    name: str = key("name of the method in module headers and tables")
+    name: str = key("name of the method in module headers and tables", name=True)
     reduction_factor: float = key("hidden size / bottleneck size", above=0, hint="thesis §4.4.3: 1 to 32", recipe=True)
     where: str = key(
         "where a block has adapters: after its feed_forward layer (Pfeiffer) or both_sublayers (Houlsby)",

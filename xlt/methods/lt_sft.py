@@ -125,8 +125,9 @@ class LtSft(Method):
         self._indices = unpack_indices(state)
 
     def export(self, model: TransferModel, header: ModuleHeader) -> ModuleArtefact:
-        assert self._sparse is not None
-        return SparseDelta(header, self._sparse.entries(), trained_head(model))
+        tuned = self._sparse or self._dense  # in the dense phase the entries are not selected yet
+        assert tuned is not None
+        return SparseDelta(header, tuned.entries(), trained_head(model))
 
     def report(self) -> ModuleReport:
         assert self._sparse is not None

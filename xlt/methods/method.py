@@ -106,7 +106,8 @@ class Method(ABC):
 
     In each phase the engine calls `attach` first. For each micro-batch it calls `language`, `write`, `loss` and
     `after_backward`; for each step it then calls `before_step` (before clipping) and `after_step`. It also calls
-    `language` and `write` before each validation, `write` after the last step, and `export` at the end.
+    `language` and `write` before each validation, `write` after the last step, and `export` at the end. It also calls
+    `export` once before the first step.
 
     Attributes:
         name: as in `conf/method` and in module headers.
@@ -231,7 +232,14 @@ class Method(ABC):
 
     @abstractmethod
     def export(self, model: TransferModel, header: ModuleHeader) -> ModuleArtefact:
-        """Returns the trained module, with its tensors on the CPU."""
+        """Returns the trained module, with its tensors on the CPU; changes nothing.
+
+        It is also called right after the first `attach` of a new run, also if there are further phases, and the result
+        is thrown away: a method or model whose module cannot be made must fail before the training, not after it.
+
+        Raises:
+            UsageError, ValueError: no module can be made for this model.
+        """
 
     @abstractmethod
     def report(self) -> ModuleReport:

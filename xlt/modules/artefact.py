@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import nn
 
-from xlt.modules.module_file import ModuleFileError, read_module_file, write_module_file
+from xlt.modules.module_file import ModuleFileError, check_header, read_module_file, write_module_file
 from xlt.modules.stack import ModuleStack, Undo
 
 FORMAT_VERSION = 1
@@ -74,6 +74,14 @@ class ModuleHeader:
             raise ValueError(f"provenance={self.provenance!r}: must be a mapping")
         if not isinstance(self.format_version, int) or isinstance(self.format_version, bool):
             raise ValueError(f"format_version={self.format_version!r}: must be an integer")
+
+    def check_writable(self) -> None:
+        """Refuses a header that no module file can hold.
+
+        Raises:
+            ValueError: the provenance is not JSON, or a text is not Unicode.
+        """
+        check_header(dataclasses.asdict(self))
 
     def __str__(self) -> str:
         about = [f"{key}={value}" for key in ("language", "task") if (value := getattr(self, key)) is not None]
@@ -141,6 +149,18 @@ class ModuleArtefact(ABC):
             ValueError: it is not active in `model`.
         """
         ModuleStack(model).remove(self)
+
+    def check_storable(self) -> None:
+        """Refuses a module that `save` could not write, whatever its values.
+
+        Raises:
+            ValueError: layout or header are not JSON, or a part of the module is no tensor.
+        """
+        layout, tensors = self.to_tensors(None)
+        check_header({**dataclasses.asdict(self.header), _LAYOUT_KEY: layout})
+        for name, tensor in tensors.items():
+            if not isinstance(tensor, torch.Tensor) or not isinstance(name, str):
+                raise ValueError(f"{self.header}: {name!r} is of type {type(tensor).__name__}: must be a tensor")
 
     def save(self, path: str | os.PathLike[str], value_dtype: torch.dtype | None = None) -> None:
         """Writes the module to one file, atomically.

@@ -62,6 +62,18 @@ def write_module_file(
     _sync_folder(path.parent)
 
 
+def check_header(header: Mapping[str, Any]) -> None:
+    """Refuses a header that `write_module_file` could not write.
+
+    Raises:
+        ValueError: the header is not JSON, or has text that is not Unicode.
+    """
+    try:
+        _json_text(header).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{error.object!a} cannot be written as UTF-8") from error
+
+
 def read_module_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Reads a module file and checks every byte of it.
 

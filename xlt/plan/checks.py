@@ -9,6 +9,7 @@ from xlt.config import LanguageModulesConfig, RunConfig
 from xlt.data.encoding import Encoder
 from xlt.data.sources import parallel_languages
 from xlt.engine.build import build_method, build_task, method_class, method_name, task_class, task_name
+from xlt.engine.export import module_header
 from xlt.errors import UsageError
 from xlt.languages import near_languages
 from xlt.models.families import TRANSLATOR, longest_input
@@ -171,6 +172,21 @@ def contradictions(config: RunConfig) -> list[str]:
             f"language={config.language}: task {task_name(config.task)} leaves a task module; "
             "leave language out, or learn a language module with experiment=language"
         ]
+    return []
+
+
+def header_faults(config: RunConfig) -> list[str]:
+    """Returns why the header of the run's module could not be written, as it is otherwise only when the run ends."""
+    task, method = build_task(config.task), build_method(config.method)
+    try:
+        header = module_header(
+            config, method, task.name, base_model="-", base_hash="-", provenance={"labels": task.labels()}
+        )
+        header.check_writable()
+    except ValueError as error:
+        key = str(error).partition("=")[0]
+        named = {"task": "task.name", "method": "method.name", "language": "language"}.get(key)
+        return [str(error).replace(key, named, 1) if named is not None else f"the run's module: {error}"]
     return []
 
 

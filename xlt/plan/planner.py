@@ -20,7 +20,7 @@ from xlt.data.transforms import transform_of
 from xlt.engine.build import method_class, method_name
 from xlt.engine.run import COMPOSED, Composition, ModuleFile, Standing
 from xlt.errors import UsageError
-from xlt.plan.checks import contradictions
+from xlt.plan.checks import contradictions, header_faults
 from xlt.plan.evaluations import evaluated_on, plan_evaluations
 from xlt.plan.identity import digest, run_identity
 from xlt.plan.modules import (
@@ -120,7 +120,7 @@ class Plan(Runs):
     def _plan(
         self, config: DictConfig, run_config: RunConfig, data: PlannedData, made_files: dict[str, MadeFile]
     ) -> Run:
-        gathered = Gathered(source_faults(run_config.data), contradictions(run_config))
+        gathered = Gathered(source_faults(run_config.data), contradictions(run_config) or header_faults(run_config))
         depends_on = {role: file.fingerprint for role, file in made_files.items() if not role.startswith("evaluation.")}
         model_run = None
         model_path = run_config.model.path

@@ -21,6 +21,7 @@ from xlt.config import RunConfig
 from xlt.data.transforms.translation import DONE_FILE
 from xlt.engine.run import CHECKPOINT_FOLDER, MODULE_FILE, RESULT_FILE
 from xlt.engine.state import STATE_FILES
+from xlt.errors import UsageError
 from xlt.files import write_json
 
 _DIGITS = 12
@@ -37,10 +38,15 @@ class RunStore:
 
     Args:
         root: the config's `output_dir`.
+    Raises:
+        UsageError: `root` begins with ~ and the name of an unknown user.
     """
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root).expanduser()
+        try:
+            self.root = Path(root).expanduser()
+        except RuntimeError as error:
+            raise UsageError(f"output_dir={root}: this machine has no such user, whose home ~ stands for") from error
         self.runs = self.root / "runs"
         self._times: dict[str, tuple[str, float]] = {}
 

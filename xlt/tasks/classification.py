@@ -23,8 +23,8 @@ class ClassificationConfig:
     """Settings of classification."""
 
     _target_: str = "xlt.tasks.classification.Classification"
-    name: str = key("name of the task in tables and module files")
-    labels: list[str] = key("all labels; any other label in the data is an error")
+    name: str = key("name of the task in tables and module files", name=True)
+    labels: list[str] = key("all labels; any other label in the data is an error", name=True)
     pair: bool = key("whether an example is a pair of texts")
     max_length: int = key("maximum length of an input, in tokens; the longer text of a pair is cut first", low=8)
     dropout: float = key("dropout probability before each layer of the head", low=0, high=0.9)

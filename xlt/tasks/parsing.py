@@ -47,7 +47,7 @@ class ParsingConfig:
     """Settings of dependency parsing."""
 
     _target_: str = "xlt.tasks.parsing.Parsing"
-    relations: list[str] = key("all relations, without subtypes; any other relation in the data is an error")
+    relations: list[str] = key("all relations, without subtypes; any other relation in the data is an error", name=True)
     decoding: str = key(
         "how heads are chosen in evaluation: the best head of each word, or the best tree", choices=("greedy", "tree")
     )

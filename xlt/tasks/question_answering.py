@@ -31,7 +31,7 @@ class QuestionAnsweringConfig:
     """Settings of extractive question answering."""
 
     _target_: str = "xlt.tasks.question_answering.QuestionAnswering"
-    name: str = key("name of the task in tables and module files")
+    name: str = key("name of the task in tables and module files", name=True)
     max_length: int = key("maximum length of a window with question and context, in tokens", low=16)
     stride: int = key("number of context tokens from the start of a window to the start of the next", low=1)
     max_question_tokens: int = key("maximum length of a question, in tokens; longer ones lose their end", low=1)

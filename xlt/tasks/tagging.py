@@ -25,9 +25,9 @@ class TaggingConfig:
     """Settings of word-level tagging."""
 
     _target_: str = "xlt.tasks.tagging.Tagging"
-    name: str = key("name of the task in tables and module files")
+    name: str = key("name of the task in tables and module files", name=True)
     column: str = key("the source's column with the labels")
-    labels: list[str] = key("all labels; any other label in the data is an error")
+    labels: list[str] = key("all labels; any other label in the data is an error", name=True)
     max_length: int = key("maximum length of a window, in tokens; longer sentences are cut between words", low=8)
     dropout: float = key("dropout probability before the head", low=0, high=0.9)
     metric: str = key(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from xlt.errors import UsageError
 from xlt.plan.planner import Run
 from xlt.plan.store import RunStore
 from xlt.tracking.wandb_file import count_rows, wait_for_end
+from xlt.tracking.wandb_names import NAME_LETTERS, TAG_LETTERS, artifact_name, shortened
 from xlt.tracking.wandb_record import WandbRecord
 
 SYSTEMS = "systems"
@@ -66,10 +66,10 @@ class WandbRun:
                 mode="offline" if self._offline else "online",
                 entity=tracker.entity,
                 project=tracker.project,
-                group=tracker.group,
+                group=None if tracker.group is None else shortened(tracker.group, NAME_LETTERS),
                 job_type=job_type(run),
                 tags=[*tags(run), *map(table_tag, self._sent_parts.systems)],
-                name=run.label,
+                name=shortened(run.label, NAME_LETTERS),
                 id=name,
                 resume="allow",
                 config={**_extra_config(run), SYSTEMS: self._sent_parts.systems, **plain(run.config)},
@@ -204,8 +204,7 @@ class WandbRun:
         return artifact
 
     def _artifact_name(self, file: Path) -> str:
-        manifest = self._manifest(file)
-        return "module-" + (file.parent.name if manifest else re.sub(r"[^\w.-]", "-", file.stem))
+        return artifact_name("module-" + (file.parent.name if self._manifest(file) else file.stem))
 
     def _manifest(self, file: Path) -> dict[str, Any]:
         """Returns the manifest of the run that trained a module; empty for a file from elsewhere."""
@@ -246,12 +245,12 @@ def tags(run: Run) -> list[str]:
     if len(languages) > _MAX_TAGGED_LANGUAGES:
         languages = [f"{len(languages)} languages"]
     names = [task_name(run.config.task), method_name(run.config.method)]
-    return list(dict.fromkeys([*names, *languages]))
+    return [shortened(tag, TAG_LETTERS) for tag in dict.fromkeys([*names, *languages])]
 
 
 def table_tag(table: str) -> str:
     """Returns the tag of all runs that a table needs."""
-    return f"table:{table}"
+    return shortened(f"table:{table}", TAG_LETTERS)
 
 
 class ShowsRuns(Protocol):

@@ -87,8 +87,8 @@ def send_unsent(runs: Iterable[Run], store: RunStore) -> None:
     """Sends to W&B what it has not received of the runs of an executed plan, for runs whose config uses W&B.
 
     These are parts that an error or a kill prevented from being sent, or a whole run that was trained without W&B. An
-    error is reported as a line on standard error, and the rest is left to the next command. Of several processes only
-    the leader sends.
+    error is reported as a line on standard error, and what could not be sent is left to the next command. The other
+    runs are sent all the same, unless W&B cannot be reached. Of several processes only the leader sends.
 
     Raises:
         UsageError: the client is not installed, or there is no account for online use.
@@ -96,8 +96,7 @@ def send_unsent(runs: Iterable[Run], store: RunStore) -> None:
     for run in runs if Processes.join().leads else ():
         if not has_unsent(run, store):
             continue
-        sent = False
-        with store.lock(run.fingerprint), _report_errors(run.label):
+        with store.lock(run.fingerprint), _report_errors(run.label) as errors:
             if has_unsent(run, store):  # the process that had the lock may have sent it
                 tracked = WandbRun(run, store)
                 try:
@@ -106,20 +105,33 @@ def send_unsent(runs: Iterable[Run], store: RunStore) -> None:
                     tracked.close()
                 if run.config.tracker.progress:
                     print(f"  W&B received the missing parts of {run.label}: {tracked.where}", file=sys.stderr)
-            sent = True
-        if not sent:
+        if any(map(_is_out_of_reach, errors)):
             return
 
 
+def _is_out_of_reach(error: Exception) -> bool:
+    """Returns whether an error says that W&B cannot be reached, so that other runs would meet the same error."""
+    import wandb
+
+    of_network = type(error).__module__.partition(".")[0] in ("requests", "urllib3", "httpx")
+    return of_network or isinstance(error, (ConnectionError, TimeoutError, wandb.errors.CommError))
+
+
 @contextmanager
-def _report_errors(label: str) -> Iterator[None]:
-    """Reports an error as a line, because the run itself is complete and the next command can send the rest."""
+def _report_errors(label: str) -> Iterator[list[Exception]]:
+    """Reports an error as a line, because the run itself is complete and the next command can send the rest.
+
+    Yields:
+        A list that contains the error afterwards, if there was one.
+    """
+    errors: list[Exception] = []
     try:
-        yield
+        yield errors
     except (UsageError, Interrupted):
         raise
     except Exception as error:
         if os.environ.get("XLT_TRACEBACK"):
             raise
+        errors.append(error)
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         print(f"xlt: {label}: not everything was sent: {reason}; repeat the command to send the rest", file=sys.stderr)

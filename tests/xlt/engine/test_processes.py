@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,9 +17,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from xlt.engine import processes as processes_module
 from xlt.engine.processes import Processes
 from xlt.engine.training import Interrupted
 from xlt.engine.watching import Silence
+from xlt.errors import UsageError
 
 
 @pytest.mark.parametrize(
@@ -41,6 +49,105 @@ def test_alone_nothing_is_exchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     assert weight.grad is None
     assert (alone.sum(3.5), alone.from_leader([1.0]), alone.gather("a")) == (3.5, [1.0], ["a"])
     assert not dist.is_initialized()
+
+
+HERE = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+
+
+@pytest.fixture
+def announced(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`announced(RANK="0", ...)`: the environment announces a group in these variables and no others."""
+
+    def announce(**variables: str) -> None:
+        for name in (*HERE, "TORCHELASTIC_USE_AGENT_STORE", "TORCHELASTIC_RESTART_COUNT"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    return announce
+
+
+@pytest.fixture
+def free_port() -> str:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return str(found.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"WORLD_SIZE": "2"}, ["WORLD_SIZE=2", "RANK, MASTER_ADDR, MASTER_PORT are not set", "unset WORLD_SIZE"]),
+        ({**HERE, "RANK": ""}, ["WORLD_SIZE=2", "RANK is not set"]),
+        ({**HERE, "MASTER_ADDR": ""}, ["WORLD_SIZE=2", "MASTER_ADDR is not set"]),
+        ({"WORLD_SIZE": "two"}, ["WORLD_SIZE=two", "a number from 1"]),
+        ({"WORLD_SIZE": "0"}, ["WORLD_SIZE=0", "a number from 1"]),
+        ({"WORLD_SIZE": ""}, ["WORLD_SIZE=", "a number from 1"]),
+        ({**HERE, "RANK": "2"}, ["RANK=2", "from 0 to 1"]),
+        ({**HERE, "RANK": "-1"}, ["RANK=-1", "from 0 to 1"]),
+        ({**HERE, "MASTER_PORT": "70000"}, ["MASTER_PORT=70000", "from 0 to 65535"]),
+    ],
+)
+def test_a_group_that_is_half_announced_is_one_line_at_once(
+    variables: dict[str, str], said: list[str], announced: Callable[..., None]
+) -> None:
+    announced(**variables)
+    with pytest.raises(UsageError) as error:
+        Processes.join()
+    (line,) = error.value.lines
+    assert all(part in line for part in said), line
+
+
+@pytest.mark.parametrize(("rank", "other"), [("0", "1"), ("1", "0")])
+def test_who_waits_for_processes_that_do_not_come_says_so_and_gives_up(
+    rank: str,
+    other: str,
+    announced: Callable[..., None],
+    free_port: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    announced(**HERE | {"RANK": rank, "MASTER_PORT": free_port})
+    monkeypatch.setattr(processes_module, "_MAX_WAIT_TO_MEET", timedelta(seconds=1))
+    monkeypatch.setattr(processes_module, "_SECONDS_OF_SILENCE", 0.1)
+    began = time.monotonic()
+    with pytest.raises(UsageError) as error:
+        Processes.join()
+    assert time.monotonic() - began < 20
+    (line,) = error.value.lines
+    facts = [f"process {rank}", f"127.0.0.1:{free_port}", "WORLD_SIZE=2"]
+    assert all(part in line for part in [*facts, f"did not meet {other} ", "unset WORLD_SIZE"]), line
+    (said,) = capfd.readouterr().err.splitlines()
+    assert said.startswith("xlt: ") and all(part in said for part in [*facts, "waits at most", f"for {other} at"]), said
+
+
+def test_an_unknown_address_is_one_line(announced: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    announced(**HERE | {"RANK": "1", "MASTER_ADDR": "nowhere.invalid"})
+    monkeypatch.setattr(processes_module, "_MAX_WAIT_TO_MEET", timedelta(seconds=0.5))
+    with pytest.raises(UsageError, match=r"nowhere\.invalid:1 "):
+        Processes.join()
+
+
+def test_announced_processes_meet_whoever_comes_first(
+    announced: Callable[..., None], free_port: str, tmp_path: Path
+) -> None:
+    def child(rank: int) -> None:
+        announced(**HERE | {"RANK": str(rank), "MASTER_PORT": free_port})
+        if rank == 0:
+            time.sleep(0.5)  # the other one comes first, to nobody
+        joined = Processes.join()
+        (tmp_path / str(rank)).write_text(f"{joined.rank} {joined.count} {joined.sum(rank + 1)}")
+        sys.stdout.flush()
+        os._exit(0)
+
+    context = multiprocessing.get_context("fork")
+    children = [context.Process(target=child, args=(rank,), daemon=True) for rank in (0, 1)]
+    for process in children:
+        process.start()
+    for process in children:
+        process.join(60)
+        process.kill()
+    assert [(tmp_path / str(rank)).read_text() for rank in (0, 1)] == ["0 2 3.0", "1 2 3.0"]
 
 
 def test_sums_and_the_leaders_values_reach_every_process(in_two_processes, tmp_path: Path) -> None:

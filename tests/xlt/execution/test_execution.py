@@ -21,6 +21,7 @@ from xlt.errors import UsageError
 from xlt.execution import execution
 from xlt.execution.execution import carry_out
 from xlt.execution.workers import LocalWorkers
+from xlt.methods.lt_sft import LtSft
 from xlt.plan.planner import Plan, Run
 from xlt.plan.store import RunStore
 
@@ -238,6 +239,20 @@ def test_a_run_that_another_process_trained_but_could_not_record_is_recorded_by_
     assert carry_out(plan, None, silent).failures == {}
     again = plan.store.manifest(run.fingerprint)
     assert again["recorded_late"] and again["identity"] == manifest["identity"]
+
+
+def test_a_module_that_cannot_be_stored_is_refused_before_the_run_has_a_folder(
+    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_module(*_: Any) -> None:
+        raise ValueError("no such layer")
+
+    run = planned(*words)
+    monkeypatch.setattr(LtSft, "export", no_module)
+    outcome = carry_out(plan, None, silent)
+    assert outcome.refused == {run.fingerprint} and "method=lt_sft: " in outcome.failures[run.fingerprint]
+    assert "no such layer" in outcome.failures[run.fingerprint]
+    assert not plan.store.runs.exists()
 
 
 @dataclass

@@ -18,12 +18,13 @@ from tests.xlt.tracking.offline_runs import record_step as _step
 from tests.xlt.tracking.offline_runs import sittings as _sittings
 from tests.xlt.tracking.offline_runs import start_tracking as _tracked
 from tests.xlt.tracking.offline_runs import summary_values as _summary
-from xlt.engine.run import ALONE, Composition
+from xlt.engine.run import ALONE, Composition, ModuleFile
 from xlt.errors import UsageError
 from xlt.plan.planner import Run
 from xlt.plan.store import RunStore
 from xlt.tracking.jsonl import MetricsFile
-from xlt.tracking.wandb import WandbRun, job_type, tags
+from xlt.tracking.wandb import WandbRun, job_type, table_tag, tags
+from xlt.tracking.wandb_names import artifact_name
 from xlt.tracking.wandb_record import WandbRecord, has_unsent
 from xlt.tracking.watch import send_unsent
 
@@ -264,6 +265,46 @@ def test_after_an_error_the_rest_is_left_to_the_next_command(
     monkeypatch.setattr(wandb, "init", unreachable)
     send_unsent([make_run(), make_run()], store)
     assert len(asked) == 1 and "CommError: no route to host; repeat the command" in capsys.readouterr().err
+
+
+def test_a_run_that_cannot_be_sent_does_not_hold_up_those_behind_it(
+    make_run: Callable[..., Run],
+    store: RunStore,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked: list[str] = []
+
+    def refuse(**settings: Any) -> None:
+        asked.append(settings["id"])
+        raise ValueError("a name that the client refuses")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    send_unsent([make_run(), make_run()], store)
+    assert len(asked) == 2 and capsys.readouterr().err.count("repeat the command") == 2
+
+
+def test_the_client_accepts_tags_names_and_groups_of_any_length(make_run: Callable[..., Run], store: RunStore) -> None:
+    long = "f" * 200
+    run = make_run(f"tracker.group={long}", f"experiment_name={long}", f"task.name={long}")
+    run.systems = {long: "LT-SFT"}
+    _tracked(run, store).close()
+    ((said,),) = [_all(run, store, "run")]
+    assert all(len(tag) <= 64 for tag in said.tags) and len(said.display_name) == len(said.run_group) == 128
+    assert table_tag(long) in said.tags and table_tag(long + "2") not in said.tags
+
+
+def test_a_foreign_module_with_a_name_that_wandb_refuses_is_sent(
+    make_run: Callable[..., Run], store: RunStore, tmp_path: Path
+) -> None:
+    run, foreign = make_run(), tmp_path / "módulo de teste.safetensors"
+    foreign.write_bytes(b"module")
+    (key, planned), *_ = run.evaluations.items()
+    run.evaluations[key] = dataclasses.replace(planned, modules=(*planned.modules, ModuleFile(foreign)))
+    store.add_evaluations(run.fingerprint, RECORDS)
+    send_unsent([run], store)
+    assert not has_unsent(run, store)
+    assert artifact_name("module-módulo de teste") in {artifact.name for artifact in _all(run, store, "artifact")}
 
 
 def test_a_translation_is_complete_without_a_module_and_so_is_what_learned_from_it(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from xlt.config import SourceConfig
 from xlt.data.examples import Example
-from xlt.data.files import files_in, lines_of
+from xlt.data.files import files_in, lines_of, named_file, with_gzip
 from xlt.data.records import fields_of
 from xlt.errors import UsageError
 
@@ -16,7 +16,7 @@ from xlt.errors import UsageError
 def files(source: SourceConfig) -> list[Path]:
     """Returns the files of `text` and `pair` in the folder `path`.
 
-    A file's name is the split (or its name in `files`), a dot, and the field.
+    A file's name is the split (or its name in `files`), a dot, and the field; then `.gz` if it is compressed.
 
     Raises:
         UsageError: the folder or one of the files does not exist.
@@ -27,8 +27,8 @@ def files(source: SourceConfig) -> list[Path]:
     folder = source.location()
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder, which reader parallel needs")
-    stem = source.files.get(source.split, source.split)
-    both = [folder / f"{stem}.{fields[role]}" for role in ("text", "pair")]
+    stem = named_file(source) or source.split
+    both = [with_gzip(folder / f"{stem}.{fields[role]}") for role in ("text", "pair")]
     for file in both:
         if not file.is_file():
             raise UsageError(f"{folder}: no file {file.name} for split {source.split}; it has {files_in(folder)}")
