@@ -33,7 +33,8 @@ class Example:
 
     Attributes:
         place: "file:line" or similar, for messages about this example.
-        text: running text, premise or question; None if the source has words only.
+        text: running text, premise or question; None if the source has words only. It need not spell every word of
+            `words`: the words `di` and `la` stand for `della`.
         pair: hypothesis, translation, or the context of a question; None if there is one text only.
         words: word forms; None if the source has running text only.
         columns: column name -> word-level labels, as many as `words`.
