@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -11,6 +12,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+
+from xlt.data.running_text import running_text
+from xlt.errors import UsageError
+
+# Stands for a space in the vocabularies of SentencePiece.
+_SPACE_LETTER = "\u2581"
 
 
 class Pieces(NamedTuple):
@@ -100,29 +107,29 @@ class Encoder:
     def words(self, sentences: Sequence[Sequence[str]], texts: Sequence[str | None]) -> list[list[list[int]]]:
         """Returns the pieces of each word of each sentence, at least one piece per word.
 
+        The words of a sentence are tokenized together, within its running text (see `xlt.data.running_text`). So a
+        word has the pieces that the model saw in pre-training, whatever the tokenizer does at spaces.
+
+        A piece belongs to the word that has its first visible character, also if it reaches into the next word, such as
+        ` couldn` of `could` and `n't`. Only if the next word would then have no piece, such as the second of `."`, the
+        piece is cut at the border of the words, and each part is tokenized again without a space between them. These
+        are the only words whose pieces are not those of the running text.
+
         Args:
             sentences: the words of each sentence.
-            texts: the running text of each sentence, or None. If there is a text, words are tokenized within it, with
-                or without space before them, as in pre-training; otherwise each word is tokenized by itself.
+            texts: the running text of each sentence, or None if it is unknown; the words are then joined as their
+                scripts are written.
         Returns:
             for each sentence and word the ids of the pieces; the unknown token for a word without pieces.
+        Raises:
+            UsageError: a word has no pieces, and the tokenizer has no unknown token.
         """
-        result: list[list[list[int]]] = [[] for _ in sentences]
-        running = [i for i, text in enumerate(texts) if text is not None]
-        if running:
-            for i, pieces in zip(running, self.located([str(texts[i]) for i in running]), strict=True):
-                result[i] = _by_word(str(texts[i]), sentences[i], pieces)
-        apart = [i for i, words in enumerate(result) if not words or not all(words)]
-        if apart:
-            encoded = self.tokenizer(
-                [list(sentences[i]) for i in apart], is_split_into_words=True, add_special_tokens=False, verbose=False
-            )
-            for number, i in enumerate(apart):
-                cut: list[list[int]] = [[] for _ in sentences[i]]
-                for token, word in zip(encoded["input_ids"][number], encoded.word_ids(number), strict=True):
-                    cut[word].append(token)
-                result[i] = [word or [self.tokenizer.unk_token_id] for word in cut]
-        return result
+        running = [running_text(words, text) for words, text in zip(sentences, texts, strict=True)]
+        located = self.located([text for text, _ in running])
+        return [
+            [pieces or self._alone(word) for word, pieces in zip(words, self._by_word(*text, pieces), strict=True)]
+            for words, text, pieces in zip(sentences, running, located, strict=True)
+        ]
 
     def wrap(self, pieces: list[int]) -> list[int]:
         """Returns a sequence with its special tokens."""
@@ -155,6 +162,77 @@ class Encoder:
         """
         room = self.pair_room(max_length)
         return [_longest_first(*pair, room) for pair in zip(self.lines(first), self.lines(second), strict=True)]
+
+    def _by_word(self, text: str, starts: Sequence[int | None], pieces: Pieces) -> list[list[int]]:
+        """Returns the pieces of each word of a running text; [] for a word that no piece stands for."""
+        words = [number for number, start in enumerate(starts) if start is not None]
+        begins = [start for start in starts if start is not None]
+        first = [bisect.bisect_right(begins, start) - 1 for start, _ in pieces.spans]
+        has_piece = set(first)
+        result: list[list[int]] = [[] for _ in starts]
+        for token, at, (start, end) in zip(pieces.ids, first, pieces.spans, strict=True):
+            if at < 0:
+                continue  # it stands before the first word
+            cut = [at, *(one for one in range(at + 1, bisect.bisect_left(begins, end)) if one not in has_piece)]
+            borders = [_end_before(text, begins[one]) for one in cut[1:]]
+            ids = [[token]]
+            if borders:
+                has_piece.update(cut)
+                ids = self._cut(token, [text[a:b] for a, b in itertools.pairwise([start, *borders, end])])
+            for one, part in zip(cut, ids, strict=True):
+                result[words[one]] += part
+        return result
+
+    def _cut(self, token: int, parts: list[str]) -> list[list[int]]:
+        """Cuts a piece that stands for several parts of a text; returns the ids of the pieces of each part.
+
+        The entry of the vocabulary is cut where the parts meet, and the tokenizer's model cuts each half again. If the
+        entry does not end with the parts, because the tokenizer normalises them, each part is tokenized as a text.
+        """
+        model = self.tokenizer.backend_tokenizer.model
+        entry, entries = self.tokenizer.convert_ids_to_tokens(token), list[str]()
+        for part in reversed(parts[1:]):
+            spelling = next((one for one in self._spellings(part) if one and entry[1:].endswith(one)), None)
+            if spelling is None:
+                break
+            entry, entries = entry.removesuffix(spelling), [spelling, *entries]
+        else:
+            # WordPiece marks an entry that continues a word.
+            mark = getattr(model, "continuing_subword_prefix", None) or ""
+            continued = [entry, *(mark + one for one in entries)]
+            ids = [
+                [model.token_to_id(one)]
+                if mark and model.token_to_id(one) is not None
+                else [piece.id for piece in model.tokenize(one.removeprefix(mark))]
+                for one in continued
+            ]
+            if all(ids):
+                return ids
+        return [self.lines([part])[0] for part in parts]
+
+    def _spellings(self, part: str) -> list[str]:
+        """Returns how entries of the vocabulary can spell a part of a text: its letters, or its bytes as letters."""
+        from tokenizers.pre_tokenizers import ByteLevel
+
+        normaliser = self.tokenizer.backend_tokenizer.normalizer
+        normal = part if normaliser is None else normaliser.normalize_str(part)
+        letters = normal.replace(" ", _SPACE_LETTER)
+        if not part[:1].isspace():
+            letters = letters.removeprefix(_SPACE_LETTER)
+        as_bytes = ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(normal)
+        return [letters, "".join(piece for piece, _ in as_bytes)]
+
+    def _alone(self, word: str) -> list[int]:
+        """Returns the pieces of a word that has none in its running text: of white space, or of marks that are dropped.
+
+        Raises:
+            UsageError: it has none by itself either, and the tokenizer has no unknown token.
+        """
+        unknown = self.tokenizer.unk_token_id
+        pieces = self.lines([word])[0] or [unknown]
+        if pieces == [None]:
+            raise UsageError(f"word {word!a}: the tokenizer leaves it out, and has no unknown token; change the word")
+        return pieces
 
     def batch(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """Pads rows on the right to the arguments of `TransferModel.encode`, (rows, longest) int64 each.
@@ -189,18 +267,8 @@ def _visible(text: str, start: int, end: int) -> tuple[int, int]:
     return start, end
 
 
-def _by_word(text: str, words: Sequence[str], pieces: Pieces) -> list[list[int]]:
-    """Assigns each piece to the word that has its first visible character; returns [] if the text lacks a word."""
-    starts, at = [], 0
-    for word in words:
-        start = text.find(word, at)
-        if start < 0:
-            return []
-        starts.append(start)
-        at = start + len(word)
-    result: list[list[int]] = [[] for _ in words]
-    for token, (start, _) in zip(pieces.ids, pieces.spans, strict=True):
-        word_number = bisect.bisect_right(starts, start) - 1
-        if word_number >= 0:
-            result[word_number].append(token)
-    return result
+def _end_before(text: str, start: int) -> int:
+    """Returns where the white space before the character `start` begins."""
+    while start > 0 and text[start - 1].isspace():
+        start -= 1
+    return start

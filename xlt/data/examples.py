@@ -33,7 +33,8 @@ class Example:
 
     Attributes:
         place: "file:line" or similar, for messages about this example.
-        text: running text, premise or question; None if the source has words only.
+        text: running text, premise or question; None if the source has words only. It need not spell every word of
+            `words`: the words `di` and `la` stand for `della`.
         pair: hypothesis, translation, or the context of a question; None if there is one text only.
         words: word forms; None if the source has running text only.
         columns: column name -> word-level labels, as many as `words`.
@@ -56,3 +57,19 @@ class Example:
     turns: tuple[Turn, ...] = ()
     languages: tuple[str, str] | None = None
     untranslated: tuple[str, ...] = ()
+
+
+# Labels that real words of underscores can have: those of punctuation and symbols, and of no entity.
+_OF_UNDERSCORES = {"PUNCT", "SYM", "X", "O"}
+
+
+def is_stripped(example: Example) -> bool:
+    """Returns whether a sentence has labels but no text: all its words are underscores.
+
+    So are treebanks distributed whose text has another licence. A single word of underscores can be a real one, and so
+    can several, such as a line to fill in, if all their labels are those of punctuation or of no entity.
+    """
+    words = example.words or ()
+    labels = {label for name, tags in example.columns.items() if name not in ("head", "deprel") for label in tags}
+    has_only_underscores = len(words) > 1 and all(set(word) == {"_"} for word in words)
+    return has_only_underscores and (not labels or not labels <= _OF_UNDERSCORES)

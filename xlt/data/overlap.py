@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 
 from xlt.data.examples import Example
+from xlt.data.running_text import joined
 from xlt.data.words import letters, words
 
 _MIN_SHARED = 0.2
@@ -71,9 +72,9 @@ class Overlap:
 
 
 def texts_of(example: Example) -> list[str]:
-    """Returns the running texts of an example; if it has words only, the words joined by spaces."""
+    """Returns the running texts of an example; if it has words only, the words joined as their scripts are written."""
     texts = [text for text in (example.text, example.pair) if text is not None]
-    return texts or [" ".join(example.words or ())]
+    return texts or [joined(example.words or ())]
 
 
 def _trigrams(text: str) -> set[tuple[str, ...]]:

@@ -24,13 +24,14 @@ import torch
 
 from xlt.config import PARTS, DataConfig, SourceConfig, used_keys
 from xlt.data import readers
-from xlt.data.examples import Example
+from xlt.data.examples import Example, is_stripped
 from xlt.data.files import opened
 from xlt.data.overlap import Overlap
 from xlt.data.planned import PlannedSource
 from xlt.data.records import prompted
 from xlt.data.streams import stream
 from xlt.data.transforms import transform_of
+from xlt.data.words import word_count
 from xlt.errors import UsageError
 from xlt.languages import code_without_script
 from xlt.tracebacks import error_line
@@ -194,7 +195,7 @@ def read_source(
         seed: of the run; decides which examples are drawn.
         overlap: texts to leave out, before examples are drawn; None: none.
     Raises:
-        UsageError: the source is missing, broken or empty.
+        UsageError: the source is missing, broken or empty, or has sentences with underscores in place of their words.
     """
     planned = _as_planned(source)
     source = planned.config
@@ -205,7 +206,7 @@ def read_source(
         if transform is not None:
             return transform.read(planned)
         examples: Iterator[Example] = reader_of(planned.config).read(planned.config)
-        return examples
+        return _with_text(name, examples)
 
     def stream_once() -> Iterator[Example]:
         for example in read() if overlap is None else overlap.apart(content, read()):
@@ -237,6 +238,19 @@ def _count(stream_once: Callable[[], Iterator[Example]]) -> int:
     return sum(1 for _ in stream_once())
 
 
+def _with_text(name: str, examples: Iterator[Example]) -> Iterator[Example]:
+    """Yields the examples of a source, and refuses it at the first sentence that is stripped of its text."""
+    for number, example in enumerate(examples, start=1):
+        if is_stripped(example):
+            rest = [is_stripped(one) for one in examples]
+            raise UsageError(
+                f"{name}: {example.place}: {1 + sum(rest)} of {number + len(rest)} sentences have underscores in place "
+                "of their words, from here on, because their text has another licence than their labels; put the text "
+                "in as the data's README says, or remove these sentences"
+            )
+        yield example
+
+
 def _enough_words(
     stream_once: Callable[[], Iterator[Example]], kept: set[int] | None, words: int, generator: torch.Generator
 ) -> set[int]:
@@ -245,15 +259,22 @@ def _enough_words(
     Args:
         stream_once: streams all examples.
         kept: numbers of the examples to choose from; None: all.
-        words: least number of words; words are separated by white space.
+        words: least number of words: those of `words`, or as `word_count` estimates them for a text.
         generator: random generator of the order.
     """
-    lengths = torch.tensor([len(example.words or (example.text or "").split()) for example in stream_once()])
+    lengths = torch.tensor([_word_count(example) for example in stream_once()])
     order = torch.randperm(len(lengths), generator=generator)
     if kept is not None:
         order = order[torch.isin(order, torch.tensor(sorted(kept)))]
     before = lengths[order].cumsum(0) - lengths[order]
     return set(order[before < words].tolist())
+
+
+def _word_count(example: Example) -> int:
+    if example.words is not None:
+        return len(example.words)
+    texts = [turn.text for turn in example.turns] if example.text is None else [example.text]
+    return sum(map(word_count, texts))
 
 
 def _relabelled(example: Example, source: SourceConfig) -> Example:

@@ -1,14 +1,18 @@
-"""Splits texts of any script into words or letters, to decide whether two texts are the same."""
+"""Splits texts of any script into words or letters, to compare texts and to count their words."""
 
 from __future__ import annotations
 
+import math
+
 import regex
 
-# Scripts without spaces between words.
-_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}"
+# Scripts without spaces between words; a word has about two letters, or in the others about three and a half.
+_EAST_ASIAN = r"\p{Han}\p{Hiragana}\p{Katakana}"
+_UNSPACED = rf"{_EAST_ASIAN}\p{{Thai}}\p{{Lao}}\p{{Khmer}}\p{{Myanmar}}\p{{Tibetan}}"
 _WORDS = regex.compile(rf"(?V1)[[\p{{L}}\p{{N}}]&&[{_UNSPACED}]]\p{{M}}*|[[\p{{L}}\p{{M}}\p{{N}}_]--[{_UNSPACED}]]+")
 _OTHERS = regex.compile(r"[^\p{L}\p{M}\p{N}]+")
-_UNSPACED_LETTER = regex.compile(rf"[{_UNSPACED}]")
+_EAST_ASIAN_LETTER = regex.compile(rf"[{_EAST_ASIAN}]")
+_OTHER_UNSPACED_LETTER = regex.compile(rf"(?V1)[[{_UNSPACED}]--[{_EAST_ASIAN}]]")
 
 
 def words(text: str) -> list[str]:
@@ -17,10 +21,17 @@ def words(text: str) -> list[str]:
 
 
 def word_count(text: str) -> int:
-    """Estimates the number of words; in a script without spaces two letters count as one word."""
+    """Estimates the number of words, also in scripts without spaces, from the number of their letters.
+
+    Two letters of Chinese or Japanese count as one word, seven of the other scripts as two, rounded up. For each
+    English word of the parallel sentences of SIB-200 there are 1.6 letters in Chinese, 2.3 in Japanese, 4.0 in Lao, 3.6
+    in Khmer, 3.1 in Burmese and 3.3 in Tibetan.
+    """
     text_words = words(text)
-    unspaced = sum(1 for word in text_words if _UNSPACED_LETTER.match(word))
-    return len(text_words) - unspaced + unspaced // 2
+    east_asian, others = (
+        sum(1 for word in text_words if letter.match(word)) for letter in (_EAST_ASIAN_LETTER, _OTHER_UNSPACED_LETTER)
+    )
+    return len(text_words) - east_asian - others + math.ceil(east_asian / 2) + math.ceil(others * 2 / 7)
 
 
 def letters(text: str) -> str:

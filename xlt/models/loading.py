@@ -34,6 +34,8 @@ _IDENTITY_FILES = (
     "pytorch_model.bin",
 )
 
+# A text each of whose letters must stand in a piece.
+_PROBE = "we can see it"
 
 # The config keys of model families for the dropout of hidden states and of attention.
 _DROPOUT_KEYS = (
@@ -49,7 +51,8 @@ def load_tokenizer(path: str, revision: str | None = None) -> Any:
         path: local folder or hub id.
         revision: of the hub; None for the newest.
     Raises:
-        UsageError: the tokenizer does not load or is not a fast one, which word and character offsets need.
+        UsageError: the tokenizer does not load, or does not say where its pieces stand in a text, because it is a slow
+            one (ByT5 and CANINE have no other) or gives wrong places.
     """
     from transformers import AutoTokenizer
 
@@ -58,7 +61,18 @@ def load_tokenizer(path: str, revision: str | None = None) -> Any:
     except Exception as error:
         raise UsageError(f"model.path={path}: the tokenizer cannot be loaded: {_first_line(error)}") from error
     if not tokenizer.is_fast:
-        raise UsageError(f"model.path={path}: the tokenizer is a slow one; xlt needs one with a tokenizer.json")
+        kind = type(tokenizer).__name__
+        raise UsageError(
+            f"model.path={path}: its tokenizer, {kind}, is a slow one, which does not say where its pieces stand in a "
+            "text; take a model whose tokenizer has a tokenizer.json"
+        )
+    spans = tokenizer(_PROBE, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    located = {place for start, end in spans for place in range(start, end)}
+    if missing := [letter for place, letter in enumerate(_PROBE) if letter != " " and place not in located]:
+        raise UsageError(
+            f"model.path={path}: its tokenizer says of no piece that it has the {missing[0]!r} of {_PROBE!r}, so words "
+            "cannot be found; take the newest release of the package tokenizers, or another model"
+        )
     return tokenizer
 
 

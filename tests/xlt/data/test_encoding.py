@@ -1,4 +1,4 @@
-"""Tokenizers of the three kinds over scripts that break careless alignments."""
+"""Tokenizers of all families over scripts that break careless alignments."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import unicodedata
 
 import pytest
 import torch
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from tests.tokenizer_kinds import KINDS, LINES, SENTENCES, unigram, wordpiece
+from tests.tokenizer_kinds import FAMILIES, KINDS, LINES, SENTENCES, gpt2, unigram, wordpiece
 from xlt.data.encoding import Encoder
+from xlt.errors import UsageError
 from xlt.models.loading import load_tokenizer
 from xlt.models.vocabulary import train_tokenizer
 
@@ -22,38 +23,121 @@ def kind(request: pytest.FixtureRequest) -> Encoder:
     return Encoder(KINDS[request.param]())
 
 
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> Encoder:
+    return Encoder(FAMILIES[request.param](LINES, 400))
+
+
 @pytest.mark.parametrize("name", SENTENCES)
-def test_every_word_has_pieces_whether_it_stands_in_text_or_alone(name: str, kind: Encoder) -> None:
+def test_every_word_has_pieces_whether_its_text_is_known_or_not(name: str, family: Encoder) -> None:
     words, text = SENTENCES[name]
     for given in (text, None):
-        (pieces,) = kind.words([words], [given])
+        (pieces,) = family.words([words], [given])
         assert len(pieces) == len(words)
         assert all(pieces)
 
 
 @pytest.mark.parametrize("name", SENTENCES)
-def test_words_in_running_text_are_cut_as_the_text_is(name: str, kind: Encoder) -> None:
+def test_words_in_running_text_are_cut_as_the_text_is(name: str, family: Encoder) -> None:
     words, text = SENTENCES[name]
-    (pieces,) = kind.words([words], [text])
-    (whole,) = kind.lines([text])
-    if list(itertools.chain(*pieces)) != whole:
-        # A piece of the text covers two words, so one would have none: then all are cut for themselves.
-        assert len(whole) < len(text)
-        assert pieces == kind.words([words], [None])[0]
-        assert name in ("number and unit", "emoji", "unseen script")
+    (pieces,) = family.words([words], [text])
+    (whole,) = family.located([text])
+    kept = whole.ids
+    glued = [(token, span) for token, span in zip(*whole, strict=True) if _words_within(words, text, span) > 1]
+    for token, _ in glued:  # a piece of the text that stands for two words is cut if one would have none
+        if token not in itertools.chain(*pieces):
+            kept = [one for one in kept if one != token]
+            pieces = [[one for one in word if one in kept] for word in pieces]
+    assert list(itertools.chain(*pieces)) == kept
 
 
-def test_pieces_before_the_first_word_belong_to_none(kind: Encoder) -> None:
-    (pieces,) = kind.words([["cat", "sat"]], ["mat, cat sat"])
+def _words_within(words: list[str], text: str, span: tuple[int, int]) -> int:
+    """How many words of the text begin within the span."""
+    at, begins = 0, []
+    for word in words:
+        begins.append(text.index(word, at))
+        at = begins[-1] + len(word)
+    return sum(span[0] <= begin < span[1] for begin in begins)
+
+
+def test_pieces_before_the_first_word_belong_to_none(family: Encoder) -> None:
+    (pieces,) = family.words([["cat", "sat"]], ["mat cat sat"])
     assert len(pieces) == 2
-    (whole,) = kind.lines(["mat, cat sat"])
+    (whole,) = family.lines(["mat cat sat"])
     kept = list(itertools.chain(*pieces))
     assert len(kept) < len(whole) and whole[-len(kept) :] == kept
 
 
-def test_words_without_text_are_each_cut_for_themselves(kind: Encoder) -> None:
-    (pieces,) = kind.words([["the", "cat", "sat"]], [None])
-    assert pieces == [kind.lines([word])[0] for word in ("the", "cat", "sat")]
+def test_words_without_text_have_the_pieces_of_the_words_with_spaces_between(family: Encoder) -> None:
+    for words in (["the", "cat", "sat"], ["the", "mat", ",", "5", "kg"], ["Hún", "sang", "ì", "kvøld", "ì"]):
+        (pieces,) = family.words([words], [None])
+        assert list(itertools.chain(*pieces)) == family.lines([" ".join(words)])[0]
+        assert family.words([words], [" ".join(words)]) == [pieces]
+
+
+def test_words_of_a_script_without_spaces_have_the_pieces_of_a_text_without_spaces(family: Encoder) -> None:
+    words = ["今天", "天气", "很", "好"]
+    assert family.words([words], [None]) == family.words([words], ["今天天气很好"])
+
+
+def test_a_tokenizer_without_a_space_before_a_text_gives_every_word_but_the_first_one() -> None:
+    encoder = Encoder(gpt2())
+    (pieces,) = encoder.words([["the", "cat", "the"]], [None])
+    entries = [encoder.tokenizer.convert_ids_to_tokens(word) for word in pieces]
+    assert entries == [["the"], ["Ġcat"], ["Ġthe"]]
+
+
+@pytest.mark.parametrize(
+    ("family", "words", "text", "expected"),
+    [
+        # One piece for two words is cut where they meet, without a space between them ...
+        ("byte BPE", ["the", "ca", "t"], "the cat", [["the"], ["Ġ", "c", "a"], ["t"]]),
+        ("tiktoken", ["ca", "t", "sat"], "on cat sat", [["Ġ", "c", "a"], ["t"], ["Ġs", "at"]]),
+        ("letter BPE", ["the", "mat", ",", "ok"], "the mat, ok", [["the"], ["▁mat"], [","], ["▁ok"]]),
+        ("WordPiece", ["c", "at"], "cat", [["c"], ["##at"]]),
+        # ... but only if one of them has no other piece: here the first of the next is in that of the one before.
+        ("letter BPE", ["5", "kg"], "5kg", [["5k"], ["g"]]),
+    ],
+)
+def test_a_piece_that_spans_words_belongs_to_the_first_unless_another_has_none(
+    family: str, words: list[str], text: str, expected: list[list[str]]
+) -> None:
+    encoder = Encoder(FAMILIES[family](LINES, 400))
+    (pieces,) = encoder.words([words], [text])
+    assert [encoder.tokenizer.convert_ids_to_tokens(word) for word in pieces] == expected
+
+
+def test_a_piece_of_three_words_is_cut_twice() -> None:
+    tokenizer = gpt2(["wait... ok..."] * 50, 300)
+    encoder = Encoder(tokenizer)
+    assert tokenizer.tokenize("wait...")[-1] == "..."
+    (pieces,) = encoder.words([["wait", ".", ".", "."]], ["wait..."])
+    assert [tokenizer.convert_ids_to_tokens(word) for word in pieces[1:]] == [["."]] * 3
+
+
+def test_a_piece_that_normalisation_made_of_two_words_is_cut_as_their_letters_are() -> None:
+    tokenizer = gpt2(["say ab ok"] * 50, 300)
+    tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Lowercase(), normalizers.Replace("x", "ab")]
+    )
+    (pieces,) = Encoder(tokenizer).words([["say", "A", "B"]], ["say AB"])
+    assert [tokenizer.convert_ids_to_tokens(word) for word in pieces[1:]] == [["Ġ", "a"], ["b"]]
+
+
+def test_a_word_that_the_tokenizer_drops_needs_an_unknown_token() -> None:
+    tokenizer = gpt2()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("\u200b", "")
+    encoder = Encoder(tokenizer)
+    assert encoder.words([["\u200b"]], [None]) == [[[tokenizer.unk_token_id]]]
+    tokenizer.unk_token = None
+    with pytest.raises(UsageError, match=r"word '\\u200b': .*no unknown token"):
+        encoder.words([["\u200b"]], [None])
+
+
+def test_a_word_of_white_space_alone_takes_no_piece_of_others(family: Encoder) -> None:
+    (with_space,) = family.words([["the", "\u3000", "cat"]], [None])
+    (without,) = family.words([["the", "cat"]], [None])
+    assert [with_space[0], with_space[2]] == without and with_space[1]
 
 
 def test_a_word_that_stands_without_space_before_it_is_cut_without_one() -> None:
@@ -83,9 +167,9 @@ def test_a_word_that_no_piece_stands_for_is_the_unknown_token() -> None:
         assert pieces[0] != pieces[1] != pieces[2]
 
 
-def test_words_that_are_not_in_the_text_are_cut_for_themselves(kind: Encoder) -> None:
-    assert kind.words([["the", "dog"]], ["the cat"]) == kind.words([["the", "dog"]], [None])
-    assert kind.words([["cat", "the"]], ["the cat"]) == kind.words([["cat", "the"]], [None])  # another order
+def test_words_that_are_not_in_the_text_are_cut_where_they_should_stand(family: Encoder) -> None:
+    assert family.words([["the", "dog"]], ["the cat"]) == family.words([["the", "dog"]], ["the dog"])
+    assert family.words([["di", "la", "casa"]], ["della casa"]) == family.words([["di", "la", "casa"]], ["di la casa"])
 
 
 def test_sentences_with_and_without_text_keep_their_places(kind: Encoder) -> None:
@@ -154,7 +238,7 @@ def test_a_piece_of_white_space_alone_is_the_first_of_the_word_after_it() -> Non
     encoder = Encoder(unigram())
     words, text = ["the", "今天", "cat"], "the 今天\u00a0cat"
     (pieces,) = encoder.words([words], [text])
-    assert pieces == encoder.words([words], [None])[0]
+    assert len(pieces[1]) > 1 and encoder.tokenizer.convert_ids_to_tokens(pieces[1][0]) == "▁"
     (located,) = encoder.located([text])
     alone = [at for at, (start, end) in enumerate(located.spans) if start == end]
     assert alone and all(located.spans[at + 1][0] == located.spans[at][0] for at in alone)

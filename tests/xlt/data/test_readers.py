@@ -46,7 +46,7 @@ def test_sentences_have_words_and_their_upos_and_know_where_they_stand(treebank:
     )
     first, second = read(conllu, made)
     assert (first.words, first.columns["upos"]) == (("Hon", "sang"), ("PRON", "VERB"))
-    assert (second.words, second.text) == (("Ja",), None)
+    assert (second.words, second.text) == (("Ja",), "Ja")
     assert [example.place.rpartition(":")[2] for example in (first, second)] == ["2", "6"]
 
 
@@ -65,6 +65,35 @@ def test_multi_word_tokens_and_empty_nodes_are_no_words(treebank: Callable[..., 
         LINE.format(3, "casa", "NOUN"),
     )
     assert [example.words for example in read(conllu, made)] == [("di", "la", "casa")]
+
+
+GLUED = "{}\t{}\t_\tX\t_\t_\t_\t_\t_\tA=1|SpaceAfter=No"
+
+
+@pytest.mark.parametrize(
+    ("lines", "text"),
+    [
+        (("# text =  Ja,  tak ", LINE.format(1, "Ja", "X"), LINE.format(2, ",", "X")), "Ja,  tak"),
+        (("#text=Ja", "# text_en = Yes", LINE.format(1, "Ja", "X")), "Ja"),
+        ((GLUED.format(1, "Ja"), LINE.format(2, ",", "X"), LINE.format(3, "tak", "X")), "Ja, tak"),
+        ((GLUED.format(1, "今天"), GLUED.format(2, "好")), "今天好"),
+        # The words of a multi-word token are not in the text, whose spaces are those of the token.
+        ((LINE.format("1-2", "della", "_"), GLUED.format(1, "di"), LINE.format(2, "la", "X"), GLUED.format(3, "x"),
+          LINE.format(4, "y", "X")), "della xy"),
+        ((GLUED.format("1-2", "im", "_"), LINE.format(1, "in", "X"), LINE.format(2, "dem", "X"),
+          LINE.format("2.1", "ghost", "X"), LINE.format(3, ".", "X")), "im."),
+        ((LINE.format("1-2", "cannot", "_"), LINE.format(1, "can", "X"), LINE.format(2, "not", "X"),
+          LINE.format(3, "go", "X")), "cannot go"),
+        # If nothing in the file says where there are spaces, the text is unknown.
+        ((LINE.format(1, "Ja", "X"), LINE.format(2, ",", "X")), None),
+        (("# text =", LINE.format(1, "Ja", "X")), None),
+    ],
+)  # fmt: skip
+def test_the_running_text_is_that_of_the_comment_or_is_made_up_of_the_tokens(
+    lines: tuple[str, ...], text: str | None, treebank: Callable[..., SourceConfig]
+) -> None:
+    first, second = read(conllu, treebank(*lines, "", LINE.format(1, "b", "X")))
+    assert (first.text, second.text) == (text, None)
 
 
 @pytest.mark.parametrize(("ending", "last"), [("\n", ""), ("\n", "\n"), ("\r\n", "\r\n\r\n"), ("\r\n", "")])
@@ -94,6 +123,8 @@ def test_unicode_line_separators_and_spaces_stay_in_words(treebank: Callable[...
         ((LINE.format(1, "a", "X") + "\tmore",), r"x.conllu:1: 11 tab-separated columns"),
         ((LINE.format(1, "a", "X").replace("\t", " "),), r"x.conllu:1: 1 tab-separated columns"),
         ((LINE.format(1, "", "X"),), r"x.conllu:1: the FORM column is empty"),
+        ((LINE.format(1, "a", "X"), LINE.format("1-2", "ab", "_")), r"x.conllu:2: token id '1-2'.* 2-LAST"),
+        ((LINE.format("1-x", "ab", "_"),), r"x.conllu:1: token id '1-x'.* 1-LAST"),
     ],
 )
 def test_a_broken_line_is_refused_with_its_place(

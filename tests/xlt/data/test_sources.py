@@ -117,3 +117,73 @@ def test_rows_that_are_trained_on_are_not_evaluated_on_under_the_name_of_a_scrip
     for language in ("fao", "fao_Latn"):
         (line,) = source_faults(data(language))
         assert line.startswith("data.evaluation.e:") and "data.sources" in line
+
+
+def test_a_cap_of_words_counts_the_words_of_a_text_without_spaces(file: Path) -> None:
+    thai, chinese = "วันนี้อากาศดีมากเราไปเดินเล่น", "今天天气很好我们去公园"
+    for line, words in ((thai, 7), (chinese, 6), (f"{chinese} the cat", 8)):
+        file.write_text(f"{line}\n" * 50, encoding="utf-8")
+        assert len(list_source("s", text_of(file, cap_words=5 * words), seed=1)) == 5
+
+
+def test_a_cap_of_words_counts_those_of_a_conversation(tmp_path: Path) -> None:
+    record = '{"q": "one two three", "a": "four five"}\n'
+    (tmp_path / "x.jsonl").write_text(record * 50, encoding="utf-8")
+    fields = {"prompt": "q", "completion": "a"}
+    source = source_config("jsonl", "eng", str(tmp_path / "x.jsonl"), cap_words=20, fields=fields)
+    assert len(list_source("s", source, seed=1)) == 4
+
+
+WORD = "{}\t{}\t_\t{}\t_\t_\t{}\tdep\t_\t_"
+STRIPPED = "# text = _ _\n" + WORD.format(1, "_", "NOUN", 0) + "\n" + WORD.format(2, "_", "PUNCT", 1) + "\n\n"
+WHOLE = WORD.format(1, "Ja", "INTJ", 0) + "\n" + WORD.format(2, "_", "NOUN", 1) + "\n\n"
+LONE = WORD.format(1, "_", "NOUN", 0) + "\n\n"
+LINE_TO_FILL_IN = WORD.format(1, "____", "SYM", 0) + "\n" + WORD.format(2, "__", "PUNCT", 1) + "\n\n"
+
+
+@pytest.mark.parametrize(
+    ("sentences", "line", "count"),
+    [
+        ([STRIPPED] * 3, 2, "3 of 3"),
+        ([WHOLE, STRIPPED, LONE, STRIPPED, WHOLE], 5, "2 of 5"),  # a document among others
+    ],
+)
+def test_a_treebank_without_its_text_is_refused_with_the_number_of_its_sentences(
+    sentences: list[str], line: int, count: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "x.conllu"
+    file.write_text("".join(sentences), encoding="utf-8")
+    source = source_config("conllu", "eng", str(file))
+    with pytest.raises(UsageError, match=rf"data.sources.x: .*x.conllu:{line}: {count} sentences.*README"):
+        list_source("data.sources.x", source, 1)
+    with pytest.raises(UsageError, match=count):  # also if few of its sentences are used
+        list_source("data.sources.x", source_config("conllu", "eng", str(file), cap=1), 1)
+
+
+def test_an_underscore_can_be_a_word(tmp_path: Path) -> None:
+    file = tmp_path / "x.conllu"
+    file.write_text(WHOLE + LONE + LINE_TO_FILL_IN, encoding="utf-8")
+    assert len(list_source("x", source_config("conllu", "eng", str(file)), 1)) == 3
+
+
+@pytest.mark.parametrize(
+    ("reader", "text", "is_stripped"),
+    [
+        ("conll", "_ B-PER\n_ I-PER\n\n", True),
+        ("conll", "_ O\n_ O\n\n", False),
+        ("conll", "_ _\n_ _\n\n", True),
+        ("jsonl", '{"0": ["_", "_"], "1": ["B-LOC", "O"]}\n', True),
+        ("jsonl", '{"0": ["_", "a"], "1": ["B-LOC", "O"]}\n', False),
+    ],
+)
+def test_sentences_without_their_text_are_refused_whatever_the_format(
+    reader: str, text: str, is_stripped: bool, tmp_path: Path
+) -> None:
+    file = tmp_path / f"x.{reader}"
+    file.write_text(text, encoding="utf-8")
+    source = source_config(reader, "eng", str(file), fields={"words": "0", "ner": "1"})
+    if not is_stripped:
+        assert len(list_source("x", source, 1)) == 1
+        return
+    with pytest.raises(UsageError, match=r"x.*:1: 1 of 1 sentences"):
+        list_source("x", source, 1)

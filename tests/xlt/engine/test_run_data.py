@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from xlt.engine import run_data
 from xlt.engine.build import build_task
 from xlt.engine.run_data import RunData
 from xlt.errors import UsageError
+from xlt.source_code import SourceCode, read_source
 
 
 @pytest.fixture(autouse=True)
@@ -120,6 +122,35 @@ def test_other_settings_have_other_features(word: str, make: Callable[..., RunDa
     before = len(list(folder.iterdir()))
     make(word).load("sources", encoder)
     assert len(list(folder.iterdir())) == before + 1
+
+
+@pytest.mark.parametrize(
+    ("module", "before", "after"),
+    [
+        ("xlt.data.running_text", 'else " "', 'else "  "'),  # what stands between words without a text
+        ("xlt.data.encoding", "bisect_right(begins, start) - 1", "bisect_left(begins, start) - 1"),
+        ("xlt.data.readers.text", "line.strip()", "line.rstrip()"),
+    ],
+)
+def test_code_that_cuts_words_otherwise_makes_other_features(
+    module: str,
+    before: str,
+    after: str,
+    make: Callable[..., RunData],
+    encoder: Encoder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def changed(name: str) -> str | None:
+        code = read_source(name)
+        assert code is None or name != module or before in code
+        return code.replace(before, after) if code is not None and name == module else code
+
+    make().load("sources", encoder)
+    (folder,) = Path(make()._cache).glob("features")
+    files = len(list(folder.iterdir()))
+    monkeypatch.setattr(run_data, "installed", functools.cache(lambda: SourceCode(changed)))
+    make().load("sources", encoder)
+    assert len(list(folder.iterdir())) == files + 1
 
 
 def test_a_changed_file_is_read_afresh(make: Callable[..., RunData], encoder: Encoder, tmp_path: Path) -> None:

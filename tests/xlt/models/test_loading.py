@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from xlt.errors import UsageError
-from xlt.models.loading import load_pretrained
+from xlt.models.loading import load_pretrained, load_tokenizer
 
 
 def _outputs(folder: Path, dropout: float | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -39,3 +41,24 @@ def test_a_model_without_dropout_is_given_none(tiny_bert: Path, monkeypatch: pyt
     monkeypatch.setattr("xlt.models.loading._DROPOUT_KEYS", ())
     with pytest.raises(UsageError, match=r"model\.dropout=0\.2.*\bbert\b.*null"):
         load_pretrained(str(tiny_bert), dropout=0.2)
+
+
+@pytest.mark.parametrize("slow", ["ByT5Tokenizer", "CanineTokenizer"])
+def test_a_tokenizer_that_gives_no_places_is_refused_before_a_model_is_loaded(slow: str, tmp_path: Path) -> None:
+    getattr(transformers, slow)().save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match=rf"model.path={tmp_path}: .*{slow}.*tokenizer.json"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_a_tokenizer_that_gives_wrong_places_is_refused(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    call = transformers.PreTrainedTokenizerFast.__call__
+
+    def without_ends(self: Any, *arguments: Any, **options: Any) -> Any:  # as Llama 3 had them in tokenizers 0.19
+        encoded = call(self, *arguments, **options)
+        if options.get("return_offsets_mapping"):
+            encoded["offset_mapping"] = [(start, start) for start, _ in encoded["offset_mapping"]]
+        return encoded
+
+    monkeypatch.setattr(transformers.PreTrainedTokenizerFast, "__call__", without_ends)
+    with pytest.raises(UsageError, match=r"model.path=.*'w' of 'we can see it'.*tokenizers"):
+        load_tokenizer(str(tiny_bert))
