@@ -171,7 +171,7 @@ def run(config: DictConfig, *, evaluate: bool = True) -> tuple[int, float | None
     from xlt.execution.workers import make_workers
     from xlt.plan.planner import Plan
     from xlt.plan.store import RunStore
-    from xlt.tables.terminal import print_evaluations, print_other_code, print_plan
+    from xlt.tables.terminal import print_evaluations, print_notes, print_other_code, print_plan
     from xlt.tracking.watch import send_unsent, watch
 
     console = Console(stderr=True, quiet=not Processes.join().leads)
@@ -179,7 +179,7 @@ def run(config: DictConfig, *, evaluate: bool = True) -> tuple[int, float | None
     plan = Plan(store)
     config = one_source_per_language(config)
     requested, evaluations = plan.ask(config) if evaluate else (plan.add(config, evaluate=False), {})
-    plan.preflight()
+    print_notes(plan.preflight(), console)
     if len(plan.runs) > 1:
         print_plan(plan, console)
     else:

@@ -24,7 +24,7 @@ from xlt.tables.grid import Grid, averages
 from xlt.tables.page import save_page
 from xlt.tables.request import TableRequest, request_table
 from xlt.tables.table import Table
-from xlt.tables.terminal import JobReport, duration, print_plan, print_table, table_markdown
+from xlt.tables.terminal import JobReport, duration, print_notes, print_plan, print_table, table_markdown
 from xlt.tracking.wandb import name_in_table
 from xlt.tracking.watch import send_unsent, watch
 
@@ -76,7 +76,7 @@ def reproduce(words: list[str]) -> int:
         console.print(f"{remaining} jobs to do" if remaining else "nothing to do", highlight=False)
         return 0
     if remaining or "--plan" in options:
-        plan.preflight()
+        print_notes(plan.preflight(), console)
         print_plan(plan, console)
     if "--plan" in options:
         return 0

@@ -29,7 +29,7 @@ from xlt.modules import ModuleFileError
 from xlt.plan.planner import Plan, Run
 from xlt.plan.store import RunStore
 from xlt.tables.page import JobScores, save_page
-from xlt.tables.terminal import JobReport, SweepRow, mean_scores, print_plan, print_sweep
+from xlt.tables.terminal import JobReport, SweepRow, mean_scores, print_notes, print_plan, print_sweep
 from xlt.tracebacks import failure_line
 from xlt.tracking.watch import send_unsent, watch
 
@@ -120,6 +120,7 @@ class Sweep:
 
     def __init__(self) -> None:
         self.jobs: list[SweepJob] = []
+        self._notes: dict[str, None] = {}
         self._plan: Plan | None = None
         self._launcher: LauncherConfig | None = None
 
@@ -138,7 +139,7 @@ class Sweep:
         try:
             alone = Plan(store)
             alone.add(config)
-            alone.preflight()
+            self._notes |= dict.fromkeys(alone.preflight())
             job.run, job.evaluations = self._plan.ask(config)
         except (UsageError, ModuleFileError) as error:
             self._refuse(job, error.lines if isinstance(error, UsageError) else [str(error)])
@@ -167,6 +168,7 @@ class Sweep:
             return USAGE if refused else FAILURE if failed else 0
         remaining = len(plan.to_train()) + len(plan.to_evaluate())
         if remaining:
+            print_notes(self._notes, console)
             print_plan(plan, console)
         workers = make_workers(self._launcher, plan.store.root / "cluster")
         outcome = Outcome()

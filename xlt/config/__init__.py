@@ -25,10 +25,11 @@ from xlt.config.run import (
     TrackerConfig,
     TrainConfig,
 )
-from xlt.config.schema import RunFacts, faults, key, used_keys
+from xlt.config.schema import QUOTE_IT, RunFacts, faults, key, used_keys
 
 __all__ = [
     "PARTS",
+    "QUOTE_IT",
     "BenchmarkConfig",
     "DataConfig",
     "FrozenConfigError",

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from xlt.config.model import RunReference
-from xlt.config.schema import RunFacts, key
+from xlt.config.schema import QUOTE_IT, RunFacts, key
+from xlt.config.where import where_faults
 from xlt.errors import UsageError
 from xlt.languages import key_faults, language_fault
 
 PARTS = ("sources", "validation", "evaluation", "excluded")
 """The parts of a run's data; each is a mapping of names to sources."""
+
+SCHEMES = ("IOB1", "IOB2", "IOB", "IOBES", "BILOU", "BMES", "IO")
+"""The schemes in which the tags of entities can be written."""
 
 
 @dataclass
@@ -95,7 +100,22 @@ class SourceConfig:
         known_by="the columns, with {code} replaced by the code of the language",
     )
     codes: dict[str, str] = key("language -> the data set's code, where the two differ", known_by=_READ)
-    labels: dict[str, str] = key("label of the data set -> label of the task, where the two differ")
+    labels: dict[str, Any] = key("label of the data set -> label of the task, where the two differ")
+    scheme: str | None = key(
+        "scheme of the tags of entities: IOB1, IOB2, IOBES (also called BIOES), BILOU, BMES, IO (no B-; also plain "
+        "types), or IOB: IOB1, IOB2 or a mixture, read as conlleval reads it; null: recognised from all tags",
+        choices=SCHEMES,
+    )
+    word_prefix: str | None = key(
+        "text before every word that is removed, such as WikiANN's `{code}:`; empty: words keep it; null: every word "
+        "of a source beginning alike is refused"
+    )
+    delimiter: str | None = key("what separates the cells of reader csv: one character, or tab; null: a comma")
+    quoting: str | None = key(
+        "what quotes mean in reader tsv: rfc, quotes around a cell are no part of it and those in it are doubled "
+        "(pandas, Excel); letters: they are text; null: letters, unless the file looks like rfc, which is refused",
+        choices=("rfc", "letters"),
+    )
     licence: str | None = key("licence of the data, as the publisher names it", no_module="a note for people")
     split: str = key(
         "the part of the data set that is read",
@@ -112,7 +132,10 @@ class SourceConfig:
     cap_words: int | None = key(
         "draw only as many of these examples as have this many words together; null: all", low=1
     )
-    where: dict[str, str] = key("column -> value; only rows with this value are read")
+    where: dict[str, Any] = key(
+        "column -> rule; only rows that meet all rules are read. A rule is a value, a list of values, or a mapping of "
+        "not, contains, not_empty, min_words, max_words, at_least, at_most, matches"
+    )
     instruction: InstructionConfig | None = key(
         "turns each example into a conversation; null: examples stay as they are"
     )
@@ -135,10 +158,36 @@ class SourceConfig:
             if code is not None and (fault := language_fault(code)) is not None:
                 yield f"{prefix}.{name}={code}: {fault}"
         yield from key_faults(f"{prefix}.codes", self.codes)
+        yield from where_faults(self.where, f"{prefix}.where")
+        yield from self._boolean_faults(prefix)
+        if self.delimiter is not None and len(self.delimiter_character) != 1:
+            yield f"{prefix}.delimiter={self.delimiter}: must be one character, or tab"
         if self.translation is not None and self.translation.source_language == self.language:
             yield f"{prefix}.translation.source_language={self.language}: the source's own; leave translation out"
         if self.translation is not None and self.origin != "translated":
             yield f"{prefix}.origin={self.origin}: what a model translated is of origin translated"
+
+    def _boolean_faults(self, prefix: str) -> Iterator[str]:
+        """Yields a fault for each text that YAML has read as a boolean, because it was not in quotes."""
+        texts: dict[str, Any] = {name: getattr(self, name) for name in ("language", "path", "word_prefix", "delimiter")}
+        texts |= {f"languages[{number}]": code for number, code in enumerate(self.languages)}
+        mappings: dict[str, dict[str, Any]] = {name: getattr(self, name) for name in ("files", "fields", "codes")}
+        if self.hub is not None:
+            texts |= {"hub.id": self.hub.id, "hub.subset": self.hub.subset, "hub.revision": self.hub.revision}
+            mappings |= {f"hub.{name}": getattr(self.hub, name) for name in ("splits", "fields", "codes")}
+        texts |= {f"{name}.{one}": text for name, mapping in mappings.items() for one, text in mapping.items()}
+        for name, text in texts.items():
+            if text in ("True", "False"):  # the schema has made text of a boolean
+                yield f"{prefix}.{name}={text}: {QUOTE_IT}"
+        for label, text in self.labels.items():
+            if not isinstance(text, (str, int, float)) or isinstance(text, bool):
+                yield f"{prefix}.labels.{label}={text}: {QUOTE_IT if isinstance(text, bool) else 'must be a label'}"
+
+    @property
+    def delimiter_character(self) -> str:
+        """The character that separates cells in reader csv."""
+        named = {None: ",", "tab": "\t", "\\t": "\t"}
+        return named.get(self.delimiter, self.delimiter or "")
 
     @property
     def parallel(self) -> tuple[str, str] | None:

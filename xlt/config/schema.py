@@ -12,6 +12,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
+QUOTE_IT = "must be text; YAML reads yes, no, on, off, true and false as booleans, so put the text in quotes"
+
 
 def key(
     help: str,

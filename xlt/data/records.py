@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
 from typing import Any
 
 from xlt.config import SourceConfig
 from xlt.data.examples import Answer, Example, Turn
+from xlt.data.where import columns_in, rows_where, value_of
 from xlt.errors import UsageError
 
 _TEXTS = ("text", "pair", "label", "id")
 _PROMPTS = ("prompt", "input", "completion")
+_RULE = "to leave out such questions, give the source where.answers.not_empty=true"
+# Number of faults of one file that are listed; the others are counted.
+_MOST_LINES = 50
 ROLES = ("system", "user", "assistant")
 
 
@@ -26,23 +33,51 @@ def fields_of(source: SourceConfig) -> dict[str, str]:
 
 
 def examples_of(
-    records: Iterable[tuple[str, Mapping[str, Any]]], fields: Mapping[str, str], where: Mapping[str, str]
+    records: Iterable[tuple[str, Mapping[str, Any]]], fields: Mapping[str, str], source: SourceConfig
 ) -> Iterator[Example]:
-    """Converts those records to examples that have the values in `where`.
+    """Converts the records that meet the source's `where` to examples.
 
     Args:
         records: place and columns of each.
-        fields: role -> column.
-        where: column -> value that a record must have.
+        fields: role -> column; `translation.en` is the part `en` of a nested column.
+        source: its `where` says what records are read.
     Raises:
-        UsageError: a record has no column of `where`, or `example_of` raises it.
+        UsageError: a record has no column of `where`, or `example_of` raises it. Faults of answers are raised together,
+            after the last record.
     """
-    for place, record in records:
-        for column in where:
-            if column not in record:
-                raise UsageError(f"{place}: no column {column!r} (where); there are {', '.join(map(str, record))}")
-        if all(str(record[column]) == value for column, value in where.items()):
+    faults = AnswerFaults()
+    for place, record in rows_where(source, records):
+        with faults:
             yield example_of(record, fields, place)
+    faults.refuse()
+
+
+class AnswerFaultError(UsageError):
+    """A question whose answers cannot be used."""
+
+
+class AnswerFaults:
+    """The faults of the answers in a file. `with faults: ...` keeps a fault; `refuse` raises all as one error."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        if isinstance(error, AnswerFaultError):
+            self._lines += error.lines
+        return isinstance(error, AnswerFaultError)
+
+    def refuse(self) -> None:
+        """Raises a UsageError with a line for each fault, if there was one; after many lines the rest is counted."""
+        if len(self._lines) > _MOST_LINES:
+            more = len(self._lines) - _MOST_LINES
+            self._lines[_MOST_LINES:] = [f"{more} more faults of answers in the same file"]
+        if self._lines:
+            raise UsageError(*self._lines)
 
 
 def example_of(record: Mapping[str, Any], fields: Mapping[str, str], place: str) -> Example:
@@ -63,10 +98,11 @@ def example_of(record: Mapping[str, Any], fields: Mapping[str, str], place: str)
     columns: dict[str, tuple[str, ...]] = {}
     prompts: dict[str, str] = {}
     for role, column in fields.items():
-        if column not in record:
-            names = ", ".join(map(str, record)) or "none"
-            raise UsageError(f"{place}: no column {column!r} (fields.{role}); the columns are {names}")
-        value = record[column]
+        try:
+            value = value_of(record, column)
+        except KeyError as error:
+            message = f"{place}: no column {column!r} (fields.{role}); the columns are {columns_in(record)}"
+            raise UsageError(message) from error
         if role in _TEXTS:
             values[role] = _text(value, role, column, place)
         elif role == "answers":
@@ -92,6 +128,8 @@ def example_of(record: Mapping[str, Any], fields: Mapping[str, str], place: str)
             )
     if "words" in values and not all(words):
         raise UsageError(f"{place}: word {words.index('') + 1} in column {fields['words']!r} is empty")
+    if "answers" in values:
+        check_possible(record.get("is_impossible"), values["answers"], place)
     if "answers" in values and "pair" in values:
         check_answers(values["answers"], values["pair"], place)
     return Example(place, columns=columns, **values)
@@ -114,21 +152,37 @@ def check_answers(answers: Sequence[Answer], context: str, place: str) -> None:
     Raises:
         UsageError: the message names the place, the answer, and the text that is there instead.
     """
-    if not answers:
-        raise UsageError(f"{place}: there are no answers; SQuAD v1.1 has at least one for each question")
+    lines = [] if answers else [f"{place}: there are no answers, but each question must have one; {_RULE}"]
     for answer in answers:
-        if not answer.text:
-            raise UsageError(f"{place}: an answer is empty")
-        if not 0 <= answer.start <= len(context) - len(answer.text):
-            raise UsageError(
+        if not answer.text.strip():
+            lines.append(f"{place}: an answer is empty; {_RULE}")
+        elif not 0 <= answer.start <= len(context) - len(answer.text):
+            lines.append(
                 f"{place}: answer_start={answer.start} of answer {answer.text!r} is outside of the context, "
                 f"which has {len(context)} characters"
             )
-        actual = context[answer.start : answer.start + len(answer.text)]
-        if actual != answer.text:
-            raise UsageError(
-                f"{place}: at answer_start={answer.start} the context has {actual!r}, not the answer {answer.text!r}"
+        elif (actual := context[answer.start : answer.start + len(answer.text)]) != answer.text:
+            form = " in another Unicode form" if _normal(actual) == _normal(answer.text) else ""
+            lines.append(
+                f"{place}: at answer_start={answer.start} the context has {actual!r}{form}, "
+                f"not the answer {answer.text!r}"
             )
+    if lines:
+        raise AnswerFaultError(*lines)
+
+
+def check_possible(is_impossible: Any, answers: Sequence[Answer], place: str) -> None:
+    """Refuses a question that is marked as having no answer (SQuAD 2.0) but has some.
+
+    Raises:
+        UsageError: the message names the place and the answers.
+    """
+    if is_impossible is True and answers:
+        texts = ", ".join(repr(answer.text) for answer in answers[:3])
+        raise AnswerFaultError(
+            f"{place}: is_impossible=true, but there are answers ({texts}); correct the file, or leave out such "
+            "questions: give the source where.is_impossible=false"
+        )
 
 
 def whole_characters(text: str, place: str) -> str:
@@ -145,7 +199,21 @@ def whole_characters(text: str, place: str) -> str:
     return text
 
 
+class Unnamed(int):
+    """The number of a class that the data set has no name for, such as -1 for a row without a label."""
+
+
 def _text(value: Any, role: str, column: str, place: str) -> str:
+    if isinstance(value, Unnamed):
+        raise UsageError(
+            f"{place}: column {column!r} has {value}, which is none of its classes; to leave out such rows, give the "
+            f"source where.{column}.not={value}"
+        )
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(
+            f"{place}: column {column!r} (fields.{role}) holds {value}, not text; pandas writes NaN for an empty cell; "
+            f"to leave out such rows, give the source where.{column}.not_empty=true"
+        )
     if not isinstance(value, (str, int, float)) or isinstance(value, bool):
         raise UsageError(f"{place}: column {column!r} (fields.{role}) holds {type(value).__name__}, not text")
     return whole_characters(str(value), place)
@@ -160,15 +228,13 @@ def _strings(value: Any, role: str, column: str, place: str) -> tuple[str, ...]:
 
 def _turns(value: Any, column: str, place: str) -> tuple[Turn, ...]:
     try:
-        turns = tuple(Turn(str(message["role"]), whole_characters(str(message["content"]), place)) for message in value)
+        messages = [(str(message["role"]), message["content"]) for message in value]
     except (TypeError, KeyError) as error:
         raise UsageError(f"{place}: column {column!r} must hold a list of mappings role and content") from error
-    for turn in turns:
-        if turn.role not in ROLES:
-            raise UsageError(
-                f"{place}: role {turn.role!r} in column {column!r} is unknown; roles are {', '.join(ROLES)}"
-            )
-    return turns
+    for role, _ in messages:
+        if role not in ROLES:
+            raise UsageError(f"{place}: role {role!r} in column {column!r} is unknown; roles are {', '.join(ROLES)}")
+    return tuple(Turn(role, _text(content, "messages", f"{column}.content", place)) for role, content in messages)
 
 
 def _answers(value: Any, column: str, place: str) -> tuple[Answer, ...]:
@@ -177,6 +243,14 @@ def _answers(value: Any, column: str, place: str) -> tuple[Answer, ...]:
             pairs = list(zip(value["text"], value["answer_start"], strict=True))
         else:
             pairs = [(answer["text"], answer["answer_start"]) for answer in value]
-        return tuple(Answer(whole_characters(str(text), place), int(start)) for text, start in pairs)
-    except (TypeError, KeyError, ValueError, IndexError) as error:
+        if any(isinstance(start, bool) or int(start) != float(start) for _, start in pairs):
+            raise ValueError(f"{column}: a start is no whole number")
+        return tuple(Answer(_text(text, "answers", f"{column}.text", place), int(start)) for text, start in pairs)
+    except (TypeError, KeyError, ValueError, IndexError, OverflowError) as error:
+        if isinstance(error, UsageError):
+            raise
         raise UsageError(f"{place}: column {column!r} must hold equally long lists text and answer_start") from error
+
+
+def _normal(text: str) -> str:
+    return unicodedata.normalize("NFC", text)

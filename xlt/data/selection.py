@@ -26,10 +26,11 @@ class Selection:
     Args:
         data: of the run.
         seed: of the run; decides which examples are drawn and held out.
+        entity_column: column with tags of entities, which are converted to IOB2; None: none.
     """
 
-    def __init__(self, data: PlannedData, seed: int) -> None:
-        self.data, self.seed = data, seed
+    def __init__(self, data: PlannedData, seed: int, entity_column: str | None = None) -> None:
+        self.data, self.seed, self.entity_column = data, seed, entity_column
         self._held_out = HeldOut(data.config, seed)
 
     @property
@@ -53,7 +54,7 @@ class Selection:
         key = f"data.{'sources' if part == 'validation' and self.holds_out else part}.{name}"
 
         def whole() -> Iterator[Example]:
-            return read_source(key, source, self.seed, self._overlap(part))
+            return read_source(key, source, self.seed, self._overlap(part), self.entity_column)
 
         if not self._is_split(part):
             return whole()
@@ -71,7 +72,8 @@ class Selection:
             part, name: of the source.
             key: of the source, for messages.
         """
-        return read_source(key, readable(self.data.part(part)[name]), self.seed, self._overlap(part))
+        source = readable(self.data.part(part)[name])
+        return read_source(key, source, self.seed, self._overlap(part), self.entity_column)
 
     def check_held_out(self, name: str, ids: Sequence[str | None]) -> None:
         """Checks that examples of a training source remain after some are held out, given the ids of all examples.

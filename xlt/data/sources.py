@@ -26,11 +26,14 @@ from xlt.config import PARTS, DataConfig, SourceConfig, used_keys
 from xlt.data import readers
 from xlt.data.examples import Example, is_stripped
 from xlt.data.files import opened
+from xlt.data.label_names import renamed, scheme_of
 from xlt.data.overlap import Overlap
 from xlt.data.planned import PlannedSource
 from xlt.data.records import prompted
 from xlt.data.streams import stream
 from xlt.data.transforms import transform_of
+from xlt.data.where import examples_where, row_count
+from xlt.data.word_prefix import without_prefix
 from xlt.data.words import word_count
 from xlt.errors import UsageError
 from xlt.languages import code_without_script
@@ -38,24 +41,19 @@ from xlt.tracebacks import error_line
 
 # Beginnings of a reader's messages about keys of the source.
 _ABOUT_KEYS = (
-    "reader=",
-    "path=",
-    "files.",
-    "language=",
-    "fields=",
-    "fields.",
-    "hub=",
-    "hub.",
-    "instruction",
-    "where=",
+    *("reader=", "path=", "files.", "language=", "fields=", "fields.", "hub=", "hub.", "instruction", "where="),
+    *("delimiter=", "quoting="),
 )
+# Keys of a source that only some readers use.
+_READERS_KEYS = ("delimiter", "quoting")
 
 
 def reader_of(source: SourceConfig) -> ModuleType:
     """Returns the module of `xlt/data/readers` for the source: its `reader`, or `hub` for a data set on the hub.
 
     A reader has functions `files` and `read`, and `identity` if other things than its files determine the examples. It
-    sets `CHOOSES_ROWS` if it can read only the rows that a source's `where` selects.
+    sets `CHOOSES_ROWS` if it applies the source's `where` to the columns of its files; for other readers, the columns
+    are the parts of the examples. `USES` names the keys of the source that only some readers use, if it uses one.
     """
     known = sorted(module.name for module in pkgutil.iter_modules(readers.__path__))
     if source.reader not in known:
@@ -152,8 +150,8 @@ def digest(value: Any) -> str:
 def source_faults(data: DataConfig) -> list[str]:
     """Returns a line for each fault of a run's sources that can be found without parsing a file.
 
-    Such faults are an unknown reader, a missing file, `where` with a reader that cannot choose rows, and a split that
-    is used both for training and for validation or evaluation.
+    Such faults are an unknown reader, a missing file, a key that the reader does not use, and a split that is used both
+    for training and for validation or evaluation.
     """
     lines = []
     for part in PARTS:
@@ -167,13 +165,17 @@ def source_faults(data: DataConfig) -> list[str]:
 
 
 def _check_readable(source: SourceConfig) -> None:
-    """Checks a source's reader, files and `where`; raises a UsageError if one of them is wrong."""
+    """Checks a source's reader and files, and the keys for the reader; raises a UsageError if one of them is wrong."""
     transform = transform_of(source)
     original = source if transform is None else transform.original(source)
     reader = reader_of(original)
     reader.files(original)
-    if source.where and not getattr(reader, "CHOOSES_ROWS", False):
-        raise UsageError(f"where={dict(source.where)}: reader {source.reader} reads every example")
+    for name in _READERS_KEYS:
+        if getattr(original, name) is not None and name not in getattr(reader, "USES", ()):
+            other = "csv" if name == "delimiter" else "tsv"
+            raise UsageError(
+                f"{name}={getattr(original, name)}: reader {source.reader} does not use it; reader {other} does"
+            )
 
 
 def _reused_splits(data: DataConfig) -> Iterator[str]:
@@ -185,7 +187,11 @@ def _reused_splits(data: DataConfig) -> Iterator[str]:
 
 
 def read_source(
-    name: str, source: PlannedSource | SourceConfig, seed: int, overlap: Overlap | None = None
+    name: str,
+    source: PlannedSource | SourceConfig,
+    seed: int,
+    overlap: Overlap | None = None,
+    entity_column: str | None = None,
 ) -> Iterator[Example]:
     """Yields the examples of a source, at most as many as its cap; the draw depends only on source and seed.
 
@@ -194,8 +200,10 @@ def read_source(
         source: the source to read.
         seed: of the run; decides which examples are drawn.
         overlap: texts to leave out, before examples are drawn; None: none.
+        entity_column: column with tags of entities, which are converted to IOB2; None: none.
     Raises:
-        UsageError: the source is missing, broken or empty, or has sentences with underscores in place of their words.
+        UsageError: the source is missing, broken or empty, its tags are of no known scheme, all its words begin
+            alike, or it has sentences with underscores in place of their words.
     """
     planned = _as_planned(source)
     source = planned.config
@@ -205,12 +213,20 @@ def read_source(
         transform = transform_of(planned.config)
         if transform is not None:
             return transform.read(planned)
-        examples: Iterator[Example] = reader_of(planned.config).read(planned.config)
-        return _with_text(name, examples)
+        reader = reader_of(source)
+        examples: Iterator[Example] = _with_text(name, reader.read(source))
+        if source.where and not getattr(reader, "CHOOSES_ROWS", False):
+            examples = examples_where(source, examples)
+        return without_prefix(examples, source, name)
+
+    scheme = None
+    if entity_column is not None:
+        scheme = scheme_of(source, entity_column, labels_key(planned, entity_column), name, read)
 
     def stream_once() -> Iterator[Example]:
         for example in read() if overlap is None else overlap.apart(content, read()):
-            yield _as_instruction(_in_languages(_relabelled(example, source), source), source)
+            relabelled = renamed(example, source, entity_column, scheme)
+            yield _as_instruction(_in_languages(relabelled, source), source)
 
     kept: set[int] | None = None
     if source.cap is not None:
@@ -227,7 +243,14 @@ def read_source(
             yield example
     if empty:
         where = source.path or (source.hub.id if source.hub is not None else source.reader)
-        raise UsageError(f"{name}: split {source.split} of {where} has no examples")
+        counted = row_count(source)
+        rows = f"; where leaves out all {counted.rows:,} rows" if counted is not None and counted.rows else ""
+        raise UsageError(f"{name}: split {source.split} of {where} has no examples{rows}")
+
+
+def labels_key(source: PlannedSource, column: str) -> str:
+    """Returns a key for the content of a source and a column of its labels."""
+    return digest([source_identity(source), column])
 
 
 def _as_planned(source: PlannedSource | SourceConfig) -> PlannedSource:
@@ -275,15 +298,6 @@ def _word_count(example: Example) -> int:
         return len(example.words)
     texts = [turn.text for turn in example.turns] if example.text is None else [example.text]
     return sum(map(word_count, texts))
-
-
-def _relabelled(example: Example, source: SourceConfig) -> Example:
-    """Renames the labels of the data set to those of the task (thesis §3.4.3: MISC and DATE become O)."""
-    if not source.labels:
-        return example
-    columns = {name: tuple(source.labels.get(tag, tag) for tag in tags) for name, tags in example.columns.items()}
-    label = source.labels.get(example.label, example.label) if example.label is not None else None
-    return dataclasses.replace(example, columns=columns, label=label)
 
 
 def _in_languages(example: Example, source: SourceConfig) -> Example:

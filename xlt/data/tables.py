@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from xlt.config import SourceConfig
 from xlt.data.examples import Example
+from xlt.data.files import lines_of
 from xlt.data.records import examples_of, fields_of
 from xlt.errors import UsageError
+
+_MAX_CELL = 2**31 - 1  # a cell can be a document; the csv module's own limit is 131,072 characters
+_DELIMITERS = {"\t": "tab", ";": ";", "|": "|", ",": ","}
+
+
+def quoted_rows(file: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Yields the number of the first line and the cells of each record, in which cells can be in quotes (RFC 4180).
+
+    Raises:
+        UsageError: a record is broken or a quote is not closed; the message names the line where the record begins.
+    """
+    csv.field_size_limit(_MAX_CELL)
+    reader = csv.reader((line + "\n" for _, line in lines_of(file)), strict=True, delimiter=delimiter)
+    while True:
+        start = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise UsageError(f"{file}:{start}: not a CSV record: {error}") from error
+        if cells:
+            yield start, cells
 
 
 def table_examples(source: SourceConfig, file: Path, rows: Iterable[tuple[int, list[str]]]) -> Iterator[Example]:
@@ -19,28 +45,38 @@ def table_examples(source: SourceConfig, file: Path, rows: Iterable[tuple[int, l
 
     Args:
         source: its `fields` name the columns.
-        file: for messages.
+        file: with the rows, for messages.
         rows: number of the line at which each row begins, and its cells.
     Raises:
         UsageError: the file is empty, the header repeats a name or lacks one of `fields`, or a row has another width.
     """
     fields = fields_of(source)
     numbered = all(column.removeprefix("-").isdecimal() for column in fields.values())
-    header: list[str] | None = None
-    for line, cells in rows:
-        if header is None:
-            if not numbered:
-                header = _check_header(cells, fields, f"{file}:{line}")
-                continue
-            fields = {role: _position(column, role, cells, f"{file}:{line}") for role, column in fields.items()}
-            header = [str(number) for number in range(len(cells))]
-        if len(cells) != len(header):
-            first_row = "the first row" if numbered else "the header"
-            raise UsageError(f"{file}:{line}: the row has {len(cells)} columns, but {first_row} has {len(header)}")
-        yield from examples_of([(f"{file}:{line}", dict(zip(header, cells, strict=True)))], fields, source.where)
-    if header is None:
+    remaining = iter(rows)
+    line, cells = next(remaining, (0, []))
+    if not line:
         expected = "rows" if numbered else f"a header with {', '.join(dict.fromkeys(fields.values()))}"
         raise UsageError(f"{file}: the file has no line; expected {expected}")
+    place = f"{file}:{line}"
+    if numbered:
+        fields = {role: _position(column, role, cells, place) for role, column in fields.items()}
+        header, remaining = [str(number) for number in range(len(cells))], chain([(line, cells)], remaining)
+    else:
+        header = _check_header(cells, fields, place)
+    yield from examples_of(_records(file, header, remaining, numbered), fields, source)
+
+
+def _records(
+    file: Path, header: list[str], rows: Iterable[tuple[int, list[str]]], numbered: bool
+) -> Iterator[tuple[str, dict[str, str]]]:
+    for line, cells in rows:
+        if len(cells) != len(header):
+            first_row = "the first row" if numbered else "the header"
+            fault = f"{file}:{line}: the row has {len(cells)} columns, but {first_row} has {len(header)}"
+            if any('"' in cell for cell in cells):
+                fault += "; if the cells of this TSV file are in quotes, give the source quoting=rfc"
+            raise UsageError(fault)
+        yield f"{file}:{line}", dict(zip(header, cells, strict=True))
 
 
 def _check_header(names: list[str], fields: dict[str, str], place: str) -> list[str]:
@@ -49,8 +85,19 @@ def _check_header(names: list[str], fields: dict[str, str], place: str) -> list[
         raise UsageError(f"{place}: the header has {', '.join(map(repr, repeated))} more than once")
     for role, column in fields.items():
         if column not in names:
-            raise UsageError(f"{place}: no column {column!r} (fields.{role}); the header has {', '.join(names)}")
+            raise UsageError(
+                f"{place}: no column {column!r} (fields.{role}); the header has {', '.join(names)}{_separated(names)}"
+            )
     return names
+
+
+def _separated(names: list[str]) -> str:
+    """Returns how to read the file if its only cell looks like several that another character separates."""
+    other = next((character for character in _DELIMITERS if len(names) == 1 and character in names[0]), None)
+    if other is None:
+        return ""
+    name = _DELIMITERS[other]
+    return f"; if {name} separates the columns, read the file with reader=csv and delimiter={name}"
 
 
 def _position(column: str, role: str, cells: list[str], place: str) -> str:
@@ -58,5 +105,6 @@ def _position(column: str, role: str, cells: list[str], place: str) -> str:
     if not 0 <= number < len(cells):
         raise UsageError(
             f"{place}: no column {column} (fields.{role}); the first row has columns 0 to {len(cells) - 1}"
+            f"{_separated(cells)}"
         )
     return str(number)

@@ -309,21 +309,25 @@ def evaluate_compositions(
     return records
 
 
-def preflight(config: RunConfig, planned: PlannedData) -> None:
+def preflight(config: RunConfig, planned: PlannedData) -> RunData:
     """Reads and checks a run's data before a model is loaded, so that faults are reported early.
 
     Args:
         config: of the run.
         planned: data of the run, with all evaluation data.
+    Returns:
+        The checked data.
     Raises:
         UsageError, ModuleFileError: data or module files have faults; a line for each.
     """
     device_of(config)
     if wrong := list(benchmark_faults(planned.benchmarks, config.task)):
         raise UsageError(*wrong)
-    RunData(config, build_task(config.task), planned).check()
+    data = RunData(config, build_task(config.task), planned)
+    data.check()
     for path in config.language_modules.paths.values():
         load_module(Path(path).expanduser())
+    return data
 
 
 def _set_threads(config: RunConfig) -> None:

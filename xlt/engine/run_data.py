@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import islice
@@ -12,13 +14,18 @@ from typing import Any
 from xlt.config import RunConfig
 from xlt.data.encoding import Encoder
 from xlt.data.feature_cache import cached
+from xlt.data.label_names import recognised
 from xlt.data.leaks import EvaluationTexts, leak_fault
 from xlt.data.mix import Features, LoadedSource
 from xlt.data.overlap import texts_of
 from xlt.data.planned import PlannedData, PlannedSource
 from xlt.data.selection import Selection, readable
-from xlt.data.sources import digest, reading_module
+from xlt.data.source_report import SourceReport, form_note
+from xlt.data.sources import digest, labels_key, reading_module
+from xlt.data.where import row_count
 from xlt.errors import UsageError
+from xlt.files import write_json
+from xlt.models.loading import load_tokenizer
 from xlt.source_code import installed
 from xlt.tasks.task import Task
 
@@ -28,12 +35,12 @@ _CHUNK = 10_000
 # Code that the classes of tasks use but that does not affect features.
 _NO_FEATURES = (
     *("xlt_kernels", "xlt.models", "xlt.modules"),
-    *("xlt.errors", "xlt.files", "xlt.languages", "xlt.language_codes", "xlt.data.leaks"),
+    *("xlt.errors", "xlt.files", "xlt.languages", "xlt.language_codes", "xlt.data.leaks", "xlt.data.source_report"),
 )
 
-# Results of checks in this process: markers of sources without faults, and digests of pairs of training and evaluation
-# sources that share no text.
-_CHECKED: set[Path] = set()
+# Results of checks in this process: marker of a source without faults -> what was noticed while it was read; and
+# digests of pairs of training and evaluation sources that share no text.
+_CHECKED: dict[Path, SourceReport] = {}
 _APART: set[str] = set()
 
 
@@ -50,7 +57,8 @@ class RunData:
 
     def __init__(self, config: RunConfig, task: Task, data: PlannedData | None = None) -> None:
         self._config, self._task = config, task
-        self._selection = Selection(PlannedData.of(config.data) if data is None else data, config.seed)
+        planned = PlannedData.of(config.data) if data is None else data
+        self._selection = Selection(planned, config.seed, task.entity_column)
         self._cache = Path(config.output_dir).expanduser() / "cache"
 
     def sources(self, part: str) -> Mapping[str, PlannedSource]:
@@ -65,7 +73,10 @@ class RunData:
         """
         lines: list[str] = []
         for part in ("sources", "validation", "evaluation"):
-            for name in self._selection.data.part(part):
+            for name, source in self._selection.data.part(part).items():
+                scheme = source.config.scheme
+                if scheme is not None and self._task.entity_column is None:
+                    lines.append(f"data.{part}.{name}.scheme={scheme}: task {self._task.name} has no tags of entities")
                 try:
                     self._check(part, name)
                 except UsageError as error:
@@ -76,6 +87,38 @@ class RunData:
             lines.append("data.validation: empty, and data.sources has no gold source to hold some out of")
         if lines:
             raise UsageError(*lines)
+
+    def reports(self) -> dict[str, SourceReport]:
+        """Returns key of a source -> what was noticed while it was read, for all sources that have been checked."""
+        reports = {}
+        for part in ("sources", "validation", "evaluation"):
+            for name in self._selection.data.part(part):
+                marker = self._marker(part, name)
+                if (report := _CHECKED.get(marker) or _read_report(marker)) is not None:
+                    reports[f"data.{part}.{name}"] = report
+        for name, source in self._selection.data.part("excluded").items():
+            if (count := row_count(source.config)) is not None:
+                reports[f"data.excluded.{name}"] = SourceReport(count.rows, dict(count.left_out))
+        return reports
+
+    def notes(self) -> list[str]:
+        """Returns lines for the user about the sources: rows left out, tags converted, different Unicode forms."""
+        reports = self.reports()
+        lines = [line for key, report in reports.items() for line in report.notes(key)]
+        about_forms = form_note(reports)
+        return lines if about_forms is None or not self.forms_matter(reports.values()) else [*lines, about_forms]
+
+    def forms_matter(self, reports: Iterable[SourceReport]) -> bool:
+        """Returns whether the model's tokenizer cuts the texts in NFC otherwise than in NFD; true if it is unknown."""
+        if self._config.model.path is None:
+            return True
+        try:
+            encoder = Encoder(load_tokenizer(self._config.model.path, self._config.model.revision))
+        except UsageError:
+            return True
+        texts = [report.sample for report in reports if report.sample is not None]
+        composed, decomposed = ([unicodedata.normalize(form, text) for text in texts] for form in ("NFC", "NFD"))
+        return encoder.lines(composed) != encoder.lines(decomposed)
 
     def leaks(self, learners: Iterable[tuple[str, RunData]]) -> list[str]:
         """Returns a line for each training source of other runs that has texts of this run's evaluation data.
@@ -124,8 +167,10 @@ class RunData:
                     raise
                 raise UsageError(f"data.{part}.{name}: the tokenizer finds nothing in it") from error
             marker = self._marker(part, name)
-            marker.parent.mkdir(parents=True, exist_ok=True)
-            marker.touch()
+            if not marker.exists():
+                report = _CHECKED.get(marker)
+                marker.parent.mkdir(parents=True, exist_ok=True)
+                write_json(marker, {} if report is None else report.as_json())
             upsample = sources[name].config.upsample if part == "sources" else 1
             loaded.append(LoadedSource(name, sources[name].language, features, upsample))
         return loaded
@@ -156,17 +201,33 @@ class RunData:
         if marker in _CHECKED or marker.exists():
             return
         ids: list[str | None] = []
+        lines: list[str] = []
+        report = SourceReport()
         examples = self._selection.readable(part, name, f"data.{part}.{name}")
-        while chunk := list(islice(examples, _CHUNK)):
-            self._task.check(chunk, f"data.{part}.{name}")
-            ids += [example.id for example in chunk]
+        try:
+            while chunk := list(islice(examples, _CHUNK)):
+                try:
+                    self._task.check(chunk, f"data.{part}.{name}")
+                except UsageError as error:
+                    lines += error.lines
+                for example in chunk:
+                    ids.append(example.id)
+                    report.count_form(example)
+        except UsageError as error:
+            lines += error.lines
+        if lines:
+            raise UsageError(*lines)
         if part == "sources":
             self._selection.check_held_out(name, ids)
+        if (count := row_count(readable(source).config)) is not None:
+            report.rows, report.left_out = count.rows, dict(count.left_out)
+        if self._task.entity_column is not None:
+            report.scheme = recognised(labels_key(source, self._task.entity_column))
         if readable(source) is source:  # else another run must make the source before it can be checked
-            _CHECKED.add(marker)
+            _CHECKED[marker] = report
 
     def _marker(self, part: str, name: str) -> Path:
-        """Returns the file whose existence says that a source has no faults and was tokenised."""
+        """Returns the file that says that a source has no faults and was tokenised; it holds the source's report."""
         return self._cache / "checked" / digest(self._identity(part, name))
 
     def _features(self, part: str, name: str, encoder: Encoder) -> Iterator[Features]:
@@ -193,3 +254,11 @@ class RunData:
             "task": dataclasses.asdict(self._config.task),
             "code": self._code(self.sources(part)[name] if source is None else source),
         }
+
+
+def _read_report(marker: Path) -> SourceReport | None:
+    """Reads what was noticed while a source was read; None if it was not read yet, or by an earlier version."""
+    try:
+        return SourceReport.from_json(json.loads(marker.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None

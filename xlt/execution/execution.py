@@ -24,7 +24,7 @@ from xlt.models.loading import quiet_libraries
 from xlt.modules import ModuleFileError
 from xlt.plan.code import evaluation_code, training_code, translation_code
 from xlt.plan.identity import data_identity, digest, evaluated_identity, original_identity
-from xlt.plan.runs import Run, Runs
+from xlt.plan.runs import Run, Runs, reading_of
 from xlt.plan.store import RunStore
 from xlt.tracebacks import PlainError, failure_line
 
@@ -239,7 +239,7 @@ def _make_source(run: Run, store: RunStore, watcher_for: WatcherFor) -> None:
         watcher = watcher_for(run, store)
         try:
             run.job.carry_out(run.config, run.standing, store.folder(run.fingerprint), watcher)
-            store.record_manifest(run.fingerprint, run.config, run.identity, run.kind, run.depends_on)
+            _record(run, store)
             watcher.trained()
         finally:
             watcher.close()
@@ -295,10 +295,16 @@ def _train(run: Run, store: RunStore, watcher_for: WatcherFor) -> None:
         try:
             prepared.train(store.folder(run.fingerprint), watcher)
             if processes.leads:
-                store.record_manifest(run.fingerprint, run.config, run.identity, run.kind, run.depends_on)
+                _record(run, store)
                 watcher.trained()
         finally:
             watcher.close()
+
+
+def _record(run: Run, store: RunStore, *, late: bool = False) -> None:
+    """Writes the manifest of a trained run."""
+    facts = run.fingerprint, run.config, run.identity, run.kind, run.depends_on
+    store.record_manifest(*facts, reading=reading_of(run), late=late)
 
 
 def _record_if_missing(run: Run, store: RunStore) -> None:
@@ -307,7 +313,7 @@ def _record_if_missing(run: Run, store: RunStore) -> None:
         folder = store.folder(run.fingerprint)
         RunState(folder).discard()
         DoneTexts(folder).discard()
-        store.record_manifest(run.fingerprint, run.config, run.identity, run.kind, run.depends_on, late=True)
+        _record(run, store, late=True)
 
 
 def _evaluate(run: Run, store: RunStore, requested: dict[str, Composition], watcher_for: WatcherFor) -> None:

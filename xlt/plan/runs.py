@@ -14,7 +14,9 @@ from omegaconf import DictConfig
 from xlt.compose import plain
 from xlt.config import PARTS, RunConfig
 from xlt.data.planned import PlannedData
+from xlt.data.source_report import SourceReport, form_note
 from xlt.data.sources import parallel_languages
+from xlt.data.where import row_count
 from xlt.engine.build import build_task, method_name
 from xlt.engine.run import Composition, Standing, preflight
 from xlt.engine.run_data import RunData
@@ -156,16 +158,20 @@ class Runs:
         """Returns the runs of which the store lacks requested evaluations, in order."""
         return [run for run in self.runs.values() if self.missing_evaluations(run)]
 
-    def preflight(self) -> None:
+    def preflight(self) -> list[str]:
         """Checks data, module files and the model's tokenizer for all that remains to be done.
 
         This finds mistakes before hours of training; only the model's weights are not read. Data that several runs
         share are read once.
 
+        Returns:
+            Lines for the user about the data: rows that are left out, tags that are converted, Unicode forms.
         Raises:
             UsageError: all faults of all runs.
         """
         gathered = Gathered()
+        read: list[tuple[Run, RunData]] = []
+        made_notes: list[str] = []
         seen: set[str] = set()
 
         def is_new(*parts: Any) -> bool:
@@ -180,8 +186,10 @@ class Runs:
             with gathered:
                 if run.job is not None:  # its model's training data are checked with the run that trains the model
                     run.job.check()
+                    if (count := row_count(run.job.source)) is not None:
+                        made_notes += SourceReport(count.rows, dict(count.left_out)).notes(run.label)
                 elif is_new(data):
-                    preflight(config, run.planned_data)
+                    read.append((run, preflight(config, run.planned_data)))
             with gathered:
                 gathered.lines += self._leaks(run)
             gathered.lines += module_faults(config.language_modules)
@@ -189,6 +197,7 @@ class Runs:
             if is_new(config.model, config.task, made_by and made_by.model, _spoken(run)):
                 gathered.lines += model_faults(config, made_by, _spoken(run))
         gathered.refuse()
+        return [*made_notes, *_notes(read)]
 
     def _leaks(self, run: Run) -> list[str]:
         """Returns a line for each training source of other runs that has texts of this run's evaluation data.
@@ -324,6 +333,33 @@ class Gathered:
 
 def _data_of(run: Run) -> RunData:
     return RunData(run.config, build_task(run.config.task), run.planned_data)
+
+
+def reading_of(run: Run) -> dict[str, Any]:
+    """Returns key of a source -> what was noticed while it was read, as JSON values, for the manifest of a run."""
+    if run.job is not None:
+        count = row_count(run.job.source)
+        reports = {} if count is None else {"source": SourceReport(count.rows, dict(count.left_out))}
+    else:
+        reports = _data_of(run).reports()
+    return {key: values for key, report in reports.items() if (values := report.as_json())}
+
+
+def _notes(read: Sequence[tuple[Run, RunData]]) -> list[str]:
+    """Returns lines about the data of runs, each once: those of each run, and languages in different Unicode forms."""
+    lines = [line for _, data in read for line in data.notes()]
+    by_language: dict[str, dict[str, SourceReport]] = {}
+    for run, data in read:
+        for key, report in data.reports().items():
+            _, part, name = key.split(".", 2)
+            language = run.planned_data.part(part)[name].language
+            by_language.setdefault(language, {})[f"{run.label}: {key}"] = report
+    for language, reports in by_language.items():
+        forms = {report.form: name.partition(": ")[0] for name, report in reports.items() if report.form}
+        note = form_note(reports) if len(set(forms.values())) > 1 else None  # else the run's own lines say it
+        if note is not None and any(data.forms_matter(reports.values()) for _, data in read):
+            lines.append(f"{language}: {note}")
+    return list(dict.fromkeys(lines))
 
 
 def _spoken(run: Run) -> Sequence[str]:

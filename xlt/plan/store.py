@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -111,12 +111,14 @@ class RunStore:
         kind: str,
         depends_on: dict[str, str],
         *,
+        reading: Mapping[str, Any] | None = None,
         late: bool = False,
     ) -> None:
         """Writes the manifest: identity, whole config, versions, machine and dependencies of the run.
 
         Args:
             fingerprint, config, identity, kind, depends_on: of the run.
+            reading: key of a source -> what was noticed while it was read; None: nothing is known.
             late: the process that trained the run was killed before it wrote the manifest, so another one writes it,
                 whose versions and machine may differ.
         """
@@ -134,6 +136,7 @@ class RunStore:
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
             "threads": torch.get_num_threads(),
             "commit": _commit(),
+            **({"reading": dict(reading)} if reading else {}),
             **({"recorded_late": True} if late else {}),
         }
         write_json(folder / MANIFEST_FILE, manifest)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -94,6 +94,12 @@ def print_plan(plan: Plan, console: Console, show_existing: bool = True) -> None
         command = f"python scripts/remove_state.py output_dir={plan.store.root}"
         line = f"{count} unfinished runs outside of this plan keep {size / 1e9:.1f} GB of state; {command} lists them"
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_notes(notes: Iterable[str], console: Console) -> None:
+    """Prints lines about the data, such as the number of rows that are left out."""
+    for note in notes:
+        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
 
 
 def print_other_code(plan: Plan, console: Console) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xlt.config import key
+from xlt.config import QUOTE_IT, key
 from xlt.data.encoding import Encoder
 from xlt.data.examples import Example
 from xlt.data.mix import Features
@@ -24,7 +25,7 @@ class ClassificationConfig:
 
     _target_: str = "xlt.tasks.classification.Classification"
     name: str = key("name of the task in tables and module files", name=True)
-    labels: list[str] = key("all labels; any other label in the data is an error", name=True)
+    labels: list[Any] = key("all labels; any other label in the data is an error", name=True)
     pair: bool = key("whether an example is a pair of texts")
     max_length: int = key("maximum length of an input, in tokens; the longer text of a pair is cut first", low=8)
     dropout: float = key("dropout probability before each layer of the head", low=0, high=0.9)
@@ -33,6 +34,9 @@ class ClassificationConfig:
     def faults(self, prefix: str) -> Iterator[str]:
         if len(set(self.labels)) < max(2, len(self.labels)):
             yield f"{prefix}.labels={self.labels}: must be two or more labels, each listed once"
+        for number, label in enumerate(self.labels):
+            if isinstance(label, bool):
+                yield f"{prefix}.labels[{number}]={label}: {QUOTE_IT}"
 
 
 SCHEMA = ClassificationConfig
@@ -67,7 +71,7 @@ class Classification(Task):
 
     def __init__(self, name: str, labels: list[str], pair: bool, max_length: int, dropout: float, metric: str) -> None:
         self.name, self.pair, self.max_length, self.dropout, self.metric = name, pair, max_length, dropout, metric
-        self._labels = list(labels)
+        self._labels = [str(label) for label in labels]
         self._index = {label: number for number, label in enumerate(self._labels)}
 
     def labels(self) -> list[str]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xlt.config import key
+from xlt.config import QUOTE_IT, key
 from xlt.data.encoding import Encoder
 from xlt.data.examples import Example
 from xlt.data.mix import Features
@@ -27,7 +27,7 @@ class TaggingConfig:
     _target_: str = "xlt.tasks.tagging.Tagging"
     name: str = key("name of the task in tables and module files", name=True)
     column: str = key("the source's column with the labels")
-    labels: list[str] = key("all labels; any other label in the data is an error", name=True)
+    labels: list[Any] = key("all labels; any other label in the data is an error", name=True)
     max_length: int = key("maximum length of a window, in tokens; longer sentences are cut between words", low=8)
     dropout: float = key("dropout probability before the head", low=0, high=0.9)
     metric: str = key(
@@ -36,9 +36,12 @@ class TaggingConfig:
     )
 
     def faults(self, prefix: str) -> Iterator[str]:
+        for number, label in enumerate(self.labels):
+            if isinstance(label, bool):
+                yield f"{prefix}.labels[{number}]={label}: {QUOTE_IT}"
         if self.metric != "f1":
             return
-        for label in self.labels:
+        for label in map(str, self.labels):
             begins = label.startswith("B-") or (label.startswith("I-") and f"B-{label[2:]}" in self.labels)
             if label != "O" and not begins:
                 yield f"{prefix}.labels: {label!r} is not IOB2 (O, B-type, I-type with B-type), which metric f1 needs"
@@ -90,7 +93,8 @@ class Tagging(Task):
     def __init__(self, name: str, column: str, labels: list[str], max_length: int, dropout: float, metric: str) -> None:
         self.name, self.column, self.max_length, self.dropout = name, column, max_length, dropout
         self.metric = metric
-        self._labels = list(labels)
+        self._labels = [str(label) for label in labels]
+        self.entity_column = column if "O" in self._labels and all(map(_is_iob2, self._labels)) else None
         self._index = {label: number for number, label in enumerate(self._labels)}
 
     def labels(self) -> list[str]:
@@ -106,7 +110,9 @@ class Tagging(Task):
             for tag in tags:
                 if tag not in self._index:
                     known = " ".join(self._labels)
-                    raise UsageError(f"{example.place}: label {tag!r} is not in task.labels ({known})")
+                    plain = f"B-{tag}" in self._index
+                    hint = "; if the tags have no B- and I-, give the source scheme=IO" if plain else ""
+                    raise UsageError(f"{example.place}: label {tag!r} is not in task.labels ({known}){hint}")
 
     def features(self, examples: Sequence[Example], encoder: Encoder) -> list[Features]:
         room = encoder.room(self.max_length)
@@ -184,6 +190,10 @@ class Tagging(Task):
         return {"input_ids": wrapped, "labels": labels}
 
 
+def _is_iob2(label: str) -> bool:
+    return label == "O" or label.startswith(("B-", "I-"))
+
+
 def entity_scores(gold: list[list[str]], predicted: list[list[str]]) -> dict[str, float]:
     """Computes micro-averaged f1, precision and recall of entities, in percent; 0 where the denominator is 0.
 
@@ -191,6 +201,14 @@ def entity_scores(gold: list[list[str]], predicted: list[list[str]]) -> dict[str
         gold, predicted: IOB2 labels of every sentence.
     """
     from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
+    from seqeval.metrics.v1 import precision_recall_fscore_support as strict_scores
+    from seqeval.scheme import IOB2
 
     precision, recall, f1, _ = precision_recall_fscore_support(gold, predicted, average="micro", zero_division=0)
-    return {"f1": 100 * float(f1), "precision": 100 * float(precision), "recall": 100 * float(recall)}
+    *_, strict_f1, _ = strict_scores(gold, predicted, average="micro", zero_division=0, scheme=IOB2)
+    return {
+        "f1": 100 * float(f1),
+        "precision": 100 * float(precision),
+        "recall": 100 * float(recall),
+        "strict_f1": 100 * float(strict_f1),
+    }

@@ -46,6 +46,8 @@ class Task(ABC):
         has_head: whether the task has a `head` of its own.
         decides: whether the task has `decisions`, which distillation needs.
         translates: whether the task can translate texts.
+        entity_column: column of an example with tags of entities, which are converted to IOB2 when a source is read;
+            None if the task has no entities.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Task(ABC):
     has_head: bool = False
     decides: bool = False
     translates: bool = False
+    entity_column: str | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Notes which of the optional parts a task has."""

@@ -25,7 +25,7 @@ def _hydra() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _nothing_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_data, "_CHECKED", set())
+    monkeypatch.setattr(run_data, "_CHECKED", {})
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_what_is_tokenised_is_kept_and_not_read_again(
     first = make()
     first.check()
     before = texts(first.load("sources", encoder), encoder)
-    monkeypatch.setattr(run_data, "_CHECKED", set())
+    monkeypatch.setattr(run_data, "_CHECKED", {})
     monkeypatch.setattr(selection, "read_source", None)  # whoever calls it fails
     again = make()
     again.check()

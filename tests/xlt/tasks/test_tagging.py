@@ -153,6 +153,7 @@ def test_entity_scores_of_a_worked_example() -> None:
         "f1": pytest.approx(100 * 2 * (1 / 3) * (1 / 3) / (1 / 3 + 1 / 3)),  # 1 of 3 predicted, 1 of 3 gold
         "precision": pytest.approx(100 / 3),
         "recall": pytest.approx(100 / 3),
+        "strict_f1": pytest.approx(40.0),  # without the lone I-LOC, 1 of 2 predicted is right, and 1 of 3 gold
         "accuracy": 75.0,  # 6 of 8 words
         "words": 8.0,
     }
@@ -248,5 +249,6 @@ def test_two_steps_of_named_entities_and_a_few_more_learn_them(fit: Callable[...
     words = {"O": "tun", "B-PER": "ban", "I-PER": "bin", "B-LOC": "lan", "I-LOC": "lin"}
     tags = [("O", "B-PER", "I-PER"), ("B-LOC", "O"), ("B-PER", "B-LOC", "I-LOC", "O"), ("O",)]
     examples = [Example(f"f:{n}", None, tuple(words[tag] for tag in row), {"ner": row}) for n, row in enumerate(tags)]
-    assert set(fit(ner(), examples, max_steps=2, method="lt_sft")) == {"f1", "precision", "recall", "accuracy", "words"}
+    metrics = {"f1", "precision", "recall", "strict_f1", "accuracy", "words"}
+    assert set(fit(ner(), examples, max_steps=2, method="lt_sft")) == metrics
     assert fit(ner(), examples, max_steps=60)["f1"] == 100

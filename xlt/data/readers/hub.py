@@ -16,7 +16,8 @@ from typing import Any
 
 from xlt.config import HubConfig, SourceConfig
 from xlt.data.examples import Example
-from xlt.data.records import examples_of
+from xlt.data.records import Unnamed, examples_of
+from xlt.data.where import value_of
 from xlt.errors import UsageError
 
 CHOOSES_ROWS = True
@@ -59,10 +60,10 @@ def read(source: SourceConfig) -> Iterator[Example]:
         raise UsageError(
             f"{hub.id} ({selection}) cannot be loaded: {reason}; to read local files instead, set data_dir=FOLDER"
         ) from error
-    names = {column: named for column in fields.values() if (named := _class_names(rows.features.get(column)))}
+    names = {column: named for column in fields.values() if (named := _class_names(_feature(rows.features, column)))}
     place = "/".join(filter(None, (hub.id, subset, split)))
-    numbered = ((f"{place}:{number}", row) for number, row in enumerate(rows, start=1))
-    yield from examples_of(((at, _named(row, names, at)) for at, row in numbered), fields, source.where)
+    numbered = ((f"{place}:{number}", _named(row, names)) for number, row in enumerate(rows, start=1))
+    yield from examples_of(numbered, fields, source)
 
 
 @lru_cache(maxsize=32)
@@ -84,6 +85,14 @@ def _load(id: str, subset: str | None, revision: str | None, split: str) -> Any:
         raise
 
 
+def _feature(features: Mapping[str, Any], column: str) -> Any:
+    """Returns the type of a column, or of a part of a nested one; None if there is none."""
+    try:
+        return value_of(features, column)
+    except KeyError:
+        return None
+
+
 def _class_names(feature: Any) -> Callable[[int], str] | None:
     """Returns the function from class number to name, for a column of classes or of lists of classes."""
     if isinstance(feature, list) and feature:
@@ -92,15 +101,21 @@ def _class_names(feature: Any) -> Callable[[int], str] | None:
     return getattr(inner, "int2str", None)
 
 
-def _named(row: Mapping[str, Any], names: Mapping[str, Callable[[int], str]], place: str) -> dict[str, Any]:
-    named = dict(row)
-    for column, name_of in names.items():
-        value = row[column]
+def _named(row: Mapping[str, Any], names: Mapping[str, Callable[[int], str]]) -> dict[str, Any]:
+    """Returns the row with names of classes; a number without a name becomes an `Unnamed`, which `where` can leave out.
+
+    A part of a nested column becomes a column of its own, with the dotted name.
+    """
+
+    def named(value: Any, name_of: Callable[[int], str]) -> Any:
+        if isinstance(value, list):
+            return [named(item, name_of) for item in value]
         try:
-            named[column] = [name_of(item) for item in value] if isinstance(value, list) else name_of(value)
-        except (ValueError, TypeError) as error:
-            raise UsageError(f"{place}: column {column!r} has {value}, which is none of its classes") from error
-    return named
+            return name_of(value)
+        except (ValueError, TypeError):
+            return Unnamed(value) if isinstance(value, int) else value
+
+    return {**row, **{column: named(value_of(row, column), name_of) for column, name_of in names.items()}}
 
 
 def _hub(source: SourceConfig) -> HubConfig:

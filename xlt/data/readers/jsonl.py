@@ -33,7 +33,7 @@ def read(source: SourceConfig) -> Iterator[Example]:
         UsageError: a line is no JSON object, or lacks a key in `fields`; the message names the line.
     """
     (file,) = files(source)
-    return examples_of(_records(file), fields_of(source), source.where)
+    return examples_of(_records(file), fields_of(source), source)
 
 
 def _records(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,17 +1,24 @@
-"""Reads SQuAD v1.1 JSON (SQuAD, XQuAD, MLQA): articles of paragraphs, each a context with questions about it."""
+"""Reads SQuAD JSON (SQuAD, XQuAD, MLQA): articles of paragraphs, each a context with questions about it.
+
+Every question must have an answer, as in SQuAD v1.1. Of SQuAD 2.0 the questions without one can be left out with
+`where.is_impossible=false`.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from xlt.config import SourceConfig
 from xlt.data.examples import Answer, Example
 from xlt.data.files import lines_of, split_file
-from xlt.data.records import check_answers, whole_characters
+from xlt.data.records import AnswerFaults, check_answers, check_possible, whole_characters
+from xlt.data.where import rows_where
 from xlt.errors import UsageError
+
+CHOOSES_ROWS = True
 
 
 def files(source: SourceConfig) -> list[Path]:
@@ -26,7 +33,7 @@ def read(source: SourceConfig) -> Iterator[Example]:
 
     Raises:
         UsageError: the file is not JSON (the message names the line), or a paragraph or question is broken (the message
-            names it by its number, from 1, or its id).
+            names it by its number, from 1, or its id). Faults of answers are raised together, at the end.
     """
     (file,) = files(source)
     try:
@@ -34,28 +41,38 @@ def read(source: SourceConfig) -> Iterator[Example]:
     except (json.JSONDecodeError, RecursionError) as error:
         where = f"{file}:{error.lineno}" if isinstance(error, json.JSONDecodeError) else f"{file}"
         raise UsageError(f"{where}: not JSON: {error}") from error
+    faults = AnswerFaults()
     seen: set[str] = set()
+    for place, question in rows_where(source, _questions(whole, file)):
+        if question["id"] in seen:
+            raise UsageError(f"{place}: an earlier question has the same id")
+        seen.add(question["id"])
+        with faults:
+            yield _example(question, place)
+    faults.refuse()
+
+
+def _questions(whole: Any, file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields place and columns of each question: its keys in the file, `context`, and always `is_impossible`."""
     for article_number, article in enumerate(_part(whole, "data", list, f"{file}"), start=1):
-        place = f"{file}: article {article_number}"
-        for number, paragraph in enumerate(_part(article, "paragraphs", list, place), start=1):
-            for example in _questions(paragraph, file, f"{place} paragraph {number}"):
-                if example.id in seen:
-                    raise UsageError(f"{example.place}: an earlier question has the same id")
-                seen.add(str(example.id))
-                yield example
+        at = f"{file}: article {article_number}"
+        for number, paragraph in enumerate(_part(article, "paragraphs", list, at), start=1):
+            place = f"{at} paragraph {number}"
+            context = _part(paragraph, "context", str, place)
+            for question_number, question in enumerate(_part(paragraph, "qas", list, place), start=1):
+                id = _part(question, "id", str, f"{place} question {question_number}")
+                yield f"{file}: question {id}", {"is_impossible": False, **question, "context": context}
 
 
-def _questions(paragraph: Any, file: Path, place: str) -> Iterator[Example]:
-    context = _part(paragraph, "context", str, place)
-    for number, question in enumerate(_part(paragraph, "qas", list, place), start=1):
-        id = _part(question, "id", str, f"{place} question {number}")
-        named = f"{file}: question {id}"
-        answers = tuple(
-            Answer(_part(answer, "text", str, named), _part(answer, "answer_start", int, named))
-            for answer in _part(question, "answers", list, named)
-        )
-        check_answers(answers, context, named)
-        yield Example(named, text=_part(question, "question", str, named), pair=context, answers=answers, id=id)
+def _example(question: Mapping[str, Any], place: str) -> Example:
+    answers = tuple(
+        Answer(_part(answer, "text", str, place), _part(answer, "answer_start", int, place))
+        for answer in _part(question, "answers", list, place)
+    )
+    check_possible(question["is_impossible"], answers, place)
+    check_answers(answers, question["context"], place)
+    text = _part(question, "question", str, place)
+    return Example(place, text=text, pair=question["context"], answers=answers, id=question["id"])
 
 
 def _part(whole: Any, name: str, kind: type, place: str) -> Any:

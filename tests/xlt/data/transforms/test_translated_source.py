@@ -111,8 +111,10 @@ def data() -> Callable[..., DataConfig]:
 def test_rows_are_chosen_where_the_originals_reader_can(made: Made, data: Callable[..., DataConfig]) -> None:
     corpus = dataclasses.replace(made(where={"a": "b"}).config, reader="locale_expressions", path=None)
     translation = TranslationConfig(**SETTINGS | {"source_language": "deu"})
-    (line,) = source_faults(data(sources={"x": dataclasses.replace(corpus, translation=translation)}))
-    assert line == "data.sources.x.where={'a': 'b'}: reader locale_expressions reads every example"
+    translated = dataclasses.replace(corpus, translation=translation)
+    assert source_faults(data(sources={"x": translated})) == []
+    with pytest.raises(UsageError, match=r"no column 'a' \(where\); there are text, words, field"):
+        list(read_source("x", original(translated), 1))
 
 
 def test_the_translation_of_a_split_is_not_evaluated_on_by_a_run_that_learns_it(
