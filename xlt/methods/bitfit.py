@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import nn
@@ -9,7 +10,7 @@ from torch import nn
 from xlt.errors import UsageError
 from xlt.methods.dense import DenseTensors, tunable_names
 from xlt.methods.method import Method, ModuleReport, Phase, Setting, head_parameters, trained_head
-from xlt.models.transfer import TransferModel
+from xlt.models.transfer import TransferModel, layer_norm_parameters
 from xlt.modules import ModuleArtefact, ModuleHeader, SparseDelta
 
 
@@ -32,14 +33,16 @@ class BitFit(Method):
 
     name = "bitfit"
 
-    def attach(self, model: TransferModel, phase: Phase, setting: Setting) -> None:
-        names = tunable_names(model, adapts_language=setting.adapts_language, freeze_layer_norm=True)
-        biases = [name for name in names if name.startswith("backbone.") and name.endswith(".bias")]
-        if not biases:
+    def check_model(self, model: TransferModel, *, adapts_language: bool) -> None:
+        if not _biases(dict(model.named_parameters()).keys() - layer_norm_parameters(model)):
             raise UsageError(
                 f"method=bitfit: model {model.base_name} has no bias terms outside layer normalisation, "
                 "so there is nothing to train: choose another method"
             )
+
+    def attach(self, model: TransferModel, phase: Phase, setting: Setting) -> None:
+        self.check_model(model, adapts_language=setting.adapts_language)
+        biases = _biases(tunable_names(model, adapts_language=setting.adapts_language, freeze_layer_norm=True))
         self._dense = DenseTensors(model, biases, keep_start=True)
         self._head = head_parameters(model)
         self._total = model.pretrained_parameters
@@ -53,3 +56,7 @@ class BitFit(Method):
     def report(self) -> ModuleReport:
         tuned = sum(parameter.numel() for parameter in self._dense.parameters.values())
         return {"tuned_entries": tuned, "density": tuned / self._total}
+
+
+def _biases(names: Iterable[str]) -> list[str]:
+    return [name for name in names if name.startswith("backbone.") and name.endswith(".bias")]
