@@ -15,7 +15,15 @@ from torch import Tensor, nn
 
 from xlt.config import RandomModelConfig
 from xlt.errors import UsageError
-from xlt.models.families import DECODER, ENCODER, ENCODER_DECODER, TRANSLATOR, architecture, built_in_languages, family_fault
+from xlt.models.families import (
+    DECODER,
+    ENCODER,
+    ENCODER_DECODER,
+    TRANSLATOR,
+    architecture,
+    built_in_languages,
+    family_fault,
+)
 from xlt.models.transfer import TransferModel, parameter_hash, split_pretrained
 from xlt.models.vocabulary_reduction import save_tokenizer
 
@@ -305,7 +313,7 @@ def _check_parts(pretrained: Any, model: TransferModel) -> None:
 
 
 def _in_dtype_of_input(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    """Lets X-MOD's adapters run under autocast, where the block writes their output into a tensor of the input's dtype."""
+    """Lets X-MOD run under autocast: a block writes its adapters' output into a tensor of their input's dtype."""
     return output.to(arguments[0].dtype)
 
 

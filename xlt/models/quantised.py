@@ -76,8 +76,8 @@ def check_quantisable(model: TransferModel) -> None:
     for name, layer in block_linear_layers(model).items():
         if is_transposed(layer):
             raise UsageError(
-                f"model.quantise=nf4: model {model.base_name} stores the weight {name} transposed, as GPT-2 does, which "
-                "4-bit layers cannot; leave model.quantise out"
+                f"model.quantise=nf4: model {model.base_name} stores the weight {name} transposed, as GPT-2 does, "
+                "which 4-bit layers cannot; leave model.quantise out"
             )
 
 

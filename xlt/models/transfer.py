@@ -79,11 +79,15 @@ class TransferModel(nn.Module):
             (batch, length, hidden).
         """
         config: Any = self.backbone.config
-        if config.is_encoder_decoder:
+        if getattr(config, "is_encoder_decoder", False):
             encoder: Any = self.backbone.encoder
             return encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         more: dict[str, Any] = {}
-        if token_type_ids is not None and "token_type_ids" in self._takes and getattr(config, "type_vocab_size", 1):
+        if (
+            token_type_ids is not None
+            and "token_type_ids" in self._takes
+            and getattr(config, "type_vocab_size", 1) != 0
+        ):
             more["token_type_ids"] = token_type_ids
         if "use_cache" in self._takes:  # without this a decoder would copy and keep the keys and values of every layer
             more["use_cache"] = False
@@ -122,8 +126,9 @@ class TransferModel(nn.Module):
 
     def keep_encoder(self) -> None:
         """Removes the decoder of an encoder-decoder, for a task that only reads texts."""
-        del self.backbone.decoder
-        self.backbone.decoder = None
+        backbone: Any = self.backbone
+        del backbone.decoder
+        backbone.decoder = None
         self.lm_head = None
         self.pretrained_parameters = sum(parameter.numel() for parameter in self.backbone.parameters())
 
@@ -209,7 +214,7 @@ def split_pretrained(pretrained: Any) -> tuple[nn.Module, nn.Module | None]:
     return backbone, next(iter(heads.values()), None)
 
 
-def block_linear_layers(model: TransferModel) -> dict[str, nn.Module]:
+def block_linear_layers(model: TransferModel) -> dict[str, Any]:
     """Returns name of the weight -> layer, for all linear layers in the backbone's blocks, in the model's order.
 
     Blocks are the modules that a backbone has in a list; embeddings, pooler and language-model head are not blocks.
