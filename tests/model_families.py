@@ -124,12 +124,12 @@ FAMILIES: dict[str, Family] = {
     "UMT5": Family("UMT5Config", pieces_before_an_end, T5, "UMT5"),
     "BART": Family("BartConfig", byte_pieces, {"d_model": 16, **PAIR, "max_position_embeddings": 64}),
     "mBART": Family("MBartConfig", unigram, {"d_model": 16, **PAIR, "max_position_embeddings": 64}, "mBART-50"),
-    "M2M-100": Family(
-        "M2M100Config", unigram, {"d_model": 16, **PAIR, "max_position_embeddings": 64}, "NLLB, M2M-100"
-    ),
+    "M2M-100": Family("M2M100Config", unigram, {"d_model": 16, **PAIR, "max_position_embeddings": 64}, "NLLB, M2M-100"),
     "GPT-2": Family("GPT2Config", bare_bytes, GPT2, "Goldfish"),
     "BLOOM": Family("BloomConfig", bare_bytes, {"hidden_size": 16, "n_layer": 2, "n_head": 2}, "BLOOM, BLOOMZ"),
-    "XGLM": Family("XGLMConfig", unigram, {"d_model": 16, "num_layers": 2, "attention_heads": 2, "ffn_dim": 24}, "XGLM"),
+    "XGLM": Family(
+        "XGLMConfig", unigram, {"d_model": 16, "num_layers": 2, "attention_heads": 2, "ffn_dim": 24}, "XGLM"
+    ),
     "Llama": Family("LlamaConfig", bytes_after_a_start, DECODER, "Llama 2, Llama 3"),
     "Mistral": Family("MistralConfig", bytes_after_a_start, DECODER, "Mistral"),
     "Qwen 2": Family("Qwen2Config", bare_bytes, DECODER, "Qwen 2.5"),

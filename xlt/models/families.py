@@ -48,7 +48,8 @@ def longest_input(config: Any) -> int:
     positions = getattr(config, "max_position_embeddings", None)
     if not isinstance(positions, int) or positions <= 0:  # distances between tokens instead of positions
         return 1 << 30
-    return positions - (int(config.pad_token_id) + 1 if config.model_type in _OFFSET else 0)
+    padding = 1 if config.model_type == "mpnet" else config.pad_token_id  # MPNet's code has the number
+    return positions - (int(padding) + 1 if config.model_type in _OFFSET else 0)
 
 
 def finish_logits(config: Any, logits: Tensor) -> Tensor:
