@@ -41,8 +41,12 @@ def sparse_linear(
     delta: Tensor,
     pattern: SparsePattern,
     receive: Receiver | None = None,
+    transposed: bool = False,
 ) -> Tensor:
     """Computes y = x W^T + b, where W already holds base plus delta; differentiable in x, bias and delta, not in W.
+
+    With `transposed` it computes y = x W + b, as the layers of the GPT-2 family do; then x is (..., rows), bias is
+    (columns,), y is (..., columns), and the delta's gradient is X^T dY at the pattern's entries.
 
     Under autocast the products are computed in autocast's dtype, as those of `nn.Linear` are. The delta's gradient
     accumulates in float32. The weight is not copied for the backward pass: if it is written between forward and
@@ -56,6 +60,7 @@ def sparse_linear(
         pattern: the delta's N entries in the (rows, columns) matrix.
         receive: if given, the backward pass computes the whole dY^T X, takes the delta's gradient from it and calls
             `receive` with it.
+        transposed: whether the layer multiplies by W and not by its transpose.
     Returns:
         (..., rows).
     Raises:
@@ -63,7 +68,7 @@ def sparse_linear(
     """
     if tuple(weight.shape) != (pattern.rows, pattern.columns) or tuple(delta.shape) != (len(pattern),):
         raise ValueError(f"weight {tuple(weight.shape)} and delta {tuple(delta.shape)} do not fit {pattern}")
-    y: Tensor = _SparseLinear.apply(x, weight, bias, delta, pattern, receive)
+    y: Tensor = _SparseLinear.apply(x, weight, bias, delta, pattern, receive, transposed)
     return y
 
 
@@ -77,10 +82,11 @@ class _SparseLinear(torch.autograd.Function):
         delta: Tensor,
         pattern: SparsePattern,
         receive: Receiver | None,
+        transposed: bool,
     ) -> Tensor:
-        ctx.pattern, ctx.receive, ctx.delta_dtype = pattern, receive, delta.dtype
+        ctx.pattern, ctx.receive, ctx.delta_dtype, ctx.transposed = pattern, receive, delta.dtype, transposed
         ctx.dtypes = x.dtype, None if bias is None else bias.dtype
-        x, y = _product(x, weight, bias)
+        x, y = _product(x, weight.t() if transposed else weight, bias)
         # The weight is saved uncast, and the backward pass casts it again: cast copies of all layers would take half
         # the model's memory.
         ctx.save_for_backward(x if ctx.needs_input_grad[3] else None, weight if ctx.needs_input_grad[0] else None)
@@ -88,13 +94,16 @@ class _SparseLinear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, None, Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, None, Tensor | None, Tensor | None, None, None, None]:
         x, weight = ctx.saved_tensors
+        if ctx.transposed and weight is not None:
+            weight = weight.t()
         dx, dbias, rows = input_and_bias_gradients(ctx, dy, weight, *ctx.dtypes)
         ddelta = None
         if ctx.needs_input_grad[3]:
-            ddelta = delta_gradient(rows, x, ctx.pattern, ctx.receive).to(ctx.delta_dtype)
-        return dx, None, dbias, ddelta, None, None
+            by_row, by_column = (x.reshape(-1, x.shape[-1]), rows) if ctx.transposed else (rows, x)
+            ddelta = delta_gradient(by_row, by_column, ctx.pattern, ctx.receive).to(ctx.delta_dtype)
+        return dx, None, dbias, ddelta, None, None, None
 
 
 def delta_gradient(dy: Tensor, x: Tensor, pattern: SparsePattern, receive: Receiver | None) -> Tensor:

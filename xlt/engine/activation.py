@@ -32,9 +32,11 @@ class TeacherModules:
         self._modules = modules
         self._task = () if task is None else (task,)
         self._stack.set([*self._task])
+        self._teacher = teacher
 
     def enter(self, language: str) -> None:
         """Applies the module of `language` to the teacher; does nothing if it is already active."""
+        self._teacher.speak(language)
         if self._modules:
             self._stack.set([self._modules[language], *self._task])
 
@@ -98,6 +100,7 @@ class LanguageActivation:
     def enter(self, language: str) -> None:
         """Writes the module of `language` and the method's present values into the model, for the following passes."""
         self._method.language(language)
+        self._model.speak(language)
         if self._teacher is not None:
             self._teacher.enter(language)
         if self._fixed:

@@ -18,6 +18,7 @@ from xlt.engine.distillation import Distillation
 from xlt.engine.run_data import RunData
 from xlt.errors import UsageError
 from xlt.methods.method import HEAD, Method
+from xlt.models.families import ENCODER_DECODER, architecture, longest_input
 from xlt.models.language_tokens import add_language_tokens, initialise_language_embeddings
 from xlt.models.loading import load_pretrained, load_tokenizer, random_pretrained
 from xlt.models.quantised import quantise_blocks, round_to_nf4
@@ -224,17 +225,23 @@ def _with_head(config: RunConfig, model: TransferModel, task: Task, encoder: Enc
     Raises:
         UsageError: model and task do not fit together.
     """
-    positions = getattr(model.backbone.config, "max_position_embeddings", None)
-    if isinstance(positions, int) and task.max_length > positions:
+    positions = longest_input(model.backbone.config)
+    if task.max_length > positions:
         raise UsageError(
             f"task.max_length={task.max_length}: model {model.base_name} has {positions} positions; set at most that"
         )
+    kind = architecture(model.backbone.config)
+    if (fault := task.architecture_fault(kind)) is not None:
+        raise UsageError(f"task={task.name}: model {model.base_name} {fault}")
+    task.check_tokenizer(encoder)
+    if kind == ENCODER_DECODER and not task.translates:
+        model.keep_encoder()
     if len(encoder.tokenizer) > model.vocabulary:
         raise UsageError(
             f"model.path={model.base_name}: the tokenizer has {len(encoder.tokenizer)} entries, "
             f"but the model's embeddings have only {model.vocabulary}; use the model's own tokenizer"
         )
-    if encoder.typed and getattr(model.backbone.config, "type_vocab_size", 2) < 2:
+    if encoder.typed and getattr(model.backbone.config, "type_vocab_size", 2) == 1:
         raise UsageError(
             f"model.path={model.base_name}: the tokenizer gives the texts of a pair two type ids, but the model has "
             "one; use the model's own tokenizer"

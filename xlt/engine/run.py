@@ -301,6 +301,7 @@ def evaluate_compositions(
             watcher.note(f"{composition.source}, {composition.label}: {SCORE} {metrics[SCORE]:.2f}")
             continue
         source = sources[composition.entry]
+        model.speak(source.language)
         size, precision = config.train.evaluation_batch_size, config.train.precision
         metrics = evaluate(model, task, [source], encoder, size, precision)
         about = {"source": composition.source, "language": source.language, "composition": composition.label}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from xlt.errors import UsageError
 from xlt.methods.dense import DenseMethod, tunable_names
 from xlt.methods.method import Phase, Setting
-from xlt.models.transfer import TransferModel
+from xlt.models.transfer import TransferModel, layer_norm_parameters
 
 
 @dataclass
@@ -29,12 +30,18 @@ class BitFit(DenseMethod):
 
     name = "bitfit"
 
-    def attach(self, model: TransferModel, phase: Phase, setting: Setting) -> None:
-        names = tunable_names(model, adapts_language=setting.adapts_language, freeze_layer_norm=True)
-        biases = [name for name in names if name.startswith("backbone.") and name.endswith(".bias")]
-        if not biases:
+    def check_model(self, model: TransferModel, *, adapts_language: bool) -> None:
+        if not _biases(dict(model.named_parameters()).keys() - layer_norm_parameters(model)):
             raise UsageError(
                 f"method=bitfit: model {model.base_name} has no bias terms outside layer normalisation, "
                 "so there is nothing to train: choose another method"
             )
-        self.train_tensors(model, biases)
+
+    def attach(self, model: TransferModel, phase: Phase, setting: Setting) -> None:
+        self.check_model(model, adapts_language=setting.adapts_language)
+        names = tunable_names(model, adapts_language=setting.adapts_language, freeze_layer_norm=True)
+        self.train_tensors(model, _biases(names))
+
+
+def _biases(names: Iterable[str]) -> list[str]:
+    return [name for name in names if name.startswith("backbone.") and name.endswith(".bias")]

@@ -98,7 +98,18 @@ class Bottleneck(Method):
             raise ValueError(f"{module.header} is no adapter: method {self.name} can start from adapters only")
         self._start = module
 
+    def check_model(self, model: TransferModel, *, adapts_language: bool) -> None:
+        adapter_sites(find_blocks(model), self.where, self.leave_out_last)
+        if not (self.invertible and adapts_language) or (path := output_embeddings(model)) is None:
+            return
+        if (width := model.get_submodule(path).in_features) != model.hidden_size:
+            raise UsageError(
+                f"method.invertible=true: model {model.base_name} has the hidden size {model.hidden_size}, but its "
+                f"output embeddings read vectors of size {width}; set method.invertible=false"
+            )
+
     def attach(self, model: TransferModel, phase: Phase, setting: Setting) -> None:
+        self.check_model(model, adapts_language=setting.adapts_language)
         blocks = find_blocks(model)
         self._placements = adapter_sites(blocks, self.where, self.leave_out_last)
         for name, parameter in model.named_parameters():

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from xlt.config import key
-from xlt.methods.method import trained_head
+from xlt.methods.method import refuse_without_linear_layers, trained_head
 from xlt.methods.peft_baselines import ADAPTER, PeftMethod, on_cpu
-from xlt.models.transfer import TransferModel, block_linear_layers
+from xlt.models.transfer import TransferModel, block_linear_layers, is_transposed
 from xlt.modules import LowRankDelta, ModuleArtefact, ModuleHeader
 
 
@@ -38,19 +38,28 @@ class Lora(PeftMethod):
     def __init__(self, rank: int, alpha: int, dropout: float) -> None:
         self.rank, self.alpha, self.dropout = rank, alpha, dropout
 
+    def check_model(self, model: TransferModel, *, adapts_language: bool) -> None:
+        refuse_without_linear_layers(self.name, model)
+
     def peft_config(self, model: TransferModel) -> Any:
         from peft import LoraConfig as PeftLora
 
-        layers = [name.removeprefix("backbone.").removesuffix(".weight") for name in block_linear_layers(model)]
+        layers = block_linear_layers(model)
         return PeftLora(
-            r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=layers, bias="none"
+            r=self.rank,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=[name.removeprefix("backbone.").removesuffix(".weight") for name in layers],
+            bias="none",
+            fan_in_fan_out=all(is_transposed(layer) for layer in layers.values()),
         )
 
     def export(self, model: TransferModel, header: ModuleHeader) -> ModuleArtefact:
-        factors = {
-            f"{path}.weight": (on_cpu(layer.lora_A[ADAPTER].weight), on_cpu(layer.lora_B[ADAPTER].weight))
-            for path, layer in self._layers.items()
-        }
+        factors = {}
+        for path, layer in self._layers.items():
+            a, b = (on_cpu(factor[ADAPTER].weight) for factor in (layer.lora_A, layer.lora_B))
+            # The weight of a transposed layer is (in, out), and so is its delta, (B A)^T.
+            factors[f"{path}.weight"] = (b.t(), a.t()) if is_transposed(layer.get_base_layer()) else (a, b)
         return LowRankDelta(
             dataclasses.replace(header, kind=LowRankDelta.kind), factors, self.alpha / self.rank, trained_head(model)
         )

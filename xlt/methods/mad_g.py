@@ -81,6 +81,9 @@ class MadG(Method):
         typology = load_typology(self.path)
         return [typology.fault(language) for language in sorted(set(languages)) if language not in typology]
 
+    def check_model(self, model: TransferModel, *, adapts_language: bool) -> None:
+        adapter_sites(find_blocks(model), "feed_forward", self.leave_out_last)
+
     def attach(self, model: TransferModel, phase: Phase, setting: Setting) -> None:
         if not setting.adapts_language:
             self._task_method = Bottleneck(

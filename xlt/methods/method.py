@@ -15,7 +15,8 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor, nn
 
-from xlt.models.transfer import TransferModel
+from xlt.errors import UsageError
+from xlt.models.transfer import TransferModel, block_linear_layers
 from xlt.modules import ModuleArtefact, ModuleHeader, SparseDelta
 
 HEAD = "head."
@@ -174,6 +175,16 @@ class Method(ABC):
         groups = [{"params": part, "head": is_head} for is_head, part in parts.items() if part]
         return torch.optim.AdamW(groups, lr=rate, weight_decay=decay, fused=True)
 
+    def check_model(self, model: TransferModel, *, adapts_language: bool) -> None:  # noqa: B027
+        """Refuses a model that the method cannot adapt; called when a run is planned, and by `attach`.
+
+        It looks at modules and their names only, because a planned run's model has no weights yet: its tensors are on
+        the meta device. It changes nothing.
+
+        Raises:
+            UsageError: the model lacks what the method trains.
+        """
+
     def language_faults(self, languages: Iterable[str]) -> list[str]:
         """Returns for each language from which the method cannot learn a line with the reason.
 
@@ -244,6 +255,19 @@ class Method(ABC):
     @abstractmethod
     def report(self) -> ModuleReport:
         """Says how large the trained module is; called once, after `export`."""
+
+
+def refuse_without_linear_layers(method: str, model: TransferModel) -> None:
+    """Refuses a model for a method that trains the linear layers of its blocks.
+
+    Raises:
+        UsageError: the blocks have no linear layers.
+    """
+    if not block_linear_layers(model):
+        raise UsageError(
+            f"method={method}: model {model.base_name} has no linear layers in its blocks, so there is nothing to "
+            "train: choose another method"
+        )
 
 
 def head_parameters(model: TransferModel) -> dict[str, nn.Parameter]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from xlt.errors import UsageError
 from xlt.methods.method import Method, ModuleReport, Phase, Setting, head_parameters
 from xlt.models.transfer import TransferModel
 
@@ -31,11 +31,13 @@ class PeftMethod(Method):
     def attach(self, model: TransferModel, phase: Phase, setting: Setting) -> None:
         from peft import inject_adapter_in_model
 
+        self.check_model(model, adapts_language=setting.adapts_language)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.startswith("head."))
         before = set(dict(model.named_parameters()))
         seed = int(torch.randint(2**62, (), generator=setting.random("adapter")))
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # peft says of each Conv1D that it treats its weight as transposed
             torch.manual_seed(seed)
             inject_adapter_in_model(self.peft_config(model), model.backbone, adapter_name=ADAPTER)
         model.backbone.to(model.device)
@@ -49,10 +51,6 @@ class PeftMethod(Method):
         wide = torch.promote_types(next(model.backbone.parameters()).dtype, torch.float32)
         for parameter in self._injected.values():
             parameter.data = parameter.data.to(wide)
-        if not self._injected:
-            raise UsageError(
-                f"method={self.name}: peft found no layer to adapt in model {model.base_name}: choose another method"
-            )
         self._layers = {
             f"backbone.{path}": layer for path, layer in model.backbone.named_modules() if hasattr(layer, "base_layer")
         }

@@ -20,7 +20,7 @@ from xlt_kernels.nf4_weight import Nf4Weight
 from xlt_kernels.sparse_linear import Receiver, sparse_linear
 from xlt_kernels.sparse_pattern import SparsePattern
 
-from xlt.models.transfer import TransferModel
+from xlt.models.transfer import TransferModel, is_transposed
 from xlt.modules import Entries
 
 
@@ -163,7 +163,7 @@ class SparseDeltas:
     def _connect(self, name: str, weight: nn.Parameter, users: list[tuple[nn.Module, str]]) -> None:
         if len(users) == 1 and users[0][1] == "weight":
             module, flat_indices = users[0][0], self.indices[name]
-            if type(module) is nn.Linear or name in self._four_bit:
+            if type(module) is nn.Linear or is_transposed(module) or name in self._four_bit:
                 self.patterns[name] = SparsePattern.from_indices(flat_indices, *self._shapes[name])
                 self._replace_forward(module, functools.partial(self._linear_forward, name, module))
                 return
@@ -182,7 +182,7 @@ class SparseDeltas:
                 watch.copy_values(self.deltas[name])
         if name in self._four_bit:
             return nf4_sparse_linear(x, self._four_bit[name], module.bias, delta, pattern, receiver)
-        return sparse_linear(x, module.weight, module.bias, delta, pattern, receiver)
+        return sparse_linear(x, module.weight, module.bias, delta, pattern, receiver, is_transposed(module))
 
     def _embedding_forward(self, name: str, module: nn.Embedding, ids: Tensor) -> Tensor:
         return sparse_embedding(ids, module.weight, self.deltas[name], self.patterns[name], module.padding_idx)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Callable
 from functools import cache
@@ -10,10 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from xlt.config import RandomModelConfig
 from xlt.errors import UsageError
-from xlt.models.families import TRANSLATOR
+from xlt.models.families import (
+    DECODER,
+    ENCODER,
+    ENCODER_DECODER,
+    TRANSLATOR,
+    architecture,
+    built_in_languages,
+    family_fault,
+)
 from xlt.models.transfer import TransferModel, parameter_hash, split_pretrained
 from xlt.models.vocabulary_reduction import save_tokenizer
 
@@ -85,6 +95,8 @@ def load_pretrained(
 ) -> TransferModel:
     """Loads a pre-trained encoder, decoder or encoder-decoder with its language-model head.
 
+    Encoder-decoders that are no translators come without it, because no task uses it.
+
     Args:
         path: local folder or hub id.
         revision: of the hub; None for the newest.
@@ -92,29 +104,52 @@ def load_pretrained(
         prepare: changes the transformers model before it is split into body and head.
         dropout: probability for hidden states and attention; None for the model's own values.
     Raises:
-        UsageError: the model cannot be loaded, or `dropout` is given and the model family has none.
+        UsageError: the model cannot be loaded or taken apart, or `dropout` is given and the model family has none.
     """
-    from transformers import (
-        MODEL_FOR_MASKED_LM_MAPPING,
-        AutoConfig,
-        AutoModelForCausalLM,
-        AutoModelForMaskedLM,
-        AutoModelForSeq2SeqLM,
-    )
+    from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(_expand(path), revision=revision)
-        masked = AutoModelForMaskedLM if type(config) in MODEL_FOR_MASKED_LM_MAPPING else AutoModelForCausalLM
-        family = AutoModelForSeq2SeqLM if config.is_encoder_decoder else masked
+        if (fault := family_fault(config)) is not None:
+            raise UsageError(f"model.path={path}: {fault}")
         if dropout is not None:
             _set_dropout(config, dropout)
-        pretrained = family.from_pretrained(_expand(path), revision=revision, dtype=dtype, config=config)
+        pretrained = _class_for(config).from_pretrained(_expand(path), revision=revision, dtype=dtype, config=config)
     except UsageError:
         raise
     except Exception as error:
         raise UsageError(f"model.path={path}: the model cannot be loaded: {_first_line(error)}") from error
     prepare(pretrained)
     return take_apart(pretrained, path)
+
+
+def skeleton(config: Any, name: str) -> TransferModel:
+    """Builds a model without weights, on torch's meta device, to look at its modules and their names.
+
+    Args:
+        config: transformers config.
+        name: path or hub id, for messages.
+    """
+    with torch.device("meta"):
+        pretrained = _class_for(config).from_config(config)
+    return TransferModel(*split_pretrained(pretrained), "", name)
+
+
+def _class_for(config: Any) -> Any:
+    """Returns the class of transformers that loads a model for our tasks."""
+    from transformers import (
+        MODEL_FOR_MASKED_LM_MAPPING,
+        AutoModel,
+        AutoModelForCausalLM,
+        AutoModelForMaskedLM,
+        AutoModelForSeq2SeqLM,
+    )
+
+    kind = architecture(config)
+    if kind == ENCODER_DECODER:
+        return AutoModelForSeq2SeqLM if config.model_type == TRANSLATOR else AutoModel
+    masked = kind == ENCODER and type(config) in MODEL_FOR_MASKED_LM_MAPPING
+    return AutoModelForMaskedLM if masked else AutoModelForCausalLM
 
 
 def _set_dropout(config: Any, probability: float) -> None:
@@ -228,16 +263,72 @@ def quiet_libraries() -> None:
 
 
 def take_apart(pretrained: Any, name: str) -> TransferModel:
-    """Splits a transformers language model into a `TransferModel`.
+    """Splits a transformers model into a `TransferModel`, and checks that the parts do what the whole does.
 
     Args:
         pretrained: the transformers model.
         name: path or hub id, for messages.
+    Raises:
+        UsageError: the head does not compute the model's logits from the body's output, or tokens see others than
+            those that the model's type says.
     """
     backbone, lm_head = split_pretrained(pretrained)
     # Kept outside the module tree: only `whole_pretrained` needs it, and its names must not count twice.
     backbone.__dict__["_xlt_pretrained"] = (pretrained,)
-    return TransferModel(backbone, lm_head, parameter_hash(backbone), name)
+    model = TransferModel(backbone, lm_head, parameter_hash(backbone), name)
+    training = pretrained.training
+    pretrained.eval()
+    try:
+        _check_parts(pretrained, model)
+    finally:
+        pretrained.train(training)
+    return model
+
+
+@torch.no_grad()
+def _check_parts(pretrained: Any, model: TransferModel) -> None:
+    """Runs the model on a text of three tokens, and on another that differs in the last one."""
+    config = pretrained.config
+    kind = architecture(config)
+    if built_in_languages(config) is not None:
+        pretrained.set_default_language(config.default_language or config.languages[0])
+        for module in model.backbone.modules():
+            if type(module).__name__ == "XmodAdapter":
+                module.register_forward_hook(_in_dtype_of_input)
+    if kind == ENCODER_DECODER and model.lm_head is None:
+        return
+    first = max(model.vocabulary // 2 - 4, 0)  # in the middle of the vocabulary, where no special tokens are
+    text, other = (torch.tensor([[first, first + 1, last]], device=model.device) for last in (first + 2, first + 3))
+    mask = torch.ones_like(text)
+    more: dict[str, Any] = {}
+    if kind == ENCODER_DECODER:
+        hidden, more = model.decode(text, mask, text), {"decoder_input_ids": text}
+    else:
+        hidden = model.encode(text, mask)
+        is_blind = torch.equal(hidden[:, 0], model.encode(other, mask)[:, 0])
+        if is_blind is not (kind == DECODER):
+            raise UsageError(
+                f"model.path={model.base_name}: models of type {config.model_type} are taken for a {kind}, but here a "
+                f"token does {'not ' if is_blind else ''}see those after it; such models are not supported"
+            )
+    if model.lm_head is None:
+        return
+    if "use_cache" in inspect.signature(pretrained.forward).parameters:
+        more["use_cache"] = False
+    logits = pretrained(input_ids=text, **more).logits.float()
+    relative = min(100 * torch.finfo(hidden.dtype).eps, 0.1)
+    if not torch.allclose(
+        model.language_model_logits(hidden).float(), logits, rtol=0, atol=relative * float(logits.abs().max())
+    ):
+        raise UsageError(
+            f"model.path={model.base_name}: {type(pretrained).__name__} computes its logits in a way that xlt does not "
+            "know; such models are not supported"
+        )
+
+
+def _in_dtype_of_input(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    """Lets X-MOD run under autocast: a block writes its adapters' output into a tensor of their input's dtype."""
+    return output.to(arguments[0].dtype)
 
 
 def _expand(path: str) -> str:

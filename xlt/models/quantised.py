@@ -10,7 +10,7 @@ from xlt_kernels.nf4 import dequantise
 from xlt_kernels.nf4_weight import Nf4Weight
 
 from xlt.errors import UsageError
-from xlt.models.transfer import TransferModel, block_linear_layers
+from xlt.models.transfer import TransferModel, block_linear_layers, is_transposed
 
 
 def quantise_blocks(model: TransferModel) -> None:
@@ -21,10 +21,10 @@ def quantise_blocks(model: TransferModel) -> None:
     Args:
         model: changed in place; its `base_hash` gets the suffix "-nf4".
     Raises:
-        UsageError: bitsandbytes is not installed.
+        UsageError: bitsandbytes is not installed, or a layer cannot be quantised.
     """
     bitsandbytes = _bitsandbytes()
-    for name, layer in block_linear_layers(model).items():
+    for name, layer in _layers(model).items():
         path = name.removesuffix(".weight")
         parent, _, attribute = path.rpartition(".")
         weight, device = layer.weight.detach(), layer.weight.device
@@ -55,16 +55,35 @@ def round_to_nf4(model: TransferModel) -> None:
     Args:
         model: changed in place; its `base_hash` gets the suffix "-nf4".
     Raises:
-        UsageError: bitsandbytes is not installed.
+        UsageError: bitsandbytes is not installed, or a layer cannot be quantised.
     """
     functional: Any = _bitsandbytes().functional
     with torch.no_grad():
-        for layer in block_linear_layers(model).values():
+        for layer in _layers(model).values():
             packed, state = functional.quantize_4bit(layer.weight, quant_type="nf4", compress_statistics=True)
             # Our own kernel dequantises, because on a CPU bitsandbytes 0.50 is wrong for rows shorter than 64 entries.
             dense = torch.empty_like(layer.weight)
             layer.weight = nn.Parameter(dequantise(Nf4Weight.of(packed, state), out=dense))
     model.base_hash += "-nf4"
+
+
+def check_quantisable(model: TransferModel) -> None:
+    """Refuses a model whose linear layers 4-bit layers cannot replace.
+
+    Raises:
+        UsageError: a layer's weight is transposed.
+    """
+    for name, layer in block_linear_layers(model).items():
+        if is_transposed(layer):
+            raise UsageError(
+                f"model.quantise=nf4: model {model.base_name} stores the weight {name} transposed, as GPT-2 does, "
+                "which 4-bit layers cannot; leave model.quantise out"
+            )
+
+
+def _layers(model: TransferModel) -> dict[str, Any]:
+    check_quantisable(model)
+    return block_linear_layers(model)
 
 
 def _bitsandbytes() -> Any:

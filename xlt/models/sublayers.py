@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from xlt.errors import UsageError
 from xlt.models.transfer import TransferModel, is_layer_norm
 
 
@@ -18,8 +20,8 @@ class Block:
 
     Attributes:
         path: of the block.
-        attention, feed_forward: paths of the modules whose outputs are added to the sub-layers' inputs (a linear layer
-            or the dropout after it).
+        attention, feed_forward: paths of the modules whose outputs are added to the sub-layers' inputs (a linear layer,
+            the dropout after it, or the normalisation that follows in models such as Gemma 3).
         norm: path of the layer normalisation whose output is the block's (post-norm, as in BERT); None if the block
             ends with the sum (pre-norm, as in Llama).
     """
@@ -34,85 +36,137 @@ def find_blocks(model: TransferModel) -> list[Block]:
     """Finds the blocks of a model, lowest first; of an encoder-decoder the encoder's before the decoder's.
 
     The attention of a decoder's block is the cross-attention. The function runs the backbone on two tokens, in
-    evaluation mode.
+    evaluation mode; a model without weights (on the meta device) will do.
 
     Raises:
-        ValueError: the model has no list of blocks, or a block does not consist of two sub-layers.
+        UsageError: the model has no list of blocks, or a block is no sum of its input and the outputs of sub-layers.
     """
     paths = {module: f"backbone.{path}" for path, module in model.backbone.named_modules()}
     backbone: Any = model.backbone
-    halves = [backbone.encoder, backbone.decoder] if model.decodes else [backbone]
+    halves = [backbone.encoder, backbone.decoder] if model.decodes else [_reader(model)]
     blocks = [block for half in halves for block in outermost_blocks(half)]
     trace = _Trace()
     training = model.training
-    handles = [module.register_forward_hook(trace) for block in blocks for module in block.modules()]
+    modules = {module for block in blocks for module in block.modules()}
+    handles = [module.register_forward_hook(trace, with_kwargs=True) for module in modules]
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), trace:
             ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
             inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
             if model.decodes:
                 inputs["decoder_input_ids"] = ids
-            model.backbone.forward(**inputs)  # `forward`, so that hooks on the backbone do not run
+            (backbone if model.decodes else _reader(model)).forward(**inputs)  # hooks on the backbone do not run
     finally:
         model.train(training)
         for handle in handles:
             handle.remove()
-    return [_block(block, trace.called, paths, model.base_name) for block in blocks]
+    return [_block(block, trace, paths, model.base_name) for block in blocks]
 
 
-class _Trace:
-    """A hook that records modules with their outputs, in the order in which they return.
+def _reader(model: TransferModel) -> Any:
+    """Returns the part of a model that reads a text: the encoder of an encoder-decoder, or the whole backbone."""
+    backbone: Any = model.backbone
+    return backbone.encoder if backbone.config.is_encoder_decoder else backbone
 
-    It keeps the outputs, so that no memory address is used twice.
+
+class _Trace(TorchDispatchMode):
+    """A record of what modules return, in the order in which they do, and of which tensors are sums of which.
+
+    It is a hook of the modules, and a mode in which the model runs. It keeps all tensors, so that equal objects are
+    equal tensors.
     """
 
     def __init__(self) -> None:
-        self.called: list[tuple[nn.Module, Tensor | None]] = []
+        super().__init__()
+        self.called: list[tuple[nn.Module, Tensor | None, Tensor | None]] = []
+        self._sums: dict[int, tuple[Tensor, ...]] = {}
+        self._kept: list[Any] = []
+        self.changed: set[int] = set()  # tensors that are no longer what a module returned
 
-    def __call__(self, module: nn.Module, _: object, output: object) -> None:
-        first = output[0] if isinstance(output, tuple) else output
-        self.called.append((module, first if isinstance(first, Tensor) else None))
+    def __call__(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+        given = [value for value in (*arguments, *named.values()) if isinstance(value, Tensor)]
+        first = output[0] if isinstance(output, (tuple, list)) else output
+        self._kept.append((given, first))
+        self.called.append((module, next(iter(given), None), first if isinstance(first, Tensor) else None))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
+            return 1  # without values: families look whether a mask, which is all ones here, has no zeros
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.add_.Tensor:
+            self._kept.append(result)
+            self.changed.add(id(result))
+        if func is torch.ops.aten.add.Tensor and not kwargs:
+            parts = tuple(part for part in args if isinstance(part, Tensor) and part.shape == result.shape)
+            if len(parts) == 2:
+                self._kept.append((parts, result))
+                self._sums[id(result)] = parts
+        return result
+
+    def terms(self, tensor: Tensor) -> list[Tensor]:
+        """Returns the tensors of which a tensor is the sum, whatever the order; the tensor itself if it is no sum."""
+        parts = self._sums.get(id(tensor))
+        return [tensor] if parts is None else [term for part in parts for term in self.terms(part)]
 
 
 def outermost_blocks(backbone: nn.Module) -> list[nn.Module]:
     """Returns the longest list of modules that contain a layer normalisation; of equally long ones the first.
 
+    Lists within other such lists, as T5's sub-layers, do not count.
+
     Raises:
-        ValueError: there is no such list.
+        UsageError: there is no such list.
     """
-    lists = [list(module) for module in backbone.modules() if isinstance(module, nn.ModuleList) and len(module) > 0]
-    block_lists = [modules for modules in lists if any(is_layer_norm(module) for module in modules[0].modules())]
-    if not block_lists:
-        raise ValueError(f"{type(backbone).__name__} has no list of blocks: such models are not supported here")
-    return max(block_lists, key=len)
+    block_lists = {
+        path: module
+        for path, module in backbone.named_modules()
+        if isinstance(module, nn.ModuleList)
+        and len(module) > 0
+        and any(is_layer_norm(part) for part in module[0].modules())
+    }
+    outermost = [
+        list(module)
+        for path, module in block_lists.items()
+        if not any(path.startswith(f"{other}.") for other in block_lists)
+    ]
+    if not outermost:
+        raise UsageError(f"{type(backbone).__name__} has no list of blocks: such models are not supported here")
+    return max(outermost, key=len)
 
 
-def _block(
-    block: nn.Module, called: Iterable[tuple[nn.Module, Tensor | None]], paths: dict[nn.Module, str], name: str
-) -> Block:
+def _block(block: nn.Module, trace: _Trace, paths: dict[nn.Module, str], name: str) -> Block:
     inside = set(block.modules())
-    returned = dict(called)[block]
-    assert returned is not None
-    leaves = [(module, out) for module, out in called if module in inside and next(module.children(), None) is None]
-    norms = [number for number, (module, _) in enumerate(leaves) if is_layer_norm(module)]
-    ends = [number for number in norms if leaves[number][1] is not None and _same(leaves[number][1], returned)]
-    if ends:
-        inner = [number for number in norms if number < ends[0]][-1:]
-        last = ends[0] - 1
-    else:
-        inner, last = norms[-1:], len(leaves) - 1
-    if not inner or not 0 < inner[0] <= last:
-        raise ValueError(
+    calls = [call for call in trace.called if call[0] in inside]
+    returned = [output for module, _, output in calls if module is block][-1]
+    # Later modules replace earlier ones with the same output: the dropout replaces the linear layer before it.
+    makers = {
+        id(output): module
+        for module, _, output in calls
+        if not any(module.children()) and id(output) not in trace.changed
+    }
+    order = {id(output): number for number, (_, _, output) in enumerate(calls)}
+    norm = makers.get(id(returned))
+    ends = norm if norm is not None and is_layer_norm(norm) else None
+    total, branches = returned, []
+    while total is not None:  # downwards through the sums, and through the normalisations between them
+        source = makers.get(id(total))
+        if source is not None and is_layer_norm(source):
+            total = next(given for module, given, output in calls if module is source and output is total)
+        terms = trace.terms(total) if total is not None else []
+        made = [term for term in terms if id(term) in makers]
+        normed = [term for term in made if is_layer_norm(makers[id(term)])] if ends is not None else []
+        branches += [term for term in made if all(term is not other for other in normed)]
+        total = normed[0] if len(normed) == 1 and len(terms) > 1 else None
+    branches.sort(key=lambda branch: order[id(branch)])
+    sites = [*(makers[id(branch)] for branch in branches[-2:]), *([] if ends is None else [ends])]
+    uses = Counter(module for module, _, _ in calls)
+    if len(branches) < 2 or any(uses[site] != uses[block] for site in sites):
+        raise UsageError(
             f"{name}: in block {paths[block]} the ends of attention and feed-forward layer were not found: "
             "such models are not supported here"
         )
-    norm = paths[leaves[ends[0]][0]] if ends else None
-    return Block(paths[block], paths[leaves[inner[0] - 1][0]], paths[leaves[last][0]], norm)
-
-
-def _same(a: Tensor | None, b: Tensor) -> bool:
-    return a is not None and a.data_ptr() == b.data_ptr() and a.shape == b.shape
+    return Block(paths[block], paths[sites[0]], paths[sites[1]], None if ends is None else paths[ends])
 
 
 def output_embeddings(model: TransferModel) -> str | None:

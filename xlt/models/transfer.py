@@ -6,14 +6,18 @@ import hashlib
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.loss import _Loss
 
+from xlt.errors import UsageError
 from xlt.models.cpu_training import checkpoint_contexts
+from xlt.models.families import DECODER, architecture, built_in_languages, finish_logits
 
-# Language-model heads that consist of several modules, in the order in which they run.
+# Language-model heads of several modules that a model does not list in the order in which they run.
 _HEADS_IN_PARTS = {"DistilBertForMaskedLM": ("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector")}
 
 
@@ -41,10 +45,15 @@ class TransferModel(nn.Module):
         self.lm_head = lm_head
         self.head: nn.Module | None = None
         self.adapters = nn.ModuleDict()
-        self._caches = "use_cache" in inspect.signature(backbone.forward).parameters
+        self._takes = frozenset(inspect.signature(backbone.forward).parameters)
         self.base_hash = base_hash
         self.base_name = base_name
         self.pretrained_parameters = sum(parameter.numel() for parameter in self.parameters())
+
+    @cached_property
+    def causal(self) -> bool:
+        """Whether a token sees only those before it, as in a decoder."""
+        return architecture(self.backbone.config) == DECODER
 
     @property
     def hidden_size(self) -> int:
@@ -59,19 +68,69 @@ class TransferModel(nn.Module):
         return next(self.parameters()).device
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
-        """Computes contextual representations.
+        """Computes contextual representations; those of an encoder-decoder come from its encoder alone.
 
         Args:
             input_ids: (batch, length) token ids.
-            attention_mask: (batch, length), 1 for tokens and 0 for padding.
-            token_type_ids: (batch, length), the number of a token's sequence in a pair; None for a model without.
+            attention_mask: (batch, length), 1 for tokens and 0 for padding, on either side.
+            token_type_ids: (batch, length), the number of a token's sequence in a pair; a model without types ignores
+                it.
         Returns:
             (batch, length, hidden).
         """
-        more: dict[str, Any] = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        if self._caches:  # without this a decoder would copy and keep the keys and values of every layer
+        config: Any = self.backbone.config
+        if getattr(config, "is_encoder_decoder", False):
+            encoder: Any = self.backbone.encoder
+            return encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        more: dict[str, Any] = {}
+        if (
+            token_type_ids is not None
+            and "token_type_ids" in self._takes
+            and getattr(config, "type_vocab_size", 1) != 0
+        ):
+            more["token_type_ids"] = token_type_ids
+        if "use_cache" in self._takes:  # without this a decoder would copy and keep the keys and values of every layer
             more["use_cache"] = False
+        if self.causal and "position_ids" in self._takes:  # else padding on the left would count
+            more["position_ids"] = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
         return self.backbone(input_ids=input_ids, attention_mask=attention_mask, **more).last_hidden_state
+
+    def whole_text(self, attention_mask: Tensor) -> Tensor:
+        """Returns (batch,) int64, for each text the position whose representation has seen all of it.
+
+        This is the first position ([CLS], <s>) of an encoder, and the last real token of a decoder, whichever side the
+        padding is on.
+        """
+        if not self.causal:
+            return attention_mask.new_zeros(len(attention_mask), dtype=torch.long)
+        places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+        return (attention_mask.long() * places).argmax(-1)
+
+    def speak(self, language: str) -> None:
+        """Makes a model with a network of its own per language (X-MOD) use that of `language`, an ISO 639-3 code.
+
+        Other models do not change.
+
+        Raises:
+            UsageError: the model has no network for the language.
+        """
+        codes = built_in_languages(self.backbone.config)
+        if codes is None:
+            return
+        if language not in codes:
+            raise UsageError(
+                f"model.path={self.base_name}: the model has no network for language {language}; "
+                f"it has one for each of {', '.join(sorted(codes))}"
+            )
+        self.backbone.set_default_language(codes[language])  # type: ignore[operator]
+
+    def keep_encoder(self) -> None:
+        """Removes the decoder of an encoder-decoder, for a task that only reads texts."""
+        backbone: Any = self.backbone
+        del backbone.decoder
+        backbone.decoder = None
+        self.lm_head = None
+        self.pretrained_parameters = sum(parameter.numel() for parameter in self.backbone.parameters())
 
     def decode(self, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor) -> Tensor:
         """Computes the representations of the target of an encoder-decoder.
@@ -91,8 +150,9 @@ class TransferModel(nn.Module):
 
     @property
     def decodes(self) -> bool:
-        """Whether the model is an encoder-decoder."""
-        return bool(self.backbone.config.is_encoder_decoder)  # type: ignore[union-attr]
+        """Whether the model is an encoder-decoder that has its decoder."""
+        config: Any = self.backbone.config
+        return bool(config.is_encoder_decoder) and self.backbone.decoder is not None
 
     @property
     def output_embeddings(self) -> list[nn.Linear]:
@@ -129,38 +189,53 @@ class TransferModel(nn.Module):
     def language_model_logits(self, hidden: Tensor) -> Tensor:
         """Computes logits (tokens, vocabulary) of the given hidden states (tokens, hidden)."""
         assert self.lm_head is not None
-        return self.lm_head(hidden)
+        logits = self.lm_head(hidden)
+        return finish_logits(self.backbone.config, logits[0] if isinstance(logits, tuple) else logits)
 
 
 def split_pretrained(pretrained: Any) -> tuple[nn.Module, nn.Module | None]:
-    """Splits a transformers language model into body and head.
+    """Splits a transformers model into body and language-model head; the head is None if it has none.
 
-    Raises:
-        ValueError: the head does not consist of one submodule, and its order of several is unknown.
+    A head of several parts runs them in the order in which the model lists them. `take_apart` checks that it computes
+    the logits of the model.
     """
     backbone = pretrained.base_model
-    if (parts := _HEADS_IN_PARTS.get(type(pretrained).__name__)) is not None:
-        return backbone, nn.Sequential(OrderedDict((name, getattr(pretrained, name)) for name in parts))
-    heads = [module for module in pretrained.children() if module is not backbone]
+    if backbone is pretrained:
+        return backbone, None
+    heads = {
+        name: module
+        for name, module in pretrained.named_children()
+        if module is not backbone and not isinstance(module, _Loss)
+    }
+    if (names := _HEADS_IN_PARTS.get(type(pretrained).__name__)) is not None:
+        heads = {name: heads[name] for name in names}
     if len(heads) > 1:
-        kind = type(pretrained).__name__
-        raise ValueError(
-            f"{kind}: the language-model head has {len(heads)} parts of unknown order; such models are not supported"
-        )
-    return backbone, heads[0] if heads else None
+        return backbone, nn.Sequential(OrderedDict(heads))
+    return backbone, next(iter(heads.values()), None)
 
 
-def block_linear_layers(model: TransferModel) -> dict[str, nn.Linear]:
+def block_linear_layers(model: TransferModel) -> dict[str, Any]:
     """Returns name of the weight -> layer, for all linear layers in the backbone's blocks, in the model's order.
 
     Blocks are the modules that a backbone has in a list; embeddings, pooler and language-model head are not blocks.
+    A layer is an `nn.Linear`, or a `Conv1D` of the GPT-2 family, see `is_transposed`. X-MOD's networks for single
+    languages are left out, because a module for another language would not use them.
     """
     lists = [f"{path}." for path, module in model.backbone.named_modules() if isinstance(module, nn.ModuleList)]
     return {
         f"backbone.{path}.weight": module
         for path, module in model.backbone.named_modules()
-        if isinstance(module, nn.Linear) and path.startswith(tuple(lists))
+        if (isinstance(module, nn.Linear) or is_transposed(module))
+        and path.startswith(tuple(lists))
+        and ".adapter_modules." not in path
     }
+
+
+def is_transposed(layer: nn.Module) -> bool:
+    """Returns whether a linear layer is a `Conv1D` of the GPT-2 family, whose weight is (in, out): y = x W + b."""
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(layer, Conv1D)
 
 
 def parameter_report(model: TransferModel) -> dict[str, int]:

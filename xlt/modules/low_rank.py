@@ -66,11 +66,14 @@ class _FullDeltas(ModuleArtefact):
 
 
 class LowRankDelta(_FullDeltas):
-    """A module of LoRA (Hu et al., 2022): the delta of a weight (out, in) is scale * B A.
+    """A module of LoRA (Hu et al., 2022): the delta of a weight (rows, columns) is scale * B A.
+
+    A weight is (out, in), but (in, out) in the layers of the GPT-2 family; their A and B are the transposes of LoRA's
+    B and A.
 
     Args:
         header: of kind "low_rank".
-        factors: name of the weight -> A (rank, in) and B (out, rank).
+        factors: name of the weight -> A (rank, columns) and B (rows, rank).
         scale: alpha / rank, finite.
         tensors: name -> fully trained tensor.
     Raises:
@@ -93,7 +96,7 @@ class LowRankDelta(_FullDeltas):
             if a.dim() != 2 or b.dim() != 2 or a.shape[0] != b.shape[1]:
                 raise ValueError(
                     f"{name!r} has factors A of shape {tuple(a.shape)} and B of {tuple(b.shape)}: they must be "
-                    "(rank, in) and (out, rank)"
+                    "(rank, columns) and (rows, rank)"
                 )
         self.header, self.scale = header, scale
         self.factors = {name: (a.detach(), b.detach()) for name, (a, b) in factors.items()}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from xlt.config import LanguageModulesConfig, RunConfig
 from xlt.data.encoding import Encoder
@@ -12,11 +14,21 @@ from xlt.engine.build import build_method, build_task, method_class, method_name
 from xlt.engine.export import module_header
 from xlt.errors import UsageError
 from xlt.languages import near_languages
-from xlt.models.families import TRANSLATOR, longest_input
+from xlt.models.families import (
+    ENCODER,
+    ENCODER_DECODER,
+    TRANSLATOR,
+    architecture,
+    built_in_languages,
+    family_fault,
+    longest_input,
+)
 from xlt.models.language_tokens import add_language_tokens
-from xlt.models.loading import load_tokenizer
+from xlt.models.loading import load_tokenizer, skeleton
 from xlt.models.narrowing import Width
+from xlt.models.quantised import check_quantisable
 from xlt.models.student import kept_blocks
+from xlt.models.transfer import TransferModel
 from xlt.models.vocabulary import train_tokenizer
 from xlt.modules import ModuleFileError, load_module
 
@@ -64,8 +76,9 @@ def _other_language(path: str, trained: str, language: str) -> str:
 def model_faults(config: RunConfig, model_run: RunConfig | None, languages: Sequence[str] = ()) -> list[str]:
     """Returns the reasons why the run cannot use its base model; a line each.
 
-    Possible reasons: the model is missing, has too few positions for the task, cannot translate, has no token for a
-    language, or its layers cannot be reduced as the student's settings require.
+    Possible reasons: the model is missing, its architecture is not one for the task, its tokenizer lacks what the task
+    needs, it has too few positions, no token for a language, or nothing that the method could train, or its layers
+    cannot be reduced as the student's settings require.
 
     Args:
         config: of the run.
@@ -73,25 +86,34 @@ def model_faults(config: RunConfig, model_run: RunConfig | None, languages: Sequ
         languages: ISO 639-3 codes that the model needs tokens for, if the task translates.
     """
     made_by = config if model_run is None else model_run
-    shape = made_by.model.random
+    random = made_by.model.random
     task = build_task(config.task)
-    if shape is not None:
-        if task.translates and shape.architecture != TRANSLATOR:
-            return [f"model.random.architecture={shape.architecture}: task {task.name} needs {TRANSLATOR}"]
+    if random is not None:
+        if task.translates and random.architecture != TRANSLATOR:
+            return [f"model.random.architecture={random.architecture}: task {task.name} needs {TRANSLATOR}"]
+        kind = ENCODER_DECODER if random.architecture == TRANSLATOR else ENCODER
+        if (fault := task.architecture_fault(kind)) is not None:
+            return [f"model.random.architecture={random.architecture}: for task {task.name}: it {fault}"]
         if task.translates and (faults := _language_faults(config, made_by, languages)):
             return faults
-        name, positions = "model.random", shape.max_positions
-        layers, width = shape.layers, Width(shape.hidden_size, shape.heads, shape.intermediate_size)
+        name, positions = "model.random", random.max_positions
+        layers, width = random.layers, Width(random.hidden_size, random.heads, random.intermediate_size)
     elif config.model.path is not None:
         name = config.model.path
         try:
-            positions, layers, width = _shape(config.model.path, config.model.revision, task.translates)
+            shape = _pretrained_config(config.model.path, config.model.revision)
+            encoder = Encoder(load_tokenizer(config.model.path, config.model.revision))
+            if faults := list(_pretrained_faults(config, shape, encoder)):
+                return faults
             if task.translates:
-                tokenizer = load_tokenizer(config.model.path, config.model.revision)
-                add_language_tokens(tokenizer, config.model.new_languages)
-                task.check_languages(Encoder(tokenizer), languages)
+                add_language_tokens(encoder.tokenizer, config.model.new_languages)
+                task.check_languages(encoder, languages)
         except UsageError as error:
             return error.lines
+        kind, positions = architecture(shape), longest_input(shape)
+        layers = int(getattr(shape, "num_hidden_layers", 0))
+        heads, inner = (int(getattr(shape, key, 0)) for key in ("num_attention_heads", "intermediate_size"))
+        width = Width(shape.hidden_size, heads, inner)
     else:
         return []
     lines = []
@@ -101,6 +123,9 @@ def model_faults(config: RunConfig, model_run: RunConfig | None, languages: Sequ
             f"task.max_length={length}: {name} has {positions} positions; give task.max_length={positions} or less"
         ]
     if config.model.student is not None:
+        if kind == ENCODER_DECODER:
+            lines.append(f"model.student: {name} is an encoder-decoder, of which no student can be made")
+            return lines
         try:
             kept_blocks(layers, config.model.student.layer_reduction)
             if config.model.student.hidden_size is not None:
@@ -108,6 +133,72 @@ def model_faults(config: RunConfig, model_run: RunConfig | None, languages: Sequ
         except UsageError as error:
             lines += error.lines
     return lines
+
+
+def _pretrained_faults(config: RunConfig, shape: Any, encoder: Encoder) -> Iterator[str]:
+    """Yields a line for each reason why task and method cannot use a pre-trained model.
+
+    Args:
+        config: of the run.
+        shape: the model's transformers config.
+        encoder: the model's tokenizer.
+    """
+    task, method, path = build_task(config.task), build_method(config.method), str(config.model.path)
+    kind = architecture(shape)
+    if (fault := family_fault(shape)) is not None:
+        yield f"model.path={path}: {fault}"
+        return
+    if (fault := task.architecture_fault(kind)) is not None:
+        yield f"task={task.name}: the model ({shape.model_type}, model.path={path}) {fault}"
+        return
+    if task.translates and shape.model_type != TRANSLATOR:
+        yield f"model.path={path}: {shape.model_type} is no translator that xlt knows; take NLLB or another M2M-100"
+        return
+    try:
+        task.check_tokenizer(encoder)
+    except UsageError as error:
+        yield from error.lines
+    if kind == ENCODER_DECODER and not task.translates and method.leaves_checkpoint:
+        yield (
+            f"method={method.name}: task {task.name} uses the encoder of {shape.model_type} alone, so that no whole "
+            "model would be left; take a method that leaves a module, such as full"
+        )
+    if config.model.student is None:
+        yield from _adaptation_faults(config)
+
+
+def network_faults(config: RunConfig) -> list[str]:
+    """Returns a line for each language of a run's data for which its model, an X-MOD, has no network."""
+    if config.model.path is None:
+        return []
+    try:
+        own = built_in_languages(_pretrained_config(config.model.path, config.model.revision))
+    except UsageError:  # `model_faults` says it
+        return []
+    if own is None:
+        return []
+    parts = (config.data.sources, config.data.validation, config.data.evaluation)
+    languages = {source.language for part in parts for source in part.values()}
+    return [
+        f"model.path={config.model.path}: the model has no network for language {language}; it has one for each of "
+        f"{', '.join(sorted(own))}"
+        for language in sorted(languages - own.keys())
+    ]
+
+
+def _adaptation_faults(config: RunConfig) -> list[str]:
+    """Returns why the method cannot train the run's pre-trained model, as far as the model's modules tell."""
+    task, method = build_task(config.task), build_method(config.method)
+    try:
+        model = _skeleton(str(config.model.path), config.model.revision, task.needs_lm_head, task.translates)
+        if config.model.quantise is not None:
+            check_quantisable(model)
+        method.check_model(model, adapts_language=task.adapts_language)
+    except UsageError as error:
+        return error.lines
+    except (NotImplementedError, RuntimeError):  # a family that cannot run without weights; `attach` checks it again
+        pass
+    return []
 
 
 def _language_faults(config: RunConfig, made_by: RunConfig, languages: Sequence[str]) -> list[str]:
@@ -122,31 +213,31 @@ def _language_faults(config: RunConfig, made_by: RunConfig, languages: Sequence[
     return []
 
 
-def _shape(path: str, revision: str | None, translates: bool) -> tuple[int, int, Width]:
-    """Returns a pre-trained model's longest input in tokens, number of blocks, and width.
+@lru_cache(maxsize=8)
+def _skeleton(path: str, revision: str | None, needs_lm_head: bool, translates: bool) -> TransferModel:
+    """Builds a model as a task uses it, without weights; see `skeleton`. Nobody may change it."""
+    model = skeleton(_pretrained_config(path, revision), path)
+    if model.decodes and not translates:
+        model.keep_encoder()
+    if not needs_lm_head:
+        model.lm_head = None
+    return model
 
-    Args:
-        path, revision: of the model; only its config and its tokenizer are loaded.
-        translates: the model must be an encoder-decoder.
+
+@lru_cache(maxsize=32)
+def _pretrained_config(path: str, revision: str | None) -> Any:
+    """Loads the transformers config of a pre-trained model.
+
     Raises:
-        UsageError: config or tokenizer is missing or cannot be loaded, or the model cannot translate.
+        UsageError: it is missing or cannot be loaded.
     """
     from transformers import AutoConfig
 
     try:
-        shape = AutoConfig.from_pretrained(str(Path(path).expanduser()) if path[0] == "~" else path, revision=revision)
+        return AutoConfig.from_pretrained(str(Path(path).expanduser()) if path[0] == "~" else path, revision=revision)
     except Exception as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UsageError(f"model.path={path}: no local folder, and the hub does not give it: {reason}") from error
-    if translates and not shape.is_encoder_decoder:
-        raise UsageError(f"model.path={path}: {shape.model_type} is no encoder-decoder; take NLLB or another M2M-100")
-    load_tokenizer(path, revision)
-    inner = int(getattr(shape, "intermediate_size", 0))
-    return (
-        longest_input(shape),
-        int(shape.num_hidden_layers),
-        Width(shape.hidden_size, shape.num_attention_heads, inner),
-    )
 
 
 def contradictions(config: RunConfig) -> list[str]:

@@ -23,7 +23,7 @@ from xlt.engine.run_data import RunData
 from xlt.engine.source_job import SourceJob
 from xlt.errors import UsageError
 from xlt.modules import ModuleFileError
-from xlt.plan.checks import model_faults, module_faults
+from xlt.plan.checks import model_faults, module_faults, network_faults
 from xlt.plan.identity import digest
 from xlt.plan.other_code import OtherCode, StoredRun
 from xlt.plan.store import RunStore
@@ -194,8 +194,9 @@ class Runs:
                 gathered.lines += self._leaks(run)
             gathered.lines += module_faults(config.language_modules)
             made_by = model_run.config if model_run is not None else None
-            if is_new(config.model, config.task, made_by and made_by.model, _spoken(run)):
+            if is_new(config.model, config.task, config.method, made_by and made_by.model, _spoken(run)):
                 gathered.lines += model_faults(config, made_by, _spoken(run))
+            gathered.lines += network_faults(config)
         gathered.refuse()
         return [*made_notes, *_notes(read)]
 

@@ -38,6 +38,7 @@ class CausalLanguageModelling(TokenPrediction):
     name = "causal_lm"
     adapts_language = True
     continues_text = True
+    predicts_next = True
 
     def __init__(self, max_length: int, packing: bool) -> None:
         self.max_length, self.packing = max_length, packing

@@ -1,4 +1,4 @@
-"""Classification of a text or a pair of texts, with a two-layer head at the first position (thesis §4.4.3)."""
+"""Classification of a text or a pair of texts, with a two-layer head on one position (thesis §4.4.3)."""
 
 from __future__ import annotations
 
@@ -63,7 +63,10 @@ class ClassificationHead(nn.Module):
 
 
 class Classification(Task):
-    """The task of predicting one label per example, from the first position ([CLS], <s>).
+    """The task of predicting one label per example, from the representation of the whole text.
+
+    That is the first position ([CLS], <s>) of an encoder, of an encoder-decoder's encoder alone, and the last token of
+    a decoder, whose first position has seen nothing.
 
     Metrics: accuracy, and F1 averaged over the labels that occur among gold or predicted labels (scikit-learn's
     default, and NusaX's F1). A label that occurs in neither would otherwise count as F1 of zero.
@@ -136,4 +139,5 @@ class Classification(Task):
     def _logits(self, model: TransferModel, batch: Tensors) -> Tensor:
         assert model.head is not None
         hidden = model.encode(batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids"))
-        return model.head(hidden[:, 0])
+        rows = torch.arange(len(hidden), device=hidden.device)
+        return model.head(hidden[rows, model.whole_text(batch["attention_mask"])])

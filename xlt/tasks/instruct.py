@@ -65,6 +65,7 @@ class Instruct(TokenPrediction):
 
     name = "instruct"
     continues_text = True
+    predicts_next = True
 
     def __init__(self, max_length: int, template: str, packing: bool) -> None:
         self.max_length, self.template, self.packing = max_length, template, packing
@@ -82,7 +83,12 @@ class Instruct(TokenPrediction):
                     f"remove it from {source}"
                 )
 
+    def check_tokenizer(self, encoder: Encoder) -> None:
+        if self.template == "tokenizer" and encoder.tokenizer.chat_template is None:
+            raise UsageError("task.template=tokenizer: the tokenizer has no chat template; set task.template=tulu")
+
     def features(self, examples: Sequence[Example], encoder: Encoder) -> list[Features]:
+        self.check_tokenizer(encoder)
         rendered = [self._render(example, encoder.tokenizer) for example in examples]
         rows = [
             row for row in self._rows(rendered, encoder) if any(label != IGNORED_LABEL for label in row["labels"][1:])
@@ -103,8 +109,6 @@ class Instruct(TokenPrediction):
     def _render(self, example: Example, tokenizer: Any) -> Rendered:
         if self.template == "tulu":
             return tulu(example.turns, str(tokenizer.eos_token or ""))
-        if tokenizer.chat_template is None:
-            raise UsageError("task.template=tokenizer: the tokenizer has no chat template; set task.template=tulu")
         return by_chat_template(example.turns, tokenizer, example.place)
 
     def _rows(self, rendered: Sequence[Rendered], encoder: Encoder) -> Iterator[Features]:

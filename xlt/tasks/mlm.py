@@ -49,6 +49,10 @@ class MaskedLanguageModelling(TokenPrediction):
             if example.text is None:
                 raise UsageError(f"{example.place}: there is no running text, which task mlm needs; check {source}")
 
+    def check_tokenizer(self, encoder: Encoder) -> None:
+        if encoder.tokenizer.mask_token_id is None:
+            raise UsageError("task=mlm: the tokenizer has no mask token; take an encoder with a masked language model")
+
     def features(self, examples: Sequence[Example], encoder: Encoder) -> list[Features]:
         sequences = encoder.sequences([str(example.text) for example in examples], self.max_length, self.packing)
         return [{"input_ids": ids} for ids in sequences]

@@ -6,6 +6,7 @@ as follows ("the reference" is the thesis's own code, cambridgeltl/composable-sf
 
 - The vector of the root is that of the first position in the last layer. The reference uses BERT's pooled output, which
   the bodies of masked language models do not have (XLM-R has no pooled output at all).
+- A decoder's first position has seen no word, so that there the vector of the root is the same for all sentences.
 - Dropout acts on the last layer, including the first position, before the pieces of a word are averaged.
 - Arcs have a bias on the dependent's side only, because on the head's side it would add the same number to all scores
   of a word. Relations have it on both sides. Both products start at zero, as in the reference, so that at first all
@@ -146,12 +147,15 @@ class Parsing(Task):
                     place = f"{example.place}: word {number}"
                     raise UsageError(f"{place}: relation {relation!r} is not in task.relations ({known})")
 
-    def features(self, examples: Sequence[Example], encoder: Encoder) -> list[Features]:
+    def check_tokenizer(self, encoder: Encoder) -> None:
         if not encoder.prefix:
             raise UsageError(
                 "task=parsing: the tokenizer puts no special token before a sentence, which the root needs; "
                 "use a model such as BERT or XLM-R"
             )
+
+    def features(self, examples: Sequence[Example], encoder: Encoder) -> list[Features]:
+        self.check_tokenizer(encoder)
         room = encoder.room(self.max_length)
         pieces = encoder.words([example.words or () for example in examples], [example.text for example in examples])
         result: list[Features] = []

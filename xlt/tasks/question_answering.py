@@ -90,7 +90,7 @@ class QuestionAnswering(Task):
     A long context is cut into overlapping windows. In training, the target of a window is the example's first answer if
     the window contains it in full, otherwise the first position. Candidates are this position and those pieces of the
     context that have visible characters; so padding has no influence. An answer that is longer than the overlap may be
-    in no window in full.
+    in no window in full. In a decoder, the first position has the representation of the last token.
 
     The predicted answer of a question is the span with the largest sum of logits over all windows. The search is exact
     (the official scripts search among the 20 best starts and ends). The text of the answer is taken from the context by
@@ -235,6 +235,10 @@ class QuestionAnswering(Task):
         """Computes the logits of start and end, (windows, 2, length), in float32 or wider."""
         assert model.head is not None
         hidden = model.encode(batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids"))
+        if model.causal:  # the first position, the target of a window without the answer, has seen nothing
+            rows = torch.arange(len(hidden), device=hidden.device)
+            whole = hidden[rows, model.whole_text(batch["attention_mask"])]
+            hidden = torch.cat([whole[:, None], hidden[:, 1:]], 1)
         logits = model.head(hidden)
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).transpose(1, 2)
 

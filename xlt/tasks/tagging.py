@@ -1,4 +1,4 @@
-"""Word-level tagging (POS, NER, locale fields), with a single-layer head on a word's first piece (thesis §4.4.3)."""
+"""Word-level tagging (POS, NER, locale fields), with a single-layer head on a piece of each word (thesis §4.4.3)."""
 
 from __future__ import annotations
 
@@ -80,7 +80,9 @@ class Window(NamedTuple):
 
 
 class Tagging(Task):
-    """The task of predicting one label per word, from the word's first piece.
+    """The task of predicting one label per word, from the word's first piece; in a decoder from its last one.
+
+    A decoder's first piece has not seen the rest of the word. Of an encoder-decoder the task uses the encoder alone.
 
     A sentence longer than `max_length` is cut between words into several windows, so that every word is predicted. The
     windows are joined before scoring, because an entity can extend over two of them.
@@ -122,16 +124,18 @@ class Tagging(Task):
             windows: list[Features] = []
             ids: list[int] = []
             first: list[int] = []
+            last: list[int] = []
             tags: list[int] = []
             for word, tag in zip(words, example.columns[self.column], strict=True):
                 word_ids = word[:room]  # a word longer than a window keeps its beginning
                 if ids and len(ids) + len(word_ids) > room:
-                    windows.append(self._window(ids, first, tags, encoder))
-                    ids, first, tags = [], [], []
+                    windows.append(self._window(ids, first, last, tags, encoder))
+                    ids, first, last, tags = [], [], [], []
                 first.append(len(ids) + len(encoder.prefix))
                 tags.append(self._index[tag])
                 ids = [*ids, *word_ids]
-            windows.append(self._window(ids, first, tags, encoder))
+                last.append(len(ids) + len(encoder.prefix) - 1)
+            windows.append(self._window(ids, first, last, tags, encoder))
             result += [row | {"example": number, "window": at} for at, row in enumerate(windows)]
         return result
 
@@ -143,6 +147,7 @@ class Tagging(Task):
             "input_ids": pad([item["input_ids"] for item in features], encoder.pad_id),
             "attention_mask": pad([[1] * len(item["input_ids"]) for item in features], 0),
             "labels": pad([item["labels"] for item in features], -100),
+            "last_labels": pad([item["last_labels"] for item in features], -100),
         }
 
     def targets(self, batch: Tensors) -> int:
@@ -178,16 +183,17 @@ class Tagging(Task):
     def _logits(self, model: TransferModel, batch: Tensors) -> tuple[Tensor, Tensor]:
         assert model.head is not None
         hidden = model.encode(batch["input_ids"], batch["attention_mask"])
-        first = batch["labels"] != -100
-        return model.head(hidden[first]), batch["labels"][first]
+        labels = batch["last_labels" if model.causal else "labels"]
+        return model.head(hidden[labels != -100]), labels[labels != -100]
 
     @staticmethod
-    def _window(ids: list[int], first: list[int], tags: list[int], encoder: Encoder) -> Features:
+    def _window(ids: list[int], first: list[int], last: list[int], tags: list[int], encoder: Encoder) -> Features:
+        """Returns a row; its `labels` are at the words' first and its `last_labels` at their last pieces, else -100."""
         wrapped = encoder.wrap(ids)
-        labels = [-100] * len(wrapped)
-        for position, tag in zip(first, tags, strict=True):
-            labels[position] = tag
-        return {"input_ids": wrapped, "labels": labels}
+        labels, last_labels = [-100] * len(wrapped), [-100] * len(wrapped)
+        for start, end, tag in zip(first, last, tags, strict=True):
+            labels[start] = last_labels[end] = tag
+        return {"input_ids": wrapped, "labels": labels, "last_labels": last_labels}
 
 
 def _is_iob2(label: str) -> bool:

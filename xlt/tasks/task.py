@@ -63,6 +63,22 @@ class Task(ABC):
     translates: bool = False
     entity_column: str | None = None
 
+    @classmethod
+    def architecture_fault(cls, architecture: str) -> str | None:
+        """Returns why models of an architecture cannot do the task, and what to take; None if they can.
+
+        Args:
+            architecture: `ENCODER`, `DECODER` or `ENCODER_DECODER` of `xlt.models.families`.
+        """
+        return None
+
+    def check_tokenizer(self, encoder: Encoder) -> None:  # noqa: B027
+        """Refuses a tokenizer that lacks what the task needs; called before a model is loaded.
+
+        Raises:
+            UsageError: the tokenizer lacks something; the message names it.
+        """
+
     def __init_subclass__(cls, **options: Any) -> None:
         """Notes which of the optional parts a task has."""
         super().__init_subclass__(**options)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from xlt.data.mix import Features
+from xlt.models.families import DECODER, ENCODER, ENCODER_DECODER
 from xlt.models.transfer import TransferModel
 from xlt.tasks.task import Task, Tensors
 
@@ -25,6 +26,19 @@ class TokenPrediction(Task):
     metric = "loss"
     greater_is_better = False
     needs_lm_head = True
+
+    predicts_next = False
+    """Whether the labels are the next tokens, which the model must not see; otherwise it must see both sides."""
+
+    @classmethod
+    def architecture_fault(cls, architecture: str) -> str | None:
+        if architecture == (DECODER if cls.predicts_next else ENCODER):
+            return None
+        if architecture == ENCODER_DECODER:
+            return "is an encoder-decoder, for which there are the tasks of tagging, classification and translation"
+        if cls.predicts_next:
+            return "is an encoder, which sees the tokens that it should predict; take a decoder, or a task of encoders"
+        return "is a decoder, which sees no token after a masked one; take task=causal_lm, or an encoder"
 
     def targets(self, batch: Tensors) -> int:
         return int((batch["labels"] != IGNORED_LABEL).sum())

@@ -17,6 +17,7 @@ from xlt.data.examples import Example
 from xlt.data.mix import Features
 from xlt.errors import UsageError
 from xlt.languages import key_faults, near_languages
+from xlt.models.families import ENCODER_DECODER
 from xlt.models.language_tokens import language_tokens
 from xlt.models.loading import whole_pretrained
 from xlt.models.transfer import TransferModel
@@ -58,6 +59,10 @@ class Translation(Task):
     ) -> None:
         self.max_length, self.beams, self.label_smoothing = max_length, beams, label_smoothing
         self.metric, self._tokens = metric, dict(tokens)
+
+    @classmethod
+    def architecture_fault(cls, architecture: str) -> str | None:
+        return None if architecture == ENCODER_DECODER else "is no encoder-decoder; take NLLB or another M2M-100"
 
     def check(self, examples: Sequence[Example], source: str) -> None:
         for example in examples:

@@ -12,14 +12,21 @@ from torch import Tensor, nn
 from xlt_kernels.select import select_at_random
 
 from xlt.config import RunFacts, key
-from xlt.errors import UsageError
-from xlt.methods.method import Method, ModuleReport, Phase, Setting, head_parameters, trained_head
+from xlt.methods.method import (
+    Method,
+    ModuleReport,
+    Phase,
+    Setting,
+    head_parameters,
+    refuse_without_linear_layers,
+    trained_head,
+)
 from xlt.methods.random_sft import pack_indices, sparse_report, unpack_indices
 from xlt.methods.sparse import SparseDeltas
 from xlt.methods.spiel.growth import GradientGrowth, Growth, MomentumGrowth
 from xlt.methods.spiel.optimisers import EntryOptimiser
 from xlt.methods.spiel.schedule import replacements
-from xlt.models.transfer import TransferModel, block_linear_layers
+from xlt.models.transfer import TransferModel, block_linear_layers, is_transposed
 from xlt.modules import ModuleArtefact, ModuleHeader, SparseDelta
 
 
@@ -88,6 +95,9 @@ class Spiel(Method):
     and 3 do (`drop_by`). Updates are at multiples of S (§7.3.1), and the first one replaces every entry (Eq. 7.6, where
     gamma is the period); the reference code updates at gamma, S + gamma, ....
 
+    The weights of the GPT-2 family are (in, out), those of other families (out, in); rows and columns are the weight's
+    own.
+
     Deltas, moments and accumulators are float32 (float64 for a float64 model), even if the base is bfloat16 or 4-bit.
     The L2 term is decoupled decay of the deltas, `train.weight_decay`.
     """
@@ -122,14 +132,16 @@ class Spiel(Method):
         self._loaded_state: dict[str, Tensor] = {}
         self._sparse: SparseDeltas | None = None
 
+    def check_model(self, model: TransferModel, *, adapts_language: bool) -> None:
+        refuse_without_linear_layers(self.name, model)
+
     def attach(self, model: TransferModel, phase: Phase, setting: Setting) -> None:
+        self.check_model(model, adapts_language=setting.adapts_language)
         layers = block_linear_layers(model)
-        shapes = {name: torch.Size((layer.out_features, layer.in_features)) for name, layer in layers.items()}
-        if not shapes:
-            raise UsageError(
-                f"method={self.name}: model {model.base_name} has no linear layers in its blocks, so there is nothing "
-                "to train: choose another method"
-            )
+        shapes = {
+            name: layer.weight.shape if is_transposed(layer) else torch.Size((layer.out_features, layer.in_features))
+            for name, layer in layers.items()
+        }
         self._setting, self._steps = setting, phase.steps
         self._total, self._head = model.pretrained_parameters, head_parameters(model)
         density = self._density_of_tensors(shapes.values(), model.pretrained_parameters)
