@@ -97,6 +97,8 @@ def read_sealed(path: Path) -> dict[str, Any]:
         raise DamagedFileError("it is empty" if not raw else "it is no JSON in UTF-8") from error
     if not isinstance(value, dict):
         raise DamagedFileError("it holds no JSON object")
+    if not value:
+        raise DamagedFileError("it holds an empty JSON object")
     if CHECKSUM_KEY in value:
         body, _, rest = text.rpartition(_SEAL)
         if rest != f"{_checksum(_place(path), body)}{_SEAL_END}":
@@ -167,7 +169,7 @@ def digests_of(folder: Path, names: Iterable[str]) -> dict[str, str]:
     return digests
 
 
-def set_aside(path: Path, fault: str, remedy: str) -> None:
+def set_aside(path: Path, fault: str, remedy: str, *, along: Iterable[Path] = ()) -> None:
     """Renames a damaged file or folder, so that it can be made again, and says so in a line on standard error.
 
     Its new name is the old one with `.damaged` and, if need be, a number.
@@ -176,8 +178,11 @@ def set_aside(path: Path, fault: str, remedy: str) -> None:
         path: of the file or folder; if it is not there any more, or cannot be renamed, only the line is printed.
         fault: what is wrong with it.
         remedy: what happens next.
+        along: files that are worth nothing without it; they are renamed first, in the same way and without a line.
     """
     try:
+        for other in along:
+            other.rename(_free_name(other))
         kept = _free_name(path)
         path.rename(kept)
         _print(path, f"{fault}; it is kept as {kept.name}; {remedy}")

@@ -25,10 +25,15 @@ _EXPECTATION = "expected a module file written by xlt"
 
 
 class ModuleFileError(ValueError):
-    """A module file cannot be used. The message is one line with the file, the fault and what would be right."""
+    """A module file cannot be used. The message is one line with the file, the fault and what would be right.
+
+    Attributes:
+        fault: the message without the file.
+    """
 
     def __init__(self, path: str | os.PathLike[str], fault: str) -> None:
-        super().__init__(f"{os.fspath(path)}: {' '.join(fault.split())}")
+        self.fault = " ".join(fault.split())
+        super().__init__(f"{os.fspath(path)}: {self.fault}")
 
 
 def write_module_file(
