@@ -194,14 +194,13 @@ def _records(output: Path) -> int:
 
 def _position(output: Path) -> str:
     """How far the run on disk has come, in words."""
-    from xlt.engine.state import RunState
+    from xlt.modules.module_file import read_module_file
 
     if any(output.glob("runs/*/result.json")):
         return "run finished"
     for file in output.glob(f"runs/*/{_STATE}"):
-        state = RunState(file.parent).load()
-        if state is not None:
-            return f"phase {state[0].phase + 1}, step {state[0].step}"
+        position = read_module_file(file)[0]["position"]
+        return f"phase {position['phase'] + 1}, step {position['step']}"
     return "no state yet"
 
 

@@ -36,7 +36,7 @@ from xlt.engine.state import RunState
 from xlt.engine.training import Trainer
 from xlt.engine.watching import Silence, Watcher
 from xlt.errors import UsageError
-from xlt.files import write_json
+from xlt.files import digests_of, write_sealed
 from xlt.methods.method import Method, Setting
 from xlt.models.loading import save_checkpoint
 from xlt.models.transfer import TransferModel
@@ -59,18 +59,25 @@ class ModuleFile:
     Attributes:
         path: of the file.
         language: for a language module, its language; if the file has a generator, the module is generated for it.
+        run: fingerprint of the run that makes the module; None for a file of the user.
     """
 
     path: Path
     language: str | None = None
+    run: str | None = field(default=None, compare=False)  # the path says it, too
 
     def load(self) -> ModuleArtefact:
         """Loads the module.
 
         Raises:
-            ModuleFileError: the file is unusable, or has no module for the language.
+            ModuleFileError: the file is unusable, is the module of another run, or has no module for the language.
         """
         module = load_module(self.path)
+        if self.run is not None and module.header.fingerprint != self.run:
+            other = f"run {module.header.fingerprint}" if module.header.fingerprint else "no run"
+            raise ModuleFileError(
+                self.path, f"its header says that {other} made it, not run {self.run}; put the run's own module there"
+            )
         if self.language is None:
             return module
         try:
@@ -160,12 +167,14 @@ class PreparedRun:
         complete.
 
         Returns:
-            The content of `result.json`: validation metric of the selected checkpoint, facts about module and training.
+            The content of `result.json`: validation metric of the selected checkpoint, facts about module and training,
+            and digests of the module's file and of those in the checkpoint.
         Raises:
             Interrupted: a signal stopped the training; its state was saved.
         """
         trainer, task, method = self.trainer, self.trainer.task, self.trainer.method
-        training = trainer.train(folder, watcher if trainer.processes.leads else Silence())
+        watcher = watcher if trainer.processes.leads else Silence()
+        training = trainer.train(folder, watcher, self.standing.fingerprint)
         result = {"fingerprint": self.standing.fingerprint, "metric": task.metric, "training": training}
         if trainer.processes.leads:
             if method.leaves_checkpoint:
@@ -175,7 +184,8 @@ class PreparedRun:
             if self.student is not None:
                 result["student"] = self.student
             result["module"] = {**method.report(), "bytes": (folder / MODULE_FILE).stat().st_size}
-            write_json(folder / RESULT_FILE, result)
+            result["files"] = digests_of(folder, (MODULE_FILE, CHECKPOINT_FOLDER))
+            write_sealed(folder / RESULT_FILE, result)
             RunState(folder).discard()
         trainer.processes.wait()
         return result

@@ -13,7 +13,7 @@ from typing import Any
 
 from xlt.config import RunConfig
 from xlt.data.encoding import Encoder
-from xlt.data.feature_cache import cached
+from xlt.data.feature_cache import NoFeaturesError, cached
 from xlt.data.label_names import recognised
 from xlt.data.leaks import EvaluationTexts, leak_fault
 from xlt.data.mix import Features, LoadedSource
@@ -162,9 +162,7 @@ class RunData:
             file = self._cache / "features" / f"{digest(key)}.arrow"
             try:
                 features = cached(file, self._features(part, name, encoder))
-            except ValueError as error:
-                if isinstance(error, UsageError):
-                    raise
+            except NoFeaturesError as error:
                 raise UsageError(f"data.{part}.{name}: the tokenizer finds nothing in it") from error
             marker = self._marker(part, name)
             if not marker.exists():

@@ -15,11 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xlt.files import set_aside
 from xlt.modules.module_file import ModuleFileError, read_module_file, write_module_file
 
-STATE_FILES = ("state.safetensors", "best-*.safetensors", ".*.tmp")
+_BEST_FILES = "best-*.safetensors"
+STATE_FILES = ("state.safetensors", _BEST_FILES, ".*.tmp")
 """Patterns of the files that a run needs only until it is finished."""
 
+_STATE, _BEST = "run_state", "best_checkpoint"
 _ROWS = "rows"
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -50,10 +53,11 @@ class RunState:
 
     Args:
         folder: of the run; created at the first save.
+        run: its fingerprint, which the files carry.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, run: str = "") -> None:
+        self._folder, self._run = folder, run
         self._file = folder / "state.safetensors"
 
     def save(
@@ -80,35 +84,51 @@ class RunState:
                 lengths[name] = len(tensors[name])
                 tensors[f"{_ROWS}/{name}"], tensors[name] = rows, tensors[name][rows]
         self._folder.mkdir(parents=True, exist_ok=True)
-        header = {"kind": "run_state", "position": asdict(position), "lengths": lengths}
+        header = {"kind": _STATE, "fingerprint": self._run, "position": asdict(position), "lengths": lengths}
         write_module_file(self._file, header, tensors)
 
     def load(self) -> tuple[Position, dict[str, dict[str, Tensor]]] | None:
         """Reads position and tensors by part (`trainable`, `method`, `optimizer`); returns None for a new run.
 
-        Raises:
-            ModuleFileError: the file is damaged.
+        If a state file is damaged or belongs to another run, all of them are set aside, with a line for each, and the
+        run is a new one.
         """
         if not self._file.exists():
             return None
-        header, tensors = read_module_file(self._file)
-        if header.get("kind") != "run_state":
-            raise ModuleFileError(self._file, "is not the state of a run; remove it to start the run again")
+        try:
+            header, tensors = self._read(self._file, _STATE)
+            position = Position(**header["position"])
+            best = sorted(self._folder.glob(_BEST_FILES))
+            for file in best:
+                self._read(file, _BEST)
+            if position.best_metric is not None and not best:
+                raise ModuleFileError(self._file, "the best checkpoint that belongs to it is missing")
+        except ModuleFileError as error:
+            self._set_aside(error)
+            return None
         for name, length in header.get("lengths", {}).items():
             rows, kept = tensors.pop(f"{_ROWS}/{name}"), tensors[name]
             tensors[name] = kept.new_zeros(length, *kept.shape[1:]).index_copy_(0, rows, kept)
-        return Position(**header["position"]), _parts(tensors)
+        return position, _parts(tensors)
 
     def save_best(self, phase: str, trainable: Mapping[str, nn.Parameter], method: Mapping[str, Tensor]) -> None:
         """Saves the present trainable values and the method's state as the phase's best checkpoint."""
         self._folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"trainable/{name}": parameter.detach() for name, parameter in trainable.items()}
         tensors.update((f"method/{name}", tensor) for name, tensor in method.items())
-        write_module_file(self._best(phase), {"kind": "best_checkpoint"}, tensors)
+        write_module_file(self._best(phase), {"kind": _BEST, "fingerprint": self._run}, tensors)
 
     def load_best(self, phase: str, trainable: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-        """Copies the phase's best checkpoint into the trainable tensors; returns the method's state in it."""
-        parts = _parts(read_module_file(self._best(phase))[1])
+        """Copies the phase's best checkpoint into the trainable tensors; returns the method's state in it.
+
+        Raises:
+            ModuleFileError: the file is damaged or belongs to another run; all state was set aside.
+        """
+        try:
+            parts = _parts(self._read(self._best(phase), _BEST)[1])
+        except ModuleFileError as error:
+            self._set_aside(error)
+            raise ModuleFileError(self._best(phase), f"{error.fault}; give the command again to train anew") from error
         copy_into(trainable, parts["trainable"])
         return parts["method"]
 
@@ -121,6 +141,21 @@ class RunState:
         for pattern in STATE_FILES:
             for path in self._folder.glob(pattern):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+    def _read(self, file: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        header, tensors = read_module_file(file)
+        if header.get("kind") != kind:
+            raise ModuleFileError(file, "it is no saved state of a run")
+        if header.get("fingerprint") != self._run:
+            raise ModuleFileError(file, f"it is the state of run {header.get('fingerprint')}, not of {self._run}")
+        return header, tensors
+
+    def _set_aside(self, error: ModuleFileError) -> None:
+        files = [self._file, *sorted(self._folder.glob(_BEST_FILES))]
+        for file in files:
+            fault = error.fault if str(error).startswith(f"{file}: ") else "it belongs to state that cannot be used"
+            if file.exists():
+                set_aside(file, fault, "the run is trained from the start")
 
     def _best(self, phase: str) -> Path:
         return self._folder / f"best-{phase}.safetensors"

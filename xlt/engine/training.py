@@ -75,12 +75,13 @@ class Trainer:
     sampling: Sampling | None = None
     _attached: bool = field(default=False, init=False)
 
-    def train(self, folder: Path, watcher: Watcher) -> dict[str, float]:
+    def train(self, folder: Path, watcher: Watcher, run: str = "") -> dict[str, float]:
         """Trains all phases; afterwards the model holds the last phase's best checkpoint.
 
         Args:
             folder: holds the state, from which a resumed run continues.
             watcher: receives the events of training.
+            run: fingerprint of the run; a saved state of another run is set aside.
         Returns:
             the last phase's best validation metric, its step, and the seconds of training, including those before
             interruptions.
@@ -88,7 +89,7 @@ class Trainer:
             Interrupted: SIGTERM, SIGINT or SIGUSR2 arrived; the state has been saved.
             FloatingPointError: a loss or a validation metric is not finite.
         """
-        self._state, self.watcher = RunState(folder), watcher
+        self._state, self.watcher = RunState(folder, run), watcher
         saved = self._state.load()
         position, parts = saved if saved is not None else (Position(), None)
         self._started = time.monotonic() - position.seconds

@@ -25,7 +25,7 @@ from xlt.engine.run_data import RunData
 from xlt.engine.training import Interrupted, StopSignals
 from xlt.engine.watching import Watcher
 from xlt.errors import UsageError
-from xlt.files import write_json
+from xlt.files import digests_of, write_sealed
 from xlt.models.transfer import TransferModel
 from xlt.modules import ModuleStack, check_base
 from xlt.tasks.task import Task
@@ -74,7 +74,8 @@ def translate_source(
         folder: of this run.
         watcher: receives the progress after every batch.
     Returns:
-        The content of `result.json`: numbers of examples, of distinct texts, and of texts that were truncated.
+        The content of `result.json`: numbers of examples, of distinct texts, and of texts that were truncated; and the
+        digest of the file.
     Raises:
         UsageError: the source or the translator cannot be used.
         Interrupted: a signal stopped the translation; finished translations are kept.
@@ -105,8 +106,9 @@ def translate_source(
         "texts": len(texts),
         "texts_cut": sum(length > task.max_length for length in lengths.values()),
         "texts_translated_to_nothing": sum(not done.translations[text] for text in texts),
+        "files": digests_of(folder, (TRANSLATED_FILE,)),
     }
-    write_json(folder / RESULT_FILE, result)
+    write_sealed(folder / RESULT_FILE, result)
     done.discard()
     return result
 

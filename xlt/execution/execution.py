@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, cast
 
-from xlt.data.transforms.translation import DoneTexts
+from xlt.data.transforms.translation import DONE_FILE
 from xlt.engine.processes import Processes
 from xlt.engine.run import Composition, evaluate_compositions, prepare
 from xlt.engine.state import RunState
@@ -63,9 +63,10 @@ def carry_out(
 ) -> Outcome:
     """Carries out the missing jobs of a plan in its order; a run is evaluated before the next one is trained.
 
-    If a run fails, only the runs that need it are skipped. A killed process may have left a run with a result but
-    without a manifest; such manifests are written first. If several processes train together, all of them carry out
-    the jobs that the leader chose, and they wait for each other after every job.
+    If a run fails, only the runs that need it are skipped. Damaged files of finished runs are set aside, and these runs
+    are made again if a job stands on them. A killed process may have left a run with a result but without a manifest;
+    such manifests are written first. If several processes train together, all of them carry out the jobs that the
+    leader chose, and they wait for each other after every job.
 
     Args:
         plan: the runs, with their store.
@@ -78,16 +79,15 @@ def carry_out(
         PlainError: processes that train together ended a job differently, so that they cannot continue together.
     """
     processes = Processes.join()
+    plan.set_aside_damaged()
     for run in plan.runs.values() if processes.leads else ():
         if plan.store.lacks_manifest(run.fingerprint):
             with plan.store.lock(run.fingerprint):
                 _record_if_missing(run, plan.store)
     jobs: dict[Job, set[Job]] = {}
-    for run in plan.to_evaluate():
-        needs = {run.fingerprint, *run.evaluation_needs, *run.depends_on.values()}
-        jobs["evaluate", run.fingerprint] = {("train", needed) for needed in needs}
-    for run in plan.to_train():
-        jobs["train", run.fingerprint] = {("train", needed) for needed in run.depends_on.values()}
+    for action, runs in (("evaluate", plan.to_evaluate()), ("train", plan.to_train())):
+        for run in runs:
+            jobs[action, run.fingerprint] = {("train", needed) for needed in plan.needs(run, action)}
     waiting = {job: {need for need in needs if need in jobs} for job, needs in jobs.items()}
     waiting = processes.from_leader(waiting)  # processes read the store at different times
     return _Execution(plan, waiting, watcher_for, report, outcome or Outcome()).run(workers)
@@ -148,7 +148,8 @@ class _Execution:
 
     def _arguments(self, job: Job) -> tuple[Any, ...]:
         run = self._plan.runs[job[1]]
-        return run, self._plan.store, self._plan.missing_evaluations(run), self._watcher_for
+        needs = self._plan.needs(run, job[0])
+        return run, self._plan.store, needs, self._plan.missing_evaluations(run), self._watcher_for
 
     def _run_side_by_side(self, workers: Workers) -> None:
         running = 0
@@ -182,9 +183,10 @@ class _Execution:
 
 def _do(job: Job, arguments: tuple[Any, ...]) -> JobResult:
     """Carries out one job, in this process or in a worker; an error becomes one line in the result."""
-    run, store, evaluations, watcher_for = arguments
+    run, store, needs, evaluations, watcher_for = arguments
     quiet_libraries()
     try:
+        _check_needs(run, store, needs)
         if job[0] == "train" and run.job is not None:
             _make_source(run, store, watcher_for)
         elif job[0] == "train":
@@ -202,6 +204,17 @@ def _do(job: Job, arguments: tuple[Any, ...]) -> JobResult:
             raise
         return JobResult(failure_line(error, store.traceback_file(run.fingerprint)))
     return JobResult()
+
+
+def _check_needs(run: Run, store: RunStore, needs: Iterable[str]) -> None:
+    """Checks again, at the time of use, the files of the runs that a job stands on.
+
+    Raises:
+        UsageError: one was damaged after planning; it was set aside, if possible.
+    """
+    if damaged := sorted(needed for needed in needs if not store.is_sound(needed)):
+        folder = store.folder(damaged[0])
+        raise UsageError(f"{run.label}: needs run {folder}, which is damaged; give the same command again")
 
 
 def _agreed(processes: Processes, result: JobResult) -> JobResult:
@@ -312,7 +325,7 @@ def _record_if_missing(run: Run, store: RunStore) -> None:
     if store.lacks_manifest(run.fingerprint):
         folder = store.folder(run.fingerprint)
         RunState(folder).discard()
-        DoneTexts(folder).discard()
+        (folder / DONE_FILE).unlink(missing_ok=True)
         _record(run, store, late=True)
 
 

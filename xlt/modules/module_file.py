@@ -8,7 +8,6 @@ file that was truncated or in which a bit changed is therefore refused, unless i
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ import safetensors
 import safetensors.torch
 import torch
 
+from xlt.files import atomic_path
+
 _METADATA_KEY = "xlt"
 _CHECKSUM_KEY = "checksum"
 _DIGEST_BYTES = 32
@@ -24,10 +25,15 @@ _EXPECTATION = "expected a module file written by xlt"
 
 
 class ModuleFileError(ValueError):
-    """A module file cannot be used. The message is one line with the file, the fault and what would be right."""
+    """A module file cannot be used. The message is one line with the file, the fault and what would be right.
+
+    Attributes:
+        fault: the message without the file.
+    """
 
     def __init__(self, path: str | os.PathLike[str], fault: str) -> None:
-        super().__init__(f"{os.fspath(path)}: {' '.join(fault.split())}")
+        self.fault = " ".join(fault.split())
+        super().__init__(f"{os.fspath(path)}: {self.fault}")
 
 
 def write_module_file(
@@ -49,17 +55,11 @@ def write_module_file(
     path = Path(path)
     stored = _to_safetensors_input(tensors)
     text = _json_text({**header, _CHECKSUM_KEY: _checksum(header, stored)})
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
-        _write_durably(temporary, stored, {_METADATA_KEY: text})
-        temporary.replace(path)
+        with atomic_path(path) as temporary:
+            safetensors.torch.save_file(stored, temporary, metadata={_METADATA_KEY: text})
     except safetensors.SafetensorError as error:  # safetensors raises this type for a full disk, too
-        temporary.unlink(missing_ok=True)
         raise OSError(f"{path}: cannot be written ({error})") from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
 
 
 def check_header(header: Mapping[str, Any]) -> None:
@@ -166,21 +166,3 @@ def _json_text(value: Any) -> str:
         return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError) as error:
         raise ValueError(f"a module header must hold JSON values only: {error}") from error
-
-
-def _write_durably(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    safetensors.torch.save_file(tensors, path, metadata=metadata)
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes sure that the file's new name survives a power cut (POSIX only; elsewhere a folder cannot be opened)."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -66,7 +66,7 @@ def plan_evaluations(
     # A task's head is stored in the module, not in the checkpoint.
     whole = method_class(run_config.method).leaves_checkpoint and not task_class(run_config.task).has_head
     run.evaluation_model = str(plan.store.checkpoint(run.fingerprint)) if whole else run.standing.model_path
-    own = () if whole else (ModuleFile(plan.store.module_file(run.fingerprint)),)
+    own = () if whole else (ModuleFile(plan.store.module_file(run.fingerprint), run=run.fingerprint),)
     roles = {"task": run.fingerprint}
     gathered = Gathered(addition_faults(run_config))
     gathered.refuse()

@@ -74,7 +74,7 @@ def _language_module(plan: Planner, config: DictConfig, run_config: RunConfig, u
         run = plan.once(["language generator", language_run_settings(config)], compose_generator_run, config)
         if faults := build_method(run.config.method).language_faults([used]):
             raise UsageError(*faults)
-        file = ModuleFile(plan.store.module_file(run.fingerprint), used)
+        file = ModuleFile(plan.store.module_file(run.fingerprint), used, run.fingerprint)
         return PlannedModule(f"{run.fingerprint}/{used}", file, run.fingerprint)
     if settings.experiment is None:
         near = near_languages(used, settings.paths)
@@ -129,7 +129,9 @@ def _of_file(path: str, language: str | None = None) -> PlannedModule:
 
 def _of_run(plan: Planner, fingerprint: str, language: str | None = None) -> PlannedModule:
     """Describes the module that a run makes."""
-    return PlannedModule(fingerprint, ModuleFile(plan.store.module_file(fingerprint), language), fingerprint)
+    return PlannedModule(
+        fingerprint, ModuleFile(plan.store.module_file(fingerprint), language, fingerprint), fingerprint
+    )
 
 
 def _used_language(settings: LanguageModulesConfig, language: str, part: str) -> str:

@@ -85,7 +85,8 @@ class OtherCode:
     def run_like(self, identity: Mapping[str, Any]) -> StoredRun | None:
         """Returns the latest finished run that differs from this identity only in code; None if there is none."""
         order = _order(identity)
-        candidates = [run for run in self._runs_alike(self._key(identity)) if _order(run.identity) in (order, None)]
+        alike = (run for run in self._runs_alike(self._key(identity)) if _order(run.identity) in (order, None))
+        candidates = [run for run in alike if self._store.is_trained(run.fingerprint)]
         return max(candidates, key=lambda run: (run.finished, run.fingerprint), default=None)
 
     def evaluation_like(self, fingerprint: str, identity: Mapping[str, Any], source: SourceConfig | None) -> str | None:
@@ -120,7 +121,7 @@ class OtherCode:
             for manifest in self._store.manifests():
                 identity = manifest.get("identity") or {}
                 identity = identity if "code" in identity else earlier.converted(manifest)
-                if identity is not None and self._store.is_trained(manifest["fingerprint"]):
+                if identity is not None and self._store.has_result(manifest["fingerprint"]):
                     version = str(manifest.get("versions", {}).get("xlt", "of unknown version"))
                     about = (version, manifest.get("commit"), str(manifest.get("finished", "")))
                     self._stored[manifest["fingerprint"]] = StoredRun(manifest["fingerprint"], identity, *about)

@@ -164,7 +164,7 @@ class Plan(Runs):
                 None if start is None else start.file,
                 teacher.path,
                 teacher.module,
-                None if student_run is None else ModuleFile(self.store.module_file(student_run)),
+                None if student_run is None else ModuleFile(self.store.module_file(student_run), run=student_run),
                 depends_on,
             )
             self.runs[fingerprint] = Run(fingerprint, identity, run_config, standing, data)

@@ -18,6 +18,7 @@ from xlt.data.source_report import SourceReport, form_note
 from xlt.data.sources import parallel_languages
 from xlt.data.where import row_count
 from xlt.engine.build import build_task, method_name
+from xlt.engine.processes import Processes
 from xlt.engine.run import Composition, Standing, preflight
 from xlt.engine.run_data import RunData
 from xlt.engine.source_job import SourceJob
@@ -139,6 +140,7 @@ class Runs:
         self.store = store
         self.runs: dict[str, Run] = {}
         self.other_code = OtherCode(store, self.runs)
+        self._checked: set[str] = set()
 
     def missing_evaluations(self, run: Run) -> dict[str, Composition]:
         """Returns the requested evaluations that are not in the store."""
@@ -158,17 +160,44 @@ class Runs:
         """Returns the runs of which the store lacks requested evaluations, in order."""
         return [run for run in self.runs.values() if self.missing_evaluations(run)]
 
+    def needs(self, run: Run, action: str) -> set[str]:
+        """Returns the fingerprints of the trained runs that a job stands on.
+
+        Args:
+            run: of the job.
+            action: "train" or "evaluate".
+        """
+        needed = set(run.depends_on.values())
+        return needed | {run.fingerprint, *run.evaluation_needs} if action == "evaluate" else needed
+
+    def set_aside_damaged(self) -> None:
+        """Checks every byte of the stored files on which the jobs of the plan stand; sets aside what is damaged.
+
+        A run whose module, checkpoint or translation is damaged is then one of those to be trained, and so may those
+        be that it needs itself. Files that were found sound are not read again for the same plan. Of several processes
+        only the leader does this.
+        """
+        while Processes.join().leads:
+            jobs = [(run, "train") for run in self.to_train()] + [(run, "evaluate") for run in self.to_evaluate()]
+            needed = set().union(*(self.needs(*job) for job in jobs)) - self._checked
+            if not needed:
+                return
+            for fingerprint in sorted(needed):
+                self.store.is_sound(fingerprint)
+            self._checked |= needed
+
     def preflight(self) -> list[str]:
         """Checks data, module files and the model's tokenizer for all that remains to be done.
 
         This finds mistakes before hours of training; only the model's weights are not read. Data that several runs
-        share are read once.
+        share are read once. Before that, damaged files of the store are set aside.
 
         Returns:
             Lines for the user about the data: rows that are left out, tags that are converted, Unicode forms.
         Raises:
             UsageError: all faults of all runs.
         """
+        self.set_aside_damaged()
         gathered = Gathered()
         read: list[tuple[Run, RunData]] = []
         made_notes: list[str] = []

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import platform
+import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,9 +22,23 @@ from xlt.data.transforms.translation import DONE_FILE
 from xlt.engine.run import CHECKPOINT_FOLDER, MODULE_FILE, RESULT_FILE
 from xlt.engine.state import STATE_FILES
 from xlt.errors import UsageError
-from xlt.files import write_json
+from xlt.files import DamagedFileError, read_sealed, report, sealed, set_aside, write_json, write_sealed
+from xlt.plan.damage import (
+    FILES_KEY,
+    check_evaluation_time,
+    check_failure,
+    check_manifest,
+    check_result,
+    fault_of_files,
+    files_of,
+    sound_evaluations,
+    sound_metrics,
+)
 
 _DIGITS = 12
+_FOLDER_NAME = re.compile(f"[0-9a-f]{{{_DIGITS}}}")
+_RECORDS_KEY = "records"
+_EVALUATED_AGAIN = "what it lacks is evaluated again"
 METRICS_FILE = "metrics.jsonl"
 EVALUATION_FILE = "evaluation.json"
 MANIFEST_FILE = "manifest.json"
@@ -35,6 +49,9 @@ _EVALUATION_TIME_FILE = "evaluation_time.json"
 
 class RunStore:
     """The folders of all runs, and the files in them: results, evaluations, metrics, manifests, failures, locks.
+
+    What is read is checked. A damaged file is set aside, which a line on standard error says; then the run counts as
+    one without this file, so that the commands make it again.
 
     Args:
         root: the config's `output_dir`.
@@ -49,13 +66,45 @@ class RunStore:
             raise UsageError(f"output_dir={root}: this machine has no such user, whose home ~ stands for") from error
         self.runs = self.root / "runs"
         self._times: dict[str, tuple[str, float]] = {}
+        self._held: set[Path] = set()
 
     def folder(self, fingerprint: str) -> Path:
         """Returns the folder of a run, which may not exist yet."""
         return self.runs / fingerprint[:_DIGITS]
 
     def is_trained(self, fingerprint: str) -> bool:
+        return bool(self.result(fingerprint))
+
+    def has_result(self, fingerprint: str) -> bool:
+        """Returns whether there is a result, which may be damaged; it takes less time than `is_trained`."""
         return (self.folder(fingerprint) / RESULT_FILE).is_file()
+
+    def is_sound(self, fingerprint: str) -> bool:
+        """Returns whether a run is trained and its module, checkpoint or translation is as the run left it.
+
+        Every byte is read. If a file is damaged, missing or another run's, it is set aside together with the result,
+        so that the run counts as not trained. The digests of a run of an earlier version are recorded now.
+        """
+        folder = self.folder(fingerprint)
+        result = self.result(fingerprint)
+        if not result:
+            return False
+        fault = fault_of_files(folder, fingerprint, result)
+        if fault is None and FILES_KEY in result:
+            return True
+        with self._lock_if_free(fingerprint) as is_mine:
+            if not is_mine:
+                if fault is not None:
+                    report(fault[0], f"{fault[1]}; another process works on the run")
+                return fault is None
+            result = self.result(fingerprint)
+            fault = fault_of_files(folder, fingerprint, result) if result else (folder / RESULT_FILE, "it is missing")
+            if fault is None:
+                if FILES_KEY not in result:
+                    write_sealed(folder / RESULT_FILE, {**result, FILES_KEY: files_of(folder)})
+                return True
+            set_aside(*fault, "the run is made again", along=[folder / RESULT_FILE])
+            return False
 
     def has_state(self, fingerprint: str) -> bool:
         """Returns whether the store has saved state from which an interrupted run can continue."""
@@ -69,26 +118,69 @@ class RunStore:
         return self.folder(fingerprint) / CHECKPOINT_FOLDER
 
     def result(self, fingerprint: str) -> dict[str, Any]:
-        return _read(self.folder(fingerprint) / RESULT_FILE)
+        """Returns the content of `result.json`; empty if the run is not trained. A damaged file is set aside."""
+        return self._read(fingerprint, RESULT_FILE, check_result, "the run is made again")
 
     def evaluations(self, fingerprint: str) -> dict[str, dict[str, Any]]:
-        """Returns key -> record for the finished evaluations of the run's module; records contain the identity."""
-        return _read(self.folder(fingerprint) / EVALUATION_FILE)
+        """Returns key -> record for the finished evaluations of the run's module; records contain the identity.
+
+        Of a damaged file, a copy is kept, and the sound records are written again.
+        """
+        path, name = self.folder(fingerprint) / EVALUATION_FILE, self.folder(fingerprint).name
+        sound, fault = sound_evaluations(self._read(fingerprint, EVALUATION_FILE, None, _EVALUATED_AGAIN), name)
+        if fault is None:
+            return sound
+        with self._lock_if_free(fingerprint) as is_mine:
+            if not is_mine:
+                report(path, f"{fault}; another process works on the run")
+                return sound
+            sound, fault = sound_evaluations(self._read(fingerprint, EVALUATION_FILE, None, _EVALUATED_AGAIN), name)
+            if fault is not None:
+                set_aside(path, fault, _EVALUATED_AGAIN)
+                if sound and not path.exists():
+                    self._write_evaluations(fingerprint, sound)
+        return sound
 
     def add_evaluations(self, fingerprint: str, records: dict[str, dict[str, Any]]) -> None:
         merged = {**self.evaluations(fingerprint), **{k: {"finished": _now(), **one} for k, one in records.items()}}
         self._forget_failure(fingerprint)
-        write_json(self.folder(fingerprint) / EVALUATION_FILE, merged)
+        self._write_evaluations(fingerprint, merged)
+
+    def _write_evaluations(self, fingerprint: str, records: Mapping[str, Mapping[str, Any]]) -> None:
+        folder = self.folder(fingerprint)
+        write_json(folder / EVALUATION_FILE, {key: sealed(record, folder.name, key) for key, record in records.items()})
 
     def metrics(self, fingerprint: str) -> list[dict[str, Any]]:
-        """Returns the metric records so far, each with phase and step, without a last line that is incomplete."""
+        """Returns the metric records so far, each with phase and step, without a last line that is incomplete.
+
+        Damaged records are left out. If records of a finished run are damaged or missing, the file is set aside, and
+        the run has no records any more: part of a curve could be taken for the whole.
+        """
         file = self.folder(fingerprint) / METRICS_FILE
-        lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.is_file() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        try:
+            records, fault = sound_metrics(file.read_bytes(), file.parent.name)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            records, fault = [], f"it cannot be read ({error.strerror})"
+        manifest = self.manifest(fingerprint)
+        if fault is None and len(records) < manifest.get(_RECORDS_KEY, 0):
+            fault = f"it has {len(records)} of {manifest[_RECORDS_KEY]} records"
+        if fault is None:
+            return records
+        if not manifest:
+            report(file, f"{fault}; these records are left out")
+            return records
+        with self._lock_if_free(fingerprint) as is_mine:
+            if is_mine:
+                set_aside(file, fault, "the run has no curves any more; its scores do not depend on them")
+            else:
+                report(file, f"{fault}; another process works on the run")
+        return []
 
     def failure(self, fingerprint: str) -> str | None:
         """Returns why the run failed at its last attempt; None if it did not."""
-        return _read(self.folder(fingerprint) / _FAILURE_FILE).get("reason")
+        return self._read(fingerprint, _FAILURE_FILE, check_failure, "the reason of the failure is lost").get("reason")
 
     def traceback_file(self, fingerprint: str) -> Path:
         """Returns the file for the traceback of the run's last programming error."""
@@ -97,7 +189,7 @@ class RunStore:
     def record_failure(self, fingerprint: str, reason: str) -> None:
         folder = self.folder(fingerprint)
         if folder.is_dir():
-            write_json(folder / _FAILURE_FILE, {"reason": reason, "when": _now()})
+            write_sealed(folder / _FAILURE_FILE, {"reason": reason, "when": _now()})
 
     def _forget_failure(self, fingerprint: str) -> None:
         (self.folder(fingerprint) / _FAILURE_FILE).unlink(missing_ok=True)
@@ -132,6 +224,7 @@ class RunStore:
             "depends_on": depends_on,
             "finished": _now(),
             "seconds": self.result(fingerprint)["training"]["seconds"],
+            _RECORDS_KEY: len(self.metrics(fingerprint)),
             "versions": _versions(),
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
             "threads": torch.get_num_threads(),
@@ -139,45 +232,55 @@ class RunStore:
             **({"reading": dict(reading)} if reading else {}),
             **({"recorded_late": True} if late else {}),
         }
-        write_json(folder / MANIFEST_FILE, manifest)
+        write_sealed(folder / MANIFEST_FILE, manifest)
 
     def lacks_manifest(self, fingerprint: str) -> bool:
         """Returns whether the run is trained but has no manifest, because its process was killed before the end."""
-        return self.is_trained(fingerprint) and not (self.folder(fingerprint) / MANIFEST_FILE).is_file()
+        return self.is_trained(fingerprint) and not self.manifest(fingerprint)
 
     def manifest(self, fingerprint: str) -> dict[str, Any]:
-        return _read(self.folder(fingerprint) / MANIFEST_FILE)
+        """Returns the manifest of a run; empty if there is none. A damaged file is set aside."""
+        remedy = "it is written again when a command needs the run"
+        return self._read(fingerprint, MANIFEST_FILE, check_manifest, remedy)
 
     def manifests(self) -> Iterator[dict[str, Any]]:
         """Yields the manifests of all finished runs, and reads each only when it is needed."""
-        for file in sorted(self.runs.glob(f"*/{MANIFEST_FILE}")):
-            if manifest := _read(file):
+        for name in self._run_names(MANIFEST_FILE):
+            if manifest := self.manifest(name):
                 yield manifest
 
     def seconds_of_kind(self, kind: str) -> float | None:
         """Returns the median training time, in seconds, of past runs of a kind; None if there are none."""
-        for file in self.runs.glob(f"*/{MANIFEST_FILE}"):
-            if file.parent.name not in self._times:
-                manifest = _read(file)
-                self._times[file.parent.name] = str(manifest.get("kind")), manifest.get("seconds", 0.0)
+        for name in self._run_names(MANIFEST_FILE):
+            if name not in self._times:
+                manifest = self.manifest(name)
+                self._times[name] = str(manifest.get("kind")), manifest.get("seconds", 0.0)
         times = sorted(seconds for known, seconds in self._times.values() if known == kind)
         return times[len(times) // 2] if times else None
 
     def record_evaluation_time(self, fingerprint: str, kind: str, evaluations: int, seconds: float) -> None:
         """Records the time that evaluations of a run took, with loading the model; `kind` is as in the manifest."""
         file = self.folder(fingerprint) / _EVALUATION_TIME_FILE
-        before = _read(file)
+        before = self._evaluation_time(fingerprint)
         evaluations += before.get("evaluations", 0)
-        write_json(file, {"kind": kind, "evaluations": evaluations, "seconds": seconds + before.get("seconds", 0.0)})
+        write_sealed(file, {"kind": kind, "evaluations": evaluations, "seconds": seconds + before.get("seconds", 0.0)})
 
     def seconds_of_evaluation(self, kind: str) -> float | None:
         """Returns the median time, in seconds, of one evaluation of past runs of a kind; None if there are none."""
         times = sorted(
             record["seconds"] / record["evaluations"]
-            for file in self.runs.glob(f"*/{_EVALUATION_TIME_FILE}")
-            if (record := _read(file)).get("kind") == kind
+            for name in self._run_names(_EVALUATION_TIME_FILE)
+            if (record := self._evaluation_time(name)).get("kind") == kind
         )
         return times[len(times) // 2] if times else None
+
+    def _evaluation_time(self, fingerprint: str) -> dict[str, Any]:
+        return self._read(fingerprint, _EVALUATION_TIME_FILE, check_evaluation_time, "these times are not counted")
+
+    def _run_names(self, file: str) -> list[str]:
+        """Returns the names of the folders of runs that contain a file; folders with other names are no runs."""
+        folders = (path.parent for path in self.runs.glob(f"*/{file}"))
+        return sorted(folder.name for folder in folders if _FOLDER_NAME.fullmatch(folder.name))
 
     def unfinished(self) -> dict[str, list[Path]]:
         """Returns folder name -> state files, for unfinished runs that no process is working on."""
@@ -210,14 +313,66 @@ class RunStore:
         file = self._lock_file(fingerprint)
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(str(file)):
-            yield
+            self._held.add(file)
+            try:
+                yield
+            finally:
+                self._held.discard(file)
 
+    @contextmanager
+    def _lock_if_free(self, fingerprint: str) -> Iterator[bool]:
+        """Holds the run's lock within a `with` block if nobody else holds it; yields whether it does."""
+        file = self._lock_file(fingerprint)
+        if file in self._held:
+            yield True
+            return
+        lock = FileLock(str(file), timeout=0)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except (OSError, Timeout):  # `Timeout` is an OSError; the store may be read-only
+            yield False
+            return
+        self._held.add(file)
+        try:
+            yield True
+        finally:
+            self._held.discard(file)
+            lock.release()
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
+    def _read(
+        self, fingerprint: str, name: str, check: Callable[[Mapping[str, Any], str], None] | None, remedy: str
+    ) -> dict[str, Any]:
+        """Reads a JSON object of a run; returns an empty one if there is none.
+
+        A damaged file counts as none and is set aside, unless another process works on the run.
+
+        Args:
+            fingerprint: of the run, or its first digits.
+            name: of the file.
+            check: checks the content; None: only the form is checked.
+            remedy: what happens after a damaged file was set aside, for the user.
+        """
+        path = self.folder(fingerprint) / name
+
+        def read() -> dict[str, Any]:
+            content = read_sealed(path)
+            if content and check is not None:
+                check(content, path.parent.name)
+            return content
+
+        try:
+            return read()
+        except DamagedFileError as error:
+            with self._lock_if_free(fingerprint) as is_mine:
+                if not is_mine:
+                    report(path, f"{error}; it stays where it is, because another process works on the run")
+                    return {}
+                try:  # another process may have written it meanwhile
+                    return read()
+                except DamagedFileError as still:
+                    set_aside(path, str(still), remedy)
+                    return {}
 
 
 def _now() -> str:

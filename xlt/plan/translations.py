@@ -56,7 +56,7 @@ def _plan_translation(plan: Planner, config: DictConfig, key: str, source: Sourc
         if method_class(translator.method).leaves_checkpoint:
             path: str | None = str(plan.store.checkpoint(model))
         else:
-            path, modules = run.standing.model_path, (ModuleFile(plan.store.module_file(model)),)
+            path, modules = run.standing.model_path, (ModuleFile(plan.store.module_file(model), run=model),)
     elif translator.model.run is not None:
         model = plan.model_run(child, translator)
         path = str(plan.store.checkpoint(model))

@@ -1,8 +1,10 @@
-"""State files: whole or refused, by name, and gone when the run is done."""
+"""State files: whole or set aside, with a line, and gone when the run is done."""
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,7 +31,8 @@ def _step(trainable: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) 
 
 
 def _saved(folder: Path) -> tuple[RunState, dict[str, nn.Parameter], torch.optim.Optimizer]:
-    state, trainable = RunState(folder), _trainable()
+    state, trainable = RunState(folder, "run"), _trainable()
+    state.save_best("dense", trainable, {})
     optimizer = torch.optim.AdamW(trainable.values(), lr=0.1, fused=True)
     _step(trainable, optimizer)
     position = Position(phase=1, step=7, best_metric=61.5, best_step=4, records=9, seconds=12.25)
@@ -107,24 +110,58 @@ def test_a_write_that_fails_leaves_the_last_state(tmp_path: Path, monkeypatch: p
         state.save(Position(step=8), trainable, None, {})
     found = state.load()
     assert found is not None and found[0].step == 7
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["state.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best-dense.safetensors", "state.safetensors"]
 
 
-@pytest.mark.parametrize("at", [0.3, 0.9])
-def test_a_damaged_state_is_refused_by_name(at: float, tmp_path: Path) -> None:
-    state, _, _ = _saved(tmp_path)
-    file = tmp_path / "state.safetensors"
-    data = bytearray(file.read_bytes())
-    data[int(at * len(data))] ^= 1
-    file.write_bytes(data)
-    with pytest.raises(ModuleFileError, match=r"state\.safetensors: "):
-        state.load()
+def _damages(folder: Path) -> dict[str, Callable[[], object]]:
+    """What -> a function that does this damage to the state in a folder."""
+    state, best = folder / "state.safetensors", folder / "best-dense.safetensors"
+
+    def flip(file: Path, at: float) -> None:
+        data = bytearray(file.read_bytes())
+        data[int(at * len(data))] ^= 1
+        file.write_bytes(data)
+
+    def of_another_run() -> None:
+        RunState(folder, "other").save(Position(), {}, None, {})
+
+    return {
+        **{f"bit at {at}": functools.partial(flip, state, at) for at in (0.0, 0.3, 0.9)},
+        "bit of the best checkpoint": lambda: flip(best, 0.9),
+        "no best checkpoint": best.unlink,
+        "empty": lambda: state.write_bytes(b""),
+        "half": lambda: state.write_bytes(state.read_bytes()[: state.stat().st_size // 2]),
+        "JSON": lambda: state.write_text("[]"),
+        "no state": lambda: write_module_file(state, {"kind": "sparse_delta"}, {"x": torch.zeros(2)}),
+        "another run's": of_another_run,
+        "another run's best": lambda: RunState(folder, "other").save_best("dense", {}, {}),
+    }
 
 
-def test_a_file_that_is_no_state_is_refused(tmp_path: Path) -> None:
-    write_module_file(tmp_path / "state.safetensors", {"kind": "sparse_delta"}, {"x": torch.zeros(2)})
-    with pytest.raises(ModuleFileError, match="is not the state of a run"):
-        RunState(tmp_path).load()
+@pytest.mark.parametrize("what", _damages(Path()))
+def test_a_damaged_state_is_set_aside_and_the_run_begins_anew(
+    what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state, trainable, _ = _saved(tmp_path)
+    _damages(tmp_path)[what]()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert state.load() is None
+    assert {path.name.removesuffix(".damaged"): path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert all(path.name.endswith(".damaged") for path in tmp_path.iterdir())
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == len(before) and all(f"{tmp_path}/" in line and ".damaged" in line for line in lines)
+    assert state.load() is None and not capsys.readouterr().err
+    state.save(Position(step=1), trainable, None, {})
+    found = state.load()
+    assert found is not None and found[0].step == 1
+
+
+def test_a_best_checkpoint_that_is_damaged_while_its_phase_goes_on_is_not_loaded(tmp_path: Path) -> None:
+    state, trainable, _ = _saved(tmp_path)
+    (tmp_path / "best-dense.safetensors").write_bytes(b"")
+    with pytest.raises(ModuleFileError, match=r"best-dense\.safetensors: is empty.*give the command again"):
+        state.load_best("dense", trainable)
+    assert state.load() is None
 
 
 def test_the_best_checkpoint_of_a_phase_is_kept_apart(tmp_path: Path, bits) -> None:

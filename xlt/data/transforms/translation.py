@@ -18,7 +18,7 @@ from xlt.data.examples import Example
 from xlt.data.overlap import texts_of
 from xlt.data.planned import MadeFile, PlannedSource
 from xlt.errors import UsageError
-from xlt.files import atomic_text
+from xlt.files import CHECKSUM_KEY, DamagedFileError, atomic_path, atomic_text, keep_copy, report, sealed, unsealed
 
 TRANSLATED_FILE = "translated.jsonl"
 DONE_FILE = "done.jsonl"
@@ -75,7 +75,8 @@ def _file(source: PlannedSource) -> MadeFile:
 class DoneTexts:
     """The texts that have been translated so far, in a file to which each batch is appended.
 
-    If the process was killed while it wrote, the incomplete last line is removed.
+    Each line has a checksum. If the process was killed while it wrote, the incomplete last line is removed. If other
+    lines are damaged, or belong to another run, a copy of the file is kept, and their texts are translated again.
 
     Args:
         folder: of the run that translates.
@@ -84,23 +85,38 @@ class DoneTexts:
     def __init__(self, folder: Path) -> None:
         self._path = folder / DONE_FILE
         self.translations: dict[str, str] = {}
-        whole = 0
         if self._path.exists():
-            for raw in self._path.read_bytes().splitlines(keepends=True):
-                if not raw.endswith(b"\n"):
-                    break
-                text, translation = json.loads(raw)
-                self.translations[text] = translation
-                whole += len(raw)
-            with self._path.open("r+b") as file:
-                file.truncate(whole)
+            sound, damaged = self._read()
+            if damaged:
+                kept = keep_copy(self._path)
+                report(self._path, f"{damaged} lines are damaged; kept as {kept}; their texts are translated again")
+            with atomic_path(self._path) as temporary:
+                temporary.write_bytes(b"".join(sound))
+
+    def _read(self) -> tuple[list[bytes], int]:
+        """Fills `translations`; returns the sound lines and the number of damaged ones."""
+        sound, damaged = [], 0
+        for raw in self._path.read_bytes().splitlines(keepends=True):
+            if not raw.endswith(b"\n"):
+                break
+            try:
+                record = json.loads(raw)
+                if CHECKSUM_KEY not in record:
+                    raise DamagedFileError("it has no checksum")
+                record = unsealed(record, self._path.parent.name)
+                self.translations[record["text"]] = record["translation"]
+                sound.append(raw)
+            except (ValueError, KeyError, TypeError, RecursionError):
+                damaged += 1
+        return sound, damaged
 
     def add(self, texts: Sequence[str], translations: Sequence[str]) -> None:
         """Appends a batch to the file. If the process is killed meanwhile, only complete lines count."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         pairs = list(zip(texts, translations, strict=True))
+        records = (sealed({"text": text, "translation": of}, self._path.parent.name) for text, of in pairs)
         with self._path.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs))
+            file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
             file.flush()
             os.fsync(file.fileno())
         self.translations.update(pairs)

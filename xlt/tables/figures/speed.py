@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -72,8 +71,9 @@ def _handle(label: str, look: Mapping[str, Any]) -> Any:
 
 def _seconds_a_step(store: RunStore, fingerprint: str) -> float:
     """Returns the mean seconds per step over all phases, with validation."""
-    lines = (store.folder(fingerprint) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     last: dict[str, int] = {}
-    for record in map(json.loads, lines):
+    for record in store.metrics(fingerprint):
         last[record["phase"]] = record["step"]
+    if not last:
+        raise UsageError(f"table.figure.kind=speed: {store.folder(fingerprint)} has no metric records; train it again")
     return store.result(fingerprint)["training"]["seconds"] / sum(last.values())

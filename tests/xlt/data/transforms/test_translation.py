@@ -42,6 +42,35 @@ def test_a_line_torn_off_at_the_end_is_dropped_and_what_follows_is_whole(lost: i
     assert DoneTexts(tmp_path).translations == {"one": "satu", "two": "dua", "four": "empat"}
 
 
+@pytest.mark.parametrize("damage", ["bit", "order", "type", "text", "line"])
+def test_damaged_lines_are_translated_again_and_a_copy_is_kept(
+    damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = DoneTexts(tmp_path)
+    done.add(["one", "two", "three"], ["satu", "dua", "tigá"])
+    (file,) = tmp_path.iterdir()
+    first, second, third = file.read_bytes().splitlines(keepends=True)
+    damaged = {
+        "bit": second.replace(b"dua", b"eua"),
+        "order": second.replace(b'"text"', b'"TEXT"'),
+        "type": b"[]\n",
+        "text": b"\xff\n",
+        "line": b'{"text": "two", "translation": "dua"}\n',
+    }[damage]
+    file.write_bytes(first + damaged + third)
+    assert DoneTexts(tmp_path).translations == {"one": "satu", "three": "tigá"}
+    assert (tmp_path / "done.jsonl.damaged").read_bytes() == first + damaged + third
+    assert file.read_bytes() == first + third
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(file) in line and "1 lines" in line
+
+
+def test_what_another_run_has_translated_is_not_taken(tmp_path: Path) -> None:
+    DoneTexts(tmp_path / "other").add(["one"], ["satu"])
+    (tmp_path / "other").rename(tmp_path / "run")
+    assert DoneTexts(tmp_path / "run").translations == {}
+
+
 def test_a_batch_has_a_translation_for_each_text_or_is_not_kept(tmp_path: Path) -> None:
     done = DoneTexts(tmp_path)
     with pytest.raises(ValueError, match="zip"):
