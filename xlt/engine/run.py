@@ -28,7 +28,7 @@ from xlt.engine.build import (
     build_teacher,
     device_of,
 )
-from xlt.engine.cost import inference_cost
+from xlt.engine.cost import Counted, inference_cost
 from xlt.engine.evaluation import evaluate
 from xlt.engine.processes import Processes
 from xlt.engine.run_data import RunData
@@ -287,6 +287,7 @@ def evaluate_compositions(
     names = {composition.entry for composition in asked.values()} - planned.benchmarks.keys()
     sources = {source.name: source for source in data.load("evaluation", encoder, names)}
     stack = ModuleStack(model)
+    counted: dict[tuple[ModuleFile, ...], Counted] = {}
     records: dict[str, dict[str, Any]] = {}
     for key, composition in asked.items():
         stack.set([modules[file] for file in composition.modules])
@@ -300,7 +301,8 @@ def evaluate_compositions(
         size, precision = config.train.evaluation_batch_size, config.train.precision
         metrics = evaluate(model, task, [source], encoder, size, precision)
         about = {"source": composition.source, "language": source.language, "composition": composition.label}
-        records[key] = {**about, "metrics": metrics, "cost": inference_cost(model, task, source, encoder)}
+        cost = inference_cost(model, task, source, encoder, counted.setdefault(composition.modules, {}))
+        records[key] = {**about, "metrics": metrics, "cost": cost}
         watcher.note(f"{composition.source}, {composition.label}: {task.metric} {metrics[task.metric]:.2f}")
     return records
 
