@@ -31,6 +31,7 @@ from xlt.data.records import prompted
 from xlt.data.streams import stream
 from xlt.data.transforms import transform_of
 from xlt.errors import UsageError
+from xlt.languages import code_without_script
 from xlt.tracebacks import error_line
 
 # Beginnings of a reader's messages about keys of the source.
@@ -115,9 +116,10 @@ def _same_rows(one: SourceConfig, other: SourceConfig) -> bool:
         transform = transform_of(source)
         read = source if transform is None else transform.original(source)
         whole = dataclasses.replace(read, cap=None, cap_words=None)
-        return {**_content(PlannedSource(whole)), "language": source.language, "where": dict(source.where)}
+        return {**_content(PlannedSource(whole)), "where": dict(source.where)}
 
-    if (one.language, dict(one.where)) != (other.language, dict(other.where)):
+    codes = [code_without_script(source.language) for source in (one, other)]  # the same rows are `ace` and `ace_Arab`
+    if codes[0] != codes[1] or dict(one.where) != dict(other.where):
         return False  # no file needs to be read
     return rows(one) == rows(other)
 

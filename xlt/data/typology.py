@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from xlt.errors import UsageError
-from xlt.languages import language_name
+from xlt.languages import code_without_script, language_name, near_languages, script_of
 
 FEATURES = 289
 _PACKAGE = "urielplus"
@@ -24,6 +24,9 @@ _MAX_SUGGESTIONS = 5
 
 class Typology:
     """A table of typological vectors of languages.
+
+    A vector belongs to an ISO 639-3 code: the varieties of a language in several scripts (`ace_Arab`, `ace_Latn`) have
+    the same one.
 
     Its columns are sorted by the names of their features, whatever their order in the input.
 
@@ -64,41 +67,47 @@ class Typology:
         """Returns the mean number of features that are 1 in a vector."""
         return float(self._data[list(self._rows.values())].sum(1).mean())
 
-    def __contains__(self, code: object) -> bool:
-        return code in self._rows
+    def __contains__(self, language: object) -> bool:
+        return isinstance(language, str) and code_without_script(language) in self._rows
 
     def vectors(self, codes: Iterable[str]) -> Tensor:
         """Returns the vectors of languages, (languages, features) float32, 0 or 1.
 
         Raises:
-            UsageError: a language has no vector; the message suggests languages of similar names that have one.
+            UsageError: a language has no vector; the message suggests near languages that have one.
         """
         codes = list(codes)
         faults = [self.fault(code) for code in codes if code not in self]
         if faults:
             raise UsageError(*faults)
-        return torch.from_numpy(np.stack([self._row(self._rows[code]) for code in codes])).float()
+        return torch.from_numpy(np.stack([self._row(self._rows[code_without_script(code)]) for code in codes])).float()
 
     def fault(self, code: str) -> str:
-        """Returns a line that says that a language has no vector and suggests languages of similar names."""
-        words = {word for word in language_name(code).lower().split() if len(word) > 3 and word != "languages"}
-        named = ((other, _name(other)) for other in self._rows)
-        near = [f"{other} ({name})" for other, name in named if words & set(name.lower().split())][:_MAX_SUGGESTIONS]
-        relatives = f"; languages of similar names with a vector: {', '.join(near)}" if near else ""
+        """Returns a line that says that a language has no vector and suggests near ones that have one.
+
+        Near is a macrolanguage to its languages and the other way round. A collective code (`nah`) is not a
+        macrolanguage: its languages are found by its name.
+        """
+        near = near_languages(code, self._rows)
+        if not near and language_name(code_without_script(code)).endswith(" languages"):
+            (word, *_) = language_name(code).split()
+            near = sorted(other for other in self._rows if word in _name(other).split())
+        names = ", ".join(f"{other} ({_name(other)})" for other in near[:_MAX_SUGGESTIONS])
+        relatives = f"; near languages with a vector: {names}" if near else ""
         return f"language={code}: {self.place} has no vector of {language_name(code)}{relatives}"
 
     def nearest(self, code: str, among: Iterable[str]) -> str:
-        """Returns the language with the largest cosine similarity; of equal ones that with the earlier code.
+        """Returns the language with the largest cosine similarity (thesis §3.4.2, footnote 10).
 
-        Thesis §3.4.2, footnote 10.
+        Of equal ones it is one in the same script if there is one, and then that with the earlier code.
 
         Args:
-            code: ISO 639-3 code of the language.
+            code: ISO 639-3 code of the language, if need be with a script.
             among: codes of the candidates.
         Raises:
             UsageError: `code` or a candidate has no vector.
         """
-        among = sorted(among)
+        among = sorted(among, key=lambda other: (script_of(other) != script_of(code), other))
         others, own = self.vectors(among), self.vectors([code])[0]
         cosine = (others @ own) / (others.norm(dim=1) * own.norm()).clamp(min=1e-12)
         return among[int(cosine.argmax())]

@@ -28,7 +28,7 @@ _CHUNK = 10_000
 # Code that the classes of tasks use but that does not affect features.
 _NO_FEATURES = (
     *("xlt_kernels", "xlt.models", "xlt.modules"),
-    *("xlt.errors", "xlt.files", "xlt.languages", "xlt.data.leaks"),
+    *("xlt.errors", "xlt.files", "xlt.languages", "xlt.language_codes", "xlt.data.leaks"),
 )
 
 # Results of checks in this process: markers of sources without faults, and digests of pairs of training and evaluation

@@ -20,7 +20,7 @@ from xlt.modules.stack import ModuleStack, Undo
 FORMAT_VERSION = 1
 
 _LAYOUT_KEY = "layout"
-_LANGUAGE = re.compile(r"[a-z]{3}")
+_LANGUAGE = re.compile(r"[a-z]{3}(_[A-Z][a-z]{3})?")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class ModuleHeader:
         method: the method that trained it, e.g. "lt_sft".
         base_model: name of the base model, for the reader only.
         base_hash: content hash of the base model's weights, which `check_base` compares.
-        language: ISO 639-3 code of a language module, else None.
+        language: of a language module, its ISO 639-3 code, if need be with a script (`ace_Arab`); else None.
         task: name of the task of a task module, else None.
         fingerprint: identity of the run that produced the module; None if no run did.
         untied: whether the output embeddings were untied from the input embeddings in training (thesis §4.4.2), so
@@ -40,7 +40,7 @@ class ModuleHeader:
         provenance: further facts about the origin; JSON values only.
         format_version: version of the file format.
     Raises:
-        ValueError: `language` is not three lower-case letters, a name is empty, or a value has a wrong type.
+        ValueError: `language` is not written as a code, a name is empty, or a value has a wrong type.
     """
 
     kind: str
@@ -64,7 +64,10 @@ class ModuleHeader:
             if value is not None and (not isinstance(value, str) or not value):
                 raise ValueError(f"{name}={value!r}: must be a name or None")
         if self.language is not None and not _LANGUAGE.fullmatch(self.language):
-            raise ValueError(f"language={self.language!r}: must be an ISO 639-3 code, three lower-case letters")
+            raise ValueError(
+                f"language={self.language!r}: must be an ISO 639-3 code of three small letters, "
+                "if need be with a script: ace or ace_Arab"
+            )
         if not isinstance(self.untied, bool):
             raise ValueError(f"untied={self.untied!r}: must be true or false")
         if not isinstance(self.provenance, dict):

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from xlt.languages import code_without_script
 from xlt.modules.adapter import Adapter, BottleneckAdapter
 from xlt.modules.artefact import ModuleArtefact, ModuleHeader, Undo
 
@@ -145,15 +146,20 @@ class Generator(ModuleArtefact):
         """Generates the adapter of a language, which is an ordinary module.
 
         Args:
-            language: ISO 639-3 code.
+            language: ISO 639-3 code, if need be with a script. A vector does not depend on the script, so that the
+                generator makes the adapter of `ace_Arab` from the vector of `ace`, unless it is itself the module of
+                one language.
         Raises:
-            ValueError: the generator has no vector of the language.
+            ValueError: the generator has no vector of the language, or it is the module of another language.
         """
-        if language not in self.codes:
+        code = language
+        if language not in self.codes and self.header.language is None:
+            code = code_without_script(language)
+        if code not in self.codes:
             raise ValueError(
                 f"{self.header} has no vector of {language}; it has vectors of {len(self.codes)} languages"
             )
-        vector = self.table[self.codes.index(language)].float()
+        vector = self.table[self.codes.index(code)].float()
         adapters = {}
         with torch.no_grad():
             for path, (down, up) in zip(self.sites, self.network(vector), strict=True):

@@ -10,6 +10,7 @@ from xlt.data.encoding import Encoder
 from xlt.data.sources import parallel_languages
 from xlt.engine.build import build_method, build_task, method_class, method_name, task_class, task_name
 from xlt.errors import UsageError
+from xlt.languages import near_languages
 from xlt.models.families import TRANSLATOR, longest_input
 from xlt.models.language_tokens import add_language_tokens
 from xlt.models.loading import load_tokenizer
@@ -44,8 +45,19 @@ def module_faults(config: LanguageModulesConfig) -> list[str]:
         if header.language is None and header.task is not None:
             lines.append(f"{path}: a module of task {header.task}, wanted the language module of {language}")
         elif header.language not in (None, language):
-            lines.append(f"{path}: a module of language {header.language}, wanted {language}")
+            lines.append(_other_language(path, header.language, language))
     return lines
+
+
+def _other_language(path: str, trained: str, language: str) -> str:
+    """Returns the line about a file given as the module of `language` that was trained for the language `trained`."""
+    line = f"{path}: a module of language {trained}, wanted {language}"
+    if not near_languages(language, [trained]):
+        return line
+    return (
+        f"{line}; if it is to stand in, give language_modules.paths.{trained} and "
+        f"language_modules.stand_in.{language}={trained}"
+    )
 
 
 def model_faults(config: RunConfig, model_run: RunConfig | None, languages: Sequence[str] = ()) -> list[str]:

@@ -25,7 +25,8 @@ NO_RESULT = {
     "xlt.config.schema": "it checks configs",
     "xlt.errors": "what an error message says",
     "xlt.files": "how files are written",
-    "xlt.languages": "which codes are languages; others are refused",
+    "xlt.languages": "which codes are languages, and how one is written; others are refused",
+    "xlt.language_codes": "what the refusal of a code suggests",
     "xlt.data.leaks": "it refuses data or not",
     "xlt.engine.watching": "who watches a run",
 }

@@ -20,6 +20,7 @@ from xlt.data.typology import load_typology
 from xlt.engine.build import build_method
 from xlt.engine.run import ModuleFile
 from xlt.errors import UsageError
+from xlt.languages import near_languages
 from xlt.plan.checks import task_module_faults
 from xlt.plan.identity import file_identity
 from xlt.plan.runs import Gathered, Planner
@@ -76,9 +77,11 @@ def _language_module(plan: Planner, config: DictConfig, run_config: RunConfig, u
         file = ModuleFile(plan.store.module_file(run.fingerprint), used)
         return PlannedModule(f"{run.fingerprint}/{used}", file, run.fingerprint)
     if settings.experiment is None:
+        near = near_languages(used, settings.paths)
+        instead = f"; that of {near[0]} is used with +language_modules.stand_in.{used}={near[0]}" if near else ""
         raise UsageError(
             f"language_modules: no module for {used}; give +language_modules.paths.{used}=FILE "
-            "or language_modules.experiment"
+            f"or language_modules.experiment{instead}"
         )
     run = plan.once([used, language_run_settings(config)], compose_language_run, config, used)
     return _of_run(plan, run.fingerprint, used)

@@ -16,6 +16,7 @@ from xlt.data.encoding import Encoder
 from xlt.data.examples import Example
 from xlt.data.mix import Features
 from xlt.errors import UsageError
+from xlt.languages import near_languages
 from xlt.models.language_tokens import language_tokens
 from xlt.models.loading import whole_pretrained
 from xlt.models.transfer import TransferModel
@@ -158,12 +159,14 @@ class Translation(Task):
             UsageError: the model has no token for a language.
         """
         tokenizer = encoder.tokenizer
-        usual, vocabulary = language_tokens(tokenizer), tokenizer.get_vocab()
+        known, vocabulary = language_tokens(tokenizer), tokenizer.get_vocab()
         ids = {}
         for code in sorted(set(codes)):
-            token = self._tokens.get(code) or usual.get(code)
+            token = self._tokens.get(code) or known.get(code)
             if token is None or token not in vocabulary:
                 missing = f"the model has no token {token}" if token is not None else "the model has no token for it"
+                if near := near_languages(code, known):
+                    missing += f", but for {', '.join(near)}"
                 raise UsageError(
                     f"language {code}: {missing}; set +model.new_languages.{code}=CODE_OF_A_RELATED_LANGUAGE "
                     f"or task.tokens.{code}"

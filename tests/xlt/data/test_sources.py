@@ -99,3 +99,21 @@ def test_a_cap_of_words_takes_just_enough_examples_and_a_larger_one_the_same_and
     assert taken(cap_words=3, cap=2).keys() < taken(cap=2).keys()
     assert taken(cap_words=10**6) == everything
     assert source_identity(text_of(file, cap_words=20)) != source_identity(text_of(file))
+
+
+def test_rows_that_are_trained_on_are_not_evaluated_on_under_the_name_of_a_script(file: Path) -> None:
+    def data(evaluated: str) -> DataConfig:
+        return DataConfig(
+            sources={"a": text_of(file, language="fao")},
+            validation={},
+            evaluation={"e": text_of(file, language=evaluated)},
+            excluded={},
+            sampling=SamplingConfig("concatenation", 1.0, None),
+            held_out_fraction=0.0,
+            held_out_fractions={},
+            select_on_targets=False,
+        )
+
+    for language in ("fao", "fao_Latn"):
+        (line,) = source_faults(data(language))
+        assert line.startswith("data.evaluation.e:") and "data.sources" in line

@@ -41,10 +41,19 @@ def test_a_language_without_a_vector_names_its_relatives(tmp_path: Path) -> None
     with pytest.raises(UsageError) as raised:
         typology.vectors(["fao", "nah", "deu"])
     assert raised.value.lines == [
-        "language=nah: t.npz has no vector of Nahuatl languages; languages of similar names with a vector: "
+        "language=nah: t.npz has no vector of Nahuatl languages; near languages with a vector: "
         "azd (Eastern Durango Nahuatl)",
         "language=deu: t.npz has no vector of German",
     ]
+
+
+def test_of_a_macrolanguage_its_own_languages_are_named_and_none_of_a_similar_name(tmp_path: Path) -> None:
+    """The name of Southern Sami has a word in common with that of Northern Sami, but it is another language."""
+    codes = np.array(["swh", "swe", "sma", "zho"])
+    typology = load_typology(_save(tmp_path / "t.npz", langs=codes))
+    assert typology.fault("swa").endswith(": swh (Swahili)")
+    assert typology.fault("yue_Hant").endswith(": zho (Chinese)")
+    assert typology.fault("sme").endswith("has no vector of Northern Sami")
 
 
 def test_what_is_not_known_comes_from_the_languages_that_agree_best() -> None:
@@ -84,3 +93,14 @@ def test_another_table_is_refused(changes: dict[str, object], said: str, tmp_pat
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"nowhere.npz: no such file"):
         load_typology(str(tmp_path / "nowhere.npz"))
+
+
+def test_a_vector_belongs_to_a_code_in_whatever_script(tmp_path: Path) -> None:
+    typology = load_typology(_save(tmp_path / "t.npz"))
+    assert typology.vectors(["fao_Latn", "fao_Runr"]).tolist() == typology.vectors(["fao", "fao"]).tolist()
+    assert "fao_Latn" in typology and "nah_Latn" not in typology
+    # fin_Latn, isl_Latn and isl_Runr: the last two are equally near to fao, one of them in its script.
+    assert typology.nearest("fao_Runr", ["fin_Latn", "isl_Latn", "isl_Runr"]) == "isl_Runr"
+    assert typology.nearest("fao_Latn", ["fin_Latn", "isl_Latn", "isl_Runr"]) == "isl_Latn"
+    with pytest.raises(UsageError, match=r"language=deu_Latn: t\.npz has no vector of German"):
+        typology.vectors(["deu_Latn"])

@@ -30,8 +30,11 @@ def whole(languages: Sequence[str]) -> tuple[Any, Any]:
 
 def test_tokens_are_found_as_nllb_writes_them() -> None:
     found = language_tokens(with_tokens("ace_Arab", "ace_Latn", "eng_Latn", "zho_Hans", "zho_Hant", "tam_Taml"))
-    assert found == {"ace": "ace_Latn", "eng": "eng_Latn", "zho": "zho_Hans", "tam": "tam_Taml"}
-    assert language_tokens(with_tokens("bjn_Latn", "bjn_Arab")) == {"bjn": "bjn_Latn"}  # whichever comes first
+    varieties = ("ace_Arab", "ace_Latn", "eng_Latn", "zho_Hans", "zho_Hant", "tam_Taml")
+    codes = {"ace": "ace_Latn", "eng": "eng_Latn", "zho": "zho_Hans", "tam": "tam_Taml"}
+    assert found == {**codes, **{variety: variety for variety in varieties}}
+    for names in (("bjn_Latn", "bjn_Arab"), ("bjn_Arab", "bjn_Latn")):
+        assert language_tokens(with_tokens(*names))["bjn"] == "bjn_Latn"  # whichever comes first
 
 
 def test_tokens_are_found_as_m2m_100_writes_them() -> None:
@@ -51,6 +54,26 @@ def test_a_new_token_stands_at_the_end_and_has_its_relatives_script() -> None:
     assert added == {"mad": "mad_Latn", "xty": "xty_Taml", "bew": "bew_Latn", "nij": "nij_Taml"}
     assert words.convert_tokens_to_ids(list(added.values())) == list(range(size, size + 4))
     assert add_language_tokens(words, {"mad": None}) == {} and len(words) == size + 4
+
+
+def test_the_token_of_a_new_variety_is_its_name() -> None:
+    words = with_tokens("ace_Arab", "kas_Arab", "kas_Deva", "__id__")
+    new = {"ace": None, "ace_Arab": None, "ace_Latn": "ace_Arab", "kas_Latn": "kas", "mad": "ace_Arab", "ind_Arab": "ind"}
+    added = add_language_tokens(words, new)
+    assert added == {"ace_Latn": "ace_Latn", "kas_Latn": "kas_Latn", "mad": "mad_Arab", "ind_Arab": "ind_Arab"}
+    with pytest.raises(UsageError, match=r"no token for ace_Thai, either; it has tokens for ace, ace_Arab, ace_Latn"):
+        add_language_tokens(words, {"bew": "ace_Thai"})
+
+
+def test_a_new_variety_begins_with_the_token_that_its_code_had() -> None:
+    pretrained, words = whole(("kas_Arab", "ind_Latn"))
+    before = pretrained.model.shared.weight.detach().clone()
+    new = {"kas_Latn": "kas", "kas_Deva": None}
+    initialise_language_embeddings(pretrained, words, new, add_language_tokens(words, new))
+    matrix = pretrained.model.shared.weight
+    known = words.convert_tokens_to_ids(["kas_Arab", "ind_Latn"])
+    assert torch.equal(matrix[words.convert_tokens_to_ids("kas_Latn")], before[known[0]])
+    _assert_mean(matrix[words.convert_tokens_to_ids("kas_Deva")], before[known])
 
 
 def test_a_new_token_is_one_piece_that_no_text_keeps(tmp_path: Path) -> None:

@@ -275,6 +275,9 @@ def test_tensors_that_share_memory_or_are_not_contiguous_are_stored(header: Call
     [
         {"language": "fo"},
         {"language": "FAO"},
+        {"language": "fao_latn"},
+        {"language": "fao-Latn"},
+        {"language": "fao_Latn_x"},
         {"task": ""},
         {"kind": ""},
         {"method": None},
@@ -286,6 +289,12 @@ def test_tensors_that_share_memory_or_are_not_contiguous_are_stored(header: Call
 def test_headers_refuse_what_is_no_name(header: Callable, change: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(change))):
         header(**change)
+
+
+def test_the_header_of_a_variety_says_its_script(header: Callable, tmp_path: Path) -> None:
+    SparseDelta(header(language="ace_Arab"), {}).save(tmp_path / "m")
+    loaded = load_module(tmp_path / "m")
+    assert loaded.header.language == "ace_Arab" and "language=ace_Arab" in str(loaded)
 
 
 def test_provenance_must_be_json(header: Callable, tmp_path: Path) -> None:

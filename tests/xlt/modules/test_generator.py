@@ -112,3 +112,21 @@ def test_a_generator_itself_is_not_applied(tmp_path: Path) -> None:
     (tmp_path / "generator").write_bytes((tmp_path / "generator").read_bytes()[:-8])
     with pytest.raises(ModuleFileError):
         load_module(tmp_path / "generator")
+
+
+def test_a_generator_makes_the_adapter_of_a_variety_from_the_vector_of_its_code() -> None:
+    generator = _generator(None)
+    plain, variety = generator.for_language("sme"), generator.for_language("sme_Cyrl")
+    assert variety.header.language == "sme_Cyrl"
+    own, other = (list(adapter.to_tensors(None)[1].values()) for adapter in (plain, variety))
+    assert all(torch.equal(one, two) for one, two in zip(own, other, strict=True))
+
+
+def test_a_generator_of_one_variety_is_not_taken_for_another() -> None:
+    header = ModuleHeader(kind="generator", method="mad_g", base_model="m", base_hash="h", language="sme_Latn")
+    features = [f"S_{number}" for number in range(9)]
+    generator = Generator(header, _network(None), SITES, "relu", features, ["sme_Latn"], TABLE[1:])
+    assert generator.for_language("sme_Latn").header.language == "sme_Latn"
+    for other in ("sme", "sme_Cyrl"):
+        with pytest.raises(ValueError, match="no vector"):
+            generator.for_language(other)

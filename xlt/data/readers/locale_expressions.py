@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -12,8 +11,15 @@ import babel
 
 from xlt.config import SourceConfig
 from xlt.data.examples import Example
-from xlt.data.locale_expressions import CORPUS_VERSION, available_languages, expressions, parallel_expressions
+from xlt.data.locale_expressions import (
+    CORPUS_VERSION,
+    LANGUAGES,
+    available_languages,
+    expressions,
+    parallel_expressions,
+)
 from xlt.errors import UsageError
+from xlt.languages import code_without_script, near_languages, script_of
 
 # Number of examples of a source without a cap, as many as a run of a nano model can use.
 _DEFAULT_COUNT = 2000
@@ -27,16 +33,17 @@ def files(source: SourceConfig) -> list[Path]:
 
 def identity(source: SourceConfig) -> str:
     """Returns everything that determines the text: versions of corpus and babel, language, split and count."""
-    return f"cldr {CORPUS_VERSION} babel {babel.__version__} {source.language} {source.split} {_count(source)}"
+    language = _corpus_code(source.language)
+    return f"cldr {CORPUS_VERSION} babel {babel.__version__} {language} {source.split} {_count(source)}"
 
 
 def read(source: SourceConfig) -> Iterator[Example]:
     """Yields `cap` expressions of the split, with text, words and column `field`; for parallel text pairs of texts."""
     _check(source)
     if source.parallel is not None:
-        yield from _pairs(*source.parallel, source.split, _count(source))
+        yield from _pairs(*map(_corpus_code, source.parallel), source.split, _count(source))
         return
-    yield from _examples(source.language, source.split, _count(source))
+    yield from _examples(_corpus_code(source.language), source.split, _count(source))
 
 
 @lru_cache(maxsize=512)
@@ -66,10 +73,17 @@ def _count(source: SourceConfig) -> int:
 
 def _check(source: SourceConfig) -> None:
     for language in source.parallel or (source.language,):
-        if language in available_languages():
+        if _corpus_code(language) in available_languages():
             continue
-        near = difflib.get_close_matches(language, available_languages(), n=3, cutoff=0.6)
+        near = near_languages(language, available_languages())
+        scripts = ", ".join(f"{code} in script {LANGUAGES[code].script}" for code in near)
         raise UsageError(
             f"language={language}: not one of the {len(available_languages())} languages of the embedded corpus"
-            + (f"; similar codes are {', '.join(near)}" if near else "")
+            + (f"; it has {scripts}" if near else "")
         )
+
+
+def _corpus_code(language: str) -> str:
+    """Returns the corpus's code of a language: of a variety in the script that the corpus has, the code alone."""
+    known = LANGUAGES.get(code_without_script(language))
+    return code_without_script(language) if known is not None and known.script == script_of(language) else language

@@ -33,6 +33,16 @@ def test_a_language_outside_of_the_embedded_corpus_is_named_on_either_side() -> 
     assert locale_expressions.files(source_config("locale_expressions", "deu", None, text_language="eng", cap=3)) == []
 
 
+def test_a_variety_is_read_in_the_script_that_the_corpus_has_and_in_no_other() -> None:
+    plain, variety = (source_config("locale_expressions", code, None, cap=9) for code in ("srp", "srp_Cyrl"))
+    texts = [[one.text for one in read_source("x", source, 1)] for source in (plain, variety)]
+    assert texts[0] == texts[1]
+    assert locale_expressions.identity(plain) == locale_expressions.identity(variety)  # so that a leak is noticed
+    for other, there in (("srp_Latn", "srp in script Cyrl"), ("cmn", "zho in script Hans")):
+        with pytest.raises(UsageError, match=rf"language={other}: not one of the .* it has {there}"):
+            locale_expressions.files(source_config("locale_expressions", other, None, cap=9))
+
+
 def test_parallel_text_is_another_source_than_the_text_alone() -> None:
     plain, pairs, back = (
         source_identity(source_config("locale_expressions", "deu", None, cap=3, **more))
