@@ -77,7 +77,7 @@ class SourceConfig:
     )
     language: str = key("ISO 639-3 code of the language")
     languages: list[str] = key(
-        "several ISO 639-3 codes; the entry is replaced by one source for each, named by the code",
+        "several languages; the entry is replaced by one source for each, named by its code; '*': all that there are",
         no_module="composition replaces the entry by one source for each language",
     )
     path: str | None = key(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -260,8 +260,8 @@ def prepare(config: RunConfig, standing: Standing, planned: PlannedData | None =
 
 def evaluate_compositions(
     config: RunConfig, planned: PlannedData, model_path: str, asked: Mapping[str, Composition], watcher: Watcher
-) -> dict[str, dict[str, Any]]:
-    """Evaluates the base model with modules on evaluation sources and benchmarks.
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Evaluates the base model with modules on evaluation sources and benchmarks, one after the other.
 
     Args:
         config: of the run whose task module is evaluated.
@@ -269,8 +269,8 @@ def evaluate_compositions(
         model_path: folder or hub id of the base model.
         asked: key -> composition, for the evaluations to carry out.
         watcher: receives a line for each evaluation.
-    Returns:
-        Key -> record: source, language, composition, metrics, and for sources the cost per example.
+    Yields:
+        Key and record: source, language, composition, metrics, and for sources the cost per example.
     Raises:
         UsageError: data, model and modules do not fit together.
     """
@@ -288,13 +288,12 @@ def evaluate_compositions(
     sources = {source.name: source for source in data.load("evaluation", encoder, names)}
     stack = ModuleStack(model)
     counted: dict[tuple[ModuleFile, ...], Counted] = {}
-    records: dict[str, dict[str, Any]] = {}
     for key, composition in asked.items():
         stack.set([modules[file] for file in composition.modules])
         if composition.entry in planned.benchmarks:
             name = composition.entry
             metrics = run_benchmark(model, task, encoder, config.train, name, planned.benchmarks[name])
-            records[key] = {"source": composition.source, "composition": composition.label, "metrics": metrics}
+            yield key, {"source": composition.source, "composition": composition.label, "metrics": metrics}
             watcher.note(f"{composition.source}, {composition.label}: {SCORE} {metrics[SCORE]:.2f}")
             continue
         source = sources[composition.entry]
@@ -302,9 +301,8 @@ def evaluate_compositions(
         metrics = evaluate(model, task, [source], encoder, size, precision)
         about = {"source": composition.source, "language": source.language, "composition": composition.label}
         cost = inference_cost(model, task, source, encoder, counted.setdefault(composition.modules, {}))
-        records[key] = {**about, "metrics": metrics, "cost": cost}
+        yield key, {**about, "metrics": metrics, "cost": cost}
         watcher.note(f"{composition.source}, {composition.label}: {task.metric} {metrics[task.metric]:.2f}")
-    return records
 
 
 def preflight(config: RunConfig, planned: PlannedData) -> None:

@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from xlt.compose import one_line
 from xlt.config import faults
+from xlt.data.listing import EVERY
 from xlt.errors import UsageError
 from xlt.tables.catalogue import config_file
 from xlt.tables.config import (
@@ -73,7 +74,8 @@ def _grid(table: TableConfig, part_name: str, part: PartConfig, heading: str, sc
     entries = {name: entry for name, entry in part.systems.items() if not table.rows or name in table.rows}
     groups = part.groups
     members = [name for column in part.columns for name in groups.get(column, [])]
-    columns = [column for column in table.columns if column in part.columns or column in members] or part.columns
+    known = {*part.columns, *members}
+    columns = [column for column in table.columns if column in known or EVERY in known] or part.columns
     if table.columns and columns is not part.columns:
         groups = {column: of for column, of in groups.items() if column in columns}
     average = [column for column in table.average if column in columns] or [
@@ -91,6 +93,7 @@ def _grid(table: TableConfig, part_name: str, part: PartConfig, heading: str, sc
         average=average,
         note="\n".join(note for note in (part.note, table.note) if note),
         figure=part.figure,
+        scoreboard=part.scoreboard,
     )
     if part.published is not None:
         _add_published(grid, published_numbers(part.published), heading, entries, part.experiment, scale)
@@ -106,6 +109,7 @@ def _system(name: str, entry: EntryConfig, part: PartConfig, heading: str, scale
         experiment=experiment,
         overrides=[_filled(word, experiment, scale) for word in overrides],
         composition=entry.composition or system.composition,
+        with_data_of=entry.with_data_of or system.with_data_of,
     )
 
 
