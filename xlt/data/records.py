@@ -11,6 +11,7 @@ from xlt.errors import UsageError
 
 _TEXTS = ("text", "pair", "label", "id")
 _PROMPTS = ("prompt", "input", "completion")
+_CHOICE = "choice_"  # followed by a number, from 1
 ROLES = ("system", "user", "assistant")
 
 
@@ -53,7 +54,7 @@ def example_of(record: Mapping[str, Any], fields: Mapping[str, str], place: str)
         fields: role -> column. Roles are `text`, `pair`, `label`, `id` (strings or numbers), `words` (list of strings)
             and `answers` (lists `text` and `answer_start` in a mapping, or a list of such pairs); for conversations
             `messages` (a list of mappings `role` and `content`), or `prompt`, `completion` and optionally `input`,
-            which is put below the prompt. Any other role is a column of word labels, a list as long as `words`.
+            which is put below the prompt; `choice_1`, `choice_2` and so on for the answers to choose from. Any other role is a column of word labels, a list as long as `words`.
         place: of the record, for messages.
     Raises:
         UsageError: a column is missing or has another type or length, or an answer is not in `pair` at its place; the
@@ -62,6 +63,7 @@ def example_of(record: Mapping[str, Any], fields: Mapping[str, str], place: str)
     values: dict[str, Any] = {}
     columns: dict[str, tuple[str, ...]] = {}
     prompts: dict[str, str] = {}
+    choices: dict[int, str] = {}
     for role, column in fields.items():
         if column not in record:
             names = ", ".join(map(str, record)) or "none"
@@ -75,6 +77,8 @@ def example_of(record: Mapping[str, Any], fields: Mapping[str, str], place: str)
             values["turns"] = _turns(value, column, place)
         elif role in _PROMPTS:
             prompts[role] = _text(value, role, column, place)
+        elif role.startswith(_CHOICE) and role.removeprefix(_CHOICE).isdecimal():
+            choices[int(role.removeprefix(_CHOICE))] = _text(value, role, column, place)
         else:
             listed = _strings(value, role, column, place)
             if role == "words":
@@ -94,7 +98,8 @@ def example_of(record: Mapping[str, Any], fields: Mapping[str, str], place: str)
         raise UsageError(f"{place}: word {words.index('') + 1} in column {fields['words']!r} is empty")
     if "answers" in values and "pair" in values:
         check_answers(values["answers"], values["pair"], place)
-    return Example(place, columns=columns, **values)
+    ordered = tuple(choices[number] for number in sorted(choices))
+    return Example(place, columns=columns, choices=ordered, **values)
 
 
 def prompted(prompt: str, below: str, completion: str, place: str) -> tuple[Turn, ...]:
