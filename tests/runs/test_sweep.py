@@ -113,9 +113,9 @@ def test_a_sweep_that_is_stopped_says_what_was_done_and_goes_on(
 def test_a_job_shows_the_evaluations_that_it_asked_for_and_not_those_of_another_job(
     command: Callable[..., Any], words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def scored(run: Any, data: Any, model: str, wanted: dict[str, Composition], watcher: Any) -> dict[str, Any]:
+    def scored(run: Any, data: Any, model: str, wanted: dict[str, Composition], watcher: Any) -> Any:
         scores = {"": 30.0, "eng": 20.0, "fao": 80.0}  # by the language module in use
-        return {
+        records = {
             key: {
                 "source": composition.source,
                 "composition": composition.label,
@@ -123,6 +123,7 @@ def test_a_job_shows_the_evaluations_that_it_asked_for_and_not_those_of_another_
             }
             for key, composition in wanted.items()
         }
+        return records.items()
 
     monkeypatch.setattr(execution, "evaluate_compositions", scored)
     ended = command(*words, "+language_modules.stand_in.fao=fao,eng", "launcher.workers=1")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from xlt.commands.cli import FAILURE, guarded
 from xlt.compose import hydra_ready
+from xlt.tables.columns import list_columns
 from xlt.tables.request import request_table
 from xlt.tracking.workspace import Workspace, create, has_account, table_workspace
 
@@ -47,4 +48,5 @@ def workspace_of(words: list[str]) -> Workspace:
     """
     with hydra_ready():
         request = request_table(words)
-        return table_workspace(request.name, list(request.grids.values()), request.overrides)
+        grids = [list_columns(grid, request.overrides) for grid in request.grids.values()]
+        return table_workspace(request.name, grids, request.overrides)

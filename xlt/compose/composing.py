@@ -26,6 +26,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from xlt import config as shared
 from xlt.compose.recipes import register_recipes
+from xlt.data.listing import EVERY, languages_in
+from xlt.errors import UsageError
 from xlt.tracebacks import error_line
 
 CONFIG_MODULE = "xlt_conf"
@@ -194,11 +196,21 @@ def keep(words: tuple[str, ...], config: DictConfig) -> DictConfig:
 def one_source_per_language(config: DictConfig) -> DictConfig:
     """Replaces each source that has several `languages` by one source for each, named by its code; changes `config`.
 
-    A source that already has such a name is not replaced. Hydra could compose the sources one by one, but it would
-    need half a minute for a hundred.
+    The language `*` stands for every language of which the source has data. A source that already has such a name is
+    not replaced. Hydra could compose the sources one by one, but it would need half a minute for a hundred.
+
+    Raises:
+        UsageError: the languages of a source cannot be listed; the line names its key.
     """
     for part in shared.PARTS if "data" in config else ():
         sources = config.data[part]
+        for name, source in sources.items():
+            if EVERY in source.languages:
+                taken = [other for other in sources.values() if other is not source]
+                try:
+                    source.languages = _every_language(source, taken)
+                except UsageError as error:
+                    raise UsageError(*(f"data.{part}.{name}.{line}" for line in error.lines)) from error
         if not any(source.languages for source in sources.values()):
             continue
         sources_by_name: dict[str, DictConfig] = {}
@@ -215,6 +227,27 @@ def one_source_per_language(config: DictConfig) -> DictConfig:
             for name, node in sources_by_name.items():
                 sources[name] = node
     return config
+
+
+def _every_language(source: DictConfig, others: Sequence[DictConfig]) -> list[str]:
+    """Returns the languages of which a source has data, without those in places that other sources read.
+
+    Args:
+        source: with the language `*`, and possibly others.
+        others: the other sources of its part.
+    Raises:
+        UsageError: there are none, or nobody can know.
+    """
+    if source.path is not None:
+        places = [
+            Path(other.path.replace("{code}", other.codes.get(other.language, other.language))).expanduser()
+            for other in others
+            if not OmegaConf.is_missing(other, "language") and not other.languages and other.path is not None
+        ]
+        return languages_in(source.path, source.codes, places)
+    if source.hub is None or not source.hub.codes:
+        raise UsageError(f"languages=[{EVERY}]: path is null and hub.codes names no language; list the languages")
+    return list(source.hub.codes)
 
 
 def _one_per_language(source: DictConfig) -> Iterator[tuple[str, DictConfig]]:

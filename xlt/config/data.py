@@ -85,7 +85,7 @@ class SourceConfig:
     )
     language: str = key("ISO 639-3 code of the language, if need be with a script (ace_Arab)")
     languages: list[str] = key(
-        "several languages, as in `language`; the entry is replaced by one source for each, named by the code",
+        "several languages, or '*' for all there are; one source for each, named by the language, replaces it",
         no_module="composition replaces the entry by one source for each language",
     )
     path: str | None = key(

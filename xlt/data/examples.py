@@ -42,6 +42,7 @@ class Example:
         answers: all accepted answers to a question.
         id: the data set's own name of the example, if it has one.
         turns: of a conversation.
+        choices: the answers to choose from, if a question has several; `label` is the number of the right one, from 1.
         languages: ISO 639-3 codes of `text` and `pair` if one is a translation of the other.
         untranslated: the original texts, if a model has translated some.
     """
@@ -57,6 +58,7 @@ class Example:
     turns: tuple[Turn, ...] = ()
     languages: tuple[str, str] | None = None
     untranslated: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
 
 
 # Labels that real words of underscores can have: those of punctuation and symbols, and of no entity.

@@ -18,6 +18,7 @@ _PROMPTS = ("prompt", "input", "completion")
 _RULE = "to leave out such questions, give the source where.answers.not_empty=true"
 # Number of faults of one file that are listed; the others are counted.
 _MOST_LINES = 50
+_CHOICE = "choice_"  # followed by a number, from 1
 ROLES = ("system", "user", "assistant")
 
 
@@ -88,7 +89,8 @@ def example_of(record: Mapping[str, Any], fields: Mapping[str, str], place: str)
         fields: role -> column. Roles are `text`, `pair`, `label`, `id` (strings or numbers), `words` (list of strings)
             and `answers` (lists `text` and `answer_start` in a mapping, or a list of such pairs); for conversations
             `messages` (a list of mappings `role` and `content`), or `prompt`, `completion` and optionally `input`,
-            which is put below the prompt. Any other role is a column of word labels, a list as long as `words`.
+            which is put below the prompt; `choice_1`, `choice_2` and so on for the answers to choose from. Any other
+            role is a column of word labels, a list as long as `words`.
         place: of the record, for messages.
     Raises:
         UsageError: a column is missing or has another type or length, or an answer is not in `pair` at its place; the
@@ -97,6 +99,7 @@ def example_of(record: Mapping[str, Any], fields: Mapping[str, str], place: str)
     values: dict[str, Any] = {}
     columns: dict[str, tuple[str, ...]] = {}
     prompts: dict[str, str] = {}
+    choices: dict[int, str] = {}
     for role, column in fields.items():
         try:
             value = value_of(record, column)
@@ -111,6 +114,8 @@ def example_of(record: Mapping[str, Any], fields: Mapping[str, str], place: str)
             values["turns"] = _turns(value, column, place)
         elif role in _PROMPTS:
             prompts[role] = _text(value, role, column, place)
+        elif role.startswith(_CHOICE) and role.removeprefix(_CHOICE).isdecimal():
+            choices[int(role.removeprefix(_CHOICE))] = _text(value, role, column, place)
         else:
             listed = _strings(value, role, column, place)
             if role == "words":
@@ -132,7 +137,8 @@ def example_of(record: Mapping[str, Any], fields: Mapping[str, str], place: str)
         check_possible(record.get("is_impossible"), values["answers"], place)
     if "answers" in values and "pair" in values:
         check_answers(values["answers"], values["pair"], place)
-    return Example(place, columns=columns, **values)
+    ordered = tuple(choices[number] for number in sorted(choices))
+    return Example(place, columns=columns, choices=ordered, **values)
 
 
 def prompted(prompt: str, below: str, completion: str, place: str) -> tuple[Turn, ...]:

@@ -112,6 +112,15 @@ class Typology:
         cosine = (others @ own) / (others.norm(dim=1) * own.norm()).clamp(min=1e-12)
         return among[int(cosine.argmax())]
 
+    def similarity(self, one: str, other: str) -> float:
+        """Returns the cosine similarity of two languages' vectors, in [0, 1].
+
+        Raises:
+            UsageError: one of them has no vector.
+        """
+        first, second = self.vectors([one, other])
+        return float((first @ second) / (first.norm() * second.norm()).clamp(min=1e-12))
+
     def _row(self, row: int) -> np.ndarray:
         """Returns a vector, (features,) uint8, whose unknown values are filled in."""
         if self._known is None or self._signed is None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from xlt.data.encoding import Encoder
-from xlt.data.mix import LoadedSource
+from xlt.data.mix import Features, LoadedSource
 from xlt.data.streams import stream
 from xlt.models.transfer import TransferModel, parameter_report
 from xlt.tasks.task import Task
@@ -15,9 +18,14 @@ from xlt.tasks.task import Task
 _EXAMPLES = 16
 _EXAMPLES_DECODED = 2  # fewer, because decoding is token by token and each product is counted
 
+Counted = dict[tuple[Any, ...], int]
+"""Shapes of a batch's tensors, and its number of predictions -> operations, for one model with its modules."""
+
 
 @torch.no_grad()
-def inference_cost(model: TransferModel, task: Task, source: LoadedSource, encoder: Encoder) -> dict[str, float]:
+def inference_cost(
+    model: TransferModel, task: Task, source: LoadedSource, encoder: Encoder, counted: Counted | None = None
+) -> dict[str, float]:
     """Counts the parameters of the body, and the operations per example (`flops`) including heads, as a mean.
 
     Args:
@@ -25,18 +33,32 @@ def inference_cost(model: TransferModel, task: Task, source: LoadedSource, encod
         task: the task.
         source: some of its rows, spread evenly, are each a batch of their own, so that padding does not count.
         encoder: the tokenizer.
+        counted: operations of rows of other sources of this model with the same modules, which are not counted again
+            and to which this source's are added. A model that decodes does not use it, because how many operations it
+            needs depends on what it says. None: count those of every row.
     """
+    counted = {} if counted is None or model.decodes else counted
     training = model.training
     model.eval()
     rows = source.features
     count = _EXAMPLES_DECODED if model.decodes else _EXAMPLES
     row_numbers = sorted({round(at * (len(rows) - 1) / max(count - 1, 1)) for at in range(count)})
+    flops = 0
     try:
-        # torch's counter does not count fused attention on a CPU; plain attention computes the same products.
-        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-            for at in row_numbers:
-                batch = task.collate([rows[at]], encoder, stream(0, "evaluation"))
-                task.score(model, {name: part.to(model.device) for name, part in batch.items()}, [rows[at]])
+        for at in row_numbers:
+            batch = task.collate([rows[at]], encoder, stream(0, "evaluation"))
+            alike = (tuple((name, tuple(part.shape)) for name, part in batch.items()), task.targets(batch))
+            if alike not in counted or model.decodes:
+                counted[alike] = _operations(model, task, batch, [rows[at]])
+            flops += counted[alike]
     finally:
         model.train(training)
-    return {**parameter_report(model), "flops": counter.get_total_flops() / len(row_numbers)}
+    return {**parameter_report(model), "flops": flops / len(row_numbers)}
+
+
+def _operations(model: TransferModel, task: Task, batch: dict[str, Tensor], rows: list[Features]) -> int:
+    """Counts the operations of a batch."""
+    # torch's counter does not count fused attention on a CPU; plain attention computes the same products.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        task.score(model, {name: part.to(model.device) for name, part in batch.items()}, rows)
+    return int(counter.get_total_flops())

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from xlt.data.encoding import Encoder
-from xlt.data.mix import LoadedSource
+from xlt.data.mix import Features, LoadedSource
 from xlt.data.streams import stream
 from xlt.models.transfer import TransferModel
 from xlt.tasks.task import Task
+
+_MOST_PADDING = 0.1  # of a batch's longest row
+_FEWEST_TOKENS = {"cpu": 256, "cuda": 16_384}  # below it, a device computes a smaller batch in about the same time
 
 
 @torch.no_grad()
@@ -19,15 +22,16 @@ def evaluate(
 ) -> dict[str, float]:
     """Computes the task's metrics over all examples of the sources together.
 
-    Examples are batched by length, the longest first, so that there is little padding. Random draws of the task come
-    from the same stream at each call. The model's mode (training or evaluation) does not change.
+    Examples are batched by length, the longest first, and a batch ends before a much shorter example, so that there is
+    little padding. Random draws of the task come from the same stream at each call. The model's mode (training or
+    evaluation) does not change.
 
     Args:
         model: with its modules applied.
         task: computes scores and metrics.
         sources: at least one example in all.
         encoder: the tokenizer.
-        batch_size: number of examples.
+        batch_size: number of examples of a batch, at most.
         precision: "fp32", or "bf16" for forward passes in bfloat16.
     Returns:
         name -> value, as `Task.metrics` returns them.
@@ -40,11 +44,10 @@ def evaluate(
             for number, source in enumerate(sources)
             for row in source.features
         ]
-        rows.sort(key=lambda row: len(row["input_ids"]), reverse=True)
         generator = stream(0, "evaluation")
+        fewest = None if task.validates_at_random else _FEWEST_TOKENS.get(model.device.type, _FEWEST_TOKENS["cuda"])
         scores = []
-        for at in range(0, len(rows), batch_size):
-            part = rows[at : at + batch_size]
+        for part in batches(rows, batch_size, fewest):
             batch = task.collate(part, encoder, generator)
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
             with autocast(model, precision):
@@ -52,6 +55,29 @@ def evaluate(
         return task.metrics(scores)
     finally:
         model.train(training)
+
+
+def batches(rows: Sequence[Features], batch_size: int, fewest_tokens: int | None) -> Iterator[list[Features]]:
+    """Yields the rows in batches of similar length, the longest first.
+
+    A row that is more than a tenth shorter than the longest one of a batch begins the next batch.
+
+    Args:
+        rows: in any order.
+        batch_size: number of rows of a batch, at most.
+        fewest_tokens: a batch with fewer tokens takes shorter rows all the same. None: each batch but the last has
+            `batch_size` rows, for tasks whose random draws would depend on the device otherwise.
+    """
+    batch: list[Features] = []
+    for row in sorted(rows, key=lambda row: len(row["input_ids"]), reverse=True):
+        longest = len(batch[0]["input_ids"]) if batch else 0
+        differs = fewest_tokens is not None and len(row["input_ids"]) < (1 - _MOST_PADDING) * longest
+        if len(batch) == batch_size or (differs and len(batch) * longest >= (fewest_tokens or 0)):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
 
 
 def autocast(model: TransferModel, precision: str) -> torch.autocast:

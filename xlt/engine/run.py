@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from xlt.engine.build import (
     build_teacher,
     device_of,
 )
-from xlt.engine.cost import inference_cost
+from xlt.engine.cost import Counted, inference_cost
 from xlt.engine.evaluation import evaluate
 from xlt.engine.export import module_header, rehearse_export
 from xlt.engine.processes import Processes
@@ -274,8 +274,8 @@ def prepare(config: RunConfig, standing: Standing, planned: PlannedData | None =
 
 def evaluate_compositions(
     config: RunConfig, planned: PlannedData, model_path: str, asked: Mapping[str, Composition], watcher: Watcher
-) -> dict[str, dict[str, Any]]:
-    """Evaluates the base model with modules on evaluation sources and benchmarks.
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Evaluates the base model with modules on evaluation sources and benchmarks, one after the other.
 
     Args:
         config: of the run whose task module is evaluated.
@@ -283,8 +283,8 @@ def evaluate_compositions(
         model_path: folder or hub id of the base model.
         asked: key -> composition, for the evaluations to carry out.
         watcher: receives a line for each evaluation.
-    Returns:
-        Key -> record: source, language, composition, metrics, and for sources the cost per example.
+    Yields:
+        Key and record: source, language, composition, metrics, and for sources the cost per example.
     Raises:
         UsageError: data, model and modules do not fit together.
     """
@@ -301,13 +301,13 @@ def evaluate_compositions(
     names = {composition.entry for composition in asked.values()} - planned.benchmarks.keys()
     sources = {source.name: source for source in data.load("evaluation", encoder, names)}
     stack = ModuleStack(model)
-    records: dict[str, dict[str, Any]] = {}
+    counted: dict[tuple[ModuleFile, ...], Counted] = {}
     for key, composition in asked.items():
         stack.set([modules[file] for file in composition.modules])
         if composition.entry in planned.benchmarks:
             name = composition.entry
             metrics = run_benchmark(model, task, encoder, config.train, name, planned.benchmarks[name])
-            records[key] = {"source": composition.source, "composition": composition.label, "metrics": metrics}
+            yield key, {"source": composition.source, "composition": composition.label, "metrics": metrics}
             watcher.note(f"{composition.source}, {composition.label}: {SCORE} {metrics[SCORE]:.2f}")
             continue
         source = sources[composition.entry]
@@ -315,9 +315,9 @@ def evaluate_compositions(
         size, precision = config.train.evaluation_batch_size, config.train.precision
         metrics = evaluate(model, task, [source], encoder, size, precision)
         about = {"source": composition.source, "language": source.language, "composition": composition.label}
-        records[key] = {**about, "metrics": metrics, "cost": inference_cost(model, task, source, encoder)}
+        cost = inference_cost(model, task, source, encoder, counted.setdefault(composition.modules, {}))
+        yield key, {**about, "metrics": metrics, "cost": cost}
         watcher.note(f"{composition.source}, {composition.label}: {task.metric} {metrics[task.metric]:.2f}")
-    return records
 
 
 def preflight(config: RunConfig, planned: PlannedData) -> RunData:

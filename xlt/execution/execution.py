@@ -341,11 +341,13 @@ def _evaluate(run: Run, store: RunStore, requested: dict[str, Composition], watc
         _check_tests_unchanged(run, missing.values())
         watcher = watcher_for(run, store)
         try:
-            began = time.monotonic()
-            records = evaluate_compositions(run.config, run.planned_data, run.evaluation_model, missing, watcher)
-            records = {key: {**record, "identity": dict(missing[key].identity)} for key, record in records.items()}
-            store.add_evaluations(run.fingerprint, records)
-            store.record_evaluation_time(run.fingerprint, run.kind, len(records), time.monotonic() - began)
+            began, finished = time.monotonic(), 0
+            evaluated = evaluate_compositions(run.config, run.planned_data, run.evaluation_model, missing, watcher)
+            for key, record in evaluated:  # each is stored at once, so that nothing is done again after an interruption
+                record = {**record, "identity": dict(missing[key].identity)}
+                store.add_evaluations(run.fingerprint, {key: record})
+                finished += 1
+            store.record_evaluation_time(run.fingerprint, run.kind, finished, time.monotonic() - began)
             watcher.evaluated(store.evaluations(run.fingerprint))
         finally:
             watcher.close()

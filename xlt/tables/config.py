@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from xlt.config import LauncherConfig, key
+from xlt.data.listing import EVERY
 from xlt.engine.run import ALONE, BASE, COMPOSED
 
 AVERAGE = "avg"
@@ -44,6 +45,19 @@ def kinds() -> list[str]:
 
 
 @dataclass
+class ScoreboardConfig:
+    """How a grid of very many languages is shown: languages as rows with facts about each, and means of groups.
+
+    Languages are grouped by script, by family, and by whether the encoder's tokenizer knows their text.
+    """
+
+    unknown_share: float = optional(
+        "least share of unknown pieces of a language whose script the tokenizer does not know", 0.1, low=0, high=1
+    )
+    pieces_per_word: float = optional("least number of pieces a word of a language that is cut small", 3.0, low=1)
+
+
+@dataclass
 class SearchConfig:
     """A search over settings of one system; every combination is a row of the table."""
 
@@ -71,6 +85,9 @@ class SystemConfig:
         COMPOSED,
         choices=COMPOSITIONS,
     )
+    with_data_of: str | None = optional(
+        "file of conf/source: the row has only columns in whose language this source has data; null: all columns", None
+    )
 
 
 @dataclass
@@ -85,6 +102,7 @@ class EntryConfig:
     composition: str | None = optional("another composition; null: the system's", None, choices=COMPOSITIONS)
     search: SearchConfig | None = optional("settings that are searched over: a row for each", None)
     published: str | None = optional("row of the published numbers; null: the one named as this entry", None)
+    with_data_of: str | None = optional("another value of the system's key; null: the system's", None)
 
 
 @dataclass
@@ -96,18 +114,21 @@ class PartConfig:
     title: str | None = optional("title, one line; null: the table's title with the heading", None)
     overrides: list[str] = optional("Hydra overrides for every run of the part", [])
     systems: dict[str, EntryConfig] = optional("name of a row -> its system; rows are in this order", {})
-    columns: list[str] = optional("names in data.evaluation or data.benchmarks, or in groups", [])
+    columns: list[str] = optional(
+        "names in data.evaluation or data.benchmarks, or in groups; '*': all names in data.evaluation", []
+    )
     groups: dict[str, list[str]] = optional("column -> names in data.evaluation whose mean it shows", {})
     average: list[str] = optional("columns that the average is over; empty: all", [])
     published: str | None = optional("file of conf/published; null: nothing is published", None)
     note: str = optional("a line under the part's grids", "")
     figure: FigureConfig | None = optional("the part's picture; null: the table's", None)
+    scoreboard: ScoreboardConfig | None = optional("show very many languages as rows with facts; null: do not", None)
 
     def faults(self, prefix: str) -> Iterator[str]:
         if not self.metrics:
             yield f"{prefix}.metrics: empty; give a heading and its metric, as {{POS: accuracy}}"
         for name in self.average:
-            if name not in self.columns:
+            if name not in self.columns and EVERY not in self.columns:
                 yield f"{prefix}.average: {name} is not in {prefix}.columns"
         for name, members in self.groups.items():
             if name not in self.columns or not members:
@@ -173,7 +194,7 @@ class TableConfig:
         ]
         for where in ("columns", "average"):
             for column in getattr(self, where):
-                if column not in columns:
+                if column not in columns and EVERY not in columns:
                     known_columns = ", ".join(dict.fromkeys(columns))
                     yield f"{prefix}.{where}: no part has a column {column}; there are {known_columns}"
 
@@ -202,7 +223,8 @@ class GridConfig:
         overrides: Hydra overrides for every run.
         systems: name -> system, in order; each has its experiment.
         searches: system -> settings to search over.
-        columns: names in data.evaluation or data.benchmarks, or names of groups.
+        columns: names in data.evaluation or data.benchmarks, or names of groups; "*" until `list_columns` lists them.
+        columns_of: system -> its columns, for systems that have fewer; what is not in it has all.
         groups: column -> its members.
         average: columns over which the average is taken; empty: all.
         reference: system -> column (or avg) -> published number.
@@ -210,6 +232,7 @@ class GridConfig:
         facts: system or column -> name of a further published number -> number.
         note: a line under the grid.
         figure: the figure of the grid.
+        scoreboard: how languages are shown as rows; None: they are columns.
     """
 
     title: str
@@ -225,11 +248,18 @@ class GridConfig:
     facts: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
     note: str = ""
     figure: FigureConfig | None = None
+    columns_of: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    scoreboard: ScoreboardConfig | None = None
 
     @property
     def sources(self) -> list[str]:
         """The evaluation sources and benchmarks of the columns; groups are replaced by their members."""
         return list(dict.fromkeys(name for column in self.columns for name in self.groups.get(column, [column])))
+
+    def sources_of(self, system: str) -> list[str]:
+        """Returns the evaluation sources and benchmarks of a system's row."""
+        own = self.columns_of.get(system)
+        return [name for name in self.sources if own is None or name in own]
 
     def searched(self) -> GridConfig:
         """Returns the grid with a system for each combination of a search, named `SYSTEM KEY=VALUE ...`.

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from xlt.data.language_facts import LanguageFacts
 from xlt.files import atomic_text, write_json
 from xlt.tables.config import AVERAGE, GridConfig, SystemConfig
 
@@ -52,6 +53,7 @@ class Grid:
         seeds: every cell has one value for each seed.
         cells: system -> column (and `avg`) -> cell.
         has_average: it may have a column of averages.
+        languages: column -> facts about its language; empty if languages are not shown as rows.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Grid:
     seeds: list[int]
     cells: dict[str, dict[str, Cell]]
     has_average: bool = True
+    languages: dict[str, LanguageFacts] = field(default_factory=dict)
 
     @property
     def columns(self) -> list[str]:
@@ -87,6 +90,7 @@ class Grid:
                 system: {column: _cell_record(cell) for column, cell in row.items()}
                 for system, row in self.cells.items()
             },
+            **({"languages": {c: dataclasses.asdict(f) for c, f in self.languages.items()}} if self.languages else {}),
         }
         write_json(folder / f"{self.name}.json", json.loads(json.dumps(record)))
         with atomic_text(folder / f"{self.name}.md") as file:

@@ -20,6 +20,7 @@ from xlt.config import faults
 from xlt.errors import UsageError
 from xlt.plan.planner import Plan
 from xlt.tables.catalogue import NamedTable, find_table
+from xlt.tables.columns import list_columns
 from xlt.tables.config import (
     AVERAGES,
     FigureConfig,
@@ -82,7 +83,7 @@ class TableRequest:
         return f"{self.name}_{re.sub(r'[^0-9A-Za-z]+', '_', heading).strip('_')}" if several else self.name
 
     def tables(self, plan: Plan) -> tuple[dict[str, Table], list[str]]:
-        """Adds the runs of all headings to a plan.
+        """Lists the columns of all headings, and adds their runs to a plan.
 
         Returns:
             Heading -> its runs; and one line for each fault in the runs of headings that cannot be composed.
@@ -91,6 +92,7 @@ class TableRequest:
         faulty: list[str] = []
         for heading, grid in self.grids.items():
             try:
+                grid = self.grids[heading] = list_columns(grid, self.overrides)
                 tables[heading] = Table(self.grid_name(heading), grid, self.config.seeds, self.overrides, plan)
             except UsageError as error:
                 faulty += error.lines

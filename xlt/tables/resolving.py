@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from xlt.compose import one_line
 from xlt.config import faults
+from xlt.data.listing import EVERY
 from xlt.errors import UsageError
 from xlt.tables.catalogue import config_file
 from xlt.tables.config import (
@@ -77,7 +78,8 @@ def _grid(table: TableConfig, part_name: str, part: PartConfig, heading: str, sc
     entries = {name: entry for name, entry in part.systems.items() if not table.rows or name in table.rows}
     groups = part.groups
     grouped = [name for column in part.columns for name in groups.get(column, [])]
-    columns = [column for column in table.columns if column in part.columns or column in grouped] or part.columns
+    known = {*part.columns, *grouped}
+    columns = [column for column in table.columns if column in known or EVERY in known] or part.columns
     if table.columns and columns is not part.columns:
         groups = {column: members for column, members in groups.items() if column in columns}
     average = [column for column in table.average if column in columns] or [
@@ -95,6 +97,7 @@ def _grid(table: TableConfig, part_name: str, part: PartConfig, heading: str, sc
         average=average,
         note="\n".join(note for note in (part.note, table.note) if note),
         figure=part.figure,
+        scoreboard=part.scoreboard,
     )
     if part.published is not None:
         _add_published(grid, published_numbers(part.published), heading, entries, part.experiment, scale)
@@ -110,6 +113,7 @@ def _system(name: str, entry: EntryConfig, part: PartConfig, heading: str, scale
         experiment=experiment,
         overrides=[_filled(word, experiment, scale) for word in overrides],
         composition=entry.composition or system.composition,
+        with_data_of=entry.with_data_of or system.with_data_of,
     )
 
 

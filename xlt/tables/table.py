@@ -10,11 +10,13 @@ from typing import Any
 from omegaconf import DictConfig, open_dict
 
 from xlt.compose import compose
+from xlt.data.language_facts import LanguageFacts
 from xlt.engine.benchmarks import SCORE
 from xlt.engine.run import COMPOSED, Composition
 from xlt.errors import UsageError
 from xlt.plan.planner import Plan, Run
 from xlt.plan.store import RunStore
+from xlt.tables.columns import column_facts, run_words
 from xlt.tables.config import AVERAGE, GridConfig, SystemConfig
 from xlt.tables.grid import Cell, Grid
 
@@ -37,13 +39,14 @@ class Table:
         self._runs: dict[tuple[str, int, str | None], tuple[Run, dict[str, Composition]]] = {}
         faults: list[str] = []
         for system_name, system in config.systems.items():
-            columns: list[str | None] = list(config.sources) if _is_per_column(system) else [None]
-            for seed, column in itertools.product(seeds, columns):
+            columns = config.sources_of(system_name)
+            own: list[str | None] = [*columns] if _is_per_column(system) else [None]
+            for seed, column in itertools.product(seeds, own):
                 try:
                     composed = compose(run_words(config, system, overrides, column))
                     composed.seed = seed
                     composed.language_modules.evaluate_without = system.composition != COMPOSED
-                    _evaluate_only(composed, [column] if column else config.sources)
+                    _evaluate_only(composed, [column] if column else columns)
                     self._runs[system_name, seed, column] = plan.ask(composed, {system.composition})
                 except UsageError as error:
                     faults += error.lines
@@ -84,7 +87,14 @@ class Table:
             failures: fingerprint -> why a run failed in this session.
         """
         cells = {name: self._row(name, store, failures) for name in self.config.systems}
-        return Grid(self.name, self.config, self.seeds, cells)
+        return Grid(self.name, self.config, self.seeds, cells, languages=self._languages())
+
+    def _languages(self) -> dict[str, LanguageFacts]:
+        """Returns column -> facts about its language, for a scoreboard."""
+        if self.config.scoreboard is None:
+            return {}
+        first = next(run for run, _ in self._runs.values())
+        return column_facts(first, [name for name in self.config.sources if name in first.planned_data.evaluation])
 
     def _row(self, name: str, store: RunStore, failures: Mapping[str, str]) -> dict[str, Cell]:
         config, system = self.config, self.config.systems[name]
@@ -93,7 +103,7 @@ class Table:
         for seed in self.seeds:
             scores: dict[str, float] = {}
             behind: dict[str, str] = {}
-            for column in config.sources:
+            for column in config.sources_of(name):
                 run, evaluations = self._run_and_evaluations(name, seed, column)
                 key, composition = _shown(evaluations, system, column)
                 behind[column] = run.fingerprint
@@ -123,19 +133,6 @@ class Table:
         """Returns the names in data.evaluation over which the average is taken; groups are replaced by members."""
         config = self.config
         return [name for column in config.average or config.columns for name in config.groups.get(column, [column])]
-
-
-def run_words(config: GridConfig, system: SystemConfig, overrides: Sequence[str], column: str | None) -> list[str]:
-    """Returns the overrides that compose a system's run, as they would be written after `xlt`.
-
-    Args:
-        config: of the grid.
-        system: one of the grid's systems.
-        overrides: the user's, which come last and so take precedence.
-        column: replaces {column}.
-    """
-    words = [f"experiment={system.experiment}", *config.overrides, *system.overrides, *overrides]
-    return [word.replace("{column}", column or "") for word in words]
 
 
 def _shown(

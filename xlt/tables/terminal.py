@@ -20,6 +20,15 @@ from xlt.plan.store import RunStore
 from xlt.tables.blocks import Shown, print_blocks
 from xlt.tables.config import AVERAGE
 from xlt.tables.grid import Cell, Grid
+from xlt.tables.scoreboard import (
+    FACT_NAMES,
+    extremes,
+    fact_words,
+    group_mean,
+    is_scoreboard,
+    language_groups,
+    name_of,
+)
 
 _SYSTEMS_AS_COLUMNS = 6
 _WORTH_SAYING_BYTES = 100_000_000
@@ -29,6 +38,8 @@ def table_markdown(grid: Grid) -> str:
     """Returns the table as Markdown: systems are rows, best means are bold, published numbers are in brackets."""
     config, columns, best = grid.config, grid.columns, best_systems(grid)
     lines = [f"# {config.title}", "", f"{legend(grid)}", ""]
+    if is_scoreboard(grid):
+        return "\n".join([*lines, *_scoreboard_markdown(grid)]) + "\n"
     lines.append("| | " + " | ".join(columns) + " |")
     lines.append("|---|" + "---:|" * len(columns))
     for name, system in config.systems.items():
@@ -51,6 +62,9 @@ def print_table(grid: Grid, console: Console) -> None:
 
     If there are many systems, as in a search, systems are rows.
     """
+    if is_scoreboard(grid):
+        _print_scoreboard(grid, console)
+        return
     best = best_systems(grid)
     config, columns = grid.config, grid.columns
 
@@ -71,6 +85,47 @@ def print_table(grid: Grid, console: Console) -> None:
         console.print(f"hole: {hole}", highlight=False, markup=False)
     if config.note:
         console.print(config.note, highlight=False, markup=False)
+
+
+def _scoreboard_markdown(grid: Grid) -> list[str]:
+    """Returns the lines of a table of groups and of a table of languages."""
+    config = grid.config
+    labels = [system.label for system in config.systems.values()]
+    numbers = "---:|" * len(labels)
+    lines = [f"| group | languages | {' | '.join(labels)} |", f"|---|---:|{numbers}"]
+    for group in language_groups(grid):
+        name = f"{group.kind}: {group.name}" if group.kind else group.name
+        means = (group_mean(grid, system, group) for system in config.systems)
+        shown = ("–" if mean is None else f"{mean:.1f}" for mean in means)
+        lines.append(f"| {name} | {len(group.columns)} | {' | '.join(shown)} |")
+    lines += ["", f"| code | language | {' | '.join(FACT_NAMES)} | {' | '.join(labels)} |"]
+    lines.append("|---|---|---|---|---:|---:|---:|" + numbers)
+    for column in config.columns:
+        scores = (_cell(grid, system, column) for system in config.systems)
+        words = (column, name_of(grid, column), *fact_words(grid.languages.get(column)), *scores)
+        lines.append(f"| {' | '.join(words)} |")
+    lines += ["", *(f"- {line}" for line in (*stand_in_lines(grid), *holes(grid)))]
+    return [*lines, "", config.note] if config.note else lines
+
+
+def _print_scoreboard(grid: Grid, console: Console) -> None:
+    """Prints the means of groups, and the languages with the largest and smallest scores of each system."""
+    config = grid.config
+    console.print(Text(config.title, style="table.title"))
+    rows = []
+    for group in language_groups(grid):
+        means = [group_mean(grid, system, group) for system in config.systems]
+        shown: list[Shown] = [("–" if mean is None else f"{mean:.1f}", "") for mean in means]
+        rows.append((f"{group.name} ({len(group.columns)})", shown))
+    print_blocks(console, [system.label for system in config.systems.values()], rows)
+    console.print(Text(legend(grid), style="table.caption"))
+    for name, system in config.systems.items():
+        for words, columns in zip(("largest", "smallest"), extremes(grid, name), strict=True):
+            if columns:
+                scores = ", ".join(f"{column} {grid.cells[name][column].mean:.1f}" for column in columns)
+                console.print(f"{system.label}, {words}: {scores}", highlight=False, markup=False, soft_wrap=True)
+    for line in (*stand_in_lines(grid), *(f"hole: {hole}" for hole in holes(grid)), *filter(None, [config.note])):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def print_plan(plan: Plan, console: Console, show_existing: bool = True) -> None:

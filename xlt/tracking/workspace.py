@@ -88,7 +88,7 @@ def table_workspace(name: str, tables: Sequence[GridConfig], overrides: Sequence
     columns: dict[str, None] = {}
     tracker: Any = None
     for table in tables:
-        for system in table.systems.values():
+        for name_in_table, system in table.systems.items():
             words = [f"experiment={system.experiment}", *table.overrides, *system.overrides, *overrides]
             column = table.sources[0] if table.sources else ""  # a table may have curves only
             config = compose([word.replace("{column}", column) for word in words])
@@ -100,7 +100,7 @@ def table_workspace(name: str, tables: Sequence[GridConfig], overrides: Sequence
                 language = next((source.language for source in config.data.sources.values()), None)
                 for panel in _curves(compose_language_run(config, str(language))):
                     curves["Learning curves of language modules"][panel.title] = panel
-            for column in table.sources:
+            for column in table.sources_of(name_in_table):
                 metric = SCORE if column in config.data.benchmarks else table.metric
                 title = f"{column} {metric}"
                 name_at_wandb = score_name(column, _composition(config, system, column), metric)

@@ -23,8 +23,9 @@ NAMES = sorted(
     for file in (Path(str(xlt_conf.__file__)).parent / "source").glob("*.yaml")
     if file.stem not in MADE and not file.stem.startswith("translated") and not file.stem.endswith("ttest")
 )
-LOCAL_ONLY = {"americasnlp2021", "americasnlp2021_into_spa"}
-HUB_ONLY = {"conll2003", "mlqa", "multinli", "wikipedia", "xnli", "xnli_test"}
+LOCAL_ONLY = {"americasnlp2021", "americasnlp2021_into_spa", "taxi1500"}
+HUB_ONLY = {"conll2003", "fineweb2", "glotcc", "mlqa", "multinli", "wikipedia", "xnli", "xnli_test"}
+TEST_ONLY = {"belebele"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,12 +34,14 @@ def _hydra() -> Iterator[None]:
         yield
 
 
-def composed(name: str, data_dir: str | None) -> SourceConfig:
-    """The source, in Hausa where its file leaves the language open."""
+def composed(name: str, data_dir: str | None, language: str | None = None) -> SourceConfig:
+    """The source, in Hausa where its file leaves the language open, or in another language."""
     words = [f"+source@data.sources.x={name}", "language=hau", f"data_dir={data_dir or 'null'}"]
     config = compose(words)
     if OmegaConf.is_missing(config.data.sources.x, "language"):
         config.data.sources.x.language = "hau"
+    if language is not None:
+        config.data.sources.x.language = language
     source = OmegaConf.to_container(config.data.sources.x, resolve=True, structured_config_mode=SCMode.INSTANTIATE)
     assert isinstance(source, SourceConfig)
     return source
@@ -69,7 +72,7 @@ def test_without_a_data_folder_a_source_is_read_from_the_hub_in_the_same_roles(n
     assert "{code}" not in str(source_identity(source))
     if source.fields:
         assert set(source.hub.fields) | {"id"} == set(fields_of(source)) | {"id"}
-    assert set(source.hub.splits) & {"train", "text", "dev"}
+    assert set(source.hub.splits) & {"train", "text", "dev"} or name in TEST_ONLY
 
 
 def test_the_eleven_treebanks_of_multi_source_parsing_are_there() -> None:
@@ -78,6 +81,44 @@ def test_the_eleven_treebanks_of_multi_source_parsing_are_there() -> None:
     assert source.hub is not None
     assert sources <= set(source.codes) == set(source.hub.codes)
     assert (source.code, source.hub.codes["fao"]) == ("Faroese-FarPaHC", "fo_farpahc")
+
+
+@pytest.mark.parametrize(
+    ("name", "language", "local", "subset"),
+    [
+        ("sib200", "mlt", "mlt_Latn", "mlt_Latn"),
+        ("sib200", "ace_Arab", "ace_Arab", "ace_Arab"),
+        ("sib200_ajp", "apc", "ajp_Arab", "ajp_Arab"),
+        ("belebele", "ben_Latn", "ben_Latn.jsonl", "ben_Latn"),
+        ("belebele", "yor", "yor_Latn.jsonl", "yor_Latn"),
+        ("xp3x", "zul", "zul_Latn", "zul_Latn"),
+        ("glotcc", "mlt", None, "mlt-Latn"),
+        ("fineweb2", "zho", None, "cmn_Hani"),
+        ("fineweb2", "tzm_Tfng", None, "tzm_Tfng"),
+        ("flores_plus", "zho_Hans", "cmn_Hans.txt", "cmn_Hans"),
+        ("universal_ner", "eng", "universal_ner", "en_ewt"),
+        ("ud_newest", "fao", "UD_Faroese-FarPaHC", "fo_farpahc"),
+        ("masakhapos", "bam", "bam", "bam"),
+    ],
+)
+def test_todays_data_sets_have_codes_of_their_own_for_languages(
+    name: str, language: str, local: str | None, subset: str, tmp_path: Path
+) -> None:
+    place = composed(name, str(tmp_path), language)
+    assert local is None or place.location().name == local
+    source = composed(name, None, language)
+    assert hub._subset(source) == subset
+
+
+def test_the_varieties_of_a_data_set_are_as_many_as_it_has() -> None:
+    for name, count in (("sib200", 204), ("belebele", 122)):  # SIB-200's 205th has a file of its own
+        source = composed(name, None)
+        assert source.hub is not None
+        assert len(set(source.hub.codes.values())) == len(source.hub.codes) == count
+
+
+def test_rows_of_aya_are_chosen_by_their_language() -> None:
+    assert composed("aya", None, "zul").where == {"language_code": "zul"}
 
 
 def test_sources_of_one_data_set_share_its_place_and_differ_in_language() -> None:

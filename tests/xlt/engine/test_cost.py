@@ -34,3 +34,22 @@ def test_it_is_the_mean_over_rows_spread_over_the_source(make_model, make_task, 
     model.train()
     inference_cost(model, task, source, encoder)
     assert model.training
+
+
+@pytest.mark.parametrize("kind", ["tagging", "mlm"])
+def test_rows_alike_are_counted_once_and_the_cost_stays_the_same(
+    kind: str, make_model, make_task, make_source, encoder
+) -> None:
+    task = make_task(kind)
+    model, counted = make_model(task), {}
+    passes = []
+    model.backbone.register_forward_hook(lambda module, inputs, output: passes.append(1))
+    sources = [make_source(task, language, examples=40) for language in ("eng", "deu", "fao")]
+    alone = [inference_cost(model, task, source, encoder) for source in sources]
+    of_each_alone = len(passes)
+    passes.clear()
+    assert [inference_cost(model, task, source, encoder, counted) for source in sources] == alone
+    assert len(passes) == len(counted) < of_each_alone
+    passes.clear()
+    inference_cost(model, task, sources[0], encoder, counted)
+    assert passes == []

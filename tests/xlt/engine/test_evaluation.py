@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 
-from xlt.engine.evaluation import evaluate
+from xlt.engine.evaluation import batches, evaluate
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
@@ -84,3 +86,35 @@ def test_the_precision_of_the_recipe_is_used(make_model, make_task, make_source,
     for precision in ("fp32", "bf16"):
         evaluate(model, task, [make_source(task, "eng", 3)], encoder, 4, precision)
     assert dtypes == [torch.float32, torch.bfloat16]
+
+
+def rows_of(lengths: Sequence[int]) -> list[dict[str, Any]]:
+    return [{"input_ids": [1] * length} for length in lengths]
+
+
+def test_a_batch_ends_before_a_much_shorter_row_once_it_is_large_enough() -> None:
+    found = batches(rows_of([20, 100, 99, 50, 91, 90, 89, 49, 5, 4]), batch_size=64, fewest_tokens=100)
+    assert [[len(row["input_ids"]) for row in batch] for batch in found] == [
+        [100, 99, 91, 90],  # 89 is more than a tenth shorter than 100
+        [89, 50],  # 89 tokens are too few for a batch
+        [49, 20, 5],  # and so are 49 and 98
+        [4],
+    ]
+    small = batches(rows_of([7, 7, 7, 7, 7]), batch_size=2, fewest_tokens=1)
+    assert [len(batch) for batch in small] == [2, 2, 1]
+
+
+def test_batches_of_random_draws_are_full_on_every_device() -> None:
+    found = batches(rows_of([3, 100, 50, 20, 10]), batch_size=2, fewest_tokens=None)
+    assert [[len(row["input_ids"]) for row in batch] for batch in found] == [[100, 50], [20, 10], [3]]
+
+
+def test_little_of_what_is_computed_is_padding() -> None:
+    draw = random.Random(1)
+    rows = rows_of([max(4, round(draw.gauss(50, 20))) for _ in range(204)])
+    tokens = sum(len(row["input_ids"]) for row in rows)
+    computed = {
+        fewest: sum(len(batch) * len(batch[0]["input_ids"]) for batch in batches(rows, 64, fewest))
+        for fewest in (256, None)
+    }
+    assert computed[256] < 1.08 * tokens < 1.25 * tokens < computed[None]

@@ -197,6 +197,36 @@ def test_what_another_process_has_evaluated_meanwhile_is_not_evaluated_again(
     execution._evaluate(run, plan.store, wanted, silent)
 
 
+def test_an_interrupted_evaluation_goes_on_after_the_last_source_that_it_finished(
+    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = planned(*words)
+    wanted = plan.missing_evaluations(run)
+    assert len(wanted) > 1
+    evaluate = execution.evaluate_compositions
+
+    def killed_after_one(*arguments: Any) -> Any:
+        yield next(evaluate(*arguments))
+        _killed()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(execution, "evaluate_compositions", killed_after_one)
+        with pytest.raises(Interrupted):
+            carry_out(plan, None, silent)
+    left = plan.missing_evaluations(run)
+    assert len(left) == len(wanted) - 1
+    asked: list[str] = []
+
+    def noted(*arguments: Any) -> Any:
+        asked.extend(arguments[3])
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(execution, "evaluate_compositions", noted)
+    carry_out(plan, None, silent)
+    assert asked == list(left)
+    assert not plan.missing_evaluations(run)
+
+
 @pytest.mark.parametrize("killed_at", ["engine.run.RunState.discard", "execution.execution.RunStore.record_manifest"])
 def test_a_run_killed_between_result_and_manifest_is_given_its_manifest_by_the_same_command(
     killed_at: str, plan: Plan, planned: Callable[..., Run], words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch

@@ -57,8 +57,11 @@ def read(source: SourceConfig) -> Iterator[Example]:
         rows = _load(str(Path(hub.id).expanduser()) if files(source) else hub.id, subset, hub.revision, split)
     except Exception as error:  # the library and its clients raise all kinds, down to plain Exception
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        gated = "gated" in reason.lower() or "gated" in type(error).__name__.lower()
+        access = "accept its conditions on its page on the hub and log in (hf auth login, or HF_TOKEN); " * gated
         raise UsageError(
-            f"{hub.id} ({selection}) cannot be loaded: {reason}; to read local files instead, set data_dir=FOLDER"
+            f"{hub.id} ({selection}) cannot be loaded: {reason}; {access}to read local files instead, "
+            "set data_dir=FOLDER"
         ) from error
     names = {column: named for column in fields.values() if (named := _class_names(_feature(rows.features, column)))}
     place = "/".join(filter(None, (hub.id, subset, split)))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from xlt.plan.planner import Plan, Run
 from xlt.tables.page.about import State, anchor, files_of
+from xlt.tables.page.board import scrolling
 from xlt.tables.page.markup import Markup, joined, tag
-from xlt.tables.page.scores import scrolling
 from xlt.tables.terminal import duration
 
 # Each state has a sign of its own shape, for readers who cannot tell the colours apart.

@@ -73,6 +73,47 @@ search.addEventListener("input", () => {
   }
 });
 
+// A scoreboard: languages by words of their row, and rows in the order of a column.
+const board = document.getElementById("board");
+if (board) {
+  const body = board.tBodies[0];
+  const find = document.getElementById("find-language");
+  const count = document.getElementById("languages-found");
+  find.parentElement.hidden = false;
+  const filter = () => {
+    const words = find.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let shown = 0;
+    for (const row of body.rows) {
+      const text = row.textContent.toLowerCase();
+      row.hidden = !words.every((word) => text.includes(word));
+      if (!row.hidden) shown += 1;
+    }
+    count.textContent = `${shown} of ${body.rows.length}`;
+  };
+  find.addEventListener("input", filter);
+  filter();
+  const heads = [...board.tHead.rows[0].cells];
+  const given = [...body.rows];
+  heads.forEach((head, index) => head.querySelector("button").addEventListener("click", () => {
+    const isText = head.classList.contains("word");
+    const first = isText ? "ascending" : "descending";
+    const second = isText ? "descending" : "ascending";
+    const order = { [first]: second, [second]: null }[head.ariaSort] ?? (head.ariaSort ? null : first);
+    heads.forEach((other) => { other.ariaSort = null; });
+    head.ariaSort = order;
+    if (!order) { body.append(...given); return; }
+    const sign = order === "ascending" ? 1 : -1;
+    const text = (row) => row.cells[index].textContent;
+    const compare = (one, other) => {
+      if (isText) return sign * text(one).localeCompare(text(other), "en");
+      const [a, b] = [parseFloat(text(one)), parseFloat(text(other))];
+      if (Number.isNaN(a) || Number.isNaN(b)) return Number.isNaN(a) - Number.isNaN(b);
+      return sign * (a - b);
+    };
+    body.append(...given.toSorted(compare));
+  }));
+}
+
 // A link to a run shows it, whatever is folded or filtered.
 const reveal = () => {
   const row = location.hash ? document.getElementById(decodeURIComponent(location.hash.slice(1))) : null;

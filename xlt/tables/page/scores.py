@@ -15,7 +15,9 @@ from xlt.tables.config import AVERAGE
 from xlt.tables.grid import Cell, Grid
 from xlt.tables.page.about import anchor
 from xlt.tables.page.averages import average_chart
+from xlt.tables.page.board import scoreboard, scrolling
 from xlt.tables.page.markup import Markup, joined, tag
+from xlt.tables.scoreboard import is_scoreboard
 from xlt.tables.terminal import best_settings, best_systems, holes, legend, stand_in_lines
 
 _NOTHING = "–"
@@ -23,6 +25,8 @@ _NOTHING = "–"
 
 def grid_scores(grid: Grid) -> Markup:
     """Shows systems by columns, and below, folded, every value with the run behind it."""
+    if is_scoreboard(grid):
+        return scoreboard(grid)
     config, columns, best = grid.config, grid.columns, best_systems(grid)
     body = []
     for name, system in config.systems.items():
@@ -101,12 +105,6 @@ def run_scores(jobs: Sequence[JobScores], store: RunStore) -> Markup:
 
 def _unshared(words: Sequence[str], shared: Sequence[bool]) -> list[str]:
     return [word for word, of_all in zip(words, shared, strict=True) if not of_all]
-
-
-def scrolling(label: str, *parts: Markup, class_: str = "") -> Markup:
-    """Puts a table into a container that scrolls if the table is too wide, also by keyboard."""
-    table = tag("table", *parts, class_=class_)
-    return tag("div", table, class_="scroll", tabindex=0, role="region", aria_label=label)
 
 
 def _head(columns: Sequence[str], average: str | None = None, words: int = 1) -> Markup:

@@ -175,3 +175,17 @@ def test_fields_of_the_hub_and_a_hub_itself_are_needed() -> None:
         list(hub.read(on_hub("owner/name", {})))
     with pytest.raises(UsageError, match=r"hub=null: reader hub needs hub.id"):
         hub.files(source_config("hub", "hau", None))
+
+
+def test_a_gated_data_set_is_refused_with_what_opens_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_dataset(id: str, **options: object) -> None:
+        raise datasets.exceptions.DatasetNotFoundError(
+            f"Dataset '{id}' is a gated dataset on the Hub.\nAsk for access."
+        )
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(UsageError) as caught:
+        list(hub.read(on_hub("owner/gated", {"text": "text"})))
+    (line,) = caught.value.lines
+    for fact in ("owner/gated", "gated", "conditions", "log in", "HF_TOKEN", "data_dir=FOLDER"):
+        assert fact in line

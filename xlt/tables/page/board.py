@@ -1,0 +1,94 @@
+"""A scoreboard on a page: means of groups of languages, and a row for each language that one can search and sort."""
+
+from __future__ import annotations
+
+from xlt.tables.grid import Cell, Grid
+from xlt.tables.page.markup import Markup, joined, tag
+from xlt.tables.scoreboard import FACT_NAMES, fact_words, group_mean, language_groups, name_of, tokenizer_group
+from xlt.tables.terminal import best_systems, holes, legend, stand_in_lines
+
+_NOTHING = "–"
+_WORDS = 5  # columns of text before those of numbers: code, language, script, family, tokenizer
+
+
+def scrolling(label: str, *parts: Markup, class_: str = "", id: str | None = None) -> Markup:
+    """Puts a table into a container that scrolls if the table is too wide, also by keyboard."""
+    table = tag("table", *parts, class_=class_, id=id)
+    return tag("div", table, class_="scroll", tabindex=0, role="region", aria_label=label)
+
+
+def scoreboard(grid: Grid) -> Markup:
+    """Shows the means of groups, and below a row for each language with facts about it and its scores."""
+    lines = [*stand_in_lines(grid), *holes(grid)]
+    note = grid.config.note
+    return joined(
+        tag("p", legend(grid), class_="note"),
+        _groups(grid),
+        tag("h3", "Every language"),
+        _search(),
+        _languages(grid),
+        tag("ul", *(tag("li", line) for line in lines), class_="note") if lines else None,
+        tag("p", note, class_="note") if note else None,
+    )
+
+
+def _groups(grid: Grid) -> Markup:
+    systems = grid.config.systems
+    head = [("group", "word"), ("languages", None), *((system.label, None) for system in systems.values())]
+    body: list[Markup] = []
+    kind = ""
+    for group in language_groups(grid):
+        if group.kind != kind:
+            kind = group.kind
+            body.append(tag("tr", tag("th", f"by {kind}", scope="colgroup", colspan=len(head)), class_="kind"))
+        means = [group_mean(grid, system, group) for system in systems]
+        cells = [tag("td", _NOTHING if mean is None else f"{mean:.1f}") for mean in means]
+        body.append(tag("tr", tag("th", group.name, scope="row"), tag("td", str(len(group.columns))), *cells))
+    heads = (tag("th", word, scope="col", class_=kind_of) for word, kind_of in head)
+    return scrolling("Means of groups", tag("thead", tag("tr", *heads)), tag("tbody", *body), class_="groups")
+
+
+def _languages(grid: Grid) -> Markup:
+    config, best = grid.config, best_systems(grid)
+    words = ("code", "language", *FACT_NAMES[:2], "tokenizer", *FACT_NAMES[2:])
+    heads = [
+        tag("th", _sorter(word), scope="col", class_="word" if number < _WORDS else None)
+        for number, word in enumerate([*words, *(system.label for system in config.systems.values())])
+    ]
+    body = []
+    for column in config.columns:
+        script, family, *numbers = fact_words(grid.languages.get(column))
+        about = (name_of(grid, column), script, family, tokenizer_group(grid, column) or _NOTHING)
+        cells = [
+            *(tag("td", word, class_="word") for word in about),
+            *(tag("td", number) for number in numbers),
+            *(_score(grid.cells[name][column], name in best[column]) for name in config.systems),
+        ]
+        body.append(tag("tr", tag("th", column, scope="row"), *cells))
+    return scrolling(
+        "Every language", tag("thead", tag("tr", *heads)), tag("tbody", *body), class_="scores board", id="board"
+    )
+
+
+def _sorter(word: str) -> Markup:
+    return tag("button", word, type="button", class_="sorter")
+
+
+def _score(cell: Cell, is_best: bool) -> Markup:
+    if not cell.values:
+        return tag("td", _NOTHING, class_="none")
+    spread = f"±{cell.spread:.1f}" if cell.spread is not None else ""
+    mark = tag("span", "†", title=f"with the module of {cell.stand_in}") if cell.stand_in is not None else None
+    number = tag("b" if is_best else "span", f"{cell.mean:.1f}")
+    return tag("td", number, tag("span", spread, class_="spread") if spread else None, mark)
+
+
+def _search() -> Markup:
+    return tag(
+        "label",
+        tag("span", "Find languages"),
+        tag("input", type="search", id="find-language", autocomplete="off", placeholder="name, code, script, family"),
+        tag("output", "", id="languages-found"),
+        class_="search",
+        hidden=True,
+    )
