@@ -19,7 +19,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from tests.tokenizer_kinds import KINDS, LINES, SENTENCES
+from tests.tokenizer_kinds import KINDS, LINES, SENTENCES, gpt2
+from xlt.data.words import word_spans
 from xlt.errors import UsageError
 from xlt.models import vocabulary_reduction
 from xlt.models.loading import load_tokenizer
@@ -378,11 +379,25 @@ def test_tokens_are_counted_over_all_batches(full: Any, monkeypatch: pytest.Monk
 def test_words_that_are_cut_otherwise_are_counted_as_often_as_they_occur() -> None:
     full = _wordpiece(["a", "ab", "abc", "##b", "##c", "##bc"])
     reduced, kept = reduce_vocabulary(full, _ids(full, "ab", "##c"), characters=False)
-    found = compare_segmentation(full, reduced, kept, ["abc ab  abc\n", "a\tx", "", "abcc a"])
+    found = compare_segmentation(full, reduced, kept, ["abc ab  abc\n", "a\tx", "", "abcc a"], word_spans)
     # abc and abcc are cut otherwise; a is unknown now; x was before.
     assert found == Segmentation(words=7, changed=5, unknown=2)
     assert found.changed_share == 5 / 7
-    assert compare_segmentation(full, reduced, kept, []).changed_share == 0.0
+    assert compare_segmentation(full, reduced, kept, [], word_spans).changed_share == 0.0
+
+
+def test_words_are_compared_as_they_are_cut_in_their_line() -> None:
+    full = gpt2(["the cat sat on the mat"] * 9, 300)
+    wanted = _ids(full, "Ġcat", "the", "Ġthe")  # not `cat`, as the word is cut at the beginning of a line
+    reduced, kept = reduce_vocabulary(full, wanted, characters=False)
+    assert compare_segmentation(full, reduced, kept, ["the cat the cat"], word_spans) == Segmentation(4, 0, 0)
+    assert compare_segmentation(full, reduced, kept, ["the mat"], word_spans) == Segmentation(2, 1, 0)
+
+
+def test_letters_are_the_words_of_a_script_without_spaces() -> None:
+    full = gpt2(["今天天气"] * 9, 300)
+    reduced, kept = reduce_vocabulary(full, [], characters=False)
+    assert compare_segmentation(full, reduced, kept, ["今天 ok"], word_spans) == Segmentation(3, 2, 0)
 
 
 # Elsewhere.
@@ -502,7 +517,7 @@ def test_a_real_vocabulary_is_reduced_to_two_languages(target: str) -> None:
         sizes.append(len(reduced))
         words = sorted({word for lines in held_out for line in lines for word in line.split()})
         assert _assert_kept_words_are_cut_alike(full, reduced, kept, words) > 0.8 * len(words)
-        found = [compare_segmentation(full, reduced, kept, lines) for lines in held_out]
+        found = [compare_segmentation(full, reduced, kept, lines, word_spans) for lines in held_out]
         assert all(one.changed_share < 0.05 for one in found)
         assert not characters or [one.unknown for one in found] == [0, 0]
     assert sizes[0] > sizes[1] > sizes[2] >= len(wanted)
