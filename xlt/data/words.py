@@ -11,6 +11,7 @@ import regex
 _EAST_ASIAN = r"\p{Han}\p{Hiragana}\p{Katakana}"
 _UNSPACED = rf"{_EAST_ASIAN}\p{{Thai}}\p{{Lao}}\p{{Khmer}}\p{{Myanmar}}\p{{Tibetan}}"
 _WORDS = regex.compile(rf"(?V1)[[\p{{L}}\p{{N}}]&&[{_UNSPACED}]]\p{{M}}*|[[\p{{L}}\p{{M}}\p{{N}}_]--[{_UNSPACED}]]+")
+_RUNS = regex.compile(rf"[{_UNSPACED}]\p{{M}}*|[^\s{_UNSPACED}]+")
 # Among the others are the letters that have the form of an apostrophe, because texts have either.
 _OTHERS = regex.compile(r"[^\p{L}\p{M}\p{N}]+|[\u02b9\u02bb\u02bc\u02bd\u02c8\ua78c]+")
 _EAST_ASIAN_LETTER = regex.compile(rf"[{_EAST_ASIAN}]")
@@ -42,6 +43,11 @@ def comparable(text: str) -> str:
 def words(text: str) -> list[str]:
     """Returns the words without regard to case; in a script without spaces each letter, with its marks, is a word."""
     return _WORDS.findall(comparable(text))
+
+
+def word_spans(text: str) -> list[tuple[int, int]]:
+    """Returns (start, end) of each word with its punctuation; in a script without spaces each letter is a word."""
+    return [found.span() for found in _RUNS.finditer(text)]
 
 
 def word_count(text: str) -> int:

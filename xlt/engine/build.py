@@ -14,6 +14,7 @@ from xlt.config import RunConfig
 from xlt.data.encoding import Encoder
 from xlt.data.sources import parallel_languages
 from xlt.data.streams import stream_seed
+from xlt.data.words import word_spans
 from xlt.engine.distillation import Distillation
 from xlt.engine.run_data import RunData
 from xlt.errors import UsageError
@@ -148,7 +149,7 @@ def build_student(config: RunConfig, model_path: str, task: Task, data: RunData)
     student = make_student(teacher, blocks, kept, copies=settings.copies, seed=seed, hidden=settings.hidden_size)
     widening = student.head
     encoder = Encoder(reduced)
-    segmentation = compare_segmentation(tokenizer, reduced, kept, data.lines(part="validation"))
+    segmentation = compare_segmentation(tokenizer, reduced, kept, data.lines(part="validation"), word_spans)
     report = {
         **parameter_report(student),
         "teacher_parameters": parameter_report(teacher)["parameters"],

@@ -43,4 +43,5 @@ def train_tokenizer(lines: Iterable[str], size: int) -> Any:
         pair=f"{first} $A {last} $B {last}",
         special_tokens=[(token, tokenizer.token_to_id(token)) for token in (first, last)],
     )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL_TOKENS)
+    # Without the argument, transformers 4 takes the space before a text away from the pre-tokenizer.
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, add_prefix_space=True, **SPECIAL_TOKENS)

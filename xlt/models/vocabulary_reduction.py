@@ -6,11 +6,11 @@ embeddings that belong to its tokens.
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import json
 import math
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ class Segmentation:
     """Counts of words that a reduced tokenizer segments differently from the full one, by occurrences in a text.
 
     Attributes:
-        words: all words, which white space separates.
+        words: all words.
         changed: words with another segmentation.
         unknown: words in which the reduced tokenizer has an unknown token and the full one has none.
     """
@@ -181,25 +181,44 @@ def piece_map(reduced: Any, full: Any) -> Tensor:
     return torch.tensor([ids[token] for token in tokens], dtype=torch.int64)
 
 
-def compare_segmentation(full: Any, reduced: Any, kept: Tensor, lines: Iterable[str]) -> Segmentation:
-    """Compares how two tokenizers segment the words of the lines, each word by itself.
+def compare_segmentation(
+    full: Any, reduced: Any, kept: Tensor, lines: Iterable[str], words: Callable[[str], Sequence[tuple[int, int]]]
+) -> Segmentation:
+    """Compares how two tokenizers segment the words of the lines, within the lines.
 
     Args:
         full, reduced: the tokenizers.
         kept: (len(reduced),) int64: the ids that the tokens of `reduced` have in `full`.
-        lines: text; words are separated by white space.
+        lines: text.
+        words: returns (start, end) of each word of a line, in order.
     """
-    words = Counter(word for line in lines for word in line.split())
     old = kept.tolist()
-    changed = unknown = 0
-    before = itertools.chain.from_iterable(_tokenize_batches(full, words))
-    after = itertools.chain.from_iterable(_tokenize_batches(reduced, words))
-    for count, was, now in zip(words.values(), before, after, strict=True):
-        if was != [old[token] for token in now]:
-            changed += count
-        if reduced.unk_token_id in now and full.unk_token_id not in was:
-            unknown += count
-    return Segmentation(words.total(), changed, unknown)
+    count = changed = unknown = 0
+    rest = iter(lines)
+    while batch := list(itertools.islice(rest, _BATCH)):
+        spans = [words(line) for line in batch]
+        for before, after in zip(_cut_words(full, batch, spans), _cut_words(reduced, batch, spans), strict=True):
+            for was, now in zip(before, after, strict=True):
+                count += 1
+                changed += was != [old[token] for token in now]
+                unknown += reduced.unk_token_id in now and full.unk_token_id not in was
+    return Segmentation(count, changed, unknown)
+
+
+def _cut_words(
+    tokenizer: Any, lines: Sequence[str], words: Sequence[Sequence[tuple[int, int]]]
+) -> Iterator[list[list[int]]]:
+    """Yields for each line the ids of the tokens that each of its words shares a character with."""
+    encoded = tokenizer(list(lines), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    for ids, spans, of_line in zip(encoded["input_ids"], encoded["offset_mapping"], words, strict=True):
+        cut: list[list[int]] = [[] for _ in of_line]
+        ends = [end for _, end in of_line]
+        for token, (start, end) in zip(ids, spans, strict=True):
+            at = bisect.bisect_right(ends, start)
+            while at < len(of_line) and of_line[at][0] < end:
+                cut[at].append(token)
+                at += 1
+        yield cut
 
 
 def _tokenize_batches(tokenizer: Any, texts: Iterable[str]) -> Iterator[list[list[int]]]:

@@ -87,6 +87,11 @@ def test_a_tokenizer_without_a_space_before_a_text_gives_every_word_but_the_firs
     assert entries == [["the"], ["Ġcat"], ["Ġthe"]]
 
 
+def test_the_tokenizer_of_a_new_vocabulary_puts_a_space_before_a_text() -> None:
+    tokenizer = train_tokenizer(LINES, 400)  # transformers 4 must be told
+    assert tokenizer.tokenize("the cat") == tokenizer.tokenize(" the cat") == ["Ġthe", "Ġcat"]
+
+
 @pytest.mark.parametrize(
     ("family", "words", "text", "expected"),
     [

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from xlt.data.words import word_count
+from xlt.data.words import word_count, word_spans
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,12 @@ from xlt.data.words import word_count
 )
 def test_words_are_counted_in_every_script(text: str, count: int) -> None:
     assert word_count(text) == count
+
+
+def test_words_have_their_places_and_letters_are_the_words_of_a_script_without_spaces() -> None:
+    text = "a  (cat), 今天5kg ดี"
+    assert [text[start:end] for start, end in word_spans(text)] == ["a", "(cat),", "今", "天", "5kg", "ดี"]
+    assert word_spans(" ") == []
 
 
 @pytest.mark.real

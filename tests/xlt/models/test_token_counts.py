@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 
+from tests.tokenizer_kinds import gpt2
 from tests.xlt.models.small_tokenizers import (
     TEXTS,
     ids_of,
     segment_words,
     wordpiece,
 )
+from xlt.data.words import word_spans
 from xlt.models import vocabulary_reduction
 from xlt.models.vocabulary_reduction import (
     Segmentation,
@@ -52,8 +54,22 @@ def test_tokens_are_counted_over_all_batches(full: Any, monkeypatch: pytest.Monk
 def test_words_that_are_cut_otherwise_are_counted_as_often_as_they_occur() -> None:
     full = wordpiece(["a", "ab", "abc", "##b", "##c", "##bc"])
     reduced, kept = reduce_vocabulary(full, ids_of(full, "ab", "##c"), characters=False)
-    found = compare_segmentation(full, reduced, kept, ["abc ab  abc\n", "a\tx", "", "abcc a"])
+    found = compare_segmentation(full, reduced, kept, ["abc ab  abc\n", "a\tx", "", "abcc a"], word_spans)
     # abc and abcc are cut otherwise; a is unknown now; x was before.
     assert found == Segmentation(words=7, changed=5, unknown=2)
     assert found.changed_share == 5 / 7
-    assert compare_segmentation(full, reduced, kept, []).changed_share == 0.0
+    assert compare_segmentation(full, reduced, kept, [], word_spans).changed_share == 0.0
+
+
+def test_words_are_compared_as_they_are_cut_in_their_line() -> None:
+    full = gpt2(["the cat sat on the mat"] * 9, 300)
+    wanted = ids_of(full, "Ġcat", "the", "Ġthe")  # not `cat`, as the word is cut at the beginning of a line
+    reduced, kept = reduce_vocabulary(full, wanted, characters=False)
+    assert compare_segmentation(full, reduced, kept, ["the cat the cat"], word_spans) == Segmentation(4, 0, 0)
+    assert compare_segmentation(full, reduced, kept, ["the mat"], word_spans) == Segmentation(2, 1, 0)
+
+
+def test_letters_are_the_words_of_a_script_without_spaces() -> None:
+    full = gpt2(["今天天气"] * 9, 300)
+    reduced, kept = reduce_vocabulary(full, [], characters=False)
+    assert compare_segmentation(full, reduced, kept, ["今天 ok"], word_spans) == Segmentation(3, 2, 0)

@@ -27,6 +27,7 @@ from tests.xlt.models.small_tokenizers import (
     unigram,
     wordpiece,
 )
+from xlt.data.words import word_spans
 from xlt.errors import UsageError
 from xlt.models.loading import load_tokenizer
 from xlt.models.vocabulary import SPECIAL_TOKENS
@@ -227,7 +228,7 @@ def test_a_real_vocabulary_is_reduced_to_two_languages(target: str) -> None:
         sizes.append(len(reduced))
         words = sorted({word for lines in held_out for line in lines for word in line.split()})
         assert assert_kept_words_are_cut_alike(full, reduced, kept, words) > 0.8 * len(words)
-        found = [compare_segmentation(full, reduced, kept, lines) for lines in held_out]
+        found = [compare_segmentation(full, reduced, kept, lines, word_spans) for lines in held_out]
         assert all(one.changed_share < 0.05 for one in found)
         assert not characters or [one.unknown for one in found] == [0, 0]
     assert sizes[0] > sizes[1] > sizes[2] >= len(wanted)
