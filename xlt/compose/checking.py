@@ -31,6 +31,8 @@ def checked(config: DictConfig) -> RunConfig:
     except OmegaConfBaseException as error:
         raise UsageError(_interpolation_fault(error)) from error
     unusable = list(_unusable_texts(plain(result)))
+    if any(line.startswith("data_dir=") for line in unusable):  # then the paths that begin with it are only echoes
+        unusable = [line for line in unusable if line.startswith("data_dir=") or f"={result.data_dir}/" not in line]
     lines = [*strangers(config), *(unusable or faults(result))]
     if lines:
         raise UsageError(*_without_echoes(lines, config))
