@@ -90,7 +90,7 @@ def _the_checkpoint_is_transformers_own(before: Path, adapted: Path, tmp_path: P
     assert set(language_tokens(load_tokenizer(str(before / "checkpoint")))) == {"ind", "jav"}
     model, tokenizer = load_pretrained(str(adapted / "checkpoint")).eval(), load_tokenizer(str(adapted / "checkpoint"))
     assert set(language_tokens(tokenizer)) == {"ind", "jav", "mad"}
-    encoder, task = Encoder(tokenizer), Translation(24, 4, 0.0, "chrf", {})
+    encoder, task = Encoder(tokenizer), Translation(24, 4, 0.0, "chrf", "auto", {})
     token = tokenizer.convert_tokens_to_ids
     rows = [{"input_ids": [token("ind_Latn"), *ids, token("</s>")], "target_ids": [token("mad_Latn"), token("</s>")]}
             for ids in encoder.lines(["saya makan nasi", "air"])]  # fmt: skip

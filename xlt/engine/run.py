@@ -270,7 +270,8 @@ def evaluate_compositions(
         asked: key -> composition, for the evaluations to carry out.
         watcher: receives a line for each evaluation.
     Returns:
-        Key -> record: source, language, composition, metrics, and for sources the cost per example.
+        Key -> record: source, language, composition, metrics, for sources the cost per example, and the signatures of
+        metrics that have some.
     Raises:
         UsageError: data, model and modules do not fit together.
     """
@@ -301,7 +302,11 @@ def evaluate_compositions(
         metrics = evaluate(model, task, [source], encoder, size, precision)
         about = {"source": composition.source, "language": source.language, "composition": composition.label}
         records[key] = {**about, "metrics": metrics, "cost": inference_cost(model, task, source, encoder)}
-        watcher.note(f"{composition.source}, {composition.label}: {task.metric} {metrics[task.metric]:.2f}")
+        signatures = task.signatures(source.features)
+        if signatures:
+            records[key]["signatures"] = signatures
+        signature = f" ({signatures[task.metric]})" if task.metric in signatures else ""
+        watcher.note(f"{composition.source}, {composition.label}: {task.metric} {metrics[task.metric]:.2f}{signature}")
     return records
 
 

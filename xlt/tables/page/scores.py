@@ -63,6 +63,7 @@ def run_scores(jobs: Sequence[JobScores], store: RunStore) -> Markup:
     """
     sources = list(dict.fromkeys(wanted.source for job in jobs for wanted in job.evaluations.values()))
     rows: list[tuple[JobScores, str, str, dict[str, float]]] = []
+    signatures: dict[str, None] = {}
     for job in jobs:
         task, done = build_task(job.run.config.task), store.evaluations(job.run.fingerprint)
         found: dict[str, dict[str, float]] = {}
@@ -70,6 +71,7 @@ def run_scores(jobs: Sequence[JobScores], store: RunStore) -> Markup:
             of = found.setdefault(wanted.label, {})
             if key in done:
                 metrics = done[key]["metrics"]
+                signatures |= dict.fromkeys(done[key].get("signatures", {}).values())
                 of[wanted.source] = metrics[task.metric if task.metric in metrics else SCORE]
         rows += [(job, label, task.metric, scores) for label, scores in (found or {_NOTHING: {}}).items()]
     best = _best(rows, sources)
@@ -93,6 +95,7 @@ def run_scores(jobs: Sequence[JobScores], store: RunStore) -> Markup:
     words = ["run", "best validation", *_unshared(("metric", "modules"), shared)]
     head = _head([*words, *columns], AVERAGE, words=len(words))
     alike = [*metrics] * shared[0] + [f"modules: {label}" for label in labels] * shared[1]
+    alike += signatures
     return joined(
         tag("p", "; ".join(alike), class_="note") if alike else None,
         scrolling("Scores", head, tag("tbody", *body), class_="scores"),
