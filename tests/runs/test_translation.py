@@ -146,5 +146,6 @@ def test_a_translator_of_the_embedded_corpus_is_what_its_validation_said(
     (record,) = json.loads(file.read_text()).values()
     training = json.loads((file.parent / "result.json").read_text())["training"]
     assert set(record["metrics"]) == {"chrf", "bleu"} and record["cost"]["flops"] > 0
+    assert "|tok:13a|" in record["signatures"]["bleu"] and "|nw:2|" in record["signatures"]["chrf"]
     assert record["metrics"]["chrf"] == pytest.approx(training["best/chrf"])
     assert told == [False, False]  # else a method unties the output embeddings while it learns
