@@ -90,7 +90,7 @@ def _the_checkpoint_is_transformers_own(before: Path, adapted: Path, tmp_path: P
     assert set(language_tokens(load_tokenizer(str(before / "checkpoint")))) == {"ind", "jav"}
     model, tokenizer = load_pretrained(str(adapted / "checkpoint")).eval(), load_tokenizer(str(adapted / "checkpoint"))
     assert set(language_tokens(tokenizer)) == {"ind", "jav", "mad"}
-    encoder, task = Encoder(tokenizer), Translation(24, 4, 0.0, "chrf", {})
+    encoder, task = Encoder(tokenizer), Translation(24, 4, 0.0, "chrf", "auto", {})
     token = tokenizer.convert_tokens_to_ids
     rows = [{"input_ids": [token("ind_Latn"), *ids, token("</s>")], "target_ids": [token("mad_Latn"), token("</s>")]}
             for ids in encoder.lines(["saya makan nasi", "air"])]  # fmt: skip
@@ -146,5 +146,6 @@ def test_a_translator_of_the_embedded_corpus_is_what_its_validation_said(
     (record,) = json.loads(file.read_text()).values()
     training = json.loads((file.parent / "result.json").read_text())["training"]
     assert set(record["metrics"]) == {"chrf", "bleu"} and record["cost"]["flops"] > 0
+    assert "|tok:13a|" in record["signatures"]["bleu"] and "|nw:2|" in record["signatures"]["chrf"]
     assert record["metrics"]["chrf"] == pytest.approx(training["best/chrf"])
     assert told == [False, False]  # else a method unties the output embeddings while it learns

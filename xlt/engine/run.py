@@ -284,7 +284,8 @@ def evaluate_compositions(
         asked: key -> composition, for the evaluations to carry out.
         watcher: receives a line for each evaluation.
     Yields:
-        Key and record: source, language, composition, metrics, and for sources the cost per example.
+        Key and record: source, language, composition, metrics, for sources the cost per example, and the signatures of
+        metrics that have some.
     Raises:
         UsageError: data, model and modules do not fit together.
     """
@@ -316,8 +317,10 @@ def evaluate_compositions(
         metrics = evaluate(model, task, [source], encoder, size, precision)
         about = {"source": composition.source, "language": source.language, "composition": composition.label}
         cost = inference_cost(model, task, source, encoder, counted.setdefault(composition.modules, {}))
-        yield key, {**about, "metrics": metrics, "cost": cost}
-        watcher.note(f"{composition.source}, {composition.label}: {task.metric} {metrics[task.metric]:.2f}")
+        signatures = task.signatures(source.features)
+        yield key, {**about, "metrics": metrics, "cost": cost, **({"signatures": signatures} if signatures else {})}
+        signature = f" ({signatures[task.metric]})" if task.metric in signatures else ""
+        watcher.note(f"{composition.source}, {composition.label}: {task.metric} {metrics[task.metric]:.2f}{signature}")
 
 
 def preflight(config: RunConfig, planned: PlannedData) -> RunData:

@@ -183,15 +183,19 @@ def print_evaluations(run: Run, evaluations: Mapping[str, Composition], store: R
     metric = result.get("metric", "")
     done = store.evaluations(run.fingerprint)
     grid: dict[str, dict[str, float]] = {}
+    signatures: dict[str, None] = {}
     for key, composition in evaluations.items():
         if key in done:
             metrics = done[key]["metrics"]
+            signatures |= dict.fromkeys(done[key].get("signatures", {}).values())
             grid.setdefault(composition.source, {})[composition.label] = metrics[metric if metric in metrics else SCORE]
     if grid:
         labels = list(dict.fromkeys(label for row in grid.values() for label in row))
         console.print(Text(f"{run.label}: {metric}", style="table.title"))
         rows = [(source, _scores(row, labels)) for source, row in grid.items()]
         print_blocks(console, labels, rows)
+    for signature in signatures:
+        console.print(signature, highlight=False, markup=False, soft_wrap=True)
     training = result.get("training", {})
     if f"best/{metric}" in training:
         console.print(

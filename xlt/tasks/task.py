@@ -166,6 +166,10 @@ class Task(ABC):
     def metrics(self, scores: Sequence[Any]) -> dict[str, float]:
         """Computes the metrics over all batches; accuracies and F1 are in percent."""
 
+    def signatures(self, rows: Sequence[Features]) -> dict[str, str]:
+        """Returns metric -> how it is computed for these rows, where its name alone does not say it."""
+        return {}
+
     def chat_template(self) -> str | None:
         """The Jinja template that the task writes conversations by; None: the tokenizer's own, or no conversations."""
         return None

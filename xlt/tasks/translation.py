@@ -21,8 +21,12 @@ from xlt.models.families import ENCODER_DECODER
 from xlt.models.language_tokens import language_tokens
 from xlt.models.loading import whole_pretrained
 from xlt.models.transfer import TransferModel
+from xlt.tasks.bleu_tokenizers import TOKENIZERS, absence, corpus_bleu
 from xlt.tasks.task import Task, Tensors, pad
 from xlt.tasks.token_prediction import IGNORED_LABEL
+
+Translated = tuple[list[str], list[str], list[str]]
+"""Translations, references and target languages, one of each for an example."""
 
 
 @dataclass
@@ -33,11 +37,14 @@ class TranslationTaskConfig:
     max_length: int = key("maximum length of a text on either side, in tokens; longer ones lose their end", low=8)
     beams: int = key("number of hypotheses in beam search in evaluation; 1: greedy search", low=1)
     label_smoothing: float = key("share of the probability that is spread over all tokens", low=0, high=0.9)
-    metric: str = key("the metric that selects checkpoints", choices=("chrf", "bleu"))
+    metric: str = key("the metric that selects checkpoints: chrF++ or BLEU", choices=("chrf", "bleu"))
+    bleu_tokenizer: str = key("sacrebleu's tokenizer of BLEU; auto: by the target language", choices=TOKENIZERS)
     tokens: dict[str, str] = key("language -> the model's token of it, where the code does not give it")
 
     def faults(self, prefix: str) -> Iterator[str]:
         yield from key_faults(f"{prefix}.tokens", self.tokens)
+        if self.bleu_tokenizer in TOKENIZERS and (fault := absence(self.bleu_tokenizer)) is not None:
+            yield f"{prefix}.bleu_tokenizer={self.bleu_tokenizer}: {fault}"
 
 
 SCHEMA = TranslationTaskConfig
@@ -48,17 +55,23 @@ class Translation(Task):
 
     The encoder reads the source language's token, the text and the end token; the decoder begins with the end token
     and the target language's token. Metrics: chrF++ (character 6-grams and word bigrams) and BLEU of `sacrebleu`, both
-    over all examples together, from 0 to 100.
+    over all examples together, from 0 to 100. BLEU counts words by a tokenizer that suits the target language.
     """
 
     name = "translation"
     needs_lm_head = True
 
     def __init__(
-        self, max_length: int, beams: int, label_smoothing: float, metric: str, tokens: Mapping[str, str]
+        self,
+        max_length: int,
+        beams: int,
+        label_smoothing: float,
+        metric: str,
+        bleu_tokenizer: str,
+        tokens: Mapping[str, str],
     ) -> None:
         self.max_length, self.beams, self.label_smoothing = max_length, beams, label_smoothing
-        self.metric, self._tokens = metric, dict(tokens)
+        self.metric, self._bleu_tokenizer, self._tokens = metric, bleu_tokenizer, dict(tokens)
 
     @classmethod
     def architecture_fault(cls, architecture: str) -> str | None:
@@ -89,6 +102,7 @@ class Translation(Task):
                     "input_ids": self._sequence(source, text, encoder),
                     "target_ids": self._sequence(target, pair, encoder),
                     "reference": str(example.pair),
+                    "target_language": example.languages[1],
                 }
             )
         return rows
@@ -111,20 +125,32 @@ class Translation(Task):
         smoothing = self.label_smoothing if model.training else 0.0
         return functional.cross_entropy(logits, batch["labels"][is_target], reduction="sum", label_smoothing=smoothing)
 
-    def score(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> tuple[list[str], list[str]]:
-        """Returns the translations and the references."""
+    def score(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> Translated:
+        """Returns the translations, the references and the target languages."""
         ids = self._generate(model, self._encoder, batch, batch["labels"][:, 0], self.beams)
-        return _texts(ids, self._encoder), [row["reference"] for row in rows]
+        texts = _texts(ids, self._encoder)
+        return texts, [row["reference"] for row in rows], [row["target_language"] for row in rows]
 
-    def metrics(self, scores: Sequence[tuple[list[str], list[str]]]) -> dict[str, float]:
-        from sacrebleu.metrics import BLEU, CHRF
+    def metrics(self, scores: Sequence[Translated]) -> dict[str, float]:
+        return {name: score for name, (score, _) in self._scores(scores).items()}
 
-        translations, references = (
+    def signatures(self, rows: Sequence[Features]) -> dict[str, str]:
+        languages = sorted({row["target_language"] for row in rows})
+        scores = self._scores([(languages, languages, languages)])  # a signature does not depend on the texts
+        return {name: signature for name, (_, signature) in scores.items()}
+
+    def _scores(self, scores: Sequence[Translated]) -> dict[str, tuple[float, str]]:
+        """Returns metric -> its value and sacrebleu's signature."""
+        from sacrebleu.metrics import CHRF
+
+        translations, references, languages = (
             [text for batch in column for text in batch] for column in zip(*scores, strict=True)
         )
+        chrf = CHRF(word_order=2)
+        value = chrf.corpus_score(translations, [references]).score
         return {
-            "chrf": CHRF(word_order=2).corpus_score(translations, [references]).score,
-            "bleu": BLEU().corpus_score(translations, [references]).score,
+            "chrf": (value, str(chrf.get_signature())),
+            "bleu": corpus_bleu(translations, references, languages, self._bleu_tokenizer),
         }
 
     def check_languages(self, encoder: Encoder, languages: Sequence[str]) -> None:

@@ -142,13 +142,17 @@ class WandbRun:
         names_of_scores = _names_of_scores(planned)
         modules = {key: [file.path for file in planned[key].modules] if key in planned else [] for key in records}
         names = list(dict.fromkeys(name for record in records.values() for name in record["metrics"]))
-        table = wandb.Table(columns=["source", "language", "composition", "modules", *names])
+        signed = list(dict.fromkeys(name for record in records.values() for name in record.get("signatures", {})))
+        columns = ["source", "language", "composition", "modules", *names, *(f"signature of {name}" for name in signed)]
+        table = wandb.Table(columns=columns)
         scores: dict[str, float] = {}
         for key, record in records.items():
             source, metrics = record["source"], record["metrics"]
             composition = planned[key].name if key in planned else record["composition"]
             used = " + ".join(self._artifact_name(path) for path in modules[key])
-            table.add_data(source, record.get("language"), composition, used, *(metrics.get(name) for name in names))
+            signatures = record.get("signatures", {})
+            values = [*(metrics.get(name) for name in names), *(signatures.get(name) for name in signed)]
+            table.add_data(source, record.get("language"), composition, used, *values)
             if key in planned:
                 scores.update({f"{names_of_scores[key]}/{name}": value for name, value in metrics.items()})
         self._log({"evaluation": table}, max(lines, self._sent))

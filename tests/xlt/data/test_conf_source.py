@@ -75,6 +75,15 @@ def test_without_a_data_folder_a_source_is_read_from_the_hub_in_the_same_roles(n
     assert set(source.hub.splits) & {"train", "text", "dev"} or name in TEST_ONLY
 
 
+def test_no_edition_of_wikipedia_is_read_as_another_language() -> None:
+    """Of the editions' own codes, those that ISO 639-3 has for other languages."""
+    source = composed("wikipedia", None)
+    assert source.hub is not None
+    editions = {"als": "gsw", "nrm": "nrf"}
+    assert {code: source.hub.codes.get(code) for code in ("als", "nrm")} == {"als": "sq", "nrm": "no_edition"}
+    assert {edition: source.hub.codes.get(code) for edition, code in editions.items()} == {"als": "als", "nrm": "nrm"}
+
+
 def test_the_eleven_treebanks_of_multi_source_parsing_are_there() -> None:
     source = composed("ud_fao", None)
     sources = {"ces", "ell", "eng", "est", "eus", "fas", "fra", "hin", "kor", "tur", "vie"}

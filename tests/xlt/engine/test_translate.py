@@ -101,7 +101,7 @@ def test_each_text_is_translated_once_and_every_example_has_its_own(
     assert sorted(texts) == sorted(set(TEXTS))
     assert {(languages, beams) for _, languages, beams in calls} == {(("ind", "jav"), 2)}
     assert len(calls) > 3
-    alone = Translation(16, 2, 0.0, "chrf", {})
+    alone = Translation(16, 2, 0.0, "chrf", "auto", {})
     model = load_pretrained(str(standing.model_path)).eval()
     encoder = Encoder(load_tokenizer(str(standing.model_path)))
     found = list(translated_examples(tmp_path / "run" / TRANSLATED_FILE))

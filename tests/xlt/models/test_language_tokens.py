@@ -58,15 +58,8 @@ def test_a_new_token_stands_at_the_end_and_has_its_relatives_script() -> None:
 
 def test_the_token_of_a_new_variety_is_its_name() -> None:
     words = with_tokens("ace_Arab", "kas_Arab", "kas_Deva", "__id__")
-    new = {
-        "ace": None,
-        "ace_Arab": None,
-        "ace_Latn": "ace_Arab",
-        "kas_Latn": "kas",
-        "mad": "ace_Arab",
-        "ind_Arab": "ind",
-    }
-    added = add_language_tokens(words, new)
+    new = {"ace": None, "ace_Arab": None, "ace_Latn": "ace_Arab", "kas_Latn": "kas"}
+    added = add_language_tokens(words, {**new, "mad": "ace_Arab", "ind_Arab": "ind"})
     assert added == {"ace_Latn": "ace_Latn", "kas_Latn": "kas_Latn", "mad": "mad_Arab", "ind_Arab": "ind_Arab"}
     with pytest.raises(UsageError, match=r"no token for ace_Thai, either; it has tokens for ace, ace_Arab, ace_Latn"):
         add_language_tokens(words, {"bew": "ace_Thai"})

@@ -270,6 +270,7 @@ CASES: dict[str, Case] = {
     "qa/task.name": Case(values={"task.max_length": 400}, value="other"),
     "parsing/task.relations": Case(value=["nsubj"]),
     "translation/task.tokens": Case(value={"fao": "fao_Latn"}),
+    "translation/task.bleu_tokenizer": Case(value="13a"),
 }
 # The option of `conf/method` or `conf/task` that a schema is tried with, where it has another name.
 OPTIONS = {

@@ -62,10 +62,12 @@ def test_a_run_shows_brackets_in_the_names_of_sources(
     folder = plan.store.folder(run.fingerprint)
     folder.mkdir(parents=True)
     (folder / "result.json").write_text(json.dumps({"metric": "accuracy", "training": {}}))
-    plan.store.add_evaluations(run.fingerprint, {key: {"metrics": {"accuracy": 50.0}} for key in run.evaluations})
+    record = {"metrics": {"accuracy": 50.0}, "signatures": {"accuracy": "tok:[zh]|version:2"}}
+    plan.store.add_evaluations(run.fingerprint, dict.fromkeys(run.evaluations, record))
     console, out = _console()
     print_evaluations(run, run.evaluations, plan.store, console)
     assert "│ fao[2] │ 50.0 │" in out.getvalue()
+    assert out.getvalue().count("tok:[zh]|version:2") == 1
 
 
 def test_only_the_evaluations_that_were_asked_for_are_shown_and_averaged(

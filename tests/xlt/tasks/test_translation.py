@@ -10,6 +10,7 @@ import torch
 
 from tests.tolerance import summation_tolerance
 from tests.translators import parallel, taught_translator, tokenizer, translator
+from xlt.compose import compose, hydra_ready
 from xlt.data.encoding import Encoder
 from xlt.data.examples import Example
 from xlt.data.mix import LoadedSource
@@ -25,7 +26,7 @@ Batch = dict[str, torch.Tensor]
 
 
 def task(max_length: int = 32, beams: int = 1, smoothing: float = 0.0, **tokens: str) -> Translation:
-    return Translation(max_length, beams, smoothing, "chrf", tokens)
+    return Translation(max_length, beams, smoothing, "chrf", "auto", tokens)
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +178,7 @@ def test_translations_are_transformers_own_with_the_language_forced(beams: int) 
     assert len(set(wanted)) > 10 and len({len(text.split()) for text in wanted}) > 2
     texts = [str(example.text) for example in examples]
     assert made.translate(model, encoder, texts, ("ind", "jav"), beams) == wanted
-    assert made.score(model, batch, rows) == (wanted, [example.pair for example in examples])
+    assert made.score(model, batch, rows) == (wanted, [example.pair for example in examples], ["jav"] * 40)
 
 
 def test_each_text_of_a_mixed_batch_is_translated_into_its_own_language() -> None:
@@ -208,13 +209,48 @@ def test_metrics_are_sacrebleus_over_all_texts_together() -> None:
     made = [["saya makan nasi di rumah", "kamu minum air"], ["itu besar sekali dan baik", ""]]
     references = [["saya makan nasi di pasar", "kamu minum air"], ["itu kecil sekali dan baik", "baik"]]
     flat, wanted = sum(made, []), sum(references, [])  # noqa: RUF017
-    found = task().metrics(list(zip(made, references, strict=True)))
+    languages = [["jav", "jav"], ["jav", "jav"]]
+    found = task().metrics(list(zip(made, references, languages, strict=True)))
     assert found == {
         "chrf": sacrebleu.corpus_chrf(flat, [wanted], word_order=2).score,
         "bleu": sacrebleu.corpus_bleu(flat, [wanted]).score,
     }
     assert 0 < found["bleu"] < 100
-    assert task().metrics([(wanted, wanted)]) == {"chrf": pytest.approx(100.0), "bleu": pytest.approx(100.0)}
+    right = task().metrics([(wanted, wanted, ["jav"] * 4)])
+    assert right == {"chrf": pytest.approx(100.0), "bleu": pytest.approx(100.0)}
+
+
+def test_equal_texts_have_100_points_in_every_script() -> None:
+    """Sentences without spaces are one word each to sacrebleu's default, which has no 4-grams of them: 0 points."""
+    texts = {
+        "zho": "今天天气很好我们去公园",
+        "yue_Hant": "今日天氣好好我哋去公園",
+        "jpn": "今日は天気がいいので公園に行きます",
+        "tha": "วันนี้อากาศดีมากเราไปสวนสาธารณะ",
+        "mya": "ဒီနေ့ရာသီဥတုကောင်းတယ်",
+        "eng": "the weather is fine today",
+    }
+    for language, text in texts.items():
+        found = task().metrics([([text] * 3, [text] * 3, [language] * 3)])
+        assert found == {"chrf": pytest.approx(100.0), "bleu": pytest.approx(100.0)}, language
+    assert sacrebleu.corpus_bleu([texts["zho"]] * 3, [[texts["zho"]] * 3]).score == 0
+    together = (list(texts.values()), list(texts.values()), list(texts))
+    assert task().metrics([together])["bleu"] == pytest.approx(100.0)
+
+
+def test_the_signatures_are_sacrebleus_for_the_target_languages() -> None:
+    encoder = Encoder(tokenizer(("ind", "zho")))
+    rows = task().features([Example("f:1", "air", pair="水", languages=("ind", "zho"))], encoder)
+    assert rows[0]["target_language"] == "zho"
+    signatures = task().signatures(rows)
+    assert "|tok:zh|" in signatures["bleu"] and f"version:{sacrebleu.__version__}" in signatures["bleu"]
+    assert "|nw:2|" in signatures["chrf"]  # chrF++
+
+
+def test_checkpoints_are_selected_by_chrf_unless_said_otherwise() -> None:
+    with hydra_ready():
+        config = compose(["task=translation"])
+    assert (config.task.metric, config.task.bleu_tokenizer) == ("chrf", "auto")
 
 
 def test_an_unknown_language_is_one_line(wide: tuple[TransferModel, Encoder]) -> None:
@@ -231,6 +267,15 @@ def test_an_unknown_language_is_one_line(wide: tuple[TransferModel, Encoder]) ->
         assert line.startswith("language bew: ") and "+model.new_languages.bew=" in line and "task.tokens.bew" in line
     with pytest.raises(UsageError, match=r"language ind: .* idn_Latn.*task\.tokens\.ind"):
         task(ind="idn_Latn").features(parallel("ind", "jav", 1), encoder)
+
+
+def test_a_variety_has_its_own_token_and_no_other(wide: tuple[TransferModel, Encoder]) -> None:
+    encoder = Encoder(tokenizer(("ace_Arab", "ace_Latn", "ind")))
+    example = Example("f:1", "air", pair="ie", languages=("ind", "ace_Arab"))
+    (row,) = task().features([example], encoder)
+    assert row["target_ids"][0] == encoder.tokenizer.convert_tokens_to_ids("ace_Arab")
+    with pytest.raises(UsageError, match=r"language jav_Java: the model has no token for it, but for jav, jav_Latn; "):
+        task().check_languages(wide[1], ["jav_Java"])
 
 
 def test_a_language_has_the_token_that_the_task_gives_it(wide: tuple[TransferModel, Encoder]) -> None:

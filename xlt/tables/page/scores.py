@@ -67,6 +67,7 @@ def run_scores(jobs: Sequence[JobScores], store: RunStore) -> Markup:
     """
     sources = list(dict.fromkeys(composition.source for job in jobs for composition in job.evaluations.values()))
     rows: list[tuple[JobScores, str, str, dict[str, float]]] = []
+    signatures: dict[str, None] = {}
     for job in jobs:
         task, done = build_task(job.run.config.task), store.evaluations(job.run.fingerprint)
         by_label: dict[str, dict[str, float]] = {}
@@ -74,6 +75,7 @@ def run_scores(jobs: Sequence[JobScores], store: RunStore) -> Markup:
             scores = by_label.setdefault(composition.label, {})
             if key in done:
                 metrics = done[key]["metrics"]
+                signatures |= dict.fromkeys(done[key].get("signatures", {}).values())
                 scores[composition.source] = metrics[task.metric if task.metric in metrics else SCORE]
         rows += [(job, label, task.metric, scores) for label, scores in (by_label or {_NOTHING: {}}).items()]
     best = _best(rows, sources)
@@ -97,6 +99,7 @@ def run_scores(jobs: Sequence[JobScores], store: RunStore) -> Markup:
     words = ["run", "best validation", *_unshared(("metric", "modules"), shared)]
     head = _head([*words, *columns], AVERAGE, words=len(words))
     alike = [*metrics] * shared[0] + [f"modules: {label}" for label in labels] * shared[1]
+    alike += signatures
     return joined(
         tag("p", "; ".join(alike), class_="note") if alike else None,
         scrolling("Scores", head, tag("tbody", *body), class_="scores"),

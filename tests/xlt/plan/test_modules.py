@@ -1,0 +1,106 @@
+"""Which module a language gets, where there are several varieties of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.xlt.conftest import LANGUAGE_RECIPE
+from xlt.engine.run import COMPOSED
+from xlt.errors import UsageError
+from xlt.models.loading import load_pretrained
+from xlt.modules import Entries, ModuleHeader, SparseDelta
+from xlt.plan.checks import module_faults
+from xlt.plan.planner import Run
+
+LATIN = "+language_modules.paths.fao_Latn"
+TREEBANK = "Faroese-FarPaHC"
+
+
+@pytest.fixture
+def module(tmp_path: Path, tiny_bert: Path) -> Callable[[str], Path]:
+    """`module(language)`: a file with a language module of the tiny model."""
+    model = load_pretrained(str(tiny_bert))
+    name = next(name for name, _ in model.named_parameters() if name.endswith("layer.0.attention.self.query.weight"))
+
+    def make(language: str) -> Path:
+        header = ModuleHeader(
+            kind="sparse_delta", method="lt_sft", base_model="b", base_hash=model.base_hash, language=language
+        )
+        delta = Entries(torch.tensor([3]), torch.tensor([0.1]), torch.Size([32, 32]))
+        SparseDelta(header, {name: delta}, {}).save(tmp_path / language)
+        return tmp_path / language
+
+    return make
+
+
+def test_a_module_of_one_variety_is_not_taken_for_the_language_nor_for_another_variety(
+    planned: Callable[..., Run], words: tuple[str, ...], module: Callable[[str], Path]
+) -> None:
+    given = (f"+language_modules.paths.eng={module('eng')}", f"{LATIN}={module('fao_Latn')}")
+    for language in ("fao", "fao_Runr"):
+        variety = (f"data.evaluation.fao.language={language}", f"+data.evaluation.fao.codes.fao_Runr={TREEBANK}")
+        with pytest.raises(UsageError) as refused:
+            planned(*words, *given, *variety)
+        (line,) = refused.value.lines
+        assert f"no module for {language}; give +language_modules.paths.{language}=FILE" in line
+        assert f"+language_modules.stand_in.{language}=fao_Latn" in line
+    run = planned(*words, *given, "+language_modules.stand_in.fao=fao_Latn")
+    used = {
+        (wanted.source, wanted.modules[0].language, wanted.unusual)
+        for wanted in run.evaluations.values()
+        if wanted.label == COMPOSED
+    }
+    assert ("fao", "fao_Latn", "module of fao_Latn") in used
+
+
+def test_a_file_of_another_variety_is_refused_with_the_way_to_use_it(
+    planned: Callable[..., Run], words: tuple[str, ...], module: Callable[[str], Path]
+) -> None:
+    files = {language: module(of) for language, of in {"eng": "eng", "fao": "fao_Latn"}.items()}
+    run = planned(*words, *(f"+language_modules.paths.{language}={file}" for language, file in files.items()))
+    (line,) = module_faults(run.config.language_modules)
+    assert "a module of language fao_Latn, wanted fao" in line
+    assert "language_modules.paths.fao_Latn" in line and "language_modules.stand_in.fao=fao_Latn" in line
+
+
+def test_each_variety_has_a_language_module_of_its_own(planned: Callable[..., Run], adapted: tuple[str, ...]) -> None:
+    recipe = ",".join(f"'{word}'" for word in (*LANGUAGE_RECIPE, "+data.sources.text.codes.fao_Latn=fo"))
+    codes = (f"language_modules.overrides=[{recipe}]", f"+data.evaluation.fao.codes.fao_Latn={TREEBANK}")
+
+    def modules(language: str) -> dict[str | None, Path]:
+        run = planned(*adapted, *codes, f"data.evaluation.fao.language={language}")
+        composed = [wanted for wanted in run.evaluations.values() if wanted.label == COMPOSED]
+        return {wanted.modules[0].language: wanted.modules[0].path for wanted in composed}
+
+    plain, variety = modules("fao"), modules("fao_Latn")
+    assert "fao" in plain and "fao_Latn" not in plain  # `variety` has both: the task's run is the same
+    assert plain["fao"] != variety["fao_Latn"]  # though both are learned from the same text
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("data.evaluation.fao.language=iw", r"data\.evaluation\.fao\.language=iw: .*did you mean heb\?"),
+        ("data.evaluation.fao.language=zh-yue", r"language=zh-yue: .*did you mean yue\?"),
+        ("data.evaluation.fao.language=az-Arab", r"language=az-Arab: .*did you mean aze_Arab\?"),
+        ("data.evaluation.fao.language=ajp", r"language=ajp: .*apc took its place"),
+        ("data.evaluation.fao.language=fao_latn", r"language=fao_latn: .*did you mean fao_Latn\?"),
+        ("+data.evaluation.fao.codes.iw=x", r"data\.evaluation\.fao\.codes\.iw: .*did you mean heb\?"),
+        ("+data.evaluation.fao.hub.codes.iw=x", r"data\.evaluation\.fao\.hub\.codes\.iw: .*did you mean heb\?"),
+        ("+data.held_out_fractions.mol=0.1", r"data\.held_out_fractions\.mol: .*ron took its place"),
+        ("+language_modules.stand_in.fao=isl_latn", r"language_modules\.stand_in\.fao=isl_latn: .*isl_Latn\?"),
+        ("language_modules.among=[bat-smg]", r"language_modules\.among: bat-smg is .*did you mean sgs\?"),
+        ("target=zh-CN", r"target=zh-CN: .*did you mean zho_Hans\?"),
+        ("language=ENG", r"language=ENG: .*did you mean eng\?"),
+    ],
+)
+def test_wherever_a_language_stands_a_wrong_code_is_one_line(
+    word: str, said: str, planned: Callable[..., Run], words: tuple[str, ...]
+) -> None:
+    with pytest.raises(UsageError, match=said) as refused:
+        planned(*words, word)
+    assert len([line for line in refused.value.lines if "eng is of" not in line and "of language eng" not in line]) == 1
