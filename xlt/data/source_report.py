@@ -44,7 +44,8 @@ class SourceReport:
 
     def as_json(self) -> dict[str, Any]:
         """Returns the parts that are not empty, as JSON values."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if value}
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        return {name: dict(value) if isinstance(value, Counter) else value for name, value in values.items() if value}
 
     def count_form(self, example: Example) -> None:
         """Counts the Unicode forms of the texts of an example."""
