@@ -77,7 +77,8 @@ class SourceReport:
             about = f" ({reasons})" if reasons else ""
             yield f"{key}: where leaves out {count:,} of {self.rows:,} rows{about}"
         if self.scheme not in (None, "IOB2"):
-            yield f"{key}: the tags of entities are in {self.scheme}; they are read as IOB2"
+            scheme = "IO or IOB1, which are the same here" if self.scheme == "IO" else self.scheme
+            yield f"{key}: the tags of entities are in {scheme}; they are read as IOB2"
 
 
 def form_note(reports: Mapping[str, SourceReport]) -> str | None:
