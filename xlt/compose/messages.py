@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from xlt.compose.composing import composed, import_failures
 from xlt.compose.renamed import renamed_key
 from xlt.compose.suggestions import suggestion
+from xlt.config import QUOTE_IT
 
 _NO_OPTION = "Config group override must be a string"
 # Errors inside OmegaConf if an override sets a part of a key that is null, or replaces null by a mapping.
@@ -80,6 +81,8 @@ def one_line(error: BaseException, overrides: Sequence[str] = ()) -> str:
     if (match := re.search(r"Key '(.*?)' not in '(.*?)'.*?full_key: (\S+)", text, re.DOTALL)) is not None:
         now = renamed_key(match.group(3))
         return f"{match.group(3)}: no such key in {match.group(2)}" + (f"; it is {now} now" if now else "")
+    if match := re.search(r"Key (?:True|False) \(bool\) is incompatible.*?full_key: (\S+)", text, re.DOTALL):
+        return f"{match.group(1)}: the key {QUOTE_IT}"
     if error.__cause__ is not None and text.startswith("Error merging override"):
         return one_line(error.__cause__, overrides)
     lines = [line.strip() for line in text.splitlines() if line.strip()]

@@ -102,18 +102,15 @@ class SourceConfig:
     codes: dict[str, str] = key("language -> the data set's code, where the two differ", known_by=_READ)
     labels: dict[str, Any] = key("label of the data set -> label of the task, where the two differ")
     scheme: str | None = key(
-        "scheme of the tags of entities: IOB1, IOB2, IOBES (also called BIOES), BILOU, BMES, IO (no B-; also plain "
-        "types), or IOB: IOB1, IOB2 or a mixture, read as conlleval reads it; null: recognised from all tags",
+        "scheme of the tags of entities; IOB: IOB2 with mistakes, read as by conlleval; null: recognised",
         choices=SCHEMES,
     )
     word_prefix: str | None = key(
-        "text before every word that is removed, such as WikiANN's `{code}:`; empty: words keep it; null: every word "
-        "of a source beginning alike is refused"
+        "text that is removed before every word ({code}: in WikiANN); empty: kept; null: such text is refused"
     )
-    delimiter: str | None = key("what separates the cells of reader csv: one character, or tab; null: a comma")
+    delimiter: str | None = key("what separates the cells in reader csv: one character, or tab; null: a comma")
     quoting: str | None = key(
-        "what quotes mean in reader tsv: rfc, quotes around a cell are no part of it and those in it are doubled "
-        "(pandas, Excel); letters: they are text; null: letters, unless the file looks like rfc, which is refused",
+        "in reader tsv: rfc, quotes are around cells, as pandas has them; letters, they are text; null: asked",
         choices=("rfc", "letters"),
     )
     licence: str | None = key("licence of the data, as the publisher names it", no_module="a note for people")
@@ -135,8 +132,7 @@ class SourceConfig:
         low=1,
     )
     where: dict[str, Any] = key(
-        "column -> rule; only rows that meet all rules are read. A rule is a value, a list of values, or a mapping of "
-        "not, contains, not_empty, min_words, max_words, at_least, at_most, matches"
+        "column -> value, list of values, or rules (not, not_empty, min_words, ...); others are left out"
     )
     instruction: InstructionConfig | None = key(
         "turns each example into a conversation; null: examples stay as they are"

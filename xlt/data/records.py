@@ -215,13 +215,14 @@ def _text(value: Any, role: str, column: str, place: str) -> str:
             f"{place}: column {column!r} has {value}, which is none of its classes; to leave out such rows, give the "
             f"source where.{column}.not={value}"
         )
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UsageError(
-            f"{place}: column {column!r} (fields.{role}) holds {value}, not text; pandas writes NaN for an empty cell; "
-            f"to leave out such rows, give the source where.{column}.not_empty=true"
-        )
-    if not isinstance(value, (str, int, float)) or isinstance(value, bool):
-        raise UsageError(f"{place}: column {column!r} (fields.{role}) holds {type(value).__name__}, not text")
+    infinite = isinstance(value, float) and not math.isfinite(value)
+    if not isinstance(value, (str, int, float)) or isinstance(value, bool) or infinite:
+        kind = f"{type(value).__name__}, not text"
+        if infinite:
+            kind = f"{value}, not text (pandas writes NaN for an empty cell)"
+        leaves_out = (value is None or infinite) and role not in ("messages", "answers")
+        remedy = f"; to leave out such rows, give the source where.{column}.not_empty=true" if leaves_out else ""
+        raise UsageError(f"{place}: column {column!r} (fields.{role}) holds {kind}{remedy}")
     return whole_characters(str(value), place)
 
 

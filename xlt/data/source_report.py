@@ -44,7 +44,8 @@ class SourceReport:
 
     def as_json(self) -> dict[str, Any]:
         """Returns the parts that are not empty, as JSON values."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if value}
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        return {name: dict(value) if isinstance(value, Counter) else value for name, value in values.items() if value}
 
     def count_form(self, example: Example) -> None:
         """Counts the Unicode forms of the texts of an example."""
@@ -76,7 +77,8 @@ class SourceReport:
             about = f" ({reasons})" if reasons else ""
             yield f"{key}: where leaves out {count:,} of {self.rows:,} rows{about}"
         if self.scheme not in (None, "IOB2"):
-            yield f"{key}: the tags of entities are in {self.scheme}; they are read as IOB2"
+            scheme = "IO or IOB1, which are the same here" if self.scheme == "IO" else self.scheme
+            yield f"{key}: the tags of entities are in {scheme}; they are read as IOB2"
 
 
 def form_note(reports: Mapping[str, SourceReport]) -> str | None:

@@ -182,11 +182,11 @@ def _equal(value: Any, wanted: Any, key: str) -> bool:
 
 
 def _is_empty(value: Any) -> bool:
-    """Returns whether a cell holds nothing: null, NaN, blank text, an empty list, or a list with an empty item.
+    """Returns whether a cell holds nothing: null, NaN, Infinity, blank text, an empty list, a list with an empty item.
 
     A mapping with a `text`, such as an answer, is as empty as its text; another one is empty if all its parts are.
     """
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return True
     if isinstance(value, str):
         return not value.strip()

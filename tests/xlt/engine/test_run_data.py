@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import functools
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from xlt.compose import checked, compose, hydra_ready
 from xlt.data import selection
 from xlt.data.encoding import Encoder
 from xlt.data.mix import LoadedSource
+from xlt.data.source_report import SourceReport
 from xlt.engine import run_data
 from xlt.engine.build import build_task
 from xlt.engine.run_data import RunData
@@ -199,3 +203,67 @@ def test_a_languages_own_share_is_held_out_of_its_sources(make: Callable[..., Ru
         return len(texts(make("data.held_out_fraction=0.1", *words).load("validation", encoder), encoder))
 
     assert (held(), held("+data.held_out_fractions.eng=0.02"), held("+data.held_out_fractions.fao=0.02")) == (10, 2, 10)
+
+
+def test_rows_left_out_are_counted_and_the_count_is_kept_with_the_features(
+    make: Callable[..., RunData], encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["+data.sources.text.where.text.matches='^b[ab]'"]  # 20 of 100 lines
+    made = make(*words)
+    made.check()
+    assert made.notes() == ["data.sources.text: where leaves out 80 of 100 rows (text: 80)"]
+    made.load("sources", encoder)
+    monkeypatch.setattr(run_data, "_CHECKED", {})
+    again = make(*words)
+    again.check()
+    report = again.reports()["data.sources.text"]
+    assert (report.rows, report.left_out) == (100, {"text": 80})
+
+
+def test_different_unicode_forms_of_training_and_evaluation_are_told_if_the_tokenizer_sees_them(
+    make: Callable[..., RunData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "Tất cả mọi người sinh ra đều được hưởng tự do\n"
+    for name, form in (("learned", "NFC"), ("evaluated", "NFD")):
+        (tmp_path / f"{name}.txt").write_text(unicodedata.normalize(form, text) * 40, encoding="utf-8")
+    words = [
+        f"data.sources.text.path={tmp_path / 'learned.txt'}",
+        "+source@data.evaluation.x=mono",
+        f"data.evaluation.x.path={tmp_path / 'evaluated.txt'}",
+        "data.evaluation.x.split=test",
+    ]
+    with pytest.raises(UsageError, match=r"data.sources.text: .*also in the evaluation data"):
+        make(*words, "data.leaks=refuse").check()
+    made = make(*words, "data.leaks=allow")
+    made.check()
+    monkeypatch.setattr(RunData, "forms_matter", lambda *_: True)
+    (note,) = made.notes()
+    assert "NFC: data.sources.text" in note and "NFD: data.evaluation.x" in note
+    monkeypatch.setattr(RunData, "forms_matter", lambda *_: False)
+    assert made.notes() == []
+
+
+def test_the_tokenizer_decides_whether_forms_matter(
+    make: Callable[..., RunData], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make()
+    report = SourceReport(sample="e\u0301te\u0301")
+    for normalizer, matter in ((normalizers.NFC(), False), (normalizers.NFKD(), False), (None, True)):
+        tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "\u00e9": 1, "e": 2, "\u0301": 3, "t": 4}, "[UNK]"))
+        tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+        if normalizer is not None:
+            tokenizer.normalizer = normalizer
+        fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]")
+        monkeypatch.setattr(run_data, "load_tokenizer", lambda *_, fast=fast: fast)
+        monkeypatch.setattr(run_data, "Encoder", _Lines)
+        assert made.forms_matter([report]) == matter
+
+
+class _Lines:
+    """The part of an encoder that is used here; its constructor needs a tokenizer that knows the letter a."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.tokenizer = tokenizer
+
+    def lines(self, texts: list[str]) -> list[list[int]]:
+        return self.tokenizer(texts)["input_ids"]

@@ -15,12 +15,14 @@ import pytest
 
 from xlt.compose import compose
 from xlt.engine.processes import Processes
+from xlt.engine.run import RESULT_FILE
 from xlt.engine.training import Interrupted, Trainer
 from xlt.engine.watching import Silence
 from xlt.errors import UsageError
 from xlt.execution import execution
 from xlt.execution.execution import carry_out
 from xlt.execution.workers import LocalWorkers
+from xlt.files import write_json
 from xlt.methods.lt_sft import LtSft
 from xlt.plan.planner import Plan, Run
 from xlt.plan.store import RunStore
@@ -434,3 +436,20 @@ def test_all_processes_go_on_from_what_the_lock_s_holder_left_while_the_leader_w
     monkeypatch.setattr(Trainer, "_forward_backward", noted)
     outcomes = two_processes.carry_out(lambda *_: list(done))
     assert [(reports[1], failures) for reports, failures in outcomes] == [(("done", 1, steps_left), {})] * 2
+
+
+def test_rows_left_out_are_told_before_training_and_stand_in_the_manifest(
+    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...]
+) -> None:
+    planned(*words, "+data.sources.eng.where.words.max_words=0")
+    with pytest.raises(UsageError, match=r"has no examples; where leaves out all \d+ rows"):
+        plan.preflight()
+    plan.runs.clear()
+    run = planned(*words, "+data.sources.eng.where.words.max_words=99")
+    notes = plan.preflight()
+    assert len([note for note in notes if note.startswith("data.sources.eng: where leaves out 0 of ")]) == 1
+    folder = plan.store.folder(run.fingerprint)
+    folder.mkdir(parents=True)
+    write_json(folder / RESULT_FILE, {"training": {"seconds": 1.0}})
+    execution._record(run, plan.store)
+    assert plan.store.manifest(run.fingerprint)["reading"]["data.sources.eng"]["rows"] > 0

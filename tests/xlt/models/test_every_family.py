@@ -31,7 +31,6 @@ from xlt.engine.build import build_method, build_model, build_task
 from xlt.engine.processes import Processes
 from xlt.engine.training import Trainer
 from xlt.engine.watching import Silence
-from xlt.errors import UsageError
 from xlt.methods.method import Setting
 from xlt.models.families import DECODER, architecture
 from xlt.models.loading import load_tokenizer

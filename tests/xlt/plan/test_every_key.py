@@ -148,6 +148,12 @@ CASES: dict[str, Case] = {
     "data.sources.eng.fields": Case(values=CSV, value={"text": "label"}),
     "data.sources.eng.codes": Case(values=CSV, value={"eng": "fao"}),
     "data.sources.eng.labels": Case(values=CSV, value={"NOUN": "VERB"}),
+    "data.sources.eng.scheme": Case(values=CSV, value="IOB1"),
+    "data.sources.eng.word_prefix": Case(values=CSV, value="{code}:"),
+    "data.sources.eng.delimiter": Case(values=CSV, value=";"),
+    "data.sources.eng.quoting": Case(
+        values=CSV | {"data.sources.eng.reader": "tsv", "data.sources.eng.path": "{places}/eng/train.csv"}, value="rfc"
+    ),
     "data.sources.eng.licence": Case(values=CSV, value="none"),
     "data.sources.eng.split": Case(values=CSV, value="dev"),
     "data.sources.eng.origin": Case(("~data.validation.eng",), CSV, "few-shot"),

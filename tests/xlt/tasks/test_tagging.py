@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 import torch
 from seqeval.metrics import f1_score, precision_score, recall_score
+from seqeval.scheme import IOB2
 from torch import nn
 
 from xlt.data.encoding import Encoder
 from xlt.data.examples import Example
 from xlt.data.mix import LoadedSource
+from xlt.data.schemes import in_iob2
 from xlt.engine.evaluation import evaluate
 from xlt.errors import UsageError
 from xlt.models.transfer import TransferModel
@@ -252,3 +254,31 @@ def test_two_steps_of_named_entities_and_a_few_more_learn_them(fit: Callable[...
     metrics = {"f1", "precision", "recall", "strict_f1", "accuracy", "words"}
     assert set(fit(ner(), examples, max_steps=2, method="lt_sft")) == metrics
     assert fit(ner(), examples, max_steps=60)["f1"] == 100
+
+
+def test_f1_is_seqevals_strict_one_on_labels_in_iob2(encoder: Encoder) -> None:
+    draw = torch.Generator().manual_seed(2)
+    drawn = [[ENTITIES[n] for n in torch.randint(5, (12,), generator=draw).tolist()] for _ in range(40)]
+    rows = [Example(f"f:{n}", words=tuple("abcdefghijkl"), columns={"ner": tuple(row)}) for n, row in enumerate(drawn)]
+    iob2 = [list(in_iob2(row, "ner", "IOB")) for row in rows]
+    gold, predicted, repaired = iob2[:20], drawn[20:], iob2[20:]
+    pairs = enumerate(zip(gold, predicted, strict=True))
+    found = ner().metrics([[Window(n, 0, numbers(*a), numbers(*b)) for n, (a, b) in pairs]])
+    assert found["strict_f1"] == pytest.approx(100 * f1_score(gold, predicted, mode="strict", scheme=IOB2))
+    assert found["f1"] == pytest.approx(100 * f1_score(gold, repaired, mode="strict", scheme=IOB2))
+    assert found["f1"] != found["strict_f1"]
+
+
+def test_only_labels_in_iob2_are_tags_of_entities() -> None:
+    assert ner().entity_column == "ner" and task().entity_column is None
+    assert Tagging("t", "c", ["NOUN", "O"], 16, 0.0, "accuracy").entity_column is None
+
+
+def test_a_boolean_among_the_labels_has_lost_its_quotes() -> None:
+    (line,) = TaggingConfig("", "t", "c", ["maybe", False], 16, 0.1, "accuracy").faults("task")
+    assert line.startswith("task.labels[1]=False: ") and "quotes" in line
+
+
+def test_plain_types_are_refused_with_their_scheme(encoder: Encoder) -> None:
+    with pytest.raises(UsageError, match=r"f:1: label 'PER' is not in task.labels.*scheme=IO"):
+        ner().check([Example("f:1", words=("a",), columns={"ner": ("PER",)})], "data.sources.x")

@@ -96,3 +96,51 @@ def test_nothing_is_read_before_the_first_example_is_asked_for(columns: Columns)
     assert next(examples).words == ("a",)
     with pytest.raises(UsageError, match=r":3: 1 columns"):
         next(examples)
+
+
+@pytest.mark.parametrize("separator", ["\t", " \t "])
+def test_where_a_line_has_tabs_a_word_can_have_spaces(separator: str, columns: Columns) -> None:
+    (example,) = read(columns(f"New York{separator}B-LOC\nis{separator}O\n"))
+    assert (example.words, example.columns["ner"]) == (("New York", "is"), ("B-LOC", "O"))
+
+
+def test_a_tab_without_a_word_before_it_or_a_label_after_it_is_refused(columns: Columns) -> None:
+    for text, fault in (("a\tO\n\tO\n", ":2: .*begins with a blank"), ("a\tO\nb\t\n", ":2: 1 columns.* has 2")):
+        with pytest.raises(UsageError, match=fault):
+            list(read(columns(text)))
+
+
+UNER = (
+    "# sent_id = weblog-1\n# text = Where in New York?\n1\tWhere\tO\t-\t-\n2\tin\tO\t-\t-\n3\tNew York\tB-LOC\t-\tz\n"
+)
+MULTICONER = "# id 5239d808-f300\tdomain=en\n\nthe _ _ O\n# _ _ O\ncat _ _ B-ANIM\n\n# id 77\tdomain=en\n# _ _ O\n"
+
+
+def test_comments_and_number_columns_of_uner(columns: Columns) -> None:
+    first, second = read(columns(f"{UNER}\n{UNER}", fields={"words": "1", "ner": "2"}))
+    assert first.words == second.words == ("Where", "in", "New York")
+    assert first.columns == {"ner": ("O", "O", "B-LOC")}
+    assert [example.place.rpartition(":")[2] for example in (first, second)] == ["3", "9"]
+
+
+def test_comments_and_empty_columns_of_multiconer(columns: Columns) -> None:
+    first, second = read(columns(MULTICONER))
+    assert (first.words, first.columns["ner"]) == (("the", "#", "cat"), ("O", "O", "B-ANIM"))
+    assert second.words == ("#",)
+
+
+@pytest.mark.parametrize("word", ["#", "#MeToo", "#x=1", "#id"])
+def test_a_word_that_begins_with_the_sign_of_comments_is_a_word(word: str, columns: Columns) -> None:
+    assert [example.words for example in read(columns(f"a O\n\n{word} O\nb O\n"))] == [("a",), (word, "b")]
+    assert [example.words for example in read(columns(f"{word} O\n\nb O\n"))] == [(word,), ("b",)]
+
+
+def test_numbers_of_lines_are_not_taken_for_words(columns: Columns) -> None:
+    with pytest.raises(UsageError, match=r"words in column 0 are 1, 2, 3.* fields.words=1"):
+        list(read(columns(UNER, fields={"words": "0", "ner": "2"})))
+    assert [example.words for example in read(columns("1 O\n2 O\n\na O\n"))] == [("1", "2"), ("a",)]
+
+
+def test_sentences_with_an_empty_word_can_be_left_out(columns: Columns) -> None:
+    made = columns("a\tO\n\tO\n\nb\tO\n", where={"words": {"not_empty": True}})
+    assert [example.words for example in read(made)] == [("b",)]

@@ -120,3 +120,49 @@ def test_a_folder_gives_the_file_that_the_source_names_for_the_split(tmp_path: P
     made.split = "train"
     with pytest.raises(UsageError, match=r"no files for split train, expected one train.csv; it has valid.csv"):
         csv.files(made)
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "character"), [(";", ";"), ("tab", "\t"), ("\t", "\t"), ("\\t", "\t"), ("|", "|")]
+)
+def test_another_character_can_separate_the_cells(delimiter: str, character: str, table: Table) -> None:
+    made = table(f'text{character}label\n"a, ""b"" {character}"{character}x\n', delimiter=delimiter)
+    (example,) = read(made)
+    assert (example.text, example.label) == (f'a, "b" {character}', "x")
+
+
+@pytest.mark.parametrize("fields", [NAMED, {"text": "0", "label": "1"}])
+def test_a_file_with_another_separator_is_refused_with_its_name(fields: dict[str, str], table: Table) -> None:
+    with pytest.raises(UsageError, match=r"x.csv:1: no column .*reader=csv and delimiter=;"):
+        read(table("text;label\na;b\n", fields=fields))
+
+
+PANDAS = 'text,label\n"say ""a""",x\nplain,y\n'
+
+
+def test_tsv_with_doubled_quotes_is_refused_until_it_is_said_what_they_are(table: Table) -> None:
+    with pytest.raises(UsageError, match=r"x.tsv:2: cells are in quotes.*quoting=rfc.*quoting=letters"):
+        read(table(PANDAS, "tsv"))
+    assert [example.text for example in read(table(PANDAS, "tsv", quoting="rfc"))] == ['say "a"', "plain"]
+    assert read(table(PANDAS, "tsv", quoting="letters"))[0].text == '"say ""a"""'
+
+
+def test_tsv_in_which_all_texts_are_in_quotes_is_refused(table: Table) -> None:
+    text = '"text","label"\n"a",1\n"b",-2.5\n'
+    with pytest.raises(UsageError, match=r"x.tsv:1: cells are in quotes"):
+        read(table(text, "tsv"))
+    assert [example.text for example in read(table(text, "tsv", quoting="rfc"))] == ["a", "b"]
+
+
+@pytest.mark.parametrize("cell", ['"a', 'a"', 'say "a"', '"a" and "b"', '"', '"""', '"a"'])
+def test_one_cell_with_other_quotes_shows_that_they_are_letters(cell: str, table: Table) -> None:
+    assert read(table(f"text,label\n{cell},x\nplain,y\n", "tsv"))[0].text == cell
+    doubled = f'text,label\n"say ""a""",x\n"b,y\n{cell},x\n'
+    assert read(table(doubled, "tsv"))[2].text == cell
+
+
+def test_a_quoted_cell_of_two_lines_or_with_a_tab_is_refused_with_the_remedy(table: Table) -> None:
+    for text in ('text,label\n"one\ntwo",x\n', 'text,label\n"one,two",x\n'):
+        with pytest.raises(UsageError, match=r"x.tsv:2: the row has \d columns.*quoting=rfc"):
+            read(table(text, "tsv"))
+    assert read(table('text,label\n"one\ntwo",x\n', "tsv", quoting="rfc"))[0].text == "one\ntwo"

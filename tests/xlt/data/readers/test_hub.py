@@ -189,3 +189,28 @@ def test_a_gated_data_set_is_refused_with_what_opens_it(monkeypatch: pytest.Monk
     (line,) = caught.value.lines
     for fact in ("owner/gated", "gated", "conditions", "log in", "HF_TOKEN", "data_dir=FOLDER"):
         assert fact in line
+
+
+def test_rows_without_a_class_can_be_left_out(tmp_path: Path) -> None:
+    """SNLI marks pairs without an agreed label with -1."""
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["yes", "no"])})
+    made = datasets.Dataset.from_dict({"text": ["a", "b", "c"], "label": [0, -1, 1]}, features=features)
+    made.to_parquet(str(tmp_path / "train.parquet"))
+    fields = {"text": "text", "label": "label"}
+    for where in ({"label": {"not": -1}}, {"label": ["yes", "no"]}):
+        examples = list(hub.read(on_hub(tmp_path, fields, where=where)))
+        assert [(example.text, example.label) for example in examples] == [("a", "yes"), ("c", "no")]
+    with pytest.raises(UsageError, match=r"where.label.not=-1"):
+        list(hub.read(on_hub(tmp_path, fields)))
+
+
+def test_a_nested_column_is_read_with_the_names_of_its_classes(tmp_path: Path) -> None:
+    inner = {"en": datasets.Value("string"), "kind": datasets.ClassLabel(names=["x", "y"])}
+    made = datasets.Dataset.from_dict(
+        {"translation": [{"en": "cat", "kind": 1}]}, features=datasets.Features({"translation": inner})
+    )
+    made.to_parquet(str(tmp_path / "train.parquet"))
+    (example,) = hub.read(
+        on_hub(tmp_path, {"text": "translation.{code}", "label": "translation.kind"}, codes={"hau": "en"})
+    )
+    assert (example.text, example.label) == ("cat", "y")

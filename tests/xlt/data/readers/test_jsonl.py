@@ -55,3 +55,47 @@ def test_words_and_their_labels_are_lists(lines: Lines) -> None:
 def test_a_broken_line_is_refused_with_its_place(line: str, fault: str, lines: Lines) -> None:
     with pytest.raises(UsageError, match=fault):
         list(read(lines('{"t": "a", "l": "x"}', line)))
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity"])
+def test_what_is_no_number_is_no_text_either(value: str, lines: Lines) -> None:
+    with pytest.raises(UsageError, match=r"train.jsonl:1: column 't' \(fields.text\) holds -?(nan|inf), not text"):
+        list(read(lines(f'{{"t": {value}, "l": "x"}}')))
+    with pytest.raises(UsageError, match=r"column 'w' \(fields.words\) holds -?(nan|inf)"):
+        list(read(lines(f'{{"w": ["a", {value}]}}', words="w")))
+
+
+@pytest.mark.parametrize("content", ["null", "NaN", "true", '[{"type": "text"}]'])
+def test_a_turn_without_text_is_refused(content: str, lines: Lines) -> None:
+    with pytest.raises(UsageError, match=r"train.jsonl:1: column 'm.content' .* holds \w+, not text"):
+        list(read(lines(f'{{"m": [{{"role": "user", "content": {content}}}]}}', messages="m")))
+
+
+def test_a_part_of_a_nested_column_can_be_read(lines: Lines) -> None:
+    line = '{"translation": {"en": "cat", "fr": "chat"}, "a.b": {"c": "x"}, "d": {"e": {"f": "y"}}}'
+    (example,) = read(lines(line, text="translation.en", pair="translation.fr", label="a.b.c", id="d.e.f"))
+    assert (example.text, example.pair, example.label, example.id) == ("cat", "chat", "x", "y")
+    with pytest.raises(UsageError, match=r"no column 'translation.de' .* translation.en, translation.fr, a.b.c, d.e.f"):
+        list(read(lines(line, text="translation.de")))
+
+
+ASKED = {"text": "q", "pair": "c", "answers": "a"}
+
+
+def test_all_faults_of_answers_are_listed_at_once(lines: Lines) -> None:
+    rows = [
+        '{"q": "?", "c": "ab", "a": {"text": ["b", "c"], "answer_start": [0, 9]}}',
+        '{"q": "?", "c": "ab", "a": {"text": ["b"], "answer_start": [1]}}',
+        '{"q": "?", "c": "ab", "a": {"text": [], "answer_start": []}}',
+        '{"q": "?", "c": "ab", "a": {"text": ["b"], "answer_start": [1]}, "is_impossible": true}',
+    ]
+    with pytest.raises(UsageError) as refused:
+        list(read(lines(*rows, **ASKED)))
+    places = [line.partition("train.jsonl:")[2].partition(":")[0] for line in refused.value.lines]
+    assert places == ["1", "1", "3", "4"]
+
+
+@pytest.mark.parametrize("start", ["1.5", "true", "null", "NaN"])
+def test_a_start_that_is_no_whole_number_is_refused(start: str, lines: Lines) -> None:
+    with pytest.raises(UsageError, match=r"column 'a' must hold equally long lists"):
+        list(read(lines(f'{{"q": "?", "c": "ab", "a": {{"text": ["b"], "answer_start": [{start}]}}}}', **ASKED)))

@@ -82,3 +82,37 @@ def test_bytes_that_are_not_utf_8_are_refused_with_their_line(tmp_path: Path) ->
     (tmp_path / "train.json").write_bytes(b'{"data":\n["\xff"]}')
     with pytest.raises(UsageError, match=r"train.json:2: not UTF-8"):
         list(read(source_config("squad", "eng", str(tmp_path))))
+
+
+def test_all_faulty_questions_of_a_file_are_listed_at_once(written: Written) -> None:
+    wrong = [{"text": "capital", "answer_start": 17}]
+    questions = [question(), question(id="q2", answers=[]), question(id="q3", answers=wrong)]
+    with pytest.raises(UsageError) as refused:
+        list(read(written(articles(*questions))))
+    assert [line.partition("question ")[2][:2] for line in refused.value.lines] == ["q2", "q3"]
+
+
+def test_of_many_faults_fifty_are_listed_and_the_others_counted(written: Written) -> None:
+    with pytest.raises(UsageError) as refused:
+        list(read(written(articles(*(question(id=f"q{n}", answers=[]) for n in range(60))))))
+    assert len(refused.value.lines) == 51 and refused.value.lines[-1].startswith("10 more")
+
+
+def test_an_impossible_question_with_answers_is_refused(written: Written) -> None:
+    with pytest.raises(UsageError, match=r"question q1: is_impossible=true, but there are answers \('capital'\)"):
+        list(read(written(articles(question(is_impossible=True)))))
+
+
+@pytest.mark.parametrize("where", [{"is_impossible": False}, {"answers": {"not_empty": True}}])
+def test_questions_without_answers_can_be_left_out(where: dict[str, Any], written: Written) -> None:
+    impossible = question(id="q2", answers=[], is_impossible=True, plausible_answers=[])
+    source = written(articles(question(), impossible))
+    source.where = where
+    assert [example.id for example in read(source)] == ["q1"]
+
+
+def test_an_answer_in_another_unicode_form_is_named_as_such(written: Written) -> None:
+    """U+212B, the sign of Ångström, is another character than the letter, with the same look and the same NFC."""
+    made = articles(question(answers=[{"text": "\u212b", "answer_start": 0}]), context="\u00c5 is")
+    with pytest.raises(UsageError, match=r"question q1: at answer_start=0 .* in another Unicode form"):
+        list(read(written(made)))
