@@ -31,7 +31,6 @@ from xlt.engine.build import build_method, build_model, build_task
 from xlt.engine.processes import Processes
 from xlt.engine.training import Trainer
 from xlt.engine.watching import Silence
-from xlt.errors import UsageError
 from xlt.methods.method import Setting
 from xlt.models.families import DECODER, architecture
 from xlt.models.loading import load_tokenizer
@@ -278,14 +277,14 @@ def table() -> str:
     head = [
         "# Which models can learn what",
         "",
-        "A tiny model of each family was trained for two steps with each method, its module was saved, and the module",
-        "was loaded into a fresh model, which then computed what the trained one had. *All* means all of these methods:",
+        "A tiny model of each family was trained for two steps with each method. Its module was saved and loaded into",
+        "a fresh model, which then computed what the trained one had computed. *All* means all of these methods:",
         f"{', '.join(f'`{method}`' for method in METHODS)}.",
         "What cannot be done is refused in one line before anything is trained; the numbers lead to these lines.",
         "",
-        "- A decoder sees no token after the present one. It classifies a text from its last token, and tags a word from",
-        "  the word's last piece. Its language modules learn by `task=causal_lm`, those of encoders by `task=mlm`.",
-        "- An encoder-decoder tags and classifies by its encoder alone; its decoder is not loaded into the run's model.",
+        "- A token of a decoder sees only those before it. So a text is classified from its last token, and a word is",
+        "  tagged from its last piece. Language modules of decoders learn by `task=causal_lm`, of encoders by `task=mlm`.",
+        "- An encoder-decoder tags and classifies by its encoder alone; the run's model has no decoder.",
         "- In X-MOD the network of the batch's language is active; a language without one is refused.",
         "",
         "`make families` runs the matrix and writes this file.",
