@@ -153,6 +153,30 @@ def test_values_and_gradients_equal_a_dense_layer_with_scattered_delta(density: 
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("density", DENSITIES)
+@pytest.mark.parametrize("lead", [(), (6,), (2, 3)])
+def test_a_transposed_layer_equals_its_transpose(density: float, lead: tuple[int, ...]) -> None:
+    rows, columns = 41, 17
+    base, _, pattern, delta, weight = layer(rows, columns, density, torch.float64)
+    bias = randn(columns, seed=7, dtype=torch.float64)
+    x, dy = randn(*lead, rows, seed=8, dtype=torch.float64), randn(*lead, columns, seed=9, dtype=torch.float64)
+    leaves = [t.detach().clone().requires_grad_() for t in (x, bias, delta)]
+    scattered = base.reshape(-1).index_add(0, pattern.indices.long(), leaves[2]).view(rows, columns)
+    expected_y = leaves[0] @ scattered + leaves[1]
+    expected = torch.autograd.grad(expected_y, leaves, dy)
+    for receives in (False, True):
+        own = [t.detach().clone().requires_grad_() for t in (x, bias, delta)]
+        received: list[Tensor] = []
+        receive = (lambda whole, kept=received: kept.append(whole.clone())) if receives else None
+        y = sparse_linear(own[0], weight, own[1], own[2], pattern, receive, True)
+        torch.testing.assert_close(y, expected_y, rtol=1e-12, atol=1e-12)
+        for found, wanted in zip(torch.autograd.grad(y, own, dy), expected, strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+        if receives:
+            wanted = x.reshape(-1, rows).t() @ dy.reshape(-1, columns)
+            torch.testing.assert_close(received[0], wanted, rtol=1e-12, atol=1e-12)
+
+
 def test_gradcheck_through_the_written_weight() -> None:
     base, bias, pattern, delta, _ = layer(5, 4, 0.4, torch.float64)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from xlt.config import RandomModelConfig
 from xlt.errors import UsageError
@@ -24,6 +23,7 @@ from xlt.models.families import (
     built_in_languages,
     family_fault,
 )
+from xlt.models.mixed_precision import support_autocast
 from xlt.models.transfer import TransferModel, parameter_hash, split_pretrained
 from xlt.models.vocabulary_reduction import save_tokenizer
 
@@ -275,6 +275,7 @@ def take_apart(pretrained: Any, name: str) -> TransferModel:
     backbone, lm_head = split_pretrained(pretrained)
     # Kept outside the module tree: only `whole_pretrained` needs it, and its names must not count twice.
     backbone.__dict__["_xlt_pretrained"] = (pretrained,)
+    support_autocast(backbone)
     model = TransferModel(backbone, lm_head, parameter_hash(backbone), name)
     training = pretrained.training
     pretrained.eval()
@@ -292,9 +293,6 @@ def _check_parts(pretrained: Any, model: TransferModel) -> None:
     kind = architecture(config)
     if built_in_languages(config) is not None:
         pretrained.set_default_language(config.default_language or config.languages[0])
-        for module in model.backbone.modules():
-            if type(module).__name__ == "XmodAdapter":
-                module.register_forward_hook(_in_dtype_of_input)
     if kind == ENCODER_DECODER and model.lm_head is None:
         return
     first = max(model.vocabulary // 2 - 4, 0)  # in the middle of the vocabulary, where no special tokens are
@@ -324,11 +322,6 @@ def _check_parts(pretrained: Any, model: TransferModel) -> None:
             f"model.path={model.base_name}: {type(pretrained).__name__} computes its logits in a way that xlt does not "
             "know; such models are not supported"
         )
-
-
-def _in_dtype_of_input(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    """Lets X-MOD run under autocast: a block writes its adapters' output into a tensor of their input's dtype."""
-    return output.to(arguments[0].dtype)
 
 
 def _expand(path: str) -> str:

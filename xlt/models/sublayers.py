@@ -135,6 +135,12 @@ def outermost_blocks(backbone: nn.Module) -> list[nn.Module]:
     return max(outermost, key=len)
 
 
+def shares_blocks(model: TransferModel) -> bool:
+    """Returns whether a block runs more than once in a pass, as ALBERT's do."""
+    config: Any = model.backbone.config
+    return len(outermost_blocks(_reader(model))) < int(getattr(config, "num_hidden_layers", 0))
+
+
 def _block(block: nn.Module, trace: _Trace, paths: dict[nn.Module, str], name: str) -> Block:
     inside = set(block.modules())
     calls = [call for call in trace.called if call[0] in inside]

@@ -21,7 +21,7 @@ from xlt.tasks.question_answering import QuestionAnswering
 from xlt.tasks.tagging import Tagging
 from xlt.tasks.task import Task
 
-DECODERS = ["GPT-2", "Llama", "BLOOM", "XGLM"]
+DECODERS = ["GPT-2", "Llama", "BLOOM", "Gemma 3"]
 CLASSIFICATION = Classification("cls", ["even", "odd"], False, 48, 0.0, "accuracy")
 TAGGING = Tagging("pos", "upos", ["a", "b"], 32, 0.0, "accuracy")
 
@@ -74,8 +74,9 @@ def test_a_decoder_classifies_by_the_last_real_token_on_whichever_side_the_paddi
     with torch.no_grad():
         right_logits = CLASSIFICATION.decisions(model, batch)[0].logits
         left_logits = CLASSIFICATION.decisions(model, {**batch, **left})[0].logits
-    torch.testing.assert_close(right_logits, torch.stack(alone), rtol=0, atol=1e-9)
-    torch.testing.assert_close(left_logits, torch.stack(alone), rtol=0, atol=1e-9)
+    # Some families compute the softmax of attention, or rotations, in float32.
+    torch.testing.assert_close(right_logits, torch.stack(alone), rtol=0, atol=1e-5)
+    torch.testing.assert_close(left_logits, torch.stack(alone), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["GPT-2", "Llama", "mT5"])

@@ -26,6 +26,7 @@ from xlt.methods.sparse import SparseDeltas
 from xlt.methods.spiel.growth import GradientGrowth, Growth, MomentumGrowth
 from xlt.methods.spiel.optimisers import EntryOptimiser
 from xlt.methods.spiel.schedule import replacements
+from xlt.models.sublayers import shares_blocks
 from xlt.models.transfer import TransferModel, block_linear_layers, is_transposed
 from xlt.modules import ModuleArtefact, ModuleHeader, SparseDelta
 
@@ -151,7 +152,7 @@ class Spiel(Method):
             for name, shape in shapes.items()
         }
         self._sparse = SparseDeltas(model, indices)
-        self._growth = self._new_growth(self._sparse, setting.in_parts)
+        self._growth = self._new_growth(self._sparse, setting.in_parts or shares_blocks(model))
         self._step = 0
         self._grown_at = {n: torch.zeros_like(i, dtype=torch.int32) for n, i in self._sparse.indices.items()}
         self._last: dict[str, Tensor] = {}

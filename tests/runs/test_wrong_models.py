@@ -1,0 +1,39 @@
+"""Models that a task or a method cannot use: one line and exit code 2, before weights are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.model_families import save_family
+
+LANGUAGE = ("experiment=language", "language=eng", "method=full", "task.max_length=16", "tracker=silent", "device=cpu")
+TAGGING = (
+    *("task=pos", "task.max_length=16", "recipe=nano_distil", "tracker=silent", "device=cpu"),
+    *("+source@data.sources.eng=ud_eng", "+source@data.validation.eng=ud_eng", "data.validation.eng.split=dev"),
+    *("+source@data.evaluation.fao=ud_fao", "data.evaluation.fao.split=test"),
+)
+WRONG: dict[str, tuple[str, tuple[str, ...], list[str]]] = {
+    "an encoder predicts the next token": ("BERT", (*LANGUAGE, "task=causal_lm"), ["task=causal_lm", "bert", "sees"]),
+    "a decoder fills gaps": ("GPT-2", (*LANGUAGE, "task=mlm_lines"), ["task=mlm", "gpt2", "decoder", "causal_lm"]),
+    "no biases": ("Llama", (*TAGGING, "method=bitfit"), ["method=bitfit", "no bias terms"]),
+    "one block": ("ALBERT", (*TAGGING, "method=mad_x"), ["method.leave_out_last=1", "number of blocks, 1"]),
+    "no network for the language": ("X-MOD", (*TAGGING, "method=full"), ["model.path", "language fao", "deu, eng"]),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_model_that_does_not_fit_gets_one_line(
+    name: str, command: Callable[..., Any], data_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    family, words, said = WRONG[name]
+    folder = tmp_path_factory.mktemp("models") / "model"
+    save_family(family, folder)
+    (folder / "model.safetensors").write_bytes(b"nobody reads this")
+    ended = command(*words, f"data_dir={data_dir}", f"model.path={folder}")
+    assert (ended.code, len(ended.lines)) == (2, 1), ended.lines
+    assert all(part in ended.lines[0] for part in said), ended.lines
+    assert not ended.left, ended.left
