@@ -21,6 +21,7 @@ from xlt.data.planned import PlannedData, PlannedSource
 from xlt.data.sources import digest, parallel_languages, source_identity
 from xlt.engine.build import build_task
 from xlt.models.loading import model_identity
+from xlt.modules.module_file import read_whole_file
 from xlt.plan.code import evaluation_code, training_code, translation_code
 
 
@@ -186,7 +187,8 @@ def _folder_identity(path: str) -> dict[str, str]:
 
 def file_identity(path: str) -> str:
     """Returns the content hash of a module file of the user."""
-    return hashlib.blake2b(Path(path).expanduser().read_bytes(), digest_size=16).hexdigest()
+    data = read_whole_file(Path(path).expanduser(), "expected a file")
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def _model_identity(config: RunConfig, model_run: str | None) -> dict[str, Any]:

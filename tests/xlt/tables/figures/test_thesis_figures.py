@@ -181,7 +181,8 @@ def with_text(run: Callable[..., Run], store: RunStore, tmp_path: Path) -> Calla
             folder.mkdir(parents=True)
             source = {"path": str(tmp_path / "{code}.txt"), "codes": {language: f"{language}.x"}}
             config = {"language": language, "data": {"sources": {"text": source}}}
-            (folder / "manifest.json").write_text(json.dumps({"config": config}))
+            manifest = {"fingerprint": fingerprint, "identity": {}, "config": config}
+            (folder / "manifest.json").write_text(json.dumps(manifest))
             made.evaluation_needs.add(fingerprint)
         return made
 
