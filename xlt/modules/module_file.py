@@ -116,6 +116,15 @@ def read_whole_file(path: str | os.PathLike[str], expectation: str) -> bytes:
         raise ModuleFileError(path, f"cannot be read ({error.strerror}); {expectation}") from error
 
 
+def content_digest(path: str | os.PathLike[str]) -> str:
+    """Returns the content hash of a file of the user, which is part of the identity of what uses it.
+
+    Raises:
+        ModuleFileError: it cannot be read.
+    """
+    return hashlib.blake2b(read_whole_file(Path(path).expanduser(), "expected a file"), digest_size=16).hexdigest()
+
+
 def _open_without_waiting(path: str, flags: int) -> int:
     """Opens a file; of a pipe, without waiting for somebody who writes to it."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
