@@ -41,6 +41,7 @@ from xlt.methods.method import Method, Setting
 from xlt.models.loading import save_checkpoint
 from xlt.models.transfer import TransferModel
 from xlt.modules import ModuleArtefact, ModuleFileError, ModuleHeader, ModuleStack, check_base, load_module
+from xlt.modules.module_file import content_digest
 from xlt.tasks.task import Task
 
 MODULE_FILE = "module.safetensors"
@@ -60,18 +61,23 @@ class ModuleFile:
         path: of the file.
         language: for a language module, its language; if the file has a generator, the module is generated for it.
         run: fingerprint of the run that makes the module; None for a file of the user.
+        content: of a file of the user, its content hash at the time of planning.
     """
 
     path: Path
     language: str | None = None
     run: str | None = field(default=None, compare=False)  # the path says it, too
+    content: str | None = field(default=None, compare=False)
 
     def load(self) -> ModuleArtefact:
         """Loads the module.
 
         Raises:
-            ModuleFileError: the file is unusable, is the module of another run, or has no module for the language.
+            ModuleFileError: the file is unusable, is the module of another run, has changed since planning, or has no
+                module for the language.
         """
+        if self.content is not None and content_digest(self.path) != self.content:
+            raise ModuleFileError(self.path, "has changed since this was planned; give the same command again")
         module = load_module(self.path)
         if self.run is not None and module.header.fingerprint != self.run:
             other = f"run {module.header.fingerprint}" if module.header.fingerprint else "no run"

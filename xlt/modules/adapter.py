@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xlt.modules.artefact import ModuleArtefact, ModuleHeader, Undo
+from xlt.modules.artefact import ModuleArtefact, ModuleHeader, Undo, check_values
 from xlt.modules.insertion import PLACEMENTS, change_input, insert
 from xlt.modules.sparse_delta import LM_HEAD_PREFIX, named_tensors
 
@@ -106,8 +106,8 @@ class Adapter(ModuleArtefact):
         invertible, ends: an invertible adapter and its places; give both or neither.
         tensors: name -> fully trained tensor (the task head), which replaces the model's.
     Raises:
-        ValueError: the header's kind is wrong, a placement is unknown, the paths of adapters and placements differ, or
-            only one of `invertible` and `ends` is given.
+        ValueError: the header's kind is wrong, a placement is unknown, the paths of adapters and placements differ,
+            only one of `invertible` and `ends` is given, or a value is not finite.
     """
 
     kind: ClassVar[str] = "adapter"
@@ -131,8 +131,12 @@ class Adapter(ModuleArtefact):
         self.adapters, self.placements = dict(adapters), dict(placements)
         self.invertible, self.ends = invertible, ends
         self.tensors = {name: tensor.detach() for name, tensor in (tensors or {}).items()}
-        for network in (*self.adapters.values(), *([invertible] if invertible is not None else [])):
-            network.requires_grad_(False)
+        check_values(self.tensors)
+        networks = {**self.adapters, **({} if invertible is None else {"invertible": invertible})}
+        for path, network in networks.items():
+            check_values(
+                {f"{path}: {name}": values for name, values in network.requires_grad_(False).state_dict().items()}
+            )
 
     def __repr__(self) -> str:
         more = ", invertible" if self.invertible is not None else ""
@@ -152,10 +156,13 @@ class Adapter(ModuleArtefact):
                 raise ValueError(f"{self.header} does not fit the model: the model has no module {path}")
         model_tensors = named_tensors(model)
         for name, tensor in self.tensors.items():
-            if name not in model_tensors or model_tensors[name].shape != tensor.shape:
+            target = model_tensors.get(name)
+            if target is None or target.shape != tensor.shape or not target.is_floating_point():
                 fault = f"the model has no tensor {name!r}"
-                if name in model_tensors:
-                    fault = f"{name!r} has shape {tuple(tensor.shape)}, not {tuple(model_tensors[name].shape)}"
+                if target is not None and target.shape == tensor.shape:
+                    fault = f"{name!r} is {target.dtype} in the model, which no module can change"
+                elif target is not None:
+                    fault = f"{name!r} has shape {tuple(tensor.shape)}, not {tuple(target.shape)}"
                 raise ValueError(f"{self.header} does not fit the model: {fault}")
         size = getattr(model, "hidden_size", None)
         for path, adapter in self.adapters.items():
@@ -272,6 +279,7 @@ def _collect_tensors(
 
 def _load_tensors(network: Any, tensors: Mapping[str, Tensor]) -> Any:
     """Loads tensors into a network, in their dtype or float32, whichever is wider."""
+    check_values(tensors)
     wide = torch.promote_types(next(iter(tensors.values())).dtype, torch.float32)
     network.to(wide).load_state_dict(dict(tensors))
     return network

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import reprlib
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from xlt.modules.adapter import Adapter
 from xlt.modules.adapter_hub_settings import HubSettings, read_settings, settings_as_config
 from xlt.modules.adapter_hub_tensors import INVERTIBLE, BlockPaths, HubModel, HubTensor
 from xlt.modules.artefact import ModuleHeader, check_base
-from xlt.modules.module_file import ModuleFileError
+from xlt.modules.module_file import ModuleFileError, read_whole_file
 from xlt.modules.torch_archive import StoredTensor, read_archive, read_legacy_archive
 
 _CONFIG, _SAFE_WEIGHTS, _WEIGHTS = "adapter_config.json", "adapter.safetensors", "pytorch_adapter.bin"
@@ -65,7 +66,7 @@ def read_adapter_hub(
     """
     folder = Path(folder)
     with _errors_of(folder / _CONFIG):
-        content = json.loads((folder / _CONFIG).read_bytes())
+        content = json.loads(read_whole_file(folder / _CONFIG, _EXPECTATION))
         if not isinstance(content, dict):
             raise ValueError("is not a JSON object")
         name, settings = _check_name(content.get("name")), read_settings(content)
@@ -73,7 +74,7 @@ def read_adapter_hub(
         hub_model.check_model(content, settings)
     weights = folder / (_SAFE_WEIGHTS if (folder / _SAFE_WEIGHTS).exists() else _WEIGHTS)
     with _errors_of(weights):
-        data = weights.read_bytes()
+        data = read_whole_file(weights, _EXPECTATION)
         tensors = {hub_model.plain(key): tensor for key, tensor in _read_tensors(data, weights.name).items()}
         if content.get("type") == "text_task" and not any(key.startswith(INVERTIBLE) for key in tensors):
             # early versions set this factor for task adapters, too, which never had an invertible adapter
@@ -161,6 +162,8 @@ def _errors_of(path: Path) -> Iterator[None]:
     """Turns every error with a file into a ModuleFileError that names the file."""
     try:
         yield
+    except ModuleFileError:
+        raise
     except OSError as error:
         raise ModuleFileError(path, f"cannot be read ({error.strerror}); {_EXPECTATION}") from error
     except Exception as error:  # json, pickle, zipfile, safetensors and our checks raise a dozen types
@@ -187,7 +190,7 @@ def _read_tensors(data: bytes, name: str) -> dict[str, Tensor]:
         raise ValueError("does not contain a dict of tensors")
     for key, stored in content.items():
         if not isinstance(key, str) or not isinstance(stored, StoredTensor):
-            raise ValueError(f"contains {key!r}, which is not a tensor with a name")
+            raise ValueError(f"contains {reprlib.repr(key)}, which is not a tensor with a name")
     return {key: stored.read() for key, stored in content.items()}
 
 

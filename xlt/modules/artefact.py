@@ -20,6 +20,7 @@ from xlt.modules.stack import ModuleStack, Undo
 FORMAT_VERSION = 1
 
 _LAYOUT_KEY = "layout"
+_VALUE_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _LANGUAGE = re.compile(r"[a-z]{3}(_[A-Z][a-z]{3})?")
 
 
@@ -72,8 +73,9 @@ class ModuleHeader:
             raise ValueError(f"untied={self.untied!r}: must be true or false")
         if not isinstance(self.provenance, dict):
             raise ValueError(f"provenance={self.provenance!r}: must be a mapping")
-        if not isinstance(self.format_version, int) or isinstance(self.format_version, bool):
-            raise ValueError(f"format_version={self.format_version!r}: must be an integer")
+        version = self.format_version
+        if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+            raise ValueError(f"format_version={version!r}: must be an integer of at least 1")
 
     def check_writable(self) -> None:
         """Refuses a header that no module file can hold.
@@ -192,9 +194,14 @@ def load_module(path: str | os.PathLike[str]) -> ModuleArtefact:
     """Reads a module file of any kind. Nothing in the file is executed.
 
     Raises:
-        ModuleFileError: the file is missing or damaged, is no module, or has an unknown kind or a newer format.
+        ModuleFileError: the file is missing or damaged, is no module, would change nothing, or has an unknown kind or
+            a newer format.
     """
     raw, tensors = read_module_file(path)
+    if "format_version" not in raw:
+        raise ModuleFileError(path, "its header has no format_version; expected a module file written by xlt")
+    if not any(tensor.numel() for tensor in tensors.values()):
+        raise ModuleFileError(path, "is an empty module, which would change nothing; train or copy it again")
     version = raw.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise ModuleFileError(
@@ -212,10 +219,26 @@ def load_module(path: str | os.PathLike[str]) -> ModuleArtefact:
         raise ModuleFileError(path, f"has the unknown kind {header.kind!r}; this xlt reads {', '.join(sorted(kinds))}")
     try:
         return kinds[header.kind].from_tensors(header, layout, tensors)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except Exception as error:  # layouts and shapes that were made up raise a dozen types in torch
         raise ModuleFileError(
             path, f"its tensors do not fit its header ({error}); expected a module file written by xlt"
         ) from error
+
+
+def check_values(tensors: Mapping[str, torch.Tensor]) -> None:
+    """Checks values that a module writes into a model.
+
+    Args:
+        tensors: name -> tensor of any shape.
+    Raises:
+        ValueError: a tensor is not of float64, float32, float16 or bfloat16, or a value is not finite.
+    """
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _VALUE_DTYPES:
+            allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in _VALUE_DTYPES)
+            raise ValueError(f"{name!r} has dtype {tensor.dtype}: it must be one of {allowed}")
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{name!r} contains NaN or infinity: values must be finite")
 
 
 def check_base(header: ModuleHeader, base_hash: str, path: str | os.PathLike[str]) -> None:

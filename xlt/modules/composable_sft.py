@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from xlt.modules.artefact import ModuleHeader
-from xlt.modules.module_file import ModuleFileError
+from xlt.modules.module_file import ModuleFileError, read_whole_file
 from xlt.modules.sparse_delta import LM_HEAD_PREFIX, Entries, SparseDelta
 from xlt.modules.torch_archive import StoredTensor, read_archive
 
@@ -61,10 +61,7 @@ def read_composable_sft(
     path = Path(path)
     if path.is_dir():
         path = path / "pytorch_diff.bin"
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ModuleFileError(path, f"cannot be read ({error.strerror}); {_EXPECTATION}") from error
+    data = read_whole_file(path, _EXPECTATION)
     try:
         content = read_archive(data)
         diffs, whole = _part(content, _DIFF_KEYS), _part(content, _WHOLE_KEYS)
@@ -72,8 +69,11 @@ def read_composable_sft(
             raise ValueError("contains neither differences nor tensors")
         if diffs and not any(name.startswith(f"{base_prefix}.") for name in diffs):
             raise ValueError(f"no name begins with {base_prefix!r}, one is {next(iter(diffs))!r}; check base_prefix")
+        _check_size(diffs, len(data))
         entries = {_convert_name(name, base_prefix): _decode(name, encoding) for name, encoding in diffs.items()}
         tensors = {_convert_name(name, base_prefix): _tensor(name, tensor) for name, tensor in whole.items()}
+        if not any(values.numel() for values in (*(one.values for one in entries.values()), *tensors.values())):
+            raise ValueError("is empty, so that it would change nothing")
         header = ModuleHeader(
             kind=SparseDelta.kind,
             method="lt_sft",
@@ -116,13 +116,23 @@ def _tensor(name: str, stored: object) -> torch.Tensor:
     return stored.read()
 
 
+def _check_size(diffs: Mapping[str, Any], size_bytes: int) -> None:
+    """Refuses lists of indices that are used for many tensors, so that a small file costs much memory."""
+    lists = [of["index_steps"] for of in diffs.values() if isinstance(of, Mapping) and "index_steps" in of]
+    if sum(len(steps) for steps in lists if isinstance(steps, list | tuple)) > size_bytes:
+        raise ValueError("has more indices than the file has bytes")
+
+
 def _decode(name: str, encoding: object) -> Entries:
     if not isinstance(encoding, Mapping) or not {"size", "index_steps", "values"} <= encoding.keys():
         raise ValueError(f"{name!r} is not encoded as size, index_steps and values")
-    shape = tuple(int(side) for side in encoding["size"])
+    steps, sides = encoding["index_steps"], encoding["size"]
+    if not all(isinstance(part, list | tuple) and all(type(n) is int for n in part) for part in (steps, sides)):
+        raise ValueError(f"{name!r} has a size or index_steps that are not lists of integers")
+    shape = tuple(sides)
     if any(side < 0 for side in shape):
         raise ValueError(f"{name!r} has size {shape}, which is negative")
-    flat = np.cumsum(np.asarray(encoding["index_steps"], dtype=np.int64))
+    flat = np.cumsum(np.asarray(steps, dtype=np.int64))
     if flat.size and (flat[0] < 0 or (np.diff(flat) <= 0).any() or flat[-1] >= math.prod(shape)):
         raise ValueError(f"{name!r} has indices that are not ascending or out of range")
     values = _tensor(name, encoding["values"])

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from xlt.languages import code_without_script
 from xlt.modules.adapter import Adapter, BottleneckAdapter
-from xlt.modules.artefact import ModuleArtefact, ModuleHeader, Undo
+from xlt.modules.artefact import ModuleArtefact, ModuleHeader, Undo, check_values
 
 
 class AdapterGenerator(nn.Module):
@@ -106,7 +106,8 @@ class Generator(ModuleArtefact):
         codes: ISO 639-3 codes of the rows of `table`.
         table: (languages, features) bool typological vectors.
     Raises:
-        ValueError: the header's kind is wrong, or the sizes of table, network and sites do not fit together.
+        ValueError: the header's kind is wrong, a value is not finite, or the sizes of table, network and sites do not
+            fit together.
     """
 
     kind: ClassVar[str] = "generator"
@@ -129,6 +130,7 @@ class Generator(ModuleArtefact):
                 f"the table has shape {tuple(table.shape)}, but there are {len(codes)} languages and {len(features)} "
                 f"features, and the network takes {network.embed.shape[1]}: the table must be languages by features"
             )
+        check_values(network.state_dict())
         if len(sites) != network.blocks:
             raise ValueError(f"there are {len(sites)} sites for {network.blocks} adapters: the numbers must be equal")
         self.header, self.network, self.sites, self.activation = (
@@ -206,6 +208,7 @@ class Generator(ModuleArtefact):
 
     @classmethod
     def from_tensors(cls, header: ModuleHeader, layout: Mapping[str, Any], tensors: dict[str, Tensor]) -> Self:
+        check_values({name: tensor for name, tensor in tensors.items() if name != "table"})
         weight, embed, layers = tensors["weight"].float(), tensors["embed"].float(), tensors.get("layers")
         features, sites, h = layout["features"], layout["sites"], int(layout["hidden_size"])
         blocks = 1 if layers is not None else len(sites)
@@ -227,5 +230,7 @@ def _pack_bits(table: Tensor) -> Tensor:
 
 
 def _unpack_bits(packed: Tensor, features: int) -> Tensor:
+    if packed.dtype != torch.uint8 or packed.dim() != 2 or packed.shape[1] != -(-features // 8):
+        raise ValueError(f"the table has dtype {packed.dtype} and shape {tuple(packed.shape)} for {features} features")
     bits = (packed.unsqueeze(2) >> torch.arange(8, dtype=torch.uint8)) & 1
     return bits.view(len(packed), -1)[:, :features].bool()

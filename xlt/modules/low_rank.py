@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from xlt.modules.artefact import ModuleArtefact, ModuleHeader, Undo
+from xlt.modules.artefact import ModuleArtefact, ModuleHeader, Undo, check_values
 from xlt.modules.sparse_delta import named_tensors
 
 
@@ -52,6 +52,10 @@ class _FullDeltas(ModuleArtefact):
     def _targets(self, model: nn.Module) -> dict[str, Tensor]:
         model_tensors = named_tensors(model)
         shapes = self.shapes() | {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+        fixed = [name for name in shapes if name in model_tensors and not model_tensors[name].is_floating_point()]
+        if fixed:
+            fault = f"{fixed[0]!r} is {model_tensors[fixed[0]].dtype} in the model, which no module can change"
+            raise ValueError(f"{self.header} does not fit the model: {fault}")
         faults = [
             f"the model has no tensor {name!r}"
             if name not in model_tensors
@@ -77,7 +81,7 @@ class LowRankDelta(_FullDeltas):
         scale: alpha / rank, finite.
         tensors: name -> fully trained tensor.
     Raises:
-        ValueError: the header's kind is wrong, the scale is not finite, or two factors have no product.
+        ValueError: the header's kind is wrong, the scale or a value is not finite, or two factors have no product.
     """
 
     kind: ClassVar[str] = "low_rank"
@@ -98,6 +102,8 @@ class LowRankDelta(_FullDeltas):
                     f"{name!r} has factors A of shape {tuple(a.shape)} and B of {tuple(b.shape)}: they must be "
                     "(rank, columns) and (rows, rank)"
                 )
+            check_values({f"A of {name}": a, f"B of {name}": b})
+        check_values(tensors or {})
         self.header, self.scale = header, scale
         self.factors = {name: (a.detach(), b.detach()) for name, (a, b) in factors.items()}
         self.tensors = {name: tensor.detach() for name, tensor in (tensors or {}).items()}
@@ -142,7 +148,7 @@ class Rescaling(_FullDeltas):
         sizes: name -> shape of the weight or bias.
         tensors: name -> fully trained tensor.
     Raises:
-        ValueError: the header's kind is wrong, or a factor does not broadcast to its tensor.
+        ValueError: the header's kind is wrong, a factor does not broadcast to its tensor, or a value is not finite.
     """
 
     kind: ClassVar[str] = "rescaling"
@@ -161,6 +167,7 @@ class Rescaling(_FullDeltas):
                 raise ValueError(
                     f"{name!r} has shape {size}, to which its factor of shape {tuple(factor.shape)} does not broadcast"
                 )
+        check_values({**factors, **(tensors or {})})
         self.header = header
         self.factors = {name: factor.detach() for name, factor in factors.items()}
         self._sizes = {name: tuple(size) for name, size in sizes.items()}

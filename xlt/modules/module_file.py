@@ -8,6 +8,7 @@ file that was truncated or in which a bit changed is therefore refused, unless i
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,9 @@ def read_module_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict
     Raises:
         ModuleFileError: the file is missing, empty, a folder, a pickle, truncated, changed, or no module of xlt.
     """
-    data = _read_bytes(path)
+    data = read_whole_file(path, _EXPECTATION)
+    if not data:
+        raise ModuleFileError(path, f"is empty; {_EXPECTATION}")
     try:
         tensors = safetensors.torch.load(data)
         metadata = _metadata(data)
@@ -103,18 +106,40 @@ def read_module_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict
     return header, tensors
 
 
-def _read_bytes(path: str | os.PathLike[str]) -> bytes:
+def read_whole_file(path: str | os.PathLike[str], expectation: str) -> bytes:
+    """Returns the bytes of a file from elsewhere.
+
+    Args:
+        path: of the file.
+        expectation: what the file should be, for the message.
+    Raises:
+        ModuleFileError: there is no such file, or it is a folder, a pipe or a device, which could be without an end.
+    """
     if Path(path).is_dir():
-        raise ModuleFileError(path, f"is a folder; {_EXPECTATION}: give the file in the folder")
+        raise ModuleFileError(path, f"is a folder; {expectation}: give the file in the folder")
     try:
-        data = Path(path).read_bytes()
+        with open(path, "rb", opener=_open_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ModuleFileError(path, f"is a pipe or a device, not a file; {expectation}")
+            return file.read()
     except FileNotFoundError as error:
-        raise ModuleFileError(path, f"there is no such file; {_EXPECTATION}") from error
+        raise ModuleFileError(path, f"there is no such file; {expectation}") from error
     except OSError as error:
-        raise ModuleFileError(path, f"cannot be read ({error.strerror}); {_EXPECTATION}") from error
-    if not data:
-        raise ModuleFileError(path, f"is empty; {_EXPECTATION}")
-    return data
+        raise ModuleFileError(path, f"cannot be read ({error.strerror}); {expectation}") from error
+
+
+def content_digest(path: str | os.PathLike[str]) -> str:
+    """Returns the content hash of a file of the user, which is part of the identity of what uses it.
+
+    Raises:
+        ModuleFileError: it cannot be read.
+    """
+    return hashlib.blake2b(read_whole_file(Path(path).expanduser(), "expected a file"), digest_size=16).hexdigest()
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Opens a file; of a pipe, without waiting for somebody who writes to it."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _metadata(data: bytes) -> Any:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from xlt_kernels.delta_write import gather_entries, restore_entries, write_delta
 
-from xlt.modules.artefact import ModuleArtefact, ModuleHeader, Undo
+from xlt.modules.artefact import ModuleArtefact, ModuleHeader, Undo, check_values
 from xlt.modules.index_coding import decode_indices, encode_indices
 
 LM_HEAD_PREFIX = "lm_head."
@@ -43,13 +43,9 @@ class Entries:
     def __post_init__(self) -> None:
         shape = torch.Size(self.shape)
         object.__setattr__(self, "shape", shape)
-        if self.values.ndim != 1 or not self.values.is_floating_point():
-            raise ValueError(
-                f"values have dtype {self.values.dtype} and shape {tuple(self.values.shape)}: "
-                "they must be floating point of one dimension"
-            )
-        if not bool(torch.isfinite(self.values).all()):
-            raise ValueError("values contain NaN or infinity: they must be finite")
+        if self.values.ndim != 1:
+            raise ValueError(f"values have shape {tuple(self.values.shape)}: they must have one dimension")
+        check_values({"values": self.values})
         expected = self.total if self.indices is None else self.indices.numel()
         if self.values.numel() != expected:
             raise ValueError(
@@ -79,7 +75,7 @@ class SparseDelta(ModuleArtefact):
     Thesis §4.3: phi = theta1 - theta0 on the selected entries. Applying it writes round(float32(base) + float32(delta))
     in place; removing it puts the displaced values back. The fully trained `tensors` (the task head) replace the
     model's tensors and are restored in the same way. If the module was trained with untied output embeddings, applying
-    it unties the model's. Names are those of `model.named_parameters()` or buffers. Names under `lm_head.` are skipped
+    it unties the model's. Names are those of `model.named_parameters()`. Names under `lm_head.` are skipped
     if the model has no `lm_head`, so that a language module can contain its LM head and still be used in a tagger.
     Every other name must be in the model, with the same shape.
 
@@ -88,7 +84,7 @@ class SparseDelta(ModuleArtefact):
         entries: name -> changed entries.
         tensors: name -> fully trained tensor; not copied. No name may be in both mappings.
     Raises:
-        ValueError: the header's kind is wrong, or a name is in both mappings.
+        ValueError: the header's kind is wrong, a name is in both mappings, or a value is not finite.
     """
 
     kind: ClassVar[str] = "sparse_delta"
@@ -107,6 +103,7 @@ class SparseDelta(ModuleArtefact):
         both = sorted(self.entries.keys() & self.tensors.keys())
         if both:
             raise ValueError(f"{header}: {both[0]!r} is both a sparse delta and a fully trained tensor")
+        check_values(self.tensors)
         self._device_copies: dict[tuple[str, torch.device], Entries] = {}
 
     def __repr__(self) -> str:
@@ -182,6 +179,8 @@ class SparseDelta(ModuleArtefact):
                 faults.append(f"the model has no tensor {name!r}")
             elif tuple(weight.shape) != shape:
                 faults.append(f"{name!r} has shape {shape}, the model's has {tuple(weight.shape)}")
+            elif not weight.is_floating_point():
+                faults.append(f"{name!r} is {weight.dtype} in the model, which no module can change")
             elif (twin := first_name.setdefault(id(weight), name)) != name and not (
                 unties and name.startswith(LM_HEAD_PREFIX) != twin.startswith(LM_HEAD_PREFIX)
             ):
@@ -229,13 +228,13 @@ class SparseDelta(ModuleArtefact):
 
 
 def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Returns name -> buffer or parameter of a model, under the names that modules use.
+    """Returns name -> parameter of a model, under the names that modules use.
 
-    A layer that peft has wrapped is listed under the name that it had before.
+    Buffers, such as the numbers of positions, are no part of what is trained. A layer that peft has wrapped is listed
+    under the name that it had before.
     """
-    named = dict(model.named_buffers(remove_duplicate=False))
-    named.update(model.named_parameters(remove_duplicate=False))
-    return {name.replace(".base_layer.", "."): tensor for name, tensor in named.items()}
+    named = model.named_parameters(remove_duplicate=False)
+    return {name.replace(".base_layer.", "."): tensor for name, tensor in named}
 
 
 class _Restoration:

@@ -9,7 +9,6 @@ because of another setting (`unused`), and those for which the identity contains
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from xlt.data.planned import PlannedData, PlannedSource
 from xlt.data.sources import digest, parallel_languages, source_identity
 from xlt.engine.build import build_task
 from xlt.models.loading import model_identity
+from xlt.modules.module_file import content_digest
 from xlt.plan.code import evaluation_code, training_code, translation_code
 
 
@@ -186,7 +186,7 @@ def _folder_identity(path: str) -> dict[str, str]:
 
 def file_identity(path: str) -> str:
     """Returns the content hash of a module file of the user."""
-    return hashlib.blake2b(Path(path).expanduser().read_bytes(), digest_size=16).hexdigest()
+    return content_digest(path)
 
 
 def _model_identity(config: RunConfig, model_run: str | None) -> dict[str, Any]:

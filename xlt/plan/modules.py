@@ -124,7 +124,8 @@ def added_module(plan: Planner, config: DictConfig, run_config: RunConfig, name:
 
 def _of_file(path: str, language: str | None = None) -> PlannedModule:
     """Describes a module in a file of the user."""
-    return PlannedModule(file_identity(path), ModuleFile(Path(path).expanduser(), language))
+    content = file_identity(path)
+    return PlannedModule(content, ModuleFile(Path(path).expanduser(), language, content=content))
 
 
 def _of_run(plan: Planner, fingerprint: str, language: str | None = None) -> PlannedModule:

@@ -19,10 +19,11 @@ import xlt
 from xlt.compose import plain
 from xlt.config import RunConfig
 from xlt.data.transforms.translation import DONE_FILE
-from xlt.engine.run import CHECKPOINT_FOLDER, MODULE_FILE, RESULT_FILE
+from xlt.engine.run import CHECKPOINT_FOLDER, MODULE_FILE, RESULT_FILE, ModuleFile
 from xlt.engine.state import STATE_FILES
 from xlt.errors import UsageError
 from xlt.files import DamagedFileError, read_sealed, report, sealed, set_aside, write_json, write_sealed
+from xlt.modules import ModuleArtefact
 from xlt.plan.damage import (
     FILES_KEY,
     check_evaluation_time,
@@ -113,6 +114,14 @@ class RunStore:
 
     def module_file(self, fingerprint: str) -> Path:
         return self.folder(fingerprint) / MODULE_FILE
+
+    def module(self, fingerprint: str) -> ModuleArtefact:
+        """Loads the module of a run.
+
+        Raises:
+            ModuleFileError: the file is missing or damaged, or is the module of another run.
+        """
+        return ModuleFile(self.module_file(fingerprint), run=fingerprint).load()
 
     def checkpoint(self, fingerprint: str) -> Path:
         return self.folder(fingerprint) / CHECKPOINT_FOLDER

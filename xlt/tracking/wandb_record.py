@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from xlt.config import TrackerConfig
-from xlt.files import write_json
+from xlt.files import DamagedFileError, read_sealed, set_aside, write_sealed
 from xlt.plan.planner import Run
 from xlt.plan.store import RunStore
 
@@ -40,7 +39,7 @@ class WandbRecord:
     def write(self, folder: Path, tracker: TrackerConfig) -> None:
         """Writes the record of this destination to the run's folder; records of other destinations stay as they are."""
         (folder / _FILE).parent.mkdir(exist_ok=True)
-        write_json(folder / _FILE, {**_read(folder), _destination(tracker): asdict(self)})
+        write_sealed(folder / _FILE, {**_read(folder), _destination(tracker): asdict(self)})
 
     def unsent_evaluations(self, run: Run, store: RunStore) -> set[str]:
         """Returns the keys of the run's finished evaluations whose scores have not been sent."""
@@ -59,8 +58,15 @@ def has_unsent(run: Run, store: RunStore) -> bool:
 
 
 def _read(folder: Path) -> dict[str, dict[str, Any]]:
-    file = folder / _FILE
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    try:
+        content = read_sealed(folder / _FILE)
+        known = {item.name for item in fields(WandbRecord)}
+        if not all(isinstance(record, dict) and record.keys() <= known for record in content.values()):
+            raise DamagedFileError("it does not say what W&B has received")
+    except DamagedFileError as error:
+        set_aside(folder / _FILE, str(error), "everything is sent again")
+        return {}
+    return content
 
 
 def _destination(tracker: TrackerConfig) -> str:

@@ -32,7 +32,7 @@ def stored(tmp_path: Path) -> Callable[..., None]:
             run = next(iter(tables.values())).run(system, 1, "fao")
             folder = plan.store.folder(run.fingerprint)
             folder.mkdir(parents=True)
-            (folder / "result.json").write_text("{}")
+            (folder / "result.json").write_text('{"training": {}}')
             about: dict[str, Any] = {"cost": {"flops": 8e6 / (number + 1), "parameters": 3e6}}
             done = {
                 key: {"source": "fao", "composition": of.label, "metrics": {"accuracy": 60.0 - number}, **about}

@@ -179,7 +179,7 @@ def test_tensors_that_do_not_fit_the_settings_are_refused(
 
 
 def test_damaged_and_missing_files_are_refused(golden_adapter: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModuleFileError, match=r"adapter_config\.json: cannot be read \(No such file"):
+    with pytest.raises(ModuleFileError, match=r"adapter_config\.json: there is no such file"):
         read(tmp_path / "absent")
     data = (golden_adapter / "adapter.safetensors").read_bytes()
     for changed in (data[:-10], data[:30], b""):
@@ -187,7 +187,7 @@ def test_damaged_and_missing_files_are_refused(golden_adapter: Path, tmp_path: P
         with pytest.raises(ModuleFileError, match=r"adapter\.safetensors: .*; expected a Pfeiffer or Houlsby adapter"):
             read(golden_adapter)
     (golden_adapter / "adapter.safetensors").unlink()
-    with pytest.raises(ModuleFileError, match=r"pytorch_adapter\.bin: cannot be read \(No such file"):
+    with pytest.raises(ModuleFileError, match=r"pytorch_adapter\.bin: there is no such file"):
         read(golden_adapter)
     data = (GOLDEN / "pfeiffer_bin" / "pytorch_adapter.bin").read_bytes()
     for changed in (data[:-200], data[:30], b"", b"\x80\x02}."):

@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import math
+import os
 import pickle
 import random
 import re
@@ -7,13 +9,23 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
 from torch import nn
 
-from xlt.modules import Entries, ModuleFileError, ModuleHeader, SparseDelta, check_base, load_module, module_file
+from xlt.modules import (
+    Entries,
+    LowRankDelta,
+    ModuleFileError,
+    ModuleHeader,
+    SparseDelta,
+    check_base,
+    load_module,
+    module_file,
+)
 from xlt.modules import artefact as artefact_file
 from xlt.modules.module_file import read_module_file, write_module_file
 
@@ -292,7 +304,7 @@ def test_headers_refuse_what_is_no_name(header: Callable, change: dict) -> None:
 
 
 def test_the_header_of_a_variety_says_its_script(header: Callable, tmp_path: Path) -> None:
-    SparseDelta(header(language="ace_Arab"), {}).save(tmp_path / "m")
+    SparseDelta(header(language="ace_Arab"), {}, {"head": torch.ones(1)}).save(tmp_path / "m")
     loaded = load_module(tmp_path / "m")
     assert loaded.header.language == "ace_Arab" and "language=ace_Arab" in str(loaded)
 
@@ -315,3 +327,113 @@ def test_the_header_is_readable_without_xlt(file: Path) -> None:
 def _nothing_left_of_temporary_files(tmp_path: Path) -> Iterator[None]:
     yield
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
+
+
+_BAD_VALUES = {
+    "NaN": torch.tensor([1.0, math.nan]),
+    "infinity": torch.tensor([1.0, -math.inf]),
+    "int64": torch.tensor([1, 2]),
+    "bool": torch.tensor([True, False]),
+    "float8": torch.tensor([1.0, 2.0]).to(torch.float8_e4m3fn),
+    "complex": torch.tensor([1.0, 2.0], dtype=torch.complex64),
+}
+_BOTTLENECK = {"down.weight": (1, 2), "down.bias": (1,), "up.weight": (2, 1), "up.bias": (2,)}
+
+
+def _stored(kind: str, bad: torch.Tensor) -> dict[str, tuple[dict[str, Any], dict[str, torch.Tensor]]]:
+    """Where the values stand -> layout and tensors of a module of this kind."""
+    ones = torch.ones(2)
+    parts = {name: torch.ones(shape) for name, shape in _BOTTLENECK.items()}
+    adapter = {f"adapter:a:{name}": tensor for name, tensor in parts.items()}
+    sites = {"sites": {"a": {"placement": "norm", "activation": "relu"}}, "invertible": None}
+    generator = {
+        "weight": torch.ones(4, 1), "embed": torch.ones(1, 2), "table": torch.zeros(1, 1, dtype=torch.uint8),
+    }  # fmt: skip
+    languages = {"sites": {"a": "norm"}, "activation": "relu", "hidden_size": 2, "features": ["x", "y"],
+                 "codes": ["fao"]}  # fmt: skip
+    return {
+        "sparse_delta": {
+            "whole": ({"entries": {}}, {"whole:a": bad}),
+            "values": ({"entries": {"a": [2]}}, {"values:a": bad}),
+        },
+        "low_rank": {
+            "whole": ({"scale": 1.0}, {"whole:a": bad}),
+            "factor a": ({"scale": 1.0}, {"a:w": bad[None], "b:w": torch.ones(2, 1)}),
+            "factor b": ({"scale": 1.0}, {"a:w": torch.ones(1, 2), "b:w": bad[:, None]}),
+        },
+        "rescaling": {
+            "whole": ({"sizes": {}}, {"whole:a": bad}),
+            "factor": ({"sizes": {"a": [2]}}, {"factor:a": bad}),
+        },
+        "adapter": {
+            "whole": (sites, {**adapter, "whole:a": bad}),
+            "bias": (sites, {**adapter, "adapter:a:up.bias": bad}),
+            "first": (sites, {**adapter, "adapter:a:down.weight": bad[None]}),
+        },
+        "generator": {
+            "embeddings": (languages, {**generator, "embed": bad[None]}),
+            "weight": (languages, {**generator, "weight": torch.cat((bad, bad))[:, None]}),
+            "table": (languages, {**generator, "table": ones[:1, None]}),
+        },
+    }[kind]
+
+
+@pytest.mark.parametrize("value", _BAD_VALUES)
+@pytest.mark.parametrize("kind", ["sparse_delta", "low_rank", "rescaling", "adapter", "generator"])
+def test_values_that_no_model_may_get_are_refused_wherever_they_stand(
+    kind: str, value: str, header: Callable[..., ModuleHeader], tmp_path: Path
+) -> None:
+    for where, (layout, tensors) in _stored(kind, torch.ones(2)).items():
+        file = tmp_path / f"good {where}"
+        write_module_file(file, {**dataclasses.asdict(header(kind=kind)), "layout": layout}, tensors)
+        if where != "table":
+            load_module(file)
+    for where, (layout, tensors) in _stored(kind, _BAD_VALUES[value]).items():
+        file = tmp_path / where
+        write_module_file(file, {**dataclasses.asdict(header(kind=kind)), "layout": layout}, tensors)
+        with pytest.raises(ModuleFileError, match=re.escape(str(file))):
+            load_module(file)
+
+
+@pytest.mark.parametrize("version", [0, -1, True, "1", None, 10**9])
+def test_an_unknown_version_of_the_format_is_refused(
+    version: object, header: Callable[..., ModuleHeader], tmp_path: Path
+) -> None:
+    raw = {**dataclasses.asdict(header()), "format_version": version, "layout": {"entries": {}}}
+    write_module_file(tmp_path / "m", raw, {"whole:a": torch.ones(1)})
+    with pytest.raises(ModuleFileError, match="format_version"):
+        load_module(tmp_path / "m")
+    del raw["format_version"]
+    write_module_file(tmp_path / "m", raw, {"whole:a": torch.ones(1)})
+    with pytest.raises(ModuleFileError, match="format_version"):
+        load_module(tmp_path / "m")
+
+
+def test_an_empty_module_is_refused(header: Callable[..., ModuleHeader], tmp_path: Path) -> None:
+    none = Entries(torch.empty(0, dtype=torch.int32), torch.empty(0), (3,))
+    for number, entries in enumerate(({}, {"a": none})):
+        SparseDelta(header(), entries).save(tmp_path / f"{number}")
+        with pytest.raises(ModuleFileError, match="empty"):
+            load_module(tmp_path / f"{number}")
+
+
+def test_a_pipe_is_no_module_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(ModuleFileError, match="a pipe or a device"):
+            load_module(path)
+
+
+def test_buffers_and_integers_of_a_model_are_not_changed(header: Callable[..., ModuleHeader]) -> None:
+    model = nn.Module()
+    model.register_buffer("positions", torch.arange(3))
+    model.register_buffer("table", torch.ones(3))
+    model.register_parameter("packed", nn.Parameter(torch.ones(3, dtype=torch.uint8), requires_grad=False))
+    for name, fault in (("positions", "no tensor"), ("table", "no tensor"), ("packed", "uint8")):
+        for module in (
+            SparseDelta(header(), {}, {name: torch.ones(3)}),
+            SparseDelta(header(), {name: Entries(None, torch.ones(3), (3,))}),
+            LowRankDelta(header(kind="low_rank"), {}, 1.0, {name: torch.ones(3)}),
+        ):
+            with pytest.raises(ValueError, match=fault):
+                module.apply(model)

@@ -12,12 +12,15 @@ from typing import Any
 import pytest
 import torch
 
-from xlt.engine.run import RESULT_FILE
+from xlt.config import TrackerConfig
+from xlt.engine.run import RESULT_FILE, ModuleFile
 from xlt.files import sealed, write_json, write_sealed
-from xlt.modules import ModuleHeader, SparseDelta
+from xlt.modules import ModuleFileError, ModuleHeader, SparseDelta
+from xlt.modules.module_file import content_digest
 from xlt.modules.sparse_delta import Entries
 from xlt.plan.damage import FILES_KEY, files_of
 from xlt.plan.store import EVALUATION_FILE, MANIFEST_FILE, METRICS_FILE, RunStore
+from xlt.tracking.wandb_record import WandbRecord
 
 RUN, OTHER = "0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210"
 TIME_FILE, FAILURE_FILE = "evaluation_time.json", "failure.json"
@@ -226,3 +229,30 @@ def test_folders_that_are_no_runs_are_left_alone(store: RunStore) -> None:
     shutil.copytree(store.folder(RUN), store.runs / "copy of mine")
     assert {manifest["fingerprint"] for manifest in store.manifests()} == {RUN, OTHER}
     assert (store.runs / "copy of mine" / MANIFEST_FILE).is_file()
+
+
+def test_only_the_runs_own_module_is_loaded(store: RunStore) -> None:
+    assert store.module(RUN).header.fingerprint == RUN
+    shutil.copy(store.folder(OTHER) / MODULE, store.folder(RUN) / MODULE)
+    with pytest.raises(ModuleFileError, match=f"run {OTHER} made it, not run {RUN}"):
+        store.module(RUN)
+
+
+def test_a_users_module_that_changes_after_planning_is_refused(store: RunStore) -> None:
+    path = store.folder(RUN) / MODULE
+    file = ModuleFile(path, content=content_digest(path))
+    file.load()
+    shutil.copy(store.folder(OTHER) / MODULE, path)
+    with pytest.raises(ModuleFileError, match="has changed since this was planned"):
+        file.load()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"offline": 3}', '{"offline": {"more": 1}}', "\0"])
+def test_a_damaged_record_of_what_was_sent_is_set_aside(content: str, tmp_path: Path) -> None:
+    tracker = TrackerConfig(wandb="offline", project="p", entity=None, group=None, artifacts=True, progress=False)
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb" / "told.json").write_text(content)
+    assert WandbRecord.read(tmp_path, tracker) == WandbRecord()
+    WandbRecord(trained=True).write(tmp_path, tracker)
+    assert WandbRecord.read(tmp_path, tracker) == WandbRecord(trained=True)
+    assert (tmp_path / "wandb" / "told.json.damaged").read_text() == content

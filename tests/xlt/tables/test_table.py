@@ -211,7 +211,7 @@ def test_the_plan_shows_what_is_to_be_done_and_how_much_exists(
     table, plan = make_table()
     run = table.run("full", 1, "eng")
     plan.store.folder(run.fingerprint).mkdir(parents=True)
-    (plan.store.folder(run.fingerprint) / "result.json").write_text("{}", encoding="utf-8")
+    (plan.store.folder(run.fingerprint) / "result.json").write_text('{"training": {}}', encoding="utf-8")
     _score(table, plan, "full", 1, eng=90.0, fao=50.0)
     out = io.StringIO()
     print_plan(plan, Console(file=out, width=100))

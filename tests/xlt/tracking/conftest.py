@@ -36,7 +36,7 @@ def make_run(store: RunStore) -> Callable[..., Run]:
         folder = store.folder(fingerprint)
         folder.mkdir(parents=True, exist_ok=True)
         store.module_file(fingerprint).write_text(fingerprint)
-        manifest = {"fingerprint": fingerprint, "kind": "some", "seconds": 1.0, "config": {"seed": 1}}
+        manifest = {"fingerprint": fingerprint, "identity": {}, "kind": "some", "seconds": 1.0, "config": {"seed": 1}}
         write_json(folder / "manifest.json", manifest)
         training = {"best/accuracy": 80.0, "best/step": 4, "seconds": 2.5}
         write_json(folder / "result.json", {"training": training, "module": {"density": 0.08}, "metric": "accuracy"})

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from xlt.errors import UsageError
-from xlt.modules import load_module
 from xlt.plan.store import RunStore
 from xlt.tables.config import FigureConfig
 from xlt.tables.figures.figure import Runs, SeriesStyles, one_panel_size, system_labels
@@ -25,7 +24,7 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
     for label, system_runs in runs.items():
         shares: dict[int, float] = {}
         for run in system_runs:
-            grown = load_module(store.module_file(run.fingerprint)).header.provenance.get("entries_grown_at_step")
+            grown = store.module(run.fingerprint).header.provenance.get("entries_grown_at_step")
             if grown is None:
                 raise UsageError(f"table.figure.kind=ages: {label} has no entries that grow; leave its system out")
             for step, count in grown.items():

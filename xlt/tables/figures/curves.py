@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from typing import TYPE_CHECKING, Any
 
@@ -49,9 +48,8 @@ def draw(config: FigureConfig, numbers: dict[str, Any], figure: FigureBase, styl
 
 
 def _curve(store: RunStore, fingerprint: str, metric: str) -> list[tuple[int, float]]:
-    lines = (store.folder(fingerprint) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     points, start, last, phase = [], 0, 0, None
-    for record in map(json.loads, lines):
+    for record in store.metrics(fingerprint):
         if phase not in (None, record["phase"]):
             start = last
         phase, last = record["phase"], start + record["step"]

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from xlt.errors import UsageError
-from xlt.modules import load_module
 from xlt.modules.generator import Generator
 from xlt.plan.store import RunStore
 from xlt.tables.config import FigureConfig
@@ -30,7 +29,7 @@ def gather(config: FigureConfig, runs: Runs, store: RunStore, grid: Grid) -> dic
     for label, system_runs in runs.items():
         norms = []
         for run in system_runs:
-            generator = load_module(store.module_file(run.fingerprint))
+            generator = store.module(run.fingerprint)
             if not isinstance(generator, Generator):
                 raise UsageError(f"table.figure.kind=importance: {label} left no generator; show runs of method=mad_g")
             norms.append(generator.network.importance())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from xlt.errors import UsageError
-from xlt.modules import SparseDelta, load_module
+from xlt.modules import SparseDelta
 from xlt.plan.store import RunStore
 from xlt.tables.config import FigureConfig
 from xlt.tables.figures.figure import Runs, SeriesStyles
@@ -73,7 +73,7 @@ def chosen_entries(store: RunStore, fingerprint: str, label: str) -> tuple[torch
 
     Positions count through all tuned tensors, one after the other.
     """
-    module = load_module(store.module_file(fingerprint))
+    module = store.module(fingerprint)
     sparse = {}
     if isinstance(module, SparseDelta):
         sparse = {n: e for n, e in module.entries.items() if e.indices is not None}

@@ -43,13 +43,14 @@ def finished(planned: Callable[..., Run], words: tuple[str, ...], store: RunStor
         run = planned(*words, f"seed={seed}")
         folder = store.folder(run.fingerprint)
         folder.mkdir(parents=True)
-        (folder / "result.json").write_text("{}")
+        (folder / "result.json").write_text('{"training": {}}')
         entries = {
             name: Entries(torch.tensor(chosen), torch.ones(len(chosen)), (size,))
             for (name, size), chosen in zip((("a", 10), ("b", 5)), indices, strict=True)
         }
         provenance = {} if ages is None else {"entries_grown_at_step": ages}
-        SparseDelta(dataclasses.replace(HEADER, provenance=provenance), entries).save(folder / "module.safetensors")
+        header = dataclasses.replace(HEADER, fingerprint=run.fingerprint, provenance=provenance)
+        SparseDelta(header, entries).save(folder / "module.safetensors")
         return run
 
     return finish
@@ -111,7 +112,9 @@ def test_sizes_put_the_rows_of_a_search_on_one_line(finished: Callable[..., Run]
     names = {"lt_sft density=0.1": "LT-SFT density=0.1", "lt_sft density=0.2": "LT-SFT density=0.2", "bitfit": "BitFit"}
     runs = {label: [finished(seed, ([0], [0]))] for seed, label in enumerate(names.values())}
     for density, (run,) in zip((0.1, 0.2, 0.001), runs.values(), strict=True):
-        (store.folder(run.fingerprint) / "result.json").write_text(json.dumps({"module": {"density": density}}))
+        (store.folder(run.fingerprint) / "result.json").write_text(
+            json.dumps({"training": {}, "module": {"density": density}})
+        )
     scores = {"lt_sft density=0.1": [50.0, 52.0], "lt_sft density=0.2": [60.0], "bitfit": [40.0]}
     picture = save_figure(FigureConfig("sizes", "accuracy"), runs, store, _grid("sizes", names, scores))
     found = _numbers(store, "sizes")
@@ -155,6 +158,7 @@ def test_importance_sorts_features_by_their_columns_of_wv(finished: Callable[...
     sites = {"one": "norm", "two": "norm"}
     module = Generator(header, network, sites, "relu", ["S_A", "S_B", "S_C"], ["eng"], torch.ones(1, 3))
     run = finished(1, ([0], [0]))
+    module.header = dataclasses.replace(header, fingerprint=run.fingerprint)
     module.save(store.module_file(run.fingerprint))
     picture = save_figure(FigureConfig("importance", None), {"MAD-G": [run]}, store, _grid("w", {"g": "MAD-G"}, {}))
     assert _numbers(store, "w") == {

@@ -37,7 +37,7 @@ def run(planned: Callable[..., Run], words: tuple[str, ...], store: RunStore) ->
     def finish(seed: int, **result: Any) -> Run:
         made = planned(*words, f"seed={seed}")
         store.folder(made.fingerprint).mkdir(parents=True)
-        (store.folder(made.fingerprint) / "result.json").write_text(json.dumps(result))
+        (store.folder(made.fingerprint) / "result.json").write_text(json.dumps({"training": {}, **result}))
         return made
 
     return finish
@@ -134,7 +134,8 @@ def test_languages_are_compared_pair_by_pair(run: Callable[..., Run], store: Run
         made = run(seed)
         made.config = dataclasses.replace(made.config, language=language)
         delta = {"w": Entries(torch.tensor(entries), torch.ones(4), (10,))}
-        SparseDelta(header, delta).save(store.module_file(made.fingerprint))
+        own = dataclasses.replace(header, fingerprint=made.fingerprint)
+        SparseDelta(own, delta).save(store.module_file(made.fingerprint))
         runs[language] = [made]
     grid = grid_of("languages", {language: {"avg": []} for language in chosen})
     is_a_picture(save_figure(FigureConfig("languages", None), runs, store, grid))
@@ -181,7 +182,8 @@ def with_text(run: Callable[..., Run], store: RunStore, tmp_path: Path) -> Calla
             folder.mkdir(parents=True)
             source = {"path": str(tmp_path / "{code}.txt"), "codes": {language: f"{language}.x"}}
             config = {"language": language, "data": {"sources": {"text": source}}}
-            (folder / "manifest.json").write_text(json.dumps({"config": config}))
+            manifest = {"fingerprint": fingerprint, "identity": {}, "config": config}
+            (folder / "manifest.json").write_text(json.dumps(manifest))
             made.evaluation_needs.add(fingerprint)
         return made
 

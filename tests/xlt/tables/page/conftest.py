@@ -30,7 +30,7 @@ def leave(plan: Plan) -> Callable[..., None]:
         lines = "".join(json.dumps(record) + "\n" for record in records)
         (folder / METRICS_FILE).write_text(lines + '{"phase": "spa', encoding="utf-8")
         plan.store.module_file(run.fingerprint).write_text("weights")
-        write_json(folder / "manifest.json", {"fingerprint": run.fingerprint})
+        write_json(folder / "manifest.json", {"fingerprint": run.fingerprint, "identity": run.identity})
         training = {"best/accuracy": 90.0, "best/step": 30, "seconds": 180.0}
         write_json(folder / "result.json", {"metric": "accuracy", "training": training})
         done = {
