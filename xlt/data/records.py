@@ -54,7 +54,8 @@ def example_of(record: Mapping[str, Any], fields: Mapping[str, str], place: str)
         fields: role -> column. Roles are `text`, `pair`, `label`, `id` (strings or numbers), `words` (list of strings)
             and `answers` (lists `text` and `answer_start` in a mapping, or a list of such pairs); for conversations
             `messages` (a list of mappings `role` and `content`), or `prompt`, `completion` and optionally `input`,
-            which is put below the prompt; `choice_1`, `choice_2` and so on for the answers to choose from. Any other role is a column of word labels, a list as long as `words`.
+            which is put below the prompt; `choice_1`, `choice_2` and so on for the answers to choose from. Any other
+            role is a column of word labels, a list as long as `words`.
         place: of the record, for messages.
     Raises:
         UsageError: a column is missing or has another type or length, or an answer is not in `pair` at its place; the
