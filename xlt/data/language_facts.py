@@ -123,8 +123,8 @@ def family_of(language: str) -> str | None:
     """Returns the name of a language's family in URIEL, which has it from Glottolog; None if URIEL does not know.
 
     URIEL lists all groups of a language, from its family down to its own branch. The family is the one with the most
-    languages. A language that URIEL lists only as a part of a macrolanguage (nob, nno of nor) has the family of that
-    one.
+    languages. A language that URIEL lists only as a part of a macrolanguage (nob, nno of nor) has the macrolanguage's
+    family.
     """
     code = code_without_script(language)
     macro = next((macro for macro, members in MACROLANGUAGES.items() if code in members), code)
