@@ -111,12 +111,14 @@ class MultipleChoice(Task):
         return ChoiceHead(hidden_size, self.dropout)
 
     def collate(self, features: Sequence[Features], encoder: Encoder, generator: torch.Generator) -> dict[str, Tensor]:
-        inputs = [part for row in features for part in _parts(row)]
-        batch = encoder.batch(inputs)
-        return batch | {
-            "choices": torch.tensor([len(row["lengths"]) for row in features]),
-            "labels": torch.tensor([row["label"] for row in features]),
-        }
+        """Makes a batch with a row for each question: inputs are (questions, most answers, longest) int64."""
+        choices = torch.tensor([len(row["lengths"]) for row in features])
+        there = torch.arange(int(choices.max())) < choices[:, None]
+        batch = {}
+        for name, inputs in encoder.batch([part for row in features for part in _parts(row)]).items():
+            batch[name] = inputs.new_zeros(*there.shape, inputs.shape[1])
+            batch[name][there] = inputs
+        return batch | {"choices": choices, "labels": torch.tensor([row["label"] for row in features])}
 
     def targets(self, batch: Tensors) -> int:
         return len(batch["labels"])
@@ -135,12 +137,15 @@ class MultipleChoice(Task):
     def _logits(self, model: TransferModel, batch: Tensors) -> Tensor:
         """Returns (questions, most answers) scores; those of answers that a question does not have are -inf."""
         assert model.head is not None
-        hidden = model.encode(batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids"))
-        scores = model.head(hidden[:, 0])
         choices = batch["choices"]
-        there = torch.arange(int(choices.max()), device=choices.device) < choices[:, None]
-        logits = scores.new_full(there.shape, -torch.inf)
-        return logits.masked_scatter(there, scores)
+        there = torch.arange(batch["input_ids"].shape[1], device=choices.device) < choices[:, None]
+        inputs = {
+            name: batch[name][there] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch
+        }
+        hidden = model.encode(**inputs)
+        logits = hidden.new_full(there.shape, -torch.inf)
+        logits[there] = model.head(hidden[:, 0]).to(logits.dtype)
+        return logits
 
 
 def _parts(row: Features) -> Iterator[Features]:

@@ -15,8 +15,8 @@ from xlt.compose import CONFIG_MODULE, compose, hydra_ready
 from xlt.compose.recipes import BY_METHOD, BY_MODEL, register_recipes
 from xlt.config import faults
 from xlt.errors import UsageError
+from xlt.tables.columns import run_words
 from xlt.tables.request import request_table
-from xlt.tables.table import run_words
 
 CONF = Path(xlt.__file__).parent.parent / "conf"
 SCALES = ("mini", "thesis")

@@ -271,6 +271,7 @@ CASES: dict[str, Case] = {
     "pos/task.labels": Case(value=["NOUN", "VERB"]),
     "pos/task.metric": Case(values={"task.labels": ["O", "B-PER"]}),
     "sentiment/task.name": Case(value="other"),
+    "multiple_choice/task.name": Case(value="other"),
     "sentiment/task.labels": Case(value=["good", "bad"]),
     "qa": Case(values={"task.max_length": 400}),
     "qa/task.name": Case(values={"task.max_length": 400}, value="other"),

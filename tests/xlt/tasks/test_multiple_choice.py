@@ -47,8 +47,12 @@ def test_an_input_is_the_passage_and_the_question_with_one_answer(encoder: Encod
         for example in EXAMPLES
         for choice in example.choices
     ]
-    assert [ids[: len(whole)].tolist() for ids, whole in zip(batch["input_ids"], expected, strict=True)] == expected
-    assert batch["attention_mask"].sum(1).tolist() == [len(whole) for whole in expected]
+    assert batch["input_ids"].shape[:2] == (3, 3)
+    there = batch["attention_mask"].sum(-1) > 0
+    assert there.tolist() == [[True, True, False], [True, True, True], [True, True, False]]
+    ids = zip(batch["input_ids"][there], expected, strict=True)
+    assert [row[: len(whole)].tolist() for row, whole in ids] == expected
+    assert batch["attention_mask"][there].sum(1).tolist() == [len(whole) for whole in expected]
     assert batch["choices"].tolist() == [2, 3, 2]
     assert batch["labels"].tolist() == [0, 2, 1]
     assert [sum(row["lengths"]) == len(row["input_ids"]) for row in rows] == [True] * 3
@@ -67,7 +71,17 @@ def test_the_loss_is_a_softmax_over_the_answers_of_each_question(
             ids = torch.tensor([encoder.tokenizer(example.text, f"{example.pair} {choice}")["input_ids"]])
             scores.append(model.head(model.encode(ids, torch.ones_like(ids))[0, 0]).detach())
         expected -= float(torch.stack(scores).log_softmax(0)[int(str(example.label)) - 1])
-    assert float(one.loss(model, batch)) == pytest.approx(expected, rel=1e-4)
+    assert float(one.loss(model, batch).detach()) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_part_of_a_batch_has_the_loss_of_its_questions(
+    make_model: Callable[..., TransferModel], encoder: Encoder
+) -> None:
+    one, batch, _ = collated(EXAMPLES, encoder)
+    model = make_model(one).eval()
+    parts = [{name: tensor[at : at + 1] for name, tensor in batch.items()} for at in range(3)]
+    whole = float(one.loss(model, batch).detach())
+    assert sum(float(one.loss(model, part).detach()) for part in parts) == pytest.approx(whole, rel=1e-5)
 
 
 def test_accuracy_is_over_questions_and_chance_is_what_guessing_would_score(
