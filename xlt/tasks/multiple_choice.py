@@ -52,10 +52,11 @@ class ChoiceHead(nn.Module):
 class MultipleChoice(Task):
     """The task of choosing an answer.
 
-    An input is the passage, paired with the question and one answer. Each answer is scored from the first position
-    ([CLS], <s>), and the loss is the cross-entropy of a softmax over the answers of a question (BERT's SWAG model,
-    Devlin et al., 2019; Belebele's paper fine-tunes encoders so). A row of features holds all answers of a question:
-    `input_ids` is their inputs one after the other, `lengths` says how long each is.
+    An input is the passage, paired with the question and one answer. Each answer is scored from the position that has
+    seen all of it ([CLS], <s>, the last token of a decoder), and the loss is the cross-entropy of a softmax over the
+    answers of a question (BERT's SWAG model, Devlin et al., 2019; Belebele's paper fine-tunes encoders so). A row of
+    features holds all answers of a question: `input_ids` is their inputs one after the other, `lengths` says how long
+    each is.
 
     Metrics: accuracy in percent, and `chance`, what guessing would score.
     """
@@ -144,7 +145,9 @@ class MultipleChoice(Task):
         }
         hidden = model.encode(**inputs)
         logits = hidden.new_full(there.shape, -torch.inf)
-        logits[there] = model.head(hidden[:, 0]).to(logits.dtype)
+        texts = torch.arange(len(hidden), device=hidden.device)
+        scores = model.head(hidden[texts, model.whole_text(inputs["attention_mask"])])
+        logits[there] = scores.to(logits.dtype)
         return logits
 
 
