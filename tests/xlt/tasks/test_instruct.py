@@ -16,7 +16,7 @@ from tests.tolerance import summation_tolerance
 from xlt.config import InstructionConfig
 from xlt.data.encoding import Encoder
 from xlt.data.examples import Answer, Example, Turn
-from xlt.data.sources import read_source, source_faults
+from xlt.data.sources import read_source
 from xlt.data.streams import stream
 from xlt.errors import UsageError
 from xlt.models.transfer import TransferModel, split_pretrained
@@ -210,12 +210,8 @@ def test_an_instruction_makes_a_conversation_of_another_tasks_example(tmp_path: 
         list(read_source("s", source_config("jsonl", "eng", path, fields=fields, instruction=wrong), 1))
 
 
-def test_a_reader_that_reads_everything_refuses_where(tmp_path: Path) -> None:
+def test_a_rule_for_a_column_that_a_reader_does_not_have_is_refused_when_it_is_read(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("a line\n")
     source = source_config("text", "eng", str(tmp_path / "x.txt"), where={"dataset": "a"})
-
-    class Data:
-        sources = {"s": source}  # noqa: RUF012
-        validation = evaluation = excluded = {}  # noqa: RUF012
-
-    assert source_faults(Data()) == ["data.sources.s.where={'dataset': 'a'}: reader text reads every example"]
+    with pytest.raises(UsageError, match=r"x.txt:1: no column 'dataset' \(where\); there are text"):
+        list(read_source("data.sources.s", source, 1))
