@@ -44,8 +44,8 @@ def find_blocks(model: TransferModel) -> list[Block]:
     """
     if built_in_languages(model.backbone.config) is not None:
         raise UsageError(
-            f"model.path={model.base_name}: the blocks have networks of single languages between their sub-layers: such models "
-            "are not supported here"
+            f"model.path={model.base_name}: the blocks have networks of single languages between their sub-layers: "
+            "such models are not supported here"
         )
     paths = {module: f"backbone.{path}" for path, module in model.backbone.named_modules()}
     backbone: Any = model.backbone
