@@ -5,7 +5,7 @@ TABLE ?= quickstart
 BIN := $(VENV)/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: quickstart test test-slow lint bench table clean
+.PHONY: quickstart test test-slow lint bench families table clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python scripts/reproduce_table.py table=quickstart launcher=parallel seeds=[1,2,3]
@@ -29,6 +29,10 @@ bench: $(VENV)/installed
 	$(BIN)/python scripts/bench_dropout.py --output outputs/bench/dropout.json
 	$(BIN)/python scripts/bench_loader.py --output outputs/bench/loader.json
 	$(BIN)/python scripts/bench_distillation.py --size small --output outputs/bench/distillation.json
+
+# Tries every family of models with every method and task, and writes docs/families.md.
+families: $(VENV)/installed
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 XLT_WRITE_DOCS=1 $(BIN)/python -m pytest -m slow tests/xlt/models/test_every_family.py
 
 # make table TABLE=pos_unseen ARGS="data_dir=... model.path=..."
 table: $(VENV)/installed

@@ -85,13 +85,14 @@ class Family:
         return hasattr(transformers, self.config)
 
     def model_config(self) -> Any:
+        """The shape; the embeddings have a few spare rows, because some families' tokenizers add tokens when loaded."""
         words = tokenizer_of(self.tokenizer)
         special = {
             f"{name}_token_id": getattr(words, f"{name}_token_id", None)
             for name in ("pad", "bos", "eos", "cls", "sep", "mask")
         }
         given = {name: value for name, value in special.items() if value is not None or name == "pad_token_id"}
-        return getattr(transformers, self.config)(**{"vocab_size": len(words), **given, **self.shape})
+        return getattr(transformers, self.config)(**{"vocab_size": len(words) + 8, **given, **self.shape})
 
 
 FAMILIES: dict[str, Family] = {

@@ -75,10 +75,10 @@ def built_in_languages(config: Any) -> Mapping[str, str] | None:
 
     Of several scripts of a language the first counts. Other models have no such networks: None.
     """
+    if getattr(config, "model_type", None) != "xmod":
+        return None
     import pycountry
 
-    if config.model_type != "xmod":
-        return None
     codes: dict[str, str] = {}
     for own in config.languages:
         short = own.split("_")[0]

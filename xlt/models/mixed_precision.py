@@ -20,11 +20,19 @@ def support_autocast(backbone: nn.Module) -> None:
         if type(module).__name__ == "XmodAdapter":
             module.register_forward_hook(_in_dtype_of_input)
         if type(module).__name__ == "DisentangledSelfAttention" and hasattr(module, "q_bias"):
-            module.__class__ = _without_autocast(type(module))
+            module.__class__ = _without_autocast(type(module))  # type: ignore[arg-type]
+            for layer in module.children():
+                if isinstance(layer, nn.Linear):
+                    layer.register_forward_hook(_copied)
 
 
 def _in_dtype_of_input(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
     return output.to(arguments[0].dtype)
+
+
+def _copied(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    """Copies what DeBERTa changes in place, which autograd forbids for the output of our own linear layers."""
+    return output.clone()
 
 
 @cache

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from xlt.errors import UsageError
-from xlt.models.transfer import TransferModel, is_layer_norm
+from xlt.models.families import built_in_languages
+from xlt.models.transfer import TransferModel, block_linear_layers, is_layer_norm
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ def find_blocks(model: TransferModel) -> list[Block]:
     Raises:
         UsageError: the model has no list of blocks, or a block is no sum of its input and the outputs of sub-layers.
     """
+    if built_in_languages(model.backbone.config) is not None:
+        raise UsageError(
+            f"model.path={model.base_name}: the blocks have networks of single languages between their sub-layers: "
+            "such models are not supported here"
+        )
     paths = {module: f"backbone.{path}" for path, module in model.backbone.named_modules()}
     backbone: Any = model.backbone
     halves = [backbone.encoder, backbone.decoder] if model.decodes else [_reader(model)]
@@ -52,11 +58,7 @@ def find_blocks(model: TransferModel) -> list[Block]:
     model.eval()
     try:
         with torch.no_grad(), trace:
-            ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
-            inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-            if model.decodes:
-                inputs["decoder_input_ids"] = ids
-            (backbone if model.decodes else _reader(model)).forward(**inputs)  # hooks on the backbone do not run
+            _run_on_two_tokens(model)
     finally:
         model.train(training)
         for handle in handles:
@@ -131,14 +133,39 @@ def outermost_blocks(backbone: nn.Module) -> list[nn.Module]:
         if not any(path.startswith(f"{other}.") for other in block_lists)
     ]
     if not outermost:
-        raise UsageError(f"{type(backbone).__name__} has no list of blocks: such models are not supported here")
+        raise UsageError(f"model: {type(backbone).__name__} has no list of blocks: such models are not supported here")
     return max(outermost, key=len)
 
 
-def shares_blocks(model: TransferModel) -> bool:
-    """Returns whether a block runs more than once in a pass, as ALBERT's do."""
-    config: Any = model.backbone.config
-    return len(outermost_blocks(_reader(model))) < int(getattr(config, "num_hidden_layers", 0))
+def reuses_layers(model: TransferModel) -> bool:
+    """Returns whether a linear layer of the blocks runs more than once in a pass, as in ALBERT and mDeBERTa.
+
+    The function runs the model on two tokens, in evaluation mode.
+    """
+    uses: Counter[nn.Module] = Counter()
+    handles = [
+        layer.register_forward_hook(lambda module, *_: uses.update([module]))
+        for layer in block_linear_layers(model).values()
+    ]
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            _run_on_two_tokens(model)
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()
+    return max(uses.values(), default=0) > 1
+
+
+def _run_on_two_tokens(model: TransferModel) -> None:
+    ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if model.decodes:
+        inputs["decoder_input_ids"] = ids
+    backbone: Any = model.backbone if model.decodes else _reader(model)
+    backbone.forward(**inputs)  # `forward`, so that hooks on the backbone do not run
 
 
 def _block(block: nn.Module, trace: _Trace, paths: dict[nn.Module, str], name: str) -> Block:
@@ -169,7 +196,7 @@ def _block(block: nn.Module, trace: _Trace, paths: dict[nn.Module, str], name: s
     uses = Counter(module for module, _, _ in calls)
     if len(branches) < 2 or any(uses[site] != uses[block] for site in sites):
         raise UsageError(
-            f"{name}: in block {paths[block]} the ends of attention and feed-forward layer were not found: "
+            f"model.path={name}: in block {paths[block]} the ends of attention and feed-forward layer were not found: "
             "such models are not supported here"
         )
     return Block(paths[block], paths[sites[0]], paths[sites[1]], None if ends is None else paths[ends])

@@ -21,7 +21,7 @@ from xlt.tasks.question_answering import QuestionAnswering
 from xlt.tasks.tagging import Tagging
 from xlt.tasks.task import Task
 
-DECODERS = ["GPT-2", "Llama", "BLOOM", "Gemma 3"]
+DECODERS = ["GPT-2", "Llama", "Mistral", "Gemma 3"]
 CLASSIFICATION = Classification("cls", ["even", "odd"], False, 48, 0.0, "accuracy")
 TAGGING = Tagging("pos", "upos", ["a", "b"], 32, 0.0, "accuracy")
 

@@ -26,7 +26,7 @@ from xlt.methods.sparse import SparseDeltas
 from xlt.methods.spiel.growth import GradientGrowth, Growth, MomentumGrowth
 from xlt.methods.spiel.optimisers import EntryOptimiser
 from xlt.methods.spiel.schedule import replacements
-from xlt.models.sublayers import shares_blocks
+from xlt.models.sublayers import reuses_layers
 from xlt.models.transfer import TransferModel, block_linear_layers, is_transposed
 from xlt.modules import ModuleArtefact, ModuleHeader, SparseDelta
 
@@ -124,7 +124,7 @@ class Spiel(Method):
         sm3_momentum: float,
         sm3_epsilon: float,
     ) -> None:
-        self.name = _NAMES[growth]
+        self.name, self.growth = _NAMES[growth], growth
         self.density, self.density_of, self.rank = density, density_of, rank
         self.update_interval, self.replacement_rate, self.schedule = update_interval, replacement_rate, schedule
         self.drop_by, self.estimation_steps, self.candidates = drop_by, estimation_steps, candidates
@@ -151,8 +151,9 @@ class Spiel(Method):
             name: select_at_random({name: shape}, self.entries[name], setting.random("start", name))[name]
             for name, shape in shapes.items()
         }
+        in_parts = self.growth == "gradient" and reuses_layers(model)
         self._sparse = SparseDeltas(model, indices)
-        self._growth = self._new_growth(self._sparse, setting.in_parts or shares_blocks(model))
+        self._growth = self._new_growth(self._sparse, setting.in_parts or in_parts)
         self._step = 0
         self._grown_at = {n: torch.zeros_like(i, dtype=torch.int32) for n, i in self._sparse.indices.items()}
         self._last: dict[str, Tensor] = {}
