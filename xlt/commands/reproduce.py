@@ -33,7 +33,7 @@ _USAGE = """\
 usage: reproduce_table.py table=NAME [seeds=[1,2,3]] [launcher=NAME] [--plan | --show] [override of every run ...]
        reproduce_table.py --list
 
-  table=4.2        a table or figure of the thesis by its number; --list has all names
+  table=4.2        a table of the thesis by its number; figure=4.2 makes the table of a figure; --list has all names
   --plan           print which runs exist and which are missing, and how long past runs took; start no run
   --show           print the table from the finished runs; start no run
   table.rows=[..]  show only these systems; likewise table.columns, table.average, table.headings"""
@@ -63,7 +63,8 @@ def reproduce(words: list[str]) -> int:
         if "--list" in options:
             print_catalogue(Console())
             return 0
-        request = request_table([word for word in words if word not in _OPTIONS])
+        key = "figure" if any(word.startswith("figure=") for word in words) else "table"
+        request = request_table([word for word in words if word not in _OPTIONS], key)
         plan = Plan(RunStore(request.config.output_dir))
         tables, faulty = request.tables(plan)
     if faulty:

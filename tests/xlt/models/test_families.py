@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import Any
 
 import pytest
@@ -100,7 +101,7 @@ def _without_mask(forward: Any) -> Any:
         everything = torch.zeros(1, 1, input_ids.shape[1], input_ids.shape[1])
         return forward(input_ids=input_ids, attention_mask=everything, **kwargs)
 
-    run.__signature__ = __import__("inspect").signature(forward)  # type: ignore[attr-defined]
+    run.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
     return run
 
 
