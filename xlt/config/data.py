@@ -127,9 +127,7 @@ class SourceConfig:
     upsample: int = key("how often each example is repeated", low=1, known_by="its value, for training sources only")
     cap: int | None = key("at most this many examples, drawn by seed (K of few-shot transfer); null: all", low=1)
     cap_words: int | None = key(
-        "draw only as many of these examples as have this many words together, estimated from letters in scripts "
-        "without spaces; null: all",
-        low=1,
+        "only as many examples, drawn at random, as have this many words together; null: all", low=1
     )
     where: dict[str, Any] = key(
         "column -> value, list of values, or rules (not, not_empty, min_words, ...); others are left out"

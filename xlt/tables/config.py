@@ -86,7 +86,7 @@ class SystemConfig:
         choices=COMPOSITIONS,
     )
     with_data_of: str | None = optional(
-        "file of conf/source: the row has only columns in whose language this source has data; null: all columns", None
+        "file of conf/source: the row has only columns of languages that this source has; null: all columns", None
     )
 
 
