@@ -84,7 +84,8 @@ def register_schemas() -> None:
 
 def _in_data_dir(path: str, *, _root_: DictConfig) -> str | None:
     """Resolves `${data:PATH}` to PATH in `data_dir`; null if `data_dir` is null, so that a source uses the hub."""
-    return None if _root_.data_dir is None else f"{_root_.data_dir}/{path}"
+    folder = _root_.get("data_dir")  # a file of conf/data that is composed alone has none
+    return None if folder is None else f"{folder}/{path}"
 
 
 def _by_resource(key: str, high: Any, low: Any, *, _root_: DictConfig) -> Any:
