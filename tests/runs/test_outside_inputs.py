@@ -42,7 +42,7 @@ LANGUAGE = (
 
 # Name of the mistake -> what is added to RIGHT, and what the line has to say.
 MISTAKES: dict[str, tuple[tuple[str, ...], list[str]]] = {
-    "code in capital letters": ((*LANGUAGE, "language=ENG", f"{ENG}.language=ENG"), ["language=", "ENG"]),
+    "code in capital letters": ((*LANGUAGE, "language=ENG"), ["language=ENG", "eng"]),
     "empty name of a task": (("task.name=''",), ["task.name=: empty"]),
     "blank at the end of a name": (("task.name='pos '",), ["task.name=pos", "blanks at its ends"]),
     "empty name of a method": (("method=pfeiffer", "method.name=''"), ["method.name=: empty"]),
@@ -174,7 +174,9 @@ def refused(
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_wrong_input_is_one_line_and_leaves_nothing(name: str, refused: Callable[..., list[str]]) -> None:
     words, expected = MISTAKES[name]
-    (line,) = refused(*words)
+    lines = refused(*words)
+    assert len(lines) == 1, lines
+    (line,) = lines
     assert all(part in line for part in expected), line
 
 

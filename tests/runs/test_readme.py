@@ -110,6 +110,8 @@ SCRIPTS: dict[str, Callable[[Sequence[str]], None]] = {
 def test_a_command_line_composes_or_parses(
     words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    if "sib200" in " ".join(words):  # the columns are the languages in the folder, or those on the hub
+        words = [word for word in words if word != "data_dir=DATA"]
     try:
         if words[0] == "xlt":
             _composes(words[1:])

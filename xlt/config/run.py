@@ -232,10 +232,11 @@ class RunConfig:
     def faults(self, prefix: str) -> Iterator[str]:
         if self.target is not None and (fault := language_fault(self.target)) is not None:
             yield f"target={self.target}: {fault}"
-        if self.language is not None and (fault := language_fault(self.language)) is not None:
-            yield f"language={self.language}: {fault}"
+        own_fault = None if self.language is None else language_fault(self.language)
+        if own_fault is not None:
+            yield f"language={self.language}: {own_fault}"
         for name, source in self.data.sources.items():
-            if self.language is not None and source.language != self.language:
+            if self.language is not None and own_fault is None and source.language != self.language:
                 yield (
                     f"language={self.language}: data.sources.{name} is of language {source.language}; "
                     "a language module is learned from its own language"

@@ -22,9 +22,10 @@ _OTHER_UNSPACED_LETTER = regex.compile(rf"(?V1)[[{_UNSPACED}]--[{_EAST_ASIAN}]]"
 _INVISIBLE = regex.compile(r"[\p{Default_Ignorable_Code_Point}\u0640]+")
 # Letters whose single characters Unicode does not decompose to the sequences that were written before they existed:
 # Malayalam chillu letters, Bengali khanda ta. Turkish has two letters i, whose capitals are I and İ.
-_SAME = {0x0D7A: "\u0d23\u0d4d", 0x0D7B: "\u0d28\u0d4d", 0x0D7C: "\u0d30\u0d4d", 0x0D7D: "\u0d32\u0d4d"}
-_SAME |= {0x0D7E: "\u0d33\u0d4d", 0x0D7F: "\u0d15\u0d4d", 0x09CE: "\u09a4\u09cd"}
-_SAME[0x0131] = "i"
+_SAME = {
+    **{0x0D7A: "\u0d23\u0d4d", 0x0D7B: "\u0d28\u0d4d", 0x0D7C: "\u0d30\u0d4d", 0x0D7D: "\u0d32\u0d4d"},
+    **{0x0D7E: "\u0d33\u0d4d", 0x0D7F: "\u0d15\u0d4d", 0x09CE: "\u09a4\u09cd", 0x0131: "i"},
+}
 
 
 def comparable(text: str) -> str:

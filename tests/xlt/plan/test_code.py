@@ -53,7 +53,11 @@ def unedited(edited: Planned) -> Run:
         ("xlt.methods.random_sft", "round(density * model.pretrained_parameters)", "1"),
         ("xlt.engine.training", "last = position.step == phase.steps", "last = False"),
         ("xlt.engine.evaluation", "reverse=True", "reverse=False"),
-        ("xlt.data.readers.conllu", "_UPOS, _HEAD, _RELATION = 3, 6, 7", "_UPOS, _HEAD, _RELATION = 4, 6, 7"),
+        (
+            "xlt.data.readers.conllu",
+            "_UPOS, _HEAD, _RELATION, _MISC = 3, 6, 7, 9",
+            "_UPOS, _HEAD, _RELATION, _MISC = 4, 6, 7, 9",
+        ),
         ("xlt.data.mix", "_GROUP_BATCHES = 50", "_GROUP_BATCHES = 60"),
         ("xlt.modules.sparse_delta", "def write_into(", "def write_over("),
         ("xlt.tasks.tagging", 'reduction="sum"', 'reduction="mean"'),
