@@ -53,7 +53,7 @@ def _failing(monkeypatch: pytest.MonkeyPatch, language: str | None, error: BaseE
     monkeypatch.setattr(execution, "_train", instead)
 
 
-def _killed(*_: Any) -> None:
+def _killed(*_: Any, **__: Any) -> None:
     raise KeyboardInterrupt
 
 

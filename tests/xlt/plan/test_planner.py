@@ -2,11 +2,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.xlt.conftest import LANGUAGE_RECIPE
 from xlt.compose import compose
+from xlt.config import RunConfig
+from xlt.data.planned import PlannedData
 from xlt.engine.run import ALONE, COMPOSED, ModuleFile
 from xlt.errors import UsageError
 from xlt.plan.planner import Plan, Run
@@ -290,15 +293,22 @@ def test_what_runs_have_in_common_is_looked_at_once(
     plan: Plan, planned: Callable[..., Run], words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[str] = []
-    monkeypatch.setattr("xlt.plan.runs.preflight", lambda config, _: looked.append(f"data, seed {config.seed}"))
+
+    def preflight(config: RunConfig, _: PlannedData) -> SimpleNamespace:
+        looked.append(f"data, seed {config.seed}")
+        return SimpleNamespace(notes=list, reports=dict)
+
+    monkeypatch.setattr("xlt.plan.runs.preflight", preflight)
     monkeypatch.setattr("xlt.plan.runs.model_faults", lambda *_: looked.append("model") or [])
     for word in ("method=bitfit", "method=full", "seed=2", "train.learning_rate=1e-2"):
         planned(*words, word)
     plan.preflight()
-    assert looked == ["data, seed 1", "model", "data, seed 2"]
+    # Data once for each seed; the model once for each method that is to adapt it: bitfit, full, lt_sft.
+    once = ["data, seed 1", "model", "model", "data, seed 2", "model"]
+    assert looked == once
     planned(*words, "task.max_length=30")
     plan.preflight()
-    assert looked[3:] == ["data, seed 1", "model", "data, seed 2", "data, seed 1", "model"]
+    assert looked[5:] == [*once, "data, seed 1", "model"]
 
 
 def test_a_run_that_is_only_evaluated_is_estimated_by_past_evaluations(

@@ -91,6 +91,8 @@ def test_a_batch_is_padded_and_counts_its_words(encoder: Encoder) -> None:
 class _Oracle(TransferModel):
     """Hidden states are one-hot token ids, so that a head can be set by hand."""
 
+    causal = False
+
     def __init__(self, vocabulary: int) -> None:
         nn.Module.__init__(self)
         self.vocabulary_size = vocabulary
