@@ -52,7 +52,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
             f"{OF_T}.run={{experiment: translation, overrides: "
             "['target={target}','model.path={bert}','model.run=null']}",
         ],
-        ["{bert}) is no encoder-decoder; take NLLB or another M2M-100"],
+        ["task=translation: the model (bert, model.path=", ") is no encoder-decoder; take NLLB or another M2M-100"],
     ),
 }
 ALONE: dict[str, tuple[list[str], list[str]]] = {
@@ -87,7 +87,10 @@ ALONE: dict[str, tuple[list[str], list[str]]] = {
         ["data.sources.pairs.translation={beams: 2}"],
         ["data.sources.pairs.translation={beams: 2}: it is null here, and Hydra puts no mapping in the place of null"],
     ),
-    "an encoder": (["model.path={bert}"], ["{bert}) is no encoder-decoder; take NLLB or another M2M-100"]),
+    "an encoder": (
+        ["model.path={bert}"],
+        ["task=translation: the model (bert, model.path=", ") is no encoder-decoder; take NLLB or another M2M-100"],
+    ),
     "a random encoder": (
         ["model=nano_random", "model.path=null"],
         ["model.random.architecture=bert: task translation needs m2m_100"],
