@@ -132,7 +132,8 @@ def tagging_trainer(
     rows = [
         {
             "input_ids": torch.randint(5, int(shape.vocab_size), (tokens,), generator=generator).tolist(),
-            "labels": torch.randint(0, _FIELDS, (tokens,), generator=generator).tolist(),
+            "labels": (labels := torch.randint(0, _FIELDS, (tokens,), generator=generator).tolist()),
+            "last_labels": labels,  # each token is a word
             "example": number,
             "window": 0,
         }

@@ -52,7 +52,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
             f"{OF_T}.run={{experiment: translation, overrides: "
             "['target={target}','model.path={bert}','model.run=null']}",
         ],
-        ["task=translation: the model (bert, model.path=", ") is no encoder-decoder; take NLLB or another M2M-100"],
+        ["tiny-bert) is no encoder-decoder; take NLLB or another M2M-100"],
     ),
 }
 ALONE: dict[str, tuple[list[str], list[str]]] = {
@@ -89,7 +89,7 @@ ALONE: dict[str, tuple[list[str], list[str]]] = {
     ),
     "an encoder": (
         ["model.path={bert}"],
-        ["task=translation: the model (bert, model.path=", ") is no encoder-decoder; take NLLB or another M2M-100"],
+        ["tiny-bert) is no encoder-decoder; take NLLB or another M2M-100"],
     ),
     "a random encoder": (
         ["model=nano_random", "model.path=null"],
