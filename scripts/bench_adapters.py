@@ -140,11 +140,16 @@ def compare(setup: Setup, case: str, names: Sequence[str], steps: int, rounds: i
     compared = {
         f"{one} / {other}": {
             "seconds": spread(ratios(seconds, one, other)),
-            **{key: rows[one][key] / rows[other][key] for key in ("peak_mib", "grown_mib")},
+            **{key: _share(rows[one][key], rows[other][key]) for key in ("peak_mib", "grown_mib")},
         }
         for one, other in pairs
     }
     return {"rows": rows, "ratios": compared, "differences": timed["differences"]}
+
+
+def _share(part: float, whole: float) -> float | None:
+    """Returns `part / whole`; None if `whole` is 0, as when a tiny model's memory did not grow."""
+    return part / whole if whole else None
 
 
 def show(title: str, results: Mapping[str, Any]) -> None:
@@ -157,7 +162,8 @@ def show(title: str, results: Mapping[str, Any]) -> None:
         print(f"  {name:10} {times} {row['operations_to_floor']:5.2f} {memory}")
     for pair, ratio in results["ratios"].items():
         low, middle, high = (ratio["seconds"][part] for part in ("low", "median", "high"))
-        memory = f"MiB {ratio['peak_mib']:.3f}, grown {ratio['grown_mib']:.3f}"
+        grown = "-" if ratio["grown_mib"] is None else f"{ratio['grown_mib']:.3f}"
+        memory = f"MiB {ratio['peak_mib']:.3f}, grown {grown}"
         print(f"  {pair}: time {middle:.3f} ({low:.3f} - {high:.3f}), {memory}")
     for name, differences in results["differences"].items():
         parts = ", ".join(f"{part} {difference:.0e}" for part, difference in differences.items())
