@@ -149,14 +149,15 @@ def test_an_error_in_a_task_names_the_tasks_line(command: Callable[..., Any], wo
     assert "in loss" in traceback_in(ended.lines[-1])
 
 
-def test_an_error_in_the_constructor_of_a_method_names_its_line_and_the_run(
+def test_an_error_in_the_constructor_of_a_method_names_its_line_before_anything_is_trained(
     command: Callable[..., Any], words: tuple[str, ...]
 ) -> None:
     ended = command(*words, "method=never_built")
     assert (ended.code, len(ended.lines)) == (1, 1), ended.lines
-    place = f": faulty_plugin.py:{line_of(PLUGIN, '# the constructor')}: IndexError: in the constructor "
-    assert ended.lines[0].startswith("xlt: swept never_built eng seed=1: ") and place in ended.lines[0]
+    place = f"xlt: faulty_plugin.py:{line_of(PLUGIN, '# the constructor')}: IndexError: in the constructor "
+    assert ended.lines[0].startswith(place)
     assert "in __init__" in traceback_in(ended.lines[0])
+    assert not [path for path in ended.left if path.startswith("out/runs")]
 
 
 @pytest.fixture

@@ -198,7 +198,7 @@ class RunConfig:
     teacher: TeacherConfig = key("distillation from the whole model into its student")
     tracker: TrackerConfig = key("dashboards and progress", no_module="it records the run")
     launcher: LauncherConfig = key("how and where runs are executed", no_module="it says where the run is executed")
-    language: str | None = key("language of a language module: eng or ace_Arab; null: none")
+    language: str | None = key("language of a language module: eng, ace_Arab; or null")
     translator: str = key(
         "file of conf/model with the model that translates sources",
         no_module="it names a config file; the translations themselves count",

@@ -172,7 +172,7 @@ def test_the_result_is_written_last(
         assert (tmp_path / "run" / TRANSLATED_FILE).exists()
         path.write_text(json.dumps(value))
 
-    monkeypatch.setattr("xlt.engine.translate.write_json", checked_then)
+    monkeypatch.setattr("xlt.engine.translate.write_sealed", checked_then)
     monkeypatch.setattr(Translation, "translate", None)  # nothing is left to be translated
     translate_source(config, standing, job(), tmp_path / "run", Silence())
 
