@@ -85,6 +85,7 @@ def call(
     return call
 
 
+@pytest.mark.slow
 def test_trained_systems_are_measured_and_others_named(
     call: Callable[..., Any], words: list[str], tmp_path: Path
 ) -> None:

@@ -22,8 +22,13 @@ MACHINE = {"device", "torch", "threads"}
     ("script", "arguments", "rows"),
     [
         ("bench_training.py", "--size tiny --methods full lt_sft lora_8_as_in_peft --steps 1 --rounds 1", 4),
-        ("bench_switching.py", "--size tiny --steps 1 --batch 2", 2),
-        ("bench_llm.py", "--size tiny --batch 2 --methods spiel_ag --four-bit yes --checkpointing yes", 1),
+        pytest.param("bench_switching.py", "--size tiny --steps 1 --batch 2", 2, marks=pytest.mark.slow),
+        pytest.param(
+            "bench_llm.py",
+            "--size tiny --batch 2 --methods spiel_ag --four-bit yes --checkpointing yes",
+            1,
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_benchmark_writes_its_rows(script: str, arguments: str, rows: int, tmp_path: Path) -> None:
@@ -77,6 +82,7 @@ def record_of(
     return record_of
 
 
+@pytest.mark.slow
 def test_selection_is_compared_on_equal_sizes(record_of: Callable[..., dict[str, Any]]) -> None:
     record = record_of("bench_select", "--entries 200000 --list-entries 20000 --repeats 1")
     assert set(record) == {*MACHINE, "benchmark", "changes", "repeats", "large", "small"}
@@ -115,6 +121,7 @@ def test_both_ways_find_the_same_largest_products(record_of: Callable[..., dict[
     assert record["ratio"] == rows["formed"]["seconds"] / rows["outer_topk"]["seconds"]
 
 
+@pytest.mark.slow
 def test_every_operation_on_a_delta_is_measured(record_of: Callable[..., dict[str, Any]]) -> None:
     record = record_of("bench_modules", "--size tiny")
     dtypes = [f"{name}_{dtype}" for dtype in ("float32", "float16") for name in ("save", "load", "switch")]
@@ -160,6 +167,7 @@ def test_the_data_mix_is_measured_for_each_way_of_mixing(record_of: Callable[...
         assert set(record[mix]) == drawing and record[mix]["padded_tokens_a_token"] >= 1
 
 
+@pytest.mark.slow
 def test_adapters_are_measured_without_the_library_too(record_of: Callable[..., dict[str, Any]]) -> None:
     if importlib.util.find_spec("adapters") is not None:
         pytest.skip("the adapters library is installed")

@@ -174,6 +174,7 @@ def test_translations_and_what_learns_from_them_end_well_at_wandb(
     assert jobs == {"base model": {0}, "translated source": {0}, "task module": {0}}
 
 
+@pytest.mark.slow
 def test_a_run_killed_outright_goes_on_in_the_same_one_without_gap_or_repetition(
     data_dir: Path, tiny_bert: Path, tmp_path: Path
 ) -> None:

@@ -121,8 +121,16 @@ def _right(model: torch.nn.Module, tokenizer: object, rows: list[dict[str, objec
     ("more", "said"),
     [
         (["data.benchmarks.places.tasks=[nowhere]"], "data.benchmarks.places.tasks: lm-eval has no task nowhere"),
-        (["data.benchmarks.places.tasks=[humaneval]"], "data.benchmarks.places.runs_code=false: humaneval runs code"),
-        (["task=mlm_lines"], "data.benchmarks: benchmarks need a causal language model"),
+        pytest.param(
+            ["data.benchmarks.places.tasks=[humaneval]"],
+            "data.benchmarks.places.runs_code=false: humaneval runs code",
+            marks=pytest.mark.slow,  # as long as the first
+        ),
+        pytest.param(
+            ["task=mlm_lines"],
+            "data.benchmarks: benchmarks need a causal language model",
+            marks=pytest.mark.slow,
+        ),
         (["data.benchmarks.places.folder=absent"], "data.benchmarks.places.folder=absent: there is no such folder"),
     ],
 )

@@ -153,6 +153,7 @@ def _kill_one_child(after: Path, killed: list[int]) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the worker by /proc")
 def test_a_job_whose_process_is_killed_stops_no_other_and_is_done_by_the_repeat(
     command: Callable[..., Any], words: tuple[str, ...]

@@ -56,6 +56,7 @@ def test_each_phase_of_each_method_has_its_curves_and_language_modules_theirs() 
     assert WorkspacePanel("lines", "dense: validation/loss", ("dense/validation/loss",), "dense/step") in of_languages
 
 
+@pytest.mark.slow
 def test_a_table_of_averages_has_the_panels_of_its_parts() -> None:
     workspace = workspace_of(["table=4.2"])
     titles = {panel.title for panel in workspace.sections["Scores"]}
