@@ -52,7 +52,7 @@ def test_the_real_experiment_is_planned_and_its_data_read(data: str, model: str,
 
 def test_every_treebank_of_conf_that_is_there_can_be_read_tagged_and_cut(data: str, model: str) -> None:
     encoder = Encoder(load_tokenizer(model))
-    names = [name for name in _options() if name.startswith("ud_")]
+    names = [name for name in _options() if name.startswith("ud_") and name != "ud_newest"]  # of any language
     words = [f"+source@data.sources.{name}={name}" for name in names]
     config = checked(compose([*words, "task=pos", f"data_dir={data}", f"model.path={model}"]))
     task = build_task(config.task)
