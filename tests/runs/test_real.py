@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from itertools import islice
@@ -57,9 +58,9 @@ def test_every_treebank_of_conf_that_is_there_can_be_read_tagged_and_cut(data: s
     config = checked(compose([*words, "task=pos", f"data_dir={data}", f"model.path={model}"]))
     task = build_task(config.task)
     read = 0
-    for name, source in config.data.sources.items():
+    for name, planned in config.data.sources.items():
         for split in ("train", "dev", "test"):
-            source.split = split
+            source = dataclasses.replace(planned, split=split)
             folder = source.location()
             if not [*folder.glob(f"*-ud-{split}.conllu"), *folder.glob(f"{split}.conllu")]:
                 continue
