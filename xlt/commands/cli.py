@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 import xlt
+from xlt.commands.run_mode import mode_from_command_line
 from xlt.commands.sweeps import (
     FAILURE,
     USAGE,
@@ -66,7 +67,8 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", category=UserWarning, module="hydra")
     try:
-        _hydra_main()
+        with mode_from_command_line(CONFIG_MODULE, options.config_dir):
+            _hydra_main()
         if (sweep := Sweep.gathered) is not None:
             guarded(sweep.carry_out)
     except COMPOSITION_ERRORS as error:
