@@ -144,7 +144,7 @@ def cell(path: Path, method_name: str, task_name: str, folder: Path) -> str | No
     config = run_config(path, method_name, task_name)
     if faults := model_faults(config, None):
         (line,) = faults
-        return re.sub(r"model \(\w+, ", "model (TYPE, ", line.replace(str(path), "MODEL"))
+        return re.sub(r"model \([\w-]+, ", "model (TYPE, ", line.replace(str(path), "MODEL"))
     task, method = build_task(config.task), build_method(config.method)
     encoder, base = _base(path, task_name, config, task)
     trained, fresh = copy.deepcopy(base), copy.deepcopy(base)
