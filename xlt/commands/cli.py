@@ -67,7 +67,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", category=UserWarning, module="hydra")
     try:
-        with mode_from_command_line(CONFIG_MODULE, options.config_dir):
+        with mode_from_command_line(CONFIG_MODULE, options.config_dir, options.config_path):
             _hydra_main()
         if (sweep := Sweep.gathered) is not None:
             guarded(sweep.carry_out)

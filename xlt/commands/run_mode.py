@@ -11,11 +11,12 @@ from typing import Any
 
 from hydra._internal.hydra import Hydra
 
-_SETS_A_MODE = re.compile(r"\bmode['\"]?\s*:")
+# A search path adds folders, whose files could set a mode, too.
+_CAN_SET_A_MODE = re.compile(r"\b(mode|searchpath)['\"]?\s*:")
 
 
 @contextmanager
-def mode_from_command_line(config_module: str, config_dir: str | None) -> Iterator[None]:
+def mode_from_command_line(config_module: str, *own_folders: str | None) -> Iterator[None]:
     """Makes Hydra take `hydra.mode` as unset, without composing the config, where nothing can set it.
 
     A command runs one job, or several with `-m`, unless `hydra.mode` says otherwise. To read this key Hydra composes
@@ -24,12 +25,11 @@ def mode_from_command_line(config_module: str, config_dir: str | None) -> Iterat
 
     Args:
         config_module: package whose files are the configs.
-        config_dir: the user's folder of configs; None: there is none.
+        own_folders: the user's folders of configs (`--config-dir`, `--config-path`); None: not given.
     """
     original = Hydra.get_mode
     folders = [Path(path) for path in import_module(config_module).__path__]
-    if config_dir is not None:
-        folders.append(Path(config_dir))
+    folders += [Path(folder) for folder in own_folders if folder is not None]
 
     def get_mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:
         if _can_set_a_mode(overrides, folders):
@@ -46,5 +46,7 @@ def mode_from_command_line(config_module: str, config_dir: str | None) -> Iterat
 def _can_set_a_mode(overrides: Sequence[str], folders: Sequence[Path]) -> bool:
     if any(override.lstrip("+~").startswith("hydra") for override in overrides):
         return True
+    if not all(folder.is_dir() for folder in folders):  # a package, or a folder that only Hydra can find
+        return True
     files = (file for folder in folders for file in folder.rglob("*.yaml"))
-    return any(_SETS_A_MODE.search(file.read_text(encoding="utf-8", errors="replace")) for file in files)
+    return any(_CAN_SET_A_MODE.search(file.read_text(encoding="utf-8", errors="replace")) for file in files)

@@ -44,12 +44,29 @@ def test_an_override_of_hydra_is_composed(override: str, composed: list[list[str
     assert composed == [[override]]
 
 
-@pytest.mark.parametrize("text", ["hydra:\n  mode: MULTIRUN\n", "hydra: {mode: MULTIRUN}\n", 'hydra: {"mode": RUN}\n'])
-def test_a_users_config_with_a_mode_is_composed(text: str, composed: list[list[str]], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hydra:\n  mode: MULTIRUN\n",
+        "hydra: {mode: MULTIRUN}\n",
+        'hydra: {"mode": RUN}\n',
+        "hydra:\n  searchpath: [file://elsewhere]\n",
+    ],
+)
+def test_a_users_config_that_can_set_a_mode_is_composed(text: str, composed: list[list[str]], tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text(text)
     assert mode(tmp_path) == "read from the config"
     assert composed == [[]]
+
+
+def test_every_folder_of_the_user_is_looked_at(composed: list[list[str]], tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("hydra: {mode: MULTIRUN}\n")
+    with mode_from_command_line(CONFIG_MODULE, None, str(tmp_path)):
+        assert Hydra.get_mode(None, "config", []) == "read from the config"
+    with mode_from_command_line(CONFIG_MODULE, None, "pkg://another_package"):
+        assert Hydra.get_mode(None, "config", ["seed=1"]) == "read from the config"
+    assert composed == [[], ["seed=1"]]
 
 
 def test_hydras_own_function_is_back_afterwards() -> None:
