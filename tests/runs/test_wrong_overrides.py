@@ -17,6 +17,10 @@ MISTAKES: Mistakes = {
     "typo in a key": (("seeed=3",), [["seeed=3: no such key seeed; did you mean seed?"]]),
     "typo in a group's key": (("train.bath_size=8",), [["train.bath_size", "did you mean train.batch_size?"]]),
     "typo in a group": (("metod=full",), [["metod=full: no such key metod; did you mean method?"]]),
+    "typo in a group that is no key": (
+        ("experimnt=pos",),
+        [["experimnt=pos: no such key experimnt; did you mean experiment?"]],
+    ),
     "typo in an option": (("method=lt_stf",), [["method=lt_stf: no method/lt_stf in conf/; did you mean lt_sft?"]]),
     "typo in an experiment": (("experiment=parsig",), [["no experiment/parsig", "did you mean parsing?"]]),
     "null for an option": (("method=null",), [["method=null: not the name of an option"]]),

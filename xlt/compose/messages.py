@@ -110,7 +110,13 @@ def _no_such_key(name: str, overrides: Sequence[str]) -> str:
         return f"nothing is there yet to be replaced; to add it, write +{name}=FILE"
     if name.startswith("task_modules.runs."):
         return f"nothing is there yet to be replaced; to add it, write +{name}=['data=...']"
-    return f"no such key {name}{suggestion(name, keys)}"
+    return f"no such key {name}{suggestion(name, keys if '.' in name else [*keys, *_groups()])}"
+
+
+def _groups() -> list[str]:
+    """Returns the config groups from which a command line can choose."""
+    loader = GlobalHydra.instance().config_loader()
+    return [group for group in loader.list_groups("") if loader.get_group_options(group)]
 
 
 def _options(group: str) -> list[str]:
