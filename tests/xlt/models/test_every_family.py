@@ -144,7 +144,7 @@ def cell(path: Path, method_name: str, task_name: str, folder: Path) -> str | No
     config = run_config(path, method_name, task_name)
     if faults := model_faults(config, None):
         (line,) = faults
-        return re.sub(r"model \([\w-]+, ", "model (TYPE, ", line.replace(str(path), "MODEL"))
+        return line.replace(str(path), "MODEL")
     task, method = build_task(config.task), build_method(config.method)
     encoder, base = _base(path, task_name, config, task)
     trained, fresh = copy.deepcopy(base), copy.deepcopy(base)
@@ -261,11 +261,11 @@ def table() -> str:
     for name, seen in SEEN.items():
         row = [f"**{name}**" + (f": {FAMILIES[name].known}" if FAMILIES[name].known else "")]
         for task in TASKS:
-            lines = {method: seen[task, method] for method in METHODS}
             refused: dict[str, list[str]] = {}
-            for method, line in lines.items():
-                if line is not None:
-                    refused.setdefault(line, []).append(method)
+            for method in METHODS:
+                if (line := seen[task, method]) is not None:
+                    same_for_all_types = re.sub(r"model \([\w-]+, ", "model (TYPE, ", line)
+                    refused.setdefault(same_for_all_types, []).append(method)
             for line in refused:
                 numbers.setdefault(line, len(numbers) + 1)
             if len(refused) == 1 and len(next(iter(refused.values()))) == len(METHODS):
