@@ -208,6 +208,20 @@ def report(path: Path, what: str) -> None:
         _print(path, what)
 
 
+def folder_fault(folder: Path) -> str | None:
+    """Returns why nothing can be written below a folder, which need not exist yet; None if it can be."""
+    try:
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    except (OSError, ValueError) as error:  # a name is too long, or has a zero byte
+        return f"no folder can have this name ({getattr(error, 'strerror', None) or error})"
+    if not there.is_dir():
+        return f"{there} is not a folder"
+    # Of a name that is too long, the system says so only where the folder around it exists.
+    if any(len(os.fsencode(part)) > os.pathconf(there, "PC_NAME_MAX") for part in folder.absolute().parts):
+        return "no folder can have this name (File name too long)"
+    return None if os.access(there, os.W_OK) else f"{there} cannot be written to"
+
+
 def _print(path: Path, what: str) -> None:
     print(f"xlt: {path}: {what}", file=sys.stderr, flush=True)
 
