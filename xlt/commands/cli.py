@@ -42,6 +42,7 @@ from xlt.compose import (
     register_schemas,
 )
 from xlt.compose.recipes import register_recipes
+from xlt.compose.yaml_files import check_config_folder
 from xlt.engine.processes import Processes
 from xlt.engine.training import Interrupted
 from xlt.errors import UsageError
@@ -138,6 +139,8 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
     if config_dir is not None and not Path(config_dir).is_dir():
         # Overrides cannot be checked without the folder, because they may name files in it.
         refuse([*lines, f"--config-dir={config_dir}: no such folder"])
+    if options.config_path is not None and Path(options.config_path).is_dir():
+        check_config_folder(options.config_path)
     if lines:
         with hydra_ready(config_dir):
             right = [word for word in options.overrides if not is_stray(word)]

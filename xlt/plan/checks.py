@@ -35,6 +35,7 @@ from xlt.modules import ModuleFileError, ModuleHeader, load_module
 from xlt.modules.adapter import Adapter
 from xlt.modules.generator import Generator
 
+_MOST_BUFFER_BYTES = 4 << 30
 _NO_WORD = 300  # size of a vocabulary that has all bytes but no words
 
 
@@ -278,6 +279,11 @@ def _language_faults(config: RunConfig, made_by: RunConfig, languages: Sequence[
 def _skeleton(path: str, revision: str | None, needs_lm_head: bool, translates: bool) -> TransferModel:
     """Builds a model as a task uses it, without weights; see `skeleton`. Nobody may change it."""
     model = skeleton(_pretrained_config(path, revision), path)
+    if (size := sum(buffer.nbytes for buffer in model.buffers())) > _MOST_BUFFER_BYTES:
+        raise UsageError(
+            f"model.path={path}: config.json asks for tables of {size:.2g} bytes beside the weights, for instance of "
+            "positions; no model has such"
+        )
     if model.decodes and not translates:
         model.keep_encoder()
     if not needs_lm_head:
