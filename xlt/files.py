@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import secrets
 import stat
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import xxhash
+
+from xlt.writers import temporary_path
 
 CHECKSUM_KEY = "checksum"
 DAMAGED = ".damaged"
@@ -40,7 +41,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     If the block raises, nothing is left behind and a file that had the name before is unchanged.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    temporary = temporary_path(path)
     try:
         yield temporary
         with temporary.open("rb+") as file:

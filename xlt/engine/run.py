@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -43,6 +42,7 @@ from xlt.models.transfer import TransferModel
 from xlt.modules import ModuleArtefact, ModuleFileError, ModuleHeader, ModuleStack, check_base, load_module
 from xlt.modules.module_file import content_digest
 from xlt.tasks.task import Task
+from xlt.writers import temporary_path
 
 MODULE_FILE = "module.safetensors"
 CHECKPOINT_FOLDER = "checkpoint"
@@ -438,7 +438,7 @@ def _check_labels(module: ModuleArtefact, file: ModuleFile, task: Task) -> None:
 
 def _save_checkpoint(model: TransferModel, encoder: Encoder, folder: Path) -> None:
     """Writes the whole model in transformers' format; the folder gets its final name only when it is complete."""
-    temporary = folder / f".{CHECKPOINT_FOLDER}.{secrets.token_hex(6)}.tmp"
+    temporary = temporary_path(folder / CHECKPOINT_FOLDER)
     save_checkpoint(model, encoder.tokenizer, temporary)
     final = folder / CHECKPOINT_FOLDER
     if final.exists():

@@ -79,6 +79,8 @@ def carry_out(
         PlainError: processes that train together ended a job differently, so that they cannot continue together.
     """
     processes = Processes.join()
+    if processes.leads:
+        plan.store.remove_left_overs(plan.runs)
     plan.set_aside_damaged()
     for run in plan.runs.values() if processes.leads else ():
         if plan.store.lacks_manifest(run.fingerprint):

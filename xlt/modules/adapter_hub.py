@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import reprlib
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from xlt.modules.adapter_hub_tensors import INVERTIBLE, BlockPaths, HubModel, Hu
 from xlt.modules.artefact import ModuleHeader, check_base
 from xlt.modules.module_file import ModuleFileError, read_whole_file
 from xlt.modules.torch_archive import StoredTensor, read_archive, read_legacy_archive
+from xlt.writers import temporary_path
 
 _CONFIG, _SAFE_WEIGHTS, _WEIGHTS = "adapter_config.json", "adapter.safetensors", "pytorch_adapter.bin"
 _EXPECTATION = "expected a Pfeiffer or Houlsby adapter as the `adapters` library saves it"
@@ -216,7 +216,7 @@ def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ModuleFileError(folder, "exists and is not an empty folder; give another one or remove it")
     target = folder.resolve()
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
+    temporary = temporary_path(target)
     temporary.mkdir()
     try:
         for name, data in files.items():

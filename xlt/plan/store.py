@@ -35,6 +35,8 @@ from xlt.plan.damage import (
     sound_evaluations,
     sound_metrics,
 )
+from xlt.plan.locks import abandoned, forget_holder, held, note_holder
+from xlt.writers import remove_left_overs
 
 _DIGITS = 12
 _FOLDER_NAME = re.compile(f"[0-9a-f]{{{_DIGITS}}}")
@@ -330,13 +332,32 @@ class RunStore:
     def lock(self, fingerprint: str) -> Iterator[None]:
         """Holds the run's lock within a `with` block; the system releases the lock if the process dies."""
         file = self._lock_file(fingerprint)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(str(file)):
+        with held(file):
             self._held.add(file)
             try:
                 yield
             finally:
                 self._held.discard(file)
+
+    def remove_left_overs(self, fingerprints: Iterable[str]) -> None:
+        """Removes temporary files that killed processes have left.
+
+        They are looked for in the folders of runs that somebody worked on when he was killed, in those of the runs
+        given, and in the folders of the whole store: the cache, tables and sweeps.
+
+        Args:
+            fingerprints: of runs.
+        """
+        locks = self.runs / ".locks"
+        folders = {self.root, self.runs, locks, self.root / "cache", self.root / "tables"}
+        folders |= {self.folder(fingerprint) for fingerprint in fingerprints}
+        folders |= {path for path in (self.root / "sweeps").glob("*") if path.is_dir()}
+        for file in abandoned(locks):
+            with self._lock_if_free(file.stem) as is_mine:
+                if is_mine:
+                    remove_left_overs(self.folder(file.stem))
+        for folder in folders:
+            remove_left_overs(folder)
 
     @contextmanager
     def _lock_if_free(self, fingerprint: str) -> Iterator[bool]:
@@ -354,8 +375,10 @@ class RunStore:
             return
         self._held.add(file)
         try:
+            note_holder(file)
             yield True
         finally:
+            forget_holder(file)
             self._held.discard(file)
             lock.release()
 

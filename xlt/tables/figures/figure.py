@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import itertools
 import math
-import secrets
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from xlt.errors import UsageError
-from xlt.files import write_json
+from xlt.files import atomic_path, write_json
 from xlt.plan.planner import Run
 from xlt.plan.store import RunStore
 from xlt.tables.config import FigureConfig, SystemConfig
@@ -175,9 +174,8 @@ def _draw(drawn: Mapping[str, tuple[Kind, FigurePanel, dict[str, Any]]], title: 
                 part.suptitle(heading, fontsize=9, fontweight="bold")
             kind.draw(panel.config, numbers, part, styles)
         for suffix in _SUFFIXES:
-            temporary = stem.with_name(f".{stem.name}.{secrets.token_hex(6)}.{suffix}")
-            figure.savefig(temporary, metadata={"Date": None} if suffix == "svg" else None)
-            temporary.replace(stem.with_name(f"{stem.name}.{suffix}"))
+            with atomic_path(stem.with_name(f"{stem.name}.{suffix}")) as temporary:
+                figure.savefig(temporary, format=suffix, metadata={"Date": None} if suffix == "svg" else None)
 
 
 def one_panel_size(numbers: dict[str, Any]) -> tuple[float, float]:

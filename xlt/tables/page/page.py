@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import xlt
+from xlt.files import atomic_text
 from xlt.plan.planner import Plan, Run
 from xlt.plan.runs import names_of
 from xlt.plan.store import RunStore
@@ -68,9 +68,8 @@ def save_page(
         tag("footer", f"xlt {xlt.__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-    temporary.write_text(_document(title, body), encoding="utf-8")
-    temporary.replace(path)
+    with atomic_text(path) as file:
+        file.write(_document(title, body))
     return path
 
 
