@@ -8,12 +8,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf, SCMode
 from rich.console import Console
 
 from xlt.commands.cli import guarded, is_stray
-from xlt.compose import COMPOSITION_ERRORS, compose, hydra_ready, is_composition_error, override_faults, strangers
+from xlt.compose import (
+    COMPOSITION_ERRORS,
+    compose,
+    hydra_ready,
+    is_composition_error,
+    override_faults,
+    register_schema,
+    strangers,
+)
 from xlt.compose.composing import composed
 from xlt.config import faults
 from xlt.errors import UsageError
@@ -97,7 +104,7 @@ def compose_claims(settings: list[str]) -> ClaimsConfig:
     Raises:
         UsageError: wrong overrides or values.
     """
-    ConfigStore.instance().store(name="base_claims", node=ClaimsConfig)
+    register_schema("base_claims", ClaimsConfig)
     listed = compose(settings, config_name="claims")
     config = OmegaConf.to_container(
         listed, resolve=True, throw_on_missing=False, structured_config_mode=SCMode.INSTANTIATE

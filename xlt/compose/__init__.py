@@ -1,7 +1,14 @@
 """Composes configs with Hydra, from a command line or a reference to a run, and checks them against the schema."""
 
 from xlt.compose.checking import checked, plain, strangers
-from xlt.compose.composing import CONFIG_MODULE, VERSION_BASE, hydra_ready, one_source_per_language, register_schemas
+from xlt.compose.composing import (
+    CONFIG_MODULE,
+    VERSION_BASE,
+    hydra_ready,
+    one_source_per_language,
+    register_schema,
+    register_schemas,
+)
 from xlt.compose.messages import COMPOSITION_ERRORS, is_composition_error, one_line
 from xlt.compose.overrides import override_faults
 from xlt.compose.runs import (
@@ -40,6 +47,7 @@ __all__ = [
     "one_source_per_language",
     "override_faults",
     "plain",
+    "register_schema",
     "register_schemas",
     "strangers",
 ]

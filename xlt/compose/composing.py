@@ -25,6 +25,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from xlt import config as shared
+from xlt.compose.loading import compose_faster
 from xlt.compose.recipes import register_recipes
 from xlt.data.listing import EVERY, languages_in
 from xlt.errors import UsageError
@@ -59,15 +60,14 @@ def register_schemas() -> None:
     `method/base_NAME`. A file that cannot be imported is left out, and the reason is kept in `import_failures`. It is
     reported only if a config uses the schema.
     """
+    compose_faster()
     OmegaConf.register_new_resolver("data", _in_data_dir, replace=True)
     OmegaConf.register_new_resolver("data_if_there", _in_data_dir_if_there, replace=True)
     OmegaConf.register_new_resolver("by_resource", _by_resource, replace=True)
     OmegaConf.register_new_resolver("by_scale", _by_scale, replace=True)
     OmegaConf.register_new_resolver("by_metric", _by_metric, replace=True)
-    store = ConfigStore.instance()
     for path, node in _SHARED_SCHEMAS.items():
-        group, _, name = path.rpartition("/")
-        store.store(group=group or None, name=name, node=node)
+        register_schema(path, node)
     for package, group in (("xlt.methods", "method"), ("xlt.tasks", "task")):
         for module_info in pkgutil.iter_modules(importlib.import_module(package).__path__):
             path = f"{group}/base_{module_info.name}"
@@ -75,11 +75,26 @@ def register_schemas() -> None:
             try:
                 module = importlib.import_module(f"{package}.{module_info.name}")
                 if hasattr(module, "SCHEMA"):
-                    store.store(group=group, name=f"base_{module_info.name}", node=module.SCHEMA)
+                    register_schema(path, module.SCHEMA)
             except Exception as error:  # a broken file can raise anything
                 import_failures[path] = (
                     f"{package.replace('.', '/')}/{module_info.name} cannot be imported: {error_line(error)}"
                 )
+
+
+def register_schema(path: str, schema: type) -> None:
+    """Puts a dataclass into Hydra's store, unless the same one is there: a new entry would empty the cache of `Loader`.
+
+    Args:
+        path: group and name, for example "method/base_mine".
+    """
+    group, _, name = path.rpartition("/")
+    entries: Any = ConfigStore.instance().repo
+    for part in filter(None, group.split("/")):
+        entries = entries.get(part, {})
+    entry = entries.get(f"{name}.yaml")
+    if entry is None or OmegaConf.get_type(entry.node) is not schema:
+        ConfigStore.instance().store(group=group or None, name=name, node=schema)
 
 
 def _in_data_dir(path: str, *, _root_: DictConfig) -> str | None:
