@@ -13,8 +13,17 @@ from omegaconf import OmegaConf, SCMode
 from rich.console import Console
 
 from xlt.commands.cli import guarded, is_stray
-from xlt.compose import COMPOSITION_ERRORS, compose, hydra_ready, is_composition_error, override_faults, strangers
+from xlt.compose import (
+    COMPOSITION_ERRORS,
+    command_line,
+    compose,
+    hydra_ready,
+    is_composition_error,
+    override_faults,
+    strangers,
+)
 from xlt.compose.composing import composed
+from xlt.compose.environment import count_asked, refuse_environment
 from xlt.config import faults
 from xlt.errors import UsageError
 from xlt.files import write_json
@@ -46,7 +55,8 @@ _DEFAULT_STORE = "encoder"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command; the entry point of the script."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    guarded(lambda: check_claims(words))
+    with command_line(words):
+        guarded(lambda: check_claims(words))
 
 
 def check_claims(words: list[str]) -> int:
@@ -99,9 +109,11 @@ def compose_claims(settings: list[str]) -> ClaimsConfig:
     """
     ConfigStore.instance().store(name="base_claims", node=ClaimsConfig)
     listed = compose(settings, config_name="claims")
+    before = count_asked()
     config = OmegaConf.to_container(
         listed, resolve=True, throw_on_missing=False, structured_config_mode=SCMode.INSTANTIATE
     )
+    refuse_environment(listed, before)
     fault_lines = [*strangers(listed), *faults(config)]
     if fault_lines:
         raise UsageError(*fault_lines)

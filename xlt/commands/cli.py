@@ -14,6 +14,7 @@ from typing import NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -34,6 +35,7 @@ from xlt.compose import (
     COMPOSITION_ERRORS,
     CONFIG_MODULE,
     VERSION_BASE,
+    command_line,
     hydra_ready,
     is_composition_error,
     one_line,
@@ -58,7 +60,7 @@ def main() -> None:
         return
     try:
         options = _options(sys.argv[1:])
-        register_schemas()
+        register_schemas(plug_ins=options.config_dir is not None)
         register_recipes(CONFIG_MODULE, options.config_dir)
     except UsageError as error:
         refuse(error.lines)
@@ -67,10 +69,15 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", category=UserWarning, module="hydra")
     try:
-        with mode_from_command_line(CONFIG_MODULE, options.config_dir, options.config_path):
+        with (
+            command_line(options.overrides),
+            mode_from_command_line(CONFIG_MODULE, options.config_dir, options.config_path),
+        ):
             _hydra_main()
         if (sweep := Sweep.gathered) is not None:
             guarded(sweep.carry_out)
+    except UsageError as error:
+        refuse(error.lines)
     except COMPOSITION_ERRORS as error:
         if not is_composition_error(error):
             raise
@@ -89,6 +96,11 @@ def main() -> None:
 @hydra.main(config_path=f"pkg://{CONFIG_MODULE}", config_name="config", version_base=VERSION_BASE)
 def _hydra_main(config: DictConfig) -> float | None:
     """Carries out one run, or adds a job to a sweep; returns the best validation metric to a sweeper that searches."""
+    with command_line(HydraConfig.get().overrides.task, outermost=True):  # in a process that Hydra started, too
+        return _carry_out(config)
+
+
+def _carry_out(config: DictConfig) -> float | None:
     for group in config.choices:
         # Replaces the interpolation by its value, because Hydra's resolver works only in this job.
         config.choices[group] = config.choices[group]

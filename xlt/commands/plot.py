@@ -9,7 +9,7 @@ from rich.console import Console
 
 from xlt.commands.cli import guarded
 from xlt.commands.reproduce import figure_panels
-from xlt.compose import hydra_ready
+from xlt.compose import command_line, hydra_ready
 from xlt.errors import UsageError
 from xlt.plan.planner import Plan
 from xlt.plan.store import RunStore
@@ -20,7 +20,8 @@ from xlt.tables.request import request_table
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command; the entry point of the script."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    guarded(lambda: plot(words))
+    with command_line(words):
+        guarded(lambda: plot(words))
 
 
 def plot(words: list[str]) -> int:

@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from xlt.commands.cli import FAILURE, guarded
-from xlt.compose import hydra_ready
+from xlt.compose import command_line, hydra_ready
 from xlt.engine.training import Interrupted
 from xlt.errors import UsageError
 from xlt.execution.execution import Outcome, carry_out
@@ -42,7 +42,8 @@ usage: reproduce_table.py table=NAME [seeds=[1,2,3]] [launcher=NAME] [--plan | -
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command; the entry point of the script."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    guarded(lambda: reproduce(words))
+    with command_line(words):
+        guarded(lambda: reproduce(words))
 
 
 def reproduce(words: list[str]) -> int:
