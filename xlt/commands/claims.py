@@ -10,7 +10,6 @@ from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf, SCMode
-from rich.console import Console
 
 from xlt.commands.cli import guarded, is_stray
 from xlt.compose import (
@@ -25,6 +24,7 @@ from xlt.compose import (
 from xlt.compose.composing import composed
 from xlt.compose.environment import count_asked, refuse_environment
 from xlt.config import faults
+from xlt.console import Terminal
 from xlt.errors import UsageError
 from xlt.files import write_json
 from xlt.findings.claims import (
@@ -88,8 +88,8 @@ def check_claims(words: list[str]) -> int:
     with _writing(folder):
         write_json(folder / "claims.json", {"scale": config.scale, "trial": trial, "claims": records})
         (folder / "claims.md").write_text(claims_markdown(claims, findings, config), encoding="utf-8")
-    print_claims(claims, findings, config, Console())
-    Console(stderr=True).print(f"{folder / 'claims'}.md and .json", highlight=False, soft_wrap=True)
+    print_claims(claims, findings, config, Terminal())
+    Terminal(stderr=True).print(f"{folder / 'claims'}.md and .json", highlight=False, soft_wrap=True)
     return 0
 
 

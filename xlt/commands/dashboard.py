@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from xlt.commands.cli import FAILURE, guarded
 from xlt.compose import command_line, hydra_ready
+from xlt.escapes import say
 from xlt.tables.columns import list_columns
 from xlt.tables.request import request_table
 from xlt.tracking.workspace import Workspace, create, has_account, table_workspace
@@ -36,7 +37,7 @@ def dashboard(words: list[str]) -> int:
     try:
         print(create(workspace))
     except OSError as error:  # network errors
-        print(f"xlt: W&B: {' '.join(str(error).split())}", file=sys.stderr)
+        say(f"xlt: W&B: {' '.join(str(error).split())}")
         return FAILURE
     return 0
 
