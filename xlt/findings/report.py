@@ -73,13 +73,7 @@ def claims_markdown(claims: Mapping[str, ClaimConfig], findings: Findings, confi
                 run_lines.append(f"- {markdown_text(f'{name}, {label}: {_runs(finding)}')}")
         if not findings[name]:
             untested = markdown_text(f"no table tests it: {config.untested[name]}")
-            lines.append(
-                "| "
-                + " | ".join(
-                    [*first, untested, "", "", "", "", UNTESTED]
-                )
-                + " |"
-            )
+            lines.append("| " + " | ".join([*first, untested, "", "", "", "", UNTESTED]) + " |")
     if run_lines:
         lines += ["", "Runs behind the numbers (all in claims.json, pair by pair):", "", *run_lines]
     return "\n".join(lines) + "\n"
