@@ -11,13 +11,14 @@ import json
 import math
 import os
 import secrets
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 import xxhash
+
+from xlt.escapes import say
 
 CHECKSUM_KEY = "checksum"
 DAMAGED = ".damaged"
@@ -209,7 +210,7 @@ def report(path: Path, what: str) -> None:
 
 
 def _print(path: Path, what: str) -> None:
-    print(f"xlt: {path}: {what}", file=sys.stderr, flush=True)
+    say(f"xlt: {path}: {what}")
 
 
 def _free_name(path: Path) -> Path:

@@ -17,7 +17,10 @@ ROOT = Path(__file__).parent.parent.parent
 FLOORS = (
     ("xlt_kernels",),
     # `xlt` itself has the version.
-    ("xlt", "xlt.errors", "xlt.languages", "xlt.language_codes", "xlt.files", "xlt.source_code", "xlt.tracebacks"),
+    (
+        *("xlt", "xlt.errors", "xlt.escapes", "xlt.console", "xlt.languages", "xlt.language_codes", "xlt.files"),
+        *("xlt.source_code", "xlt.tracebacks"),
+    ),
     ("xlt.config",),
     ("xlt.models", "xlt.data", "xlt.modules"),
     ("xlt.tasks", "xlt.methods"),

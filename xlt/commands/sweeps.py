@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,12 +15,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from rich.console import Console
 
 from xlt.compose import is_composition_error
 from xlt.config import LauncherConfig
+from xlt.console import Terminal
 from xlt.engine.run import Composition
 from xlt.errors import UsageError
+from xlt.escapes import say
 from xlt.execution.execution import Outcome, carry_out
 from xlt.execution.workers import make_workers
 from xlt.files import write_json
@@ -163,7 +163,7 @@ class Sweep:
             Interrupted: a signal came; running jobs saved their state, and the results so far were printed.
         """
         refused, failed = any(job.faults for job in self.jobs), any(job.error for job in self.jobs)
-        plan, console = self._plan, Console(stderr=True)
+        plan, console = self._plan, Terminal(stderr=True)
         if plan is None or self._launcher is None:
             return USAGE if refused else FAILURE if failed else 0
         remaining = len(plan.to_train()) + len(plan.to_evaluate())
@@ -176,7 +176,7 @@ class Sweep:
             carry_out(plan, workers, watch, JobReport(console, remaining, plan), outcome)
         finally:  # also when it is stopped
             rows = [self._row(job, plan, outcome) for job in self.jobs]
-            print_sweep(rows, Console())
+            print_sweep(rows, Terminal())
             self._save(rows, plan, outcome)
         send_unsent(plan.runs.values(), plan.store)
         return USAGE if refused else FAILURE if outcome.failures or failed else 0
@@ -216,7 +216,7 @@ class Sweep:
         page = save_page(
             folder / "sweep.html", str(title), runs, plan.store, outcome.failures, None, plan, names, self._job_scores()
         )
-        Console(stderr=True).print(f"{page}", highlight=False, soft_wrap=True)
+        Terminal(stderr=True).print(f"{page}", highlight=False, soft_wrap=True)
 
     def _job_scores(self) -> list[JobScores]:
         """Returns the rows of the page; jobs that requested the same evaluations of the same run share a row."""
@@ -240,7 +240,7 @@ class Sweep:
 
 def _print_lines(job: SweepJob, lines: Sequence[str]) -> None:
     for line in lines:
-        print(f"xlt: job {job.number} ({','.join(job.words)}): {line}", file=sys.stderr)
+        say(f"xlt: job {job.number} ({','.join(job.words)}): {line}")
 
 
 def new_traceback_file(output_dir: str) -> Path:

@@ -1,6 +1,6 @@
 """Composes configs with Hydra, from a command line or a reference to a run, and checks them against the schema."""
 
-from xlt.compose.checking import checked, plain, strangers
+from xlt.compose.checking import checked, plain, recorded, strangers
 from xlt.compose.composing import (
     CONFIG_MODULE,
     VERSION_BASE,
@@ -24,12 +24,15 @@ from xlt.compose.runs import (
     language_run_settings,
     model_run_settings,
 )
+from xlt.compose.trusted import class_of, command_line
 
 __all__ = [
     "COMPOSITION_ERRORS",
     "CONFIG_MODULE",
     "VERSION_BASE",
     "checked",
+    "class_of",
+    "command_line",
     "compose",
     "compose_added_run",
     "compose_generator_run",
@@ -47,6 +50,7 @@ __all__ = [
     "one_source_per_language",
     "override_faults",
     "plain",
+    "recorded",
     "register_schema",
     "register_schemas",
     "strangers",

@@ -14,6 +14,7 @@ from xlt.engine.build import build_method, build_task, method_class, method_name
 from xlt.engine.export import module_header
 from xlt.errors import UsageError
 from xlt.languages import near_languages
+from xlt.models.checkpoint import load_config
 from xlt.models.families import (
     ENCODER,
     ENCODER_DECODER,
@@ -24,7 +25,7 @@ from xlt.models.families import (
     longest_input,
 )
 from xlt.models.language_tokens import add_language_tokens
-from xlt.models.loading import load_tokenizer, skeleton
+from xlt.models.loading import CheckpointReport, inspect_checkpoint, load_tokenizer, skeleton
 from xlt.models.narrowing import Width
 from xlt.models.quantised import check_quantisable
 from xlt.models.student import kept_blocks
@@ -101,8 +102,9 @@ def model_faults(config: RunConfig, model_run: RunConfig | None, languages: Sequ
     elif config.model.path is not None:
         name = config.model.path
         try:
-            shape = _pretrained_config(config.model.path, config.model.revision)
-            encoder = Encoder(load_tokenizer(config.model.path, config.model.revision))
+            given = config.model
+            shape = _pretrained_config(config.model.path, given.revision, given.trust_remote_code)
+            encoder = Encoder(load_tokenizer(name, given.revision, trust_remote_code=given.trust_remote_code))
             if faults := list(_pretrained_faults(config, shape, encoder)):
                 return faults
             if task.translates:
@@ -163,6 +165,8 @@ def _pretrained_faults(config: RunConfig, shape: Any, encoder: Encoder) -> Itera
             f"method={method.name}: task {task.name} uses the encoder of {shape.model_type} alone, so that no whole "
             "model would be left; take a method that leaves a module, such as full"
         )
+    given = config.model
+    yield from _checkpoint(path, given.revision, given.trust_remote_code, task.needs_lm_head).faults
     if config.model.student is None:
         yield from _adaptation_faults(config)
 
@@ -172,7 +176,8 @@ def network_faults(config: RunConfig) -> list[str]:
     if config.model.path is None:
         return []
     try:
-        own = built_in_languages(_pretrained_config(config.model.path, config.model.revision))
+        model = config.model
+        own = built_in_languages(_pretrained_config(config.model.path, model.revision, model.trust_remote_code))
     except UsageError:  # `model_faults` says it
         return []
     if own is None:
@@ -190,7 +195,8 @@ def _adaptation_faults(config: RunConfig) -> list[str]:
     """Returns why the method cannot train the run's pre-trained model, as far as the model's modules tell."""
     task, method = build_task(config.task), build_method(config.method)
     try:
-        model = _skeleton(str(config.model.path), config.model.revision, task.needs_lm_head, task.translates)
+        given = config.model
+        model = _skeleton(str(given.path), given.revision, given.trust_remote_code, task.needs_lm_head, task.translates)
         if config.model.quantise is not None:
             check_quantisable(model)
         method.check_model(model, adapts_language=task.adapts_language)
@@ -214,9 +220,12 @@ def _language_faults(config: RunConfig, made_by: RunConfig, languages: Sequence[
 
 
 @lru_cache(maxsize=8)
-def _skeleton(path: str, revision: str | None, needs_lm_head: bool, translates: bool) -> TransferModel:
+def _skeleton(
+    path: str, revision: str | None, trust_remote_code: bool, needs_lm_head: bool, translates: bool
+) -> TransferModel:
     """Builds a model as a task uses it, without weights; see `skeleton`. Nobody may change it."""
-    model = skeleton(_pretrained_config(path, revision), path)
+    shape = _pretrained_config(path, revision, trust_remote_code)
+    model = skeleton(shape, path, trust_remote_code=trust_remote_code)
     if model.decodes and not translates:
         model.keep_encoder()
     if not needs_lm_head:
@@ -225,19 +234,29 @@ def _skeleton(path: str, revision: str | None, needs_lm_head: bool, translates: 
 
 
 @lru_cache(maxsize=32)
-def _pretrained_config(path: str, revision: str | None) -> Any:
-    """Loads the transformers config of a pre-trained model.
+def _pretrained_config(path: str, revision: str | None, trust_remote_code: bool) -> Any:
+    """Loads the transformers config of a pre-trained model; see `load_config`. Nobody may change it."""
+    return load_config(path, revision, trust_remote_code=trust_remote_code)
 
-    Raises:
-        UsageError: it is missing or cannot be loaded.
-    """
-    from transformers import AutoConfig
 
-    try:
-        return AutoConfig.from_pretrained(str(Path(path).expanduser()) if path[0] == "~" else path, revision=revision)
-    except Exception as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UsageError(f"model.path={path}: no local folder, and the hub does not give it: {reason}") from error
+@lru_cache(maxsize=32)
+def _checkpoint(path: str, revision: str | None, trust_remote_code: bool, needs_head: bool) -> CheckpointReport:
+    """Compares a checkpoint's tensors with its config; see `inspect_checkpoint`."""
+    shape = _pretrained_config(path, revision, trust_remote_code)
+    return inspect_checkpoint(path, revision, shape, needs_head=needs_head, trust_remote_code=trust_remote_code)
+
+
+def model_notes(config: RunConfig) -> list[str]:
+    """Returns lines for the user about a usable base model: that its language-model head is drawn from the seed."""
+    model = config.model
+    if model.path is None or not task_class(config.task).needs_lm_head:
+        return []
+    if not _checkpoint(model.path, model.revision, model.trust_remote_code, True).draws_head:
+        return []
+    return [
+        f"model.path={model.path}: the checkpoint has no language-model head; runs of task {task_name(config.task)} "
+        f"draw one from seed={config.seed}"
+    ]
 
 
 def contradictions(config: RunConfig) -> list[str]:

@@ -14,6 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, SCMode
 
 from xlt.compose import COMPOSITION_ERRORS, compose, is_composition_error, one_line, register_schema, strangers
+from xlt.compose.environment import count_asked, refuse_environment
 from xlt.compose.messages import suggestion
 from xlt.config import faults
 from xlt.errors import UsageError
@@ -172,9 +173,11 @@ def _checked(named_table: NamedTable, settings: Sequence[str], word: str) -> Rep
     )
     at_scale(composed.table, str(composed.scale))
     _apply(table_changes, composed)
+    before = count_asked()
     config = OmegaConf.to_container(
         composed, resolve=True, throw_on_missing=False, structured_config_mode=SCMode.INSTANTIATE
     )
+    refuse_environment(composed, before)
     if lines := [*strangers(composed), *faults(config)]:
         raise UsageError(*(line.replace("table=", f"{word}=", 1) for line in lines))
     assert isinstance(config, ReproductionConfig)
