@@ -11,6 +11,7 @@ import json
 import math
 import os
 import secrets
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from xlt.escapes import say
 CHECKSUM_KEY = "checksum"
 DAMAGED = ".damaged"
 
+_LARGE_BYTES, _SPARSE = 1 << 28, 100  # a file is sparse if it is large and a hundred times as long as what is stored
 _BLOCK_BYTES = 1 << 20
 _SEAL = f',\n "{CHECKSUM_KEY}": "'
 _SEAL_END = '"\n}\n'
@@ -207,6 +209,39 @@ def report(path: Path, what: str) -> None:
     if (path, what) not in _REPORTED:
         _REPORTED.add((path, what))
         _print(path, what)
+
+
+def folder_fault(folder: Path) -> str | None:
+    """Returns why nothing can be written below a folder, which need not exist yet; None if it can be."""
+    try:
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    except (OSError, ValueError) as error:  # a name is too long, or has a zero byte
+        return f"no folder can have this name ({getattr(error, 'strerror', None) or error})"
+    if not there.is_dir():
+        return f"{there} is not a folder"
+    # Of a name that is too long, the system says so only where the folder around it exists.
+    if any(len(os.fsencode(part)) > os.pathconf(there, "PC_NAME_MAX") for part in folder.absolute().parts):
+        return "no folder can have this name (File name too long)"
+    return None if os.access(there, os.W_OK) else f"{there} cannot be written to"
+
+
+def kind_fault(state: os.stat_result) -> str | None:
+    """Returns why a file is none that could be read as a whole; None if it is one.
+
+    Args:
+        state: of `stat` or `fstat`, which follow links.
+    """
+    if not stat.S_ISREG(state.st_mode):
+        return "is a folder, a pipe or a device, not a file"
+    stored = getattr(state, "st_blocks", state.st_size) * 512
+    if state.st_size > _LARGE_BYTES and stored * _SPARSE < state.st_size:
+        return f"is a file of {state.st_size} bytes, of which only {stored} are on the disk; copy it again"
+    return None
+
+
+def open_without_waiting(path: str, flags: int) -> int:
+    """Opens a file, as the `opener` of Python's `open`; of a pipe, without waiting for somebody who writes to it."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _print(path: Path, what: str) -> None:

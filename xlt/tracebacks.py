@@ -11,6 +11,8 @@ import xlt
 
 _PACKAGE = Path(xlt.__file__).parent
 _OTHERS = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+# Errors for which the place of files is the reason, not the program.
+_OF_THE_PLACE = (errno.ENAMETOOLONG, errno.EROFS, errno.EACCES)
 _LONGEST_MESSAGE = 400  # in characters, because messages of libraries can be pages long
 
 
@@ -51,6 +53,13 @@ def error_line(error: BaseException) -> str:
     return ": ".join(filter(None, (_place(error), type(error).__name__, message)))
 
 
+def os_error_line(error: OSError) -> str:
+    """Describes an error of the file system in one line, with the path that it is about."""
+    path = str(error.filename or "")
+    shown = path if len(path) <= _LONGEST_MESSAGE else f"{path[:_LONGEST_MESSAGE]}..."
+    return ": ".join(filter(None, (shown, error.strerror or str(error) or type(error).__name__)))
+
+
 def _place(error: BaseException) -> str:
     """Returns `FILE:LINE` of an error; empty if it was never raised."""
     if isinstance(error, SyntaxError) and error.filename is not None:
@@ -79,7 +88,10 @@ def _plain_reason(error: BaseException) -> str | None:
         return message
     # Recognised without importing torch: on GPUs by the name of torch's error, on CPUs by that of its allocator.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in message:
-        return f"out of memory; lower train.batch_size, or set train.micro_batch_size: {message[:_LONGEST_MESSAGE]}"
+        advice = "out of memory; lower train.batch_size, or set train.micro_batch_size"
+        return f"{advice}: {message[:_LONGEST_MESSAGE]}" if message else advice
     if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or "No space left" in message:
         return f"the disk is full: {message}"
+    if isinstance(error, OSError) and error.errno in _OF_THE_PLACE:
+        return os_error_line(error)
     return None

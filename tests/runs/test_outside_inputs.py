@@ -10,6 +10,7 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -84,6 +85,28 @@ MISTAKES: dict[str, tuple[tuple[str, ...], list[str]]] = {
     "tokenizer is no JSON": (("model.path={model_bad_tokenizer}",), ["model.path=", "tokenizer"]),
     "weights are a pointer": (("model.path={model_lfs}",), ["model.path=", "model.safetensors is a pointer"]),
     "weights are incomplete": (("model.path={model_half}",), ["model.path=", "model.safetensors is incomplete"]),
+    "a hundred thousand layers": (("model.path={model_layers}",), ["config.json: num_hidden_layers=100000"]),
+    "a hidden size of a billion": (("model.path={model_width}",), ["config.json: ", "width 1000000000"]),
+    "a vocabulary of a trillion": (("model.path={model_vocabulary}",), ["config.json: vocab_size=1000000000000"]),
+    "a billion positions": (("model.path={model_positions}",), ["config.json: max_position_embeddings=1000000000"]),
+    "a model config nested too deep": (("model.path={model_nested}",), ["config.json is nested too deep"]),
+    "a token number of four billion": (("model.path={model_token}",), ["tokenizer.json: the token", "4000000000"]),
+    "a pipe among the model's files": (
+        ("model.path={model_pipe}",),
+        ["tokenizer.json is a folder, a pipe or a device"],
+    ),
+    "weights that claim a header of all": (("model.path={model_header}",), ["model.safetensors", "bytes"]),
+    "data are a pipe": ((f"{ENG}.path={{pipe}}",), ["pipe.conllu: no such file"]),
+    "data are a device": ((f"{ENG}.path=/dev/zero",), ["/dev/zero: no such file"]),
+    "a sparse file of a terabyte": ((f"{ENG}.path={{sparse}}",), ["sparse.conllu: is a file of 1000000000000 bytes"]),
+    "a bomb of gzip": ((f"{ENG}.path={{gzip_bomb}}",), ["bomb.gz:1: the line is longer than"]),
+    "too many threads": (("threads=100000",), ["threads=100000: ", "cores"]),
+    "too many workers": (("launcher.workers=100000",), ["launcher.workers=100000: ", "cores"]),
+    "random weights that fit no machine": (
+        ("model=nano_random", "model.path=null", "model.random.hidden_size=1000000000"),
+        ["model.random: ", "too many for this machine"],
+    ),
+    "an integer of thousands of digits in a model": (("model.path={model_digits}",), ["model.path="]),
     "module is a folder": (("+language_modules.paths.eng={data}",), ["language_modules.paths.eng=", "no such file"]),
     "module is empty": (("+language_modules.paths.eng={empty}",), ["empty.st: is empty"]),
     "module is a pointer": (("+language_modules.paths.eng={lfs}",), ["lfs.conllu: is"]),
@@ -141,11 +164,47 @@ def things(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, data_dir: 
         ("model_bad_tokenizer", "tokenizer.json", b"{"),
         ("model_lfs", weights.name, LFS),
         ("model_half", weights.name, weights.read_bytes()[:5000]),
+        *(
+            (key, config.name, json.dumps({**whole, size: value}).encode())
+            for key, size, value in (
+                ("model_layers", "num_hidden_layers", 100_000),
+                ("model_width", "hidden_size", 10**9),
+                ("model_vocabulary", "vocab_size", 10**12),
+                ("model_positions", "max_position_embeddings", 10**9),
+            )
+        ),
+        ("model_nested", config.name, b'{"a": ' + b"[" * 10**5 + b"]" * 10**5 + b"}"),
+        ("model_digits", config.name, b'{"num_hidden_layers": ' + b"9" * 5000 + b"}"),
+        ("model_token", "tokenizer.json", _with_number(tiny_bert / "tokenizer.json", 4 * 10**9)),
+        ("model_header", weights.name, (10**12 - 8).to_bytes(8, "little") + b"{}"),
     ):
         made[key] = folder / key
         shutil.copytree(tiny_bert, made[key])
         (made[key] / name).write_bytes(content)
+    with (made["model_header"] / weights.name).open("rb+") as sparse:
+        sparse.truncate(10**12)
+    made["model_pipe"] = folder / "model_pipe"
+    shutil.copytree(tiny_bert, made["model_pipe"])
+    (made["model_pipe"] / "tokenizer.json").unlink()
+    (made["model_pipe"] / "vocab.txt").write_text("a")
+    os.mkfifo(made["model_pipe"] / "tokenizer.json")
+    made["pipe"], made["sparse"], made["gzip_bomb"] = (
+        folder / name for name in ("pipe.conllu", "sparse.conllu", "bomb.gz")
+    )
+    os.mkfifo(made["pipe"])
+    with made["sparse"].open("wb") as sparse:
+        sparse.truncate(10**12)
+    with gzip.open(made["gzip_bomb"], "wb") as bomb:
+        for _ in range(70):
+            bomb.write(b"a" * (1 << 20))
     return made
+
+
+def _with_number(tokenizer: Path, number: int) -> bytes:
+    content = json.loads(tokenizer.read_text(encoding="utf-8"))
+    token = list(content["model"]["vocab"])[-1]
+    content["model"]["vocab"][token] = number
+    return json.dumps(content).encode()
 
 
 @pytest.fixture

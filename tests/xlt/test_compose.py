@@ -253,3 +253,21 @@ def test_hydra_is_put_away_after_use() -> None:
     assert not GlobalHydra.instance().is_initialized()
     with hydra_ready():
         pass
+
+
+@pytest.mark.parametrize("digits", [400, 5000])
+@pytest.mark.parametrize("key", ["seed", "train.learning_rate", "+nonesuch"])
+def test_a_number_of_thousands_of_digits_is_one_short_line(key: str, digits: int) -> None:
+    with pytest.raises(UsageError) as refused:
+        checked(compose([f"{key}={'9' * digits}"]))
+    line = next(line for line in refused.value.lines if key.lstrip("+") in line)
+    assert len(line) < 500
+
+
+@pytest.mark.parametrize("key", ["data_dir", "output_dir", "model.path", "start.path", "+data.sources.eng.files.train"])
+@pytest.mark.parametrize(("value", "said"), [("x" * 300, "300 bytes"), ("y/" * 3000, "6000 bytes")])
+def test_a_name_that_no_file_can_have_is_refused_with_its_key(key: str, value: str, said: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        checked(compose(["+source@data.sources.eng=ud_eng", f"{key}={value}"]))
+    (line,) = (line for line in refused.value.lines if line.startswith(f"{key.lstrip('+')}="))
+    assert said in line and "File name too long" in line

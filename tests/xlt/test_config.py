@@ -217,3 +217,26 @@ def test_the_scale_sets_model_and_recipe(tmp_path: Path) -> None:
     assert thesis.model.path == "bert-base-multilingual-cased" and mini.model.path is None
     assert (thesis.train.epochs, thesis.method.dense_epochs, thesis.train.batch_size) == (10, 3, 8)  # thesis §4.4.3
     assert mini.train.epochs is None and mini.train.max_steps < 1000
+
+
+def _number_keys() -> list[tuple[Any, dataclasses.Field[Any]]]:
+    return [
+        (schema, field)
+        for schema in SCHEMAS
+        for field in dataclasses.fields(schema)
+        if any(word in str(field.type) for word in ("float", "int"))
+    ]
+
+
+def test_no_key_of_any_schema_takes_a_number_that_torch_cannot_hold() -> None:
+    keys = _number_keys()
+    assert len(keys) > 60
+    for schema, field in keys:
+        alone = dataclasses.make_dataclass("Alone", [(field.name, Any, dataclasses.field(metadata=field.metadata))])
+        numbers = [math.inf, -math.inf, math.nan, 1e39] if "float" in str(field.type) else []
+        for number in [*numbers, 2**63, 10**5000]:
+            given: Any = number
+            if str(field.type).startswith(("dict", "list")):
+                given = {"eng": number} if str(field.type).startswith("dict") else [number]
+            lines = list(faults(alone(given)))
+            assert len(lines) == 1 and lines[0].startswith(field.name) and len(lines[0]) < 300, (schema, field.name)

@@ -66,6 +66,8 @@ def test_a_message_of_many_lines_and_pages_is_one_short_line() -> None:
             "train.batch_size",
         ),
         (OSError(errno.ENOSPC, "No space left on device", "out/state"), "disk is full"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "x" * 300), "File name too long"),
+        (OSError(errno.EROFS, "Read-only file system", "/out/runs"), "/out/runs: Read-only file system"),
         (FloatingPointError("the loss is nan; lower train.learning_rate"), "lower train.learning_rate"),
         (PlainError("process 1: failed alone"), "process 1: failed alone"),
     ],
@@ -74,5 +76,5 @@ def test_what_is_no_error_of_the_program_is_said_without_a_traceback(
     error: Exception, said: str, tmp_path: Path
 ) -> None:
     line = failure_line(error, tmp_path / "traceback.txt")
-    assert said in line and "traceback" not in line and ".py:" not in line
+    assert said in line and "traceback" not in line and ".py:" not in line and not line.endswith(": ")
     assert not list(tmp_path.iterdir())

@@ -43,12 +43,13 @@ from xlt.compose import (
     register_schemas,
 )
 from xlt.compose.recipes import register_recipes
+from xlt.compose.yaml_files import check_config_folder
 from xlt.console import Terminal
 from xlt.engine.processes import Processes
 from xlt.engine.training import Interrupted
 from xlt.errors import UsageError
 from xlt.escapes import say
-from xlt.tracebacks import failure_line
+from xlt.tracebacks import failure_line, os_error_line
 
 
 def main() -> None:
@@ -65,6 +66,8 @@ def main() -> None:
         register_recipes(CONFIG_MODULE, options.config_dir)
     except UsageError as error:
         refuse(error.lines)
+    except OSError as error:  # a name on the command line is too long, or a folder cannot be read
+        refuse([os_error_line(error)])
     register_help()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises what it would print over many lines
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -89,6 +92,8 @@ def main() -> None:
             refuse(lines or [one_line(error)])
     except TrialFailed as failed:
         sys.exit(failed.code)
+    except OSError as error:  # of Hydra; those of a job are caught in it
+        refuse([os_error_line(error)])
     finally:
         Sweep.gathered = None
         SweepFolder.remove_if_unused()
@@ -147,6 +152,8 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
     if config_dir is not None and not Path(config_dir).is_dir():
         # Overrides cannot be checked without the folder, because they may name files in it.
         refuse([*lines, f"--config-dir={config_dir}: no such folder"])
+    if options.config_path is not None and Path(options.config_path).is_dir():
+        check_config_folder(options.config_path)
     if lines:
         with hydra_ready(config_dir):
             right = [word for word in options.overrides if not is_stray(word)]
@@ -187,6 +194,7 @@ def run(config: DictConfig, *, evaluate: bool = True) -> tuple[int, float | None
     from xlt.plan.planner import Plan
     from xlt.plan.store import RunStore
     from xlt.tables.terminal import print_evaluations, print_notes, print_other_code, print_plan
+    from xlt.tracking.wandb import check_account
     from xlt.tracking.watch import send_unsent, watch
 
     console = Terminal(stderr=True, quiet=not Processes.join().leads)
@@ -195,6 +203,7 @@ def run(config: DictConfig, *, evaluate: bool = True) -> tuple[int, float | None
     config = one_source_per_language(config)
     requested, evaluations = plan.ask(config) if evaluate else (plan.add(config, evaluate=False), {})
     print_notes(plan.preflight(), console)
+    check_account(plan.to_do())
     if len(plan.runs) > 1:
         print_plan(plan, console)
     else:

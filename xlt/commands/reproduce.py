@@ -25,7 +25,7 @@ from xlt.tables.page import save_page
 from xlt.tables.request import TableRequest, request_table
 from xlt.tables.table import Table
 from xlt.tables.terminal import JobReport, duration, print_notes, print_plan, print_table, table_markdown
-from xlt.tracking.wandb import name_in_table
+from xlt.tracking.wandb import check_account, name_in_table
 from xlt.tracking.watch import send_unsent, watch
 
 _OPTIONS = ("--plan", "--show", "--list")
@@ -82,6 +82,7 @@ def reproduce(words: list[str]) -> int:
         print_plan(plan, console)
     if "--plan" in options:
         return 0
+    check_account(plan.to_do())
     workers = make_workers(request.config.launcher, plan.store.root / "cluster")
     outcome = Outcome()
     try:

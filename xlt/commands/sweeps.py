@@ -24,17 +24,19 @@ from xlt.errors import UsageError
 from xlt.escapes import say
 from xlt.execution.execution import Outcome, carry_out
 from xlt.execution.workers import make_workers
-from xlt.files import write_json
+from xlt.files import folder_fault, write_json
 from xlt.modules import ModuleFileError
 from xlt.plan.planner import Plan, Run
 from xlt.plan.store import RunStore
 from xlt.tables.page import JobScores, save_page
 from xlt.tables.terminal import JobReport, SweepRow, mean_scores, print_notes, print_plan, print_sweep
 from xlt.tracebacks import failure_line
+from xlt.tracking.wandb import check_account
 from xlt.tracking.watch import send_unsent, watch
 
 USAGE = 2
 FAILURE = 1
+_LONGEST_SHOWN = 1000  # characters of a job's overrides in a line about its faults
 _GRID_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 _SERIAL_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
@@ -64,6 +66,10 @@ class SweepFolder(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(str(config.hydra.sweep.dir)).absolute()
+        if (fault := folder_fault(folder)) is not None:
+            shown = str(folder)[:_LONGEST_SHOWN]
+            say(f"xlt: {shown}: the folder of a sweep (hydra.sweep.dir, in output_dir): {fault}")
+            sys.exit(USAGE)  # an exception would be only a warning of Hydra's
         SweepFolder.new_folders = [path for path in (folder, *folder.parents) if not path.exists()]
         SweepFolder.folder, SweepFolder.used = str(folder), False
 
@@ -170,6 +176,7 @@ class Sweep:
         if remaining:
             print_notes(self._notes, console)
             print_plan(plan, console)
+        check_account(plan.to_do())
         workers = make_workers(self._launcher, plan.store.root / "cluster")
         outcome = Outcome()
         try:
@@ -239,8 +246,10 @@ class Sweep:
 
 
 def _print_lines(job: SweepJob, lines: Sequence[str]) -> None:
+    words = ",".join(job.words)
+    shown = words if len(words) <= _LONGEST_SHOWN else f"{words[:_LONGEST_SHOWN]}..."
     for line in lines:
-        say(f"xlt: job {job.number} ({','.join(job.words)}): {line}")
+        say(f"xlt: job {job.number} ({shown}): {line}")
 
 
 def new_traceback_file(output_dir: str) -> Path:

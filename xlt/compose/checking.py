@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,11 @@ from xlt.compose.suggestions import suggestion
 from xlt.compose.trusted import permission_faults
 from xlt.config import PARTS, RunConfig, faults, frozen
 from xlt.errors import UsageError
+
+# Last parts of the keys whose values are paths.
+_PATH_KEYS = frozenset({"output_dir", "data_dir", "path", "paths", "folder", "files", "typology", "id"})
+_LONGEST_NAME = 255  # bytes, on all usual file systems
+_LONGEST_PATH = 4000  # bytes; Linux allows 4096, of which file names below need some
 
 
 def checked(config: DictConfig) -> RunConfig:
@@ -82,13 +88,25 @@ def _unusable_texts(value: Any, name: str = "") -> Iterator[str]:
         except UnicodeEncodeError:
             yield f"{name}={value!a}: has bytes that are not UTF-8; give the text in UTF-8"
             return
-        if value.startswith("~") and not {"output_dir", "data_dir", "path", "paths", "folder"}.isdisjoint(
-            name.split(".")[-2:]
-        ):
-            try:
-                Path(value).expanduser()
-            except RuntimeError:
-                yield f"{name}={value}: this machine has no such user, whose home ~ stands for"
+        if not _PATH_KEYS.isdisjoint(name.split(".")[-2:]) and (fault := _path_fault(value)) is not None:
+            yield f"{name}={value[:_LONGEST_NAME]}{'...' if len(value) > _LONGEST_NAME else ''}: {fault}"
+
+
+def _path_fault(path: str) -> str | None:
+    """Returns why a text can be no path on this machine; None if it can be one."""
+    if "\0" in path:
+        return "has a zero byte, which no path can have"
+    longest = max(len(os.fsencode(part)) for part in path.split("/"))
+    if longest > _LONGEST_NAME:
+        return f"has a name of {longest} bytes (File name too long); the name of a file has at most {_LONGEST_NAME}"
+    if len(os.fsencode(path)) > _LONGEST_PATH:
+        return f"has {len(os.fsencode(path))} bytes (File name too long); a path has at most {_LONGEST_PATH}"
+    if path.startswith("~"):
+        try:
+            Path(path).expanduser()
+        except RuntimeError:
+            return "this machine has no such user, whose home ~ stands for"
+    return None
 
 
 def _refuse_absent_data_dir(config: DictConfig) -> None:

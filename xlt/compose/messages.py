@@ -21,7 +21,16 @@ _NO_OPTION = "Config group override must be a string"
 _INSIDE_NULL = "Unexpected type for root: NoneType"
 _OVER_NULL = "'NoneType' object has no attribute 'get'\n    full_key:"
 _INSTEAD = "take an option of its group that has it, or write it into a config of your own (--config-dir)"
-COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError, AssertionError, AttributeError)
+# Errors of Python if a number has more digits than it converts (4300), or is an integer too large for a float.
+_TOO_LARGE = ("for integer string conversion", "int too large to convert to float")
+COMPOSITION_ERRORS = (
+    HydraException,
+    OmegaConfBaseException,
+    ValueError,
+    OverflowError,
+    AssertionError,
+    AttributeError,
+)
 
 
 def is_composition_error(error: Exception) -> bool:
@@ -30,6 +39,10 @@ def is_composition_error(error: Exception) -> bool:
     They also raise plain ValueErrors, AssertionErrors and AttributeErrors, which only the message tells from a bug.
     """
     if not isinstance(error, COMPOSITION_ERRORS):
+        return False
+    if any(part in str(error) for part in _TOO_LARGE):
+        return True
+    if isinstance(error, OverflowError):
         return False
     if isinstance(error, AssertionError):
         return _INSIDE_NULL in str(error)
@@ -64,6 +77,8 @@ def one_line(error: BaseException, overrides: Sequence[str] = ()) -> str:
     if (match := re.search(r"You must specify '(.*?)'", text)) is not None:
         there = ", ".join(_options(match.group(1)))
         return f"{match.group(1)} is not given; write {match.group(1)}=..., there are {there}"
+    if any(part in text for part in _TOO_LARGE):
+        return "the number has too many digits; a number of this size fits no setting"
     if _INSIDE_NULL in text:
         return f"it is a part of what is null here; {_INSTEAD}"
     if _OVER_NULL in text:

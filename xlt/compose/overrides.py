@@ -14,6 +14,8 @@ from xlt.compose.messages import COMPOSITION_ERRORS, is_composition_error, one_l
 from xlt.compose.renamed import renamed
 from xlt.errors import UsageError
 
+_LONGEST_SHOWN = 300  # in characters
+
 
 def override_faults(overrides: Sequence[str], config_name: str = "config", sweep: bool = False) -> list[str]:
     """Returns a line for each override that does not fit; each is tried after the correct ones before it.
@@ -28,8 +30,10 @@ def override_faults(overrides: Sequence[str], config_name: str = "config", sweep
     for override in overrides:
         try:
             remaining.append((override, _alternatives(override) if sweep else [override]))
-        except HydraException as error:
-            lines.append(f"{override}: {one_line(error)}")
+        except COMPOSITION_ERRORS as error:
+            if not is_composition_error(error):
+                raise
+            lines.append(f"{_shown(override)}: {one_line(error)}")
     right: list[tuple[str, list[str]]] = []
     words: list[str] = []
     while remaining:
@@ -40,15 +44,20 @@ def override_faults(overrides: Sequence[str], config_name: str = "config", sweep
             override, alternatives = remaining[sound]
             refusal = _refusal([*words, alternatives[0]], config_name)
             assert refusal is not None
-            lines.append(f"{override}: {renamed(override) or one_line(refusal, words)}")
+            lines.append(f"{_shown(override)}: {renamed(override) or one_line(refusal, words)}")
         remaining = remaining[sound + 1 :]
     for number, (override, alternatives) in enumerate(right):
         for other in alternatives[1:]:
             if (refusal := _refusal([*words[:number], other, *words[number + 1 :]], config_name)) is not None:
-                lines.append(f"{override}: {one_line(refusal, words)}")
+                lines.append(f"{_shown(override)}: {one_line(refusal, words)}")
     if lines and words:
         lines += _faults_of_given_keys(words, config_name)
     return lines
+
+
+def _shown(override: str) -> str:
+    """Returns an override for a message; a very long one is cut."""
+    return override if len(override) <= _LONGEST_SHOWN else f"{override[:_LONGEST_SHOWN]}..."
 
 
 def _sound_prefix(words: Sequence[str], more: Sequence[str], config_name: str) -> int:

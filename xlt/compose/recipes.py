@@ -21,6 +21,7 @@ Methods and models are named as their files in conf/method and conf/model.
 from __future__ import annotations
 
 import importlib.resources
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from hydra.core.config_store import ConfigNode, ConfigStore
 from omegaconf import OmegaConf
 
 from xlt.compose.suggestions import suggestion
+from xlt.compose.yaml_files import check_config_folder
 from xlt.errors import UsageError
 
 FOLDER = "recipes"
@@ -45,12 +47,14 @@ def register_recipes(config_package: str, config_dir: str | None = None) -> None
 
     Args:
         config_package: package with the configs of xlt.
-        config_dir: the user's folder of configs; a recipe in its folder `recipes` replaces ours of the same name.
+        config_dir: the user's folder of configs, all of whose files are checked; a recipe in its folder `recipes`
+            replaces ours of the same name.
     Raises:
         UsageError: a file is no valid recipe; a line for each fault.
     """
     folders = [Path(str(importlib.resources.files(config_package)))]
     if config_dir is not None:
+        check_config_folder(config_dir)
         folders.append(Path(config_dir))
     files = {path.stem: path for folder in folders for path in sorted((folder / FOLDER).glob("*.yaml"))}
     known = {group: _names(folders, group) for group in ("method", "model")}
@@ -152,8 +156,8 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
     """PyYAML's loader, in C if available; a mapping with two equal keys is an error."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        if twice := sorted({key for key in keys if keys.count(key) > 1}):
+        counts = Counter(key.value for key, _ in node.value if isinstance(key.value, str))
+        if twice := sorted(key for key, count in counts.items() if count > 1):
             raise yaml.constructor.ConstructorError(None, None, f"{twice[0]} is there twice", node.start_mark)
         return super().construct_mapping(node, deep)
 

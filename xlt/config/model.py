@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from xlt.config.model_folder import MOST_LAYERS, kind_fault, memory_bytes, model_folder_fault
 from xlt.config.schema import RunFacts, key
 from xlt.languages import language_fault
 
+_LONGEST_HEADER = 100_000_000  # bytes; the limit of safetensors itself
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -58,6 +60,13 @@ class RandomModelConfig:
     def faults(self, prefix: str) -> Iterator[str]:
         if self.hidden_size % self.heads:
             yield f"{prefix}.heads={self.heads}: must divide {prefix}.hidden_size={self.hidden_size}"
+        width, blocks = self.hidden_size, self.layers * (4 * self.hidden_size + 2 * self.intermediate_size)
+        parameters = width * (self.vocabulary + self.max_positions + blocks)
+        if self.layers > MOST_LAYERS or 4 * parameters > memory_bytes():
+            yield (
+                f"{prefix}: {self.layers} layers of width {width} with a vocabulary of {self.vocabulary} are about "
+                f"{parameters:.2g} parameters, too many for this machine; give a smaller model"
+            )
 
 
 @dataclass
@@ -170,13 +179,15 @@ class ModelConfig:
             return None
         if not path or not (folder / "config.json").is_file():
             return "no model there; a local model is a folder with config.json and weights"
+        if (fault := kind_fault(folder)) is not None:
+            return fault
         if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
             return "config.json without weights (model.safetensors)"
         if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
             # Without these files transformers would load a tokenizer with an empty vocabulary.
             return "config.json without a tokenizer (tokenizer.json)"
         faults = (_weights_fault(file) for file in sorted(folder.glob("*.safetensors")))
-        return next((fault for fault in faults if fault is not None), None)
+        return next((fault for fault in faults if fault is not None), None) or model_folder_fault(folder)
 
 
 def _weights_fault(file: Path) -> str | None:
@@ -190,14 +201,16 @@ def _weights_fault(file: Path) -> str | None:
         if start.startswith(b"version https://git-lfs"):
             return f"{file.name} is a pointer of Git LFS, not the weights; run git lfs pull in the model's repository"
         length = int.from_bytes(start[:8], "little")
-        if len(start) < 8 or length > size - 8:
+        if len(start) < 8 or length > min(size - 8, _LONGEST_HEADER):
             return f"{file.name} is incomplete, or no safetensors file; copy it again"
         stream.seek(8)
         try:
             tensors = json.loads(stream.read(length))
             end = max((part["data_offsets"][1] for name, part in tensors.items() if name != "__metadata__"), default=0)
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
             return f"{file.name} is no safetensors file; copy it again"
+    if 8 + length + end < size:
+        return f"{file.name} has {size} bytes, but its tensors end at {8 + length + end}; copy it again"
     if 8 + length + end > size:
         return f"{file.name} is incomplete: it has {size} bytes of {8 + length + end}; copy it again"
     return None

@@ -14,6 +14,7 @@ from typing import Any
 from xlt.config.data import DataConfig
 from xlt.config.model import ModelConfig, RunReference, StartConfig, TeacherConfig
 from xlt.config.schema import RunFacts, key
+from xlt.files import folder_fault
 from xlt.languages import key_faults, language_fault
 
 
@@ -243,10 +244,20 @@ class RunConfig:
             yield "teacher.losses: only a student has a teacher; give model=student, or teacher=none"
         if self.data_dir is not None and not Path(self.data_dir).expanduser().is_dir():
             yield f"data_dir={self.data_dir}: no such folder"
-        if (fault := _folder_fault(Path(self.output_dir).expanduser())) is not None:
+        if (fault := folder_fault(Path(self.output_dir).expanduser() / "runs")) is not None:
             yield f"output_dir={self.output_dir}: {fault}"
+        if self.threads is not None and self.threads > (most := _most_processes()):
+            yield f"threads={self.threads}: this machine has {os.cpu_count()} cores; give {most} threads or fewer"
+        workers = self.launcher.workers
+        if self.launcher.cluster is None and workers > (most := _most_processes()):
+            yield f"launcher.workers={workers}: this machine has {os.cpu_count()} cores; give {most} workers or fewer"
         if re.fullmatch(r"cpu|auto|cuda(:\d+)?", self.device) is None:
             yield f"device={self.device}: must be cpu, cuda, cuda:N or auto"
+
+
+def _most_processes() -> int:
+    """Returns how many threads or processes are still reasonable on this machine; more could not even be started."""
+    return max(128, 8 * (os.cpu_count() or 1))
 
 
 def _missing_modules(paths: Mapping[str, str], prefix: str) -> Iterator[str]:
@@ -254,18 +265,3 @@ def _missing_modules(paths: Mapping[str, str], prefix: str) -> Iterator[str]:
     for name, path in paths.items():
         if not Path(path).expanduser().is_file():
             yield f"{prefix}.{name}={path}: no such file; a module is a .safetensors file that a run left"
-
-
-def _folder_fault(folder: Path) -> str | None:
-    """Returns why no runs can be written below a folder, which need not exist yet; None if they can be."""
-    runs = folder / "runs"
-    try:
-        there = next(path for path in (runs, *runs.absolute().parents) if path.exists())
-    except (OSError, ValueError) as error:  # a name is too long, or has a zero byte
-        return f"no folder can have this name ({getattr(error, 'strerror', None) or error})"
-    if not there.is_dir():
-        return f"{there} is not a folder"
-    # Of a name that is too long, the system says so only where the folder around it exists.
-    if any(len(os.fsencode(part)) > os.pathconf(there, "PC_NAME_MAX") for part in runs.absolute().parts):
-        return "no folder can have this name (File name too long)"
-    return None if os.access(there, os.W_OK) else f"{there} cannot be written to"

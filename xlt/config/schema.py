@@ -5,12 +5,17 @@ from __future__ import annotations
 import dataclasses
 import math
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
+
+_LARGEST_INT = 2**63 - 1
+_LARGEST_FLOAT = 3.4028234e38
+_LONGEST_VALUE = 300
 
 QUOTE_IT = "must be text; YAML reads yes, no, on, off, true and false as booleans, so put the text in quotes"
 
@@ -94,6 +99,13 @@ def faults(config: Any, prefix: str = "") -> Iterator[str]:
         for name, value in config.items():
             yield from faults(value, f"{prefix}.{name}" if prefix else str(name))
         return
+    if isinstance(config, (list, tuple)):
+        for number, value in enumerate(config):
+            yield from faults(value, f"{prefix}[{number}]")
+        return
+    if (fault := _number_fault(config)) is not None:
+        yield f"{prefix}={_shown(config)}: {fault}"
+        return
     if not dataclasses.is_dataclass(config):
         return
     broken = False
@@ -105,7 +117,7 @@ def faults(config: Any, prefix: str = "") -> Iterator[str]:
             yield f"{name}: a value is required ({item.metadata.get('help', 'see conf/')}); give {name}=..."
         elif (fault := _range_fault(value, item.metadata)) is not None:
             broken = True
-            yield f"{name}={value}: {fault}"
+            yield f"{name}={_shown(value)}: {fault}"
         else:
             yield from faults(value, name)
     if not broken and hasattr(config, "faults"):
@@ -118,6 +130,8 @@ def _range_fault(value: Any, rules: Any) -> str | None:
     hint = f"; {rules['hint']}" if rules["hint"] else ""
     if rules["choices"] is not None and value not in rules["choices"]:
         return f"must be one of {', '.join(rules['choices'])}"
+    if isinstance(value, int) and (fault := _number_fault(value)) is not None:
+        return f"{fault}{hint}"  # before the comparisons, because it is too large for a float
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         low, high, above = rules["low"], rules["high"], rules["above"]
         inside = (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
@@ -130,13 +144,32 @@ def _range_fault(value: Any, rules: Any) -> str | None:
                 if high is not None
                 else (f"must be above {above}{hint}" if above is not None else f"must be at least {low}{hint}")
             )
-        if not math.isfinite(value):
-            return f"must be a finite number{hint}"
+        if (fault := _number_fault(value)) is not None:
+            return f"{fault}{hint}"
     if rules["file"] and not Path(str(value)).expanduser().exists():
         return "no such file"
     if rules["name"]:
         return _names_fault(value) if isinstance(value, list) else name_fault(value)
     return None
+
+
+def _number_fault(value: Any) -> str | None:
+    """Returns why a value is a number that torch could not hold; None if it is no number, or a usual one."""
+    if isinstance(value, int) and abs(value) > _LARGEST_INT:
+        return f"must be at most {_LARGEST_INT}, as an integer of 64 bits is"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "must be a finite number"
+    if isinstance(value, float) and abs(value) > _LARGEST_FLOAT:
+        return f"must be at most {_LARGEST_FLOAT:.3g}, as a number of float32 is"
+    return None
+
+
+def _shown(value: Any) -> str:
+    """Returns a value for a message; a long one, such as an integer of thousands of digits, is cut."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > _LARGEST_INT:
+        return f"an integer of {value.bit_length()} bits"
+    text = str(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
 
 
 def name_fault(name: str) -> str | None:
@@ -150,7 +183,7 @@ def name_fault(name: str) -> str | None:
 
 
 def _names_fault(names: list[str]) -> str | None:
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
         return f"{', '.join(map(repr, repeated))} more than once; each must be another one"
     faults = (f"{name!r} {fault}" for name in names if (fault := name_fault(name)) is not None)

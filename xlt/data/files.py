@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import re
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from xlt.config import SourceConfig
 from xlt.errors import UsageError
+from xlt.files import kind_fault, open_without_waiting
 
+_LONGEST_LINE = 1 << 26  # bytes; a line is in memory as a whole
+_LARGE_BYTES, _MOST_PACKED = 1 << 28, 200  # gzip makes text some 3 to 20 times smaller; its limit is 1032
 _BYTE_ORDER_MARK = "\ufeff"
 _GZIP = b"\x1f\x8b"
 _GZIP_ENDING = ".gz"
@@ -118,19 +124,42 @@ def files_in(folder: Path) -> str:
 
 
 @contextmanager
-def opened(file: Path) -> Iterator[io.BufferedReader | gzip.GzipFile]:
+def opened(file: Path) -> Iterator[io.BufferedReader]:
     """Opens a file for reading bytes; of a file compressed by gzip, whatever its name, these are the unpacked bytes.
 
     Raises:
         UsageError: the file cannot be read, or its gzip data are damaged or incomplete.
     """
     try:
-        with file.open("rb") as raw:
-            yield gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == _GZIP else raw
+        with open(file, "rb", opener=open_without_waiting) as raw:
+            if (fault := kind_fault(os.fstat(raw.fileno()))) is not None:
+                raise UsageError(f"{file}: {fault}")
+            yield io.BufferedReader(_Unpacked(raw, file), 1 << 17) if raw.peek(2)[:2] == _GZIP else raw
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UsageError(f"{file}: the gzip file is damaged or incomplete ({error}); copy it again") from error
     except OSError as error:
         raise UsageError(f"{file}: cannot be read ({error.strerror})") from error
+
+
+class _Unpacked(io.RawIOBase):
+    """The unpacked bytes of a gzip file; a file that becomes enormously larger is refused."""
+
+    def __init__(self, packed: io.BufferedReader, file: Path) -> None:
+        self._packed, self._file, self._bytes = packed, file, 0
+        self._stream = gzip.GzipFile(fileobj=packed)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, block: Any) -> int:
+        data = self._stream.read1(len(block))
+        block[: len(data)] = data
+        self._bytes += len(data)
+        if self._bytes > _LARGE_BYTES and self._bytes > _MOST_PACKED * self._packed.tell():
+            raise UsageError(
+                f"{self._file}: its gzip data become more than {_MOST_PACKED} times as large; this is no text"
+            )
+        return len(data)
 
 
 def lines_of(file: Path) -> Iterator[tuple[int, str]]:
@@ -143,7 +172,9 @@ def lines_of(file: Path) -> Iterator[tuple[int, str]]:
     with opened(file) as stream:
         if (fault := _kind_fault(stream.peek(4096))) is not None:
             raise UsageError(f"{file}: {fault}")
-        for number, raw in enumerate(stream, start=1):
+        for number, raw in enumerate(iter(partial(stream.readline, _LONGEST_LINE + 1), b""), start=1):
+            if len(raw) > _LONGEST_LINE:
+                raise UsageError(f"{file}:{number}: the line is longer than {_LONGEST_LINE >> 20} MB; this is no text")
             try:
                 line = raw.decode("utf-8")
             except UnicodeDecodeError as error:

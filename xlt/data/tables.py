@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 from xlt.config import SourceConfig
@@ -14,6 +15,7 @@ from xlt.data.records import examples_of, fields_of
 from xlt.errors import UsageError
 
 _MAX_CELL = 2**31 - 1  # a cell can be a document; the csv module's own limit is 131,072 characters
+_MOST_NAMES, _LONGEST_NAME = 50, 100  # of columns in a message
 _DELIMITERS = {"\t": "tab", ";": ";", "|": "|", ",": ","}
 
 
@@ -80,15 +82,22 @@ def _records(
 
 
 def _check_header(names: list[str], fields: dict[str, str], place: str) -> list[str]:
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
-        raise UsageError(f"{place}: the header has {', '.join(map(repr, repeated))} more than once")
+        raise UsageError(f"{place}: the header has {_listed(map(repr, repeated), len(repeated))} more than once")
     for role, column in fields.items():
         if column not in names:
             raise UsageError(
-                f"{place}: no column {column!r} (fields.{role}); the header has {', '.join(names)}{_separated(names)}"
+                f"{place}: no column {column!r} (fields.{role}); the header has {_listed(names, len(names))}"
+                f"{_separated(names)}"
             )
     return names
+
+
+def _listed(names: Iterable[str], count: int) -> str:
+    """Returns the first names of `count`, each cut if it is long, and how many more there are."""
+    shown = [f"{name[:_LONGEST_NAME]}..." if len(name) > _LONGEST_NAME else name for name in islice(names, _MOST_NAMES)]
+    return ", ".join(shown) + (f" and {count - _MOST_NAMES} more" if count > _MOST_NAMES else "")
 
 
 def _separated(names: list[str]) -> str:

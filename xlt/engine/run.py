@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -195,6 +195,17 @@ class PreparedRun:
             RunState(folder).discard()
         trainer.processes.wait()
         return result
+
+    def check_bases(self, files: Iterable[ModuleFile]) -> None:
+        """Refuses module files of the user that are for another base model than this run's; called before training.
+
+        Args:
+            files: modules with which the run's own module will be evaluated; those that other runs make are not read.
+        Raises:
+            ModuleFileError: a file is damaged, or for another base model.
+        """
+        for path in sorted({file.path for file in files if file.content is not None}):
+            check_base(load_module(path).header, self.trainer.model.base_hash, path)
 
     def rehearse_export(self, output_dir: Path) -> None:
         """Exports the untrained module and throws it away; only for a run that has no saved state.

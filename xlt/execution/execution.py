@@ -295,6 +295,8 @@ def _train(run: Run, store: RunStore, watcher_for: WatcherFor) -> None:
     processes = prepared.trainer.processes
     is_new = processes.from_leader(not store.is_trained(run.fingerprint) and not store.has_state(run.fingerprint))
     if is_new:  # before the lock and the watchers, which leave files
+        if run.evaluation_model == run.standing.model_path and run.config.model.student is None:
+            prepared.check_bases(file for asked in run.evaluations.values() for file in asked.modules)
         prepared.rehearse_export(store.root)
     with store.lock(run.fingerprint) if processes.leads else nullcontext():  # the leader holds it for all
         if processes.from_leader(store.is_trained(run.fingerprint)):  # no process may read saved state before this

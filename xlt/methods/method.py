@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, ClassVar, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -115,15 +115,17 @@ class Method(ABC):
         leaves_checkpoint: whether the run also stores the whole model, from which other runs can start.
         starts_from_modules: whether the method has a `start_from`.
         leaves: class of the module that `export` makes; the header that `export` gets has its kind.
+        packages: optional package that the method imports -> extra of xlt that installs it.
 
-    `leaves_checkpoint`, `starts_from_modules`, `leaves` and `name_of` are facts of the class: a plan reads them without
-    building the method.
+    `leaves_checkpoint`, `starts_from_modules`, `leaves`, `packages` and `name_of` are facts of the class: a plan reads
+    them without building the method.
     """
 
     name: str
     leaves_checkpoint: bool = False
     starts_from_modules: bool = False
     leaves: type[ModuleArtefact] = SparseDelta
+    packages: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
     def name_of(cls, config: Any) -> str:

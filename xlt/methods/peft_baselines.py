@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ class PeftMethod(Method):
     §7.4.3 also has float32 over bfloat16, but bfloat16 over 4 bits.) Source languages can be switched in place, because
     peft's layers read the base weights at each forward pass.
     """
+
+    packages: ClassVar[Mapping[str, str]] = {"peft": "peft"}
 
     @abstractmethod
     def peft_config(self, model: TransferModel) -> Any:

@@ -8,7 +8,6 @@ file that was truncated or in which a bit changed is therefore refused, unless i
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from xlt.files import atomic_path
+from xlt.files import atomic_path, kind_fault, open_without_waiting
 
 _METADATA_KEY = "xlt"
 _CHECKSUM_KEY = "checksum"
@@ -118,9 +117,9 @@ def read_whole_file(path: str | os.PathLike[str], expectation: str) -> bytes:
     if Path(path).is_dir():
         raise ModuleFileError(path, f"is a folder; {expectation}: give the file in the folder")
     try:
-        with open(path, "rb", opener=_open_without_waiting) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ModuleFileError(path, f"is a pipe or a device, not a file; {expectation}")
+        with open(path, "rb", opener=open_without_waiting) as file:
+            if (fault := kind_fault(os.fstat(file.fileno()))) is not None:
+                raise ModuleFileError(path, f"{fault}; {expectation}")
             return file.read()
     except FileNotFoundError as error:
         raise ModuleFileError(path, f"there is no such file; {expectation}") from error
@@ -135,11 +134,6 @@ def content_digest(path: str | os.PathLike[str]) -> str:
         ModuleFileError: it cannot be read.
     """
     return hashlib.blake2b(read_whole_file(Path(path).expanduser(), "expected a file"), digest_size=16).hexdigest()
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    """Opens a file; of a pipe, without waiting for somebody who writes to it."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _metadata(data: bytes) -> Any:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from xlt.config import LanguageModulesConfig, RunConfig
+from xlt.config import LanguageModulesConfig, ModelConfig, RunConfig
 from xlt.data.encoding import Encoder
 from xlt.data.sources import parallel_languages
 from xlt.engine.build import build_method, build_task, method_class, method_name, task_class, task_name
@@ -31,8 +32,11 @@ from xlt.models.quantised import check_quantisable
 from xlt.models.student import kept_blocks
 from xlt.models.transfer import TransferModel
 from xlt.models.vocabulary import train_tokenizer
-from xlt.modules import ModuleFileError, load_module
+from xlt.modules import ModuleFileError, ModuleHeader, load_module
+from xlt.modules.adapter import Adapter
+from xlt.modules.generator import Generator
 
+_MOST_BUFFER_BYTES = 4 << 30
 _NO_WORD = 300  # size of a vocabulary that has all bytes but no words
 
 
@@ -63,6 +67,61 @@ def module_faults(config: LanguageModulesConfig) -> list[str]:
     return lines
 
 
+def user_file_faults(config: RunConfig) -> list[str]:
+    """Returns why module files of the user cannot be used together, or by the run's method; a line for each fault.
+
+    Files that are missing or damaged are left to `module_faults`, except those of `start.path` and `teacher.path`.
+    """
+    headers: dict[str, ModuleHeader] = {}
+    lines = []
+    for key, path in _user_files(config).items():
+        try:
+            module = load_module(Path(path).expanduser())
+        except ModuleFileError as error:
+            if key in ("start.path", "teacher.path"):
+                lines.append(f"{key}={error}")
+            continue
+        headers[key] = module.header
+        if key == "start.path" and not isinstance(module, (Adapter, Generator)):
+            lines.append(f"{key}={path}: {module.header} is no adapter, from which alone a method can start")
+    if config.model.student is not None:  # a student starts from a module of its own model, not of its teacher's
+        headers.pop("start.path", None)
+    first = next(iter(headers), "")
+    lines += [
+        f"{key}={_user_files(config)[key]}: is for the base model {header.base_model} ({header.base_hash:.12}), but "
+        f"{first} is for {headers[first].base_model} ({headers[first].base_hash:.12}); all must be for one base model"
+        for key, header in headers.items()
+        if header.base_hash != headers[first].base_hash
+    ]
+    return lines
+
+
+def _user_files(config: RunConfig) -> dict[str, str]:
+    """Returns key -> path, for all module files of the user that a run applies to its base model."""
+    files = {f"language_modules.paths.{language}": path for language, path in config.language_modules.paths.items()}
+    files |= {f"task_modules.paths.{name}": path for name, path in config.task_modules.paths.items()}
+    given = {"start.path": config.start.path, "teacher.path": config.teacher.path}
+    return files | {key: path for key, path in given.items() if path is not None}
+
+
+def package_faults(config: RunConfig, *, trains: bool) -> list[str]:
+    """Returns a line for each optional package that the run's method or model needs and that is not installed.
+
+    Args:
+        config: of the run.
+        trains: whether the run is to be trained, not only to be evaluated, for which no method is needed.
+    """
+    packages = method_class(config.method).packages if trains else {}
+    wanted = [(f"method={method_name(config.method)}", *pair) for pair in packages.items()]
+    if config.model.quantise is not None:
+        wanted.append((f"model.quantise={config.model.quantise}", "bitsandbytes", "4bit"))
+    return [
+        f"{key}: the package {package} is not installed; run pip install 'xlt[{extra}]'"
+        for key, package, extra in wanted
+        if importlib.util.find_spec(package) is None
+    ]
+
+
 def _other_language(path: str, trained: str, language: str) -> str:
     """Returns the line about a file given as the module of `language` that was trained for the language `trained`."""
     line = f"{path}: a module of language {trained}, wanted {language}"
@@ -83,10 +142,10 @@ def model_faults(config: RunConfig, model_run: RunConfig | None, languages: Sequ
 
     Args:
         config: of the run.
-        model_run: config of the run that makes the base model; None if no run does.
+        model_run: config of the run that makes the base model, of several the first one; None if no run does.
         languages: ISO 639-3 codes that the model needs tokens for, if the task translates.
     """
-    made_by = config if model_run is None else model_run
+    made_by = config if model_run is None or config.model.path is not None else model_run
     random = made_by.model.random
     task = build_task(config.task)
     if random is not None:
@@ -99,15 +158,15 @@ def model_faults(config: RunConfig, model_run: RunConfig | None, languages: Sequ
             return faults
         name, positions = "model.random", random.max_positions
         layers, width = random.layers, Width(random.hidden_size, random.heads, random.intermediate_size)
-    elif config.model.path is not None:
-        name = config.model.path
+    elif made_by.model.path is not None:
+        name = made_by.model.path if made_by is config else f"the model of {made_by.experiment_name}"
         try:
-            given = config.model
-            shape = _pretrained_config(config.model.path, given.revision, given.trust_remote_code)
-            encoder = Encoder(load_tokenizer(name, given.revision, trust_remote_code=given.trust_remote_code))
-            if faults := list(_pretrained_faults(config, shape, encoder)):
+            given, path = made_by.model, made_by.model.path
+            shape = _pretrained_config(path, given.revision, given.trust_remote_code)
+            encoder = Encoder(load_tokenizer(path, given.revision, trust_remote_code=given.trust_remote_code))
+            if faults := list(_pretrained_faults(config, given, shape, encoder)):
                 return faults
-            if task.translates:
+            if task.translates and made_by is config:  # a run's model has tokens for the languages of its data, too
                 add_language_tokens(encoder.tokenizer, config.model.new_languages)
                 task.check_languages(encoder, languages)
         except UsageError as error:
@@ -128,6 +187,8 @@ def model_faults(config: RunConfig, model_run: RunConfig | None, languages: Sequ
         if kind == ENCODER_DECODER:
             lines.append(f"model.student: {name} is an encoder-decoder, of which no student can be made")
             return lines
+        if made_by is not config and made_by.model.student is not None:
+            return lines  # the layers are those of a student
         try:
             kept_blocks(layers, config.model.student.layer_reduction)
             if config.model.student.hidden_size is not None:
@@ -137,15 +198,16 @@ def model_faults(config: RunConfig, model_run: RunConfig | None, languages: Sequ
     return lines
 
 
-def _pretrained_faults(config: RunConfig, shape: Any, encoder: Encoder) -> Iterator[str]:
+def _pretrained_faults(config: RunConfig, base: ModelConfig, shape: Any, encoder: Encoder) -> Iterator[str]:
     """Yields a line for each reason why task and method cannot use a pre-trained model.
 
     Args:
         config: of the run.
+        base: settings of the pre-trained model, which another run may have trained since.
         shape: the model's transformers config.
         encoder: the model's tokenizer.
     """
-    task, method, path = build_task(config.task), build_method(config.method), str(config.model.path)
+    task, method, path = build_task(config.task), build_method(config.method), str(base.path)
     kind = architecture(shape)
     if (fault := family_fault(shape)) is not None:
         yield f"model.path={path}: {fault}"
@@ -165,10 +227,10 @@ def _pretrained_faults(config: RunConfig, shape: Any, encoder: Encoder) -> Itera
             f"method={method.name}: task {task.name} uses the encoder of {shape.model_type} alone, so that no whole "
             "model would be left; take a method that leaves a module, such as full"
         )
-    given = config.model
-    yield from _checkpoint(path, given.revision, given.trust_remote_code, task.needs_lm_head).faults
-    if config.model.student is None:
-        yield from _adaptation_faults(config)
+    if base is config.model:  # a run that trained it further has been checked by itself
+        yield from _checkpoint(path, base.revision, base.trust_remote_code, task.needs_lm_head).faults
+    if config.model.student is None and base.student is None:
+        yield from _adaptation_faults(config, base)
 
 
 def network_faults(config: RunConfig) -> list[str]:
@@ -191,12 +253,12 @@ def network_faults(config: RunConfig) -> list[str]:
     ]
 
 
-def _adaptation_faults(config: RunConfig) -> list[str]:
-    """Returns why the method cannot train the run's pre-trained model, as far as the model's modules tell."""
+def _adaptation_faults(config: RunConfig, base: ModelConfig) -> list[str]:
+    """Returns why the method cannot train a pre-trained model, as far as the model's modules tell."""
     task, method = build_task(config.task), build_method(config.method)
     try:
-        given = config.model
-        model = _skeleton(str(given.path), given.revision, given.trust_remote_code, task.needs_lm_head, task.translates)
+        trusted = base.trust_remote_code
+        model = _skeleton(str(base.path), base.revision, trusted, task.needs_lm_head, task.translates)
         if config.model.quantise is not None:
             check_quantisable(model)
         method.check_model(model, adapts_language=task.adapts_language)
@@ -226,6 +288,11 @@ def _skeleton(
     """Builds a model as a task uses it, without weights; see `skeleton`. Nobody may change it."""
     shape = _pretrained_config(path, revision, trust_remote_code)
     model = skeleton(shape, path, trust_remote_code=trust_remote_code)
+    if (size := sum(buffer.nbytes for buffer in model.buffers())) > _MOST_BUFFER_BYTES:
+        raise UsageError(
+            f"model.path={path}: config.json asks for tables of {size:.2g} bytes beside the weights, for instance of "
+            "positions; no model has such"
+        )
     if model.decodes and not translates:
         model.keep_encoder()
     if not needs_lm_head:

@@ -23,6 +23,7 @@ from xlt.errors import UsageError
 from xlt.languages import near_languages
 from xlt.plan.checks import task_module_faults
 from xlt.plan.identity import file_identity
+from xlt.plan.leavings import check_leaves_generator, check_leaves_start
 from xlt.plan.runs import Gathered, Planner
 
 
@@ -72,6 +73,7 @@ def _language_module(plan: Planner, config: DictConfig, run_config: RunConfig, u
         return _of_file(settings.paths[used], used)
     if settings.generator is not None and (settings.experiment is None or used in sources):
         run = plan.once(["language generator", language_run_settings(config)], compose_generator_run, config)
+        check_leaves_generator("language_modules.generator", run.config)
         if faults := build_method(run.config.method).language_faults([used]):
             raise UsageError(*faults)
         file = ModuleFile(plan.store.module_file(run.fingerprint), used, run.fingerprint)
@@ -95,6 +97,7 @@ def start_module(plan: Planner, config: DictConfig, run_config: RunConfig) -> Pl
     if settings.run is None:
         return None
     run = plan.add(compose_start_run(config), evaluate=False)
+    check_leaves_start("start.run", run.config, run_config)
     return _of_run(plan, run.fingerprint, run_config.language)
 
 

@@ -17,12 +17,11 @@ from xlt.config import RunConfig, RunReference
 from xlt.data.planned import MadeFile, PlannedData
 from xlt.data.sources import source_faults
 from xlt.data.transforms import transform_of
-from xlt.engine.build import method_class, method_name
 from xlt.engine.run import COMPOSED, Composition, ModuleFile, Standing
-from xlt.errors import UsageError
 from xlt.plan.checks import contradictions, header_faults
 from xlt.plan.evaluations import evaluated_on, plan_evaluations
 from xlt.plan.identity import digest, run_identity
+from xlt.plan.leavings import check_leaves_model
 from xlt.plan.modules import (
     evaluates_with_language_modules,
     language_modules,
@@ -82,7 +81,9 @@ class Plan(Runs):
         """Adds the run that makes the base model of a config with `model.run`; returns its fingerprint."""
         reference = run_config.model.run
         settings = ["model", model_run_settings(config)]
-        return self.once(settings, compose_model_run, config, reference).fingerprint
+        run = self.once(settings, compose_model_run, config, reference)
+        check_leaves_model("model.run", run.config)
+        return run.fingerprint
 
     def _add(
         self, config: DictConfig, evaluate: bool, labels: Collection[str] | None = None
@@ -175,9 +176,7 @@ class Plan(Runs):
         sources = sorted({source.language for source in config.data.sources.values()})
         settings = ["student", model_run_settings(config), plain(reference), config.target, sources]
         run = self.once(settings, compose_student_run, config, reference)
-        if not method_class(run.config.method).leaves_checkpoint:
-            name = method_name(run.config.method)
-            raise UsageError(f"model.student.run: method {name} leaves no checkpoint; take method=pretrain")
+        check_leaves_model("model.student.run", run.config)
         return run.fingerprint
 
 

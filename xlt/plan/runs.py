@@ -24,7 +24,14 @@ from xlt.engine.run_data import RunData
 from xlt.engine.source_job import SourceJob
 from xlt.errors import UsageError
 from xlt.modules import ModuleFileError
-from xlt.plan.checks import model_faults, model_notes, module_faults, network_faults
+from xlt.plan.checks import (
+    model_faults,
+    model_notes,
+    module_faults,
+    network_faults,
+    package_faults,
+    user_file_faults,
+)
 from xlt.plan.identity import digest
 from xlt.plan.other_code import OtherCode, StoredRun
 from xlt.plan.store import RunStore
@@ -160,6 +167,10 @@ class Runs:
         """Returns the runs of which the store lacks requested evaluations, in order."""
         return [run for run in self.runs.values() if self.missing_evaluations(run)]
 
+    def to_do(self) -> list[Run]:
+        """Returns the runs that are to be trained or evaluated, each once."""
+        return list({run.fingerprint: run for run in [*self.to_train(), *self.to_evaluate()]}.values())
+
     def needs(self, run: Run, action: str) -> set[str]:
         """Returns the fingerprints of the trained runs that a job stands on.
 
@@ -198,7 +209,7 @@ class Runs:
             UsageError: all faults of all runs.
         """
         self.set_aside_damaged()
-        gathered = Gathered()
+        gathered = Gathered(self.store.place_faults(run.fingerprint for run in self.to_do()))
         read: list[tuple[Run, RunData]] = []
         made_notes: list[str] = []
         models: dict[str, None] = {}
@@ -209,8 +220,9 @@ class Runs:
             seen.add(digest(plain(parts)))
             return len(seen) > before
 
-        for run in {id(run): run for run in [*self.to_train(), *self.to_evaluate()]}.values():
-            model_run = self.runs[run.depends_on["model"]] if "model" in run.depends_on else None
+        untrained = {run.fingerprint for run in self.to_train()}
+        for run in self.to_do():
+            model_runs = self._model_runs_of(run.fingerprint)
             config = run.config
             data = (run.planned_data, config.task, config.seed, config.device, config.language_modules.paths)
             with gathered:
@@ -222,8 +234,12 @@ class Runs:
                     read.append((run, preflight(config, run.planned_data)))
             with gathered:
                 gathered.lines += self._leaks(run)
-            gathered.lines += module_faults(config.language_modules)
-            made_by = model_run.config if model_run is not None else None
+            gathered.lines += [
+                *package_faults(config, trains=run.job is None and run.fingerprint in untrained),
+                *module_faults(config.language_modules),
+                *user_file_faults(config),
+            ]
+            made_by = model_runs[-1].config if model_runs else None
             if is_new(config.model, config.task, config.method, made_by and made_by.model, _spoken(run)):
                 faults = model_faults(config, made_by, _spoken(run))
                 gathered.lines += faults

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import re
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -72,6 +72,16 @@ class RunStore:
     def folder(self, fingerprint: str) -> Path:
         """Returns the folder of a run, which may not exist yet."""
         return self.runs / fingerprint[:_DIGITS]
+
+    def place_faults(self, fingerprints: Iterable[str]) -> list[str]:
+        """Returns a line for each file that stands where the store needs a folder, for runs that are to be made."""
+        folders = {self.folder(fingerprint): f"the folder of run {fingerprint}" for fingerprint in fingerprints}
+        folders |= {self.runs / ".locks": "the folder of the locks", self.root / "cache": "the cache"}
+        return [
+            f"{folder}: is no folder, but {what} belongs there; move it away"
+            for folder, what in folders.items()
+            if (folder.exists() or folder.is_symlink()) and not folder.is_dir()
+        ]
 
     def is_trained(self, fingerprint: str) -> bool:
         return bool(self.result(fingerprint))

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import itertools
 import pkgutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,7 +175,7 @@ class TableConfig:
 
     def faults(self, prefix: str) -> Iterator[str]:
         known = [heading for part in self.parts.values() for heading in part.metrics]
-        for heading in {heading for heading in known if known.count(heading) > 1}:
+        for heading in (heading for heading, count in Counter(known).items() if count > 1):
             yield f"{prefix}.parts: {heading} is a heading of two parts; give each a heading of its own"
         for name, shown in self.stands_for.items():
             for heading in shown.of:

@@ -77,8 +77,7 @@ class WandbRun:
                 settings=wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True),
             )
         except wandb.errors.UsageError as error:
-            reason = " ".join(str(error).split())
-            raise UsageError(f"tracker.wandb={tracker.wandb}: {reason}; or set tracker.wandb=offline") from error
+            raise _refusal(error, tracker.wandb) from error
         self._sent = sent_rows if self._offline else self._run.step
         self._record = 0
         self._phases: set[str] = set()
@@ -213,6 +212,29 @@ class WandbRun:
     def _manifest(self, file: Path) -> dict[str, Any]:
         """Returns the manifest of the run that trained a module; empty for a file from elsewhere."""
         return self._store.manifest(file.parent.name) if file.parent.parent == self._store.runs else {}
+
+
+def check_account(runs: Iterable[Run]) -> None:
+    """Refuses to begin if runs are to be sent to W&B and this machine has no account for it; sends nothing.
+
+    Where there is a terminal, W&B's client asks for the account.
+
+    Raises:
+        UsageError: there is no account.
+    """
+    if not any(run.config.tracker.wandb == "online" for run in runs):
+        return
+    import wandb
+
+    try:
+        wandb.setup(settings=wandb.Settings(silent=True))
+        wandb.login(verify=False)
+    except wandb.errors.UsageError as error:
+        raise _refusal(error, "online") from error
+
+
+def _refusal(error: Exception, mode: str) -> UsageError:
+    return UsageError(f"tracker.wandb={mode}: {' '.join(str(error).split())}; or set tracker.wandb=offline")
 
 
 def score_name(source: str, composition: str, metric: str) -> str:

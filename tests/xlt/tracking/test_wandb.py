@@ -23,7 +23,7 @@ from xlt.errors import UsageError
 from xlt.plan.planner import Run
 from xlt.plan.store import RunStore
 from xlt.tracking.jsonl import MetricsFile
-from xlt.tracking.wandb import WandbRun, job_type, table_tag, tags
+from xlt.tracking.wandb import WandbRun, check_account, job_type, table_tag, tags
 from xlt.tracking.wandb_names import artifact_name
 from xlt.tracking.wandb_record import WandbRecord, has_unsent
 from xlt.tracking.watch import send_unsent
@@ -373,3 +373,15 @@ def test_evaluations_with_other_modules_have_scores_of_their_own_in_the_summary(
     (file,) = store.folder(run.fingerprint).glob("wandb/offline-run-*/files/media/table/*.json")
     compositions = [row[2] for row in json.loads(file.read_text())["data"]]
     assert compositions == ["task+language", *["task+language (module of isl)"] * 2]
+
+
+def test_an_account_is_asked_for_before_the_first_run_and_only_for_runs_that_go_online(
+    make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**settings: Any) -> None:
+        raise wandb.errors.UsageError("No API key configured.\nUse `wandb login` to log in.")
+
+    monkeypatch.setattr(wandb, "login", refuse)
+    check_account([make_run()])
+    with pytest.raises(UsageError, match=r"tracker\.wandb=online: No API key .* or set tracker\.wandb=offline"):
+        check_account([make_run(), make_run("tracker.wandb=online")])

@@ -43,7 +43,7 @@ def _records(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         place = f"{file}:{number}"
         try:
             record = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # also a number of thousands of digits
             raise UsageError(f"{place}: not JSON: {error}") from error
         if not isinstance(record, dict):
             raise UsageError(f"{place}: the line is a JSON {type(record).__name__}, expected an object")

@@ -38,7 +38,7 @@ def read(source: SourceConfig) -> Iterator[Example]:
     (file,) = files(source)
     try:
         whole = json.loads("\n".join(line for _, line in lines_of(file)))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits
         where = f"{file}:{error.lineno}" if isinstance(error, json.JSONDecodeError) else f"{file}"
         raise UsageError(f"{where}: not JSON: {error}") from error
     faults = AnswerFaults()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -166,3 +167,21 @@ def test_a_quoted_cell_of_two_lines_or_with_a_tab_is_refused_with_the_remedy(tab
         with pytest.raises(UsageError, match=r"x.tsv:2: the row has \d columns.*quoting=rfc"):
             read(table(text, "tsv"))
     assert read(table('text,label\n"one\ntwo",x\n', "tsv", quoting="rfc"))[0].text == "one\ntwo"
+
+
+@both
+@pytest.mark.parametrize("fault", ["twice", "absent", None])
+def test_a_header_of_forty_thousand_columns_takes_no_time_and_a_short_line(
+    fault: str | None, reader: str, table: Table
+) -> None:
+    names = ["text", "label", *(f"column {number}" for number in range(40_000))]
+    names = [*names, "column 7"] if fault == "twice" else names[2:] if fault == "absent" else names
+    source = table(",".join(names) + "\n" + ",".join("x" for _ in names) + "\n", reader)
+    began = time.monotonic()
+    if fault is None:
+        assert len(read(source)) == 1
+    else:
+        with pytest.raises(UsageError) as refused:
+            read(source)
+        assert len(str(refused.value)) < 3000 and f"x.{reader}:1" in str(refused.value)
+    assert time.monotonic() - began < 5
