@@ -39,8 +39,8 @@ def _swap_kernel(
             low = tl.where(below, middle + 1, low)
             high = tl.where(below, high, middle)
         match = tl.load(indices_at + low, mask=here & (low < new_entries), other=-1).to(tl.int64)
-        base = tl.load(old_base_at + place, mask=here, other=0.0)
-        tl.store(weight_at + index, base, mask=here & (match != index))
+        restored = tl.load(old_base_at + place, mask=here, other=0.0)
+        tl.store(weight_at + index, restored, mask=here & (match != index))
     else:
         place = (block - old_blocks).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
         here = place < new_entries

@@ -22,7 +22,7 @@ _DOT_ENTRIES = 32
 _DOT_TOKENS = 128
 _TILE = 128
 _TILE_TOKENS = 32
-_GATHER_WIDTH = 16  # entries of a tile's row that are gathered at a time
+_GATHER_WIDTH = 8  # entries of a tile's row that are gathered at a time; with 16 more registers are spilled
 
 
 @triton.jit

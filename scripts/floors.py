@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from xlt.commands.cli import guarded
-from xlt.compose import checked, compose, hydra_ready
+from xlt.compose import checked, command_line, compose, hydra_ready
 from xlt.config import RunConfig
 from xlt.data.encoding import Encoder
 from xlt.data.mix import Features
@@ -131,7 +131,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=None, help="JSON file for the numbers that are printed")
     parser.add_argument("overrides", nargs="*", help="overrides of the run: experiment=NAME, KEY=VALUE")
     options = parser.parse_args(arguments)
-    guarded(lambda: floors(options.overrides, options.output))
+    with command_line(options.overrides):
+        guarded(lambda: floors(options.overrides, options.output))
 
 
 def floors(overrides: list[str], output: Path | None) -> int:

@@ -11,7 +11,6 @@ import json
 import math
 import os
 import stat
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any, TextIO
 
 import xxhash
 
+from xlt.escapes import say
 from xlt.writers import temporary_path
 
 CHECKSUM_KEY = "checksum"
@@ -245,7 +245,7 @@ def open_without_waiting(path: str, flags: int) -> int:
 
 
 def _print(path: Path, what: str) -> None:
-    print(f"xlt: {path}: {what}", file=sys.stderr, flush=True)
+    say(f"xlt: {path}: {what}")
 
 
 def _free_name(path: Path) -> Path:

@@ -18,14 +18,8 @@ FLOORS = (
     ("xlt_kernels",),
     # `xlt` itself has the version.
     (
-        "xlt",
-        "xlt.errors",
-        "xlt.languages",
-        "xlt.language_codes",
-        "xlt.files",
-        "xlt.source_code",
-        "xlt.tracebacks",
-        "xlt.writers",
+        *("xlt", "xlt.errors", "xlt.escapes", "xlt.console", "xlt.languages", "xlt.language_codes", "xlt.files"),
+        *("xlt.source_code", "xlt.tracebacks", "xlt.writers"),
     ),
     ("xlt.config",),
     ("xlt.models", "xlt.data", "xlt.modules"),

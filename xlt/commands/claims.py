@@ -8,14 +8,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf, SCMode
-from rich.console import Console
 
 from xlt.commands.cli import guarded, is_stray
-from xlt.compose import COMPOSITION_ERRORS, compose, hydra_ready, is_composition_error, override_faults, strangers
+from xlt.compose import (
+    COMPOSITION_ERRORS,
+    command_line,
+    compose,
+    hydra_ready,
+    is_composition_error,
+    override_faults,
+    register_schema,
+    strangers,
+)
 from xlt.compose.composing import composed
+from xlt.compose.environment import count_asked, refuse_environment
 from xlt.config import faults
+from xlt.console import Terminal
 from xlt.errors import UsageError
 from xlt.files import write_json
 from xlt.findings.claims import (
@@ -46,7 +55,8 @@ _DEFAULT_STORE = "encoder"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command; the entry point of the script."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    guarded(lambda: check_claims(words))
+    with command_line(words):
+        guarded(lambda: check_claims(words))
 
 
 def check_claims(words: list[str]) -> int:
@@ -78,8 +88,8 @@ def check_claims(words: list[str]) -> int:
     with _writing(folder):
         write_json(folder / "claims.json", {"scale": config.scale, "trial": trial, "claims": records})
         (folder / "claims.md").write_text(claims_markdown(claims, findings, config), encoding="utf-8")
-    print_claims(claims, findings, config, Console())
-    Console(stderr=True).print(f"{folder / 'claims'}.md and .json", highlight=False, soft_wrap=True)
+    print_claims(claims, findings, config, Terminal())
+    Terminal(stderr=True).print(f"{folder / 'claims'}.md and .json", highlight=False, soft_wrap=True)
     return 0
 
 
@@ -97,11 +107,13 @@ def compose_claims(settings: list[str]) -> ClaimsConfig:
     Raises:
         UsageError: wrong overrides or values.
     """
-    ConfigStore.instance().store(name="base_claims", node=ClaimsConfig)
+    register_schema("base_claims", ClaimsConfig)
     listed = compose(settings, config_name="claims")
+    before = count_asked()
     config = OmegaConf.to_container(
         listed, resolve=True, throw_on_missing=False, structured_config_mode=SCMode.INSTANTIATE
     )
+    refuse_environment(listed, before)
     fault_lines = [*strangers(listed), *faults(config)]
     if fault_lines:
         raise UsageError(*fault_lines)

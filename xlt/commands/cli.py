@@ -14,8 +14,8 @@ from typing import NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
-from rich.console import Console
 
 import xlt
 from xlt.commands.run_mode import mode_from_command_line
@@ -34,6 +34,7 @@ from xlt.compose import (
     COMPOSITION_ERRORS,
     CONFIG_MODULE,
     VERSION_BASE,
+    command_line,
     hydra_ready,
     is_composition_error,
     one_line,
@@ -43,9 +44,11 @@ from xlt.compose import (
 )
 from xlt.compose.recipes import register_recipes
 from xlt.compose.yaml_files import check_config_folder
+from xlt.console import Terminal
 from xlt.engine.processes import Processes
 from xlt.engine.training import Interrupted
 from xlt.errors import UsageError
+from xlt.escapes import say
 from xlt.tracebacks import failure_line, os_error_line
 
 
@@ -59,7 +62,7 @@ def main() -> None:
         return
     try:
         options = _options(sys.argv[1:])
-        register_schemas()
+        register_schemas(plug_ins=options.config_dir is not None)
         register_recipes(CONFIG_MODULE, options.config_dir)
     except UsageError as error:
         refuse(error.lines)
@@ -70,10 +73,15 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", category=UserWarning, module="hydra")
     try:
-        with mode_from_command_line(CONFIG_MODULE, options.config_dir, options.config_path):
+        with (
+            command_line(options.overrides),
+            mode_from_command_line(CONFIG_MODULE, options.config_dir, options.config_path),
+        ):
             _hydra_main()
         if (sweep := Sweep.gathered) is not None:
             guarded(sweep.carry_out)
+    except UsageError as error:
+        refuse(error.lines)
     except COMPOSITION_ERRORS as error:
         if not is_composition_error(error):
             raise
@@ -94,6 +102,11 @@ def main() -> None:
 @hydra.main(config_path=f"pkg://{CONFIG_MODULE}", config_name="config", version_base=VERSION_BASE)
 def _hydra_main(config: DictConfig) -> float | None:
     """Carries out one run, or adds a job to a sweep; returns the best validation metric to a sweeper that searches."""
+    with command_line(HydraConfig.get().overrides.task, outermost=True):  # in a process that Hydra started, too
+        return _carry_out(config)
+
+
+def _carry_out(config: DictConfig) -> float | None:
     for group in config.choices:
         # Replaces the interpolation by its value, because Hydra's resolver works only in this job.
         config.choices[group] = config.choices[group]
@@ -184,7 +197,7 @@ def run(config: DictConfig, *, evaluate: bool = True) -> tuple[int, float | None
     from xlt.tracking.wandb import check_account
     from xlt.tracking.watch import send_unsent, watch
 
-    console = Console(stderr=True, quiet=not Processes.join().leads)
+    console = Terminal(stderr=True, quiet=not Processes.join().leads)
     store = RunStore(config.output_dir)
     plan = Plan(store)
     config = one_source_per_language(config)
@@ -201,13 +214,13 @@ def run(config: DictConfig, *, evaluate: bool = True) -> tuple[int, float | None
         raise UsageError(*(outcome.failures[fingerprint] for fingerprint in outcome.refused))
     for fingerprint, reason in outcome.failures.items():
         if fingerprint not in outcome.skipped:
-            print(f"xlt: {plan.runs[fingerprint].label}: {reason}", file=sys.stderr)
+            say(f"xlt: {plan.runs[fingerprint].label}: {reason}")
     if outcome.failures:
         if outcome.skipped:
-            print(f"xlt: {len(outcome.skipped)} runs that need a failed run were not tried", file=sys.stderr)
+            say(f"xlt: {len(outcome.skipped)} runs that need a failed run were not tried")
         return FAILURE, None
     if Processes.join().leads:
-        print_evaluations(requested, evaluations, store, Console())
+        print_evaluations(requested, evaluations, store, Terminal())
     result = store.result(requested.fingerprint)
     return 0, result["training"].get(f"best/{result.get('metric')}")
 
@@ -232,14 +245,14 @@ def guarded(action: Callable[[], int], output_dir: str | None = None) -> None:
     except ModuleFileError as error:
         refuse([str(error)])
     except Interrupted as stop:
-        print(str(stop), file=sys.stderr)
+        say(str(stop))
         sys.exit(128 + stop.signal)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
         if is_composition_error(error) or os.environ.get("XLT_TRACEBACK"):
             raise
-        print(f"xlt: {failure_line(error, new_traceback_file(output_dir or _output_dir()))}", file=sys.stderr)
+        say(f"xlt: {failure_line(error, new_traceback_file(output_dir or _output_dir()))}")
         sys.exit(FAILURE)
     if code:
         sys.exit(code)
@@ -254,5 +267,5 @@ def _output_dir() -> str:
 def refuse(lines: Sequence[str]) -> NoReturn:
     """Prints a line for each fault of the input and exits with code 2."""
     for line in lines:
-        print(f"xlt: {line}", file=sys.stderr)
+        say(f"xlt: {line}")
     sys.exit(USAGE)

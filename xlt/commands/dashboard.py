@@ -6,7 +6,8 @@ import sys
 from collections.abc import Sequence
 
 from xlt.commands.cli import FAILURE, guarded
-from xlt.compose import hydra_ready
+from xlt.compose import command_line, hydra_ready
+from xlt.escapes import say
 from xlt.tables.columns import list_columns
 from xlt.tables.request import request_table
 from xlt.tracking.workspace import Workspace, create, has_account, table_workspace
@@ -15,7 +16,8 @@ from xlt.tracking.workspace import Workspace, create, has_account, table_workspa
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command; the entry point of the script."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    guarded(lambda: dashboard(words))
+    with command_line(words):
+        guarded(lambda: dashboard(words))
 
 
 def dashboard(words: list[str]) -> int:
@@ -35,7 +37,7 @@ def dashboard(words: list[str]) -> int:
     try:
         print(create(workspace))
     except OSError as error:  # network errors
-        print(f"xlt: W&B: {' '.join(str(error).split())}", file=sys.stderr)
+        say(f"xlt: W&B: {' '.join(str(error).split())}")
         return FAILURE
     return 0
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from xlt.commands.cli import guarded
 from xlt.commands.reproduce import figure_panels
-from xlt.compose import hydra_ready
+from xlt.compose import command_line, hydra_ready
+from xlt.console import Terminal
 from xlt.errors import UsageError
 from xlt.plan.planner import Plan
 from xlt.plan.store import RunStore
@@ -20,7 +19,8 @@ from xlt.tables.request import request_table
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command; the entry point of the script."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    guarded(lambda: plot(words))
+    with command_line(words):
+        guarded(lambda: plot(words))
 
 
 def plot(words: list[str]) -> int:
@@ -38,7 +38,7 @@ def plot(words: list[str]) -> int:
     (figure,) = figures
     if tables_named := [word for word in words if word.lstrip("+").startswith("table=")]:
         raise UsageError(f"{' '.join(tables_named)}: figure={figure} is given too; give one of them, as figure=")
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     with hydra_ready():
         request = request_table(words, "figure")
         if not request.figures:

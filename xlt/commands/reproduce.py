@@ -6,12 +6,12 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
-from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
 from xlt.commands.cli import FAILURE, guarded
-from xlt.compose import hydra_ready
+from xlt.compose import command_line, hydra_ready
+from xlt.console import Terminal
 from xlt.engine.training import Interrupted
 from xlt.errors import UsageError
 from xlt.execution.execution import Outcome, carry_out
@@ -42,7 +42,8 @@ usage: reproduce_table.py table=NAME [seeds=[1,2,3]] [launcher=NAME] [--plan | -
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command; the entry point of the script."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    guarded(lambda: reproduce(words))
+    with command_line(words):
+        guarded(lambda: reproduce(words))
 
 
 def reproduce(words: list[str]) -> int:
@@ -58,10 +59,10 @@ def reproduce(words: list[str]) -> int:
     options = [word for word in words if word in _OPTIONS]
     if len(options) > 1:
         raise UsageError(f"{' '.join(options)}: give one of them")
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     with hydra_ready():
         if "--list" in options:
-            print_catalogue(Console())
+            print_catalogue(Terminal())
             return 0
         key = "figure" if any(word.startswith("figure=") for word in words) else "table"
         request = request_table([word for word in words if word not in _OPTIONS], key)
@@ -101,7 +102,7 @@ def reproduce(words: list[str]) -> int:
     return FAILURE if outcome.failures else 0
 
 
-def print_catalogue(console: Console) -> None:
+def print_catalogue(console: Terminal) -> None:
     """Prints every table and figure: its name, the published tables and figures that it reproduces, its title."""
     for entry in catalogue():
         stands_for = f" ({', '.join(entry.stands_for)})" if entry.stands_for else ""
@@ -110,7 +111,7 @@ def print_catalogue(console: Console) -> None:
 
 
 def show(
-    request: TableRequest, tables: Mapping[str, Table], plan: Plan, failures: Mapping[str, str], console: Console
+    request: TableRequest, tables: Mapping[str, Table], plan: Plan, failures: Mapping[str, str], console: Terminal
 ) -> dict[str, Grid]:
     """Prints the grids as far as their runs are finished, saves them with their pages, and prints the file names.
 
@@ -126,7 +127,7 @@ def show(
     for grid, grid_tables in grids_and_tables:
         grid.save(table_markdown(grid), folder)
         if grid.columns:
-            print_table(grid, Console())
+            print_table(grid, Terminal())
         _save_page(grid, grid_tables, plan, failures)
     names = [grid.name for grid, _ in grids_and_tables]
     console.print(

@@ -6,9 +6,8 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 
-from rich.console import Console
-
 from xlt.commands.cli import guarded
+from xlt.console import Terminal
 from xlt.errors import UsageError
 from xlt.plan.store import RunStore
 
@@ -41,7 +40,7 @@ def show_state(words: Sequence[str]) -> int:
     store = RunStore(folders[0])
     if not store.runs.is_dir():
         raise UsageError(f"output_dir={folders[0]}: there are no runs; the folder {store.runs} does not exist")
-    console = Console()
+    console = Terminal()
 
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -16,12 +16,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from rich.console import Console
 
 from xlt.compose import is_composition_error
 from xlt.config import LauncherConfig
+from xlt.console import Terminal
 from xlt.engine.run import Composition
 from xlt.errors import UsageError
+from xlt.escapes import say
 from xlt.execution.execution import Outcome, carry_out
 from xlt.execution.workers import make_workers
 from xlt.files import folder_fault, write_json
@@ -68,7 +69,7 @@ class SweepFolder(Callback):
         folder = Path(str(config.hydra.sweep.dir)).absolute()
         if (fault := folder_fault(folder)) is not None:
             shown = str(folder)[:_LONGEST_SHOWN]
-            print(f"xlt: {shown}: the folder of a sweep (hydra.sweep.dir, in output_dir): {fault}", file=sys.stderr)
+            say(f"xlt: {shown}: the folder of a sweep (hydra.sweep.dir, in output_dir): {fault}")
             sys.exit(USAGE)  # an exception would be only a warning of Hydra's
         SweepFolder.new_folders = [path for path in (folder, *folder.parents) if not path.exists()]
         SweepFolder.folder, SweepFolder.used = str(folder), False
@@ -169,7 +170,7 @@ class Sweep:
             Interrupted: a signal came; running jobs saved their state, and the results so far were printed.
         """
         refused, failed = any(job.faults for job in self.jobs), any(job.error for job in self.jobs)
-        plan, console = self._plan, Console(stderr=True)
+        plan, console = self._plan, Terminal(stderr=True)
         if plan is None or self._launcher is None:
             return USAGE if refused else FAILURE if failed else 0
         remaining = len(plan.to_train()) + len(plan.to_evaluate())
@@ -183,7 +184,7 @@ class Sweep:
             carry_out(plan, workers, watch, JobReport(console, remaining, plan), outcome)
         finally:  # also when it is stopped
             rows = [self._row(job, plan, outcome) for job in self.jobs]
-            print_sweep(rows, Console())
+            print_sweep(rows, Terminal())
             self._save(rows, plan, outcome)
         send_unsent(plan.runs.values(), plan.store)
         return USAGE if refused else FAILURE if outcome.failures or failed else 0
@@ -223,7 +224,7 @@ class Sweep:
         page = save_page(
             folder / "sweep.html", str(title), runs, plan.store, outcome.failures, None, plan, names, self._job_scores()
         )
-        Console(stderr=True).print(f"{page}", highlight=False, soft_wrap=True)
+        Terminal(stderr=True).print(f"{page}", highlight=False, soft_wrap=True)
 
     def _job_scores(self) -> list[JobScores]:
         """Returns the rows of the page; jobs that requested the same evaluations of the same run share a row."""
@@ -249,7 +250,7 @@ def _print_lines(job: SweepJob, lines: Sequence[str]) -> None:
     words = ",".join(job.words)
     shown = words if len(words) <= _LONGEST_SHOWN else f"{words[:_LONGEST_SHOWN]}..."
     for line in lines:
-        print(f"xlt: job {job.number} ({shown}): {line}", file=sys.stderr)
+        say(f"xlt: job {job.number} ({shown}): {line}")
 
 
 def new_traceback_file(output_dir: str) -> Path:

@@ -1,7 +1,14 @@
 """Composes configs with Hydra, from a command line or a reference to a run, and checks them against the schema."""
 
-from xlt.compose.checking import checked, plain, strangers
-from xlt.compose.composing import CONFIG_MODULE, VERSION_BASE, hydra_ready, one_source_per_language, register_schemas
+from xlt.compose.checking import checked, plain, recorded, strangers
+from xlt.compose.composing import (
+    CONFIG_MODULE,
+    VERSION_BASE,
+    hydra_ready,
+    one_source_per_language,
+    register_schema,
+    register_schemas,
+)
 from xlt.compose.messages import COMPOSITION_ERRORS, is_composition_error, one_line
 from xlt.compose.overrides import override_faults
 from xlt.compose.runs import (
@@ -17,12 +24,15 @@ from xlt.compose.runs import (
     language_run_settings,
     model_run_settings,
 )
+from xlt.compose.trusted import class_of, command_line
 
 __all__ = [
     "COMPOSITION_ERRORS",
     "CONFIG_MODULE",
     "VERSION_BASE",
     "checked",
+    "class_of",
+    "command_line",
     "compose",
     "compose_added_run",
     "compose_generator_run",
@@ -40,6 +50,8 @@ __all__ = [
     "one_source_per_language",
     "override_faults",
     "plain",
+    "recorded",
+    "register_schema",
     "register_schemas",
     "strangers",
 ]

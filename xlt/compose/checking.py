@@ -12,8 +12,15 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, SCMode
 from omegaconf.errors import OmegaConfBaseException
 
+from xlt.compose.environment import (
+    count_asked,
+    refuse_environment,
+    remember_references,
+    written_down,
+)
 from xlt.compose.messages import one_line
 from xlt.compose.suggestions import suggestion
+from xlt.compose.trusted import permission_faults
 from xlt.config import PARTS, RunConfig, faults, frozen
 from xlt.errors import UsageError
 
@@ -30,19 +37,22 @@ def checked(config: DictConfig) -> RunConfig:
         UsageError: the config has faults; one line for each.
     """
     _refuse_absent_data_dir(config)
+    before = count_asked()
     try:
         result = OmegaConf.to_container(
             config, resolve=True, throw_on_missing=False, structured_config_mode=SCMode.INSTANTIATE
         )
     except OmegaConfBaseException as error:
         raise UsageError(_interpolation_fault(error)) from error
+    references = refuse_environment(config, before)
     unusable = list(_unusable_texts(plain(result)))
     if any(line.startswith("data_dir=") for line in unusable):  # then the paths that begin with it are only echoes
         unusable = [line for line in unusable if line.startswith("data_dir=") or f"={result.data_dir}/" not in line]
-    lines = [*strangers(config), *(unusable or faults(result))]
+    lines = [*strangers(config), *(unusable or faults(result)), *permission_faults(result)]
     if lines:
         raise UsageError(*_without_echoes(lines, config))
     assert isinstance(result, RunConfig)
+    remember_references(result, references)
     frozen(result)
     return result
 
@@ -147,3 +157,8 @@ def plain(config: Any) -> Any:
     if isinstance(config, (list, tuple)):
         return [plain(value) for value in config]
     return str(config) if isinstance(config, Path) else config
+
+
+def recorded(config: RunConfig) -> Any:
+    """Converts a run's config to JSON values that may be written down: `${oc.env:NAME}` is not resolved in them."""
+    return written_down(config, plain(config))

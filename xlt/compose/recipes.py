@@ -76,7 +76,8 @@ def register_recipes(config_package: str, config_dir: str | None = None) -> None
             groups[group][f"{option}.yaml"] = values
     if faults:
         raise UsageError(*dict.fromkeys(faults))
-    ConfigStore.instance().repo.update(groups)
+    store = ConfigStore.instance().repo
+    store.update({group: choices for group, choices in groups.items() if store.get(group) != choices})
 
 
 class _Choices(dict[str, Any]):

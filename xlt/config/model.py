@@ -130,6 +130,7 @@ class ModelConfig:
     revision: str | None = key("commit or tag of a hub model", known_by="the model, together with its path")
     run: RunReference | None = key("run whose checkpoint is the model", known_by="the fingerprint of the run")
     random: RandomModelConfig | None = key("random weights, for pre-training a model from scratch")
+    trust_remote_code: bool = key("run the Python code beside the model (auto_map); only for authors you trust")
     dtype: str = key("dtype of the pre-trained weights in memory", choices=("float32", "bfloat16"))
     quantise: str | None = key("nf4: the blocks' linear layers have 4-bit weights (thesis §7.2.3); null: as dtype says",
                                choices=("nf4",))  # fmt: skip

@@ -39,12 +39,12 @@ from xlt.tasks.task import Task
 
 def task_class(config: Any) -> type[Task]:
     """The class of a run's task; what is a fact of the class is read here, without building a task."""
-    return get_class(config._target_)
+    return _class_of(config)
 
 
 def method_class(config: Any) -> type[Method]:
     """The class of a run's method; what is a fact of the class is read here, without building a method."""
-    return get_class(config._target_)
+    return _class_of(config)
 
 
 def task_name(config: Any) -> str:
@@ -76,7 +76,7 @@ def build_encoder(config: RunConfig, model_path: str | None, data: RunData) -> E
         UsageError: the tokenizer cannot be loaded, or the related language of a new one has no token.
     """
     if model_path is not None:
-        tokenizer = load_tokenizer(model_path, config.model.revision)
+        tokenizer = _tokenizer(config, model_path)
         add_language_tokens(tokenizer, config.model.new_languages)
         return Encoder(tokenizer)
     assert config.model.random is not None
@@ -101,7 +101,7 @@ def build_model(
         UsageError: model and task do not fit together.
     """
     if model_path is not None:
-        model = _load(config, model_path)
+        model = _load(config, model_path, needs_head=task.needs_lm_head)
     else:
         assert config.model.random is not None
         model = random_pretrained(config.model.random, encoder.tokenizer, stream_seed(config.seed, "weights"))
@@ -136,14 +136,14 @@ def build_student(config: RunConfig, model_path: str, task: Task, data: RunData)
     """
     settings = config.model.student
     assert settings is not None
-    tokenizer = load_tokenizer(model_path, config.model.revision)
+    tokenizer = _tokenizer(config, model_path)
     by_language: dict[str, list[str]] = {}
     for name, source in data.sources("sources").items():
         by_language.setdefault(source.language, []).append(name)
     counts = [count_tokens(tokenizer, data.lines(names)) for names in by_language.values()]
     frequent = frequent_tokens(counts, settings.token_probability)
     reduced, kept = reduce_vocabulary(tokenizer, frequent, characters=settings.characters)
-    teacher = _load(config, model_path)
+    teacher = _load(config, model_path, needs_head=task.needs_lm_head)
     blocks = kept_blocks(count_blocks(teacher), settings.layer_reduction)
     seed = stream_seed(config.seed, "weights")
     student = make_student(teacher, blocks, kept, copies=settings.copies, seed=seed, hidden=settings.hidden_size)
@@ -189,8 +189,8 @@ def build_teacher(
         UsageError: the teacher does not have the student's tokens, or their numbers of layers do not fit together.
     """
     settings = config.teacher
-    tokenizer = load_tokenizer(model_path, config.model.revision)
-    teacher = _load(config, model_path)
+    tokenizer = _tokenizer(config, model_path)
+    teacher = _load(config, model_path, needs_head=False)
     pieces = piece_map(encoder.tokenizer, tokenizer)
     layers = count_blocks(student)
     if count_blocks(teacher) % layers:
@@ -209,15 +209,27 @@ def build_teacher(
     return teacher, Distillation(task, teacher, layers, pieces, settings.losses, widening)
 
 
-def _load(config: RunConfig, model_path: str) -> TransferModel:
+def _tokenizer(config: RunConfig, model_path: str) -> Any:
+    return load_tokenizer(model_path, config.model.revision, trust_remote_code=config.model.trust_remote_code)
+
+
+def _load(config: RunConfig, model_path: str, *, needs_head: bool) -> TransferModel:
     def with_new_languages(pretrained: Any) -> None:
-        tokenizer = load_tokenizer(model_path, config.model.revision)
+        tokenizer = _tokenizer(config, model_path)
         added = add_language_tokens(tokenizer, config.model.new_languages)
         initialise_language_embeddings(pretrained, tokenizer, config.model.new_languages, added)
 
     prepare = with_new_languages if config.model.new_languages else lambda _: None
     dtype = getattr(torch, config.model.dtype)
-    return load_pretrained(model_path, config.model.revision, dtype, prepare, config.model.dropout)
+    return load_pretrained(
+        model_path,
+        config.model.revision,
+        dtype,
+        prepare,
+        config.model.dropout,
+        head_seed=stream_seed(config.seed, "lm_head") if needs_head else None,
+        trust_remote_code=config.model.trust_remote_code,
+    )
 
 
 def _with_head(config: RunConfig, model: TransferModel, task: Task, encoder: Encoder) -> TransferModel:
@@ -272,7 +284,15 @@ def device_of(config: RunConfig) -> torch.device:
     return torch.device(config.device)
 
 
+def _class_of(config: Any) -> Any:
+    """The class that the config's schema names; the config itself cannot name another one, as composition checks."""
+    schema_default = getattr(type(config), "_target_", None)
+    if config._target_ != schema_default:
+        raise UsageError(f"_target_={config._target_}: the schema says {schema_default}; a config cannot name another")
+    return get_class(config._target_)
+
+
 def _instance(config: Any) -> Any:
     values: Mapping[str, Any] = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     arguments = {name: value for name, value in values.items() if name != "_target_"}
-    return get_class(config._target_)(**arguments)
+    return _class_of(config)(**arguments)

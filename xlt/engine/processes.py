@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -19,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from xlt.errors import UsageError
+from xlt.escapes import say
 
 T = TypeVar("T")
 
@@ -236,7 +236,7 @@ def _wait_for_server() -> None:
 @contextmanager
 def _said_after(seconds: float, line: str) -> Iterator[None]:
     """Prints a line on standard error if the block takes longer than this."""
-    timer = threading.Timer(seconds, lambda: print(line, file=sys.stderr, flush=True))
+    timer = threading.Timer(seconds, lambda: say(line))
     timer.daemon = True
     timer.start()
     try:

@@ -110,10 +110,11 @@ class RunData:
 
     def forms_matter(self, reports: Iterable[SourceReport]) -> bool:
         """Returns whether the model's tokenizer cuts the texts in NFC otherwise than in NFD; true if it is unknown."""
-        if self._config.model.path is None:
+        model = self._config.model
+        if model.path is None:
             return True
         try:
-            encoder = Encoder(load_tokenizer(self._config.model.path, self._config.model.revision))
+            encoder = Encoder(load_tokenizer(model.path, model.revision, trust_remote_code=model.trust_remote_code))
         except UsageError:
             return True
         texts = [report.sample for report in reports if report.sample is not None]

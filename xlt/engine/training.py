@@ -100,6 +100,12 @@ class Trainer:
             self.method.load_state(parts["method"])
         watcher.rewind(position.records)
         phases = self.phases
+        largest = max(source.examples_an_epoch for source in self.sources)
+        if saved is None and self.recipe.batch_size > largest:
+            watcher.note(
+                f"train.batch_size={self.recipe.batch_size}: the largest source has {largest} examples, and a step has "
+                "no more"
+            )
         with StopSignals() as self._stop:
             for index in range(position.phase, len(phases)):
                 if index > position.phase:

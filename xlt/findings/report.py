@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.text import Text
 
+from xlt.escapes import markdown_text
 from xlt.findings.claims import ClaimConfig, ClaimsConfig, Finding
 from xlt.findings.verdict import CLOSE, FAILS, HOLDS, TOO_FEW, UNTESTED, WORDS
 
@@ -52,7 +53,8 @@ def claims_markdown(claims: Mapping[str, ClaimConfig], findings: Findings, confi
     for number, (name, claim) in enumerate(claims.items(), 1):
         word = config.verdict(name, findings[name].values())
         every = f" ({_every_test(findings[name])})" if name in config.every_test else ""
-        first = [str(number), f"{claim.says} **{word}**{every}", claim.where + _published(claim)]
+        said = f"{markdown_text(claim.says)} **{word}**{markdown_text(every)}"
+        first = [str(number), said, markdown_text(claim.where + _published(claim))]
         for label, finding in findings[name].items():
             verdict = finding.verdict
             test = f"{finding.comparison.table}, {_systems(finding)}"
@@ -65,16 +67,13 @@ def claims_markdown(claims: Mapping[str, ClaimConfig], findings: Findings, confi
                 _number(finding.corrected),
                 verdict.word,
             ]
-            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in [*first, *cells]) + " |")
+            lines.append("| " + " | ".join([*first, *map(markdown_text, cells)]) + " |")
             first = ["", "", ""]
             if finding.runs:
-                run_lines.append(f"- {name}, {label}: {_runs(finding)}")
+                run_lines.append(f"- {markdown_text(f'{name}, {label}: {_runs(finding)}')}")
         if not findings[name]:
-            lines.append(
-                "| "
-                + " | ".join([*first, f"no table tests it: {config.untested[name]}", "", "", "", "", UNTESTED])
-                + " |"
-            )
+            untested = markdown_text(f"no table tests it: {config.untested[name]}")
+            lines.append("| " + " | ".join([*first, untested, "", "", "", "", UNTESTED]) + " |")
     if run_lines:
         lines += ["", "Runs behind the numbers (all in claims.json, pair by pair):", "", *run_lines]
     return "\n".join(lines) + "\n"

@@ -100,6 +100,10 @@ class Bottleneck(Method):
 
     def check_model(self, model: TransferModel, *, adapts_language: bool) -> None:
         adapter_sites(find_blocks(model), self.where, self.leave_out_last)
+        inner_size(model, model.hidden_size, self.reduction_factor, "reduction_factor")
+        if self.invertible and adapts_language:
+            for half in (model.hidden_size // 2, (model.hidden_size + 1) // 2):
+                inner_size(model, half, self.invertible_reduction_factor, "invertible_reduction_factor")
         if not (self.invertible and adapts_language) or (path := output_embeddings(model)) is None:
             return
         if (width := model.get_submodule(path).in_features) != model.hidden_size:
@@ -116,7 +120,7 @@ class Bottleneck(Method):
             parameter.requires_grad_(name.startswith("head."))
         self._head, self._total = head_parameters(model), model.pretrained_parameters
         modules, size = dict(model.named_modules()), model.hidden_size
-        bottleneck = max(int(size / self.reduction_factor), 1)
+        bottleneck = inner_size(model, size, self.reduction_factor, "reduction_factor")
         self._adapters = {
             path: self._initialise(BottleneckAdapter(size, bottleneck, self.activation), model, setting.random(path))
             for path in self._placements
@@ -129,7 +133,7 @@ class Bottleneck(Method):
         if self.invertible and setting.adapts_language:
             half = (size + 1) // 2
             inner = (int(half / self.invertible_reduction_factor), int(size // 2 / self.invertible_reduction_factor))
-            network = InvertibleAdapter(size, (max(inner[0], 1), max(inner[1], 1)), self.activation)
+            network = InvertibleAdapter(size, inner, self.activation)
             self._invertible = self._initialise(network, model, setting.random("invertible"))
             self._ends = Ends(blocks[0].path, output_embeddings(model))
             if self._start is not None and self._start.invertible is not None:
@@ -213,6 +217,24 @@ def adapter_sites(blocks: Sequence[Block], where: str, leave_out_last: int) -> d
 
 
 @torch.no_grad()
+def inner_size(model: TransferModel, size: int, factor: float, key: str) -> int:
+    """Returns the size of a bottleneck: `size / factor`, rounded down.
+
+    Args:
+        model: for the message.
+        size: of the vectors that the adapter reads.
+        factor: the reduction factor.
+        key: of the method, which has the factor.
+    Raises:
+        UsageError: nothing would remain.
+    """
+    if int(size / factor) < 1:
+        raise UsageError(
+            f"method.{key}={factor:g}: nothing remains of {size} values of model {model.base_name}; give at most {size}"
+        )
+    return int(size / factor)
+
+
 def _copy_parameters(network: nn.Module, start: nn.Module, what: str) -> None:
     """Copies the parameters of `start` into `network`; `what` names the network in error messages."""
     shapes = [tuple(parameter.shape) for parameter in start.parameters()]

@@ -11,7 +11,7 @@ from xlt_kernels.select import select_most_changed
 from xlt.config import key
 from xlt.methods.dense import DenseTensors, tunable_names
 from xlt.methods.method import Budget, Method, ModuleReport, Phase, Setting, head_parameters, trained_head
-from xlt.methods.random_sft import entry_budget, pack_indices, sparse_report, unpack_indices
+from xlt.methods.random_sft import check_density, entry_budget, pack_indices, sparse_report, unpack_indices
 from xlt.methods.sparse import SparseDeltas
 from xlt.models.transfer import TransferModel
 from xlt.modules import ModuleArtefact, ModuleHeader, SparseDelta
@@ -76,7 +76,11 @@ class LtSft(Method):
         )
         return [dense, budget.phase("sparse")]
 
+    def check_model(self, model: TransferModel, *, adapts_language: bool) -> None:
+        check_density(model, self.density)
+
     def attach(self, model: TransferModel, phase: Phase, setting: Setting) -> None:
+        check_density(model, self.density)
         if phase.name == "dense":
             names = tunable_names(
                 model, adapts_language=setting.adapts_language, freeze_layer_norm=self.freeze_layer_norm

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from xlt.config import RunFacts, key
 from xlt.data.typology import load_typology
-from xlt.methods.bottleneck import Bottleneck, adapter_sites
+from xlt.methods.bottleneck import Bottleneck, adapter_sites, inner_size
 from xlt.methods.method import Method, ModuleReport, Phase, Setting
 from xlt.models.sublayers import find_blocks
 from xlt.models.transfer import TransferModel
@@ -83,6 +83,7 @@ class MadG(Method):
 
     def check_model(self, model: TransferModel, *, adapts_language: bool) -> None:
         adapter_sites(find_blocks(model), "feed_forward", self.leave_out_last)
+        inner_size(model, model.hidden_size, self.reduction_factor, "reduction_factor")
 
     def attach(self, model: TransferModel, phase: Phase, setting: Setting) -> None:
         if not setting.adapts_language:
@@ -97,7 +98,7 @@ class MadG(Method):
         self._total = model.pretrained_parameters
         self._sites = adapter_sites(find_blocks(model), "feed_forward", self.leave_out_last)
         size, features = model.hidden_size, len(self._typology.features)
-        bottleneck = max(int(size / self.reduction_factor), 1)
+        bottleneck = inner_size(model, size, self.reduction_factor, "reduction_factor")
         self._network = AdapterGenerator(
             features, len(self._sites), size, bottleneck, self.language_size, self.layer_size
         )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from xlt_kernels.select import select_at_random
 
 from xlt.config import key
+from xlt.errors import UsageError
 from xlt.methods.dense import tunable_names
 from xlt.methods.method import Method, ModuleReport, Phase, Setting, head_parameters, trained_head
 from xlt.methods.sparse import SparseDeltas
@@ -47,6 +48,9 @@ class RandomSft(Method):
     def __init__(self, density: float, l1: float, freeze_layer_norm: bool) -> None:
         self.density, self.l1, self.freeze_layer_norm = density, l1, freeze_layer_norm
         self._indices: dict[str, Tensor] | None = None
+
+    def check_model(self, model: TransferModel, *, adapts_language: bool) -> None:
+        check_density(model, self.density)
 
     def attach(self, model: TransferModel, phase: Phase, setting: Setting) -> None:
         names = tunable_names(model, adapts_language=setting.adapts_language, freeze_layer_norm=self.freeze_layer_norm)
@@ -86,11 +90,30 @@ class RandomSft(Method):
         return sparse_report(self._sparse, self._total)
 
 
+def check_density(model: TransferModel, density: float) -> None:
+    """Refuses a density that is no entry of the model; it needs the shapes of the model only.
+
+    Raises:
+        UsageError: `density` times the number of pre-trained parameters is rounded to 0.
+    """
+    total = model.pretrained_parameters
+    if round(density * total) < 1:
+        raise UsageError(
+            f"method.density={density}: of the {total} parameters of model {model.base_name} this is no entry; give "
+            f"at least {1 / total:.1g}"
+        )
+
+
 def entry_budget(model: TransferModel, names: list[str], density: float) -> int:
-    """Returns K: `density` times the pre-trained model's parameters, at least 1 and at most the tunable entries."""
+    """Returns K: `density` times the pre-trained model's parameters, at most the tunable entries; see `check_density`.
+
+    Raises:
+        UsageError: K would be 0.
+    """
+    check_density(model, density)
     parameters = dict(model.named_parameters())
     tunable = sum(parameters[name].numel() for name in names)
-    return max(1, min(round(density * model.pretrained_parameters), tunable))
+    return min(round(density * model.pretrained_parameters), tunable)
 
 
 def sparse_report(sparse: SparseDeltas, total: int) -> ModuleReport:

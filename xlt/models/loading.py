@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,23 @@ import torch
 
 from xlt.config import RandomModelConfig
 from xlt.errors import UsageError
+from xlt.models.checkpoint import (
+    Differences,
+    check_finite,
+    compare,
+    decoder_is_unused,
+    draw_head,
+    expanded,
+    faults,
+    first_line,
+    load_config,
+    may_draw_head,
+    missing_of_head,
+    named,
+    tensor_shapes,
+    tied_apart,
+    untrusted_code,
+)
 from xlt.models.families import (
     DECODER,
     ENCODER,
@@ -24,25 +42,13 @@ from xlt.models.families import (
     family_fault,
 )
 from xlt.models.mixed_precision import support_autocast
-from xlt.models.transfer import TransferModel, parameter_hash, split_pretrained
+from xlt.models.transfer import TransferModel, base_hash, split_pretrained
 from xlt.models.vocabulary_reduction import save_tokenizer
 
-_IDENTITY_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "*.safetensors",
-    "tokenizer.model",
-    "sentencepiece.bpe.model",
-    "spiece.model",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "pytorch_model.bin",
-)
+# All that transformers may read or run when it loads a model or its tokenizer.
+_IDENTITY_FILES = ("*.json", "*.jinja", "*/*.jinja", "*.safetensors", "*.bin", "*.model", "*.txt", "*.py")
+
+_COPY_AGAIN = "copy the model again, or correct its config.json"
 
 # A text each of whose letters must stand in a piece.
 _PROBE = "we can see it"
@@ -54,12 +60,13 @@ _DROPOUT_KEYS = (
 )
 
 
-def load_tokenizer(path: str, revision: str | None = None) -> Any:
+def load_tokenizer(path: str, revision: str | None = None, *, trust_remote_code: bool = False) -> Any:
     """Loads the fast tokenizer of a model.
 
     Args:
         path: local folder or hub id.
         revision: of the hub; None for the newest.
+        trust_remote_code: whether Python code beside the tokenizer may be run.
     Raises:
         UsageError: the tokenizer does not load, or does not say where its pieces stand in a text, because it is a slow
             one (ByT5 and CANINE have no other) or gives wrong places.
@@ -67,9 +74,12 @@ def load_tokenizer(path: str, revision: str | None = None) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(_expand(path), revision=revision, use_fast=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            expanded(path), revision=revision, use_fast=True, trust_remote_code=trust_remote_code
+        )
     except Exception as error:
-        raise UsageError(f"model.path={path}: the tokenizer cannot be loaded: {_first_line(error)}") from error
+        line = untrusted_code(path, error)
+        raise UsageError(line or f"model.path={path}: the tokenizer cannot be loaded: {first_line(error)}") from error
     if not tokenizer.is_fast:
         kind = type(tokenizer).__name__
         raise UsageError(
@@ -92,10 +102,14 @@ def load_pretrained(
     dtype: torch.dtype = torch.float32,
     prepare: Callable[[Any], None] = lambda _: None,
     dropout: float | None = None,
+    *,
+    head_seed: int | None = None,
+    trust_remote_code: bool = False,
 ) -> TransferModel:
     """Loads a pre-trained encoder, decoder or encoder-decoder with its language-model head.
 
-    Encoder-decoders that are no translators come without it, because no task uses it.
+    Encoder-decoders that are no translators come without it, because no task uses it; so do models whose checkpoint
+    has none. No tensor of the result is random but those of a head that is drawn from `head_seed`.
 
     Args:
         path: local folder or hub id.
@@ -103,35 +117,121 @@ def load_pretrained(
         dtype: of the weights.
         prepare: changes the transformers model before it is split into body and head.
         dropout: probability for hidden states and attention; None for the model's own values.
+        head_seed: if the checkpoint of an encoder has no language-model head, one is drawn from this seed; None: the
+            task uses no such head.
+        trust_remote_code: whether Python code beside the model may be run.
     Raises:
-        UsageError: the model cannot be loaded or taken apart, or `dropout` is given and the model family has none.
+        UsageError: the model cannot be loaded or taken apart, its checkpoint lacks tensors of the model, has others or
+            other shapes, a weight is not finite, or `dropout` is given and the model family has none.
     """
-    from transformers import AutoConfig
-
     try:
-        config = AutoConfig.from_pretrained(_expand(path), revision=revision)
+        config = load_config(path, revision, trust_remote_code=trust_remote_code)
         if (fault := family_fault(config)) is not None:
             raise UsageError(f"model.path={path}: {fault}")
         if dropout is not None:
             _set_dropout(config, dropout)
-        pretrained = _class_for(config).from_pretrained(_expand(path), revision=revision, dtype=dtype, config=config)
+        with torch.random.fork_rng(devices=[]):  # transformers draws what a checkpoint lacks
+            pretrained, report = _class_for(config).from_pretrained(
+                expanded(path),
+                revision=revision,
+                dtype=dtype,
+                config=config,
+                output_loading_info=True,
+                trust_remote_code=trust_remote_code,
+            )
     except UsageError:
         raise
     except Exception as error:
-        raise UsageError(f"model.path={path}: the model cannot be loaded: {_first_line(error)}") from error
+        line = untrusted_code(path, error)
+        raise UsageError(line or f"model.path={path}: the model cannot be loaded: {first_line(error)}") from error
+    differences = Differences(
+        report["missing_keys"], report["unexpected_keys"], [name for name, *_ in report["mismatched_keys"]]
+    )
+    if wrong := faults(pretrained, differences):
+        raise UsageError(f"model.path={path}: the checkpoint {' and '.join(wrong)}; {_COPY_AGAIN}")
+    if (names := tied_apart(pretrained, path)) is not None:
+        raise UsageError(
+            f"model.path={path}: the checkpoint has different values for {named(names)}, which are one tensor by "
+            "config.json; set tie_word_embeddings to false there"
+        )
+    missing, is_whole = missing_of_head(pretrained, differences)
+    if missing and head_seed is not None:
+        if not (is_whole and may_draw_head(config)):
+            raise UsageError(
+                f"model.path={path}: the checkpoint lacks {named(missing)}, of the language-model head, which the "
+                f"task uses; {_COPY_AGAIN}"
+            )
+        draw_head(pretrained, head_seed)
+    elif missing:
+        pretrained = pretrained.base_model
+    if decoder_is_unused(config) and any(name.startswith("decoder.") for name in differences.missing):
+        pretrained.decoder = None
+    check_finite(pretrained, path)
     prepare(pretrained)
     return take_apart(pretrained, path)
 
 
-def skeleton(config: Any, name: str) -> TransferModel:
+@dataclass(frozen=True)
+class CheckpointReport:
+    """What the headers of a checkpoint's files say about its use.
+
+    Attributes:
+        faults: why the checkpoint cannot be used; a line each.
+        draws_head: whether the run draws the language-model head from its seed, because the checkpoint has none.
+    """
+
+    faults: tuple[str, ...] = ()
+    draws_head: bool = False
+
+
+def inspect_checkpoint(
+    path: str, revision: str | None, config: Any, *, needs_head: bool, trust_remote_code: bool
+) -> CheckpointReport:
+    """Compares the headers of a checkpoint's files with the model that its config describes.
+
+    If they differ in a way that may be a fault, the model is loaded, because transformers renames and joins the tensors
+    of some families. A model of the hub is checked only when it is loaded.
+
+    Args:
+        path, revision: of the model.
+        config: its transformers config.
+        needs_head: whether the task uses the language-model head.
+        trust_remote_code: whether Python code beside the model may be run.
+    """
+    shapes = tensor_shapes(path)
+    if shapes is None:
+        return CheckpointReport()
+    try:
+        pretrained = _without_weights(config, trust_remote_code=trust_remote_code)
+    except Exception:  # a family that cannot be built without weights, or a wrong config; loading it tells
+        return CheckpointReport()
+    differences = compare(pretrained, shapes)
+    missing, is_whole = missing_of_head(pretrained, differences)
+    draws_head = needs_head and is_whole and may_draw_head(config)
+    if faults(pretrained, differences) or (needs_head and missing and not draws_head):
+        seed = 0 if needs_head else None
+        try:
+            load_pretrained(path, revision, torch.bfloat16, head_seed=seed, trust_remote_code=trust_remote_code)
+        except UsageError as error:
+            return CheckpointReport(tuple(error.lines))
+    return CheckpointReport(draws_head=draws_head)
+
+
+def _without_weights(config: Any, *, trust_remote_code: bool) -> Any:
+    """Builds a transformers model on torch's meta device."""
+    with torch.device("meta"):
+        return _class_for(config).from_config(config, trust_remote_code=trust_remote_code)
+
+
+def skeleton(config: Any, name: str, *, trust_remote_code: bool = False) -> TransferModel:
     """Builds a model without weights, on torch's meta device, to look at its modules and their names.
 
     Args:
         config: transformers config.
         name: path or hub id, for messages.
+        trust_remote_code: whether Python code beside the model may be run.
     """
-    with torch.device("meta"):
-        pretrained = _class_for(config).from_config(config)
+    pretrained = _without_weights(config, trust_remote_code=trust_remote_code)
     return TransferModel(*split_pretrained(pretrained), "", name)
 
 
@@ -239,7 +339,7 @@ def model_identity(path: str, revision: str | None) -> str:
     Raises:
         UsageError: a local folder has no weights.
     """
-    folder = Path(_expand(path))
+    folder = Path(expanded(path))
     if not folder.is_dir():
         return json.dumps({"hub": path, "revision": revision})
     files = sorted({file for pattern in _IDENTITY_FILES for file in folder.glob(pattern)})
@@ -276,7 +376,7 @@ def take_apart(pretrained: Any, name: str) -> TransferModel:
     # Kept outside the module tree: only `whole_pretrained` needs it, and its names must not count twice.
     backbone.__dict__["_xlt_pretrained"] = (pretrained,)
     support_autocast(backbone)
-    model = TransferModel(backbone, lm_head, parameter_hash(backbone), name)
+    model = TransferModel(backbone, lm_head, base_hash(backbone, lm_head), name)
     training = pretrained.training
     pretrained.eval()
     try:
@@ -322,11 +422,3 @@ def _check_parts(pretrained: Any, model: TransferModel) -> None:
             f"model.path={model.base_name}: {type(pretrained).__name__} computes its logits in a way that xlt does not "
             "know; such models are not supported"
         )
-
-
-def _expand(path: str) -> str:
-    return str(Path(path).expanduser()) if path.startswith("~") else path
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

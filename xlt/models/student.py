@@ -6,6 +6,7 @@ All other values are copied from the teacher (thesis §5.3.2).
 from __future__ import annotations
 
 import copy
+import inspect
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -78,9 +79,12 @@ def make_student(
         before = Width(shape.hidden_size, shape.num_attention_heads, inner)
         after = before.narrowed(hidden)
         shape.hidden_size, shape.intermediate_size = after.hidden, after.inner
+    # A teacher without a language-model head is a bare body, in which transformers would put a pooler of its own.
+    takes_pooler = "add_pooling_layer" in inspect.signature(type(whole).__init__).parameters
+    options = {"add_pooling_layer": whole.pooler is not None} if takes_pooler else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        student = type(whole)(shape)
+        student = type(whole)(shape, **options)
     student = student.to(next(whole.parameters()).dtype)
     widening = None
     if copies:

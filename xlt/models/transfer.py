@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -31,7 +31,7 @@ class TransferModel(nn.Module):
     Args:
         backbone: body; `forward(input_ids, attention_mask).last_hidden_state` is (batch, length, hidden).
         lm_head: maps (tokens, hidden) to (tokens, vocabulary); None if the task does not use it.
-        base_hash: `parameter_hash` of the pre-trained backbone, with which module files are compared.
+        base_hash: `base_hash` of the pre-trained parts, with which module files are compared.
         base_name: path or hub id, for messages.
 
     Attributes:
@@ -279,13 +279,31 @@ def is_layer_norm(module: nn.Module) -> bool:
     return isinstance(module, nn.LayerNorm) or type(module).__name__.lower().endswith(("layernorm", "rmsnorm"))
 
 
+def base_hash(backbone: nn.Module, lm_head: nn.Module | None) -> str:
+    """Computes the hash of a base model, which tells whether a module belongs to it: `BACKBONE+HEAD`, or `BACKBONE`.
+
+    `HEAD` covers what the language-model head does not share with the backbone; without it, there is nothing of that
+    kind. `same_base` of xlt.modules.artefact compares such hashes.
+    """
+    shared = {id(parameter) for parameter in backbone.parameters()}
+    own = {} if lm_head is None else {name: p for name, p in lm_head.named_parameters() if id(p) not in shared}
+    return parameter_hash(backbone) + (f"+{_digest_of(own)}" if own else "")
+
+
 def parameter_hash(module: nn.Module) -> str:
     """Computes a digest of all parameters: blake2b over names, shapes and float32 bytes, in hexadecimal.
 
-    Equal numbers have the same hash in float16 and in float32.
+    Buffers with floating-point numbers that a checkpoint stores, such as the constants of Apertus' activations, count
+    as parameters. Equal numbers have the same hash in float16 and in float32.
     """
+    stored = module.state_dict(keep_vars=True)
+    buffers = {name: buffer for name, buffer in module.named_buffers() if name in stored and buffer.is_floating_point()}
+    return _digest_of({**dict(module.named_parameters()), **buffers})
+
+
+def _digest_of(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    for name, parameter in sorted(module.named_parameters(), key=lambda item: item[0]):
+    for name, parameter in sorted(tensors.items()):
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
         digest.update(parameter.detach().to("cpu", torch.float32).contiguous().view(-1).numpy().data)
     return digest.hexdigest()

@@ -1,7 +1,7 @@
 """Modules: what a run produces and other runs build on. Their file formats, and applying and removing them."""
 
 from xlt.modules.adapter_hub import read_adapter_hub, write_adapter_hub
-from xlt.modules.artefact import ModuleArtefact, ModuleHeader, check_base, load_module
+from xlt.modules.artefact import ModuleArtefact, ModuleHeader, check_base, load_module, same_base
 from xlt.modules.composable_sft import read_composable_sft
 from xlt.modules.composition import sum_deltas
 from xlt.modules.low_rank import LowRankDelta, Rescaling
@@ -22,6 +22,7 @@ __all__ = [
     "load_module",
     "read_adapter_hub",
     "read_composable_sft",
+    "same_base",
     "sum_deltas",
     "write_adapter_hub",
 ]

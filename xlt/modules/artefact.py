@@ -241,8 +241,21 @@ def check_values(tensors: Mapping[str, torch.Tensor]) -> None:
             raise ValueError(f"{name!r} contains NaN or infinity: values must be finite")
 
 
+def same_base(one: str, other: str) -> bool:
+    """Returns whether two content hashes are of the same base model.
+
+    `BACKBONE+HEAD` has a part for the language-model head. The heads are compared only if both hashes have that part:
+    a checkpoint without such a head, and a module file of an older xlt, have none.
+    """
+    parts = [re.fullmatch(r"([^+-]*)(?:\+([^+-]*))?(-.*)?", text) for text in (one, other)]
+    if None in parts:
+        return one == other
+    (body, head, kind), (other_body, other_head, other_kind) = (part.groups() for part in parts if part is not None)
+    return (body, kind) == (other_body, other_kind) and (head is None or other_head is None or head == other_head)
+
+
 def check_base(header: ModuleHeader, base_hash: str, path: str | os.PathLike[str]) -> None:
-    """Refuses a module that was trained on another base model than the one with `base_hash`.
+    """Refuses a module that was trained on another base model than the one with `base_hash`; see `same_base`.
 
     Args:
         header: of the module.
@@ -251,7 +264,7 @@ def check_base(header: ModuleHeader, base_hash: str, path: str | os.PathLike[str
     Raises:
         ModuleFileError: the hashes differ.
     """
-    if header.base_hash != base_hash:
+    if not same_base(header.base_hash, base_hash):
         raise ModuleFileError(
             path,
             f"belongs to base model {header.base_model!r} with hash {header.base_hash}, but the model in use has hash "

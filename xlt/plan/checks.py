@@ -15,6 +15,7 @@ from xlt.engine.build import build_method, build_task, method_class, method_name
 from xlt.engine.export import module_header
 from xlt.errors import UsageError
 from xlt.languages import near_languages
+from xlt.models.checkpoint import load_config
 from xlt.models.families import (
     ENCODER,
     ENCODER_DECODER,
@@ -25,7 +26,7 @@ from xlt.models.families import (
     longest_input,
 )
 from xlt.models.language_tokens import add_language_tokens
-from xlt.models.loading import load_tokenizer, skeleton
+from xlt.models.loading import CheckpointReport, inspect_checkpoint, load_tokenizer, skeleton
 from xlt.models.narrowing import Width
 from xlt.models.quantised import check_quantisable
 from xlt.models.student import kept_blocks
@@ -160,9 +161,10 @@ def model_faults(config: RunConfig, model_run: RunConfig | None, languages: Sequ
     elif made_by.model.path is not None:
         name = made_by.model.path if made_by is config else f"the model of {made_by.experiment_name}"
         try:
-            shape = _pretrained_config(made_by.model.path, made_by.model.revision)
-            encoder = Encoder(load_tokenizer(made_by.model.path, made_by.model.revision))
-            if faults := list(_pretrained_faults(config, made_by.model, shape, encoder)):
+            given, path = made_by.model, made_by.model.path
+            shape = _pretrained_config(path, given.revision, given.trust_remote_code)
+            encoder = Encoder(load_tokenizer(path, given.revision, trust_remote_code=given.trust_remote_code))
+            if faults := list(_pretrained_faults(config, given, shape, encoder)):
                 return faults
             if task.translates and made_by is config:  # a run's model has tokens for the languages of its data, too
                 add_language_tokens(encoder.tokenizer, config.model.new_languages)
@@ -225,6 +227,8 @@ def _pretrained_faults(config: RunConfig, base: ModelConfig, shape: Any, encoder
             f"method={method.name}: task {task.name} uses the encoder of {shape.model_type} alone, so that no whole "
             "model would be left; take a method that leaves a module, such as full"
         )
+    if base is config.model:  # a run that trained it further has been checked by itself
+        yield from _checkpoint(path, base.revision, base.trust_remote_code, task.needs_lm_head).faults
     if config.model.student is None and base.student is None:
         yield from _adaptation_faults(config, base)
 
@@ -234,7 +238,8 @@ def network_faults(config: RunConfig) -> list[str]:
     if config.model.path is None:
         return []
     try:
-        own = built_in_languages(_pretrained_config(config.model.path, config.model.revision))
+        model = config.model
+        own = built_in_languages(_pretrained_config(config.model.path, model.revision, model.trust_remote_code))
     except UsageError:  # `model_faults` says it
         return []
     if own is None:
@@ -252,7 +257,8 @@ def _adaptation_faults(config: RunConfig, base: ModelConfig) -> list[str]:
     """Returns why the method cannot train a pre-trained model, as far as the model's modules tell."""
     task, method = build_task(config.task), build_method(config.method)
     try:
-        model = _skeleton(str(base.path), base.revision, task.needs_lm_head, task.translates)
+        trusted = base.trust_remote_code
+        model = _skeleton(str(base.path), base.revision, trusted, task.needs_lm_head, task.translates)
         if config.model.quantise is not None:
             check_quantisable(model)
         method.check_model(model, adapts_language=task.adapts_language)
@@ -276,9 +282,12 @@ def _language_faults(config: RunConfig, made_by: RunConfig, languages: Sequence[
 
 
 @lru_cache(maxsize=8)
-def _skeleton(path: str, revision: str | None, needs_lm_head: bool, translates: bool) -> TransferModel:
+def _skeleton(
+    path: str, revision: str | None, trust_remote_code: bool, needs_lm_head: bool, translates: bool
+) -> TransferModel:
     """Builds a model as a task uses it, without weights; see `skeleton`. Nobody may change it."""
-    model = skeleton(_pretrained_config(path, revision), path)
+    shape = _pretrained_config(path, revision, trust_remote_code)
+    model = skeleton(shape, path, trust_remote_code=trust_remote_code)
     if (size := sum(buffer.nbytes for buffer in model.buffers())) > _MOST_BUFFER_BYTES:
         raise UsageError(
             f"model.path={path}: config.json asks for tables of {size:.2g} bytes beside the weights, for instance of "
@@ -292,19 +301,29 @@ def _skeleton(path: str, revision: str | None, needs_lm_head: bool, translates: 
 
 
 @lru_cache(maxsize=32)
-def _pretrained_config(path: str, revision: str | None) -> Any:
-    """Loads the transformers config of a pre-trained model.
+def _pretrained_config(path: str, revision: str | None, trust_remote_code: bool) -> Any:
+    """Loads the transformers config of a pre-trained model; see `load_config`. Nobody may change it."""
+    return load_config(path, revision, trust_remote_code=trust_remote_code)
 
-    Raises:
-        UsageError: it is missing or cannot be loaded.
-    """
-    from transformers import AutoConfig
 
-    try:
-        return AutoConfig.from_pretrained(str(Path(path).expanduser()) if path[0] == "~" else path, revision=revision)
-    except Exception as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UsageError(f"model.path={path}: no local folder, and the hub does not give it: {reason}") from error
+@lru_cache(maxsize=32)
+def _checkpoint(path: str, revision: str | None, trust_remote_code: bool, needs_head: bool) -> CheckpointReport:
+    """Compares a checkpoint's tensors with its config; see `inspect_checkpoint`."""
+    shape = _pretrained_config(path, revision, trust_remote_code)
+    return inspect_checkpoint(path, revision, shape, needs_head=needs_head, trust_remote_code=trust_remote_code)
+
+
+def model_notes(config: RunConfig) -> list[str]:
+    """Returns lines for the user about a usable base model: that its language-model head is drawn from the seed."""
+    model = config.model
+    if model.path is None or not task_class(config.task).needs_lm_head:
+        return []
+    if not _checkpoint(model.path, model.revision, model.trust_remote_code, True).draws_head:
+        return []
+    return [
+        f"model.path={model.path}: the checkpoint has no language-model head; runs of task {task_name(config.task)} "
+        f"draw one from seed={config.seed}"
+    ]
 
 
 def contradictions(config: RunConfig) -> list[str]:

@@ -24,6 +24,7 @@ NO_RESULT = {
     "xlt.__version__": "it is only written into a module's header",
     "xlt.config.schema": "it checks configs",
     "xlt.errors": "what an error message says",
+    "xlt.escapes": "how a message is shown",
     "xlt.files": "how files are written",
     "xlt.languages": "which codes are languages, and how one is written; others are refused",
     "xlt.language_codes": "what the refusal of a code suggests",

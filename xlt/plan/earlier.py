@@ -16,6 +16,7 @@ from typing import Any
 
 from xlt.config import RunConfig, SourceConfig
 from xlt.data.sources import digest, source_identity
+from xlt.errors import UsageError
 from xlt.plan.identity import facts_of, used_settings
 
 # Readers that do not read a source's own format, so that its `fields` are not used.
@@ -38,7 +39,7 @@ def converted(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
             return _translation(identity, used_settings(config.model, facts))
         settings = used_settings(config, facts, of_files=identity["settings"]["method"])
         return _run(identity, config, settings)
-    except (KeyError, TypeError, AttributeError, ImportError):
+    except (KeyError, TypeError, AttributeError, ImportError, UsageError):
         return None
 
 
@@ -145,7 +146,10 @@ def _hints(schema: Any) -> dict[str, Any]:
 
 def _schema_of(target: str) -> Any:
     """Returns the schema of a method or a task, given the dotted name of its class."""
-    module = importlib.import_module(target.rpartition(".")[0])
+    name = target.rpartition(".")[0]
+    if not name.startswith(("xlt.methods.", "xlt.tasks.")):  # a manifest is a file that others can write
+        raise ImportError(f"{target}: version 0.1.0 had no plug-ins")
+    module = importlib.import_module(name)
     if not hasattr(module, "SCHEMA"):
         raise ImportError(f"{target}: no schema beside it")
     return module.SCHEMA

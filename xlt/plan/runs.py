@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from omegaconf import DictConfig
 
-from xlt.compose import plain
+from xlt.compose import plain, recorded
 from xlt.config import PARTS, RunConfig
 from xlt.data.planned import PlannedData
 from xlt.data.source_report import SourceReport, form_note
@@ -24,7 +24,14 @@ from xlt.engine.run_data import RunData
 from xlt.engine.source_job import SourceJob
 from xlt.errors import UsageError
 from xlt.modules import ModuleFileError
-from xlt.plan.checks import model_faults, module_faults, network_faults, package_faults, user_file_faults
+from xlt.plan.checks import (
+    model_faults,
+    model_notes,
+    module_faults,
+    network_faults,
+    package_faults,
+    user_file_faults,
+)
 from xlt.plan.identity import digest
 from xlt.plan.other_code import OtherCode, StoredRun
 from xlt.plan.store import RunStore
@@ -205,6 +212,7 @@ class Runs:
         gathered = Gathered(self.store.place_faults(run.fingerprint for run in self.to_do()))
         read: list[tuple[Run, RunData]] = []
         made_notes: list[str] = []
+        models: dict[str, None] = {}
         seen: set[str] = set()
 
         def is_new(*parts: Any) -> bool:
@@ -233,10 +241,12 @@ class Runs:
             ]
             made_by = model_runs[-1].config if model_runs else None
             if is_new(config.model, config.task, config.method, made_by and made_by.model, _spoken(run)):
-                gathered.lines += model_faults(config, made_by, _spoken(run))
+                faults = model_faults(config, made_by, _spoken(run))
+                gathered.lines += faults
+                models |= dict.fromkeys([] if faults else model_notes(config))
             gathered.lines += network_faults(config)
         gathered.refuse()
-        return [*made_notes, *_notes(read)]
+        return [*models, *made_notes, *_notes(read)]
 
     def _leaks(self, run: Run) -> list[str]:
         """Returns a line for each training source of other runs that has texts of this run's evaluation data.
@@ -330,7 +340,7 @@ def _settings(run: Run) -> dict[str, str]:
         values = {"origins": ",".join(sorted({source.origin for source in sources.values()}))}
         for key in ("cap", "cap_words", "upsample", "split", "text_language"):
             values |= {f"{_SOURCES}{name}.{key}": getattr(source, key) for name, source in sources.items()}
-        every = _flat(plain(run.config))
+        every = _flat(recorded(run.config))
         values |= {key: value for key, value in every.items() if not key.startswith((*_SILENT, _SOURCES))}
         values["data.sources"] = _shortened(",".join(sources))
     return {key: _NOTHING if value in (None, [], {}) else str(value) for key, value in values.items()}

@@ -16,7 +16,7 @@ import torch
 from filelock import FileLock, Timeout
 
 import xlt
-from xlt.compose import plain
+from xlt.compose import recorded
 from xlt.config import RunConfig
 from xlt.data.transforms.translation import DONE_FILE
 from xlt.engine.run import CHECKPOINT_FOLDER, MODULE_FILE, RESULT_FILE, ModuleFile
@@ -241,7 +241,7 @@ class RunStore:
             "fingerprint": fingerprint,
             "kind": kind,
             "identity": identity,
-            "config": plain(config),
+            "config": recorded(config),
             "depends_on": depends_on,
             "finished": _now(),
             "seconds": self.result(fingerprint)["training"]["seconds"],

@@ -83,7 +83,7 @@ def column_facts(run: Run, columns: Sequence[str]) -> dict[str, LanguageFacts]:
     config = run.config
     if config.model.path is None:
         return {}
-    encoder = _encoder(config.model.path, config.model.revision)
+    encoder = _encoder(config.model.path, config.model.revision, config.model.trust_remote_code)
     source_language = next(iter(config.data.sources.values())).language
     typology = _typology(config.language_modules.typology)
     facts = {}
@@ -99,8 +99,8 @@ def column_facts(run: Run, columns: Sequence[str]) -> dict[str, LanguageFacts]:
 
 
 @functools.cache
-def _encoder(path: str, revision: str | None) -> Encoder:
-    return Encoder(load_tokenizer(path, revision))
+def _encoder(path: str, revision: str | None, trust_remote_code: bool) -> Encoder:
+    return Encoder(load_tokenizer(path, revision, trust_remote_code=trust_remote_code))
 
 
 def _typology(path: str | None) -> Typology | None:

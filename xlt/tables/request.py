@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, SCMode
 
-from xlt.compose import COMPOSITION_ERRORS, compose, is_composition_error, one_line, strangers
+from xlt.compose import COMPOSITION_ERRORS, compose, is_composition_error, one_line, register_schema, strangers
+from xlt.compose.environment import count_asked, refuse_environment
 from xlt.compose.messages import suggestion
 from xlt.config import faults
 from xlt.errors import UsageError
@@ -142,10 +142,9 @@ def request_table(words: Sequence[str], word: str = "table") -> TableRequest:
 
 
 def _register() -> None:
-    store = ConfigStore.instance()
-    store.store(name="base_reproduction", node=ReproductionConfig)
-    store.store(group="table", name="base_table", node=TableConfig)
-    store.store(group="system", name="base_system", node=SystemConfig)
+    register_schema("base_reproduction", ReproductionConfig)
+    register_schema("table/base_table", TableConfig)
+    register_schema("system/base_system", SystemConfig)
 
 
 def _renamed_key(word: str, key: str) -> str:
@@ -174,9 +173,11 @@ def _checked(named_table: NamedTable, settings: Sequence[str], word: str) -> Rep
     )
     at_scale(composed.table, str(composed.scale))
     _apply(table_changes, composed)
+    before = count_asked()
     config = OmegaConf.to_container(
         composed, resolve=True, throw_on_missing=False, structured_config_mode=SCMode.INSTANTIATE
     )
+    refuse_environment(composed, before)
     if lines := [*strangers(composed), *faults(config)]:
         raise UsageError(*(line.replace("table=", f"{word}=", 1) for line in lines))
     assert isinstance(config, ReproductionConfig)

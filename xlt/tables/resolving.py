@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf, SCMode, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from xlt.compose import one_line
+from xlt.compose.environment import count_asked, refuse_environment
 from xlt.config import faults
 from xlt.data.listing import EVERY
 from xlt.errors import UsageError
@@ -201,12 +202,14 @@ def _typed(schema: Any, content: DictConfig, where: str) -> Any:
         UsageError: a key is not in the schema, or a value has a wrong type.
     """
     try:
+        before = count_asked()
         merged = OmegaConf.merge(OmegaConf.structured(schema), content)
         typed = OmegaConf.to_container(
             merged, resolve=True, throw_on_missing=False, structured_config_mode=SCMode.INSTANTIATE
         )
     except OmegaConfBaseException as error:
         raise UsageError(f"{where}: {one_line(error)}") from error
+    refuse_environment(merged, before)
     if lines := list(faults(typed)):
         raise UsageError(*(f"{where}: {line}" for line in lines))
     return typed

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from xlt.engine.benchmarks import SCORE
 from xlt.engine.run import Composition
+from xlt.escapes import markdown_text
 from xlt.plan.planner import Plan, Run
 from xlt.plan.runs import names_of
 from xlt.plan.store import RunStore
@@ -37,23 +38,23 @@ _WORTH_SAYING_BYTES = 100_000_000
 def table_markdown(grid: Grid) -> str:
     """Returns the table as Markdown: systems are rows, best means are bold, published numbers are in brackets."""
     config, columns, best = grid.config, grid.columns, best_systems(grid)
-    lines = [f"# {config.title}", "", f"{legend(grid)}", ""]
+    lines = [f"# {markdown_text(config.title)}", "", markdown_text(legend(grid)), ""]
     if is_scoreboard(grid):
         return "\n".join([*lines, *_scoreboard_markdown(grid)]) + "\n"
-    lines.append("| | " + " | ".join(columns) + " |")
+    lines.append("| | " + " | ".join(map(markdown_text, columns)) + " |")
     lines.append("|---|" + "---:|" * len(columns))
     for name, system in config.systems.items():
         shown = []
         for column in columns:
             text = _cell(grid, name, column)
             shown.append(f"**{text}**" if name in best[column] else text)
-        lines.append(f"| {system.label} | " + " | ".join(shown) + " |")
+        lines.append(f"| {markdown_text(system.label)} | " + " | ".join(shown) + " |")
     if below := [*best_settings(grid), *stand_in_lines(grid)]:
-        lines += ["", *(f"- {line}" for line in below)]
+        lines += ["", *(f"- {markdown_text(line)}" for line in below)]
     if empty := holes(grid):
-        lines += ["", "Holes:", "", *(f"- {hole}" for hole in empty)]
+        lines += ["", "Holes:", "", *(f"- {markdown_text(hole)}" for hole in empty)]
     if config.note:
-        lines += ["", config.note]
+        lines += ["", *_note_markdown(config.note)]
     return "\n".join(lines) + "\n"
 
 
@@ -90,22 +91,27 @@ def print_table(grid: Grid, console: Console) -> None:
 def _scoreboard_markdown(grid: Grid) -> list[str]:
     """Returns the lines of a table of groups and of a table of languages."""
     config = grid.config
-    labels = [system.label for system in config.systems.values()]
+    labels = [markdown_text(system.label) for system in config.systems.values()]
     numbers = "---:|" * len(labels)
     lines = [f"| group | languages | {' | '.join(labels)} |", f"|---|---:|{numbers}"]
     for group in language_groups(grid):
         name = f"{group.kind}: {group.name}" if group.kind else group.name
         means = (group_mean(grid, system, group) for system in config.systems)
         shown = ("–" if mean is None else f"{mean:.1f}" for mean in means)
-        lines.append(f"| {name} | {len(group.columns)} | {' | '.join(shown)} |")
+        lines.append(f"| {markdown_text(name)} | {len(group.columns)} | {' | '.join(shown)} |")
     lines += ["", f"| code | language | {' | '.join(FACT_NAMES)} | {' | '.join(labels)} |"]
     lines.append("|---|---|---|---|---:|---:|---:|" + numbers)
     for column in config.columns:
         scores = (_cell(grid, system, column) for system in config.systems)
         words = (column, name_of(grid, column), *fact_words(grid.languages.get(column)), *scores)
-        lines.append(f"| {' | '.join(words)} |")
-    lines += ["", *(f"- {line}" for line in (*stand_in_lines(grid), *holes(grid)))]
-    return [*lines, "", config.note] if config.note else lines
+        lines.append(f"| {' | '.join(map(markdown_text, words))} |")
+    lines += ["", *(f"- {markdown_text(line)}" for line in (*stand_in_lines(grid), *holes(grid)))]
+    return [*lines, "", *_note_markdown(config.note)] if config.note else lines
+
+
+def _note_markdown(note: str) -> list[str]:
+    """Returns the lines of a note as Markdown; none of them begins a heading, a list or a table."""
+    return [f"Note: {markdown_text(line)}" if line[:1] in "#->+=" else markdown_text(line) for line in note.split("\n")]
 
 
 def _print_scoreboard(grid: Grid, console: Console) -> None:

@@ -8,9 +8,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from xlt.console import Terminal
 
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -19,7 +20,7 @@ class ProgressBar:
     """A watcher that shows a run on standard error: a live bar in a terminal, or a line every 30 seconds elsewhere."""
 
     def __init__(self, label: str) -> None:
-        self._console = Console(stderr=True)
+        self._console = Terminal(stderr=True)
         self._label = label
         self._live = self._console.is_terminal
         self._progress: Progress | None = None

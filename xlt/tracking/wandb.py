@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from xlt.compose import plain
+from xlt.compose import recorded
 from xlt.engine.build import build_task, method_class, method_name, task_class, task_name
 from xlt.engine.run import MODULE_FILE, Composition
 from xlt.errors import UsageError
@@ -72,7 +72,7 @@ class WandbRun:
                 name=shortened(run.label, NAME_LETTERS),
                 id=name,
                 resume="allow",
-                config={**_extra_config(run), SYSTEMS: self._sent_parts.systems, **plain(run.config)},
+                config={**_extra_config(run), SYSTEMS: self._sent_parts.systems, **recorded(run.config)},
                 dir=str(self._folder),
                 settings=wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True),
             )

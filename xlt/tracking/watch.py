@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +11,7 @@ from xlt.engine.processes import Processes
 from xlt.engine.training import Interrupted
 from xlt.engine.watching import Watcher
 from xlt.errors import UsageError
+from xlt.escapes import say
 from xlt.plan.planner import Run
 from xlt.plan.store import RunStore
 from xlt.tracking.jsonl import MetricsFile
@@ -104,7 +104,7 @@ def send_unsent(runs: Iterable[Run], store: RunStore) -> None:
                 finally:
                     tracked.close()
                 if run.config.tracker.progress:
-                    print(f"  W&B received the missing parts of {run.label}: {tracked.where}", file=sys.stderr)
+                    say(f"  W&B received the missing parts of {run.label}: {tracked.where}")
         if any(map(_is_out_of_reach, errors)):
             return
 
@@ -134,4 +134,4 @@ def _report_errors(label: str) -> Iterator[list[Exception]]:
             raise
         errors.append(error)
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        print(f"xlt: {label}: not everything was sent: {reason}; repeat the command to send the rest", file=sys.stderr)
+        say(f"xlt: {label}: not everything was sent: {reason}; repeat the command to send the rest")

@@ -364,3 +364,17 @@ def test_saving_takes_a_small_share_of_the_time_however_large_the_state(
     assert during[0] == 30.0
     assert all(later - earlier >= 10.0 + 10.0 / 0.05 for earlier, later in itertools.pairwise(during))
     assert len(during) == 3
+
+
+@pytest.mark.parametrize(("size", "said"), [(4, False), (10**9, True)])
+def test_a_batch_larger_than_the_data_is_said(
+    size: int, said: bool, make_trainer, make_method, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr(Silence, "note", lambda self, message: notes.append(message))
+    trainer = make_trainer(make_method("bitfit"), batch_size=size, max_steps=1)
+    largest = max(source.examples_an_epoch for source in trainer.sources)
+    trainer.train(tmp_path, Silence())
+    assert [note for note in notes if "batch_size" in note] == (
+        [f"train.batch_size={size}: the largest source has {largest} examples, and a step has no more"] if said else []
+    )

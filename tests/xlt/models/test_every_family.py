@@ -131,7 +131,7 @@ def run_config(path: Path, method: str, task: str) -> Any:
     kind = architecture(AutoConfig.from_pretrained(str(path)))
     model = SimpleNamespace(
         path=str(path), random=None, revision=None, dtype="float32", new_languages={}, dropout=None, quantise=None,
-        student=None,
+        student=None, trust_remote_code=False,
     )  # fmt: skip
     train = TrainConfig(**{**RECIPE, "max_steps": 2, "evaluate_every_steps": 2, "precision": "bf16"})
     return SimpleNamespace(

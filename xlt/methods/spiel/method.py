@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from xlt_kernels.select import select_at_random
 
 from xlt.config import RunFacts, key
+from xlt.errors import UsageError
 from xlt.methods.method import (
     Method,
     ModuleReport,
@@ -135,18 +136,40 @@ class Spiel(Method):
 
     def check_model(self, model: TransferModel, *, adapts_language: bool) -> None:
         refuse_without_linear_layers(self.name, model)
+        self._entries_of(model)
+
+    def _entries_of(self, model: TransferModel) -> dict[str, int]:
+        """Returns name -> number of tuned entries, for each tensor.
+
+        Raises:
+            UsageError: of a tensor it would be none, or more than all.
+        """
+        shapes = self._shapes_of(model)
+        density = self._density_of_tensors(shapes.values(), model.pretrained_parameters)
+        given = f"method.rank={self.rank}" if self.rank is not None else f"method.density={self.density}"
+        for name, shape in shapes.items():
+            if not 1 <= round(density * shape.numel()) <= shape.numel():
+                what = "no entry" if density < 1 else "more than all entries"
+                raise UsageError(
+                    f"{given}: this is {what} of the {shape.numel()} in {name} of model {model.base_name}; give a "
+                    f"{'larger' if density < 1 else 'smaller'} value"
+                )
+        return {name: round(density * shape.numel()) for name, shape in shapes.items()}
+
+    @staticmethod
+    def _shapes_of(model: TransferModel) -> dict[str, torch.Size]:
+        """Returns name -> shape of each tensor, as its layer stores it."""
+        return {
+            name: layer.weight.shape if is_transposed(layer) else torch.Size((layer.out_features, layer.in_features))
+            for name, layer in block_linear_layers(model).items()
+        }
 
     def attach(self, model: TransferModel, phase: Phase, setting: Setting) -> None:
         self.check_model(model, adapts_language=setting.adapts_language)
-        layers = block_linear_layers(model)
-        shapes = {
-            name: layer.weight.shape if is_transposed(layer) else torch.Size((layer.out_features, layer.in_features))
-            for name, layer in layers.items()
-        }
+        shapes = self._shapes_of(model)
         self._setting, self._steps = setting, phase.steps
         self._total, self._head = model.pretrained_parameters, head_parameters(model)
-        density = self._density_of_tensors(shapes.values(), model.pretrained_parameters)
-        self.entries = {n: max(1, min(round(density * s.numel()), s.numel())) for n, s in shapes.items()}
+        self.entries = self._entries_of(model)
         indices = unpack_indices(self._loaded_state) or {
             name: select_at_random({name: shape}, self.entries[name], setting.random("start", name))[name]
             for name, shape in shapes.items()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from xlt.modules.artefact import ModuleHeader
+from xlt.modules.artefact import ModuleHeader, same_base
 from xlt.modules.sparse_delta import Entries, SparseDelta
 
 
@@ -83,7 +83,7 @@ def _union(indices: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
 def _check_same_base(modules: Sequence[SparseDelta]) -> None:
     first = modules[0].header
     for module in modules[1:]:
-        if module.header.base_hash != first.base_hash:
+        if not same_base(module.header.base_hash, first.base_hash):
             raise ValueError(
                 f"{first} belongs to base model {first.base_model!r} ({first.base_hash}), {module.header} to "
                 f"{module.header.base_model!r} ({module.header.base_hash}): only modules of one base model have a sum"
