@@ -241,10 +241,10 @@ def test_what_hydra_refuses_is_refused_in_its_words(word: str) -> None:
     assert (type(raised.value), str(raised.value)) == (type(expected.value), str(expected.value))
 
 
-def test_hydra_is_put_away_after_use() -> None:
+def test_hydra_is_put_away_after_use(monkeypatch: pytest.MonkeyPatch) -> None:
     from hydra.core.global_hydra import GlobalHydra
 
-    GlobalHydra.instance().clear()
+    monkeypatch.setattr(GlobalHydra.instance(), "hydra", None)
     with hydra_ready():
         compose(["seed=3"])
         with hydra_ready():
