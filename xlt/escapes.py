@@ -13,7 +13,8 @@ import sys
 # direction of the text after them. Half a surrogate pair cannot be written in UTF-8.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _BREAKS = re.compile("[\t\n]")
-_OF_MARKDOWN = re.compile(r"[\\`|*\[\]]")
+# Brackets alone are text; a link or an image has its address directly behind them.
+_OF_MARKDOWN = re.compile(r"[\\`|*]|(?<=\])[(\[]")
 
 
 def terminal_text(text: str) -> str:

@@ -60,6 +60,10 @@ EXPERIMENTS: dict[str, tuple[str, list[str]]] = {
         "launcher: {{cluster: local, setup: ['touch {pwned}']}}",
         ["launcher.setup", "command line"],
     ),
+    "shell lines in the name of a partition": (
+        'launcher: {{partition: "gpu\\ntouch {pwned}"}}',
+        ["launcher.partition=gpu", "line breaks"],
+    ),
     "code beside a model": ("model: {{trust_remote_code: true}}", ["model.trust_remote_code", "command line"]),
     "code of a run that is needed": (
         "model: {{run: {{experiment: nano_pretrain, overrides: ['method._target_=os.system']}}}}",

@@ -65,10 +65,10 @@ def test_a_line_for_the_user_stays_one_line(capsys: pytest.CaptureFixture[str]) 
         ("LT-SFT, 8%: a_b ± 1 (†)", "LT-SFT, 8%: a_b ± 1 (†)"),
         ("x | 99.9 |\n| fake | 100 |", r"x \| 99.9 \| \| fake \| 100 \|"),
         ("**best** `code`", r"\*\*best\*\* \`code\`"),
-        ("![x](http://tracker/a.png)", r"!\[x\](http://tracker/a.png)"),
+        ("![x](http://tracker/a.png)", r"![x]\(http://tracker/a.png)"),
         ("<script>x</script>", "&lt;script>x&lt;/script>"),
         ("a\\| b", r"a\\\| b"),
-        ("a\x1b[31m\rb", r"a\\x1b\[31m\\rb"),
+        ("a\x1b[31m\rb", r"a\\x1b[31m\\rb"),
     ],
 )
 def test_a_text_stays_in_its_cell_of_markdown(text: str, shown: str) -> None:

@@ -11,6 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from xlt.config import LauncherConfig, ModelConfig, RunConfig, TrackerConfig, TrainConfig
+from xlt.escapes import terminal_line
 
 _WIDTH = 79
 _NAME_WIDTH = 24
@@ -35,7 +36,7 @@ def groups_help(names: tuple[str, ...]) -> str:
     loader = GlobalHydra.instance().config_loader()
     lines = []
     for name in names:
-        options = [o for o in loader.get_group_options(name) if not o.startswith(("base_", "_"))]
+        options = [terminal_line(o) for o in loader.get_group_options(name) if not o.startswith(("base_", "_"))]
         lines += _entry(name, " ".join(_folded(options)))
     return "\n".join(lines)
 

@@ -152,8 +152,8 @@ class LauncherConfig:
     cluster: str | None = key(
         "slurm, or local: a simulated cluster on this machine; null: no cluster", choices=("slurm", "local")
     )
-    partition: str | None = key("SLURM partition")
-    account: str | None = key("SLURM account")
+    partition: str | None = key("SLURM partition", name=True)
+    account: str | None = key("SLURM account", name=True)
     minutes: int = key("time limit of a job, minutes; an unfinished job saves its state and is submitted again", low=1)
     memory_gb: float = key("memory of a job, GB", above=0)
     cpus: int = key("CPU cores of a job", low=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -242,7 +243,8 @@ def check_finite(pretrained: nn.Module, path: str) -> None:
         UsageError: there is one; the message names its tensor.
     """
     for name, parameter in pretrained.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
+        # A sum is NaN or infinite if one of its values is; it is several times faster than a look at each value.
+        if not math.isfinite(parameter.detach().sum(dtype=torch.float64)):
             raise UsageError(f"model.path={path}: the tensor {name} has NaN or infinite values; copy the model again")
 
 

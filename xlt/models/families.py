@@ -25,14 +25,21 @@ _OTHER_ENCODERS = ("xlnet",)
 
 def architecture(config: Any) -> str:
     """Returns `ENCODER`, `DECODER` or `ENCODER_DECODER`, read off a model's transformers config."""
-    from transformers import MODEL_FOR_MASKED_LM_MAPPING
-
     if getattr(config, "is_encoder_decoder", False):
         return ENCODER_DECODER
     if getattr(config, "use_bidirectional_attention", None) or config.model_type in _OTHER_ENCODERS:
         return ENCODER
     is_decoder = getattr(config, "is_decoder", False) or (config.model_type == "xlm" and config.causal)
-    return ENCODER if type(config) in MODEL_FOR_MASKED_LM_MAPPING and not is_decoder else DECODER
+    return ENCODER if has_masked_head(config) and not is_decoder else DECODER
+
+
+def has_masked_head(config: Any) -> bool:
+    """Returns whether transformers, or the model's own code, has a class with a masked language-model head."""
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING
+
+    if type(config).__module__.startswith("transformers."):
+        return type(config) in MODEL_FOR_MASKED_LM_MAPPING
+    return "AutoModelForMaskedLM" in (getattr(config, "auto_map", None) or {})
 
 
 def family_fault(config: Any) -> str | None:

@@ -40,6 +40,7 @@ from xlt.models.families import (
     architecture,
     built_in_languages,
     family_fault,
+    has_masked_head,
 )
 from xlt.models.mixed_precision import support_autocast
 from xlt.models.transfer import TransferModel, base_hash, split_pretrained
@@ -238,7 +239,6 @@ def skeleton(config: Any, name: str, *, trust_remote_code: bool = False) -> Tran
 def _class_for(config: Any) -> Any:
     """Returns the class of transformers that loads a model for our tasks."""
     from transformers import (
-        MODEL_FOR_MASKED_LM_MAPPING,
         AutoModel,
         AutoModelForCausalLM,
         AutoModelForMaskedLM,
@@ -248,7 +248,7 @@ def _class_for(config: Any) -> Any:
     kind = architecture(config)
     if kind == ENCODER_DECODER:
         return AutoModelForSeq2SeqLM if config.model_type == TRANSLATOR else AutoModel
-    masked = kind == ENCODER and type(config) in MODEL_FOR_MASKED_LM_MAPPING
+    masked = kind == ENCODER and has_masked_head(config)
     return AutoModelForMaskedLM if masked else AutoModelForCausalLM
 
 

@@ -111,7 +111,10 @@ def _scoreboard_markdown(grid: Grid) -> list[str]:
 
 def _note_markdown(note: str) -> list[str]:
     """Returns the lines of a note as Markdown; none of them begins a heading, a list or a table."""
-    return [f"Note: {markdown_text(line)}" if line[:1] in "#->+=" else markdown_text(line) for line in note.split("\n")]
+    lines = note.split("\n")
+    return [
+        f"Note: {markdown_text(line)}" if line.startswith(tuple("#->+=[")) else markdown_text(line) for line in lines
+    ]
 
 
 def _print_scoreboard(grid: Grid, console: Console) -> None:

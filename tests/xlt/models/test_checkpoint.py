@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from collections.abc import Callable
@@ -15,7 +16,13 @@ from safetensors.torch import load_file, save_file
 from tests.model_families import FAMILIES, save_family
 from xlt.errors import UsageError
 from xlt.models.checkpoint import load_config
-from xlt.models.loading import inspect_checkpoint, load_pretrained, whole_pretrained
+from xlt.models.loading import (
+    inspect_checkpoint,
+    load_pretrained,
+    load_tokenizer,
+    model_identity,
+    whole_pretrained,
+)
 from xlt.models.transfer import TransferModel
 from xlt.modules import same_base
 
@@ -271,3 +278,69 @@ def test_the_hash_of_a_base_model_covers_constants_that_a_checkpoint_stores() ->
     from xlt.models.transfer import parameter_hash
 
     assert parameter_hash(Scaled(1.0, 0.0)) == parameter_hash(Scaled(1.0, 9.0)) != parameter_hash(Scaled(2.0, 0.0))
+
+
+CODE = """
+from pathlib import Path
+from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+
+(Path(__file__).parent / "ran").write_text("")
+Path({marker!r}).write_text("")
+
+class OwnConfig(BertConfig):
+    model_type = "of_somebody"
+
+class OwnModel(BertForMaskedLM):
+    config_class = OwnConfig
+
+class OwnTokenizer(PreTrainedTokenizerFast):
+    pass
+"""
+
+
+@pytest.fixture
+def with_code(changed: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Path]:
+    """A model that brings its own code, and the file that the code makes."""
+    marker = tmp_path / "outside"
+    own = {"AutoConfig": "own.OwnConfig", "AutoModelForMaskedLM": "own.OwnModel"}
+    path = changed("BERT", model_type="of_somebody", auto_map=own)
+    (Path(path) / "own.py").write_text(CODE.format(marker=str(marker)), "utf-8")
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a prompt"))
+    return path, marker
+
+
+@pytest.mark.parametrize("load", [load_config, load_pretrained])
+def test_code_beside_a_model_is_not_run_and_nobody_is_asked(
+    load: Callable[[str], Any], with_code: tuple[str, Path]
+) -> None:
+    path, marker = with_code
+    with pytest.raises(UsageError, match=r"model\.path=.*auto_map.*model\.trust_remote_code=true") as refused:
+        load(path)
+    assert len(refused.value.lines) == 1 and not marker.exists()
+
+
+def test_code_beside_a_model_is_run_for_those_who_say_so(with_code: tuple[str, Path]) -> None:
+    path, marker = with_code
+    model = load_pretrained(path, trust_remote_code=True)
+    assert marker.exists() and type(whole_pretrained(model)).__name__ == "OwnModel"
+
+
+def test_code_beside_a_tokenizer_is_not_run(whole: Callable[[str], Path], changed: Callable[..., str]) -> None:
+    path = Path(changed("BERT"))
+    settings = json.loads((path / "tokenizer_config.json").read_text("utf-8"))
+    settings |= {"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": [None, "own.OwnTokenizer"]}}
+    (path / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
+    marker = path / "outside"
+    (path / "own.py").write_text(CODE.format(marker=str(marker)), "utf-8")
+    with contextlib.suppress(UsageError):  # transformers 5 may take its own class instead
+        load_tokenizer(str(path))
+    assert not marker.exists()
+
+
+def test_the_code_beside_a_model_is_part_of_its_identity(with_code: tuple[str, Path]) -> None:
+    path, _ = with_code
+    before = model_identity(path, None)
+    (Path(path) / "own.py").write_text("", "utf-8")
+    model_identity.cache_clear()
+    assert model_identity(path, None) != before

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import xlt.methods
 import xlt.tasks
-from xlt.compose import compose
+from xlt.compose import command_line, compose
 from xlt.config import (
     BenchmarkConfig,
     HubConfig,
@@ -107,11 +107,12 @@ RANDOM = {
     "model.random": RandomModelConfig("bert", 2, 32, 2, 64, 64, 300, 0.1),
 }
 GENERATOR = ["data=empty", "+source@data.sources.eng=mono", "data.sources.eng.language=eng", "method.typology=null"]
-ALONE = ["method=full", "language_modules=none"]
+ALONE = ["method=pretrain", "language_modules=none"]
 WITH_MODEL = ["model.path={places}/model"]
-MODEL_RUN = {"model.path": None, "model.run": RunReference("generator", [*GENERATOR, *WITH_MODEL])}
+MODEL_RUN = {"model.path": None, "model.run": RunReference("generator", [*GENERATOR[:3], *WITH_MODEL, *ALONE])}
 STUDENT_RUN = {"model.student.run": RunReference("generator", [*GENERATOR[:3], "method=pretrain"])}
-MADE = {"method.typology": None, "language_modules.generator": RunReference("generator", GENERATOR)}
+SEVERAL = [*GENERATOR, "+source@data.sources.fao=mono", "data.sources.fao.language=fao"]
+MADE = {"method.typology": None, "language_modules.generator": RunReference("generator", SEVERAL)}
 START = {"start.run": RunReference("generator", [*GENERATOR[:3], "method=mad_x"])}
 
 # By key, or by the longest key above it.
@@ -124,7 +125,7 @@ CASES: dict[str, Case] = {
         values={"model.path": None, "model.run": RunReference("generator", [*GENERATOR[:3], *WITH_MODEL, *ALONE])},
         value="parsing",
     ),
-    "model.run.overrides": Case(values=MODEL_RUN, value=[*GENERATOR, *WITH_MODEL, "train.max_steps=7"]),
+    "model.run.overrides": Case(values=MODEL_RUN, value=[*GENERATOR[:3], *WITH_MODEL, *ALONE, "train.max_steps=7"]),
     "model.random": Case(values=RANDOM),
     "model.dropout": Case(value=0.3),
     "model.student": Case(STUDENT),
@@ -203,11 +204,11 @@ CASES: dict[str, Case] = {
     "language_modules.paths": Case(value={"eng": "{places}/a.safetensors"}),
     "language_modules.generator.experiment": Case(
         ("method=mad_x", "language_modules=mad_g"),
-        {"language_modules.generator": RunReference("generator", [*GENERATOR[:3], "method=mad_x"])},
+        {"language_modules.generator": RunReference("generator", [*SEVERAL, "method=mad_g"])},
         "translation_pretrain",
     ),
     "language_modules.generator.overrides": Case(
-        ("method=mad_g", "language_modules=mad_g"), MADE, [*GENERATOR, "train.max_steps=7"]
+        ("method=mad_g", "language_modules=mad_g"), MADE, [*SEVERAL, "train.max_steps=7"]
     ),
     "language_modules.start_from_generator": Case(
         ("method=mad_g", "language_modules=mad_g_ft"),
@@ -381,9 +382,14 @@ def made_up(key: Key, value: Any) -> Any:
     raise AssertionError(f"{key.path}={value}: give it a line in CASES with another value")
 
 
+# What a config can say only together with the command line.
+ASKED_FOR = ("model.trust_remote_code", "launcher.setup", "launcher.sbatch", "output_dir")
+
+
 def identity(config: DictConfig, folder: Path) -> dict[str, Any]:
     """The identity of a run without its code: some values have other code executed, and must count without that too."""
-    run = Plan(RunStore(folder / "outputs")).add(config, evaluate=False)
+    with command_line([f"{name}=..." for name in ASKED_FOR]):
+        run = Plan(RunStore(folder / "outputs")).add(config, evaluate=False)
     return {name: value for name, value in run.identity.items() if name != "code"}
 
 
