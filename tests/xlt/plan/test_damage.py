@@ -77,9 +77,9 @@ def _read(root: Path, fingerprint: str) -> dict[str, Any]:
         "metrics": store.metrics(fingerprint),
         "manifest": store.manifest(fingerprint),
         "failure": store.failure(fingerprint),
-        "manifests": {one["fingerprint"]: one for one in store.manifests()},
+        "manifests": {one["fingerprint"]: one for one in store.finished().values()},
         "seconds": store.seconds_of_kind("tagging"),
-        "seconds of evaluation": store.seconds_of_evaluation("tagging"),
+        "seconds of evaluation": store.seconds_of_evaluations().get("tagging"),
         "lacks manifest": store.lacks_manifest(fingerprint),
         "unfinished": sorted(store.unfinished()),
     }
@@ -227,7 +227,7 @@ def test_a_checkpoint_has_exactly_the_files_that_the_run_wrote(
 
 def test_folders_that_are_no_runs_are_left_alone(store: RunStore) -> None:
     shutil.copytree(store.folder(RUN), store.runs / "copy of mine")
-    assert {manifest["fingerprint"] for manifest in store.manifests()} == {RUN, OTHER}
+    assert {facts["fingerprint"] for facts in store.finished().values()} == {RUN, OTHER}
     assert (store.runs / "copy of mine" / MANIFEST_FILE).is_file()
 
 
