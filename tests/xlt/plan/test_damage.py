@@ -125,7 +125,7 @@ def test_no_damage_of_a_file_changes_a_number_or_raises(
         found = _read(store.root, RUN)
         lines = capsys.readouterr().err.splitlines()
         assert all(_has_no_more(found[part], right[part]) for part in _OWN), what
-        assert found["manifests"][OTHER] == others["manifest"], what
+        assert found["manifests"][OTHER] == others["manifests"][OTHER], what
         assert len(lines) <= 1 and all(line.startswith(f"xlt: {folder / Path(name).parts[0]}: ") for line in lines), (
             what
         )
