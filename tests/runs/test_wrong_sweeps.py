@@ -37,6 +37,15 @@ def test_a_faulty_job_does_not_stop_the_others_of_its_sweep(
     assert sum(path.endswith("multirun.yaml") for path in ended.left) == 1
 
 
+def test_a_folder_in_which_no_sweep_can_be_written_is_one_line(
+    input_files: dict[str, Path], command: Callable[..., Ended], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    for folder, said in ((tmp_path / "file" / "x", "is not a folder"), (tmp_path / ("x" * 300), "File name too long")):
+        words = [word for word in filled(RIGHT, input_files) if not word.startswith("output_dir=")]
+        refused(command("-m", *words, f"output_dir={folder}", "seed=1,2"), [[str(folder), said, "output_dir"]])
+
+
 def _dirname(line: str) -> str:
     found = re.search(r"job 0 \((.*?)\): train", line)
     assert found is not None, line

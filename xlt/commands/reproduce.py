@@ -20,7 +20,7 @@ from xlt.plan.planner import Plan
 from xlt.plan.store import RunStore
 from xlt.tables.catalogue import catalogue
 from xlt.tables.figures import FigurePanel, save_panels
-from xlt.tables.grid import Grid, averages
+from xlt.tables.grid import INCOMPLETE, Grid, averages
 from xlt.tables.page import save_page
 from xlt.tables.request import TableRequest, request_table
 from xlt.tables.table import Table
@@ -93,13 +93,22 @@ def reproduce(words: list[str]) -> int:
     grids = show(request, tables, plan, outcome.failures, console)
     if request.figures:
         title = request.config.table.title
-        picture, _ = save_panels(request.name, title, figure_panels(request, tables, grids), plan.store)
+        picture, _ = save_panels(
+            _figure_name(request, grids, plan), title, figure_panels(request, tables, grids), plan.store
+        )
         if picture is not None:
             console.print(f"figure: {picture}", highlight=False, markup=False, soft_wrap=True)
     send_unsent(plan.runs.values(), plan.store)
     done = f"{len(outcome.done)} jobs in {duration(time.monotonic() - started)}" if outcome.done else "nothing to do"
     console.print(done, highlight=False)
     return FAILURE if outcome.failures else 0
+
+
+def _figure_name(request: TableRequest, grids: Mapping[str, Grid], plan: Plan) -> str:
+    """Returns the name of a table's picture, which is no finished table's if a file of this one is kept beside one."""
+    folder = plan.store.root / "tables"
+    beside = any((folder / f"{grid.name}{INCOMPLETE}.json").exists() for grid in grids.values())
+    return f"{request.name}{INCOMPLETE}" if beside else request.name
 
 
 def print_catalogue(console: Terminal) -> None:
@@ -124,12 +133,15 @@ def show(
     if request.has_averages:
         table = request.config.table
         grids_and_tables.append((averages(request.name, table.title, table.note, grids), list(tables.values())))
+    names = []
     for grid, grid_tables in grids_and_tables:
-        grid.save(table_markdown(grid), folder)
+        names.append(grid.save(table_markdown(grid), folder))
         if grid.columns:
             print_table(grid, Terminal())
-        _save_page(grid, grid_tables, plan, failures)
-    names = [grid.name for grid, _ in grids_and_tables]
+        _save_page(names[-1], grid, grid_tables, plan, failures)
+        if names[-1] != grid.name:
+            line = f"{folder / grid.name}: has more values than this table and is kept; this one is {names[-1]}"
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"{', '.join(str(folder / name) for name in names)}: .md, .json and .html",
         highlight=False,
@@ -151,7 +163,7 @@ def figure_panels(
     }
 
 
-def _save_page(grid: Grid, tables: Sequence[Table], plan: Plan, failures: Mapping[str, str]) -> None:
+def _save_page(name: str, grid: Grid, tables: Sequence[Table], plan: Plan, failures: Mapping[str, str]) -> None:
     """Writes `NAME.html`, with the runs of all tables from which the grid is made."""
     labels: dict[str, list[str]] = {}
     for table in tables:
@@ -163,5 +175,5 @@ def _save_page(grid: Grid, tables: Sequence[Table], plan: Plan, failures: Mappin
     for run in runs:
         systems = ", ".join(dict.fromkeys(labels[run.fingerprint]))
         names[run.fingerprint] = f"{systems}, seed {run.config.seed}"
-    path = plan.store.root / "tables" / f"{grid.name}.html"
+    path = plan.store.root / "tables" / f"{name}.html"
     save_page(path, grid.config.title, runs, plan.store, failures, grid, plan, names)

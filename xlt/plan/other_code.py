@@ -7,16 +7,14 @@ are compared by keys: digests of their identities without code, in which each fi
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from xlt.config import SourceConfig
 from xlt.data.sources import digest
 from xlt.plan import earlier
-from xlt.plan.store import RunStore
-
-_FINGERPRINT_DIGITS = 32
+from xlt.plan.store import RunStore, comparable
 
 
 class Identified(Protocol):
@@ -50,7 +48,7 @@ class StoredRun:
 class OtherCode:
     """A search for runs and evaluations that other code made from the same settings, data and modules.
 
-    The manifests in the store are read once, when they are first needed.
+    The store's index of runs is read once, when it is first needed; manifests only of runs that are used.
 
     Args:
         store: the store that is searched.
@@ -63,8 +61,8 @@ class OtherCode:
     def __init__(self, store: RunStore, planned: Mapping[str, Identified]) -> None:
         self._store, self._planned = store, planned
         self.used: dict[str, StoredRun] = {}
-        self._stored: dict[str, StoredRun] | None = None
-        self._alike: dict[str, list[StoredRun]] = {}
+        self._stored: dict[str, dict[str, Any]] | None = None
+        self._alike: dict[str, list[dict[str, Any]]] = {}
         self._keys: dict[str, str] = {}
 
     def chosen(self, identity: dict[str, Any], other_code: str) -> tuple[str, dict[str, Any]]:
@@ -84,10 +82,23 @@ class OtherCode:
 
     def run_like(self, identity: Mapping[str, Any]) -> StoredRun | None:
         """Returns the latest finished run that differs from this identity only in code; None if there is none."""
-        order = _order(identity)
-        alike = (run for run in self._runs_alike(self._key(identity)) if _order(run.identity) in (order, None))
-        candidates = [run for run in alike if self._store.is_trained(run.fingerprint)]
-        return max(candidates, key=lambda run: (run.finished, run.fingerprint), default=None)
+        facts = comparable(identity)
+        alike = [run for run in self._runs_alike(self._key(facts)) if run["order"] in (facts["order"], None)]
+        for run in sorted(alike, key=lambda run: (run["finished"], run["fingerprint"]), reverse=True):
+            if self._store.is_trained(run["fingerprint"]) and (stored := self._stored_run(run)) is not None:
+                return stored
+        return None
+
+    def _stored_run(self, facts: Mapping[str, Any]) -> StoredRun | None:
+        """Reads the identity of a run in the store; None if its manifest is damaged."""
+        manifest = self._store.manifest(facts["fingerprint"])
+        if not manifest:
+            return None
+        identity = manifest.get("identity") or {}
+        identity = identity if "code" in identity else earlier.converted(manifest)
+        if identity is None:
+            return None
+        return StoredRun(facts["fingerprint"], identity, facts["version"], facts["commit"], facts["finished"])
 
     def evaluation_like(self, fingerprint: str, identity: Mapping[str, Any], source: SourceConfig | None) -> str | None:
         """Returns the key of a run's latest evaluation that differs from this identity only in code, or None.
@@ -97,8 +108,8 @@ class OtherCode:
             identity: of the evaluation with the present code.
             source: the evaluation source; None for a benchmark.
         """
-        records, key = self._store.evaluations(fingerprint), self._key(identity)
-        alike = {k: record for k, record in records.items() if self._key(record.get("identity", {})) == key}
+        records, key = self._store.evaluations(fingerprint), self._key(comparable(identity))
+        alike = {k: record for k, record in records.items() if self._key(comparable(record.get("identity", {}))) == key}
         if alike:
             return max(alike, key=lambda k: (str(alike[k].get("finished")), k))
         modules: Mapping[str, str] = identity["modules"]
@@ -112,56 +123,41 @@ class OtherCode:
         """Returns the identities of all modules that differ from this one only in code; this one is the first."""
         fingerprint, *language = module.split("/")
         key = self._key_of(fingerprint)
-        alike = [run.fingerprint for run in self._runs_alike(key)] if key is not None else []
+        alike = [run["fingerprint"] for run in self._runs_alike(key)] if key is not None else []
         return ["/".join([one, *language]) for one in dict.fromkeys([fingerprint, *alike])]
 
-    def _runs(self) -> dict[str, StoredRun]:
+    def _runs(self) -> dict[str, dict[str, Any]]:
+        """Returns fingerprint -> facts about a run, for all finished runs in the store; see `RunStore.finished`."""
         if self._stored is None:
             self._stored = {}
-            for manifest in self._store.manifests():
-                identity = manifest.get("identity") or {}
-                identity = identity if "code" in identity else earlier.converted(manifest)
-                if identity is not None and self._store.has_result(manifest["fingerprint"]):
-                    version = str(manifest.get("versions", {}).get("xlt", "of unknown version"))
-                    about = (version, manifest.get("commit"), str(manifest.get("finished", "")))
-                    self._stored[manifest["fingerprint"]] = StoredRun(manifest["fingerprint"], identity, *about)
-            for run in self._stored.values():
-                self._alike.setdefault(self._key(run.identity), []).append(run)
+            for facts in self._store.finished().values():
+                if not facts["fingerprint"]:
+                    continue
+                if "shape" not in facts:  # of an earlier version
+                    identity = earlier.converted(self._store.manifest(facts["fingerprint"]))
+                    if identity is None:
+                        continue
+                    facts = {**facts, **comparable(identity)}
+                if self._store.has_result(facts["fingerprint"]):
+                    self._stored[facts["fingerprint"]] = facts
+            for facts in self._stored.values():
+                self._alike.setdefault(self._key(facts), []).append(facts)
         return self._stored
 
-    def _runs_alike(self, key: str) -> list[StoredRun]:
+    def _runs_alike(self, key: str) -> list[dict[str, Any]]:
         self._runs()
         return self._alike.get(key, [])
 
     def _key_of(self, fingerprint: str) -> str | None:
         """Returns the key of a run, which is equal for runs that differ only in code; None for an unknown run."""
         if fingerprint not in self._keys:
-            run = self._planned.get(fingerprint) or self._runs().get(fingerprint)
-            if run is None:
+            planned = self._planned.get(fingerprint)
+            facts = self._runs().get(fingerprint) if planned is None else comparable(planned.identity)
+            if facts is None:
                 return None
-            self._keys[fingerprint] = self._key(run.identity)
+            self._keys[fingerprint] = self._key(facts)
         return self._keys[fingerprint]
 
-    def _key(self, identity: Mapping[str, Any]) -> str:
-        own = {name: value for name, value in identity.items() if name != "code"}
-        if "data" in own:  # identities of earlier versions have no order of the sources
-            own["data"] = {name: value for name, value in own["data"].items() if name != "order"}
-        return digest(_with_keys(own, self._key_of))
-
-
-def _order(identity: Mapping[str, Any]) -> Any:
-    """Returns the order of a run's sources; None if its identity does not contain it."""
-    return identity.get("data", {}).get("order")
-
-
-def _with_keys(value: Any, key_of: Callable[[str], str | None]) -> Any:
-    """Replaces each fingerprint of a run in a JSON value by the run's key, also in "FINGERPRINT/LANGUAGE"."""
-    if isinstance(value, Mapping):
-        return {name: _with_keys(part, key_of) for name, part in value.items()}
-    if isinstance(value, list):
-        return [_with_keys(part, key_of) for part in value]
-    if isinstance(value, str) and len(value) >= _FINGERPRINT_DIGITS:
-        fingerprint, *rest = value.split("/")
-        if len(fingerprint) == _FINGERPRINT_DIGITS and (key := key_of(fingerprint)) is not None:
-            return "/".join([key, *rest])
-    return value
+    def _key(self, facts: Mapping[str, Any]) -> str:
+        """Returns the key of an identity of which `comparable` gave these facts."""
+        return digest([facts["shape"], [self._key_of(mention) or mention for mention in facts["mentions"]]])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -281,18 +280,18 @@ class Runs:
         both); None if there was no such run, or if another process is working on this one.
         """
         rows, names = [], names_of(self.runs.values())
-        seconds_of_training = functools.cache(self.store.seconds_of_kind)  # each call reads the whole store
-        seconds_of_evaluation = functools.cache(self.store.seconds_of_evaluation)
+        seconds_of_training = self.store.seconds_of_kinds()
+        seconds_of_evaluation = self.store.seconds_of_evaluations()
         for run in self.runs.values():
             todo, trained = len(self.missing_evaluations(run)), self.store.is_trained(run.fingerprint)
             steps, seconds = [], []
             if not trained:
                 begun = self.store.has_state(run.fingerprint)
                 steps.append("resume" if begun else "train" if run.job is None else run.job.verb)
-                seconds.append(seconds_of_training(run.kind))
+                seconds.append(seconds_of_training.get(run.kind))
             if todo:
                 steps.append(f"evaluate {todo}")
-                seconds_each = seconds_of_evaluation(run.kind)
+                seconds_each = seconds_of_evaluation.get(run.kind)
                 seconds.append(None if seconds_each is None else todo * seconds_each)
             known = [part for part in seconds if part is not None]
             if steps and self.store.is_worked_on(run.fingerprint):

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 import xlt
 from xlt.compose import recorded
 from xlt.config import RunConfig
+from xlt.data.sources import digest
 from xlt.data.transforms.translation import DONE_FILE
 from xlt.engine.run import CHECKPOINT_FOLDER, MODULE_FILE, RESULT_FILE, ModuleFile
 from xlt.engine.state import STATE_FILES
@@ -36,9 +37,11 @@ from xlt.plan.damage import (
     sound_metrics,
 )
 from xlt.plan.locks import abandoned, forget_holder, held, note_holder
+from xlt.plan.run_index import RunIndex
 from xlt.writers import remove_left_overs
 
 _DIGITS = 12
+_FINGERPRINT_DIGITS = 32
 _FOLDER_NAME = re.compile(f"[0-9a-f]{{{_DIGITS}}}")
 _RECORDS_KEY = "records"
 _EVALUATED_AGAIN = "what it lacks is evaluated again"
@@ -68,7 +71,11 @@ class RunStore:
         except RuntimeError as error:
             raise UsageError(f"output_dir={root}: this machine has no such user, whose home ~ stands for") from error
         self.runs = self.root / "runs"
-        self._times: dict[str, tuple[str, float]] = {}
+        self._index = RunIndex(
+            self.runs,
+            {MANIFEST_FILE: self._manifest_facts, _EVALUATION_TIME_FILE: self._evaluation_facts},
+            lambda name: _FOLDER_NAME.fullmatch(name) is not None,
+        )
         self._held: set[Path] = set()
 
     def folder(self, fingerprint: str) -> Path:
@@ -264,20 +271,40 @@ class RunStore:
         remedy = "it is written again when a command needs the run"
         return self._read(fingerprint, MANIFEST_FILE, check_manifest, remedy)
 
-    def manifests(self) -> Iterator[dict[str, Any]]:
-        """Yields the manifests of all finished runs, and reads each only when it is needed."""
-        for name in self._run_names(MANIFEST_FILE):
-            if manifest := self.manifest(name):
-                yield manifest
+    def finished(self) -> dict[str, dict[str, Any]]:
+        """Returns name of the folder -> facts about a run with a manifest, for all such runs; see `run_index`.
+
+        The facts are `fingerprint`, `kind`, `seconds`, `version`, `commit` and `finished` of the manifest, and those of
+        `comparable` about its identity, if that has the present format.
+        """
+        return self._index.facts(MANIFEST_FILE)
+
+    def _manifest_facts(self, name: str) -> tuple[dict[str, Any] | None, bool]:
+        manifest = self.manifest(name)
+        if not manifest:
+            return None, False
+        identity = manifest.get("identity") or {}
+        is_present = "code" in identity
+        return {
+            "fingerprint": manifest.get("fingerprint"),
+            "kind": str(manifest.get("kind")),
+            "seconds": manifest.get("seconds", 0.0),
+            "version": str(manifest.get("versions", {}).get("xlt", "of unknown version")),
+            "commit": manifest.get("commit"),
+            "finished": str(manifest.get("finished", "")),
+            **(comparable(identity) if is_present else {}),
+        }, is_present
+
+    def _evaluation_facts(self, name: str) -> tuple[dict[str, Any] | None, bool]:
+        return self._evaluation_time(name) or None, True
 
     def seconds_of_kind(self, kind: str) -> float | None:
         """Returns the median training time, in seconds, of past runs of a kind; None if there are none."""
-        for name in self._run_names(MANIFEST_FILE):
-            if name not in self._times:
-                manifest = self.manifest(name)
-                self._times[name] = str(manifest.get("kind")), manifest.get("seconds", 0.0)
-        times = sorted(seconds for known, seconds in self._times.values() if known == kind)
-        return times[len(times) // 2] if times else None
+        return self.seconds_of_kinds().get(kind)
+
+    def seconds_of_kinds(self) -> dict[str, float]:
+        """Returns kind -> median training time, in seconds, of past runs of the kind."""
+        return _medians((facts["kind"], facts["seconds"]) for facts in self.finished().values())
 
     def record_evaluation_time(self, fingerprint: str, kind: str, evaluations: int, seconds: float) -> None:
         """Records the time that evaluations of a run took, with loading the model; `kind` is as in the manifest."""
@@ -286,22 +313,13 @@ class RunStore:
         evaluations += before.get("evaluations", 0)
         write_sealed(file, {"kind": kind, "evaluations": evaluations, "seconds": seconds + before.get("seconds", 0.0)})
 
-    def seconds_of_evaluation(self, kind: str) -> float | None:
-        """Returns the median time, in seconds, of one evaluation of past runs of a kind; None if there are none."""
-        times = sorted(
-            record["seconds"] / record["evaluations"]
-            for name in self._run_names(_EVALUATION_TIME_FILE)
-            if (record := self._evaluation_time(name)).get("kind") == kind
-        )
-        return times[len(times) // 2] if times else None
+    def seconds_of_evaluations(self) -> dict[str, float]:
+        """Returns kind -> median time, in seconds, of one evaluation of past runs of the kind."""
+        facts = self._index.facts(_EVALUATION_TIME_FILE).values()
+        return _medians((str(one.get("kind")), one["seconds"] / one["evaluations"]) for one in facts)
 
     def _evaluation_time(self, fingerprint: str) -> dict[str, Any]:
         return self._read(fingerprint, _EVALUATION_TIME_FILE, check_evaluation_time, "these times are not counted")
-
-    def _run_names(self, file: str) -> list[str]:
-        """Returns the names of the folders of runs that contain a file; folders with other names are no runs."""
-        folders = (path.parent for path in self.runs.glob(f"*/{file}"))
-        return sorted(folder.name for folder in folders if _FOLDER_NAME.fullmatch(folder.name))
 
     def unfinished(self) -> dict[str, list[Path]]:
         """Returns folder name -> state files, for unfinished runs that no process is working on."""
@@ -415,6 +433,44 @@ class RunStore:
                 except DamagedFileError as still:
                     set_aside(path, str(still), remedy)
                     return {}
+
+
+def comparable(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what tells whether runs differ only in code: facts about an identity, as JSON values.
+
+    Returns:
+        `shape`, a digest of the identity without code and order of sources, in which every text that may be the
+        fingerprint of a run is left out; `mentions`, these texts in their order; `order`, a digest of the order of the
+        sources, None if it is not known.
+    """
+    own = {name: value for name, value in identity.items() if name != "code"}
+    order = own.get("data", {}).get("order")
+    if "data" in own:  # identities of earlier versions have no order of the sources
+        own["data"] = {name: value for name, value in own["data"].items() if name != "order"}
+    mentions: list[str] = []
+
+    def without(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: without(part) for name, part in sorted(value.items())}
+        if isinstance(value, list):
+            return [without(part) for part in value]
+        if isinstance(value, str) and len(value) >= _FINGERPRINT_DIGITS:
+            fingerprint, *rest = value.split("/")
+            if len(fingerprint) == _FINGERPRINT_DIGITS:
+                mentions.append(fingerprint)
+                return ["mention", *rest]
+        return value
+
+    shape = digest(without(own))
+    return {"shape": shape, "mentions": mentions, "order": None if order is None else digest(order)}
+
+
+def _medians(values: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Returns kind -> median of its values; of two in the middle, the larger."""
+    by_kind: dict[str, list[float]] = {}
+    for kind, value in values:
+        by_kind.setdefault(kind, []).append(value)
+    return {kind: sorted(times)[len(times) // 2] for kind, times in by_kind.items()}
 
 
 def _now() -> str:

@@ -11,8 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from xlt.data.language_facts import LanguageFacts
-from xlt.files import atomic_text, write_json
+from xlt.files import DamagedFileError, atomic_text, read_sealed, set_aside, write_sealed
 from xlt.tables.config import AVERAGE, GridConfig, SystemConfig
+
+INCOMPLETE = ".incomplete"
+"""Added to the name of a grid that has fewer values than the one that was saved under its name."""
 
 
 @dataclass
@@ -78,9 +81,22 @@ class Grid:
         }
         return {name: columns for name, columns in stand_ins.items() if columns}
 
-    def save(self, markdown: str, folder: Path) -> None:
-        """Writes `NAME.md` and `NAME.json`; the latter has every value with the fingerprint of its run."""
+    def save(self, markdown: str, folder: Path) -> str:
+        """Writes `NAME.md` and `NAME.json`; the latter has every value with the fingerprint of its run, and a checksum.
+
+        If this grid has gaps, and the files of an earlier one have more values, these are not replaced: the new files
+        are called `NAME.incomplete`. They are removed when the table is saved again under its own name.
+
+        Returns:
+            The name of the files, without ending.
+        """
         folder.mkdir(parents=True, exist_ok=True)
+        name = self.name
+        if not self.is_complete and self._values() < _saved_values(folder / f"{name}.json"):
+            name = f"{self.name}{INCOMPLETE}"
+        else:
+            for ending in (".json", ".md", ".html"):
+                (folder / f"{self.name}{INCOMPLETE}{ending}").unlink(missing_ok=True)
         record = {
             "title": self.config.title,
             "metric": self.config.metric,
@@ -92,9 +108,30 @@ class Grid:
             },
             **({"languages": {c: dataclasses.asdict(f) for c, f in self.languages.items()}} if self.languages else {}),
         }
-        write_json(folder / f"{self.name}.json", json.loads(json.dumps(record)))
-        with atomic_text(folder / f"{self.name}.md") as file:
+        write_sealed(folder / f"{name}.json", json.loads(json.dumps(record)))
+        with atomic_text(folder / f"{name}.md") as file:
             file.write(markdown)
+        return name
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no cell lacks a value."""
+        return all(cell.reason is None for row in self.cells.values() for cell in row.values())
+
+    def _values(self) -> int:
+        return sum(len(cell.values) for row in self.cells.values() for cell in row.values())
+
+
+def _saved_values(file: Path) -> int:
+    """Returns the number of values in a saved grid; 0 if there is none. A damaged file is set aside."""
+    try:
+        cells = read_sealed(file).get("cells", {})
+        return sum(len(cell["values"]) for row in cells.values() for cell in row.values())
+    except DamagedFileError as error:
+        set_aside(file, str(error), "the table is written again")
+    except (AttributeError, KeyError, TypeError):
+        set_aside(file, "it is no table", "the table is written again")
+    return 0
 
 
 def _cell_record(cell: Cell) -> dict[str, object]:

@@ -77,9 +77,9 @@ def _read(root: Path, fingerprint: str) -> dict[str, Any]:
         "metrics": store.metrics(fingerprint),
         "manifest": store.manifest(fingerprint),
         "failure": store.failure(fingerprint),
-        "manifests": {one["fingerprint"]: one for one in store.manifests()},
+        "manifests": {one["fingerprint"]: one for one in store.finished().values()},
         "seconds": store.seconds_of_kind("tagging"),
-        "seconds of evaluation": store.seconds_of_evaluation("tagging"),
+        "seconds of evaluation": store.seconds_of_evaluations().get("tagging"),
         "lacks manifest": store.lacks_manifest(fingerprint),
         "unfinished": sorted(store.unfinished()),
     }
@@ -125,7 +125,7 @@ def test_no_damage_of_a_file_changes_a_number_or_raises(
         found = _read(store.root, RUN)
         lines = capsys.readouterr().err.splitlines()
         assert all(_has_no_more(found[part], right[part]) for part in _OWN), what
-        assert found["manifests"][OTHER] == others["manifest"], what
+        assert found["manifests"][OTHER] == others["manifests"][OTHER], what
         assert len(lines) <= 1 and all(line.startswith(f"xlt: {folder / Path(name).parts[0]}: ") for line in lines), (
             what
         )
@@ -227,7 +227,7 @@ def test_a_checkpoint_has_exactly_the_files_that_the_run_wrote(
 
 def test_folders_that_are_no_runs_are_left_alone(store: RunStore) -> None:
     shutil.copytree(store.folder(RUN), store.runs / "copy of mine")
-    assert {manifest["fingerprint"] for manifest in store.manifests()} == {RUN, OTHER}
+    assert {facts["fingerprint"] for facts in store.finished().values()} == {RUN, OTHER}
     assert (store.runs / "copy of mine" / MANIFEST_FILE).is_file()
 
 

@@ -187,6 +187,41 @@ def test_the_saved_table_names_the_run_behind_every_value(
     assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == ["small.json", "small.md"]
 
 
+def test_a_table_with_fewer_values_never_replaces_one_with_more(
+    make_table: Callable[..., tuple[Table, Plan]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    table, plan = make_table()
+    empty = table.grid(plan.store, {})
+    _score(table, plan, "full", 1, eng=90.0, fao=50.0)
+    half = table.grid(plan.store, {})
+    for seed in (1, 2):
+        for system in ("full", "bitfit"):
+            _score(table, plan, system, seed, eng=91.0, fao=51.0)
+    whole = table.grid(plan.store, {})
+    folder = tmp_path / "tables"
+
+    def save(grid: Grid) -> tuple[str, dict[str, str]]:
+        name = grid.save(table_markdown(grid), folder)
+        return name, {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()}
+
+    assert save(empty)[0] == save(half)[0] == "small"
+    name, before = save(half)
+    assert name == "small" and not half.is_complete and whole.is_complete
+    name, files = save(empty)
+    assert name == "small.incomplete" and files.items() > before.items()
+    name, files = save(whole)
+    assert name == "small" and files.keys() == before.keys() and files != before
+    name, after = save(half)
+    assert name == "small.incomplete" and after.items() > files.items()
+    config = dataclasses.replace(whole.config, systems={"full": whole.config.systems["full"]})
+    smaller = dataclasses.replace(whole, config=config, cells={"full": whole.cells["full"]})  # complete, of fewer rows
+    assert save(smaller)[0] == "small"
+    (folder / "small.json").write_text(after["small.json"].replace("91.0", "99.0"), encoding="utf-8")
+    assert save(empty)[0] == "small"
+    assert "small.json: its content or its place does not fit its checksum" in capfd.readouterr().err
+    assert "99.0" in (folder / "small.json.damaged").read_text(encoding="utf-8")
+
+
 def test_a_column_that_no_run_evaluates_is_refused(make_table: Callable[..., tuple[Table, Plan]]) -> None:
     with pytest.raises(
         UsageError,

@@ -1,0 +1,98 @@
+"""An index of the finished runs in a store: what a plan asks of all of them, without reading all their files.
+
+For each run it has the facts that its manifest and its evaluation times give. The index is a file in the store. An
+entry counts as long as the files have the size, the time and the number that they had when they were read; otherwise
+they are read again. A damaged index is built again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from xlt.files import DamagedFileError, read_sealed, write_sealed
+
+INDEX_FILE = ".locks/index.json"
+"""Beside the locks, the other files of a store that are about no single run."""
+
+_FORMAT = 1
+
+Facts = dict[str, Any]
+Reader = Callable[[str], tuple[Facts | None, bool]]
+"""Reads a run's file: its facts, None if it is damaged; and whether the index may keep them for later commands."""
+
+
+@dataclass
+class RunIndex:
+    """The facts about the runs of a store.
+
+    Args:
+        runs: folder with a folder for each run.
+        readers: name of a file -> reads the facts from this file of a run, given by the name of its folder.
+        is_run: whether a folder of this name belongs to a run.
+    """
+
+    runs: Path
+    readers: Mapping[str, Reader]
+    is_run: Callable[[str], bool]
+    _kept: dict[str, dict[str, Any]] | None = None
+    _lasting: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def facts(self, file: str) -> dict[str, Facts]:
+        """Returns name of a run's folder -> facts of this file, for all runs that have it."""
+        read, kept = self.readers[file], self._entries()
+        facts: dict[str, Facts] = {}
+        changed = False
+        for name in self._names():
+            stamp = _stamp(self.runs / name / file)
+            if stamp is None:
+                continue
+            key = f"{name}/{file}"
+            entry = kept.get(key)
+            if entry is None or entry["stamp"] != stamp:
+                values, lasts = read(name)
+                entry = kept[key] = {"stamp": stamp, "facts": values}
+                if lasts and values is not None:
+                    self._lasting[key] = entry
+                    changed = True
+            if entry["facts"] is not None:
+                facts[name] = entry["facts"]
+        if changed:
+            self._save()
+        return facts
+
+    def _names(self) -> list[str]:
+        try:
+            with os.scandir(self.runs) as entries:
+                return sorted(entry.name for entry in entries if self.is_run(entry.name))
+        except OSError:
+            return []
+
+    def _entries(self) -> dict[str, dict[str, Any]]:
+        if self._kept is None:
+            try:
+                content = read_sealed(self.runs / INDEX_FILE)
+                whole = content.get("entries", {}) if content.get("format") == _FORMAT else {}
+            except DamagedFileError:
+                whole = {}
+            self._lasting = whole
+            self._kept = dict(whole)
+        return self._kept
+
+    def _save(self) -> None:
+        with suppress(OSError):  # the store may be read-only
+            (self.runs / INDEX_FILE).parent.mkdir(exist_ok=True)
+            write_sealed(self.runs / INDEX_FILE, {"format": _FORMAT, "entries": self._lasting})
+
+
+def _stamp(path: Path) -> list[int] | None:
+    """Returns size, time of the last change in nanoseconds and number of a file; None if there is none."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return [state.st_size, state.st_mtime_ns, state.st_ino]
