@@ -13,6 +13,6 @@ def source_config(reader: str, language: str, path: str | None, **changes: Any) 
     values |= dict(
         split="train", origin="gold", upsample=1, cap=None, cap_words=None, languages=[], where={}, instruction=None
     )
-    values |= dict(scheme=None, word_prefix=None, delimiter=None, quoting=None)
+    values |= dict(scheme=None, word_prefix=None, delimiter=None, quoting=None, features={})
     values |= dict(text_language=None, pair_language=None, translation=None)
     return SourceConfig(reader=reader, language=language, path=path, **(values | changes))

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from xlt.config.model import RunReference
-from xlt.config.schema import QUOTE_IT, RunFacts, key
+from xlt.config.schema import QUOTE_IT, RunFacts, key, name_fault
 from xlt.config.where import where_faults
 from xlt.errors import UsageError
 from xlt.languages import key_faults, language_fault
 
 PARTS = ("sources", "validation", "evaluation", "excluded")
 """The parts of a run's data; each is a mapping of names to sources."""
+
+TASK, LANGUAGE = "task", "language"
+"""The features that each example has without being named in its source."""
 
 SCHEMES = ("IOB1", "IOB2", "IOB", "IOBES", "BILOU", "BMES", "IO")
 """The schemes in which the tags of entities can be written."""
@@ -129,6 +132,9 @@ class SourceConfig:
     cap_words: int | None = key(
         "only as many examples, drawn at random, as have this many words together; null: all", low=1
     )
+    features: dict[str, str] = key(
+        "further features of each example, name -> value: {domain: news}; task and language need not be named"
+    )
     where: dict[str, Any] = key(
         "column -> value, list of values, or rules (not, not_empty, min_words, ...); others are left out"
     )
@@ -156,6 +162,7 @@ class SourceConfig:
         yield from key_faults(f"{prefix}.codes", self.codes)
         yield from where_faults(self.where, f"{prefix}.where")
         yield from self._boolean_faults(prefix)
+        yield from self._feature_faults(prefix)
         if self.delimiter is not None and len(self.delimiter_character) != 1:
             yield f"{prefix}.delimiter={self.delimiter}: must be one character, or tab"
         if self.translation is not None and self.translation.source_language == self.language:
@@ -167,7 +174,9 @@ class SourceConfig:
         """Yields a fault for each text that YAML has read as a boolean, because it was not in quotes."""
         texts: dict[str, Any] = {name: getattr(self, name) for name in ("language", "path", "word_prefix", "delimiter")}
         texts |= {f"languages[{number}]": code for number, code in enumerate(self.languages)}
-        mappings: dict[str, dict[str, Any]] = {name: getattr(self, name) for name in ("files", "fields", "codes")}
+        mappings: dict[str, dict[str, Any]] = {
+            name: getattr(self, name) for name in ("files", "fields", "codes", "features")
+        }
         if self.hub is not None:
             texts |= {"hub.id": self.hub.id, "hub.subset": self.hub.subset, "hub.revision": self.hub.revision}
             mappings |= {f"hub.{name}": getattr(self.hub, name) for name in ("splits", "fields", "codes")}
@@ -178,6 +187,26 @@ class SourceConfig:
         for label, text in self.labels.items():
             if not isinstance(text, (str, int, float)) or isinstance(text, bool):
                 yield f"{prefix}.labels.{label}={text}: {QUOTE_IT if isinstance(text, bool) else 'must be a label'}"
+
+    def _feature_faults(self, prefix: str) -> Iterator[str]:
+        """Yields a fault for each feature whose name or value is no name, and for a language that is another one."""
+        for name, value in self.features.items():
+            for what in (name, value):
+                if (fault := name_fault(what)) is not None:
+                    yield f"{prefix}.features.{name}={value}: {what!r}: {fault}"
+        named = self.features.get(LANGUAGE, self.language)
+        if named != self.language:
+            yield (
+                f"{prefix}.features.{LANGUAGE}={named}: the source's language is {self.language}; leave the feature out"
+            )
+
+    def features_of_examples(self, task: str) -> dict[str, str]:
+        """Returns name -> value of the features that each example of the source has.
+
+        Args:
+            task: name of the run's task; it is the feature `task` of sources that name no other one.
+        """
+        return {TASK: task, LANGUAGE: self.language, **self.features}
 
     @property
     def delimiter_character(self) -> str:
@@ -232,16 +261,22 @@ class SamplingConfig:
     """The rule by which batches are taken from the sources."""
 
     by: str = key(
-        "concatenation: every example once per epoch; size: each step draws one source",
+        "concatenation: every example once per epoch; size: each step (of mixed batches, each example) draws a source",
         choices=("concatenation", "size"),
     )
     exponent: float = key("with by=size: probability of a source ~ min(examples, ceiling) ** exponent", low=0, high=1)
     ceiling: int | None = key("with by=size: largest number of examples that counts; null: no limit", low=1)
 
+    mixed_batches: bool = key(
+        "a batch has examples of all sources, hence of several languages; false: each batch is of one source"
+    )
+
     def unused(self, facts: RunFacts) -> Iterator[str]:
-        """Yields the keys about drawing sources if no source is drawn."""
+        """Yields the keys about drawing sources if no source is drawn, and `mixed_batches` if it is false."""
         if self.by == "concatenation":
             yield from ("exponent", "ceiling")
+        if not self.mixed_batches:
+            yield "mixed_batches"
 
 
 @dataclass

@@ -1,15 +1,16 @@
 """The mix of sources, which determines the examples of each training step.
 
-Every batch has examples of one source, hence of one language (thesis §3.3.3, §4.4.4, §6.4.2). The examples of each
-source are shuffled and cut into batches; the batches of all sources are shuffled together, or the source of each step
-is drawn by size. The batch of a step is a function of the seed, the phase and the step. It can therefore be computed
-without those before it, and a resumed run or another process gets the same one.
+Every batch of a `Mix` has examples of one source, hence of one language (thesis §3.3.3, §4.4.4, §6.4.2);
+`xlt.data.mixed_batches` has batches of several languages. The examples of each source are shuffled and cut into
+batches; the batches of all sources are shuffled together, or the source of each step is drawn by size. The batch of a
+step is a function of the seed, the phase and the step. It can therefore be computed without those before it, and a
+resumed run or another process gets the same one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -28,12 +29,23 @@ _GROUP_BATCHES = 50
 
 @dataclass(frozen=True)
 class LoadedSource:
-    """A source whose examples are model inputs, with its language; upsampling is not applied yet."""
+    """A source whose examples are model inputs, with its language; upsampling is not applied yet.
+
+    Attributes:
+        features: model inputs of each example.
+        named: name -> value of the features that describe each example, besides its language: its task, its domain.
+    """
 
     name: str
     language: str
     features: Sequence[Features]
     upsample: int = 1
+    named: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def described(self) -> Mapping[str, str]:
+        """Name -> value of the features that describe each example: its language, its task, and further ones."""
+        return {"language": self.language, **self.named}
 
     @property
     def examples_an_epoch(self) -> int:
@@ -72,10 +84,17 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Batch:
-    """The examples of one step, all in one language."""
+    """The examples of one step.
 
-    language: str
+    Attributes:
+        language: of all examples; None if they are in several languages.
+        features: model inputs of each example.
+        described: name -> value of the features that describe each example; a single entry if they are alike.
+    """
+
+    language: str | None
     features: list[Features]
+    described: Sequence[Mapping[str, str]] = ()
 
 
 class Mix:
@@ -124,7 +143,7 @@ class Mix:
         source = self.sources[number]
         epoch, at = divmod(turn, self._batches[number])
         numbers = self._example_order(number, epoch)[at * self.batch_size : (at + 1) * self.batch_size]
-        return Batch(source.language, _rows(source.features, numbers.tolist()))
+        return Batch(source.language, rows_of(source.features, numbers.tolist()), (source.described,))
 
     def _turn(self, step: int) -> tuple[int, int]:
         """Returns the number of a step's source, and the number of this source's batches before."""
@@ -178,7 +197,7 @@ class Mix:
         return torch.cat([*batches, last])
 
 
-def _rows(features: Sequence[Features], numbers: list[int]) -> list[Features]:
+def rows_of(features: Sequence[Features], numbers: list[int]) -> list[Features]:
     """Returns rows by their numbers, in one access if the features support it."""
     if hasattr(features, "rows"):
         return features.rows(numbers)

@@ -97,21 +97,27 @@ class LanguageActivation:
         if entries is not None:
             self._prepare(entries)
 
-    def enter(self, language: str) -> None:
-        """Writes the module of `language` and the method's present values into the model, for the following passes."""
-        self._method.language(language)
-        self._model.speak(language)
-        if self._teacher is not None:
-            self._teacher.enter(language)
+    def enter(self, language: str | None) -> None:
+        """Writes the module of `language` and the method's present values into the model, for the following passes.
+
+        Args:
+            language: ISO 639-3 code; None for a batch in several languages, which needs a model without language
+                modules, without a teacher, and without networks of single languages.
+        """
+        if language is not None:
+            self._model.speak(language)
+            if self._teacher is not None:
+                self._teacher.enter(language)
+        assert self._fixed or language is not None, "a batch in several languages cannot have a language's module"
         if self._fixed:
             self._method.write()
-        elif self._copies:
+        elif self._copies and language is not None:
             self._exchange(self._copies[language])
             self._method.write(self._entry_values[language])
-        elif self._entry_values:
+        elif self._entry_values and language is not None:
             self._stack.set([self._modules[language]])
             self._method.write(self._entry_values[language])
-        else:
+        elif language is not None:
             self._stack.set([])
             self._method.write()
             self._stack.set([self._modules[language]])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
@@ -18,7 +18,13 @@ _FEWEST_TOKENS = {"cpu": 256, "cuda": 16_384}  # below it, a device computes a s
 
 @torch.no_grad()
 def evaluate(
-    model: TransferModel, task: Task, sources: Sequence[LoadedSource], encoder: Encoder, batch_size: int, precision: str
+    model: TransferModel,
+    task: Task,
+    sources: Sequence[LoadedSource],
+    encoder: Encoder,
+    batch_size: int,
+    precision: str,
+    announce: Callable[[Sequence[Mapping[str, str]]], None] | None = None,
 ) -> dict[str, float]:
     """Computes the task's metrics over all examples of the sources together.
 
@@ -33,6 +39,8 @@ def evaluate(
         encoder: the tokenizer.
         batch_size: number of examples of a batch, at most.
         precision: "fp32", or "bf16" for forward passes in bfloat16.
+        announce: is called before a batch with the features that describe each of its examples, or with a single entry
+            that holds for all; None: the model has its modules for all examples.
     Returns:
         name -> value, as `Task.metrics` returns them.
     """
@@ -44,12 +52,19 @@ def evaluate(
             for number, source in enumerate(sources)
             for row in source.features
         ]
+        described = [source.described for source in sources for _ in range(len(source.features))]
+        alike = all(one == described[0] for one in described)
+        if announce is not None and alike:
+            announce(described[:1])
+        of_row = {id(row): one for row, one in zip(rows, described, strict=True)}
         generator = stream(0, "evaluation")
         fewest = None if task.validates_at_random else _FEWEST_TOKENS.get(model.device.type, _FEWEST_TOKENS["cuda"])
         scores = []
         for part in batches(rows, batch_size, fewest):
             batch = task.collate(part, encoder, generator)
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+            if announce is not None and not alike:
+                announce([of_row[id(row)] for row in part])
             with autocast(model, precision):
                 scores.append(task.score(model, batch, part))
         return task.metrics(scores)

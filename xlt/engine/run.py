@@ -283,6 +283,7 @@ def prepare(config: RunConfig, standing: Standing, planned: PlannedData | None =
         recipe=config.train,
         setting=Setting(task.adapts_language, random=lambda *name: stream(config.seed, "method", *name)),
         sampling=_sampling(config.data.sampling),
+        mixed_batches=config.data.sampling.mixed_batches,
         seed=config.seed,
         processes=processes,
     )
@@ -320,9 +321,16 @@ def evaluate_compositions(
     sources = {source.name: source for source in data.load("evaluation", encoder, names)}
     stack = ModuleStack(model)
     counted: dict[tuple[ModuleFile, ...], Counted] = {}
+    suited: dict[tuple[ModuleFile, tuple[tuple[str, str], ...]], ModuleArtefact] = {}
     for key, composition in asked.items():
-        stack.set([modules[file] for file in composition.modules])
-        if composition.entry in planned.benchmarks:
+        benchmark = composition.entry in planned.benchmarks
+        described = {"task": task.name} if benchmark else sources[composition.entry].described
+        for file in composition.modules:
+            if (file, (*described.items(),)) not in suited:
+                suited[file, (*described.items(),)] = _for_examples(modules[file], file, described)
+        applied = [suited[file, (*described.items(),)] for file in composition.modules]
+        stack.set(applied)
+        if benchmark:
             name = composition.entry
             metrics = run_benchmark(model, task, encoder, config.train, name, planned.benchmarks[name])
             yield key, {"source": composition.source, "composition": composition.label, "metrics": metrics}
@@ -332,7 +340,11 @@ def evaluate_compositions(
         model.speak(source.language)
         size, precision = config.train.evaluation_batch_size, config.train.precision
         metrics = evaluate(model, task, [source], encoder, size, precision)
-        about = {"source": composition.source, "language": source.language, "composition": composition.label}
+        about: dict[str, Any] = {"source": composition.source, "language": source.language}
+        about["composition"] = composition.label
+        own = [one for file, one in zip(composition.modules, applied, strict=True) if one is not modules[file]]
+        if own:  # a new language has no features of its own, which the record says
+            about["features"] = own[0].header.provenance["features"]
         cost = inference_cost(model, task, source, encoder, counted.setdefault(composition.modules, {}))
         signatures = task.signatures(source.features)
         yield key, {**about, "metrics": metrics, "cost": cost, **({"signatures": signatures} if signatures else {})}
@@ -359,6 +371,18 @@ def preflight(config: RunConfig, planned: PlannedData) -> RunData:
     for path in config.language_modules.paths.values():
         load_module(Path(path).expanduser())
     return data
+
+
+def _for_examples(module: ModuleArtefact, file: ModuleFile, described: Mapping[str, str]) -> ModuleArtefact:
+    """Returns the module to use for examples with some features.
+
+    Raises:
+        ModuleFileError: the module cannot be used for them.
+    """
+    try:
+        return module.for_features(**described)
+    except ValueError as error:
+        raise ModuleFileError(file.path, str(error)) from error
 
 
 def _set_threads(config: RunConfig) -> None:

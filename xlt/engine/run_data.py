@@ -171,7 +171,8 @@ class RunData:
                 marker.parent.mkdir(parents=True, exist_ok=True)
                 write_json(marker, {} if report is None else report.as_json())
             upsample = sources[name].config.upsample if part == "sources" else 1
-            loaded.append(LoadedSource(name, sources[name].language, features, upsample))
+            described = sources[name].config.features_of_examples(self._task.name)
+            loaded.append(LoadedSource(name, sources[name].language, features, upsample, described))
         return loaded
 
     def lines(self, only: Iterable[str] | None = None, part: str = "sources") -> Iterator[str]:

@@ -16,14 +16,15 @@ from torch import Tensor, nn
 
 from xlt.config import TrainConfig
 from xlt.data.encoding import Encoder
-from xlt.data.mix import LoadedSource, Mix, Sampling
+from xlt.data.mix import Batch, LoadedSource, Mix, Sampling
+from xlt.data.mixed_batches import MixedBatches
 from xlt.data.streams import stream, stream_seed
 from xlt.engine.activation import LanguageActivation
 from xlt.engine.evaluation import autocast, evaluate
 from xlt.engine.processes import Processes
 from xlt.engine.state import Position, RunState, copy_into, load_optimizer
 from xlt.engine.watching import Watcher
-from xlt.methods.method import Budget, Method, Phase, Setting
+from xlt.methods.method import Budget, Method, MicroBatch, Phase, Setting
 from xlt.models.cpu_training import fast_training
 from xlt.models.transfer import TransferModel
 from xlt.tasks.task import Task
@@ -59,6 +60,7 @@ class Trainer:
         setting: facts about the run for the method.
         seed: of all random streams.
         sampling: how the source of a step is drawn; None means that an epoch has every example once.
+        mixed_batches: whether a batch has examples of all sources; otherwise it is of one source.
     """
 
     model: TransferModel
@@ -73,6 +75,7 @@ class Trainer:
     seed: int
     processes: Processes
     sampling: Sampling | None = None
+    mixed_batches: bool = False
     _attached: bool = field(default=False, init=False)
 
     def train(self, folder: Path, watcher: Watcher, run: str = "") -> dict[str, float]:
@@ -130,7 +133,9 @@ class Trainer:
     def _attach(self, phase: Phase) -> None:
         in_parts = self.processes.count > 1 or self.recipe.micro_batch_size is not None
         languages = sorted({source.language for source in self.sources})
-        self.method.attach(self.model, phase, replace(self.setting, in_parts=in_parts, languages=languages))
+        described = [source.described for source in self.sources]
+        setting = replace(self.setting, in_parts=in_parts, languages=languages, described=described)
+        self.method.attach(self.model, phase, setting)
 
     def _train_phase(self, phase: Phase, position: Position, parts: dict[str, dict[str, Tensor]] | None) -> None:
         recipe = self.recipe
@@ -144,7 +149,7 @@ class Trainer:
             copy_into(trainable, parts["trainable"])
             load_optimizer(optimizer, trainable, parts["optimizer"])
         self.activation.begin(self.method)
-        mix = Mix(self.sources, recipe.batch_size, self.seed, phase.name, self.sampling, recipe.group_by_length)
+        mix = self._mix(phase.name)
         evaluate_every = self._evaluation_interval(mix)
         head_rate = recipe.head_learning_rate or phase.learning_rate
         self.watcher.begin_phase(phase.name, position.step, phase.steps)
@@ -155,7 +160,8 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = head_rate * schedule if group.get("head") else rate
             loss, targets = self._forward_backward(phase, position.step, mix)
-            self.processes.sum_gradients(trainable.values())
+            untouched = self.method.untouched()
+            self.processes.sum_gradients(value for name, value in trainable.items() if name not in untouched)
             self.processes.sum_tensors(self.method.partial_sums())
             self.method.before_step()
             norm, clipping = self._clip(trainable.values())
@@ -184,12 +190,16 @@ class Trainer:
         whole = self.task.collate(batch.features, self.encoder, stream(self.seed, "collate", phase.name, step))
         mine = self.processes.share(len(batch.features))
         size = self.recipe.micro_batch_size or max(len(mine), 1)
-        batches = [_rows(whole, mine[at : at + size]) for at in range(0, len(mine), size)]
+        parts = [mine[at : at + size] for at in range(0, len(mine), size)]
+        batches = [_rows(whole, rows) for rows in parts]
         targets = self.processes.sum(sum(self.task.targets(part) for part in batches))
         torch.manual_seed(stream_seed(self.seed, "dropout", phase.name, step, self.processes.rank))
         self.activation.enter(batch.language)
         total: Tensor | float = 0.0
-        for part in batches:
+        if not parts:  # the method must know of every step, whether or not this process has an example of it
+            self._announce(batch, range(0), phase, step)
+        for rows, part in zip(parts, batches, strict=True):
+            self._announce(batch, rows, phase, step)
             part = {name: tensor.to(self.model.device, non_blocking=True) for name, tensor in part.items()}
             with autocast(self.model, self.recipe.precision), fast_training(self.model.device):
                 loss = self.method.loss(self.model, part, self.task.loss) / max(targets, 1)
@@ -204,6 +214,11 @@ class Trainer:
                 "or set train.precision=fp32"
             )
         return mean, targets
+
+    def _announce(self, batch: Batch, rows: range, phase: Phase, step: int) -> None:
+        """Tells the method the features of a step's examples, and which of these the following micro-batch has."""
+        random = stream(self.seed, "features", phase.name, step)
+        self.method.examples(batch.described, MicroBatch(rows, len(batch.features), random))
 
     def _validate(self, phase: Phase, position: Position, trainable: dict[str, nn.Parameter]) -> None:
         found: dict[str, float] = {}
@@ -232,7 +247,7 @@ class Trainer:
 
     def _evaluate(self, sources: Sequence[LoadedSource]) -> dict[str, float]:
         size, precision = self.recipe.evaluation_batch_size, self.recipe.precision
-        return evaluate(self.model, self.task, sources, self.encoder, size, precision)
+        return evaluate(self.model, self.task, sources, self.encoder, size, precision, self.method.examples)
 
     def _load_best(self, phase: Phase, trainable: dict[str, nn.Parameter]) -> None:
         state: dict[str, Tensor] = {}
@@ -280,8 +295,13 @@ class Trainer:
 
     def _budget(self) -> Budget:
         recipe = self.recipe
-        per_epoch = Mix(self.sources, recipe.batch_size, self.seed, "budget").steps_per_epoch
+        per_epoch = self._mix("budget").steps_per_epoch
         return Budget(per_epoch, recipe.epochs, recipe.max_steps, recipe.min_steps, recipe.learning_rate)
+
+    def _mix(self, phase: str) -> Mix:
+        recipe = self.recipe
+        kind = MixedBatches if self.mixed_batches else Mix
+        return kind(self.sources, recipe.batch_size, self.seed, phase, self.sampling, recipe.group_by_length)
 
     def _schedule(self, step: int, steps: int) -> float:
         """Returns the factor of the learning rate: a linear rise over the warm-up, then a linear decay to zero."""

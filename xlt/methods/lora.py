@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from xlt.config import key
-from xlt.methods.method import refuse_without_linear_layers, trained_head
+from xlt.methods.method import chosen_linear_layers, trained_head
 from xlt.methods.peft_baselines import ADAPTER, PeftMethod, on_cpu
-from xlt.models.transfer import TransferModel, block_linear_layers, is_transposed
+from xlt.models.transfer import TransferModel, is_transposed
 from xlt.modules import LowRankDelta, ModuleArtefact, ModuleHeader
 
 
@@ -21,13 +22,14 @@ class LoraConfig:
     rank: int = key("rank of each weight's delta", low=1, recipe=True)
     alpha: int = key("each delta is multiplied by alpha / rank", low=1)
     dropout: float = key("dropout probability of the input of the low-rank path", low=0, high=1)
+    layers: list[str] = key("ends of the names of the blocks' linear layers to adapt, such as query; empty: all")
 
 
 SCHEMA = LoraConfig
 
 
 class Lora(PeftMethod):
-    """A method that trains a delta B A alpha / rank of every linear layer of the Transformer blocks (thesis §7.4.3).
+    """A method that trains a delta B A alpha / rank of the linear layers of the Transformer blocks (thesis §7.4.3).
 
     B starts at zero.
     """
@@ -35,16 +37,16 @@ class Lora(PeftMethod):
     name = "lora"
     leaves = LowRankDelta
 
-    def __init__(self, rank: int, alpha: int, dropout: float) -> None:
-        self.rank, self.alpha, self.dropout = rank, alpha, dropout
+    def __init__(self, rank: int, alpha: int, dropout: float, layers: Sequence[str] = ()) -> None:
+        self.rank, self.alpha, self.dropout, self.layers = rank, alpha, dropout, tuple(layers)
 
     def check_model(self, model: TransferModel, *, adapts_language: bool) -> None:
-        refuse_without_linear_layers(self.name, model)
+        chosen_linear_layers(self.name, model, self.layers)
 
     def peft_config(self, model: TransferModel) -> Any:
         from peft import LoraConfig as PeftLora
 
-        layers = block_linear_layers(model)
+        layers = chosen_linear_layers(self.name, model, self.layers)
         return PeftLora(
             r=self.rank,
             lora_alpha=self.alpha,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypedDict
 
@@ -70,6 +70,21 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class MicroBatch:
+    """The part of a training step that one forward pass has.
+
+    Attributes:
+        rows: numbers of its examples among those of the step; empty if this process has none of them.
+        count: number of examples of the step, of all processes together.
+        random: a generator at the beginning of the step's stream, the same for all micro-batches and processes.
+    """
+
+    rows: range
+    count: int
+    random: torch.Generator
+
+
+@dataclass(frozen=True)
 class Setting:
     """The facts about a run that its method needs.
 
@@ -78,12 +93,14 @@ class Setting:
         random: returns the random stream of this run with the given name, see `xlt.data.streams`.
         in_parts: whether a step's gradients come in several parts, from micro-batches or processes.
         languages: ISO 639-3 codes of the sources, sorted.
+        described: for each source, name -> value of the features of its examples: task, language, and further ones.
     """
 
     adapts_language: bool
     random: Callable[..., torch.Generator]
     in_parts: bool = False
     languages: Sequence[str] = ()
+    described: Sequence[Mapping[str, str]] = ()
 
 
 class ModuleReport(TypedDict):
@@ -105,9 +122,9 @@ class ModuleReport(TypedDict):
 class Method(ABC):
     """A training method: it makes a model trainable, and makes a module of the trained model.
 
-    In each phase the engine calls `attach` first. For each micro-batch it calls `language`, `write`, `loss` and
-    `after_backward`; for each step it then calls `before_step` (before clipping) and `after_step`. It also calls
-    `language` and `write` before each validation, `write` after the last step, and `export` at the end. It also calls
+    In each phase the engine calls `attach` first. For each step it calls `write`, and for each of its micro-batches
+    `examples`, `loss` and `after_backward`; then `before_step` (before clipping) and `after_step`. It also calls
+    `write` and `examples` before each validation, `write` after the last step, and `export` at the end. It also calls
     `export` once before the first step.
 
     Attributes:
@@ -194,8 +211,48 @@ class Method(ABC):
         """
         return []
 
+    def feature_faults(self, learned: Iterable[Mapping[str, str]], asked: Mapping[str, Mapping[str, str]]) -> list[str]:
+        """Returns why the method cannot learn from examples with some features, or be used for others; a line each.
+
+        It is called before anything is loaded.
+
+        Args:
+            learned: for each training source, name -> value of the features of its examples.
+            asked: key of a source for validation or evaluation -> name -> value of the features of its examples.
+        """
+        return []
+
+    @classmethod
+    def mixes_languages(cls) -> bool:
+        """Returns whether a batch may have examples in several languages; by default unless `language` is defined."""
+        return cls.language is Method.language
+
+    def examples(self, described: Sequence[Mapping[str, str]], part: MicroBatch | None = None) -> None:
+        """Announces the features of the examples of the following batches; called after `write`.
+
+        By default it calls `language`, if all examples are in one language.
+
+        Args:
+            described: of each example of a step, or of a batch for validation, name -> value of its features. A single
+                entry holds for all examples.
+            part: in training, the examples of the step that the following micro-batch has; None in validation.
+        """
+        languages = {one["language"] for one in described}
+        if len(languages) == 1:
+            self.language(languages.pop())
+
     def language(self, code: str) -> None:  # noqa: B027
-        """Announces the ISO 639-3 code of the language of the following batches; called before `write`."""
+        """Announces the ISO 639-3 code of the language of the following batches.
+
+        A method that defines it gets batches of one language only.
+        """
+
+    def untouched(self) -> Collection[str]:
+        """Returns the names of the trainable tensors that no example of this step uses, in any process.
+
+        They must have no gradient, so that the optimiser leaves their values and its own state as they are.
+        """
+        return ()
 
     def loss(self, model: TransferModel, batch: Mapping[str, Tensor], loss: Callable[..., Tensor]) -> Tensor:
         """Returns the training loss of a micro-batch. `loss(model, batch)` is the task's loss, a sum over targets."""
@@ -257,6 +314,30 @@ class Method(ABC):
     @abstractmethod
     def report(self) -> ModuleReport:
         """Says how large the trained module is; called once, after `export`."""
+
+
+def chosen_linear_layers(method: str, model: TransferModel, names: Collection[str]) -> dict[str, Any]:
+    """Returns name of the weight -> layer, for the linear layers of the blocks that a method trains.
+
+    Args:
+        method: its name, for messages.
+        model: any.
+        names: ends of the layers' names, such as `query` or `attention.output.dense`; empty: all layers.
+    Raises:
+        UsageError: the blocks have no linear layers, or none with one of the names.
+    """
+    refuse_without_linear_layers(method, model)
+    layers = block_linear_layers(model)
+    ends = {weight: f".{weight.removesuffix('.weight')}" for weight in layers}
+    for name in names:
+        if not any(end.endswith(f".{name}") for end in ends.values()):
+            there = dict.fromkeys(end.rpartition(".")[2] for end in ends.values())
+            raise UsageError(
+                f"method.layers={name}: no linear layer of the blocks of model {model.base_name} has a name that ends "
+                f"so; the names end in {', '.join(there)}"
+            )
+    chosen = tuple(f".{name}" for name in names)
+    return {weight: layer for weight, layer in layers.items() if not names or ends[weight].endswith(chosen)}
 
 
 def refuse_without_linear_layers(method: str, model: TransferModel) -> None:

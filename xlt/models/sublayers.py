@@ -14,6 +14,8 @@ from xlt.errors import UsageError
 from xlt.models.families import built_in_languages
 from xlt.models.transfer import TransferModel, block_linear_layers, is_layer_norm
 
+_TEXTS = 3  # a number that no dimension of a model's own tensors has
+
 
 @dataclass(frozen=True)
 class Block:
@@ -159,8 +161,35 @@ def reuses_layers(model: TransferModel) -> bool:
     return max(uses.values(), default=0) > 1
 
 
-def _run_on_two_tokens(model: TransferModel) -> None:
-    ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
+def layers_that_read_no_examples(model: TransferModel) -> list[str]:
+    """Returns the names of the weights of linear layers in the blocks whose input has no entry for each example.
+
+    Such are the layers of DeBERTa that read embeddings of relative positions: the first dimension of their input is not
+    the number of examples. The function runs the model on three texts of two tokens, in evaluation mode; those with
+    networks of single languages (X-MOD) need no look.
+    """
+    if built_in_languages(model.backbone.config) is not None:
+        return []
+    found: dict[str, None] = {}
+
+    def look(name: str) -> Any:
+        return lambda _, arguments: found.update({} if arguments[0].shape[:1] == (_TEXTS,) else {name: None})
+
+    handles = [layer.register_forward_pre_hook(look(name)) for name, layer in block_linear_layers(model).items()]
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            _run_on_two_tokens(model, _TEXTS)
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()
+    return list(found)
+
+
+def _run_on_two_tokens(model: TransferModel, texts: int = 1) -> None:
+    ids = torch.zeros(texts, 2, dtype=torch.long, device=model.device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if model.decodes:
         inputs["decoder_input_ids"] = ids

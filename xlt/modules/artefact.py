@@ -110,6 +110,16 @@ class ModuleArtefact(ABC):
         """
         return self
 
+    def for_features(self, **features: str) -> "ModuleArtefact":
+        """Returns the module to use for examples with some features: this one, unless it has a part for each feature.
+
+        Args:
+            features: name -> value, such as task and language.
+        Raises:
+            ValueError: the module cannot be used for examples with these features.
+        """
+        return self
+
     @abstractmethod
     def check(self, model: nn.Module) -> None:
         """Raises a ValueError if the module cannot be written into `model`; changes nothing."""

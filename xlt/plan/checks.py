@@ -246,6 +246,11 @@ def network_faults(config: RunConfig) -> list[str]:
         return []
     parts = (config.data.sources, config.data.validation, config.data.evaluation)
     languages = {source.language for part in parts for source in part.values()}
+    if config.data.sampling.mixed_batches and len({source.language for source in config.data.sources.values()}) > 1:
+        return [
+            f"data.sampling.mixed_batches=true: model.path={config.model.path} has a network for each language, so "
+            "that a batch must be in one; give false"
+        ]
     return [
         f"model.path={config.model.path}: the model has no network for language {language}; it has one for each of "
         f"{', '.join(sorted(own))}"
@@ -341,6 +346,8 @@ def contradictions(config: RunConfig) -> list[str]:
         return [f"teacher.losses: task {name} makes no decisions that a teacher could guide; leave out prediction"]
     if task.adapts_language and (faults := build_method(config.method).language_faults(languages)):
         return faults
+    if faults := [*_feature_faults(config), *_mixing_faults(config)]:
+        return faults
     if (config.start.path is not None or config.start.run is not None) and not method.starts_from_modules:
         name = method_name(config.method)
         return [f"start: method {name} begins with fresh values; leave start out, or take an adapter method"]
@@ -350,6 +357,32 @@ def contradictions(config: RunConfig) -> list[str]:
             "leave language out, or learn a language module with experiment=language"
         ]
     return []
+
+
+def _feature_faults(config: RunConfig) -> list[str]:
+    """Returns a line for each feature of the run's examples that the method cannot learn from or be used for."""
+    task = task_name(config.task)
+    learned = [source.features_of_examples(task) for source in config.data.sources.values()]
+    asked = {
+        f"data.{part}.{name}": source.features_of_examples(task)
+        for part, sources in (("validation", config.data.validation), ("evaluation", config.data.evaluation))
+        for name, source in sources.items()
+    } | {f"data.benchmarks.{name}": {"task": task} for name in config.data.benchmarks}
+    return build_method(config.method).feature_faults(learned, asked)
+
+
+def _mixing_faults(config: RunConfig) -> Iterator[str]:
+    """Yields a line for each reason why a batch of the run cannot have examples in several languages."""
+    languages = sorted({source.language for source in config.data.sources.values()})
+    if not config.data.sampling.mixed_batches or len(languages) < 2:
+        return
+    key, modules = "data.sampling.mixed_batches=true", config.language_modules
+    if not method_class(config.method).mixes_languages():
+        yield f"{key}: method {method_name(config.method)} learns from one language at a time; give false"
+    if modules.experiment is not None or modules.generator is not None or modules.paths:
+        yield f"{key}: language modules are applied for batches of one language; give false, or language_modules=none"
+    if config.teacher.losses:
+        yield f"{key}: a teacher explains batches of one language; give false, or teacher=none"
 
 
 def header_faults(config: RunConfig) -> list[str]:

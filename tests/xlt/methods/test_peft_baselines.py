@@ -19,3 +19,14 @@ def test_what_is_trained_over_a_bfloat16_base_is_float32(name: str, make_method,
     assert {parameter.dtype for parameter in injected.values()} == {torch.float32}
     assert {p.dtype for n, p in trainer.model.named_parameters() if n not in injected} == {torch.bfloat16}
     assert any((parameter != parameter.bfloat16()).any() for parameter in injected.values())
+
+
+def test_lora_adapts_only_the_named_layers(make_method, make_trainer, module_header) -> None:
+    trainer = make_trainer(make_method("lora", "method.layers=[query,output.dense]"))
+    trainer.attach_first_phase()
+    factors = trainer.method.export(trainer.model, module_header(kind="low_rank")).factors
+    assert {name.removesuffix(".weight").split(".layer.")[1][2:] for name in factors} == {
+        "attention.self.query",
+        "attention.output.dense",
+        "output.dense",
+    }

@@ -160,6 +160,7 @@ CASES: dict[str, Case] = {
     "data.sources.eng.origin": Case(("~data.validation.eng",), CSV, "few-shot"),
     "data.sources.eng.cap": Case(values=CSV, value=3),
     "data.sources.eng.cap_words": Case(values=CSV, value=30),
+    "data.sources.eng.features": Case(values=CSV, value={"domain": "news"}),
     "data.sources.eng.where": Case(values=CSV, value={"label": "NOUN"}),
     "data.sources.eng.instruction": Case(
         values=CSV | {"data.sources.eng.instruction": InstructionConfig("{text}", "{label}")}, value="{pair}"
@@ -257,6 +258,9 @@ CASES: dict[str, Case] = {
     "lt_sft/method.dense_epochs": Case(value=2.0),
     "lt_sft/method.dense_max_steps": Case(value=3),
     "lt_sft/method.dense_learning_rate": Case(value=0.5),
+    "flix/method.ranks": Case(value={"task": 2, "language": 4}),
+    "flix/method.layers": Case(value=["query"]),
+    "lora/method.layers": Case(value=["query"]),
     "full/method.untie_embeddings": Case(LANGUAGE_RUN),
     "mad_g": Case(LANGUAGE_RUN, {"method.typology": "{places}/a.npz"}),
     "mad_g/method.layer_size": Case(LANGUAGE_RUN, {"method.typology": "{places}/a.npz"}, 8),
