@@ -81,7 +81,7 @@ def _write_fast(path: Path, value: dict[str, Any]) -> None:
     """Writes a sealed file without waiting for the disk, which would take most of the time."""
     import os
 
-    sync, os.fsync = os.fsync, lambda _: None
+    sync, os.fsync = os.fsync, lambda fd: None
     try:
         write_sealed(path, value)
     finally:
