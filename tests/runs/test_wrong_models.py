@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from tests.model_families import save_family
 
@@ -34,7 +34,8 @@ def test_a_model_that_does_not_fit_gets_one_line(
     family, words, said = WRONG[name]
     folder = tmp_path_factory.mktemp("models") / "model"
     save_family(family, folder)
-    save_file({"other": torch.zeros(1)}, folder / "model.safetensors")  # whose tensors nobody reads
+    weights = {name: tensor.fill_(torch.nan) for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})  # a model that is loaded is refused for them
     ended = command(*words, f"data_dir={data_dir}", f"model.path={folder}")
     assert (ended.code, len(ended.lines)) == (2, 1), ended.lines
     assert all(part in ended.lines[0] for part in said), ended.lines
