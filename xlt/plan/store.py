@@ -74,7 +74,7 @@ class RunStore:
         self._index = RunIndex(
             self.runs,
             {MANIFEST_FILE: self._manifest_facts, _EVALUATION_TIME_FILE: self._evaluation_facts},
-            lambda name: _FOLDER_NAME.fullmatch(name) is not None,
+            _is_run,
         )
         self._held: set[Path] = set()
 
@@ -433,6 +433,11 @@ class RunStore:
                 except DamagedFileError as still:
                     set_aside(path, str(still), remedy)
                     return {}
+
+
+def _is_run(name: str) -> bool:
+    """Returns whether a folder of this name belongs to a run; folders with other names are no runs."""
+    return _FOLDER_NAME.fullmatch(name) is not None
 
 
 def comparable(identity: Mapping[str, Any]) -> dict[str, Any]:
