@@ -368,6 +368,7 @@ class RunStore:
         """
         locks = self.runs / ".locks"
         folders = {self.root, self.runs, locks, self.root / "cache", self.root / "tables"}
+        folders |= {path for path in (self.root / "cache").rglob("*") if path.is_dir()}
         folders |= {self.folder(fingerprint) for fingerprint in fingerprints}
         folders |= {path for path in (self.root / "sweeps").glob("*") if path.is_dir()}
         for file in abandoned(locks):
