@@ -13,12 +13,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from benchmark.report import CommandLine, machine, settings, write_record
 
@@ -79,13 +81,8 @@ def fill(store: RunStore, template: Run, count: int) -> None:
 
 def _write_fast(path: Path, value: dict[str, Any]) -> None:
     """Writes a sealed file without waiting for the disk, which would take most of the time."""
-    import os
-
-    sync, os.fsync = os.fsync, lambda fd: None
-    try:
+    with mock.patch.object(os, "fsync"):
         write_sealed(path, value)
-    finally:
-        os.fsync = sync
 
 
 def ask(root: Path, template: Run, count: int) -> dict[str, float]:

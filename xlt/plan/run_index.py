@@ -42,6 +42,10 @@ class RunIndex:
     _kept: dict[str, dict[str, Any]] | None = None
     _lasting: dict[str, dict[str, Any]] = field(default_factory=dict)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves out what was read, because a store is sent to every worker with every job."""
+        return {**vars(self), "_kept": None, "_lasting": {}}
+
     def facts(self, file: str) -> dict[str, Facts]:
         """Returns name of a run's folder -> facts of this file, for all runs that have it."""
         read, kept = self.readers[file], self._entries()

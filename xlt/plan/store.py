@@ -74,7 +74,7 @@ class RunStore:
         self._index = RunIndex(
             self.runs,
             {MANIFEST_FILE: self._manifest_facts, _EVALUATION_TIME_FILE: self._evaluation_facts},
-            lambda name: _FOLDER_NAME.fullmatch(name) is not None,
+            _is_run,
         )
         self._held: set[Path] = set()
 
@@ -368,6 +368,7 @@ class RunStore:
         """
         locks = self.runs / ".locks"
         folders = {self.root, self.runs, locks, self.root / "cache", self.root / "tables"}
+        folders |= {path for path in (self.root / "cache").rglob("*") if path.is_dir()}
         folders |= {self.folder(fingerprint) for fingerprint in fingerprints}
         folders |= {path for path in (self.root / "sweeps").glob("*") if path.is_dir()}
         for file in abandoned(locks):
@@ -433,6 +434,11 @@ class RunStore:
                 except DamagedFileError as still:
                     set_aside(path, str(still), remedy)
                     return {}
+
+
+def _is_run(name: str) -> bool:
+    """Returns whether a folder of this name belongs to a run; folders with other names are no runs."""
+    return _FOLDER_NAME.fullmatch(name) is not None
 
 
 def comparable(identity: Mapping[str, Any]) -> dict[str, Any]:

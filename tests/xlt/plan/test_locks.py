@@ -64,8 +64,13 @@ def test_what_a_killed_holder_left_is_removed_by_the_next_command_and_nothing_of
     holder: subprocess.Popen[str], tmp_path: Path
 ) -> None:
     store, folder = RunStore(tmp_path), tmp_path / "runs" / RUN
-    (tmp_path / "cache").mkdir()
+    elsewhere = [tmp_path / name for name in ("cache/features", "tables", "sweeps/first")]
+    for place in elsewhere:
+        place.mkdir(parents=True)
+        (place / ".file.0123456789ab.tmp").write_text("half")
+        os.utime(place / ".file.0123456789ab.tmp", (0, 0))
     store.remove_left_overs([RUN])
+    assert not [path for place in elsewhere for path in place.iterdir()]
     assert len(list(folder.iterdir())) == 1 and not list(abandoned(tmp_path / "runs" / ".locks"))
     holder.kill()
     holder.wait()
