@@ -39,6 +39,7 @@ ONLY_IF: dict[str, Callable[[RunConfig], object]] = {
     "xlt.engine.activation.TeacherModules": lambda c: c.teacher.losses,
     "xlt.engine.run._teacher_module": lambda c: c.teacher.losses,
     "xlt.engine.run._start": lambda c: c.start.path is not None or c.start.run is not None,
+    "xlt.data.mixed_batches": lambda c: c.data.sampling.mixed_batches,
     "xlt.models.loading.random_pretrained": lambda c: c.model.random is not None,
     "xlt.models.vocabulary.train_tokenizer": lambda c: c.model.random is not None,
     "xlt.models.quantised": lambda c: c.model.quantise is not None,

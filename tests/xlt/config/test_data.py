@@ -25,6 +25,7 @@ def faults(**changes: Any) -> list[str]:
         ({"labels": {"positive": True}}, "s.labels.positive=True"),
         ({"fields": {"text": "True"}}, "s.fields.text=True"),
         ({"files": {"dev": "True"}}, "s.files.dev=True"),
+        ({"features": {"formal": "True"}}, "s.features.formal=True"),
         ({"languages": ["eng", "False"]}, "s.languages[1]=False"),
         ({"hub": HubConfig("a/b", "False", None, {}, {}, {})}, "s.hub.subset=False"),
         ({"hub": HubConfig("a/b", None, None, {}, {}, {"nob": "False"})}, "s.hub.codes.nob=False"),
@@ -33,6 +34,26 @@ def faults(**changes: Any) -> list[str]:
 def test_a_boolean_of_yaml_where_text_is_due_is_to_be_quoted(changes: dict[str, Any], key: str) -> None:
     (line,) = faults(**changes)
     assert line.startswith(f"{key}: ") and "quotes" in line and "YAML" in line
+
+
+@pytest.mark.parametrize(
+    ("features", "facts"),
+    [
+        ({"language": "deu"}, ["s.features.language=deu", "eng", "leave"]),
+        ({"domain": " "}, ["s.features.domain= ", "empty"]),
+        ({"": "news"}, ["s.features.=news", "empty"]),
+    ],
+)
+def test_a_feature_has_a_name_and_a_value_and_no_other_language(features: dict[str, str], facts: list[str]) -> None:
+    (line,) = faults(features=features)
+    assert all(fact in line for fact in facts), line
+
+
+def test_each_example_has_a_task_and_a_language_that_need_not_be_named() -> None:
+    source = source_config("csv", "eng", "x", features={"domain": "news"})
+    assert source.features_of_examples("pos") == {"task": "pos", "language": "eng", "domain": "news"}
+    source = source_config("csv", "eng", "x", features={"task": "ner", "language": "eng"})
+    assert source.features_of_examples("instruct") == {"task": "ner", "language": "eng"}
 
 
 def test_text_in_quotes_and_numbers_are_labels() -> None:

@@ -453,3 +453,17 @@ def test_rows_left_out_are_told_before_training_and_stand_in_the_manifest(
     write_json(folder / RESULT_FILE, {"training": {"seconds": 1.0}})
     execution._record(run, plan.store)
     assert plan.store.manifest(run.fingerprint)["reading"]["data.sources.eng"]["rows"] > 0
+
+
+def test_a_module_by_features_is_evaluated_in_each_language_with_its_own_part(
+    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...]
+) -> None:
+    """In English with deltas of task and language; in Faroese, which it has not learned, with those of the task."""
+    run = planned(*words, "method=flix")
+    carry_out(plan, None, silent)
+    records = {record["source"]: record for record in plan.store.evaluations(run.fingerprint).values()}
+    assert {name: record["features"] for name, record in records.items()} == {
+        "eng": {"task": "pos", "language": "eng"},
+        "fao": {"task": "pos"},
+    }
+    assert {record["composition"] for record in records.values()} == {"task"}

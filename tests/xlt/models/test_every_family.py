@@ -59,10 +59,12 @@ METHODS: dict[str, tuple[str, ...]] = {
     "mad_g": (),
     "lora": ("method.rank=2",),
     "ia3": (),
+    "flix": ("method.feature_dropout=0.3",),
 }
 TASKS = ("POS", "language module", "classification", "instruct")
 SOME = [  # in the ordinary suite
     ("ModernBERT", "lora", "language module"),
+    ("GPT-2", "flix", "POS"),
     ("ELECTRA", "lt_sft", "language module"),
     ("X-MOD", "spiel_ma", "classification"),
     ("DeBERTa v2", "full", "POS"),
