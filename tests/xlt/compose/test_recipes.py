@@ -39,6 +39,7 @@ VARIED: dict[str, tuple[str, str]] = {
         r"train\.(epochs|max_steps)|method\.(leave_out_last|reduction_factor)",
         "chapter 3: 15,000 steps, adapters in all blocks and of 48 units for every task",
     ),
+    "flix_languages": (r"method\.rank|train\.learning_rate", "LoRA with the parameters of FLix, at its rate"),
     "bistil": (r"train\.evaluate_every_\w+|method\.density", "chapter 5: validation each epoch, and 8% for questions"),
     "translation_pairs": (r"train\.(max_steps|learning_rate)", "a translator before it is adapted"),
 }
