@@ -133,7 +133,7 @@ class SourceConfig:
         "only as many examples, drawn at random, as have this many words together; null: all", low=1
     )
     features: dict[str, str] = key(
-        "further features of each example, name -> value: {domain: news}; task and language need not be named"
+        "further features of each example, name -> value; task and language need not be named"
     )
     where: dict[str, Any] = key(
         "column -> value, list of values, or rules (not, not_empty, min_words, ...); others are left out"
@@ -261,14 +261,14 @@ class SamplingConfig:
     """The rule by which batches are taken from the sources."""
 
     by: str = key(
-        "concatenation: every example once per epoch; size: each step (of mixed batches, each example) draws a source",
+        "concatenation: every example once per epoch; size: each step draws one source",
         choices=("concatenation", "size"),
     )
     exponent: float = key("with by=size: probability of a source ~ min(examples, ceiling) ** exponent", low=0, high=1)
     ceiling: int | None = key("with by=size: largest number of examples that counts; null: no limit", low=1)
 
     mixed_batches: bool = key(
-        "a batch has examples of all sources, hence of several languages; false: each batch is of one source"
+        "a batch has examples of all sources, which by=size draws for each; false: it is of one source"
     )
 
     def unused(self, facts: RunFacts) -> Iterator[str]:

@@ -42,7 +42,7 @@ class FlixConfig:
     layers: list[str] = key("ends of the names of the blocks' linear layers to adapt, such as query; empty: all")
     feature_dropout: float = key("probability that a feature of an example is off, in training only", low=0, high=1)
     drop_by: str = key(
-        "example: each feature of each example is on or off by itself; batch: for all examples of a step alike",
+        "example: each feature of each example is on or off by itself; batch: alike for all of a step",
         choices=("example", "batch"),
     )
     keep_one: bool = key("turn one feature of an example on again, drawn at random, if all would be off")

@@ -76,6 +76,7 @@ SOME = [  # in the ordinary suite
 REFUSED = [  # likewise; the method or task, and what the line says
     ("Llama", "bitfit", "POS", ["method=bitfit", "no bias terms"]),
     ("XLM", "pfeiffer", "POS", ["attention and feed-forward"]),
+    ("DeBERTa v3", "flix", "POS", ["method=flix", "query_proj, key_proj", "method.layers"]),
     ("ALBERT", "mad_x", "language module", ["method.leave_out_last=1"]),
     ("M2M-100", "full", "language module", ["task=mlm", "m2m_100", "encoder-decoder"]),
     ("XLM-R", "full", "instruct", ["task=instruct", "xlm-roberta", "encoder", "sees"]),
