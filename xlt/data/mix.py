@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xlt.config.data import LANGUAGE
 from xlt.data.streams import stream
 
 Features = dict[str, Any]
@@ -45,7 +46,7 @@ class LoadedSource:
     @cached_property
     def described(self) -> Mapping[str, str]:
         """Name -> value of the features that describe each example: its language, its task, and further ones."""
-        return {"language": self.language, **self.named}
+        return {LANGUAGE: self.language, **self.named}
 
     @property
     def examples_an_epoch(self) -> int:

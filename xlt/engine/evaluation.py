@@ -52,11 +52,11 @@ def evaluate(
             for number, source in enumerate(sources)
             for row in source.features
         ]
-        described = [source.described for source in sources for _ in range(len(source.features))]
-        alike = all(one == described[0] for one in described)
+        alike = all(source.described == sources[0].described for source in sources)
         if announce is not None and alike:
-            announce(described[:1])
-        of_row = {id(row): one for row, one in zip(rows, described, strict=True)}
+            announce([sources[0].described])
+        each = [] if alike else [source.described for source in sources for _ in range(len(source.features))]
+        of_row = {id(row): one for row, one in zip(rows, each, strict=False)}
         generator = stream(0, "evaluation")
         fewest = None if task.validates_at_random else _FEWEST_TOKENS.get(model.device.type, _FEWEST_TOKENS["cuda"])
         scores = []

@@ -71,13 +71,16 @@ class ActiveDeltas:
     def __init__(self, numbers: Tensor, factors: Callable[[int], list[Tensor]]) -> None:
         self._factors: list[list[list[Tensor]]] = []
         selections: list[Tensor] = []
+        varies = False
         for column in numbers.T:
             used = [number for number in column.unique().tolist() if number != OFF]
             if used:
                 self._factors.append([factors(number) for number in used])
                 wide = self._factors[-1][0][0]
-                selections.append((column[:, None] == torch.tensor(used)).to(wide))
-        self._examples = None if all(bool(one.all()) for one in selections) else len(numbers)
+                selection = column[:, None] == torch.tensor(used)
+                varies = varies or not bool(selection.all())
+                selections.append(selection.to(wide))
+        self._examples = len(numbers) if varies else None
         several = any(len(values) > 1 for values in self._factors)
         # (examples, values) of each feature, 1 where a value is on for an example; for joined factors not needed.
         self._selections = selections if several else None

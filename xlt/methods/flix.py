@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from xlt.config import RunFacts, key
+from xlt.config.data import LANGUAGE
 from xlt.errors import UsageError
 from xlt.methods.feature_deltas import OFF, ActiveDeltas, Site, split_by_layer
 from xlt.methods.method import (
@@ -111,6 +112,7 @@ class Flix(Method):
             )
 
     def feature_faults(self, learned: Iterable[Mapping[str, str]], asked: Mapping[str, Mapping[str, str]]) -> list[str]:
+        learned = list(learned)
         features = self._features(learned)
         names = {feature.name for feature in features}
         lines = [
@@ -121,7 +123,12 @@ class Flix(Method):
         if not any(feature.rank for feature in features):
             lines.append(f"method.ranks: every rank of {', '.join(sorted(names))} is 0, so there is nothing to train")
             return lines
+        everywhere = {f.name for f in features if f.rank and all(f.name in one for one in learned)} - {LANGUAGE}
         for source, described in asked.items():
+            lines += [
+                f"{source}.features: no {name}, which every training source has; name it (a new value has no deltas)"
+                for name in sorted(everywhere - described.keys())
+            ]
             try:
                 known_values(features, described)
             except ValueError as error:

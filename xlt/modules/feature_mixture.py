@@ -7,10 +7,9 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from xlt.config.data import LANGUAGE, TASK
 from xlt.modules.artefact import ModuleArtefact, ModuleHeader, Undo, check_values
 from xlt.modules.low_rank import LowRankDelta
-
-TASK, LANGUAGE = "task", "language"
 
 
 @dataclasses.dataclass(frozen=True)

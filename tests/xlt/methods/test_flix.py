@@ -392,3 +392,15 @@ def test_what_cannot_be_used_is_refused_before_anything_is_loaded(
 def test_a_new_language_needs_no_feature_of_its_own(make_method: Any) -> None:
     learned = [{"task": "pos", "language": "eng"}]
     assert make_method("flix").feature_faults(learned, {"x": {"task": "pos", "language": "fao"}}) == []
+
+
+def test_a_feature_of_all_training_sources_must_be_named_in_an_evaluation_too(make_method: Any) -> None:
+    """Else a shared feature would be off there, and nobody would know."""
+    learned = [{"task": "pos", "language": code, "shared": "all"} for code in ("eng", "deu")]
+    method = make_method("flix")
+    (line,) = method.feature_faults(learned, {"data.evaluation.x": {"task": "pos", "language": "fao"}})
+    assert all(fact in line for fact in ("data.evaluation.x.features", "shared")), line
+    assert method.feature_faults(learned, {"x": {"task": "pos", "language": "fao", "shared": "new"}}) == []
+    some = [learned[0], {"task": "pos", "language": "deu"}]
+    assert method.feature_faults(some, {"x": {"task": "pos", "language": "fao"}}) == []
+    assert method.feature_faults(learned[:1], {"data.benchmarks.x": {"task": "pos", "shared": "all"}}) == []
