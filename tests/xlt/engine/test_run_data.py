@@ -254,7 +254,7 @@ def test_the_tokenizer_decides_whether_forms_matter(
         if normalizer is not None:
             tokenizer.normalizer = normalizer
         fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]")
-        monkeypatch.setattr(run_data, "load_tokenizer", lambda *_, fast=fast: fast)
+        monkeypatch.setattr(run_data, "load_tokenizer", lambda *_, fast=fast, **__: fast)
         monkeypatch.setattr(run_data, "Encoder", _Lines)
         assert made.forms_matter([report]) == matter
 
