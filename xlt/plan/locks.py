@@ -7,7 +7,6 @@ then it tells the next command that temporary files may have been left in the ru
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from xlt.escapes import say
 from xlt.files import write_json
 from xlt.writers import ELSEWHERE, GONE, STOPPED, Writer, this_process
 
@@ -36,7 +36,7 @@ def held(file: Path) -> Iterator[None]:
             lock.acquire(timeout=seconds)
             break
         except Timeout:
-            print(f"xlt: {waiting_line(file)}", file=sys.stderr, flush=True)
+            say(f"xlt: {waiting_line(file)}")
     try:
         note_holder(file)
         yield
