@@ -92,8 +92,9 @@ def test_one_generator_serves_languages_that_it_never_saw(
 def test_a_language_without_a_vector_is_refused_before_training(
     command: Callable[..., Ended], words: list[str], tmp_path: Path
 ) -> None:
-    generator = _list([*LANGUAGE, "data=text", "+source@data.sources.eng=mono", "data.sources.eng.language=eng",
-                       "method.typology=null"])  # fmt: skip
+    texts = [f"+source@data.sources.{language}=mono" for language in ("eng", "fao")]
+    texts += [f"data.sources.{language}.language={language}" for language in ("eng", "fao")]
+    generator = _list([*LANGUAGE, "data=text", *texts, "method.typology=null"])
     ended = command(
         *words, "method=mad_g", "method.typology=null", "language_modules=mad_g",
         f"language_modules.generator.overrides={generator}", "data.evaluation.sme.language=nah",
