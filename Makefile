@@ -5,7 +5,7 @@ TABLE ?= quickstart
 BIN := $(VENV)/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: quickstart test test-slow lint bench families table clean
+.PHONY: quickstart test test-slow lint bench kernels families table clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python scripts/reproduce_table.py table=quickstart launcher=parallel seeds=[1,2,3]
@@ -29,6 +29,10 @@ bench: $(VENV)/installed
 	$(BIN)/python scripts/bench_dropout.py --output outputs/bench/dropout.json
 	$(BIN)/python scripts/bench_loader.py --output outputs/bench/loader.json
 	$(BIN)/python scripts/bench_distillation.py --size small --output outputs/bench/distillation.json
+
+# Compiles every Triton kernel for five architectures of GPUs, and shows what registers and memory each needs.
+kernels: $(VENV)/installed
+	$(BIN)/python scripts/compile_kernels.py --output outputs/bench/kernels.json
 
 # Tries every family of models with every method and task, and writes docs/families.md.
 families: $(VENV)/installed
