@@ -14,6 +14,8 @@ from xlt.data.overlap import texts_of
 
 # Share of the texts whose form can be told that must have one form, so that it is the form of the source.
 _NEARLY_ALL = 0.95
+# A line lists all keys if they are few, otherwise only some of them.
+_MOST_KEYS, _SOME_KEYS = 8, 5
 
 
 @dataclass
@@ -93,8 +95,15 @@ def form_note(reports: Mapping[str, SourceReport]) -> str | None:
             forms.setdefault(report.form, []).append(key)
     if len(forms) < 2 and "mixed" not in forms:
         return None
-    listed = "; ".join(f"{form}: {', '.join(keys)}" for form, keys in sorted(forms.items()))
+    listed = "; ".join(f"{form}: {_first(keys)}" for form, keys in sorted(forms.items()))
     return (
         f"texts are in different Unicode forms ({listed}); the tokenizer cuts the same letters differently in each, "
         "as if they were of two languages; convert the files to one form, for instance with: uconv -x any-nfc"
     )
+
+
+def _first(keys: list[str]) -> str:
+    """Lists the keys, but only the first ones if there are many: a table of all languages has hundreds."""
+    if len(keys) <= _MOST_KEYS:
+        return ", ".join(keys)
+    return f"{', '.join(keys[:_SOME_KEYS])} and {len(keys) - _SOME_KEYS} more"

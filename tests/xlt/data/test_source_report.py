@@ -46,6 +46,8 @@ def test_the_user_is_told_which_sources_have_which_form() -> None:
     note = form_note(same | {"data.evaluation.d": report("NFD")})
     assert note is not None and "NFC: data.sources.a, data.evaluation.b; NFD: data.evaluation.d" in note
     assert "mixed: x" in str(form_note({"x": report("NFC", "NFD")}))
+    many = {f"s{number}": report("NFC") for number in range(190)} | {"t": report("NFD")}
+    assert "(NFC: s0, s1, s2, s3, s4 and 185 more; NFD: t)" in str(form_note(many))
 
 
 def test_rows_left_out_and_schemes_are_said_in_a_line_each() -> None:
