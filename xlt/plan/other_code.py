@@ -14,7 +14,8 @@ from typing import Any, Protocol
 from xlt.config import SourceConfig
 from xlt.data.sources import digest
 from xlt.plan import earlier
-from xlt.plan.store import RunStore, comparable
+from xlt.plan.run_index import comparable
+from xlt.plan.store import RunStore
 
 
 class Identified(Protocol):

@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from xlt.data.sources import digest
 from xlt.files import DamagedFileError, read_sealed, write_sealed
 
 INDEX_FILE = ".locks/index.json"
 """Beside the locks, the other files of a store that are about no single run."""
 
 _FORMAT = 1
+_FINGERPRINT_DIGITS = 32
 
 Facts = dict[str, Any]
 Reader = Callable[[str], tuple[Facts | None, bool]]
@@ -100,3 +102,33 @@ def _stamp(path: Path) -> list[int] | None:
     except OSError:
         return None
     return [state.st_size, state.st_mtime_ns, state.st_ino]
+
+
+def comparable(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what tells whether runs differ only in code: facts about an identity, as JSON values.
+
+    Returns:
+        `shape`, a digest of the identity without code and order of sources, in which every text that may be the
+        fingerprint of a run is left out; `mentions`, these texts in their order; `order`, a digest of the order of the
+        sources, None if it is not known.
+    """
+    own = {name: value for name, value in identity.items() if name != "code"}
+    order = own.get("data", {}).get("order")
+    if "data" in own:  # identities of earlier versions have no order of the sources
+        own["data"] = {name: value for name, value in own["data"].items() if name != "order"}
+    mentions: list[str] = []
+
+    def without(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: without(part) for name, part in sorted(value.items())}
+        if isinstance(value, list):
+            return [without(part) for part in value]
+        if isinstance(value, str) and len(value) >= _FINGERPRINT_DIGITS:
+            fingerprint, *rest = value.split("/")
+            if len(fingerprint) == _FINGERPRINT_DIGITS:
+                mentions.append(fingerprint)
+                return ["mention", *rest]
+        return value
+
+    shape = digest(without(own))
+    return {"shape": shape, "mentions": mentions, "order": None if order is None else digest(order)}

@@ -18,7 +18,6 @@ from filelock import FileLock, Timeout
 import xlt
 from xlt.compose import recorded
 from xlt.config import RunConfig
-from xlt.data.sources import digest
 from xlt.data.transforms.translation import DONE_FILE
 from xlt.engine.run import CHECKPOINT_FOLDER, MODULE_FILE, RESULT_FILE, ModuleFile
 from xlt.engine.state import STATE_FILES
@@ -37,11 +36,10 @@ from xlt.plan.damage import (
     sound_metrics,
 )
 from xlt.plan.locks import abandoned, forget_holder, held, note_holder
-from xlt.plan.run_index import RunIndex
+from xlt.plan.run_index import RunIndex, comparable
 from xlt.writers import remove_left_overs
 
 _DIGITS = 12
-_FINGERPRINT_DIGITS = 32
 _FOLDER_NAME = re.compile(f"[0-9a-f]{{{_DIGITS}}}")
 _RECORDS_KEY = "records"
 _EVALUATED_AGAIN = "what it lacks is evaluated again"
@@ -439,36 +437,6 @@ class RunStore:
 def _is_run(name: str) -> bool:
     """Returns whether a folder of this name belongs to a run; folders with other names are no runs."""
     return _FOLDER_NAME.fullmatch(name) is not None
-
-
-def comparable(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what tells whether runs differ only in code: facts about an identity, as JSON values.
-
-    Returns:
-        `shape`, a digest of the identity without code and order of sources, in which every text that may be the
-        fingerprint of a run is left out; `mentions`, these texts in their order; `order`, a digest of the order of the
-        sources, None if it is not known.
-    """
-    own = {name: value for name, value in identity.items() if name != "code"}
-    order = own.get("data", {}).get("order")
-    if "data" in own:  # identities of earlier versions have no order of the sources
-        own["data"] = {name: value for name, value in own["data"].items() if name != "order"}
-    mentions: list[str] = []
-
-    def without(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {name: without(part) for name, part in sorted(value.items())}
-        if isinstance(value, list):
-            return [without(part) for part in value]
-        if isinstance(value, str) and len(value) >= _FINGERPRINT_DIGITS:
-            fingerprint, *rest = value.split("/")
-            if len(fingerprint) == _FINGERPRINT_DIGITS:
-                mentions.append(fingerprint)
-                return ["mention", *rest]
-        return value
-
-    shape = digest(without(own))
-    return {"shape": shape, "mentions": mentions, "order": None if order is None else digest(order)}
 
 
 def _medians(values: Iterable[tuple[str, float]]) -> dict[str, float]:

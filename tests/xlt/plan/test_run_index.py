@@ -13,8 +13,8 @@ from xlt.data.sources import digest
 from xlt.files import write_sealed
 from xlt.plan import store as store_module
 from xlt.plan.other_code import OtherCode
-from xlt.plan.run_index import INDEX_FILE
-from xlt.plan.store import RunStore, comparable
+from xlt.plan.run_index import INDEX_FILE, comparable
+from xlt.plan.store import RunStore
 
 
 def _identity(seed: int, code: str = "old", **more: Any) -> dict[str, Any]:
