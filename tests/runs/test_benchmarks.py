@@ -21,7 +21,13 @@ MACHINE = {"device", "torch", "threads"}
 @pytest.mark.parametrize(
     ("script", "arguments", "rows"),
     [
-        ("bench_training.py", "--size tiny --methods full lt_sft lora_8_as_in_peft --steps 1 --rounds 1", 4),
+        ("bench_training.py", "--size tiny --methods lt_sft --steps 1 --rounds 1", 2),
+        pytest.param(
+            "bench_training.py",
+            "--size tiny --methods full lt_sft lora_8_as_in_peft --steps 1 --rounds 1",
+            4,
+            marks=pytest.mark.slow,
+        ),
         pytest.param("bench_switching.py", "--size tiny --steps 1 --batch 2", 2, marks=pytest.mark.slow),
         pytest.param(
             "bench_llm.py",
