@@ -16,6 +16,7 @@ import os
 import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ _parsed_files = _Recent(4096)  # (number of the state, name of a config) -> pick
 _defaults_lists = _Recent(1024)  # (number of the state, choice of groups) -> DefaultsList
 _configs = _Recent(256)  # (number of the state, files to merge) -> pickled config
 _states_seen = 0
+_MOST_FILES = 20_000
 
 
 def compose_faster() -> None:
@@ -182,14 +184,21 @@ def _create_interpolation_map(
 
 
 def _state_of(sources: Sequence[ConfigSource]) -> int | None:
-    """Returns a number that is another one when anything in the sources has changed; None if nobody can know."""
+    """Returns a number that is another one when anything in the sources has changed.
+
+    Returns None, so that nothing is cached, if nobody can know, or if a folder has so many files that to look at all of
+    them would take longer than to compose.
+    """
     global _states_seen
     parts: list[Any] = []
     for source in sources:
         if source.scheme() == "structured":
             parts.append(tuple(_nodes(ConfigStore.instance().repo)))
         elif (folder := _folder(source)) is not None:
-            parts.append((str(folder), tuple(_files(folder)) if folder.is_dir() else None))
+            files = tuple(islice(_files(folder), _MOST_FILES + 1)) if folder.is_dir() else ()
+            if len(files) > _MOST_FILES:
+                return None
+            parts.append((str(folder), files))
         else:
             return None
     state = tuple(parts)
@@ -233,14 +242,30 @@ def _folder(source: ConfigSource) -> Path | None:
     return None
 
 
-def _files(folder: Path | str) -> Iterator[tuple[str, int, int, int]]:
-    """Yields path, time of the last change (ns), size (bytes) and inode of everything in a folder."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
+def _files(folder: Path | str, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[tuple[Any, ...]]:
+    """Yields path, time of the last change (ns), size (bytes) and inode of everything in a folder.
+
+    What cannot be read, such as a link to nothing, is yielded by its path alone. A link to a folder around it is not
+    followed.
+
+    Args:
+        above: device and inode of the folders around it.
+    """
+    try:
+        own = Path(folder).stat()
+        entries = list(os.scandir(folder))
+    except OSError:
+        yield (str(folder),)
+        return
+    around = above | {(own.st_dev, own.st_ino)}
+    for entry in entries:
+        try:
             about = entry.stat()
             yield entry.path, about.st_mtime_ns, about.st_size, about.st_ino
-            if entry.is_dir() and entry.name != "__pycache__":
-                yield from _files(entry.path)
+            if entry.is_dir() and entry.name != "__pycache__" and (about.st_dev, about.st_ino) not in around:
+                yield from _files(entry.path, around)
+        except OSError:
+            yield (entry.path,)
 
 
 @contextmanager

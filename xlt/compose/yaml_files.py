@@ -31,11 +31,13 @@ def check_config_folder(folder: str | Path) -> None:
     """Refuses a folder of configs with files that cannot be read safely.
 
     Args:
-        folder: of the user; every `.yaml` file in it and its subfolders is checked.
+        folder: of the user; every `.yaml` file in it and its subfolders is checked, but for links to nothing, which
+            editors leave.
     Raises:
         UsageError: a line for each file with a fault, with the number of the line.
     """
-    files = sorted(path for ending in ("yaml", "yml") for path in Path(folder).rglob(f"*.{ending}"))
+    found = sorted(path for ending in ("yaml", "yml") for path in Path(folder).rglob(f"*.{ending}"))
+    files = [path for path in found if path.exists() or not path.is_symlink()]
     if lines := [line for file in files if (line := config_file_fault(file)) is not None]:
         raise UsageError(*lines)
 

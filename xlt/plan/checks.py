@@ -32,7 +32,7 @@ from xlt.models.quantised import check_quantisable
 from xlt.models.student import kept_blocks
 from xlt.models.transfer import TransferModel
 from xlt.models.vocabulary import train_tokenizer
-from xlt.modules import ModuleFileError, ModuleHeader, load_module
+from xlt.modules import ModuleFileError, ModuleHeader, load_module, same_base
 from xlt.modules.adapter import Adapter
 from xlt.modules.generator import Generator
 
@@ -91,7 +91,7 @@ def user_file_faults(config: RunConfig) -> list[str]:
         f"{key}={_user_files(config)[key]}: is for the base model {header.base_model} ({header.base_hash:.12}), but "
         f"{first} is for {headers[first].base_model} ({headers[first].base_hash:.12}); all must be for one base model"
         for key, header in headers.items()
-        if header.base_hash != headers[first].base_hash
+        if not same_base(header.base_hash, headers[first].base_hash)
     ]
     return lines
 

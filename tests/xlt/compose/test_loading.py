@@ -142,3 +142,24 @@ def test_few_files_are_read_for_a_second_composition(monkeypatch: pytest.MonkeyP
         compose_fast(["experiment=pos", "method=full"])
         monkeypatch.setattr(OmegaConf, "load", lambda file: pytest.fail(f"{file} is read again"))
         compose_fast(["experiment=pos", "method=full", "train.learning_rate=0.25"])
+
+
+def test_a_folder_with_links_to_nothing_and_to_itself_composes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GlobalHydra.instance(), "hydra", None)
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 7\n")
+    (tmp_path / ".#mine.yaml").symlink_to("somebody@nowhere.1")  # as an editor leaves it
+    (tmp_path / "experiment" / "again").symlink_to(tmp_path)
+    with hydra_ready(str(tmp_path)):
+        assert compose_fast(["experiment=mine"]).seed == 7
+
+
+def test_a_folder_with_very_many_files_is_composed_without_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GlobalHydra.instance(), "hydra", None)
+    monkeypatch.setattr(loading, "_MOST_FILES", 3)
+    monkeypatch.setattr(loading, "_configs", {})
+    with hydra_ready(str(tmp_path)):
+        assert compose_fast(["experiment=nano_fields"]).experiment_name == "nano_fields"
+    assert loading._configs == {}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from xlt.engine.run import COMPOSED
 from xlt.errors import UsageError
 from xlt.models.loading import load_pretrained
 from xlt.modules import Entries, ModuleHeader, SparseDelta
-from xlt.plan.checks import module_faults
+from xlt.plan.checks import module_faults, user_file_faults
 from xlt.plan.planner import Run
 
 LATIN = "+language_modules.paths.fao_Latn"
@@ -104,3 +106,27 @@ def test_wherever_a_language_stands_a_wrong_code_is_one_line(
     with pytest.raises(UsageError, match=said) as refused:
         planned(*words, word)
     assert len([line for line in refused.value.lines if "eng is of" not in line and "of language eng" not in line]) == 1
+
+
+@pytest.mark.parametrize(
+    ("other", "fits"), [("body", True), ("body+head", True), ("body+another", False), ("another+head", False)]
+)
+def test_module_files_of_one_base_fit_together_also_if_one_has_no_hash_of_the_head(
+    other: str, fits: bool, module_header: Callable[..., ModuleHeader], tmp_path: Path
+) -> None:
+    paths = {}
+    for language, base_hash in (("eng", "body+head"), ("fao", other)):
+        paths[language] = str(tmp_path / language)
+        delta = Entries(torch.tensor([3]), torch.tensor([0.1]), torch.Size([32, 32]))
+        SparseDelta(module_header(base_hash=base_hash, language=language), {"w": delta}, {}).save(paths[language])
+    nothing = SimpleNamespace(path=None, student=None, paths={})
+    config: Any = SimpleNamespace(
+        language_modules=SimpleNamespace(paths=paths),
+        task_modules=nothing,
+        start=nothing,
+        teacher=nothing,
+        model=nothing,
+    )
+    assert [line.partition("=")[0] for line in user_file_faults(config)] == (
+        [] if fits else ["language_modules.paths.fao"]
+    )
