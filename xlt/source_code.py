@@ -19,7 +19,7 @@ import sys
 import sysconfig
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from xlt.errors import UsageError
@@ -34,7 +34,7 @@ Definition = tuple[str, str]
 
 
 class SourceCode:
-    """The definitions of `xlt`, of its kernels and of plug-ins; each file is parsed at most once.
+    """The definitions of `xlt`, of its kernels and of plug-ins.
 
     Args:
         read: a function that returns the source text of a module by its dotted name, or None if there is no such
@@ -74,7 +74,7 @@ class SourceCode:
         if name not in self._modules:
             text = self._read(name)
             try:
-                self._modules[name] = None if text is None else _Module(name, ast.parse(text))
+                self._modules[name] = None if text is None else _parsed(name, text)
             except (SyntaxError, ValueError) as error:
                 line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
                 raise UsageError(f"{name}{line}: the source is no valid Python: {error}") from error
@@ -200,6 +200,12 @@ class _Module:
                 self.stars.append(target[0])
             else:
                 self.imports[name] = target
+
+
+@lru_cache(maxsize=2048)
+def _parsed(name: str, text: str) -> _Module:
+    """Parses a module once in a process, as long as its text stays the same."""
+    return _Module(name, ast.parse(text))
 
 
 @dataclass

@@ -149,22 +149,36 @@ WITH_TESTS_OF_THEIR_OWN = {
 }
 
 
+_GROUPS = {
+    folder.name: options(folder.name)
+    for folder in sorted(CONF.iterdir())
+    if folder.is_dir() and folder.name not in {*WITH_TESTS_OF_THEIR_OWN, "data"}
+}
+
+
+@pytest.mark.parametrize("turn", range(max(map(len, _GROUPS.values()))))
+def test_every_option_of_every_group_composes(turn: int) -> None:
+    """In each turn one option of each group is composed, all of them together: to compose one costs as much."""
+    words = [f"{group}={names[turn]}" for group, names in _GROUPS.items() if turn < len(names)]
+    composed = compose(words)
+    for word in words:
+        group, _, option = word.partition("=")
+        if group == "student":
+            assert (composed.model.student is None) == (option == "none")
+        elif group not in ("scale", "search", "high_resource"):
+            assert composed[group] is not None, word
+
+
 @pytest.mark.parametrize(
-    ("group", "option"),
+    "option",
     [
         # A mix of the thesis has up to a hundred sources, which Hydra composes in seconds.
-        pytest.param(folder.name, option, marks=pytest.mark.slow if option.endswith("_thesis") else ())
-        for folder in sorted(CONF.iterdir())
-        if folder.is_dir() and folder.name not in WITH_TESTS_OF_THEIR_OWN
-        for option in options(folder.name)
+        pytest.param(option, marks=pytest.mark.slow if option.endswith("_thesis") else ())
+        for option in options("data")
     ],
 )
-def test_every_option_of_every_group_composes(group: str, option: str) -> None:
-    composed = compose([], f"data/{option}") if group == "data" else compose([f"{group}={option}"])
-    if group == "student":
-        assert (composed.model.student is None) == (option == "none")
-    elif group not in ("scale", "search", "high_resource"):
-        assert composed[group] is not None
+def test_every_mix_composes(option: str) -> None:
+    assert compose([], f"data/{option}").data is not None
 
 
 @pytest.mark.parametrize("option", options("benchmark"))

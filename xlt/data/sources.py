@@ -170,8 +170,9 @@ def _check_readable(source: SourceConfig) -> None:
     original = source if transform is None else transform.original(source)
     reader = reader_of(original)
     reader.files(original)
+    of_files = reader_of(dataclasses.replace(original, hub=None))  # on the hub, its keys mean nothing
     for name in _READERS_KEYS:
-        if getattr(original, name) is not None and name not in getattr(reader, "USES", ()):
+        if getattr(original, name) is not None and name not in getattr(of_files, "USES", ()):
             other = "csv" if name == "delimiter" else "tsv"
             raise UsageError(
                 f"{name}={getattr(original, name)}: reader {source.reader} does not use it; reader {other} does"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ import datasets
 import pytest
 
 from tests.source_configs import source_config
-from xlt.config import HubConfig, SourceConfig
+from xlt.config import DataConfig, HubConfig, SourceConfig
 from xlt.data.examples import Answer
 from xlt.data.readers import conll, hub
-from xlt.data.sources import read_source, reader_of, source_identity
+from xlt.data.sources import read_source, reader_of, source_faults, source_identity
 from xlt.errors import UsageError
 
 TAGS = ["O", "B-PER", "B-DATE"]
@@ -214,3 +215,13 @@ def test_a_nested_column_is_read_with_the_names_of_its_classes(tmp_path: Path) -
         on_hub(tmp_path, {"text": "translation.{code}", "label": "translation.kind"}, codes={"hau": "en"})
     )
     assert (example.text, example.label) == ("cat", "y")
+
+
+def test_a_key_of_the_reader_of_files_is_no_fault_where_the_hub_is_read(tagged: Path) -> None:
+    on_the_hub = on_hub(tagged, {"words": "tokens"}, subset="{code}", codes={"hau": "ha"})
+    of_tsv = replace(on_the_hub, reader="tsv", quoting="rfc")
+    nothing: dict[str, Any] = dict(sources={}, validation={}, excluded={})
+    assert source_faults(DataConfig(evaluation={"s": of_tsv}, **nothing)) == []
+    of_conll = replace(on_the_hub, quoting="rfc")
+    (line,) = source_faults(DataConfig(evaluation={"s": of_conll}, **nothing))
+    assert "quoting=rfc" in line and "conll" in line and "tsv" in line
