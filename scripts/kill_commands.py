@@ -2,19 +2,22 @@
 
     python scripts/kill_commands.py --kills 60 --output kill_commands.json
 
-Each command is a run of one method, or a table with its page, on the embedded corpus with a tiny BERT of random
-weights. It is carried out once without a kill. For each kill it is then begun in a new folder, killed with `kill -9` at
-a random moment of its time (while it composes, tokenises, trains, writes, evaluates or draws tables), and given again
-until it ends. Modules, checkpoints, metrics, evaluations and tables must be the same as without a kill, and no
-temporary file and no note of a lock may be left; otherwise the exit code is 1. The commands are carried out in forks of
-this process, so that a kill hits the command and not the import of libraries.
+The commands are runs of one method, a run that spends most of its time on tokenising, a sweep, a table with its page,
+a picture, and exports to and imports from AdapterHub's format; all with a tiny BERT of random weights on the embedded
+corpus. Each is carried out once without a kill. For each kill it is then begun in a new folder, killed with `kill -9`
+at a random moment of its time (while it composes, tokenises, trains, writes, evaluates or draws tables), and given
+again until it ends. Modules, checkpoints, metrics, evaluations, tables, feature caches, pictures and exports must be
+the same as without a kill, and no temporary file and no note of a lock may be left; otherwise the exit code is 1. The
+commands are carried out in forks of this process, so that a kill hits the command and not the import of libraries.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -28,9 +31,13 @@ from benchmark.report import CommandLine, write_record
 from kill_and_resume import _command, _make_model, _tensor_differences
 
 _METHODS = ("lt_sft", "full", "bitfit", "random_sft", "spiel_ag", "spiel_ma", "pfeiffer", "pretrain")
-_TABLE = "table"
+_TABLE, _SWEEP, _CACHE, _PICTURE, _EXPORT, _IMPORT = "table", "sweep", "cache", "picture", "export", "import"
+_STEPS = 6
 _MOST_STARTS = 5
-_SYSTEMS = ("lt_sft", "mad_x", "lt_sft_ta")  # left out of the table, because they need language modules
+_NEEDS = {_PICTURE: [_TABLE], _EXPORT: ["pfeiffer"], _IMPORT: [_EXPORT]}  # whose calm results a command begins with
+_SAME_BYTES = ("metrics.jsonl", "model.safetensors", "tokenizer.json")
+_COMMANDS = [*_METHODS, _TABLE, _SWEEP, _CACHE, _PICTURE, _EXPORT, _IMPORT]
+_STUDENTS = ("scratch_2", "bistil_st_2", "bistil_tf_2")  # left out of the table, because they take long
 
 
 def main() -> int:
@@ -38,7 +45,7 @@ def main() -> int:
     line.add_count("kills", 60, "kills of commands")
     line.add_count("seconds", 3600, "no kill begins after so many seconds")
     line.add_argument("--seed", type=int, default=1, help="of the random moments")
-    line.add_argument("--commands", nargs="*", default=[*_METHODS, _TABLE], help="methods, and table")
+    line.add_argument("--commands", nargs="*", default=_COMMANDS, help="names of commands")
     options = line.parse_args()
     torch.set_num_threads(1)
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
@@ -47,20 +54,32 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="xlt-kill-") as temporary:
         root = Path(temporary)
         model = _make_model(root / "model")
+        _import_all(model)
         calm: dict[str, float] = {}
+
+        def calmly(name: str) -> None:
+            if name in calm:
+                return
+            for other in _NEEDS.get(name, ()):
+                calmly(other)
+            _prepare(name, root, root / name)
+            begun = time.monotonic()
+            if (code := _wait(_start(_words(name, model, root, root / name), root / name))) != 0:
+                raise SystemExit(f"kill_commands.py: {name} ends with {code} without a kill; see {root / name}.log")
+            calm[name] = time.monotonic() - begun
+
         for number in range(options.kills):
             if time.monotonic() - began > options.seconds:
                 break
             name = options.commands[number % len(options.commands)]
-            words, whole = _words(name, model), root / name
-            if name not in calm:
-                calm[name] = time.monotonic()
-                if (code := _wait(_start(words, whole))) != 0:
-                    raise SystemExit(f"kill_commands.py: {name} ends with {code} without a kill; see {whole}.log")
-                calm[name] = time.monotonic() - calm[name]
-            trial = _trial(words, root / f"trial-{number}", whole, draw.uniform(0, calm[name]))
+            calmly(name)
+            output = root / f"trial-{number}"
+            _prepare(name, root, output)
+            trial = _trial(_words(name, model, root, output), output, root / name, draw.uniform(0, calm[name]))
             trials.append({"command": name, **trial})
             print(f"{number + 1:3d} {name}: {trial}", flush=True)
+            if not trial["differences"] and not trial["left_over"]:
+                shutil.rmtree(output)
     wrong = sum(bool(trial["differences"]) for trial in trials)
     left = sum(bool(trial["left_over"]) for trial in trials)
     print(f"{len(trials)} kills: {wrong} wrong, {left} with left-overs")
@@ -68,8 +87,50 @@ def main() -> int:
     return 1 if wrong or left else 0
 
 
-def _words(name: str, model: Path) -> list[str]:
-    """The words of a command, without its output folder."""
+def _import_all(model: Path) -> None:
+    """Imports what the commands import, and makes the corpus of the embedded data, which forks then have."""
+    import convert_module  # noqa: F401
+    import datasets  # noqa: F401
+    import matplotlib.figure  # noqa: F401
+
+    from xlt.commands import cli, plot, reproduce  # noqa: F401
+    from xlt.compose import checked, compose, hydra_ready
+    from xlt.data.sources import read_source
+    from xlt.execution import execution  # noqa: F401
+    from xlt.tables import page  # noqa: F401
+
+    with hydra_ready():
+        data = checked(compose([*_command(model, 1, ["method=full"])[3:]])).data
+    for source in (data.sources["eng"], data.validation["eng"]):
+        for language in ("eng", "fao"):
+            list(read_source("warm-up", dataclasses.replace(source, language=language), 1))
+
+
+def _prepare(name: str, root: Path, output: Path) -> None:
+    """Makes the folder in which a command begins: a picture is drawn from a finished table, others begin with nothing.
+
+    Args:
+        name: of the command.
+        root: folder with the calm results of the commands, by their names.
+        output: folder to make.
+    """
+    if name == _PICTURE:
+        shutil.copytree(root / _TABLE, output)
+        for file in (output / "tables").iterdir():
+            file.unlink()
+    else:
+        output.mkdir()
+
+
+def _words(name: str, model: Path, root: Path, output: Path) -> list[str]:
+    """Returns the words of a command, of which the first names the program."""
+    if name == _EXPORT:
+        (module,) = (root / "pfeiffer").glob("runs/*/module.safetensors")
+        return ["convert_module", str(module), "--model", str(model), "--name", "x", "--output", str(output / "hub")]
+    if name == _IMPORT:
+        given, task = root / _EXPORT / "hub", ["--task", "pos"]
+        return ["convert_module", str(given), "--model", str(model), *task, "--output", str(output / "module.st")]
+    tokenises = name == _CACHE
     language = [
         word
         for code in ("eng", "fao")
@@ -77,21 +138,30 @@ def _words(name: str, model: Path) -> list[str]:
             f"+source@data.evaluation.{code}=locale_expressions",
             f"data.evaluation.{code}.language={code}",
             f"data.evaluation.{code}.split=test",
-            f"data.evaluation.{code}.cap=20",
+            f"data.evaluation.{code}.cap={600 if tokenises else 10}",
         )
     ]
-    method = [] if name == _TABLE else [f"method={name}"]
-    words = [*_command(model, 20, method or ["method=full"])[3:], *language]
-    if name != _TABLE:
-        return words
+    method = [f"method={name}"] if name in _METHODS else ["method=full"]
+    steps = 1 if tokenises else _STEPS
+    words = [*_command(model, steps, method)[3:], *language, f"data.sources.eng.cap={600 if tokenises else 100}"]
+    words = [word for word in words if not word.startswith("train.evaluate_every_steps=")]
+    words += ["train.evaluate_every_steps=3", f"output_dir={output}"]
+    if name.startswith("spiel"):
+        words += ["method.update_interval=2", *(["method.estimation_steps=1"] if name == "spiel_ag" else [])]
+    if name == _SWEEP:
+        own = [word for word in words if not word.startswith("method=")]
+        return ["xlt", "-m", *own, "method=bitfit,random_sft", f"hydra.sweep.dir={output}/sweep"]
+    if name not in (_TABLE, _PICTURE):
+        return ["xlt", *words]
     own = [word for word in words if not word.startswith(("method", "experiment=", "tracker="))]
     return [
-        "table=quickstart",
-        "seeds=[1]",
+        *(["reproduce_table", "table=bistil_nano"] if name == _TABLE else ["plot", "figure=bistil_nano"]),
+        "seeds=[1,2]",
         "launcher.workers=1",
-        "table.columns=[eng,fao]",
-        "table.average=[fao]",
-        *(f"~table.parts.fields.systems.{system}" for system in _SYSTEMS),
+        "table.columns=[fao]",
+        "table.parts.fields.systems.lt_sft.composition=task",
+        "method.dense_max_steps=4",
+        *(f"~table.parts.fields.systems.{system}" for system in _STUDENTS),
         *own,
     ]
 
@@ -107,20 +177,25 @@ def _start(words: Sequence[str], output: Path) -> int:
         os.dup2(log, stream)
     code = 1
     try:
-        if words[0].startswith("table="):
-            from xlt.commands.reproduce import main as reproduce
-
-            reproduce([*words, f"output_dir={output}"])
-        else:
-            from xlt.commands.cli import main as run
-
-            sys.argv = ["xlt", *words, f"output_dir={output}"]
-            run()
+        _call(words)
         code = 0
     except SystemExit as stop:
         code = int(stop.code or 0)
     finally:
         os._exit(code)
+
+
+def _call(words: Sequence[str]) -> None:
+    sys.argv = list(words)
+    if words[0] == "reproduce_table":
+        from xlt.commands.reproduce import main
+    elif words[0] == "plot":
+        from xlt.commands.plot import main
+    elif words[0] == "convert_module":
+        from convert_module import main
+    else:
+        from xlt.commands.cli import main
+    main()
 
 
 def _wait(pid: int) -> int:
@@ -165,11 +240,20 @@ def _differences(whole: Path, resumed: Path) -> list[str]:
             lines.append(f"{name} is missing")
         elif file.name == "module.safetensors":
             lines += [f"{name}: {line}" for line in _tensor_differences(file, other)]
-        elif file.name in ("metrics.jsonl", "model.safetensors", "tokenizer.json") or file.suffix == ".arrow":
+        elif file.name in _SAME_BYTES or file.suffix in (".arrow", ".png", ".svg", ".st") or "hub" in file.parts:
             lines += [f"{name} differs"] if file.read_bytes() != other.read_bytes() else []
+        elif file.suffix == ".html":
+            lines += [] if other.read_text(encoding="utf-8").rstrip().endswith("</html>") else [f"{name} has no end"]
+        elif file.name == "summary.json":
+            lines += [f"{name} differs"] if _scores(file) != _scores(other) else []
         elif file.name == "evaluation.json" or ("tables" in file.parts and file.suffix == ".json"):
             lines += [f"{name} differs"] if _numbers(file) != _numbers(other) else []
     return lines
+
+
+def _scores(file: Path) -> Any:
+    """The scores of each job of a sweep."""
+    return [(row["overrides"], row["scores"]) for row in json.loads(file.read_text(encoding="utf-8"))]
 
 
 def _numbers(file: Path) -> Any:

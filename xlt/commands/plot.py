@@ -56,9 +56,8 @@ def plot(words: list[str]) -> int:
     command = f"python scripts/reproduce_table.py table={request.file} {overrides}".strip()
     missing = f"{len(remaining)} of {len(plan.runs)} runs are missing; {command} makes them"
     panels = figure_panels(request, tables, grids)
-    name = (request.published or request.name).lower().replace(" ", "_").replace(".", "_")
     try:
-        picture, left_out = save_panels(name, request.config.table.title, panels, store)
+        picture, left_out = save_panels(request.picture_name, request.config.table.title, panels, store)
     except UsageError as error:
         raise UsageError(f"figure={figure}: nothing to draw: {'; '.join([*error.lines, missing])}") from error
     if picture is None:

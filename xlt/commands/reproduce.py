@@ -20,7 +20,7 @@ from xlt.plan.planner import Plan
 from xlt.plan.store import RunStore
 from xlt.tables.catalogue import catalogue
 from xlt.tables.figures import FigurePanel, save_panels
-from xlt.tables.grid import INCOMPLETE, Grid, averages
+from xlt.tables.grid import Grid, averages
 from xlt.tables.page import save_page
 from xlt.tables.request import TableRequest, request_table
 from xlt.tables.table import Table
@@ -92,23 +92,14 @@ def reproduce(words: list[str]) -> int:
         raise
     grids = show(request, tables, plan, outcome.failures, console)
     if request.figures:
-        title = request.config.table.title
-        picture, _ = save_panels(
-            _figure_name(request, grids, plan), title, figure_panels(request, tables, grids), plan.store
-        )
-        if picture is not None:
-            console.print(f"figure: {picture}", highlight=False, markup=False, soft_wrap=True)
+        panels = figure_panels(request, tables, grids)
+        picture, lines = save_panels(request.name, request.config.table.title, panels, plan.store)
+        for line in [*lines, *([f"figure: {picture}"] if picture is not None else [])]:
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
     send_unsent(plan.runs.values(), plan.store)
     done = f"{len(outcome.done)} jobs in {duration(time.monotonic() - started)}" if outcome.done else "nothing to do"
     console.print(done, highlight=False)
     return FAILURE if outcome.failures else 0
-
-
-def _figure_name(request: TableRequest, grids: Mapping[str, Grid], plan: Plan) -> str:
-    """Returns the name of a table's picture, which is no finished table's if a file of this one is kept beside one."""
-    folder = plan.store.root / "tables"
-    beside = any((folder / f"{grid.name}{INCOMPLETE}.json").exists() for grid in grids.values())
-    return f"{request.name}{INCOMPLETE}" if beside else request.name
 
 
 def print_catalogue(console: Terminal) -> None:

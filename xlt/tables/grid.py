@@ -84,15 +84,17 @@ class Grid:
     def save(self, markdown: str, folder: Path) -> str:
         """Writes `NAME.md` and `NAME.json`; the latter has every value with the fingerprint of its run, and a checksum.
 
-        If this grid has gaps, and the files of an earlier one have more values, these are not replaced: the new files
-        are called `NAME.incomplete`. They are removed when the table is saved again under its own name.
+        If this grid has gaps or only some of the seeds, and the files of an earlier one have more values, these are not
+        replaced: the new files are called `NAME.incomplete`. They are removed when the table is saved again under its
+        own name.
 
         Returns:
             The name of the files, without ending.
         """
         folder.mkdir(parents=True, exist_ok=True)
         name = self.name
-        if not self.is_complete and self._values() < _saved_values(folder / f"{name}.json"):
+        values, seeds = _saved(folder / f"{name}.json")
+        if self._values() < values and (not self.is_complete or {*self.seeds} < seeds):
             name = f"{self.name}{INCOMPLETE}"
         else:
             for ending in (".json", ".md", ".html"):
@@ -122,16 +124,17 @@ class Grid:
         return sum(len(cell.values) for row in self.cells.values() for cell in row.values())
 
 
-def _saved_values(file: Path) -> int:
-    """Returns the number of values in a saved grid; 0 if there is none. A damaged file is set aside."""
+def _saved(file: Path) -> tuple[int, set[int]]:
+    """Returns the number of values in a saved grid, 0 if there is none; and its seeds. A damaged file is set aside."""
     try:
-        cells = read_sealed(file).get("cells", {})
-        return sum(len(cell["values"]) for row in cells.values() for cell in row.values())
+        record = read_sealed(file)
+        cells = record.get("cells", {})
+        return sum(len(cell["values"]) for row in cells.values() for cell in row.values()), {*record.get("seeds", ())}
     except DamagedFileError as error:
         set_aside(file, str(error), "the table is written again")
     except (AttributeError, KeyError, TypeError):
         set_aside(file, "it is no table", "the table is written again")
-    return 0
+    return 0, set()
 
 
 def _cell_record(cell: Cell) -> dict[str, object]:

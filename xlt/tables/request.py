@@ -77,6 +77,12 @@ class TableRequest:
         whole = self.config.table.figure
         return {h: figure for h, grid in self.grids.items() if (figure := grid.figure or whole) is not None}
 
+    @property
+    def picture_name(self) -> str:
+        """The name of the files of the picture that was asked for, which shows only some of the table's headings."""
+        changes = self.name.removeprefix(self.file)  # a digest, if the request changes the table
+        return (self.published or self.file).lower().replace(" ", "_").replace(".", "_") + changes
+
     def grid_name(self, heading: str) -> str:
         """Returns the name of the files in which a heading's grid is saved."""
         several = sum(len(part.metrics) for part in self.config.table.parts.values()) > 1

@@ -104,6 +104,14 @@ def test_where_things_lie_and_how_runs_are_done_does_not_change_a_tables_name() 
     assert request_table(["table=9.1"]).grid_name("UAS") == "small_UAS"
 
 
+def test_a_picture_is_named_as_it_was_asked_for_and_one_of_a_changed_table_otherwise() -> None:
+    assert request_table(["figure=small"], "figure").picture_name == "small"
+    assert request_table(["figure=9.1"], "figure").picture_name == "figure_9_1"
+    changes = ("method=full", "+task.dropout=0")
+    changed = [request_table(["figure=9.1", word], "figure").picture_name for word in changes]
+    assert len({*changed}) == 2 and all(name.startswith("figure_9_1-") for name in changed)
+
+
 @pytest.mark.parametrize(
     "word", ["train.max_steps=3", "+language_modules.stand_in.fao=isl", "table.columns=[fao]", "method=full"]
 )

@@ -213,6 +213,12 @@ def test_a_table_with_fewer_values_never_replaces_one_with_more(
     assert name == "small" and files.keys() == before.keys() and files != before
     name, after = save(half)
     assert name == "small.incomplete" and after.items() > files.items()
+    cells = {
+        system: {column: dataclasses.replace(cell, values=cell.values[:1]) for column, cell in row.items()}
+        for system, row in whole.cells.items()
+    }
+    one_seed = dataclasses.replace(whole, seeds=[1], cells=cells)
+    assert one_seed.is_complete and save(one_seed)[0] == "small.incomplete"
     config = dataclasses.replace(whole.config, systems={"full": whole.config.systems["full"]})
     smaller = dataclasses.replace(whole, config=config, cells={"full": whole.cells["full"]})  # complete, of fewer rows
     assert save(smaller)[0] == "small"

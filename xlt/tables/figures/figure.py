@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import json
 import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from xlt.errors import UsageError
-from xlt.files import atomic_path, write_json
+from xlt.files import DamagedFileError, atomic_path, read_sealed, set_aside, write_sealed
 from xlt.plan.planner import Run
 from xlt.plan.store import RunStore
 from xlt.tables.config import FigureConfig, SystemConfig
-from xlt.tables.grid import Cell, Grid
+from xlt.tables.grid import INCOMPLETE, Cell, Grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,6 +42,7 @@ _STYLE = {
     "svg.hashsalt": "xlt",
 }
 _SUFFIXES = ("pdf", "png", "svg")
+_NUMBERS = ".figure.json"
 _PAGE = 7.2
 """Width in inches of a picture with several panels."""
 _TITLE = 12
@@ -113,11 +115,15 @@ def save_panels(
 ) -> tuple[Path | None, list[str]]:
     """Writes `NAME.png`, `.svg`, `.pdf` and `NAME.figure.json` (numbers, and the runs behind them) beside the tables.
 
+    If something is missing in this picture, or it has only some of the seeds, and an earlier one was drawn from more,
+    the earlier one is not replaced: the new files are called `NAME.incomplete`. They are removed when the picture is
+    saved again under its own name.
+
     Args:
         name, title: of the picture.
         panels: heading -> panel; if there are several, those with nothing to show are left out.
     Returns:
-        The PNG, None if no run is finished; and a line for each panel that is left out.
+        The PNG, None if no run is finished; and a line for each panel that is left out, and for a picture that is kept.
     Raises:
         UsageError: as `Kind.gather`, if there is nothing to show in any panel.
     """
@@ -148,12 +154,56 @@ def save_panels(
     folder = store.root / "tables"
     folder.mkdir(parents=True, exist_ok=True)
     numbers = {heading: panel_numbers for heading, (_, _, panel_numbers) in drawn.items()}
-    record: dict[str, Any] = {"title": title, "runs": backed_by, "numbers": numbers}
+    seeds = sorted({seed for panel in panels.values() for seed in panel.grid.seeds})
+    record: dict[str, Any] = {"title": title, "seeds": seeds, "runs": backed_by, "numbers": numbers}
     if not several:  # then there are no headings
         record |= {key: next(iter(record[key].values())) for key in ("runs", "numbers")}
-    write_json(folder / f"{name}.figure.json", record)
+    complete = not left_out and all(_is_complete(panel, store) for panel in panels.values())
+    saved, saved_seeds = _saved(folder / f"{name}{_NUMBERS}")
+    if _amount(record) < saved and (not complete or {*seeds} < saved_seeds):
+        kept, name = folder / f"{name}.png", f"{name}{INCOMPLETE}"
+        left_out.append(f"{kept}: was drawn from more than this picture and is kept; this one is {name}.png")
+    else:
+        for ending in (_NUMBERS, *(f".{suffix}" for suffix in _SUFFIXES)):
+            (folder / f"{name}{INCOMPLETE}{ending}").unlink(missing_ok=True)
+    write_sealed(folder / f"{name}{_NUMBERS}", json.loads(json.dumps(record)))
     _draw(drawn, title, several, folder / name)
     return folder / f"{name}.png", left_out
+
+
+def _is_complete(panel: FigurePanel, store: RunStore) -> bool:
+    """Returns whether all runs of a panel are finished, and no cell of its table lacks a value."""
+    runs = (run for system_runs in panel.runs.values() for run in system_runs)
+    return panel.grid.is_complete and all(store.is_trained(run.fingerprint) for run in runs)
+
+
+def _amount(record: Mapping[str, Any]) -> tuple[int, int]:
+    """Returns from how much a picture was drawn: the number of runs, and the number of numbers that are not missing."""
+    return _leaves(record["runs"]), _leaves(record["numbers"])
+
+
+def _leaves(value: Any) -> int:
+    """Counts the texts and numbers in JSON values."""
+    if isinstance(value, dict):
+        return sum(map(_leaves, value.values()))
+    if isinstance(value, list | tuple):
+        return sum(map(_leaves, value))
+    return 0 if value is None else 1
+
+
+def _saved(file: Path) -> tuple[tuple[int, int], set[int]]:
+    """Returns from how much a saved picture was drawn, and its seeds; (0, 0) and none if there is none.
+
+    A damaged file is set aside.
+    """
+    try:
+        record = read_sealed(file)
+        return (_amount(record), {*record.get("seeds", ())}) if record else ((0, 0), set())
+    except DamagedFileError as error:
+        set_aside(file, str(error), "the picture is drawn again")
+    except (KeyError, TypeError):
+        set_aside(file, "it has no numbers of a picture", "the picture is drawn again")
+    return (0, 0), set()
 
 
 def _draw(drawn: Mapping[str, tuple[Kind, FigurePanel, dict[str, Any]]], title: str, several: bool, stem: Path) -> None:

@@ -254,6 +254,47 @@ def test_published_numbers_stand_beside_ours(run: Callable[..., Run], store: Run
     assert numbers(store, "sizes") == {"LT_SFT": [[8.0, 50.0, None, 71.1]]}
 
 
+def test_a_picture_drawn_from_less_never_replaces_one_drawn_from_more(
+    run: Callable[..., Run], store: RunStore, capfd: pytest.CaptureFixture[str]
+) -> None:
+    figure, folder = FigureConfig("sizes", "accuracy"), store.root / "tables"
+    runs = {"X": [run(1, module={"density": 0.1})], "Y": [run(2, module={"density": 0.2})]}
+    grid = grid_of("all", {"x": {"avg": [50.0]}, "y": {"avg": [60.0]}})
+    one_missing = grid_of("all", {"x": {"avg": [50.0]}, "y": {"avg": []}})
+    one_missing.cells["y"]["avg"].reason = "not run"
+
+    def save(grid: Grid) -> tuple[str, list[str], dict[str, bytes]]:
+        picture, lines = save_panels("all", "All tasks", {"": FigurePanel(figure, runs, grid)}, store)
+        is_a_picture(picture)
+        assert picture is not None
+        return picture.name, lines, {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    assert save(one_missing)[0] == "all.png"
+    name, lines, before = save(grid)
+    assert (name, lines) == ("all.png", []) and len(before) == 4
+    name, (line,), after = save(one_missing)
+    assert name == "all.incomplete.png" and after.items() > before.items() and len(after) == 8
+    assert str(folder / "all.png") in line and "all.incomplete.png" in line
+    assert numbers(store, "all.incomplete") != numbers(store, "all")
+    result = store.folder(runs["Y"][0].fingerprint) / "result.json"
+    result.rename(result.with_suffix(".lost"))
+    assert save(grid)[0] == "all.incomplete.png"
+    result.with_suffix(".lost").rename(result)
+    assert save(grid)[2].keys() == before.keys()
+    grid.seeds, runs["X"] = [1, 2], [*runs["X"], run(3, module={"density": 0.1})]
+    assert save(grid)[0] == "all.png"
+    grid.seeds, runs["X"] = [1], runs["X"][:1]
+    assert save(grid)[0] == "all.incomplete.png"
+    (folder / "all.figure.json").unlink()
+    assert save(grid)[2].keys() == before.keys()
+    (folder / "all.figure.json").write_text((folder / "all.figure.json").read_text().replace("60.0", "61.0"))
+    assert save(one_missing)[0] == "all.png"
+    assert "all.figure.json: its content or its place does not fit its checksum" in capfd.readouterr().err
+    (folder / "all.figure.json").write_text("{\"title\": \"All tasks\"}")
+    assert save(one_missing)[0] == "all.png"
+    assert "all.figure.json: it has no numbers of a picture" in capfd.readouterr().err
+
+
 def test_a_picture_of_several_tables_leaves_out_those_with_nothing_to_show(
     run: Callable[..., Run], planned: Callable[..., Run], words: tuple[str, ...], store: RunStore
 ) -> None:
