@@ -161,7 +161,7 @@ def test_a_models_trees_score_as_in_the_conll_2018_evaluation(
     for sentence, rows in zip(examples, features, strict=True):
         heads, relations = [], []
         for row in rows:
-            found = parsing.predict(model, parsing.collate([row], encoder, torch.Generator()))
+            found = parsing.parse(model, parsing.collate([row], encoder, torch.Generator()))
             start = len(heads)
             heads += [head and head + start for head in found[0][0].tolist()]
             relations += [RELATIONS[relation] for relation in found[1][0].tolist()]
