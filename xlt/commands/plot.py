@@ -53,9 +53,7 @@ def plot(words: list[str]) -> int:
     with hydra_ready():
         request = request_table(words, "figure")
         if not request.figures:
-            raise UsageError(
-                f"figure={figure}: this table has no picture; xlt table --list prints all figures"
-            )
+            raise UsageError(f"figure={figure}: this table has no picture; xlt table --list prints all figures")
         store = RunStore(request.config.output_dir)
         plan = Plan(store)
         tables, faulty = request.tables(plan)

@@ -77,6 +77,10 @@ class Classification(Task):
         self._labels = [str(label) for label in labels]
         self._index = {label: number for number, label in enumerate(self._labels)}
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("text", "pair") if self.pair else ("text",)
+
     def labels(self) -> list[str]:
         return self._labels
 
@@ -127,9 +131,7 @@ class Classification(Task):
     def blank(self, example: Example) -> Example:
         return replace(example, label=self._labels[0])
 
-    def predict(
-        self, model: TransferModel, batch: Tensors, rows: Sequence[Features]
-    ) -> list[tuple[int, list[float]]]:
+    def predict(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> list[tuple[int, list[float]]]:
         """Returns for each row the number of its label, and the probabilities of all labels."""
         logits = self._logits(model, batch)
         return list(zip(logits.argmax(-1).tolist(), logits.float().softmax(-1).tolist(), strict=True))

@@ -66,6 +66,10 @@ class MultipleChoice(Task):
     def __init__(self, name: str, max_length: int, dropout: float) -> None:
         self.name, self.max_length, self.dropout = name, max_length, dropout
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("text", "pair", "choices")
+
     def check(self, examples: Sequence[Example], source: str) -> None:
         for example in examples:
             missing = "passage" if example.text is None else "question" if example.pair is None else None
@@ -130,9 +134,7 @@ class MultipleChoice(Task):
     def blank(self, example: Example) -> Example:
         return replace(example, label="1")
 
-    def predict(
-        self, model: TransferModel, batch: Tensors, rows: Sequence[Features]
-    ) -> list[tuple[int, list[float]]]:
+    def predict(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> list[tuple[int, list[float]]]:
         """Returns for each question the number of its answer, from 0, and the probabilities of its answers."""
         logits = self._logits(model, batch)
         counts, probabilities = batch["choices"].tolist(), logits.float().softmax(-1).tolist()
@@ -147,9 +149,7 @@ class MultipleChoice(Task):
 
     def annotate(self, rows: Sequence[Features], predicted: Sequence[tuple[int, list[float]]]) -> Annotation:
         ((number, probabilities),) = predicted
-        return Annotation(
-            label=str(number + 1), scores={str(at): one for at, one in enumerate(probabilities, start=1)}
-        )
+        return Annotation(label=str(number + 1), scores={str(at): one for at, one in enumerate(probabilities, start=1)})
 
     def metrics(self, scores: Sequence[tuple[int, int, float]]) -> dict[str, float]:
         right, questions, guessed = (sum(column) for column in zip(*scores, strict=True))

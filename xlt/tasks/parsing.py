@@ -130,6 +130,10 @@ class Parsing(Task):
         self._relations = list(relations)
         self._index = {relation: number for number, relation in enumerate(self._relations)}
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("words",)
+
     def labels(self) -> list[str]:
         return self._relations
 

@@ -128,6 +128,10 @@ class QuestionAnswering(Task):
         self.name, self.max_length, self.stride, self.normalisation = name, max_length, stride, normalisation
         self.max_question_tokens, self.max_answer_tokens = max_question_tokens, max_answer_tokens
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("text", "pair")
+
     def check(self, examples: Sequence[Example], source: str) -> None:
         for example in examples:
             parts = {"question": example.text, "context": example.pair, "answer": example.answers or None}

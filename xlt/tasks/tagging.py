@@ -99,6 +99,10 @@ class Tagging(Task):
         self.entity_column = column if "O" in self._labels and all(map(_is_iob2, self._labels)) else None
         self._index = {label: number for number, label in enumerate(self._labels)}
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("words",)
+
     def labels(self) -> list[str]:
         return self._labels
 

@@ -86,6 +86,11 @@ class Task(ABC):
     predicts: bool = False
     entity_column: str | None = None
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The parts of an example that predictions are made from: of `words`, `text`, `pair`, `choices`, `turns`."""
+        return ("text",)
+
     @classmethod
     def architecture_fault(cls, architecture: str) -> str | None:
         """Returns why models of an architecture cannot do the task, and what to take; None if they can.
