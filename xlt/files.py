@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -39,11 +40,15 @@ class DamagedFileError(ValueError):
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields the path of a temporary file that gets the name `path` when its content has reached the disk.
 
+    Others can read it as the umask says, whatever a library that writes it says (`safetensors` lets nobody read it).
     If the block raises, nothing is left behind and a file that had the name before is unchanged.
     """
     temporary = temporary_path(path)
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -51,6 +56,32 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yields a new temporary folder that gets the name `path` when its files have reached the disk.
+
+    Others can read the files as the umask says. If the block raises, nothing is left behind.
+
+    Args:
+        path: of the folder; an empty folder of this name is replaced.
+    """
+    temporary = temporary_path(path.absolute())
+    try:
+        temporary.mkdir()
+        mode = temporary.stat().st_mode & 0o666
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                file.chmod(mode)
+                with file.open("rb+") as opened:
+                    os.fsync(opened.fileno())
+        temporary.replace(path.absolute())
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _sync_folder(path.absolute().parent)
 
 
 @contextmanager

@@ -18,8 +18,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from xlt.commands.cli import guarded
 from xlt.commands.cli import run as run_command
+from xlt.commands.ending import guarded
 from xlt.compose import compose, hydra_ready
 from xlt.engine import export
 from xlt.methods.lt_sft import LtSft

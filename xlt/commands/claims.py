@@ -1,4 +1,4 @@
-"""The command `scripts/claims.py`, which checks the claims in conf/claims.yaml."""
+"""The command `xlt claims`, which checks the claims in conf/claims.yaml."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf, SCMode
 
-from xlt.commands.cli import guarded, is_stray
+from xlt.commands.ending import guarded
+from xlt.commands.subcommands import is_stray
 from xlt.compose import (
     COMPOSITION_ERRORS,
     command_line,
@@ -48,6 +49,16 @@ from xlt.tables.request import request_table
 from xlt.tables.table import Table
 
 _COMMAND_KEYS = tuple(item.name for item in dataclasses.fields(ClaimsConfig))
+_USAGE = """\
+usage: xlt claims [only=[NAME,...]] [seeds=[1,2]] [stores.NAME.KEY=VALUE ...]
+                  [override of every run ...]
+
+Tests the thesis's findings on the runs that are in the stores; trains nothing.
+
+  only=[..]         only these claims of conf/claims.yaml
+  stores.NAME.KEY=  applies to the tables of one store; other overrides apply
+                    to all runs of stores.encoder
+  output_dir=DIR    folder for claims.md and claims.json"""
 _DEFAULT_STORE = "encoder"
 """Name of the store to whose runs the command's other overrides apply."""
 
@@ -66,7 +77,7 @@ def check_claims(words: list[str]) -> int:
         UsageError: wrong overrides or values.
     """
     if "--help" in words or "-h" in words:
-        print("usage: claims.py [only=[NAME,...]] [seeds=[1,2]] [stores.NAME.KEY=...] [override of every run ...]")
+        print(_USAGE)
         return 0
     if wrong := [word for word in words if is_stray(word)]:
         raise UsageError(*(f"{word}: neither an option nor an override; write KEY=VALUE" for word in wrong))

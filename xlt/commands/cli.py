@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
-import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,17 +17,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 import xlt
+from xlt.commands.ending import FAILURE, USAGE, guarded, refuse
 from xlt.commands.run_mode import mode_from_command_line
-from xlt.commands.sweeps import (
-    FAILURE,
-    USAGE,
-    Sweep,
-    SweepFolder,
-    TrialFailed,
-    is_gathered,
-    is_sweep,
-    new_traceback_file,
-)
+from xlt.commands.subcommands import carry_out_subcommand, is_stray, near_subcommand
+from xlt.commands.sweeps import Sweep, SweepFolder, TrialFailed, is_gathered, is_sweep
 from xlt.commands.usage import register_help
 from xlt.compose import (
     COMPOSITION_ERRORS,
@@ -46,10 +38,9 @@ from xlt.compose.recipes import register_recipes
 from xlt.compose.yaml_files import check_config_folder
 from xlt.console import Terminal
 from xlt.engine.processes import Processes
-from xlt.engine.training import Interrupted
 from xlt.errors import UsageError
 from xlt.escapes import say
-from xlt.tracebacks import failure_line, os_error_line
+from xlt.tracebacks import os_error_line
 
 
 def main() -> None:
@@ -59,6 +50,8 @@ def main() -> None:
     """
     if "--version" in sys.argv[1:]:
         print(f"xlt {xlt.__version__}, Hydra {hydra.__version__}")
+        return
+    if carry_out_subcommand(sys.argv[1:]):
         return
     try:
         options = _options(sys.argv[1:])
@@ -139,7 +132,7 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
     parser = get_args_parser()
     parser.error = lambda message: _refuse_option(parser, message)
     options = parser.parse_args(words)
-    lines = [f"{word}: not an override; write KEY=VALUE" for word in options.overrides if is_stray(word)]
+    lines = [f"{word}: {_advice(word)}" for word in options.overrides if is_stray(word)]
     if options.experimental_rerun is not None:
         lines.append("--experimental-rerun: refused, it would unpickle a file; give the overrides again")
     if options.resolve and options.cfg is None and not options.help:
@@ -161,9 +154,11 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def is_stray(word: str) -> bool:
-    """Returns whether a word of the command line does not have the form of an override."""
-    return word.startswith(("=", "-")) or ("=" not in word and not word.startswith("~"))
+def _advice(word: str) -> str:
+    """Says of a word that is no override what would be right."""
+    if (near := near_subcommand(word)) is not None:
+        return f"not an override; did you mean the command xlt {near}? It stands before all overrides"
+    return "not an override; write KEY=VALUE"
 
 
 def _refuse_option(parser: argparse.ArgumentParser, message: str) -> NoReturn:
@@ -223,49 +218,3 @@ def run(config: DictConfig, *, evaluate: bool = True) -> tuple[int, float | None
         print_evaluations(requested, evaluations, store, Terminal())
     result = store.result(requested.fingerprint)
     return 0, result["training"].get(f"best/{result.get('metric')}")
-
-
-def guarded(action: Callable[[], int], output_dir: str | None = None) -> None:
-    """Runs an action of a command and turns what it raises into lines on standard error and an exit code.
-
-    For wrong input it prints a line for each fault; the exit code is 2. After an interruption it says how to continue.
-    For an error of the program it prints one line with file and line number; the exit code is 1, and the line names the
-    file with the traceback. With `XLT_TRACEBACK=1` in the environment, an error of the program is raised again.
-
-    Args:
-        action: returns the exit code.
-        output_dir: folder below which tracebacks are written; None: the one in the command line.
-    """
-    from xlt.modules import ModuleFileError
-
-    try:
-        code = action()
-    except UsageError as error:
-        refuse(error.lines)
-    except ModuleFileError as error:
-        refuse([str(error)])
-    except Interrupted as stop:
-        say(str(stop))
-        sys.exit(128 + stop.signal)
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
-    except Exception as error:
-        if is_composition_error(error) or os.environ.get("XLT_TRACEBACK"):
-            raise
-        say(f"xlt: {failure_line(error, new_traceback_file(output_dir or _output_dir()))}")
-        sys.exit(FAILURE)
-    if code:
-        sys.exit(code)
-
-
-def _output_dir() -> str:
-    """Returns the output folder that the command line names, else the default one."""
-    folders = [word.partition("=")[2] for word in sys.argv[1:] if word.startswith("output_dir=")]
-    return folders[-1] if folders else "outputs"
-
-
-def refuse(lines: Sequence[str]) -> NoReturn:
-    """Prints a line for each fault of the input and exits with code 2."""
-    for line in lines:
-        say(f"xlt: {line}")
-    sys.exit(USAGE)

@@ -1,16 +1,23 @@
-"""The command `scripts/wandb_dashboard.py`, which makes a W&B workspace for a table."""
+"""The command `xlt dashboard`, which makes a W&B workspace for a table."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 
-from xlt.commands.cli import FAILURE, guarded
+from xlt.commands.ending import FAILURE, guarded
 from xlt.compose import command_line, hydra_ready
 from xlt.escapes import say
 from xlt.tables.columns import list_columns
 from xlt.tables.request import request_table
 from xlt.tracking.workspace import Workspace, create, has_account, table_workspace
+
+_USAGE = """\
+usage: xlt dashboard table=NAME [tracker.project=...] [tracker.entity=...]
+                     [override ...]
+
+Creates the W&B workspace of a table's runs. Without an account, it prints what
+it would create."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -27,7 +34,7 @@ def dashboard(words: list[str]) -> int:
         UsageError: overrides are wrong, or the W&B client is not installed.
     """
     if not words or "--help" in words or "-h" in words:
-        print("usage: wandb_dashboard.py table=NAME [tracker.project=...] [tracker.entity=...] [override ...]")
+        print(_USAGE)
         return 0
     workspace = workspace_of(words)
     if not has_account():

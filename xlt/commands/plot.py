@@ -1,11 +1,11 @@
-"""The command `scripts/plot.py`, which draws a figure."""
+"""The command `xlt plot`, which draws a figure."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 
-from xlt.commands.cli import guarded
+from xlt.commands.ending import guarded
 from xlt.commands.reproduce import figure_panels
 from xlt.compose import command_line, hydra_ready
 from xlt.console import Terminal
@@ -14,6 +14,17 @@ from xlt.plan.planner import Plan
 from xlt.plan.store import RunStore
 from xlt.tables.figures import save_panels
 from xlt.tables.request import request_table
+
+_USAGE = """\
+usage: xlt plot figure=NUMBER [seeds=[1,2,3]] [output_dir=outputs]
+                [override of every run ...]
+
+Draws a figure of the thesis from the runs that are in the store; trains
+nothing.
+
+  figure=4.2       a figure's number in the thesis, or the name of a table that
+                   has a figure; xlt table --list has all of them
+  other overrides  those of xlt table"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -30,7 +41,7 @@ def plot(words: list[str]) -> int:
         UsageError: overrides are wrong, there is no such figure, or none of its runs is finished.
     """
     if not words or "--help" in words or "-h" in words:
-        print("usage: plot.py figure=NUMBER [seeds=[1,2,3]] [output_dir=outputs] [override of every run ...]")
+        print(_USAGE)
         return 0
     figures = [word.partition("=")[2] for word in words if word.startswith("figure=")]
     if len(figures) != 1:
@@ -42,9 +53,7 @@ def plot(words: list[str]) -> int:
     with hydra_ready():
         request = request_table(words, "figure")
         if not request.figures:
-            raise UsageError(
-                f"figure={figure}: this table has no picture; reproduce_table.py --list prints all figures"
-            )
+            raise UsageError(f"figure={figure}: this table has no picture; xlt table --list prints all figures")
         store = RunStore(request.config.output_dir)
         plan = Plan(store)
         tables, faulty = request.tables(plan)
@@ -53,7 +62,7 @@ def plot(words: list[str]) -> int:
     grids = {heading: table.grid(store, {}) for heading, table in tables.items()}
     remaining = {run.fingerprint for run in (*plan.to_train(), *plan.to_evaluate())}
     overrides = " ".join(word for word in words if not word.startswith("figure="))
-    command = f"python scripts/reproduce_table.py table={request.file} {overrides}".strip()
+    command = f"xlt table table={request.file} {overrides}".strip()
     missing = f"{len(remaining)} of {len(plan.runs)} runs are missing; {command} makes them"
     panels = figure_panels(request, tables, grids)
     try:

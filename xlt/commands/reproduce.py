@@ -1,4 +1,4 @@
-"""The command `scripts/reproduce_table.py`, which carries out the runs of a table and prints the table."""
+"""The command `xlt table`, which carries out the runs of a table and prints the table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from rich.padding import Padding
 from rich.text import Text
 
-from xlt.commands.cli import FAILURE, guarded
+from xlt.commands.ending import FAILURE, guarded
 from xlt.compose import command_line, hydra_ready
 from xlt.console import Terminal
 from xlt.engine.training import Interrupted
@@ -30,13 +30,17 @@ from xlt.tracking.watch import send_unsent, watch
 
 _OPTIONS = ("--plan", "--show", "--list")
 _USAGE = """\
-usage: reproduce_table.py table=NAME [seeds=[1,2,3]] [launcher=NAME] [--plan | --show] [override of every run ...]
-       reproduce_table.py --list
+usage: xlt table table=NAME [seeds=[1,2,3]] [launcher=NAME] [--plan | --show]
+                 [override of every run ...]
+       xlt table --list
 
-  table=4.2        a table of the thesis by its number; figure=4.2 makes the table of a figure; --list has all names
-  --plan           print which runs exist and which are missing, and how long past runs took; start no run
+  table=4.2        a table of the thesis by its number; figure=4.2 makes the
+                   table of a figure; --list has all names
+  --plan           print which runs exist and which are missing, and how long
+                   past runs took; start no run
   --show           print the table from the finished runs; start no run
-  table.rows=[..]  show only these systems; likewise table.columns, table.average, table.headings"""
+  table.rows=[..]  show only these systems; likewise table.columns,
+                   table.average, table.headings"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

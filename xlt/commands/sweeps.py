@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +16,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from xlt.commands.ending import FAILURE, USAGE, new_traceback_file
 from xlt.compose import is_composition_error
 from xlt.config import LauncherConfig
 from xlt.console import Terminal
@@ -35,8 +35,6 @@ from xlt.tracebacks import failure_line
 from xlt.tracking.wandb import check_account
 from xlt.tracking.watch import send_unsent, watch
 
-USAGE = 2
-FAILURE = 1
 _LONGEST_SHOWN = 1000  # characters of a job's overrides in a line about its faults
 _GRID_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 _SERIAL_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
@@ -251,12 +249,6 @@ def _print_lines(job: SweepJob, lines: Sequence[str]) -> None:
     shown = words if len(words) <= _LONGEST_SHOWN else f"{words[:_LONGEST_SHOWN]}..."
     for line in lines:
         say(f"xlt: job {job.number} ({shown}): {line}")
-
-
-def new_traceback_file(output_dir: str) -> Path:
-    """Returns a new file for the traceback of an error outside any run, named by time and process."""
-    name = f"{datetime.now():%Y%m%d-%H%M%S-%f}-{os.getpid()}.txt"
-    return Path(output_dir).expanduser() / "tracebacks" / name
 
 
 def is_sweep() -> bool:

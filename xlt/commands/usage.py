@@ -10,6 +10,7 @@ from typing import Any
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from xlt.commands.subcommands import SUBCOMMANDS
 from xlt.config import LauncherConfig, ModelConfig, RunConfig, TrackerConfig, TrainConfig
 from xlt.escapes import terminal_line
 
@@ -26,9 +27,16 @@ _SHARED: dict[str, Any] = {
 
 
 def register_help() -> None:
-    """Registers the resolvers `${xlt_groups:...}` and `${xlt_keys:...}`, which conf/config.yaml uses in its help."""
+    """Registers the resolvers that conf/config.yaml uses in its help: `${xlt_commands:}` and its like."""
+    OmegaConf.register_new_resolver("xlt_commands", commands_help, replace=True)
     OmegaConf.register_new_resolver("xlt_groups", lambda *names: groups_help(names), replace=True)
     OmegaConf.register_new_resolver("xlt_keys", lambda *names: keys_help(names), replace=True)
+
+
+def commands_help() -> str:
+    """Lists the subcommands in wrapped lines."""
+    indent = " " * 11
+    return textwrap.fill(" ".join(SUBCOMMANDS), _WIDTH, initial_indent=indent, subsequent_indent=indent)
 
 
 def groups_help(names: tuple[str, ...]) -> str:

@@ -170,23 +170,39 @@ def lines_of(file: Path) -> Iterator[tuple[int, str]]:
             message names file and line.
     """
     with opened(file) as stream:
-        if (fault := _kind_fault(stream.peek(4096))) is not None:
-            raise UsageError(f"{file}: {fault}")
-        for number, raw in enumerate(iter(partial(stream.readline, _LONGEST_LINE + 1), b""), start=1):
-            if len(raw) > _LONGEST_LINE:
-                raise UsageError(f"{file}:{number}: the line is longer than {_LONGEST_LINE >> 20} MB; this is no text")
-            try:
-                line = raw.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise UsageError(f"{file}:{number}: not UTF-8") from error
-            if number == 1:
-                line = line.removeprefix(_BYTE_ORDER_MARK)
-                if not raw.endswith(b"\n") and b"\r" in raw.rstrip(b"\r"):
-                    raise UsageError(
-                        f"{file}: its lines end in carriage returns alone, so all of it would be one line; "
-                        "convert them to line feeds, for example with tr '\\r' '\\n'"
-                    )
-            yield number, line.rstrip("\r\n")
+        for number, line in whole_lines(stream, str(file)):
+            yield number, bare(line, number)
+
+
+def bare(line: str, number: int) -> str:
+    """Returns a line without its end; the first one also without a byte order mark."""
+    return (line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line).rstrip("\r\n")
+
+
+def whole_lines(stream: io.BufferedReader, name: str) -> Iterator[tuple[int, str]]:
+    """Yields the number (from 1) and text of each line of an open file, with its end as it is in the file.
+
+    Args:
+        stream: of the file, or standard input.
+        name: of the file, for messages.
+    Raises:
+        UsageError: as `lines_of`.
+    """
+    if (fault := _kind_fault(stream.peek(4096))) is not None:
+        raise UsageError(f"{name}: {fault}")
+    for number, raw in enumerate(iter(partial(stream.readline, _LONGEST_LINE + 1), b""), start=1):
+        if len(raw) > _LONGEST_LINE:
+            raise UsageError(f"{name}:{number}: the line is longer than {_LONGEST_LINE >> 20} MB; this is no text")
+        try:
+            line = raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{name}:{number}: not UTF-8") from error
+        if number == 1 and not raw.endswith(b"\n") and b"\r" in raw.rstrip(b"\r"):
+            raise UsageError(
+                f"{name}: its lines end in carriage returns alone, so all of it would be one line; "
+                "convert them to line feeds, for example with tr '\\r' '\\n'"
+            )
+        yield number, line
 
 
 def _kind_fault(head: bytes) -> str | None:

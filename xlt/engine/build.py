@@ -233,8 +233,19 @@ def _load(config: RunConfig, model_path: str, *, needs_head: bool) -> TransferMo
 
 
 def _with_head(config: RunConfig, model: TransferModel, task: Task, encoder: Encoder) -> TransferModel:
-    """Adds the task's head and moves the model to the device of the run.
+    """Adds the task's head, initialised from the run's seed, and moves the model to the device of the run."""
+    with_head(model, task, encoder, seed=stream_seed(config.seed, "head"))
+    return model.to(device_of(config))
 
+
+def with_head(model: TransferModel, task: Task, encoder: Encoder, *, seed: int) -> None:
+    """Adds the task's head to a pre-trained model, and removes what the task does not use.
+
+    Args:
+        model: is changed.
+        task: the task.
+        encoder: the tokenizer.
+        seed: from which the head is initialised.
     Raises:
         UsageError: model and task do not fit together.
     """
@@ -266,22 +277,26 @@ def _with_head(config: RunConfig, model: TransferModel, task: Task, encoder: Enc
             f"model.path={model.base_name}: the model has no language-model head, which task {task.name} needs"
         )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream_seed(config.seed, "head"))
+        torch.manual_seed(seed)
         model.head = task.head(model.hidden_size)
-    return model.to(device_of(config))
 
 
 def device_of(config: RunConfig) -> torch.device:
-    """Returns the configured device.
+    """Returns the configured device; raises as `device_named` does."""
+    return device_named(config.device)
+
+
+def device_named(name: str) -> torch.device:
+    """Returns the device of a name: cpu, cuda, cuda:N or auto.
 
     Raises:
-        UsageError: the config says CUDA, but there is none.
+        UsageError: the name says CUDA, but there is none.
     """
-    if config.device == "auto":
+    if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if config.device.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"device={config.device}: this machine has no CUDA device; use device=cpu")
-    return torch.device(config.device)
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"device={name}: this machine has no CUDA device; use device=cpu")
+    return torch.device(name)
 
 
 def _class_of(config: Any) -> Any:

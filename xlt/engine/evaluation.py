@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from xlt.data.encoding import Encoder
 from xlt.data.mix import Features, LoadedSource
@@ -25,6 +27,7 @@ def evaluate(
     batch_size: int,
     precision: str,
     announce: Callable[[Sequence[Mapping[str, str]]], None] | None = None,
+    keep: Callable[[Sequence[Features], Sequence[Any]], None] | None = None,
 ) -> dict[str, float]:
     """Computes the task's metrics over all examples of the sources together.
 
@@ -41,6 +44,7 @@ def evaluate(
         precision: "fp32", or "bf16" for forward passes in bfloat16.
         announce: is called before a batch with the features that describe each of its examples, or with a single entry
             that holds for all; None: the model has its modules for all examples.
+        keep: is called after each batch with its rows and the task's prediction for each; None: they are not kept.
     Returns:
         name -> value, as `Task.metrics` returns them.
     """
@@ -57,19 +61,49 @@ def evaluate(
             announce([sources[0].described])
         each = [] if alike else [source.described for source in sources for _ in range(len(source.features))]
         of_row = {id(row): one for row, one in zip(rows, each, strict=False)}
-        generator = stream(0, "evaluation")
-        fewest = None if task.validates_at_random else _FEWEST_TOKENS.get(model.device.type, _FEWEST_TOKENS["cuda"])
         scores = []
-        for part in batches(rows, batch_size, fewest):
-            batch = task.collate(part, encoder, generator)
-            batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+        for part, batch in _on_device(model, task, rows, encoder, batch_size):
             if announce is not None and not alike:
                 announce([of_row[id(row)] for row in part])
             with autocast(model, precision):
-                scores.append(task.score(model, batch, part))
+                if keep is None:
+                    scores.append(task.score(model, batch, part))
+                else:
+                    predicted = task.predict(model, batch, part)
+                    keep(part, predicted)
+                    scores.append(task.compare(predicted, batch, part))
         return task.metrics(scores)
     finally:
         model.train(training)
+
+
+@torch.no_grad()
+def predictions(
+    model: TransferModel, task: Task, rows: Sequence[Features], encoder: Encoder, batch_size: int, precision: str
+) -> Iterator[tuple[list[Features], list[Any]]]:
+    """Yields the rows in the batches in which `evaluate` evaluates them, and the task's prediction for each row.
+
+    Args:
+        model: in evaluation mode, with its modules applied.
+        task: one that predicts.
+        rows: of the task's `inputs`.
+        encoder, batch_size, precision: as for `evaluate`.
+    """
+    for part, batch in _on_device(model, task, rows, encoder, batch_size):
+        with autocast(model, precision):
+            predicted = task.predict(model, batch, part)
+        yield part, predicted
+
+
+def _on_device(
+    model: TransferModel, task: Task, rows: Sequence[Features], encoder: Encoder, batch_size: int
+) -> Iterator[tuple[list[Features], dict[str, Tensor]]]:
+    """Yields the rows in batches, and the tensors of each batch on the model's device."""
+    generator = stream(0, "evaluation")
+    fewest = None if task.validates_at_random else _FEWEST_TOKENS.get(model.device.type, _FEWEST_TOKENS["cuda"])
+    for part in batches(rows, batch_size, fewest):
+        batch = task.collate(part, encoder, generator)
+        yield part, {name: tensor.to(model.device) for name, tensor in batch.items()}
 
 
 def batches(rows: Sequence[Features], batch_size: int, fewest_tokens: int | None) -> Iterator[list[Features]]:

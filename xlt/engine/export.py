@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -36,9 +37,38 @@ def module_header(
         method=method.name,
         language=config.language,
         task=None if config.language is not None else task,
-        provenance={"xlt": xlt.__version__, "experiment": config.experiment_name, **provenance},
+        provenance={
+            "xlt": xlt.__version__,
+            "experiment": config.experiment_name,
+            **facts_for_use(config),
+            **provenance,
+        },
         **facts,
     )
+
+
+def facts_for_use(config: RunConfig) -> dict[str, Any]:
+    """Returns what a module's header says so that the module can be used without the config of its run.
+
+    Returns:
+        `model`: path, revision and what else changes the base model; keys with usual values are left out. `languages`:
+        of the training sources. For a task module also `task`: the task's settings, with the class as `_target_`.
+    """
+    model = config.model
+    about = {
+        "path": model.path,
+        "revision": model.revision,
+        "dtype": None if model.dtype == "float32" else model.dtype,
+        "new_languages": dict(model.new_languages) or None,
+        "quantise": None if model.quantise is None else True,
+    }
+    facts: dict[str, Any] = {
+        "model": {name: value for name, value in about.items() if value is not None},
+        "languages": sorted({source.language for source in config.data.sources.values()}),
+    }
+    if config.language is None:
+        facts["task"] = dataclasses.asdict(config.task)
+    return facts
 
 
 def rehearse_export(trainer: Trainer, header: Callable[[], ModuleHeader], output_dir: Path) -> None:

@@ -35,14 +35,13 @@ from xlt.engine.state import RunState
 from xlt.engine.training import Trainer
 from xlt.engine.watching import Silence, Watcher
 from xlt.errors import UsageError
-from xlt.files import digests_of, write_sealed
+from xlt.files import atomic_folder, digests_of, write_sealed
 from xlt.methods.method import Method, Setting
 from xlt.models.loading import save_checkpoint
 from xlt.models.transfer import TransferModel
 from xlt.modules import ModuleArtefact, ModuleFileError, ModuleHeader, ModuleStack, check_base, load_module
 from xlt.modules.module_file import content_digest
 from xlt.tasks.task import Task
-from xlt.writers import temporary_path
 
 MODULE_FILE = "module.safetensors"
 CHECKPOINT_FOLDER = "checkpoint"
@@ -462,9 +461,8 @@ def _check_labels(module: ModuleArtefact, file: ModuleFile, task: Task) -> None:
 
 def _save_checkpoint(model: TransferModel, encoder: Encoder, folder: Path) -> None:
     """Writes the whole model in transformers' format; the folder gets its final name only when it is complete."""
-    temporary = temporary_path(folder / CHECKPOINT_FOLDER)
-    save_checkpoint(model, encoder.tokenizer, temporary)
     final = folder / CHECKPOINT_FOLDER
-    if final.exists():
-        shutil.rmtree(final)
-    temporary.rename(final)
+    with atomic_folder(final) as temporary:
+        save_checkpoint(model, encoder.tokenizer, temporary)
+        if final.exists():
+            shutil.rmtree(final)

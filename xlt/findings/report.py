@@ -157,5 +157,5 @@ def _method(config: ClaimsConfig) -> str:
         "become so small. Costs are compared without a test: all languages must lie above the margin, or all below. A "
         "claim holds if all its tests hold, or if none fails and one holds after Holm's correction for the number of "
         "the claim's tests. A claim about every test holds only if all tests hold. There is no correction for the "
-        "number of claims. To make missing runs: python scripts/reproduce_table.py table=NAME."
+        "number of claims. To make missing runs: xlt table table=NAME."
     )

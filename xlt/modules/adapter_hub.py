@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import reprlib
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -20,13 +19,13 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from xlt import __version__
+from xlt.files import atomic_folder
 from xlt.modules.adapter import Adapter
 from xlt.modules.adapter_hub_settings import HubSettings, read_settings, settings_as_config
 from xlt.modules.adapter_hub_tensors import INVERTIBLE, BlockPaths, HubModel, HubTensor
 from xlt.modules.artefact import ModuleHeader, check_base
 from xlt.modules.module_file import ModuleFileError, read_whole_file
 from xlt.modules.torch_archive import StoredTensor, read_archive, read_legacy_archive
-from xlt.writers import temporary_path
 
 _CONFIG, _SAFE_WEIGHTS, _WEIGHTS = "adapter_config.json", "adapter.safetensors", "pytorch_adapter.bin"
 _EXPECTATION = "expected a Pfeiffer or Houlsby adapter as the `adapters` library saves it"
@@ -215,16 +214,6 @@ def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     """Writes the files to a temporary folder beside the target, and then renames it."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ModuleFileError(folder, "exists and is not an empty folder; give another one or remove it")
-    target = folder.resolve()
-    temporary = temporary_path(target)
-    temporary.mkdir()
-    try:
+    with atomic_folder(folder.resolve()) as temporary:
         for name, data in files.items():
-            with (temporary / name).open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        temporary.replace(target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+            (temporary / name).write_bytes(data)

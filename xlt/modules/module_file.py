@@ -58,7 +58,7 @@ def write_module_file(
     try:
         with atomic_path(path) as temporary:
             safetensors.torch.save_file(stored, temporary, metadata={_METADATA_KEY: text})
-    except safetensors.SafetensorError as error:  # safetensors raises this type for a full disk, too
+    except (safetensors.SafetensorError, FileNotFoundError) as error:  # the former for a full disk, too
         raise OSError(f"{path}: cannot be written ({error})") from error
 
 

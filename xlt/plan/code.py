@@ -22,6 +22,7 @@ _TRANSLATION = "xlt.engine.translate.translate_source"
 
 NO_RESULT = {
     "xlt.__version__": "it is only written into a module's header",
+    "xlt.engine.export.facts_for_use": "they are only written into a module's header",
     "xlt.config.schema": "it checks configs",
     "xlt.errors": "what an error message says",
     "xlt.escapes": "how a message is shown",

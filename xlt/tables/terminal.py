@@ -155,7 +155,7 @@ def print_plan(plan: Plan, console: Console, show_existing: bool = True) -> None
     print_other_code(plan, console)
     count, size = plan.abandoned_state()
     if size >= _WORTH_SAYING_BYTES:
-        command = f"python scripts/remove_state.py output_dir={plan.store.root}"
+        command = f"xlt state output_dir={plan.store.root}"
         line = f"{count} unfinished runs outside of this plan keep {size / 1e9:.1f} GB of state; {command} lists them"
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 

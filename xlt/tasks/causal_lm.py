@@ -13,7 +13,9 @@ from xlt.data.encoding import Encoder
 from xlt.data.examples import Example
 from xlt.data.mix import Features
 from xlt.errors import UsageError
-from xlt.tasks.task import pad
+from xlt.models.transfer import TransferModel
+from xlt.tasks.generation import continuations
+from xlt.tasks.task import Annotation, Tensors, pad
 from xlt.tasks.token_prediction import IGNORED_LABEL, TokenPrediction
 
 
@@ -53,6 +55,28 @@ class CausalLanguageModelling(TokenPrediction):
     def features(self, examples: Sequence[Example], encoder: Encoder) -> list[Features]:
         sequences = encoder.sequences([str(example.text) for example in examples], self.max_length, self.packing)
         return [{"input_ids": ids} for ids in sequences if len(ids) > 1]  # one token alone gives no prediction
+
+    def blank(self, example: Example) -> Example:
+        return example
+
+    def inputs(self, examples: Sequence[Example], encoder: Encoder) -> list[Features]:
+        """Returns a row for each text, which is the beginning that the model continues; of a long one, its end."""
+        self._encoder = encoder  # `predict` writes texts with it
+        room = self.max_length - len(encoder.prefix)
+        rows = []
+        for number, ids in enumerate(encoder.lines([str(example.text) for example in examples])):
+            ids = [*encoder.prefix, *ids[-room:]]
+            if not ids:
+                raise UsageError(f"{examples[number].place}: the text is empty, so there is nothing to continue")
+            rows.append({"input_ids": ids, "example": number})
+        return rows
+
+    def predict(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> list[str]:
+        """Returns the continuations."""
+        return continuations(model, self._encoder, [row["input_ids"] for row in rows], self.most_new_tokens)
+
+    def annotate(self, rows: Sequence[Features], predicted: Sequence[str]) -> Annotation:
+        return Annotation(text=predicted[0])
 
     def collate(self, features: Sequence[Features], encoder: Encoder, generator: torch.Generator) -> dict[str, Tensor]:
         rows = [item["input_ids"] for item in features]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from xlt.data.examples import Example
 from xlt.data.mix import Features
 from xlt.errors import UsageError
 from xlt.models.transfer import TransferModel
-from xlt.tasks.task import Decisions, Task, Tensors
+from xlt.tasks.task import Annotation, Decisions, Task, Tensors
 
 
 @dataclass
@@ -77,6 +77,10 @@ class Classification(Task):
         self._labels = [str(label) for label in labels]
         self._index = {label: number for number, label in enumerate(self._labels)}
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("text", "pair") if self.pair else ("text",)
+
     def labels(self) -> list[str]:
         return self._labels
 
@@ -124,8 +128,22 @@ class Classification(Task):
         logits = self._logits(model, batch)
         return [Decisions(logits, torch.arange(len(logits), device=logits.device))]
 
-    def score(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> tuple[list[int], list[int]]:
-        return batch["labels"].tolist(), self._logits(model, batch).argmax(-1).tolist()
+    def blank(self, example: Example) -> Example:
+        return replace(example, label=self._labels[0])
+
+    def predict(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> list[tuple[int, list[float]]]:
+        """Returns for each row the number of its label, and the probabilities of all labels."""
+        logits = self._logits(model, batch)
+        return list(zip(logits.argmax(-1).tolist(), logits.float().softmax(-1).tolist(), strict=True))
+
+    def compare(
+        self, predicted: Sequence[tuple[int, list[float]]], batch: Tensors, rows: Sequence[Features]
+    ) -> tuple[list[int], list[int]]:
+        return batch["labels"].tolist(), [number for number, _ in predicted]
+
+    def annotate(self, rows: Sequence[Features], predicted: Sequence[tuple[int, list[float]]]) -> Annotation:
+        ((number, probabilities),) = predicted
+        return Annotation(label=self._labels[number], scores=dict(zip(self._labels, probabilities, strict=True)))
 
     def metrics(self, scores: Sequence[tuple[list[int], list[int]]]) -> dict[str, float]:
         from sklearn.metrics import accuracy_score, f1_score

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +14,9 @@ from xlt.data.encoding import Encoder
 from xlt.data.examples import Example, Turn
 from xlt.data.mix import Features
 from xlt.errors import UsageError
-from xlt.tasks.task import pad
+from xlt.models.transfer import TransferModel
+from xlt.tasks.generation import continuations
+from xlt.tasks.task import Annotation, Tensors, pad
 from xlt.tasks.token_prediction import IGNORED_LABEL, TokenPrediction
 
 
@@ -70,6 +72,10 @@ class Instruct(TokenPrediction):
     def __init__(self, max_length: int, template: str, packing: bool) -> None:
         self.max_length, self.template, self.packing = max_length, template, packing
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("turns",)
+
     def check(self, examples: Sequence[Example], source: str) -> None:
         for example in examples:
             if not example.turns:
@@ -102,6 +108,50 @@ class Instruct(TokenPrediction):
             # The label of a position is the next token.
             "labels": pad([[*item["labels"][1:], IGNORED_LABEL] for item in features], IGNORED_LABEL),
         }
+
+    def blank(self, example: Example) -> Example:
+        turns = example.turns or (Turn("user", str(example.text)),)
+        asked = turns[:-1] if turns[-1].role == "assistant" else turns
+        return replace(example, turns=(*asked, Turn("assistant", ".")))
+
+    def inputs(self, examples: Sequence[Example], encoder: Encoder) -> list[Features]:
+        """Returns a row for each conversation: the prompt for the assistant's next turn, of which nothing is cut.
+
+        Raises:
+            UsageError: a prompt has `max_length` tokens or more.
+        """
+        self.check_tokenizer(encoder)
+        self._encoder = encoder  # `predict` writes texts with it
+        prompts = [
+            self._prompt(self.blank(example).turns[:-1], encoder.tokenizer, example.place) for example in examples
+        ]
+        before = [] if self.template == "tokenizer" else encoder.prefix  # a chat template writes the special tokens
+        rows = []
+        for number, (example, ids) in enumerate(zip(examples, encoder.lines(prompts), strict=True)):
+            if len(before) + len(ids) >= self.max_length:
+                raise UsageError(
+                    f"{example.place}: the prompt has {len(before) + len(ids)} tokens, but task.max_length is "
+                    f"{self.max_length}; shorten it, or give a greater length"
+                )
+            ids = [*before, *ids]
+            rows.append({"input_ids": ids, "labels": [IGNORED_LABEL] * len(ids), "example": number})
+        return rows
+
+    def predict(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> list[str]:
+        """Returns the assistant's next turns."""
+        return continuations(model, self._encoder, [row["input_ids"] for row in rows], self.most_new_tokens)
+
+    def annotate(self, rows: Sequence[Features], predicted: Sequence[str]) -> Annotation:
+        return Annotation(text=predicted[0])
+
+    def _prompt(self, turns: Sequence[Turn], tokenizer: Any, place: str) -> str:
+        if self.template == "tulu":
+            return tulu(turns, str(tokenizer.eos_token or "")).text + "<|assistant|>\n"
+        messages = [{"role": turn.role, "content": turn.text} for turn in turns]
+        try:
+            return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # a template can raise any type
+            raise UsageError(f"{place}: the tokenizer's chat template refuses this conversation: {error}") from error
 
     def chat_template(self) -> str | None:
         return _TULU if self.template == "tulu" else None

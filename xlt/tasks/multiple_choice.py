@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from xlt.data.examples import Example
 from xlt.data.mix import Features
 from xlt.errors import UsageError
 from xlt.models.transfer import TransferModel
-from xlt.tasks.task import Task, Tensors
+from xlt.tasks.task import Annotation, Task, Tensors
 
 
 @dataclass
@@ -65,6 +65,10 @@ class MultipleChoice(Task):
 
     def __init__(self, name: str, max_length: int, dropout: float) -> None:
         self.name, self.max_length, self.dropout = name, max_length, dropout
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("text", "pair", "choices")
 
     def check(self, examples: Sequence[Example], source: str) -> None:
         for example in examples:
@@ -127,9 +131,25 @@ class MultipleChoice(Task):
     def loss(self, model: TransferModel, batch: Tensors) -> Tensor:
         return functional.cross_entropy(self._logits(model, batch).float(), batch["labels"], reduction="sum")
 
-    def score(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> tuple[int, int, float]:
-        right = (self._logits(model, batch).argmax(-1) == batch["labels"]).sum()
-        return int(right), len(rows), sum(1 / len(row["lengths"]) for row in rows)
+    def blank(self, example: Example) -> Example:
+        return replace(example, label="1")
+
+    def predict(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> list[tuple[int, list[float]]]:
+        """Returns for each question the number of its answer, from 0, and the probabilities of its answers."""
+        logits = self._logits(model, batch)
+        counts, probabilities = batch["choices"].tolist(), logits.float().softmax(-1).tolist()
+        numbers = logits.argmax(-1).tolist()
+        return [(number, of[:count]) for number, of, count in zip(numbers, probabilities, counts, strict=True)]
+
+    def compare(
+        self, predicted: Sequence[tuple[int, list[float]]], batch: Tensors, rows: Sequence[Features]
+    ) -> tuple[int, int, float]:
+        right = sum(number == gold for (number, _), gold in zip(predicted, batch["labels"].tolist(), strict=True))
+        return right, len(rows), sum(1 / len(row["lengths"]) for row in rows)
+
+    def annotate(self, rows: Sequence[Features], predicted: Sequence[tuple[int, list[float]]]) -> Annotation:
+        ((number, probabilities),) = predicted
+        return Annotation(label=str(number + 1), scores={str(at): one for at, one in enumerate(probabilities, start=1)})
 
     def metrics(self, scores: Sequence[tuple[int, int, float]]) -> dict[str, float]:
         right, questions, guessed = (sum(column) for column in zip(*scores, strict=True))

@@ -21,7 +21,8 @@ as follows ("the reference" is the thesis's own code, cambridgeltl/composable-sf
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ from xlt.data.mix import Features
 from xlt.errors import UsageError
 from xlt.models.transfer import TransferModel
 from xlt.tasks.spanning_tree import maximum_spanning_tree
-from xlt.tasks.task import Decisions, Task, Tensors, pad
+from xlt.tasks.task import Annotation, Decisions, Task, Tensors, pad
 
 # Values in `heads`: the head is in another window of the sentence; there is no word at this place.
 _ELSEWHERE, _NO_WORD = -1, -100
@@ -129,6 +130,10 @@ class Parsing(Task):
         self._relations = list(relations)
         self._index = {relation: number for number, relation in enumerate(self._relations)}
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("words",)
+
     def labels(self) -> list[str]:
         return self._relations
 
@@ -159,15 +164,15 @@ class Parsing(Task):
         room = encoder.room(self.max_length)
         pieces = encoder.words([example.words or () for example in examples], [example.text for example in examples])
         result: list[Features] = []
-        for example, words in zip(examples, pieces, strict=True):
+        for at, (example, words) in enumerate(zip(examples, pieces, strict=True)):
             words = [word[:room] for word in words]  # a word longer than a window keeps its beginning
             start, used = 0, 0
             for number, word in enumerate(words):
                 if used + len(word) > room:
-                    result.append(self._window(example, words, start, number, encoder))
+                    result.append(self._window(example, words, start, number, encoder) | {"example": at})
                     start, used = number, 0
                 used += len(word)
-            result.append(self._window(example, words, start, len(words), encoder))
+            result.append(self._window(example, words, start, len(words), encoder) | {"example": at})
         return result
 
     def head(self, hidden_size: int) -> nn.Module:
@@ -202,8 +207,13 @@ class Parsing(Task):
         sentence = is_target.nonzero()[:, 0]
         return [Decisions(arcs[is_target], sentence), Decisions(scores, sentence)]
 
-    def predict(self, model: TransferModel, batch: Tensors) -> tuple[Tensor, Tensor]:
-        """Predicts heads (0 is the root) and numbers of relations, (batch, words) int64 each.
+    def blank(self, example: Example) -> Example:
+        count = len(example.words or ())
+        heads = tuple(map(str, range(count)))  # a chain, which is a tree
+        return replace(example, columns={"head": heads, "deprel": (self._relations[0],) * count})
+
+    def parse(self, model: TransferModel, batch: Tensors) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Predicts heads (0 is the root) and numbers of relations, (batch, words) int64, and the probabilities of both.
 
         The values are meaningless at places without a word.
         """
@@ -213,13 +223,38 @@ class Parsing(Task):
         scores = self._relation_scores(model, vectors, here, heads[here])
         relations = torch.full_like(heads, _NO_WORD)
         relations[here] = scores.argmax(-1)
-        return heads, relations
+        sure = arcs.softmax(-1).gather(-1, heads[..., None]).squeeze(-1)
+        sure_of_relation = torch.zeros_like(sure)
+        sure_of_relation[here] = scores.softmax(-1).amax(-1)
+        return heads, relations, sure, sure_of_relation
 
-    def score(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> tuple[int, int, int]:
-        heads, relations = self.predict(model, batch)
-        attached = heads == batch["heads"]  # False where there is no word or the head is elsewhere
-        labelled = attached & (relations == batch["relations"])
-        return int(attached.sum()), int(labelled.sum()), int((batch["heads"] != _NO_WORD).sum())
+    def predict(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> list[tuple[list[Any], ...]]:
+        """Returns for each row the heads of its words, 0 for the root, the relations, and the probabilities of both."""
+        words = (batch["heads"] != _NO_WORD).sum(1).tolist()
+        parts = (part.tolist() for part in self.parse(model, batch))
+        return [tuple(row[:count] for row in of) for *of, count in zip(*parts, words, strict=True)]
+
+    def compare(
+        self, predicted: Sequence[tuple[list[Any], ...]], batch: Tensors, rows: Sequence[Features]
+    ) -> tuple[int, int, int]:
+        attached = labelled = words = 0
+        gold = zip(batch["heads"].tolist(), batch["relations"].tolist(), strict=True)
+        for (heads, relations, *_), (gold_heads, gold_relations) in zip(predicted, gold, strict=True):
+            words += len(heads)
+            for number, head in enumerate(heads):
+                right = head == gold_heads[number]  # False where the head is in another window
+                attached += right
+                labelled += right and relations[number] == gold_relations[number]
+        return attached, labelled, words
+
+    def annotate(self, rows: Sequence[Features], predicted: Sequence[tuple[list[Any], ...]]) -> Annotation:
+        heads, relations, sure, sure_of_relation = [], [], [], []
+        for row, (row_heads, row_relations, *row_sure) in zip(rows, predicted, strict=True):
+            heads += [str(head + row["start"] if head else 0) for head in row_heads]
+            relations += [self._relations[number] for number in row_relations]
+            sure += row_sure[0]
+            sure_of_relation += row_sure[1]
+        return Annotation({"head": heads, "deprel": relations}, scores={"head": sure, "deprel": sure_of_relation})
 
     def metrics(self, scores: Sequence[tuple[int, int, int]]) -> dict[str, float]:
         attached, labelled, count = (sum(column) for column in zip(*scores, strict=True))
@@ -247,6 +282,7 @@ class Parsing(Task):
         of_word = [number for number, word in enumerate(words[start:end], start=1) for _ in word]
         return {
             "input_ids": encoder.wrap([piece for word in words[start:end] for piece in word]),
+            "start": start,
             "word": [0, *[-1] * (len(encoder.prefix) - 1), *of_word, *[-1] * len(encoder.suffix)],
             "heads": [max(head - start, 0) if ok else _ELSEWHERE for head, ok in zip(heads, inside, strict=True)],
             "relations": [self._index[_universal(relation)] for relation in example.columns["deprel"][start:end]],

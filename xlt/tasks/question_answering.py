@@ -7,7 +7,7 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +20,7 @@ from xlt.data.examples import Answer, Example
 from xlt.data.mix import Features
 from xlt.errors import UsageError
 from xlt.models.transfer import TransferModel
-from xlt.tasks.task import Decisions, Task, Tensors
+from xlt.tasks.task import Annotation, Decisions, Task, Tensors
 
 # Maximum number of special tokens around a pair (XLM-R has <s> </s></s> </s>).
 _MAX_SPECIAL_TOKENS = 4
@@ -71,6 +71,20 @@ class Prediction(NamedTuple):
     answers: list[str]
 
 
+class Span(NamedTuple):
+    """The best span of one window.
+
+    Attributes:
+        score: sum of the logits of start and end; -inf if the window has no span.
+        text: of the span.
+        start: number of its first character in the whole context.
+    """
+
+    score: float
+    text: str
+    start: int
+
+
 class SpanHead(nn.Module):
     """A head of one linear layer: (..., hidden) -> (..., 2) logits that a token is the answer's first or last."""
 
@@ -113,6 +127,10 @@ class QuestionAnswering(Task):
     ) -> None:
         self.name, self.max_length, self.stride, self.normalisation = name, max_length, stride, normalisation
         self.max_question_tokens, self.max_answer_tokens = max_question_tokens, max_answer_tokens
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("text", "pair")
 
     def check(self, examples: Sequence[Example], source: str) -> None:
         for example in examples:
@@ -169,6 +187,7 @@ class QuestionAnswering(Task):
                 "start": at + begins - first if inside else 0,
                 "end": at + ends - first if inside else 0,
                 "text": whole[low:high],
+                "text_at": low,
                 "answers": [answer.text for answer in example.answers],
             }
 
@@ -206,14 +225,28 @@ class QuestionAnswering(Task):
         window = torch.arange(len(logits), device=logits.device)
         return [Decisions(position, window, weight=0.5) for position in logits.unbind(1)]
 
-    def score(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> list[Prediction]:
+    def blank(self, example: Example) -> Example:
+        letter = next((at for at, c in enumerate(str(example.pair)) if not c.isspace()), 0)
+        return replace(example, answers=(Answer(str(example.pair)[letter : letter + 1], letter),))
+
+    def predict(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> list[Span]:
         start, end = self._logits(model, batch).unbind(1)
         spans = best_spans(start, end, batch["context"].bool(), self.max_answer_tokens)
         scores, starts, ends = (part.tolist() for part in spans)
         return [
-            Prediction(row["example"], score, row["window"], _text(row, start, end, score), row["answers"])
+            Span(score, *_text(row, start, end, score))
             for row, score, start, end in zip(rows, scores, starts, ends, strict=True)
         ]
+
+    def compare(self, predicted: Sequence[Span], batch: Tensors, rows: Sequence[Features]) -> list[Prediction]:
+        return [
+            Prediction(row["example"], span.score, row["window"], span.text, row["answers"])
+            for row, span in zip(rows, predicted, strict=True)
+        ]
+
+    def annotate(self, rows: Sequence[Features], predicted: Sequence[Span]) -> Annotation:
+        best = max(predicted, key=lambda span: span.score)  # of equal ones, that of the first window
+        return Annotation(text=best.text, start=best.start, scores={"answer": best.score})
 
     def metrics(self, scores: Sequence[list[Prediction]]) -> dict[str, float]:
         best: dict[Any, Prediction] = {}
@@ -308,12 +341,13 @@ def _is_punctuation(character: str) -> bool:
     return unicodedata.category(character).startswith("P")
 
 
-def _text(row: Features, start: int, end: int, score: float) -> str:
-    """Returns the predicted answer with all marks of its last letter, which a piece can lack."""
+def _text(row: Features, start: int, end: int, score: float) -> tuple[str, int]:
+    """Returns the predicted answer with all marks of its last letter, which a piece can lack, and where it begins."""
     if score == -torch.inf:
-        return ""
+        return "", row["text_at"]
     text, offsets, at = row["text"], row["offsets"], row["context_at"]
-    return text[offsets[2 * (start - at)] : _with_marks(text, offsets[2 * (end - at) + 1])]
+    begins = offsets[2 * (start - at)]
+    return text[begins : _with_marks(text, offsets[2 * (end - at) + 1])], row["text_at"] + begins
 
 
 def _with_marks(text: str, stop: int) -> int:

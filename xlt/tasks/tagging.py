@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +17,7 @@ from xlt.data.examples import Example
 from xlt.data.mix import Features
 from xlt.errors import UsageError
 from xlt.models.transfer import TransferModel
-from xlt.tasks.task import Decisions, Task, Tensors, pad
+from xlt.tasks.task import Annotation, Decisions, Task, Tensors, pad
 
 
 @dataclass
@@ -99,6 +99,10 @@ class Tagging(Task):
         self.entity_column = column if "O" in self._labels and all(map(_is_iob2, self._labels)) else None
         self._index = {label: number for number, label in enumerate(self._labels)}
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("words",)
+
     def labels(self) -> list[str]:
         return self._labels
 
@@ -160,14 +164,31 @@ class Tagging(Task):
     def decisions(self, model: TransferModel, batch: Tensors) -> list[Decisions]:
         return [Decisions(self._logits(model, batch)[0], (batch["labels"] != -100).nonzero()[:, 0])]
 
-    def score(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> list[Window]:
-        logits, labels = self._logits(model, batch)
+    def blank(self, example: Example) -> Example:
+        return replace(example, columns={self.column: (self._labels[0],) * len(example.words or ())})
+
+    def predict(
+        self, model: TransferModel, batch: Tensors, rows: Sequence[Features]
+    ) -> list[tuple[list[int], list[float]]]:
+        """Returns for each row the numbers of its words' labels, and their probabilities."""
+        logits, _ = self._logits(model, batch)
+        probabilities = logits.float().softmax(-1).amax(-1)
         words = (batch["labels"] != -100).sum(1).tolist()
-        gold, predicted = (part.cpu().split(words) for part in (labels, logits.argmax(-1)))
+        parts = (part.cpu().split(words) for part in (logits.argmax(-1), probabilities))
+        return [(row.tolist(), scores.tolist()) for row, scores in zip(*parts, strict=True)]
+
+    def compare(
+        self, predicted: Sequence[tuple[list[int], list[float]]], batch: Tensors, rows: Sequence[Features]
+    ) -> list[Window]:
+        gold = batch["labels"].cpu()
         return [
-            Window(row["example"], row["window"], row_gold.tolist(), row_predicted.tolist())
-            for row, row_gold, row_predicted in zip(rows, gold, predicted, strict=True)
+            Window(row["example"], row["window"], row_gold[row_gold != -100].tolist(), row_predicted)
+            for row, row_gold, (row_predicted, _) in zip(rows, gold, predicted, strict=True)
         ]
+
+    def annotate(self, rows: Sequence[Features], predicted: Sequence[tuple[list[int], list[float]]]) -> Annotation:
+        labels = [self._labels[number] for numbers, _ in predicted for number in numbers]
+        return Annotation({self.column: labels}, scores={self.column: [one for _, part in predicted for one in part]})
 
     def metrics(self, scores: Sequence[list[Window]]) -> dict[str, float]:
         windows: dict[Any, list[Window]] = defaultdict(list)

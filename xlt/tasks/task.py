@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +32,26 @@ class Decisions(NamedTuple):
     weight: float = 1.0
 
 
+@dataclass(frozen=True)
+class Annotation:
+    """What a model predicts for an example.
+
+    Attributes:
+        columns: name of a word-level column -> a label for each word.
+        label: of the whole example, or the number of the chosen answer, from 1.
+        text: that the model writes: an answer, a translation, a completion.
+        start: of an answer, the number of its first character (code point) in the context.
+        scores: name of a column -> a probability for each word's label; label -> its probability; `answer` -> the sum
+            of the logits of an answer's start and end.
+    """
+
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    label: str | None = None
+    text: str | None = None
+    start: int | None = None
+    scores: Mapping[str, Any] = field(default_factory=dict)
+
+
 class Task(ABC):
     """A task: it defines features, head, loss and metrics.
 
@@ -46,6 +67,7 @@ class Task(ABC):
         has_head: whether the task has a `head` of its own.
         decides: whether the task has `decisions`, which distillation needs.
         translates: whether the task can translate texts.
+        predicts: whether the task can annotate examples without labels: it has `blank`, `predict` and `annotate`.
         entity_column: column of an example with tags of entities, which are converted to IOB2 when a source is read;
             None if the task has no entities.
     """
@@ -61,7 +83,13 @@ class Task(ABC):
     has_head: bool = False
     decides: bool = False
     translates: bool = False
+    predicts: bool = False
     entity_column: str | None = None
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The parts of an example that predictions are made from: of `words`, `text`, `pair`, `choices`, `turns`."""
+        return ("text",)
 
     @classmethod
     def architecture_fault(cls, architecture: str) -> str | None:
@@ -85,6 +113,7 @@ class Task(ABC):
         cls.has_head = cls.head is not Task.head
         cls.decides = cls.decisions is not Task.decisions
         cls.translates = cls.translate is not Task.translate
+        cls.predicts = cls.predict is not Task.predict
 
     @classmethod
     def name_of(cls, config: Any) -> str:
@@ -158,9 +187,32 @@ class Task(ABC):
         """
         raise NotImplementedError(f"task {self.name} does not translate")
 
-    @abstractmethod
+    def blank(self, example: Example) -> Example:
+        """Returns an example with placeholders for its labels, so that nothing of them can reach a prediction.
+
+        The placeholders are such that `check` accepts them; it then checks what a prediction is made from.
+        """
+        raise NotImplementedError(f"task {self.name} predicts nothing")
+
+    def inputs(self, examples: Sequence[Example], encoder: Encoder) -> list[Features]:
+        """Converts examples without labels to rows, as `features` does."""
+        return self.features([self.blank(example) for example in examples], encoder)
+
+    def predict(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> list[Any]:
+        """Returns the model's prediction for each row of a batch; it looks at no label."""
+        raise NotImplementedError(f"task {self.name} predicts nothing")
+
+    def compare(self, predicted: Sequence[Any], batch: Tensors, rows: Sequence[Features]) -> Any:
+        """Compares the predictions for a batch with its labels; returns the facts that `metrics` needs."""
+        raise NotImplementedError(f"task {self.name} predicts nothing")
+
+    def annotate(self, rows: Sequence[Features], predicted: Sequence[Any]) -> Annotation:
+        """Makes the annotation of an example from the predictions for its rows, which are in their order."""
+        raise NotImplementedError(f"task {self.name} predicts nothing")
+
     def score(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> Any:
         """Returns the facts about one batch that `metrics` needs; `rows` are the batch's features in their order."""
+        return self.compare(self.predict(model, batch, rows), batch, rows)
 
     @abstractmethod
     def metrics(self, scores: Sequence[Any]) -> dict[str, float]:

@@ -27,6 +27,9 @@ class TokenPrediction(Task):
     greater_is_better = False
     needs_lm_head = True
 
+    most_new_tokens = 128
+    """Number of tokens after which a text that the model writes ends, if it has not ended before."""
+
     predicts_next = False
     """Whether the labels are the next tokens, which the model must not see; otherwise it must see both sides."""
 

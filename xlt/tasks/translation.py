@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from xlt.models.language_tokens import language_tokens
 from xlt.models.loading import whole_pretrained
 from xlt.models.transfer import TransferModel
 from xlt.tasks.bleu_tokenizers import TOKENIZERS, absence, corpus_bleu
-from xlt.tasks.task import Task, Tensors, pad
+from xlt.tasks.task import Annotation, Task, Tensors, pad
 from xlt.tasks.token_prediction import IGNORED_LABEL
 
 Translated = tuple[list[str], list[str], list[str]]
@@ -125,11 +125,20 @@ class Translation(Task):
         smoothing = self.label_smoothing if model.training else 0.0
         return functional.cross_entropy(logits, batch["labels"][is_target], reduction="sum", label_smoothing=smoothing)
 
-    def score(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> Translated:
-        """Returns the translations, the references and the target languages."""
+    def blank(self, example: Example) -> Example:
+        return replace(example, pair=example.text)
+
+    def predict(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> list[str]:
+        """Returns the translations."""
         ids = self._generate(model, self._encoder, batch, batch["labels"][:, 0], self.beams)
-        texts = _texts(ids, self._encoder)
-        return texts, [row["reference"] for row in rows], [row["target_language"] for row in rows]
+        return _texts(ids, self._encoder)
+
+    def compare(self, predicted: Sequence[str], batch: Tensors, rows: Sequence[Features]) -> Translated:
+        """Returns the translations, the references and the target languages."""
+        return list(predicted), [row["reference"] for row in rows], [row["target_language"] for row in rows]
+
+    def annotate(self, rows: Sequence[Features], predicted: Sequence[str]) -> Annotation:
+        return Annotation(text=predicted[0])
 
     def metrics(self, scores: Sequence[Translated]) -> dict[str, float]:
         return {name: score for name, (score, _) in self._scores(scores).items()}

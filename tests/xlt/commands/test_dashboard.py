@@ -149,7 +149,7 @@ def test_a_wrong_word_is_refused_and_no_word_gets_the_usage(capsys: pytest.Captu
     assert stop.value.code == 2
     assert "did you mean tracker.project?" in capsys.readouterr().err
     assert dashboard([]) == 0
-    assert capsys.readouterr().out.startswith("usage: wandb_dashboard.py table=NAME")
+    assert capsys.readouterr().out.startswith("usage: xlt dashboard table=NAME")
 
 
 def test_scores_with_another_languages_module_are_shown_beside_those_with_the_own_one() -> None:

@@ -55,12 +55,12 @@ def test_loss_of_an_example_on_paper() -> None:
 
 def test_greedy_takes_each_words_best_head_and_tree_the_best_tree() -> None:
     model, batch = paper_example()
-    heads, relations = parsing_task().predict(model, batch)
+    heads, relations, *_ = parsing_task().parse(model, batch)
     assert heads[0, :2].tolist() == [2, 1]  # a cycle
     # First under the second: 1 * 2 + 0.5 + 0 > 1. Second under the first: 1.25 > 1.
     assert relations[0, :2].tolist() == [1, 1]
     assert parsing_task().score(model, batch, []) == (1, 1, 2)
-    heads, relations = parsing_task(decoding="tree").predict(model, batch)
+    heads, relations, *_ = parsing_task(decoding="tree").parse(model, batch)
     assert heads[0, :2].tolist() == [0, 1]
     assert relations[0, :2].tolist() == [0, 1]
     assert parsing_task(decoding="tree").score(model, batch, []) == (2, 2, 2)
@@ -120,7 +120,7 @@ def test_scores_and_loss_are_those_of_the_formulas(make_model: Callable[..., Tra
         batch = batch_of(parsing, examples, encoder)
         # float64 throughout; padding changes the order of summation
         assert parsing.loss(model, batch).item() == pytest.approx(loss, rel=1e-9)
-        found = parsing.predict(model, batch)
+        found = parsing.parse(model, batch)
     for row, sentence in enumerate(examples):
         count = len(sentence.words or ())
         assert found[0][row, :count].tolist() == heads[row]
@@ -205,7 +205,7 @@ def test_relations_are_scored_for_one_head_a_word(encoder: Encoder) -> None:
     sentences, words = batch["heads"].shape
     hidden = torch.randn(*batch["input_ids"].shape, 4, generator=torch.Generator().manual_seed(1))
     model = Given(hidden, parsing.head(4))
-    for work in (parsing.loss, parsing.predict):
+    for work in (parsing.loss, parsing.parse):
         with _Largest() as seen:
             work(model, batch)
         assert 0 < seen.largest < sentences * words * words * len(relations) / 4

@@ -22,9 +22,9 @@ from xlt.data.where import rows_where
 from xlt.errors import UsageError
 
 CHOOSES_ROWS = True
-_DOCUMENT = "-DOCSTART-"
+DOCUMENT = "-DOCSTART-"
 _BLANK = " \t"
-_COMMENT = re.compile(r"# +([\w.:-]+ *=|id\s)|#[\w.:-]+ += ")
+COMMENT = re.compile(r"# +([\w.:-]+ *=|id\s)|#[\w.:-]+ += ")
 Sentence = tuple[str, dict[str, list[str]]]
 
 
@@ -71,13 +71,13 @@ def _sentences(file: Path, at: dict[str, int]) -> Iterator[Sentence]:
     rows: list[list[str]] = []
     start, width = 0, _width(file)
     for number, line in lines_of(file):
-        cells = _cells(line)
-        if cells == [""] or cells[0] == _DOCUMENT:
+        cells = cells_of(line)
+        if cells == [""] or cells[0] == DOCUMENT:
             if rows:
                 yield f"{file}:{start}", _columns(rows, at)
             rows = []
             continue
-        if not rows and line[0] == "#" and (len(cells) != width or _COMMENT.match(line)):
+        if not rows and line[0] == "#" and (len(cells) != width or COMMENT.match(line)):
             continue
         if len(cells) != width:
             raise UsageError(f"{file}:{number}: {len(cells)} columns, but the first line has {width}")
@@ -89,7 +89,7 @@ def _sentences(file: Path, at: dict[str, int]) -> Iterator[Sentence]:
         yield f"{file}:{start}", _columns(rows, at)
 
 
-def _cells(line: str) -> list[str]:
+def cells_of(line: str) -> list[str]:
     """Returns the cells of a line, without blanks around them: between its tabs if it has some, else between spaces."""
     line = line.rstrip(_BLANK)
     return [cell.strip(_BLANK) for cell in line.split("\t")] if "\t" in line else re.split(" +", line)
@@ -99,8 +99,8 @@ def _width(file: Path) -> int:
     """Returns the number of columns of the first line with a word, if possible of one that does not begin with `#`."""
     width = 0
     for _, line in lines_of(file):
-        cells = _cells(line)
-        if cells == [""] or cells[0] == _DOCUMENT or _COMMENT.match(line):
+        cells = cells_of(line)
+        if cells == [""] or cells[0] == DOCUMENT or COMMENT.match(line):
             continue
         if line[0] != "#":
             return len(cells)

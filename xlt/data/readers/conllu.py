@@ -7,7 +7,7 @@ The running text is that of `# text`. If a sentence lacks it, the text is made u
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import regex
@@ -36,11 +36,20 @@ def read(source: SourceConfig) -> Iterator[Example]:
             line.
     """
     (file,) = files(source)
+    yield from sentences(lines_of(file), str(file))
+
+
+def sentences(lines: Iterable[tuple[int, str]], file: str) -> Iterator[Example]:
+    """Yields the sentences of lines, which are numbers and texts without line ends; `file` is its name for messages.
+
+    Raises:
+        UsageError: as `read`.
+    """
     rows: list[list[str]] = []
     tokens: list[list[str]] = []  # lines of words, and of multi-word tokens before their words
     text: str | None = None
     start = 0
-    for number, line in lines_of(file):
+    for number, line in lines:
         if not line.strip():
             if rows:
                 yield _sentence(f"{file}:{start}", rows, tokens, text)

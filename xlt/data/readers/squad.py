@@ -43,7 +43,7 @@ def read(source: SourceConfig) -> Iterator[Example]:
         raise UsageError(f"{where}: not JSON: {error}") from error
     faults = AnswerFaults()
     seen: set[str] = set()
-    for place, question in rows_where(source, _questions(whole, file)):
+    for place, question in rows_where(source, questions(whole, file)):
         if question["id"] in seen:
             raise UsageError(f"{place}: an earlier question has the same id")
         seen.add(question["id"])
@@ -52,7 +52,7 @@ def read(source: SourceConfig) -> Iterator[Example]:
     faults.refuse()
 
 
-def _questions(whole: Any, file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def questions(whole: Any, file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields place and columns of each question: its keys in the file, `context`, and always `is_impossible`."""
     for article_number, article in enumerate(_part(whole, "data", list, f"{file}"), start=1):
         at = f"{file}: article {article_number}"

@@ -1,0 +1,23 @@
+"""The entry point of `xlt`: it decides between a subcommand and a run, and imports only what is needed for that."""
+
+from __future__ import annotations
+
+import sys
+
+from xlt.commands.subcommands import carry_out_subcommand
+
+
+def main() -> None:
+    """Runs the command `xlt`, or the subcommand that its first word names."""
+    if carry_out_subcommand(sys.argv[1:]):
+        return
+    if "--version" in sys.argv[1:]:
+        from importlib.metadata import version
+
+        import xlt
+
+        print(f"xlt {xlt.__version__}, Hydra {version('hydra-core')}")
+        return
+    from xlt.commands.cli import main as run
+
+    run()

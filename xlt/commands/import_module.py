@@ -1,0 +1,117 @@
+"""Converts published modules to our format, and our adapters to AdapterHub's.
+
+    xlt import FOLDER --model MODEL --language swa --output swa.safetensors
+    xlt import DIFF.bin --model MODEL --task ner --output ner.safetensors
+    xlt import swa.safetensors --model MODEL --name swa --output FOLDER
+
+The input's format decides what happens. A folder with `adapter_config.json` is an adapter of AdapterHub;
+`pytorch_diff.bin` (DIFF.bin above, or a folder with it) is a sparse fine-tuning of composable-sft; both become a module
+file. One of our own module files becomes a folder that the `adapters` library loads. Nothing is unpickled.
+
+MODEL must be the base model that the module was trained on. Neither published format names it, and a module file can be
+used with no other base model afterwards. For instance:
+
+    xlt experiment=pos +language_modules.paths.swa=swa.safetensors ...
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from xlt.commands.ending import guarded
+from xlt.commands.options import Options
+from xlt.errors import UsageError
+from xlt.languages import language_fault
+from xlt.models.loading import load_pretrained, quiet_libraries
+from xlt.models.sublayers import find_blocks, output_embeddings
+from xlt.models.transfer import TransferModel
+from xlt.modules import ModuleArtefact, load_module, read_adapter_hub, read_composable_sft, write_adapter_hub
+from xlt.modules.adapter import Adapter
+
+_ADAPTER_CONFIG = "adapter_config.json"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command."""
+    parser = Options("import", str(__doc__))
+    parser.add_argument("given", type=Path, help="folder or file of a published module, or one of our module files")
+    parser.add_argument("--model", required=True, help="folder or hub id of the base model")
+    parser.add_argument("--revision", help="of a hub model: branch, tag or commit")
+    parser.add_argument("--language", help="ISO 639-3 code of a language module's language")
+    parser.add_argument("--task", help="name of a task module's task")
+    parser.add_argument("--name", help="the adapter's name at AdapterHub; required to write one")
+    parser.add_argument(
+        "--without-head",
+        action="store_true",
+        help="write an adapter without its task head, which AdapterHub's format cannot hold",
+    )
+    parser.add_argument("--output", type=Path, required=True, help="module file, or folder for AdapterHub's format")
+    options = parser.parse(arguments)
+    guarded(lambda: convert(options))
+
+
+def convert(options: argparse.Namespace) -> int:
+    """Reads, converts and writes a module; returns the exit code.
+
+    Raises:
+        UsageError, ModuleFileError: the options contradict each other, or the input cannot be converted.
+    """
+    ours = options.given.is_file() and options.given.suffix == ".safetensors"
+    if faults := list(_faults(options, ours)):
+        raise UsageError(*faults)
+    quiet_libraries()
+    if ours:
+        module = load_module(options.given)
+        if not isinstance(module, Adapter):
+            raise UsageError(
+                f"{options.given}: {module.header} is not an adapter; AdapterHub's format holds adapters only"
+            )
+        model = load_pretrained(options.model, options.revision)
+        write_adapter_hub(
+            module,
+            options.output,
+            name=options.name,
+            model=model,
+            blocks=find_blocks(model),
+            without_head=options.without_head,
+        )
+    else:
+        model = load_pretrained(options.model, options.revision)
+        module = _read(options, model)
+        module.check(model)
+        module.save(options.output)
+    print(f"{module!r} -> {options.output}")
+    return 0
+
+
+def _faults(options: argparse.Namespace, ours: bool) -> list[str]:
+    """One line for each fault of the options; called before a model is loaded."""
+    lines = []
+    if not options.given.exists():
+        lines.append(f"{options.given}: no such file or folder")
+    elif ours and options.name is None:
+        lines.append(f"{options.given}: one of our modules; give --name, the adapter's name at AdapterHub")
+    elif not ours and (options.language is None) == (options.task is None):
+        lines.append(f"{options.given}: give either --language or --task; the file does not say what the module is for")
+    if options.language is not None and (fault := language_fault(options.language)) is not None:
+        lines.append(f"--language={options.language}: {fault}")
+    if not options.output.parent.is_dir():
+        lines.append(f"--output={options.output}: there is no folder {options.output.parent}")
+    elif not ours and options.output.is_dir():
+        lines.append(
+            f"--output={options.output}: this is a folder; give a file, for instance {options.output}/swa.safetensors"
+        )
+    return lines
+
+
+def _read(options: argparse.Namespace, model: TransferModel) -> ModuleArtefact:
+    """Reads a published module of either format."""
+    about = {"base_model": Path(model.base_name).name, "base_hash": model.base_hash}
+    purpose = {"language": options.language, "task": options.task}
+    if (options.given / _ADAPTER_CONFIG).is_file():
+        blocks, output = find_blocks(model), output_embeddings(model)
+        return read_adapter_hub(options.given, model=model, blocks=blocks, output=output, **about, **purpose)
+    prefix = str(model.backbone.base_model_prefix)
+    return read_composable_sft(options.given, base_prefix=prefix, **about, **purpose)

@@ -1,0 +1,49 @@
+"""The parser of the options of a subcommand: its help fits 80 columns, and a fault is one line with exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import textwrap
+from collections.abc import Sequence
+from typing import NoReturn
+
+from xlt.commands.ending import refuse
+
+_WIDTH = 79
+
+
+class Options(argparse.ArgumentParser):
+    """A parser for one subcommand; options may stand before, between and after its other words.
+
+    Args:
+        name: of the subcommand.
+        description: paragraphs with empty lines between them; those that begin with a blank stay as they are.
+    """
+
+    def __init__(self, name: str, description: str) -> None:
+        parts = re.split(r"\n\s*\n", description.strip("\n"))
+        kept = (part if part[:1] == " " else textwrap.fill(" ".join(part.split()), _WIDTH) for part in parts)
+        super().__init__(
+            prog=f"xlt {name}",
+            description="\n\n".join(kept),
+            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=_WIDTH),
+            allow_abbrev=False,
+        )
+
+    def parse(self, words: Sequence[str] | None) -> argparse.Namespace:
+        """Parses the words; None: those of the process."""
+        return self.parse_intermixed_args(words)
+
+    def error(self, message: str) -> NoReturn:
+        _, marker, unknown = message.partition("unrecognized arguments: ")
+        if not marker:
+            refuse([message.removeprefix("argument ")])
+        names = [name for action in self._actions for name in action.option_strings]
+        lines = []
+        for word in unknown.split():
+            near = difflib.get_close_matches(word.partition("=")[0], names, n=1, cutoff=0.6)
+            advice = f"did you mean {near[0]}?" if near else f"see {self.prog} --help"
+            lines.append(f"{word}: no such option; {advice}")
+        refuse(lines)

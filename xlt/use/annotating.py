@@ -1,0 +1,93 @@
+"""Annotates entries with a model, in batches of similar length, each of one language."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from xlt.data.examples import Example
+from xlt.data.mix import Features
+from xlt.engine.evaluation import predictions
+from xlt.tasks.task import Annotation, Task
+from xlt.use.loading import LoadedModel
+from xlt.use.texts import Entry
+
+_FIRST_CHUNK, _CHUNK = 64, 1024  # examples; the first one is small, so that the first output comes soon
+_PATIENCE_SECONDS = 2.0
+
+
+def chunks(entries: Iterable[Entry], *, patient: bool, skip: int = 0) -> Iterator[list[Entry]]:
+    """Cuts entries into groups that are annotated together; a group's borders depend on the number of examples alone.
+
+    Args:
+        entries: in order.
+        patient: whether to wait for a group to be full. Otherwise, where examples come slowly, as from a pipe, a group
+            ends with the first example that comes more than two seconds after its beginning.
+        skip: number of groups at the beginning that are left out.
+    """
+    chunk: list[Entry] = []
+    examples, number, started = 0, 0, time.monotonic()
+    for entry in entries:
+        chunk.append(entry)
+        examples += entry.example is not None
+        is_full = examples >= (_CHUNK if number else _FIRST_CHUNK)
+        if is_full or (not patient and examples and time.monotonic() - started > _PATIENCE_SECONDS):
+            if number >= skip:
+                yield chunk
+            chunk, examples, number, started = [], 0, number + 1, time.monotonic()
+    if chunk and number >= skip:
+        yield chunk
+
+
+@torch.no_grad()
+def annotate(
+    loaded: LoadedModel,
+    entries: Sequence[Entry],
+    *,
+    batch_size: int,
+    precision: str = "fp32",
+    after_batch: Callable[[int], None] = lambda _: None,
+) -> list[Annotation | None]:
+    """Returns the annotation of each entry, None where there is no example.
+
+    Args:
+        loaded: the model.
+        entries: languages may alternate; the model's modules are switched once for each language.
+        batch_size: number of rows of a batch, at most.
+        precision: "fp32" or "bf16".
+        after_batch: is called after each batch with the number of its rows.
+    """
+    by_language: dict[str | None, list[int]] = defaultdict(list)
+    for number, entry in enumerate(entries):
+        if entry.example is not None:
+            by_language[entry.language].append(number)
+    result: list[Annotation | None] = [None] * len(entries)
+    task = loaded.task
+    for language, numbers in by_language.items():
+        loaded.speak(language)
+        examples = [example for number in numbers if (example := entries[number].example) is not None]
+        rows = input_rows(task, examples, loaded)
+        predicted: dict[int, Any] = {}
+        for part, of_part in predictions(loaded.model, task, rows, loaded.encoder, batch_size, precision):
+            predicted |= zip(map(id, part), of_part, strict=True)
+            after_batch(len(part))
+        of_example: dict[int, list[Features]] = defaultdict(list)
+        for row in rows:
+            of_example[row["example"]].append(row)
+        for at, number in enumerate(numbers):
+            own = of_example[at]
+            result[number] = task.annotate(own, [predicted[id(row)] for row in own])
+    return result
+
+
+def input_rows(task: Task, examples: Sequence[Example], loaded: LoadedModel) -> list[Features]:
+    """Returns the rows of examples, each with the number of its example."""
+    rows = task.inputs(examples, loaded.encoder)
+    if any("example" not in row for row in rows):
+        assert len(rows) == len(examples), "a task whose rows do not name their example has one for each"
+        rows = [row | {"example": number} for number, row in enumerate(rows)]
+    return rows

@@ -1,0 +1,376 @@
+"""Loads modules for use: which task they do, on which base model, and which language each is for.
+
+A module's header says this. For modules of versions whose headers do not, the manifest beside the module's file does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from xlt import tasks
+from xlt.config import faults
+from xlt.data.encoding import Encoder
+from xlt.engine.build import build_task, device_named, with_head
+from xlt.engine.run import CHECKPOINT_FOLDER, MODULE_FILE
+from xlt.errors import UsageError
+from xlt.files import DamagedFileError, read_sealed
+from xlt.languages import language_fault
+from xlt.models.language_tokens import add_language_tokens, initialise_language_embeddings
+from xlt.models.loading import load_pretrained, load_tokenizer, quiet_libraries
+from xlt.models.quantised import round_to_nf4
+from xlt.models.transfer import TransferModel
+from xlt.modules import ModuleArtefact, ModuleFileError, ModuleStack, check_base, load_module
+from xlt.modules.generator import Generator
+from xlt.plan.store import MANIFEST_FILE
+from xlt.tasks.task import Task
+
+_FOLDER_DIGITS = 12
+
+
+@dataclass(frozen=True)
+class UsedModule:
+    """A module and the file it is from.
+
+    Attributes:
+        path: of the file.
+        module: as loaded; a generator is not yet one language's module.
+        manifest: of the run whose folder the file is in; empty if there is none.
+    """
+
+    path: Path
+    module: ModuleArtefact
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the header says beside its fields."""
+        return self.module.header.provenance
+
+    def model_facts(self) -> Mapping[str, Any]:
+        """Returns the settings of the base model that header or manifest have; empty if neither has some."""
+        model = self.facts.get("model") or self.manifest.get("config", {}).get("model") or {}
+        return model if isinstance(model, Mapping) else {}
+
+
+@dataclass
+class UsedModules:
+    """The modules that a command uses together.
+
+    Attributes:
+        tasks: task modules, in the order in which they are applied; the last one gives the task.
+        languages: language -> its module. Key None: a generator, which makes those of all languages without one.
+    """
+
+    tasks: list[UsedModule] = field(default_factory=list)
+    languages: dict[str | None, UsedModule] = field(default_factory=dict)
+
+    @property
+    def main(self) -> UsedModule:
+        """The module that gives the task."""
+        return self.tasks[-1]
+
+
+def read_modules(paths: Sequence[str], language_paths: Mapping[str, str]) -> UsedModules:
+    """Reads module files; a folder of a run stands for the module in it.
+
+    Args:
+        paths: of task modules and language modules, in any order; headers say which is which.
+        language_paths: language -> file of its module, or of a generator.
+    Raises:
+        UsageError, ModuleFileError: a file is unusable, or there is no task module.
+    """
+    used = UsedModules()
+    for path in paths:
+        module = _read(path)
+        header = module.module.header
+        if header.language is not None:
+            if header.language in used.languages:
+                raise UsageError(f"{path}: a second module of language {header.language}; give one of each language")
+            used.languages[header.language] = module
+        elif header.task is None or isinstance(module.module, Generator):
+            used.languages[None] = module
+        else:
+            used.tasks.append(module)
+    for language, path in language_paths.items():
+        if (fault := language_fault(language)) is not None:
+            raise UsageError(f"--language-module={language}={path}: {language}: {fault}")
+        used.languages[language] = _read(path)
+    if not used.tasks:
+        raise UsageError(f"{', '.join(paths)}: none of these is a task module; give one, which says what to predict")
+    names = {module.module.header.task for module in used.tasks}
+    if len(names) > 1:
+        raise UsageError(f"{', '.join(paths)}: modules of several tasks ({', '.join(sorted(map(str, names)))}); give "
+                         "those of one")  # fmt: skip
+    return used
+
+
+def _read(path: str) -> UsedModule:
+    file = Path(path).expanduser()
+    if file.is_dir():
+        file = file / MODULE_FILE
+        if not file.is_file():
+            raise UsageError(f"{path}: the folder has no {MODULE_FILE}; give the folder of a finished run, or a file")
+    try:
+        manifest = read_sealed(file.parent / MANIFEST_FILE) if file.name == MODULE_FILE else {}
+    except DamagedFileError as error:
+        raise UsageError(f"{file.parent / MANIFEST_FILE}: {error}") from error
+    return UsedModule(file, load_module(file), manifest)
+
+
+def task_of(module: UsedModule, name: str | None = None, settings: Sequence[str] = ()) -> Task:
+    """Builds the task of a task module.
+
+    Args:
+        module: the task module.
+        name: of a file of conf/task, for a module whose header and run do not say the task's settings; None: they do.
+        settings: KEY=VALUE, settings that replace the module's own.
+    Raises:
+        UsageError: nothing says the settings, they are wrong, or the task predicts nothing.
+    """
+    stored = module.facts.get("task") or module.manifest.get("config", {}).get("task")
+    labels = module.facts.get("labels") or []
+    if name is not None:
+        values = _named_task(name)
+        own = next((key for key in ("labels", "relations") if key in values), None)
+        if own is not None and labels:
+            values[own] = list(labels)
+    elif isinstance(stored, Mapping):
+        values = dict(stored)
+    else:
+        raise UsageError(
+            f"{module.path}: neither its header nor a {MANIFEST_FILE} beside it says the settings of its task "
+            f"({module.module.header.task}), because an earlier version wrote it; give --task=NAME, a file of conf/task"
+        )
+    schema = _schema_of(str(values.pop("_target_", "")), module.path)
+    task = build_task(_typed(schema, values, settings, module.path))
+    if labels and task.labels() and list(labels) != task.labels():
+        theirs, ours = (", ".join(map(str, one)) for one in (labels, task.labels()))
+        raise UsageError(f"{module.path}: its head has the labels {theirs:.80}; the task's are {ours:.80}")
+    return task
+
+
+def _named_task(name: str) -> dict[str, Any]:
+    from xlt.compose import compose, hydra_ready
+
+    with hydra_ready():
+        config = compose([f"task={name}"])
+    values = OmegaConf.to_container(config.task, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def _schema_of(target: str, path: Path) -> Any:
+    """Returns the schema whose class a header names. Only classes of known tasks can be named.
+
+    Raises:
+        UsageError: no installed task has this class.
+    """
+    modules = [f"{tasks.__name__}.{info.name}" for info in pkgutil.iter_modules(tasks.__path__)]
+    modules += [entry.module for entry in entry_points(group=tasks.__name__)]
+    module = target.rpartition(".")[0]
+    if module in modules:
+        schema = getattr(importlib.import_module(module), "SCHEMA", None)
+        if schema is not None and schema._target_ == target:
+            return schema
+    raise UsageError(
+        f"{path}: its header names the task {target!r}, which is not installed; install it, or give --task"
+    )
+
+
+def _typed(schema: Any, values: Mapping[str, Any], settings: Sequence[str], path: Path) -> Any:
+    """Returns the task's config; a header can be of somebody else, so every value is checked."""
+    known = {item.name for item in dataclasses.fields(schema)}
+    if wrong := [word for word in settings if word.partition("=")[0] not in known or "=" not in word]:
+        raise UsageError(*(f"--set={word}: no setting of the task; there are {', '.join(sorted(known - {'_target_'}))}"
+                           for word in wrong))  # fmt: skip
+    try:
+        config = OmegaConf.merge(OmegaConf.structured(schema), dict(values), OmegaConf.from_dotlist(list(settings)))
+        task = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        line = str(error).splitlines()[0]
+        raise UsageError(f"{path}: the settings of its task are unusable: {line}") from error
+    if lines := list(faults(task, "task")):
+        raise UsageError(*(f"{path}: {line}" for line in lines))
+    return task
+
+
+@dataclass
+class LoadedModel:
+    """A base model with tokenizer, and the modules that are written into it for each language.
+
+    Attributes:
+        model: in evaluation mode, with the task's head.
+        encoder: its tokenizer.
+        task: that the task module learned.
+        modules: all modules.
+    """
+
+    model: TransferModel
+    encoder: Encoder
+    task: Task
+    modules: UsedModules
+
+    def __post_init__(self) -> None:
+        self._stack = ModuleStack(self.model)
+        self._languages: dict[str | None, list[ModuleArtefact]] = {}
+
+    def check_languages(self, languages: Mapping[str | None, str]) -> None:
+        """Refuses languages for which there is no module although others have one.
+
+        Args:
+            languages: language of a part of the input, None if nothing says it -> a place, for the message.
+        Raises:
+            UsageError, ModuleFileError: there is no module, or it cannot be used.
+        """
+        for language, place in languages.items():
+            try:
+                self._applied(language)
+            except UsageError as error:
+                raise UsageError(*(f"{place}: {line}" for line in error.lines)) from error
+
+    def speak(self, language: str | None) -> None:
+        """Writes the modules for a language into the model; does nothing if they are there."""
+        self._stack.set(self._applied(language))
+        if language is not None:
+            self.model.speak(language)
+
+    def _applied(self, language: str | None) -> list[ModuleArtefact]:
+        if language not in self._languages:
+            described = {"task": self.task.name, **({} if language is None else {"language": language})}
+            files = [*self._language_module(language), *self.modules.tasks]
+            applied = []
+            for used in files:
+                module = used.module
+                try:
+                    if used not in self.modules.tasks and language is not None:
+                        module = module.for_language(language)
+                    applied.append(module.for_features(**described))
+                    applied[-1].check(self.model)
+                except ValueError as error:
+                    raise ModuleFileError(used.path, str(error)) from error
+            self._languages[language] = applied
+        return self._languages[language]
+
+    def _language_module(self, language: str | None) -> list[UsedModule]:
+        modules = self.modules.languages
+        if not modules:
+            return []
+        if language is None:
+            given = ", ".join(str(code) for code in modules if code is not None) or "a generator"
+            raise UsageError(
+                f"nothing says the language, for which there are modules ({given}); give --language=CODE, or "
+                "--language-field"
+            )
+        used = modules.get(language) or modules.get(None)
+        if used is None:
+            raise UsageError(
+                f"there is no module for language {language}, but for {', '.join(sorted(map(str, modules)))}; give "
+                f"--language-module {language}=FILE, or none of any language"
+            )
+        return [used]
+
+
+def load_model(
+    modules: UsedModules, task: Task, *, model: str | None = None, device: str = "auto", revision: str | None = None
+) -> LoadedModel:
+    """Loads the base model of modules, with the task's head and without modules in it.
+
+    Args:
+        modules: that will be used with it.
+        task: as `task_of` returns it.
+        model: folder or hub id of the base model; None: the one that the task module names.
+        device: cpu, cuda, cuda:N or auto.
+        revision: of a hub model; None: the one that the task module names.
+    Raises:
+        UsageError, ModuleFileError: the model cannot be found or loaded, or is not the modules' base.
+    """
+    quiet_libraries()
+    facts = modules.main.model_facts()
+    path, whole = base_path(modules.main, task, model)
+    revision = revision or (facts.get("revision") if model is None else None)
+    with _named_model(model, modules.main, path):
+        tokenizer = load_tokenizer(path, revision)
+        new = dict(facts.get("new_languages") or {})
+        added = add_language_tokens(tokenizer, new)
+        encoder = Encoder(tokenizer)
+        dtype = getattr(torch, str(facts.get("dtype") or "float32"), torch.float32)
+        prepare = _initialiser(tokenizer, new, added)
+        loaded = load_pretrained(path, revision, dtype, prepare, head_seed=0 if task.needs_lm_head else None)
+        with_head(loaded, task, encoder, seed=0)
+    if facts.get("quantise"):
+        round_to_nf4(loaded)
+    if whole:
+        modules = UsedModules([], modules.languages)
+    for used in (*modules.tasks, *modules.languages.values()):
+        check_base(used.module.header, loaded.base_hash, used.path)
+    loaded.to(device_named(device)).eval().requires_grad_(False)
+    return LoadedModel(loaded, encoder, task, modules)
+
+
+def _initialiser(tokenizer: Any, new: dict[str, str], added: Any) -> Any:
+    def initialise(pretrained: Any) -> None:
+        if new:
+            initialise_language_embeddings(pretrained, tokenizer, new, added)
+
+    return initialise
+
+
+class _named_model:
+    """Replaces `model.path=` in faults by the option, or by the header that named the model."""
+
+    def __init__(self, given: str | None, module: UsedModule, path: str) -> None:
+        self._given, self._module, self._path = given, module, path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if not isinstance(error, UsageError):
+            return
+        prefix = "--model" if self._given is not None else f"{self._module.path}: its base model"
+        advice = "" if self._given is not None else "; give --model=FOLDER if it is elsewhere"
+        lines = [line.replace("model.path", prefix, 1) + advice for line in error.lines]
+        raise UsageError(*lines) from error
+
+
+def base_path(module: UsedModule, task: Task, given: str | None = None) -> tuple[str, bool]:
+    """Returns the folder or hub id of a module's base model, and whether it is a checkpoint that has the module in it.
+
+    Raises:
+        UsageError: nothing says where the base model is.
+    """
+    checkpoint = module.path.parent / CHECKPOINT_FOLDER
+    if module.path.name == MODULE_FILE and checkpoint.is_dir() and not task.has_head and given is None:
+        return str(checkpoint), True
+    if given is not None:
+        return given, False
+    made = list(_runs_of_models(module))
+    for folder in made:
+        if (folder / CHECKPOINT_FOLDER).is_dir():
+            return str(folder / CHECKPOINT_FOLDER), False
+    path = module.model_facts().get("path")
+    if isinstance(path, str) and not made:
+        return path, False
+    raise UsageError(
+        f"{module.path}: its base model, {module.module.header.base_model!r}, was made by another run, whose folder is "
+        "not beside this one; give --model=FOLDER"
+    )
+
+
+def _runs_of_models(module: UsedModule) -> Iterator[Path]:
+    """Yields the folders of the runs that may have made a module's base model."""
+    depends = {**dict(module.facts.get("depends_on") or {}), **dict(module.manifest.get("depends_on") or {})}
+    for role, fingerprint in depends.items():
+        if role in ("model", "student") and re.fullmatch("[0-9a-f]{12,}", str(fingerprint)):
+            yield module.path.parent.parent / str(fingerprint)[:_FOLDER_DIGITS]

@@ -1,0 +1,231 @@
+"""Annotates an input with modules and writes an output: what `xlt predict` and `xlt.predict` do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import xlt
+from xlt.engine.training import Interrupted, StopSignals
+from xlt.errors import UsageError
+from xlt.escapes import say
+from xlt.files import file_digest
+from xlt.tasks.task import Task
+from xlt.tracking.progress import ProgressBar
+from xlt.use import annotated
+from xlt.use.annotating import annotate, chunks
+from xlt.use.loading import UsedModules, load_model, read_modules, task_of
+from xlt.use.output import GrowingOutput, output_fault
+from xlt.use.texts import STANDARD, Entry, Layout, Reading, format_of, texts
+
+
+@dataclass(frozen=True)
+class PredictSettings:
+    """The settings of a prediction; names and meanings are those of the options of `xlt predict`."""
+
+    modules: Sequence[str]
+    input: str = STANDARD
+    output: str = STANDARD
+    language_modules: Mapping[str, str] = field(default_factory=dict)
+    model: str | None = None
+    revision: str | None = None
+    task: str | None = None
+    settings: Sequence[str] = ()
+    input_format: str | None = None
+    output_format: str | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
+    language: str | None = None
+    language_field: str | None = None
+    into: str | None = None
+    separator: str | None = None
+    scores: bool = False
+    batch_size: int = 32
+    most_new_tokens: int | None = None
+    precision: str = "fp32"
+    device: str = "auto"
+    threads: int | None = None
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class PredictReport:
+    """What a prediction did: numbers of examples, those that an earlier command had done, and the seconds it took."""
+
+    examples: int
+    done_before: int
+    seconds: float
+
+
+def predict(settings: PredictSettings) -> PredictReport:
+    """Annotates an input and writes the output.
+
+    Raises:
+        UsageError, ModuleFileError: modules, model, input or options do not fit together; a file is checked as a whole
+            before the model is loaded.
+        Interrupted: a signal came; the output so far is kept, and the same command continues it.
+    """
+    modules = read_modules(settings.modules, settings.language_modules)
+    task = task_of(modules.main, settings.task, settings.settings)
+    check_settings(settings, task, modules)
+    if settings.most_new_tokens is not None:
+        task.most_new_tokens = settings.most_new_tokens  # type: ignore[attr-defined]
+    reading = reading_of(settings, task)
+    total, languages = (None, {}) if settings.input == STANDARD else survey(settings.input, reading, task)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    output = GrowingOutput(settings.output, _identity(settings, modules), resumable=settings.input != STANDARD)
+    loaded = load_model(modules, task, model=settings.model, device=settings.device, revision=settings.revision)
+    loaded.check_languages(languages)
+    _note_languages(modules)
+    started = time.monotonic()
+    with output, StopSignals() as stop, texts(settings.input, reading) as (layout, entries):
+        writer = _writer(settings, task, layout)
+        before = output.done
+        progress = None if settings.quiet else ProgressBar("predict")
+        count = done_before = 0
+        begun = False
+        for number, chunk in enumerate(chunks(entries, patient=settings.input != STANDARD)):
+            examples = sum(entry.example is not None for entry in chunk)
+            if number < before:
+                count += examples
+                done_before = count
+                continue
+            if not begun and progress is not None and total is not None:
+                progress.begin_phase("predict", count, total)
+            begun = True
+            if total is None:
+                _check_chunk(task, chunk)
+                loaded.check_languages(_languages(chunk))
+            annotations = annotate(loaded, chunk, batch_size=settings.batch_size, precision=settings.precision)
+            text = "".join(writer.entry(*pair) for pair in zip(chunk, annotations, strict=True))
+            output.add((writer.head() if number == 0 else "") + text)
+            count += examples
+            if progress is not None and total is not None:
+                progress.metrics("predict", count, {})
+            if stop.number and (total is None or count < total):
+                raise Interrupted(stop.number)
+        if not begun and before == 0:
+            output.add(writer.head())
+        if progress is not None:
+            progress.close()
+    return PredictReport(count, done_before, time.monotonic() - started)
+
+
+def reading_of(settings: PredictSettings, task: Task) -> Reading:
+    """Returns how the input is read."""
+    return Reading(
+        format_of(settings.input, settings.input_format),
+        task.reads,
+        settings.fields,
+        settings.language,
+        settings.language_field,
+        settings.into,
+        settings.separator,
+    )
+
+
+def survey(path: str, reading: Reading, task: Task) -> tuple[int, dict[str | None, str]]:
+    """Reads a file once and checks it; returns the number of examples, and language -> place of its first example.
+
+    Raises:
+        UsageError: the file has a fault, or no example.
+    """
+    count = 0
+    languages: dict[str | None, str] = {}
+    with texts(path, reading) as (_, entries):
+        for chunk in chunks(entries, patient=True):
+            count += sum(entry.example is not None for entry in chunk)
+            _check_chunk(task, chunk)
+            for language, place in _languages(chunk).items():
+                languages.setdefault(language, place)
+    if not count:
+        raise UsageError(f"--input={path}: there is nothing to annotate in it")
+    return count, languages
+
+
+def check_settings(settings: PredictSettings, task: Task, modules: UsedModules) -> None:
+    """Refuses options that contradict each other or the task, before anything heavy is loaded.
+
+    Raises:
+        UsageError: a line for each fault.
+    """
+    lines = []
+    if not task.predicts:
+        lines.append(f"{modules.main.path}: its task, {task.name}, predicts no labels and writes no texts")
+    if task.translates and settings.into is None:
+        lines.append("--into: missing; a translator needs the code of the language into which it translates")
+    if settings.into is not None and not task.translates:
+        lines.append(f"--into={settings.into}: task {task.name} does not translate")
+    if settings.most_new_tokens is not None and not hasattr(task, "most_new_tokens"):
+        lines.append(f"--max-new-tokens={settings.most_new_tokens}: task {task.name} continues no text")
+    if settings.batch_size < 1:
+        lines.append(f"--batch-size={settings.batch_size}: must be at least 1")
+    if settings.threads is not None and settings.threads < 1:
+        lines.append(f"--threads={settings.threads}: must be at least 1")
+    if settings.language is not None and settings.language_field is not None:
+        lines.append("--language, --language-field: give one of them")
+    if settings.output != STANDARD and (fault := output_fault(Path(settings.output))) is not None:
+        lines.append(f"--output={settings.output}: {fault}")
+    if settings.output != STANDARD and settings.output == settings.input:
+        lines.append(f"--output={settings.output}: this is the input; give another file")
+    if lines:
+        raise UsageError(*lines)
+
+
+def _writer(settings: PredictSettings, task: Task, layout: Layout) -> annotated.AnnotatedText:
+    columns = columns_of(task)
+    writes_text = not columns and not task.labels()
+    name = annotated.format_of(settings.output, settings.output_format, layout.format, bool(columns), writes_text)
+    return annotated.AnnotatedText(layout, name, task.name, columns, settings.fields, scores=settings.scores)
+
+
+def columns_of(task: Task) -> list[str]:
+    """Returns the names of the columns of the labels that a task gives to words; empty if it gives none."""
+    if "words" not in task.reads:
+        return []
+    from xlt.data.examples import Example
+
+    return list(task.blank(Example("", words=("a",))).columns)
+
+
+def _check_chunk(task: Task, chunk: Sequence[Entry]) -> None:
+    examples = [task.blank(entry.example) for entry in chunk if entry.example is not None]
+    task.check(examples, "the input")
+
+
+def _languages(chunk: Sequence[Entry]) -> dict[str | None, str]:
+    found: dict[str | None, str] = {}
+    for entry in chunk:
+        if entry.example is not None:
+            found.setdefault(entry.language, entry.example.place)
+    return found
+
+
+def _note_languages(modules: UsedModules) -> None:
+    """Says that a task module was trained with language modules if none is given."""
+    facts = modules.main.facts
+    depends, learned = dict(facts.get("depends_on") or {}), facts.get("languages") or ()
+    trained_with = sorted(role for role in depends if role in learned)
+    if trained_with and not modules.languages:
+        say(
+            f"xlt: {modules.main.path}: it was trained with language modules ({', '.join(trained_with)}), but none is "
+            "given, so it is used alone"
+        )
+
+
+def _identity(settings: PredictSettings, modules: UsedModules) -> dict[str, Any]:
+    """Returns what must be the same for an interrupted output to be continued."""
+    files = [*modules.tasks, *modules.languages.values()]
+    ignored = ("output", "quiet", "threads", "modules", "language_modules")
+    options = {name: value for name, value in vars(settings).items() if name not in ignored}
+    return {
+        "xlt": xlt.__version__,
+        "options": {name: list(v) if isinstance(v, tuple) else v for name, v in options.items()},
+        "modules": [file_digest(used.path) for used in files],
+        "input": None if settings.input == STANDARD else file_digest(Path(settings.input)),
+    }
