@@ -29,6 +29,7 @@ from xlt.compose.environment import register_environment
 from xlt.compose.loading import compose_faster
 from xlt.compose.recipes import register_recipes
 from xlt.compose.trusted import class_of, guard_hydra, refuse_foreign_classes
+from xlt.config.data import TASK
 from xlt.data.listing import EVERY, languages_in
 from xlt.errors import UsageError
 from xlt.tracebacks import error_line
@@ -225,13 +226,16 @@ def keep(words: tuple[str, ...], config: DictConfig) -> DictConfig:
 
 
 def one_source_per_language(config: DictConfig) -> DictConfig:
-    """Replaces each source that has several `languages` by one source for each, named by its code; changes `config`.
+    """Replaces each source that has several `languages` by one source for each; changes `config`.
+
+    The new source is named by the code of its language; if the source names its task, by task and code: `ner_hau`.
 
     The language `*` stands for every language of which the source has data. A source that already has such a name is
     not replaced. Hydra could compose the sources one by one, but it would need half a minute for a hundred.
 
     Raises:
-        UsageError: the languages of a source cannot be listed; the line names its key.
+        UsageError: the languages of a source cannot be listed, or two sources have a language and no task to tell them
+            apart; the line names their keys.
     """
     for part in shared.PARTS if "data" in config else ():
         sources = config.data[part]
@@ -245,13 +249,22 @@ def one_source_per_language(config: DictConfig) -> DictConfig:
         if not any(source.languages for source in sources.values()):
             continue
         sources_by_name: dict[str, DictConfig] = {}
+        listed_by: dict[str, str] = {}
         for name in sources:
             node = sources._get_node(name)
             if not node.languages:
                 sources_by_name[name] = node
+            task = None if OmegaConf.is_missing(node, "features") else node.features.get(TASK)
             for language, own_source in _one_per_language(node):
-                if language not in sources:
-                    sources_by_name[language] = own_source
+                own_name = language if task is None else f"{task}_{language}"
+                if own_name in sources:
+                    continue
+                if (other := listed_by.setdefault(own_name, name)) != name:
+                    raise UsageError(
+                        f"data.{part}.{name}.languages: {language} is also in data.{part}.{other}.languages, and both "
+                        f"would be named {own_name}; name their tasks in features.task, or list it once"
+                    )
+                sources_by_name[own_name] = own_source
         with open_dict(sources), flag_override(sources, "no_deepcopy_set_nodes", True):
             for name in list(sources):
                 del sources[name]

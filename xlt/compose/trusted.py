@@ -64,7 +64,7 @@ def _class_fault(config: Any, group: str) -> str | None:
     if not isinstance(default, str):
         return (
             f"{group}: it has no schema, so nothing says which class it is; its file begins with "
-            f"`defaults: [base_NAME, _self_]`, where NAME is a file of xlt/{group}s"
+            f"`defaults: [base_NAME, _self_]`, where NAME is a file of xlt/{group.partition('.')[0]}s"
         )
     if str(named) != default:
         return f"{group}._target_={named}: this {group} is {default}; a config cannot name another class"
@@ -79,8 +79,17 @@ def refuse_foreign_classes(config: DictConfig) -> None:
     """
     there = [group for group in _GROUPS if group in config]
     faults = [_class_fault(config._get_node(group), group) for group in there]
+    faults += [_class_fault(node, f"task.tasks.{name}") for name, node in _tasks_of_several(config)]
     if lines := [fault for fault in faults if fault is not None]:
         raise UsageError(*lines)
+
+
+def _tasks_of_several(config: DictConfig) -> Iterator[tuple[str, Any]]:
+    """Yields the name and the node of each task of a run of several."""
+    task = config._get_node("task") if "task" in config else None
+    several = task._get_node("tasks") if isinstance(task, DictConfig) and "tasks" in task else None
+    if isinstance(several, DictConfig):
+        yield from ((str(name), several._get_node(name)) for name in several)
 
 
 def guard_hydra() -> None:

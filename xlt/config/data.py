@@ -261,20 +261,35 @@ class SamplingConfig:
     """The rule by which batches are taken from the sources."""
 
     by: str = key(
-        "concatenation: every example once per epoch; size: each step draws one source",
-        choices=("concatenation", "size"),
+        "concatenation: every example once per epoch; size or given: each step draws one source",
+        choices=("concatenation", "size", "given"),
     )
     exponent: float = key("with by=size: probability of a source ~ min(examples, ceiling) ** exponent", low=0, high=1)
     ceiling: int | None = key("with by=size: largest number of examples that counts; null: no limit", low=1)
-
+    task_exponent: float | None = key(
+        "with by=size: tasks are drawn first, with probability ~ examples ** this; null: sources, whatever their task",
+        low=0,
+        high=1,
+    )
+    weights: dict[str, dict[str, float]] = key(
+        "with by=given: feature (task, language, ...) -> value -> weight; a source has the product; absent: 1"
+    )
     mixed_batches: bool = key(
-        "a batch has examples of all sources, which by=size draws for each; false: it is of one source"
+        "a batch has examples of all sources of a task, which by=size draws for each; false: it is of one source"
     )
 
+    def faults(self, prefix: str) -> Iterator[str]:
+        for name, values in self.weights.items():
+            for value, weight in values.items():
+                if not weight > 0:
+                    yield f"{prefix}.weights.{name}.{value}={weight}: must be above 0; leave out sources instead"
+
     def unused(self, facts: RunFacts) -> Iterator[str]:
-        """Yields the keys about drawing sources if no source is drawn, and `mixed_batches` if it is false."""
-        if self.by == "concatenation":
-            yield from ("exponent", "ceiling")
+        """Yields the keys about drawing sources that the rule does not use, and `mixed_batches` if it is false."""
+        if self.by != "size":
+            yield from ("exponent", "ceiling", "task_exponent")
+        if self.by != "given":
+            yield "weights"
         if not self.mixed_batches:
             yield "mixed_batches"
 

@@ -9,6 +9,7 @@ resumed run or another process gets the same one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xlt.config.data import LANGUAGE
+from xlt.config.data import LANGUAGE, TASK
 from xlt.data.streams import stream
 
 Features = dict[str, Any]
@@ -66,21 +67,38 @@ class LoadedSource:
 class Sampling:
     """A rule that draws the source of each step, with probability ~ min(examples, ceiling) ** exponent.
 
-    Thesis §3.4.3.
+    Thesis §3.4.3. With an exponent of their own, tasks are drawn first: the probability of a task is
+    ~ (its examples) ** task_exponent, and the rule above holds among the sources of the task. With given weights, the
+    probability of a source is ~ the product of the weights of its features.
 
     Attributes:
         exponent: with 0 all sources are equally likely; with 1 they are drawn in proportion to their sizes.
         ceiling: the greatest size that counts; None for no limit.
+        task_exponent: of tasks, as `exponent` for sources; None: sources are drawn whatever their task.
+        given: feature -> value -> weight, 1 if it is not there; None: sizes count instead.
     """
 
     exponent: float
     ceiling: int | None
+    task_exponent: float | None = None
+    given: Mapping[str, Mapping[str, float]] | None = None
 
     def weights(self, sources: Sequence[LoadedSource]) -> Tensor:
         """Returns unnormalised probabilities, (sources,) float64."""
+        if self.given is not None:
+            named = [[self.given.get(n, {}).get(v, 1.0) for n, v in source.described.items()] for source in sources]
+            return torch.tensor([math.prod(weights) for weights in named], dtype=torch.float64)
         sizes = [source.examples_an_epoch for source in sources]
         counted = sizes if self.ceiling is None else [min(size, self.ceiling) for size in sizes]
-        return torch.tensor(counted, dtype=torch.float64) ** self.exponent
+        weights = torch.tensor(counted, dtype=torch.float64) ** self.exponent
+        if self.task_exponent is None:
+            return weights
+        tasks = [source.described.get(TASK) for source in sources]
+        for task in dict.fromkeys(tasks):
+            own = torch.tensor([one == task for one in tasks])
+            whole = sum(size for size, one in zip(counted, tasks, strict=True) if one == task)
+            weights[own] *= whole**self.task_exponent / weights[own].sum()
+        return weights
 
 
 @dataclass(frozen=True)
@@ -162,10 +180,14 @@ class Mix:
         shuffled = torch.randperm(len(numbers), generator=stream(self._seed, "batches", self._phase, epoch))
         return numbers[shuffled], turns[shuffled]
 
+    def _weights(self, sampling: Sampling) -> Tensor:
+        """Returns the unnormalised probability that the batch of a step is of each source, (sources,) float64."""
+        return sampling.weights(self.sources)
+
     def _draw_block(self, block: int) -> tuple[Tensor, Tensor]:
         """Draws the sources of a block of steps: (steps,) source numbers and (steps,) numbers of batches, int64."""
         assert self._sampling is not None
-        weights = self._sampling.weights(self.sources)
+        weights = self._weights(self._sampling)
         before = torch.zeros(len(weights), dtype=torch.int64)
         for number in range(block + 1):
             generator = stream(self._seed, "sources", self._phase, number)

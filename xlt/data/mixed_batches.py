@@ -124,3 +124,44 @@ class MixedBatches(Mix):
         if not self._groups_whole:
             return numbers
         return self._group_by_length(numbers, torch.cat([source.lengths for source in self.sources]), generator)
+
+
+class MixedBatchesOfParts(Mix):
+    """Batches with examples in several languages, each of one part of the sources: of one task.
+
+    Within a part the batches are those of `MixedBatches`. With concatenation, the batches of all parts are shuffled
+    together; with sampling, the part of each step is drawn, with the sum of its sources' probabilities.
+
+    Args:
+        parts: the sources of each part; at least one part, and none empty.
+        batch_size, seed, phase, sampling, group_by_length: as for `Mix`.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Sequence[LoadedSource]],
+        batch_size: int,
+        seed: int,
+        phase: str,
+        sampling: Sampling | None = None,
+        group_by_length: bool = False,
+    ) -> None:
+        super().__init__([source for part in parts for source in part], batch_size, seed, phase, sampling)
+        self._parts = [
+            MixedBatches(part, batch_size, seed, f"{phase} {number}", sampling, group_by_length)
+            for number, part in enumerate(parts)
+        ]
+        self._batches = [part.steps_per_epoch for part in self._parts]
+
+    def batch(self, step: int) -> Batch:
+        """Returns the batch of a step of the phase, counted from 0."""
+        number, turn = self._turn(step)
+        return self._parts[number].batch(turn)
+
+    def _weights(self, sampling: Sampling) -> Tensor:
+        """Returns the unnormalised probability that the batch of a step is of each part, (parts,) float64."""
+        return torch.stack([part.sum() for part in sampling.weights(self.sources).split(self._sizes)])
+
+    @property
+    def _sizes(self) -> list[int]:
+        return [len(part.sources) for part in self._parts]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+from xlt.config import SourceConfig
 from xlt.data.examples import Example
 from xlt.data.held_out import HeldOut
 from xlt.data.overlap import Overlap, texts_of
@@ -26,10 +27,12 @@ class Selection:
     Args:
         data: of the run.
         seed: of the run; decides which examples are drawn and held out.
-        entity_column: column with tags of entities, which are converted to IOB2; None: none.
+        entity_column: returns a source's column with tags of entities, which are converted to IOB2; None: none.
     """
 
-    def __init__(self, data: PlannedData, seed: int, entity_column: str | None = None) -> None:
+    def __init__(
+        self, data: PlannedData, seed: int, entity_column: Callable[[SourceConfig], str | None] = lambda _: None
+    ) -> None:
         self.data, self.seed, self.entity_column = data, seed, entity_column
         self._held_out = HeldOut(data.config, seed)
 
@@ -54,7 +57,7 @@ class Selection:
         key = f"data.{'sources' if part == 'validation' and self.holds_out else part}.{name}"
 
         def whole() -> Iterator[Example]:
-            return read_source(key, source, self.seed, self._overlap(part), self.entity_column)
+            return read_source(key, source, self.seed, self._overlap(part), self.entity_column(source.config))
 
         if not self._is_split(part):
             return whole()
@@ -73,7 +76,7 @@ class Selection:
             key: of the source, for messages.
         """
         source = readable(self.data.part(part)[name])
-        return read_source(key, source, self.seed, self._overlap(part), self.entity_column)
+        return read_source(key, source, self.seed, self._overlap(part), self.entity_column(source.config))
 
     def check_held_out(self, name: str, ids: Sequence[str | None]) -> None:
         """Checks that examples of a training source remain after some are held out, given the ids of all examples.

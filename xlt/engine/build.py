@@ -57,6 +57,11 @@ def method_name(config: Any) -> str:
     return method_class(config).name_of(config)
 
 
+def task_configs(config: Any) -> dict[str, Any]:
+    """Returns name -> config of each task of a run; a run of one task has one."""
+    return task_class(config).configs(config)
+
+
 def build_task(config: Any) -> Task:
     """Builds the task of a run from its config."""
     return _instance(config)
@@ -309,5 +314,12 @@ def _class_of(config: Any) -> Any:
 
 def _instance(config: Any) -> Any:
     values: Mapping[str, Any] = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    arguments = {name: value for name, value in values.items() if name != "_target_"}
+    arguments = {name: _parts(value) for name, value in values.items() if name != "_target_"}
     return _class_of(config)(**arguments)
+
+
+def _parts(value: Any) -> Any:
+    """Builds the objects of a mapping whose values are configs of objects, such as the tasks of a run of several."""
+    if not isinstance(value, Mapping) or not value or not all(hasattr(part, "_target_") for part in value.values()):
+        return value
+    return {name: _instance(part) for name, part in value.items()}

@@ -319,7 +319,7 @@ def evaluate_compositions(
     names = {composition.entry for composition in asked.values()} - planned.benchmarks.keys()
     sources = {source.name: source for source in data.load("evaluation", encoder, names)}
     stack = ModuleStack(model)
-    counted: dict[tuple[ModuleFile, ...], Counted] = {}
+    counted: dict[tuple[str | ModuleFile | None, ...], Counted] = {}
     suited: dict[tuple[ModuleFile, tuple[tuple[str, str], ...]], ModuleArtefact] = {}
     for key, composition in asked.items():
         benchmark = composition.entry in planned.benchmarks
@@ -336,19 +336,24 @@ def evaluate_compositions(
             watcher.note(f"{composition.source}, {composition.label}: {SCORE} {metrics[SCORE]:.2f}")
             continue
         source = sources[composition.entry]
+        own_task = task.part(source.described)
         model.speak(source.language)
         size, precision = config.train.evaluation_batch_size, config.train.precision
-        metrics = evaluate(model, task, [source], encoder, size, precision)
+        metrics = evaluate(model, own_task, [source], encoder, size, precision)
         about: dict[str, Any] = {"source": composition.source, "language": source.language}
         about["composition"] = composition.label
         own = [one for file, one in zip(composition.modules, applied, strict=True) if one is not modules[file]]
         if own:  # a new language has no features of its own, which the record says
             about["features"] = own[0].header.provenance["features"]
-        cost = inference_cost(model, task, source, encoder, counted.setdefault(composition.modules, {}))
-        signatures = task.signatures(source.features)
+        alike = counted.setdefault((own_task.head_name, *composition.modules), {})
+        cost = inference_cost(model, own_task, source, encoder, alike)
+        signatures = own_task.signatures(source.features)
+        if own_task is not task:  # several tasks have several metrics that count
+            about["metric"] = own_task.metric
         yield key, {**about, "metrics": metrics, "cost": cost, **({"signatures": signatures} if signatures else {})}
-        signature = f" ({signatures[task.metric]})" if task.metric in signatures else ""
-        watcher.note(f"{composition.source}, {composition.label}: {task.metric} {metrics[task.metric]:.2f}{signature}")
+        metric = own_task.metric
+        signature = f" ({signatures[metric]})" if metric in signatures else ""
+        watcher.note(f"{composition.source}, {composition.label}: {metric} {metrics[metric]:.2f}{signature}")
 
 
 def preflight(config: RunConfig, planned: PlannedData) -> RunData:
@@ -390,7 +395,10 @@ def _set_threads(config: RunConfig) -> None:
 
 
 def _sampling(config: SamplingConfig) -> Sampling | None:
-    return None if config.by == "concatenation" else Sampling(config.exponent, config.ceiling)
+    if config.by == "concatenation":
+        return None
+    given = config.weights if config.by == "given" else None
+    return Sampling(config.exponent, config.ceiling, config.task_exponent, given)
 
 
 def _language_modules(standing: Standing, languages: set[str]) -> dict[str, ModuleArtefact]:

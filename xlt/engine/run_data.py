@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
@@ -11,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from xlt.config import RunConfig
+from xlt.config import RunConfig, SourceConfig
 from xlt.data.encoding import Encoder
 from xlt.data.feature_cache import NoFeaturesError, cached
 from xlt.data.label_names import recognised
@@ -58,7 +59,7 @@ class RunData:
     def __init__(self, config: RunConfig, task: Task, data: PlannedData | None = None) -> None:
         self._config, self._task = config, task
         planned = PlannedData.of(config.data) if data is None else data
-        self._selection = Selection(planned, config.seed, task.entity_column)
+        self._selection = Selection(planned, config.seed, lambda source: self._task_of(source).entity_column)
         self._cache = Path(config.output_dir).expanduser() / "cache"
 
     def sources(self, part: str) -> Mapping[str, PlannedSource]:
@@ -74,9 +75,9 @@ class RunData:
         lines: list[str] = []
         for part in ("sources", "validation", "evaluation"):
             for name, source in self._selection.data.part(part).items():
-                scheme = source.config.scheme
-                if scheme is not None and self._task.entity_column is None:
-                    lines.append(f"data.{part}.{name}.scheme={scheme}: task {self._task.name} has no tags of entities")
+                scheme, task = source.config.scheme, self._task_of(source.config)
+                if scheme is not None and task.entity_column is None:
+                    lines.append(f"data.{part}.{name}.scheme={scheme}: task {task.name} has no tags of entities")
                 try:
                     self._check(part, name)
                 except UsageError as error:
@@ -197,6 +198,7 @@ class RunData:
 
     def _check(self, part: str, name: str) -> None:
         source = self._selection.data.part(part)[name]
+        task = self._task_of(source.config)
         marker = self._marker(part, name)
         if marker in _CHECKED or marker.exists():
             return
@@ -207,9 +209,9 @@ class RunData:
         try:
             while chunk := list(islice(examples, _CHUNK)):
                 try:
-                    self._task.check(chunk, f"data.{part}.{name}")
+                    task.check(chunk, f"data.{part}.{name}")
                 except UsageError as error:
-                    lines += error.lines
+                    lines += [self._keyed(line, source.config) for line in error.lines]
                 for example in chunk:
                     ids.append(example.id)
                     report.count_form(example)
@@ -221,8 +223,8 @@ class RunData:
             self._selection.check_held_out(name, ids)
         if (count := row_count(readable(source).config)) is not None:
             report.rows, report.left_out = count.rows, dict(count.left_out)
-        if self._task.entity_column is not None:
-            report.scheme = recognised(labels_key(source, self._task.entity_column))
+        if task.entity_column is not None:
+            report.scheme = recognised(labels_key(source, task.entity_column))
         if readable(source) is source:  # else another run must make the source before it can be checked
             _CHECKED[marker] = report
 
@@ -231,11 +233,11 @@ class RunData:
         return self._cache / "checked" / digest(self._identity(part, name))
 
     def _features(self, part: str, name: str, encoder: Encoder) -> Iterator[Features]:
-        examples = self._selection.examples(part, name)
+        examples, task = self._selection.examples(part, name), self._task_of(self.sources(part)[name].config)
         before = 0
         while chunk := list(islice(examples, _CHUNK)):
-            self._task.check(chunk, f"data.{part}.{name}")
-            for row in self._task.features(chunk, encoder):
+            task.check(chunk, f"data.{part}.{name}")
+            for row in task.features(chunk, encoder):
                 yield row | {"example": row["example"] + before} if "example" in row else row
             before += len(chunk)
 
@@ -244,16 +246,38 @@ class RunData:
 
     def _code(self, source: PlannedSource) -> dict[str, str]:
         """Returns digests of the code that makes a source's features: the reader, the selection, and the task."""
-        roots = (f"{__name__}.{RunData.__name__}", self._config.task._target_, reading_module(source.config))
+        roots = (
+            f"{__name__}.{RunData.__name__}",
+            self._config_of(source.config)._target_,
+            reading_module(source.config),
+        )
         return installed().digests(roots, _NO_FEATURES)
 
     def _identity(self, part: str, name: str, source: PlannedSource | None = None) -> dict[str, Any]:
         """Returns all that determines a source's features, except the tokenizer; `source` is read instead if given."""
+        own = self.sources(part)[name] if source is None else source
         return {
             **self._selection.identity(part, name, source),
-            "task": dataclasses.asdict(self._config.task),
-            "code": self._code(self.sources(part)[name] if source is None else source),
+            "task": dataclasses.asdict(self._config_of(own.config)),
+            "code": self._code(own),
         }
+
+    def _task_of(self, source: SourceConfig) -> Task:
+        """Returns the task of a source's examples."""
+        return self._task.part(source.features_of_examples(self._task.name))
+
+    def _config_of(self, source: SourceConfig) -> Any:
+        """Returns the config of the task of a source's examples."""
+        name = self._task_of(source).head_name
+        return self._config.task if name is None else self._task.configs(self._config.task)[name]
+
+    def _keyed(self, line: str, source: SourceConfig) -> str:
+        """Names in a line about one of several tasks the whole key of its settings: `task.tasks.ner.labels`."""
+        name = self._task_of(source).head_name
+        if name is None:
+            return line
+        keys = "|".join(item.name for item in dataclasses.fields(self._config_of(source)))
+        return re.sub(rf"(?<![\w./])task\.({keys})\b", rf"task.tasks.{name}.\1", line)
 
 
 def _read_report(marker: Path) -> SourceReport | None:

@@ -15,16 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from xlt.config import TrainConfig
+from xlt.config.data import TASK
 from xlt.data.encoding import Encoder
 from xlt.data.mix import Batch, LoadedSource, Mix, Sampling
-from xlt.data.mixed_batches import MixedBatches
+from xlt.data.mixed_batches import MixedBatches, MixedBatchesOfParts
 from xlt.data.streams import stream, stream_seed
 from xlt.engine.activation import LanguageActivation
 from xlt.engine.evaluation import autocast, evaluate
 from xlt.engine.processes import Processes
 from xlt.engine.state import Position, RunState, copy_into, load_optimizer
 from xlt.engine.watching import Watcher
-from xlt.methods.method import Budget, Method, MicroBatch, Phase, Setting
+from xlt.methods.method import HEAD, Budget, Method, MicroBatch, Phase, Setting
 from xlt.models.cpu_training import fast_training
 from xlt.models.transfer import TransferModel
 from xlt.tasks.task import Task
@@ -60,7 +61,7 @@ class Trainer:
         setting: facts about the run for the method.
         seed: of all random streams.
         sampling: how the source of a step is drawn; None means that an epoch has every example once.
-        mixed_batches: whether a batch has examples of all sources; otherwise it is of one source.
+        mixed_batches: whether a batch has examples of all sources of a task; otherwise it is of one source.
     """
 
     model: TransferModel
@@ -77,6 +78,7 @@ class Trainer:
     sampling: Sampling | None = None
     mixed_batches: bool = False
     _attached: bool = field(default=False, init=False)
+    _idle: Iterable[str] = field(default=(), init=False)
 
     def train(self, folder: Path, watcher: Watcher, run: str = "") -> dict[str, float]:
         """Trains all phases; afterwards the model holds the last phase's best checkpoint.
@@ -160,7 +162,7 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = head_rate * schedule if group.get("head") else rate
             loss, targets = self._forward_backward(phase, position.step, mix)
-            untouched = self.method.untouched()
+            untouched = {*self.method.untouched(), *self._idle}
             self.processes.sum_gradients(value for name, value in trainable.items() if name not in untouched)
             self.processes.sum_tensors(self.method.partial_sums())
             self.method.before_step()
@@ -185,14 +187,16 @@ class Trainer:
     def _forward_backward(self, phase: Phase, step: int, mix: Mix) -> tuple[float, float]:
         """Computes the gradients of a step's mean loss; returns the loss and number of targets of all processes."""
         batch = mix.batch(step)
+        task = self.task.part(batch.described[0])
+        self._idle = self._idle_heads(task)
         # Random draws are for the whole step, before it is divided, so that they do not depend on the division into
         # micro-batches and processes.
-        whole = self.task.collate(batch.features, self.encoder, stream(self.seed, "collate", phase.name, step))
+        whole = task.collate(batch.features, self.encoder, stream(self.seed, "collate", phase.name, step))
         mine = self.processes.share(len(batch.features))
         size = self.recipe.micro_batch_size or max(len(mine), 1)
         parts = [mine[at : at + size] for at in range(0, len(mine), size)]
         batches = [_rows(whole, rows) for rows in parts]
-        targets = self.processes.sum(sum(self.task.targets(part) for part in batches))
+        targets = self.processes.sum(sum(task.targets(part) for part in batches))
         torch.manual_seed(stream_seed(self.seed, "dropout", phase.name, step, self.processes.rank))
         self.activation.enter(batch.language)
         total: Tensor | float = 0.0
@@ -202,7 +206,7 @@ class Trainer:
             self._announce(batch, rows, phase, step)
             part = {name: tensor.to(self.model.device, non_blocking=True) for name, tensor in part.items()}
             with autocast(self.model, self.recipe.precision), fast_training(self.model.device):
-                loss = self.method.loss(self.model, part, self.task.loss) / max(targets, 1)
+                loss = self.method.loss(self.model, part, task.loss) / max(targets, 1)
             loss.backward()
             self.method.after_backward()
             total = total + loss.detach()
@@ -223,15 +227,11 @@ class Trainer:
     def _validate(self, phase: Phase, position: Position, trainable: dict[str, nn.Parameter]) -> None:
         found: dict[str, float] = {}
         if self.processes.leads:
-            per_language: dict[str, list[LoadedSource]] = {}
+            groups: dict[str, dict[str, list[LoadedSource]]] = {}
             for source in self.validation:
-                per_language.setdefault(source.language, []).append(source)
-            results = []
-            for language, sources in per_language.items():
-                self.activation.enter(language)
-                results.append(self._evaluate(sources))
-                self.activation.leave()
-            found = {name: sum(result[name] for result in results) / len(results) for name in results[0]}
+                of_task = groups.setdefault(source.described.get(TASK, ""), {})
+                of_task.setdefault(source.language, []).append(source)
+            found = self.task.summary({name: self._mean(of_task) for name, of_task in groups.items()})
             self.watcher.metrics(phase.name, position.step, {f"validation/{k}": v for k, v in found.items()})
         (value,) = self.processes.from_leader([found.get(self.task.metric, math.nan)])
         if not math.isfinite(value):
@@ -245,9 +245,26 @@ class Trainer:
             if self.processes.leads:
                 self._state.save_best(phase.name, trainable, self.method.state())
 
+    def _mean(self, per_language: Mapping[str, Sequence[LoadedSource]]) -> dict[str, float]:
+        """Evaluates the sources of one task; returns the mean of each metric over their languages."""
+        results = []
+        for language, sources in per_language.items():
+            self.activation.enter(language)
+            results.append(self._evaluate(sources))
+            self.activation.leave()
+        return {name: sum(result[name] for result in results) / len(results) for name in results[0]}
+
     def _evaluate(self, sources: Sequence[LoadedSource]) -> dict[str, float]:
         size, precision = self.recipe.evaluation_batch_size, self.recipe.precision
-        return evaluate(self.model, self.task, sources, self.encoder, size, precision, self.method.examples)
+        task = self.task.part(sources[0].described)
+        return evaluate(self.model, task, sources, self.encoder, size, precision, self.method.examples)
+
+    def _idle_heads(self, task: Task) -> Iterable[str]:
+        """Returns the names of trainable tensors of heads that a batch of a task does not use."""
+        if task.head_name is None:
+            return ()
+        own = f"{HEAD}{task.head_name}."
+        return [name for name in self.method.trainable() if name.startswith(HEAD) and not name.startswith(own)]
 
     def _load_best(self, phase: Phase, trainable: dict[str, nn.Parameter]) -> None:
         state: dict[str, Tensor] = {}
@@ -300,8 +317,14 @@ class Trainer:
 
     def _mix(self, phase: str) -> Mix:
         recipe = self.recipe
-        kind = MixedBatches if self.mixed_batches else Mix
-        return kind(self.sources, recipe.batch_size, self.seed, phase, self.sampling, recipe.group_by_length)
+        options = recipe.batch_size, self.seed, phase, self.sampling, recipe.group_by_length
+        if not self.mixed_batches:
+            return Mix(self.sources, *options)
+        parts: dict[str | None, list[LoadedSource]] = {}
+        for source in self.sources:
+            parts.setdefault(self.task.part(source.described).head_name, []).append(source)
+        several = len(parts) > 1
+        return MixedBatchesOfParts([*parts.values()], *options) if several else MixedBatches(self.sources, *options)
 
     def _schedule(self, step: int, steps: int) -> float:
         """Returns the factor of the learning rate: a linear rise over the warm-up, then a linear decay to zero."""

@@ -9,9 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from xlt.config import LanguageModulesConfig, ModelConfig, RunConfig
+from xlt.config.data import TASK
 from xlt.data.encoding import Encoder
 from xlt.data.sources import parallel_languages
-from xlt.engine.build import build_method, build_task, method_class, method_name, task_class, task_name
+from xlt.engine.build import (
+    build_method,
+    build_task,
+    method_class,
+    method_name,
+    task_class,
+    task_configs,
+    task_name,
+)
 from xlt.engine.export import module_header
 from xlt.errors import UsageError
 from xlt.languages import near_languages
@@ -346,7 +355,9 @@ def contradictions(config: RunConfig) -> list[str]:
         return [f"teacher.losses: task {name} makes no decisions that a teacher could guide; leave out prediction"]
     if task.adapts_language and (faults := build_method(config.method).language_faults(languages)):
         return faults
-    if faults := [*_feature_faults(config), *_mixing_faults(config)]:
+    if faults := list(_task_faults(config)):  # the lines below would only repeat them
+        return faults
+    if faults := [*_feature_faults(config), *_weight_faults(config), *_mixing_faults(config)]:
         return faults
     if (config.start.path is not None or config.start.run is not None) and not method.starts_from_modules:
         name = method_name(config.method)
@@ -357,6 +368,42 @@ def contradictions(config: RunConfig) -> list[str]:
             "leave language out, or learn a language module with experiment=language"
         ]
     return []
+
+
+def _task_faults(config: RunConfig) -> Iterator[str]:
+    """Yields a line for each source that names no task of a run of several, and for what such a run cannot do."""
+    task = build_task(config.task)
+    names = [name for name, one in task_configs(config.task).items() if one is not config.task]
+    if not names:
+        return
+    there: dict[str, set[str]] = {}
+    for part in ("sources", "validation", "evaluation"):
+        for name, source in getattr(config.data, part).items():
+            named = source.features.get(TASK)
+            there.setdefault(part, set()).add(named or "")
+            if named not in names:
+                given = "not named" if named is None else f"{named}: not among the tasks of the run"
+                yield f"data.{part}.{name}.features.task: {given}; task {task.name} has {', '.join(names)}"
+    for name in names:
+        if name not in there.get("sources", {name}):
+            yield f"task.tasks.{name}: no source in data.sources has features.task={name}, so it would not be learned"
+        if name not in there.get("validation", {name}):
+            yield f"task.tasks.{name}: no source in data.validation has features.task={name} to select by"
+    if config.teacher.losses:
+        yield f"teacher.losses: a teacher explains one task; task {task.name} has {', '.join(names)}; give teacher=none"
+
+
+def _weight_faults(config: RunConfig) -> Iterator[str]:
+    """Yields a line for each weight of a feature that no training source has."""
+    if config.data.sampling.by != "given":
+        return
+    described = [source.features_of_examples(task_name(config.task)) for source in config.data.sources.values()]
+    for name, weights in config.data.sampling.weights.items():
+        known = sorted({one[name] for one in described if name in one})
+        for value in weights:
+            if value not in known:
+                have = f"they have {', '.join(known)}" if known else f"none has a feature {name}"
+                yield f"data.sampling.weights.{name}.{value}: no training source has this feature; {have}"
 
 
 def _feature_faults(config: RunConfig) -> list[str]:

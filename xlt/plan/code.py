@@ -13,6 +13,7 @@ from pathlib import Path
 from xlt.config import RunConfig, SourceConfig
 from xlt.data.planned import PlannedData
 from xlt.data.sources import parallel_languages, reading_module
+from xlt.engine.build import task_configs
 from xlt.modules import ModuleFileError, load_module
 from xlt.source_code import installed
 
@@ -60,7 +61,7 @@ def training_code(config: RunConfig) -> dict[str, str]:
     data = config.data
     sources = [*data.sources.values(), *data.validation.values(), *data.excluded.values()]
     files = [config.start.path, config.teacher.path, *config.language_modules.paths.values()]
-    classes = [config.method._target_, config.task._target_, *_classes_of(files)]
+    classes = [config.method._target_, *_tasks(config), *_classes_of(files)]
     return _digests([*_TRAINING, *classes, *_readers(sources)], config, _BENCHMARKS)
 
 
@@ -74,7 +75,7 @@ def evaluation_code(config: RunConfig, data: PlannedData, name: str) -> dict[str
         data: of the run, as planned.
         name: of the evaluation source or benchmark.
     """
-    classes = [config.method._target_, config.task._target_, *_classes_of(config.language_modules.paths.values())]
+    classes = [config.method._target_, *_tasks(config), *_classes_of(config.language_modules.paths.values())]
     if name in data.benchmarks:
         return _digests([_EVALUATION, *classes], config)
     return _digests([_EVALUATION, *classes, *_readers([data.evaluation[name].config])], config, _BENCHMARKS)
@@ -89,6 +90,11 @@ def translation_code(config: RunConfig, source: SourceConfig) -> dict[str, str]:
     """
     classes = [config.method._target_, config.task._target_]
     return _digests([_TRANSLATION, *classes, *_readers([source])], config, _BENCHMARKS)
+
+
+def _tasks(config: RunConfig) -> list[str]:
+    """Returns the dotted names of the class of a run's task and of the tasks that it consists of."""
+    return list(dict.fromkeys([config.task._target_, *(one._target_ for one in task_configs(config.task).values())]))
 
 
 def _digests(roots: Iterable[str], config: RunConfig, *without: str) -> dict[str, str]:

@@ -9,8 +9,10 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from xlt.data.language_facts import LanguageFacts
+from xlt.engine.benchmarks import SCORE
 from xlt.files import DamagedFileError, atomic_text, read_sealed, set_aside, write_sealed
 from xlt.tables.config import AVERAGE, GridConfig, SystemConfig
 
@@ -135,6 +137,18 @@ def _saved(file: Path) -> tuple[int, set[int]]:
     except (AttributeError, KeyError, TypeError):
         set_aside(file, "it is no table", "the table is written again")
     return 0, set()
+
+
+def score_of(record: Mapping[str, Any], metric: str) -> float:
+    """Returns the score of an evaluation that is shown where there is room for one.
+
+    Args:
+        record: of the evaluation; of several tasks in one run it names the metric of its own.
+        metric: of the run's task. A benchmark has another one.
+    """
+    metrics: Mapping[str, float] = record["metrics"]
+    own = record.get("metric", metric)
+    return metrics[own if own in metrics else SCORE]
 
 
 def _cell_record(cell: Cell) -> dict[str, object]:

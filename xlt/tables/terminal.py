@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from xlt.engine.benchmarks import SCORE
 from xlt.engine.run import Composition
 from xlt.escapes import markdown_text
 from xlt.plan.planner import Plan, Run
@@ -20,7 +19,7 @@ from xlt.plan.runs import names_of
 from xlt.plan.store import RunStore
 from xlt.tables.blocks import Shown, print_blocks
 from xlt.tables.config import AVERAGE
-from xlt.tables.grid import Cell, Grid
+from xlt.tables.grid import Cell, Grid, score_of
 from xlt.tables.scoreboard import (
     FACT_NAMES,
     extremes,
@@ -195,9 +194,8 @@ def print_evaluations(run: Run, evaluations: Mapping[str, Composition], store: R
     signatures: dict[str, None] = {}
     for key, composition in evaluations.items():
         if key in done:
-            metrics = done[key]["metrics"]
             signatures |= dict.fromkeys(done[key].get("signatures", {}).values())
-            grid.setdefault(composition.source, {})[composition.label] = metrics[metric if metric in metrics else SCORE]
+            grid.setdefault(composition.source, {})[composition.label] = score_of(done[key], metric)
     if grid:
         labels = list(dict.fromkeys(label for row in grid.values() for label in row))
         console.print(Text(f"{run.label}: {metric}", style="table.title"))
@@ -250,8 +248,7 @@ def mean_scores(run: Run, evaluations: Mapping[str, Composition], store: RunStor
     scores: dict[str, list[float]] = {}
     for key, composition in evaluations.items():
         if key in done:
-            metrics = done[key]["metrics"]
-            scores.setdefault(composition.label, []).append(metrics[metric if metric in metrics else SCORE])
+            scores.setdefault(composition.label, []).append(score_of(done[key], metric))
     return {label: statistics.fmean(values) for label, values in scores.items()}
 
 

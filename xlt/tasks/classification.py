@@ -155,7 +155,6 @@ class Classification(Task):
         }
 
     def _logits(self, model: TransferModel, batch: Tensors) -> Tensor:
-        assert model.head is not None
         hidden = model.encode(batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids"))
         rows = torch.arange(len(hidden), device=hidden.device)
-        return model.head(hidden[rows, model.whole_text(batch["attention_mask"])])
+        return self.head_of(model)(hidden[rows, model.whole_text(batch["attention_mask"])])

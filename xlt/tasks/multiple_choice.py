@@ -157,7 +157,6 @@ class MultipleChoice(Task):
 
     def _logits(self, model: TransferModel, batch: Tensors) -> Tensor:
         """Returns (questions, most answers) scores; those of answers that a question does not have are -inf."""
-        assert model.head is not None
         choices = batch["choices"]
         there = torch.arange(batch["input_ids"].shape[1], device=choices.device) < choices[:, None]
         inputs = {
@@ -166,7 +165,7 @@ class MultipleChoice(Task):
         hidden = model.encode(**inputs)
         logits = hidden.new_full(there.shape, -torch.inf)
         texts = torch.arange(len(hidden), device=hidden.device)
-        scores = model.head(hidden[texts, model.whole_text(inputs["attention_mask"])])
+        scores = self.head_of(model)(hidden[texts, model.whole_text(inputs["attention_mask"])])
         logits[there] = scores.to(logits.dtype)
         return logits
 

@@ -262,18 +262,17 @@ class Parsing(Task):
 
     def _arcs(self, model: TransferModel, batch: Tensors) -> tuple[Tensor, Tensor]:
         """Computes word vectors (batch, words + 1, hidden) and arc scores (batch, words, words + 1), -inf: no arc."""
-        head = _head_of(model)
+        head = self.head_of(model)
         count = batch["heads"].shape[1]
         vectors = head.words(model.encode(batch["input_ids"], batch["attention_mask"]), batch["word"], count)
         is_absent = functional.pad(batch["heads"] == _NO_WORD, (1, 0))  # the root always exists
         itself = torch.eye(count, count + 1, dtype=torch.bool, device=is_absent.device).roll(1, 1)
         return vectors, head.arc_scores(vectors).masked_fill(is_absent[:, None, :] | itself, -torch.inf)
 
-    @staticmethod
-    def _relation_scores(model: TransferModel, vectors: Tensor, mask: Tensor, heads: Tensor) -> Tensor:
+    def _relation_scores(self, model: TransferModel, vectors: Tensor, mask: Tensor, heads: Tensor) -> Tensor:
         """Computes relation scores (marked words, relations) of the words that `mask` (batch, words) marks."""
         sentence, word = mask.nonzero(as_tuple=True)
-        return _head_of(model).relation_scores(vectors[sentence, word + 1], vectors[sentence, heads])
+        return self.head_of(model).relation_scores(vectors[sentence, word + 1], vectors[sentence, heads])
 
     def _window(self, example: Example, words: list[list[int]], start: int, end: int, encoder: Encoder) -> Features:
         """Returns the row of the words from `start` up to `end`, which it numbers from 1, and their heads likewise."""
@@ -287,11 +286,6 @@ class Parsing(Task):
             "heads": [max(head - start, 0) if ok else _ELSEWHERE for head, ok in zip(heads, inside, strict=True)],
             "relations": [self._index[_universal(relation)] for relation in example.columns["deprel"][start:end]],
         }
-
-
-def _head_of(model: TransferModel) -> ParsingHead:
-    assert isinstance(model.head, ParsingHead)
-    return model.head
 
 
 def _trees(arcs: Tensor, here: Tensor) -> Tensor:

@@ -266,13 +266,12 @@ class QuestionAnswering(Task):
 
     def _logits(self, model: TransferModel, batch: Tensors) -> Tensor:
         """Computes the logits of start and end, (windows, 2, length), in float32 or wider."""
-        assert model.head is not None
         hidden = model.encode(batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids"))
         if model.causal:  # the first position, the target of a window without the answer, has seen nothing
             rows = torch.arange(len(hidden), device=hidden.device)
             whole = hidden[rows, model.whole_text(batch["attention_mask"])]
             hidden = torch.cat([whole[:, None], hidden[:, 1:]], 1)
-        logits = model.head(hidden)
+        logits = self.head_of(model)(hidden)
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).transpose(1, 2)
 
 

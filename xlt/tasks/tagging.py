@@ -202,10 +202,9 @@ class Tagging(Task):
         return {**entities, "accuracy": 100 * right / max(words, 1), "words": float(words)}
 
     def _logits(self, model: TransferModel, batch: Tensors) -> tuple[Tensor, Tensor]:
-        assert model.head is not None
         hidden = model.encode(batch["input_ids"], batch["attention_mask"])
         labels = batch["last_labels" if model.causal else "labels"]
-        return model.head(hidden[labels != -100]), labels[labels != -100]
+        return self.head_of(model)(hidden[labels != -100]), labels[labels != -100]
 
     @staticmethod
     def _window(ids: list[int], first: list[int], last: list[int], tags: list[int], encoder: Encoder) -> Features:

@@ -70,6 +70,8 @@ class Task(ABC):
         predicts: whether the task can annotate examples without labels: it has `blank`, `predict` and `annotate`.
         entity_column: column of an example with tags of entities, which are converted to IOB2 when a source is read;
             None if the task has no entities.
+        metric_range: least and greatest value of `metric`; None if it has no bounds.
+        head_name: name of the task's head among those of several tasks in one run; None if the run has one task.
     """
 
     name: str
@@ -85,6 +87,8 @@ class Task(ABC):
     translates: bool = False
     predicts: bool = False
     entity_column: str | None = None
+    metric_range: tuple[float, float] | None = (0.0, 100.0)
+    head_name: str | None = None
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -120,6 +124,46 @@ class Task(ABC):
         """The name of a task with these settings: their `name` if they have one, else the class's."""
         return str(getattr(config, "name", None) or cls.name)
 
+    @classmethod
+    def configs(cls, config: Any) -> dict[str, Any]:
+        """Returns name -> settings of each task of a run with these settings; a run of one task has one."""
+        return {cls.name_of(config): config}
+
+    def part(self, described: Mapping[str, str]) -> Task:
+        """Returns the task of examples with these features: this one, or of several that which they name.
+
+        Args:
+            described: name -> value of the features of the examples.
+        Raises:
+            UsageError: they name none of several tasks.
+        """
+        return self
+
+    def share(self, found: Mapping[str, float]) -> float:
+        """Returns the metric that selects checkpoints as a share of its range: 0 is the worst value, 1 the best.
+
+        Args:
+            found: as `metrics` returns them.
+        """
+        assert self.metric_range is not None, f"metric {self.metric} has no range"
+        low, high = self.metric_range
+        share = (found[self.metric] - low) / (high - low)
+        return share if self.greater_is_better else 1 - share
+
+    def summary(self, means: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+        """Returns the metrics of all validation data, among them the one that selects checkpoints.
+
+        If the sources name several tasks, these are the means over tasks, and each task's own metrics as TASK/METRIC.
+
+        Args:
+            means: name of a task, as the sources' feature `task` -> its metrics, each a mean over its languages.
+        """
+        parts = list(means.values())
+        if len(parts) == 1:
+            return dict(parts[0])
+        each = {f"{name}/{metric}": value for name, found in means.items() for metric, value in found.items()}
+        return {metric: sum(found[metric] for found in parts) / len(parts) for metric in parts[0]} | each
+
     @abstractmethod
     def check(self, examples: Sequence[Example], source: str) -> None:
         """Refuses examples that the task cannot use; called before any model is loaded.
@@ -143,6 +187,12 @@ class Task(ABC):
     def head(self, hidden_size: int) -> nn.Module | None:
         """Returns a new head for the task, initialised from torch's current random state; None if it needs none."""
         return None
+
+    def head_of(self, model: TransferModel) -> Any:
+        """Returns the task's head in a model, which may have heads of other tasks."""
+        head: Any = model.head
+        assert head is not None, f"the model has no head for task {self.name}"
+        return head if self.head_name is None else head[self.head_name]
 
     @abstractmethod
     def collate(self, features: Sequence[Features], encoder: Encoder, generator: torch.Generator) -> dict[str, Tensor]:

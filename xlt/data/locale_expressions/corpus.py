@@ -56,6 +56,11 @@ class Expression:
     labels: tuple[str, ...]
     kind: str
 
+    @property
+    def first_kind(self) -> str:
+        """The kind of the first value."""
+        return self.kind.partition("+")[0]
+
 
 def available_languages() -> tuple[str, ...]:
     """Returns the ISO 639-3 codes of all languages with expressions, sorted."""

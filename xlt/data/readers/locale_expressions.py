@@ -38,7 +38,10 @@ def identity(source: SourceConfig) -> str:
 
 
 def read(source: SourceConfig) -> Iterator[Example]:
-    """Yields `cap` expressions of the split, with text, words and column `field`; for parallel text pairs of texts."""
+    """Yields `cap` expressions of the split, with text, words and column `field`; for parallel text pairs of texts.
+
+    The label of an expression is the kind of its first value.
+    """
     _check(source)
     if source.parallel is not None:
         yield from _pairs(*map(_corpus_code, source.parallel), source.split, _count(source))
@@ -50,7 +53,9 @@ def read(source: SourceConfig) -> Iterator[Example]:
 def _examples(language: str, split: str, count: int) -> tuple[Example, ...]:
     """Generates the expressions once per process, because the runs of a table share most of them."""
     return tuple(
-        Example(f"cldr:{language}/{split}:{number}", item.text, item.words, {"field": item.labels})
+        Example(
+            f"cldr:{language}/{split}:{number}", item.text, item.words, {"field": item.labels}, label=item.first_kind
+        )
         for number, item in enumerate(expressions(language, split, count), start=1)
     )
 

@@ -6,13 +6,12 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from xlt.engine.benchmarks import SCORE
 from xlt.engine.build import build_task, task_class
 from xlt.engine.run import Composition
 from xlt.plan.planner import Run
 from xlt.plan.store import RunStore
 from xlt.tables.config import AVERAGE
-from xlt.tables.grid import Cell, Grid
+from xlt.tables.grid import Cell, Grid, score_of
 from xlt.tables.page.about import anchor
 from xlt.tables.page.averages import average_chart
 from xlt.tables.page.board import scoreboard, scrolling
@@ -74,9 +73,8 @@ def run_scores(jobs: Sequence[JobScores], store: RunStore) -> Markup:
         for key, composition in job.evaluations.items():
             scores = by_label.setdefault(composition.label, {})
             if key in done:
-                metrics = done[key]["metrics"]
                 signatures |= dict.fromkeys(done[key].get("signatures", {}).values())
-                scores[composition.source] = metrics[task.metric if task.metric in metrics else SCORE]
+                scores[composition.source] = score_of(done[key], task.metric)
         rows += [(job, label, task.metric, scores) for label, scores in (by_label or {_NOTHING: {}}).items()]
     best = _best(rows, sources)
     averaged = [AVERAGE] if len(sources) > 1 else []

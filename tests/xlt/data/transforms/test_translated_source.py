@@ -113,7 +113,7 @@ def test_rows_are_chosen_where_the_originals_reader_can(made: Made, data: Callab
     translation = TranslationConfig(**SETTINGS | {"source_language": "deu"})
     translated = dataclasses.replace(corpus, translation=translation)
     assert source_faults(data(sources={"x": translated})) == []
-    with pytest.raises(UsageError, match=r"no column 'a' \(where\); there are text, words, field"):
+    with pytest.raises(UsageError, match=r"no column 'a' \(where\); there are text, label, words, field"):
         list(read_source("x", original(translated), 1))
 
 
