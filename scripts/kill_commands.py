@@ -14,6 +14,7 @@ commands are carried out in forks of this process, so that a kill hits the comma
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import os
 import random
@@ -187,15 +188,9 @@ def _start(words: Sequence[str], output: Path) -> int:
 
 def _call(words: Sequence[str]) -> None:
     sys.argv = list(words)
-    if words[0] == "reproduce_table":
-        from xlt.commands.reproduce import main
-    elif words[0] == "plot":
-        from xlt.commands.plot import main
-    elif words[0] == "convert_module":
-        from convert_module import main
-    else:
-        from xlt.commands.cli import main
-    main()
+    modules = {"reproduce_table": "xlt.commands.reproduce", "plot": "xlt.commands.plot"}
+    name = "convert_module" if words[0] == "convert_module" else modules.get(words[0], "xlt.commands.cli")
+    importlib.import_module(name).main()
 
 
 def _wait(pid: int) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,11 +13,18 @@ from torch import Tensor
 from xlt.data.encoding import Encoder
 from xlt.data.mix import Features, LoadedSource
 from xlt.data.streams import stream
-from xlt.models.transfer import TransferModel
+from xlt.models.transfer import TransferModel, parameter_report
 from xlt.tasks.task import Task
 
 _MOST_PADDING = 0.1  # of a batch's longest row
 _FEWEST_TOKENS = {"cpu": 256, "cuda": 16_384}  # below it, a device computes a smaller batch in about the same time
+# Several batches at once need the memory of several; with less work in a batch, Python's lock would stop the threads.
+_MOST_AT_ONCE = 4
+_LEAST_WORK = 5e8  # tokens of a batch times parameters outside the embeddings; it takes one core some 15 ms
+
+T = TypeVar("T")
+Rows = list[Features]
+Batch = tuple[Rows, dict[str, Tensor]]
 
 
 @torch.no_grad()
@@ -62,16 +71,22 @@ def evaluate(
         each = [] if alike else [source.described for source in sources for _ in range(len(source.features))]
         of_row = {id(row): one for row, one in zip(rows, each, strict=False)}
         scores = []
-        for part, batch in _on_device(model, task, rows, encoder, batch_size):
-            if announce is not None and not alike:
-                announce([of_row[id(row)] for row in part])
+        batched = _on_device(model, task, rows, encoder, batch_size)
+        if announce is not None and not alike:
+            batched = _announced(batched, lambda part: announce([of_row[id(row)] for row in part]))
+
+        def scored(part: Rows, batch: dict[str, Tensor]) -> tuple[Rows, list[Any] | None, Any]:
             with autocast(model, precision):
                 if keep is None:
-                    scores.append(task.score(model, batch, part))
-                else:
-                    predicted = task.predict(model, batch, part)
-                    keep(part, predicted)
-                    scores.append(task.compare(predicted, batch, part))
+                    return part, None, task.score(model, batch, part)
+                predicted = task.predict(model, batch, part)
+                return part, predicted, task.compare(predicted, batch, part)
+
+        at_once = _at_once(model, rows, batch_size) if announce is None or alike else 1
+        for part, predicted, score in _in_order(scored, batched, at_once):
+            if keep is not None and predicted is not None:
+                keep(part, predicted)
+            scores.append(score)
         return task.metrics(scores)
     finally:
         model.train(training)
@@ -80,7 +95,7 @@ def evaluate(
 @torch.no_grad()
 def predictions(
     model: TransferModel, task: Task, rows: Sequence[Features], encoder: Encoder, batch_size: int, precision: str
-) -> Iterator[tuple[list[Features], list[Any]]]:
+) -> Iterator[tuple[Rows, list[Any]]]:
     """Yields the rows in the batches in which `evaluate` evaluates them, and the task's prediction for each row.
 
     Args:
@@ -89,15 +104,64 @@ def predictions(
         rows: of the task's `inputs`.
         encoder, batch_size, precision: as for `evaluate`.
     """
-    for part, batch in _on_device(model, task, rows, encoder, batch_size):
+
+    def predicted(part: Rows, batch: dict[str, Tensor]) -> tuple[Rows, list[Any]]:
         with autocast(model, precision):
-            predicted = task.predict(model, batch, part)
-        yield part, predicted
+            return part, task.predict(model, batch, part)
+
+    batched = _on_device(model, task, rows, encoder, batch_size)
+    yield from _in_order(predicted, batched, _at_once(model, rows, batch_size))
+
+
+def _announced(batched: Iterable[Batch], announce: Callable[[Rows], None]) -> Iterator[Batch]:
+    for part, batch in batched:
+        announce(part)
+        yield part, batch
+
+
+def _at_once(model: TransferModel, rows: Sequence[Features], batch_size: int) -> int:
+    """Returns how many batches are computed at the same time.
+
+    On a CPU, two threads with a batch each need two thirds of the time of both threads with one batch, because only
+    the large products of a batch occupy all of them. Models that write texts are left out: between two tokens there is
+    too little to do.
+    """
+    if model.device.type != "cpu" or model.causal or model.decodes or not rows:
+        return 1
+    body = parameter_report(model)["body_parameters"]
+    tokens = sum(len(row["input_ids"]) for row in rows) / len(rows) * min(batch_size, len(rows))
+    return min(torch.get_num_threads(), _MOST_AT_ONCE) if body * tokens >= _LEAST_WORK else 1
+
+
+def _in_order(work: Callable[[Rows, dict[str, Tensor]], T], batched: Iterable[Batch], at_once: int) -> Iterator[T]:
+    """Yields the result of `work` for each batch, in their order.
+
+    Args:
+        work: computes without gradients; it is called in threads if several batches are computed at once.
+        batched: is read by the calling thread.
+        at_once: number of batches that are computed at the same time; they share torch's threads.
+    """
+    if at_once == 1:
+        yield from (work(*batch) for batch in batched)
+        return
+    threads = torch.get_num_threads()
+    waiting: deque[Future[T]] = deque()
+    torch.set_num_threads(threads // at_once)
+    try:
+        with ThreadPoolExecutor(at_once, "evaluation") as pool:
+            for batch in batched:
+                waiting.append(pool.submit(torch.no_grad()(work), *batch))
+                if len(waiting) > at_once:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _on_device(
     model: TransferModel, task: Task, rows: Sequence[Features], encoder: Encoder, batch_size: int
-) -> Iterator[tuple[list[Features], dict[str, Tensor]]]:
+) -> Iterator[Batch]:
     """Yields the rows in batches, and the tensors of each batch on the model's device."""
     generator = stream(0, "evaluation")
     fewest = None if task.validates_at_random else _FEWEST_TOKENS.get(model.device.type, _FEWEST_TOKENS["cuda"])
@@ -106,7 +170,7 @@ def _on_device(
         yield part, {name: tensor.to(model.device) for name, tensor in batch.items()}
 
 
-def batches(rows: Sequence[Features], batch_size: int, fewest_tokens: int | None) -> Iterator[list[Features]]:
+def batches(rows: Sequence[Features], batch_size: int, fewest_tokens: int | None) -> Iterator[Rows]:
     """Yields the rows in batches of similar length, the longest first.
 
     A row that is more than a tenth shorter than the longest one of a batch begins the next batch.
@@ -117,7 +181,7 @@ def batches(rows: Sequence[Features], batch_size: int, fewest_tokens: int | None
         fewest_tokens: a batch with fewer tokens takes shorter rows all the same. None: each batch but the last has
             `batch_size` rows, for tasks whose random draws would depend on the device otherwise.
     """
-    batch: list[Features] = []
+    batch: Rows = []
     for row in sorted(rows, key=lambda row: len(row["input_ids"]), reverse=True):
         longest = len(batch[0]["input_ids"]) if batch else 0
         differs = fewest_tokens is not None and len(row["input_ids"]) < (1 - _MOST_PADDING) * longest

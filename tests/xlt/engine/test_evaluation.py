@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 import torch
 
-from xlt.engine.evaluation import batches, evaluate
+from xlt.engine import evaluation
+from xlt.engine.evaluation import batches, evaluate, predictions
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
@@ -118,3 +120,82 @@ def test_little_of_what_is_computed_is_padding() -> None:
         for fewest in (256, None)
     }
     assert computed[256] < 1.08 * tokens < 1.25 * tokens < computed[None]
+
+
+@pytest.fixture
+def in_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
+    """Makes small models be evaluated in threads; the value holds the names of the threads that computed."""
+    names: set[str] = set()
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    monkeypatch.setattr(evaluation, "_LEAST_WORK", 0)
+    yield names
+    assert torch.get_num_threads() == 2, "the number of threads is not what it was"
+    torch.set_num_threads(before)
+
+
+def _noting(task: Any, names: set[str]) -> Any:
+    predict = task.predict
+
+    def noting(*arguments: Any) -> Any:
+        names.add(threading.current_thread().name)
+        assert not torch.is_grad_enabled()
+        return predict(*arguments)
+
+    task.predict = noting
+    return task
+
+
+def test_batches_computed_at_once_give_the_predictions_in_the_order_of_the_rows(
+    in_threads: set[str], make_model, make_task, make_source, encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = _noting(make_task("tagging"), in_threads)
+    model, source = make_model(task), make_source(task, "eng", 40)
+    torch.nn.init.normal_(model.head.classifier.weight, generator=torch.Generator().manual_seed(4))
+
+    def evaluated() -> tuple[dict[str, float], list[Any], list[Any]]:
+        rows, predicted = [], []
+        keep = lambda part, of_part: (rows.extend(part), predicted.extend(of_part))  # noqa: E731
+        return evaluate(model, task, [source], encoder, 3, "fp32", keep=keep), rows, predicted
+
+    at_once = evaluated()
+    assert len(in_threads) == 2 and all(name.startswith("evaluation") for name in in_threads)
+    monkeypatch.setattr(evaluation, "_LEAST_WORK", 1e30)
+    in_threads.clear()
+    assert evaluated() == at_once
+    assert in_threads == {threading.main_thread().name}
+    parts = predictions(model, task, source.features, encoder, 3, "fp32")
+    assert [one for _, part in parts for one in part] == at_once[2]
+
+
+def test_masks_are_drawn_in_the_order_of_the_batches_however_many_are_computed_at_once(
+    in_threads: set[str], make_model, make_task, make_source, encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = make_task("mlm")
+    model, sources = make_model(task), [make_source(task, "eng", 40)]
+    found = evaluate(model, task, sources, encoder, 3, "fp32")
+    monkeypatch.setattr(evaluation, "_LEAST_WORK", 1e30)
+    assert evaluate(model, task, sources, encoder, 3, "fp32") == pytest.approx(found, rel=1e-5)
+
+
+def test_an_error_in_one_of_several_batches_is_raised_and_the_threads_are_given_back(
+    in_threads: set[str], make_model, make_task, make_source, encoder
+) -> None:
+    task = make_task("tagging")
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("broken")
+
+    task.score = fail
+    with pytest.raises(RuntimeError, match="broken"):
+        evaluate(make_model(task), task, [make_source(task, "eng", 20)], encoder, 3, "fp32")
+
+
+def test_a_model_that_writes_texts_is_evaluated_batch_by_batch(
+    in_threads: set[str], make_model, make_task, make_source, encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = _noting(make_task("tagging"), in_threads)
+    model = make_model(task)
+    monkeypatch.setitem(model.__dict__, "causal", True)
+    evaluate(model, task, [make_source(task, "eng", 20)], encoder, 3, "fp32")
+    assert in_threads == {threading.main_thread().name}
