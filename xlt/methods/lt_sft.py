@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from xlt_kernels.select import select_most_changed
 
 from xlt.config import key
-from xlt.methods.dense import DenseTensors, tunable_names
+from xlt.methods.dense import DenseTensors, dense_written_entries, tunable_names
 from xlt.methods.method import Budget, Method, ModuleReport, Phase, Setting, head_parameters, trained_head
 from xlt.methods.random_sft import check_density, entry_budget, pack_indices, sparse_report, unpack_indices
 from xlt.methods.sparse import SparseDeltas
@@ -95,8 +95,8 @@ class LtSft(Method):
     def _start_sparse_phase(self, model: TransferModel, setting: Setting) -> None:
         if self._indices is None:  # the dense phase ended in this process: the model holds theta1
             assert self._dense is not None
-            names = list(self._dense.parameters)
-            after = {name: parameter.detach() for name, parameter in self._dense.parameters.items()}
+            names = list(self._dense.trained)
+            after = {name: parameter.detach() for name, parameter in self._dense.trained.items()}
             budget = entry_budget(model, names, self.density)
             self._indices = select_most_changed(after, self._dense.start, budget)
             self._dense.restore()
@@ -108,7 +108,7 @@ class LtSft(Method):
         self._sparse = SparseDeltas(model, self._indices)
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        tuned = self._sparse.deltas if self._sparse is not None else self._dense.parameters  # type: ignore[union-attr]
+        tuned = self._sparse.deltas if self._sparse is not None else self._dense.trained  # type: ignore[union-attr]
         return {**tuned, **self._head}
 
     def before_step(self) -> None:
@@ -118,8 +118,12 @@ class LtSft(Method):
     def write(self, base: Mapping[str, Tensor] | None = None) -> None:
         if self._sparse is not None:
             self._sparse.write(base)
+        elif self._dense is not None:
+            self._dense.write()
 
-    def written_entries(self) -> Mapping[str, Tensor]:
+    def written_entries(self) -> Mapping[str, Tensor] | None:
+        if self._dense is not None:
+            return dense_written_entries(self._dense)
         return self._sparse.indices if self._sparse is not None else {}
 
     def state(self) -> dict[str, Tensor]:
