@@ -133,10 +133,15 @@ class Trainer:
         self._attached = True
 
     def _attach(self, phase: Phase) -> None:
-        in_parts = self.processes.count > 1 or self.recipe.micro_batch_size is not None
         languages = sorted({source.language for source in self.sources})
         described = [source.described for source in self.sources]
-        setting = replace(self.setting, in_parts=in_parts, languages=languages, described=described)
+        setting = replace(
+            self.setting,
+            micro_batches=self.recipe.micro_batch_size is not None,
+            processes=self.processes.count,
+            languages=languages,
+            described=described,
+        )
         self.method.attach(self.model, phase, setting)
 
     def _train_phase(self, phase: Phase, position: Position, parts: dict[str, dict[str, Tensor]] | None) -> None:

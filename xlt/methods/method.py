@@ -91,16 +91,23 @@ class Setting:
     Attributes:
         adapts_language: whether the run trains a language module; otherwise it trains a task module.
         random: returns the random stream of this run with the given name, see `xlt.data.streams`.
-        in_parts: whether a step's gradients come in several parts, from micro-batches or processes.
+        micro_batches: whether a step is divided into micro-batches.
+        processes: number of processes that share a step.
         languages: ISO 639-3 codes of the sources, sorted.
         described: for each source, name -> value of the features of its examples: task, language, and further ones.
     """
 
     adapts_language: bool
     random: Callable[..., torch.Generator]
-    in_parts: bool = False
+    micro_batches: bool = False
+    processes: int = 1
     languages: Sequence[str] = ()
     described: Sequence[Mapping[str, str]] = ()
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether a step's gradients come in several parts, from micro-batches or processes."""
+        return self.micro_batches or self.processes > 1
 
 
 class ModuleReport(TypedDict):

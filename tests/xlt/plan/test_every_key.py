@@ -272,6 +272,7 @@ CASES: dict[str, Case] = {
     "spiel_ag/method.sm3_momentum": Case(values={"method.growth": "momentum"}, value=0.5),
     "spiel_ag/method.sm3_epsilon": Case(values={"method.growth": "momentum"}),
     "spiel_ag/method.candidates": Case(value=2.0),
+    "spiel_ag/method.candidates_from": Case(value="micro_batch"),
     "pos/task.name": Case(value="other"),
     "pos/task.column": Case(value="xpos"),
     "pos/task.labels": Case(value=["NOUN", "VERB"]),

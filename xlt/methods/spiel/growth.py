@@ -36,6 +36,9 @@ class Growth(ABC):
     def prepare(self, until_update: int | None, draw: Draw) -> None:  # noqa: B027
         """Is called before a step; `until_update` steps follow it before the next update, None if there is none."""
 
+    def after_backward(self) -> None:  # noqa: B027
+        pass
+
     def partial_sums(self) -> Iterable[Tensor]:
         return ()
 
@@ -65,14 +68,20 @@ class GradientGrowth(Growth):
     """SpIEL-AG's criterion: the largest mean gradient over the last gamma steps before the update.
 
     Thesis §7.3.1, Eq. 7.5. Means are stored for K_i candidates only. These are the frozen entries with the largest
-    gradient in the first of the gamma steps, summed over all micro-batches and processes of the step. If a step comes
-    in several parts, the whole gradient of every tuned tensor is in memory during that step; otherwise it never is.
+    gradient in the first of the gamma steps: in the whole step, or in its first micro-batch. The means are over whole
+    steps in both cases.
+
+    A step that comes in one part has the whole gradient of one tuned tensor in memory at a time, and so has the first
+    micro-batch. To sum the gradients of several parts, that of every tuned tensor is kept during this one step: 4 bytes
+    for each weight.
 
     Args:
         deltas: the model's trainable deltas.
         estimation_steps: gamma, the number of steps.
         candidates: K_i as a multiple of a tensor's tuned entries, at least 1.
-        in_parts: whether a step's gradients come in several parts, from micro-batches or processes.
+        parts: how a tensor's gradient of a step comes: "one", by one call of the backward pass; "sum", by several,
+            which are added up before candidates are chosen; "first", by several, and candidates are chosen by the first
+            micro-batch; "first sum", the same for a tensor that a forward pass uses several times.
         betas, epsilon: of Adam.
     """
 
@@ -81,16 +90,17 @@ class GradientGrowth(Growth):
         deltas: SparseDeltas,
         estimation_steps: int,
         candidates: float,
-        in_parts: bool,
+        parts: str,
         betas: tuple[float, float],
         epsilon: float,
     ) -> None:
         super().__init__(deltas)
-        self.estimation_steps, self.candidates, self.in_parts = estimation_steps, candidates, in_parts
+        self.estimation_steps, self.candidates, self.parts = estimation_steps, candidates, parts
         self.betas, self.epsilon = betas, epsilon
         self._whole: dict[str, Tensor] = {}
         self._candidates: dict[str, Tensor] = {}
         self._sample: dict[str, Tensor] = {}
+        self._first: dict[str, Tensor] = {}
         self._mean: dict[str, Tensor] = {}
         self._square: dict[str, Tensor] = {}
         self._choosing = self._estimating = False
@@ -103,11 +113,11 @@ class GradientGrowth(Growth):
         self._estimating = until_update is not None and until_update < self.estimation_steps
         self._choosing = until_update == self.estimation_steps - 1
         self._draw = draw
-        self._sample = {}
+        self._sample, self._first = {}, {}
         if self._choosing:
             self._candidates, self._mean, self._square, self._whole = {}, {}, {}, {}
             for name in self.deltas.deltas:
-                self.deltas.receive(name, partial(self._add if self.in_parts else self._choose_from, name))
+                self.deltas.receive(name, partial(self._add if "sum" in self.parts else self._choose_from, name))
         elif self._estimating:
             watched = self.deltas.watched()
             for name, candidates in self._candidates.items():
@@ -119,8 +129,18 @@ class GradientGrowth(Growth):
             self._candidates, self._mean, self._square = {}, {}, {}
             self.deltas.stop_watching()
 
+    def after_backward(self) -> None:
+        """Chooses the candidates after the first micro-batch, and watches them in the others of the step."""
+        if not (self._choosing and self.parts.startswith("first")):
+            return
+        self._choose_from_sums()
+        self.deltas.stop_watching()
+        for name, candidates in self._candidates.items():
+            self.deltas.watch(name, candidates)
+        self._first, self._sample, self._choosing = self._sample, {}, False
+
     def partial_sums(self) -> Iterable[Tensor]:
-        if not (self._choosing and self.in_parts):
+        if not (self._choosing and self.parts == "sum"):
             return list(self.deltas.watched().values())
         for name, pattern in self.deltas.patterns.items():  # a process without examples has computed no gradient
             if name not in self._whole:
@@ -129,11 +149,10 @@ class GradientGrowth(Growth):
 
     def before_step(self) -> None:
         if self._choosing:
-            for name in self.deltas.patterns:  # the order must be the same in all processes
-                if name in self._whole:
-                    self._choose_from(name, self._whole.pop(name))
+            self._choose_from_sums()
         elif self._estimating:
-            self._sample = self.deltas.watched()
+            watched = self.deltas.watched()
+            self._sample = {name: self._first[name] + rest if self._first else rest for name, rest in watched.items()}
 
     @torch.no_grad()
     def after_step(self, clipping: float) -> None:
@@ -174,8 +193,13 @@ class GradientGrowth(Growth):
         else:
             self._whole[name] = gradient.to(self.deltas.deltas[name].dtype, copy=True)
 
+    def _choose_from_sums(self) -> None:
+        for name in self.deltas.patterns:  # the order must be the same in all processes
+            if name in self._whole:
+                self._choose_from(name, self._whole.pop(name))
+
     def _choose_from(self, name: str, gradient: Tensor) -> None:
-        """Chooses the candidates by the whole gradient of a step, which is also the first sample of their gradients."""
+        """Chooses the candidates by a tensor's whole gradient, which is also (part of) the first sample of theirs."""
         if name in self._candidates:
             raise UsageError(
                 f"method=spiel_ag: the weight {name} is used twice in a forward pass, which needs summed gradients: "

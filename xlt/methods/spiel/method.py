@@ -51,6 +51,8 @@ class SpielConfig:
                        "(change)", choices=("value", "change"))  # fmt: skip
     estimation_steps: int = key("SpIEL-AG: steps over which gradients of candidates are averaged (gamma)", low=1)
     candidates: float = key("SpIEL-AG: number of candidates as a multiple of a tensor's tuned entries", low=1)
+    candidates_from: str = key("SpIEL-AG: what candidates are chosen by; micro_batch: the first one of a step, which "
+                               "saves memory", choices=("step", "micro_batch"), recipe=True)  # fmt: skip
     adam_betas: tuple[float, float] = key("SpIEL-AG: decay rates of Adam's moments")
     adam_epsilon: float = key("SpIEL-AG: epsilon of Adam", above=0)
     sm3_momentum: float = key("SpIEL-MA: momentum of SM3; 0: none", low=0, high=1)
@@ -63,7 +65,7 @@ class SpielConfig:
         if self.growth == "gradient":
             yield from ("sm3_momentum", "sm3_epsilon")
         else:
-            yield from ("estimation_steps", "candidates", "adam_betas", "adam_epsilon")
+            yield from ("estimation_steps", "candidates", "candidates_from", "adam_betas", "adam_epsilon")
 
     def faults(self, prefix: str) -> Iterator[str]:
         if (self.density is None) == (self.rank is None):
@@ -120,6 +122,7 @@ class Spiel(Method):
         drop_by: str,
         estimation_steps: int,
         candidates: float,
+        candidates_from: str,
         adam_betas: tuple[float, float],
         adam_epsilon: float,
         sm3_momentum: float,
@@ -129,6 +132,7 @@ class Spiel(Method):
         self.density, self.density_of, self.rank = density, density_of, rank
         self.update_interval, self.replacement_rate, self.schedule = update_interval, replacement_rate, schedule
         self.drop_by, self.estimation_steps, self.candidates = drop_by, estimation_steps, candidates
+        self.candidates_from = candidates_from
         self.adam_betas, self.adam_epsilon = (adam_betas[0], adam_betas[1]), adam_epsilon
         self.sm3_momentum, self.sm3_epsilon = sm3_momentum, sm3_epsilon
         self._loaded_state: dict[str, Tensor] = {}
@@ -174,9 +178,9 @@ class Spiel(Method):
             name: select_at_random({name: shape}, self.entries[name], setting.random("start", name))[name]
             for name, shape in shapes.items()
         }
-        in_parts = self.growth == "gradient" and reuses_layers(model)
+        parts = self._parts(model, setting) if self.growth == "gradient" else ""
         self._sparse = SparseDeltas(model, indices)
-        self._growth = self._new_growth(self._sparse, setting.in_parts or in_parts)
+        self._growth = self._new_growth(self._sparse, parts)
         self._step = 0
         self._grown_at = {n: torch.zeros_like(i, dtype=torch.int32) for n, i in self._sparse.indices.items()}
         self._last: dict[str, Tensor] = {}
@@ -194,6 +198,7 @@ class Spiel(Method):
 
     def after_backward(self) -> None:
         self._attached.after_backward()
+        self._growth.after_backward()
 
     def partial_sums(self) -> Iterable[Tensor]:
         return self._growth.partial_sums()
@@ -254,12 +259,25 @@ class Spiel(Method):
         assert self.density is not None
         return self.density * (total / tuned if self.density_of == "model" else 1)
 
-    def _new_growth(self, sparse: SparseDeltas, in_parts: bool) -> Growth:
+    def _parts(self, model: TransferModel, setting: Setting) -> str:
+        """Returns how the gradients of a step come, as `GradientGrowth` wants it said.
+
+        Raises:
+            UsageError: candidates cannot be chosen as the config says.
+        """
+        if self.candidates_from == "step" or not setting.micro_batches:
+            return "sum" if setting.in_parts or reuses_layers(model) else "one"
+        if setting.processes > 1:
+            raise UsageError(
+                f"method.candidates_from=micro_batch: with {setting.processes} processes, each has a first micro-batch "
+                "of its own; set method.candidates_from=step, or train.micro_batch_size=null"
+            )
+        return "first sum" if reuses_layers(model) else "first"
+
+    def _new_growth(self, sparse: SparseDeltas, parts: str) -> Growth:
         if self.name == "spiel_ma":
             return MomentumGrowth(sparse, self.sm3_momentum, self.sm3_epsilon)
-        return GradientGrowth(
-            sparse, self.estimation_steps, self.candidates, in_parts, self.adam_betas, self.adam_epsilon
-        )
+        return GradientGrowth(sparse, self.estimation_steps, self.candidates, parts, self.adam_betas, self.adam_epsilon)
 
     def _restore_state(self, state: Mapping[str, Tensor]) -> None:
         if not state:

@@ -37,6 +37,7 @@ class PlainSpiel:
     sm3_epsilon: float = 1e-8
     adam_epsilon: float = 1e-8
     clip: float = math.inf
+    first_part: Callable[[], Tensor] | None = None  # the loss of a step's first micro-batch, if it alone chooses
     preferred: dict[str, set[int]] = field(default_factory=dict)
     t: int = 0
     phi: dict[str, Tensor] = field(default_factory=dict)
@@ -68,11 +69,15 @@ class PlainSpiel:
         self.model.zero_grad(set_to_none=True)
         loss().backward()
         whole = {name: weight.grad.clone() for name, weight in self.weights.items()}
+        choosing = whole
+        if self.first_part is not None:
+            first = torch.autograd.grad(self.first_part(), [*self.weights.values()])
+            choosing = dict(zip(self.weights, first, strict=True))
         gradients = {name: self._masked(name, gradient) for name, gradient in whole.items()}
         gradients.update((name, head.grad.clone()) for name, head in self.head.items())
         norm = math.sqrt(sum(float(g.square().sum()) for g in gradients.values()))
         factor = min(1.0, self.clip / (norm + 1e-6))
-        self._estimate({name: gradient * factor for name, gradient in whole.items()})
+        self._estimate({name: gradient * factor for name, gradient in whole.items()}, choosing)
         for name, gradient in gradients.items():
             is_delta = name in self.phi
             tensor = self.phi[name] if is_delta else self.head[name].data
@@ -108,13 +113,13 @@ class PlainSpiel:
     def _next_update(self) -> int:
         return -(-self.t // self.interval) * self.interval
 
-    def _estimate(self, whole: dict[str, Tensor]) -> None:
+    def _estimate(self, whole: dict[str, Tensor], choosing: dict[str, Tensor]) -> None:
         if self.momentum_growth:
             return
         until = self._next_update() - self.t
         if until == self.gamma - 1:
             self.samples = []
-            for name, gradient in whole.items():
+            for name, gradient in choosing.items():
                 flat = gradient.view(-1).abs().tolist()
                 frozen = sorted((-flat[n], n) for n in range(len(flat)) if n not in self.active[name])
                 self.candidates[name] = [n for _, n in frozen[: len(self.active[name])]]

@@ -14,6 +14,7 @@ from xlt.data.mix import Mix
 from xlt.data.streams import stream
 from xlt.engine.processes import Processes
 from xlt.engine.watching import Silence
+from xlt.errors import UsageError
 from xlt.methods.spiel import Spiel
 from xlt.models.transfer import block_linear_layers, recompute_activations
 
@@ -49,8 +50,11 @@ def _watched(trainer: Any) -> list[Snapshot]:
     return notes
 
 
-def _plain(trainer: Any, drawn: list[Snapshot], seed: int = 1) -> list[Snapshot]:
-    """The same run by the plain algorithms, from the same draw of entries, ties of SpIEL-MA decided as in `drawn`."""
+def _plain(trainer: Any, drawn: list[Snapshot], seed: int = 1, first_rows: int | None = None) -> list[Snapshot]:
+    """The same run by the plain algorithms, from the same draw of entries, ties of SpIEL-MA decided as in `drawn`.
+
+    `first_rows`: candidates are chosen by the first rows of a step alone.
+    """
     method: Spiel = trainer.method
     trainer.method.attach(trainer.model, method.phases(trainer._budget())[0], trainer.setting)
     active = {name: set(indices.tolist()) for name, indices in method._sparse.indices.items()}
@@ -80,6 +84,9 @@ def _plain(trainer: Any, drawn: list[Snapshot], seed: int = 1) -> list[Snapshot]
         if plain.momentum_growth:
             plain.preferred = {name: set(indices) for name, (indices, _) in drawn[step].items()}
         batch = task.collate(features, trainer.encoder, stream(seed, "collate", "train", step))
+        if first_rows is not None:
+            first = {name: rows[:first_rows] for name, rows in batch.items()}
+            plain.first_part = lambda: task.loss(trainer.model, first)  # noqa: B023
         plain.step(lambda: task.loss(trainer.model, batch) / task.targets(batch), 1 - step / STEPS)  # noqa: B023
         chosen = {name: sorted(entries) for name, entries in plain.active.items()}
         notes.append({n: (i, plain.phi[n].view(-1)[i].clone()) for n, i in chosen.items()})
@@ -112,6 +119,48 @@ def test_every_update_is_that_of_the_plain_algorithm(
     expected = _plain(make_trainer(make_method(name, *options), "tagging", **RECIPE), notes)
     _same(notes, expected)
     assert any(notes[6][n][0] != notes[7][n][0] for n in notes[6])  # an update that replaced some, not all
+
+
+FIRST = (*SETTINGS, "method.candidates_from=micro_batch")
+
+
+@pytest.mark.parametrize("reuses", [False, True])
+def test_candidates_of_the_first_micro_batch_are_those_of_the_plain_algorithm(
+    reuses: bool, make_method, make_trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the choice is by the first micro-batch; the means are over whole steps. Also where a layer may run twice."""
+    monkeypatch.setattr("xlt.methods.spiel.method.reuses_layers", lambda _: reuses)
+    trainer = make_trainer(make_method("spiel_ag", *FIRST), "tagging", micro_batch_size=2, **RECIPE)
+    notes = _watched(trainer)
+    trainer.train(tmp_path, Silence())
+    plain = make_trainer(make_method("spiel_ag", *SETTINGS), "tagging", **RECIPE)
+    _same(notes, _plain(plain, notes, first_rows=2))
+    by_step = _plain(make_trainer(make_method("spiel_ag", *SETTINGS), "tagging", **RECIPE), notes)
+    assert any(notes[-1][name][0] != by_step[-1][name][0] for name in notes[-1])  # the choice matters
+
+
+@pytest.mark.parametrize(("options", "held"), [(SETTINGS, "all"), (FIRST, "one")])
+def test_gradients_of_all_tensors_are_held_at_once_only_to_sum_micro_batches(
+    options: tuple[str, ...], held: str, make_method, make_trainer, tmp_path: Path
+) -> None:
+    """PEERS: 4 bytes a weight, 25.9 GB of a model with 7B, only to choose candidates."""
+    trainer = make_trainer(make_method("spiel_ag", *options), "tagging", micro_batch_size=1, **RECIPE)
+    most, after_backward = [0], trainer.method.after_backward
+
+    def measured() -> None:
+        most[0] = max(most[0], sum(gradient.numel() for gradient in trainer.method._growth._whole.values()))
+        after_backward()
+
+    trainer.method.after_backward = measured
+    trainer.train(tmp_path, Silence())
+    tuned = sum(layer.weight.numel() for layer in block_linear_layers(trainer.model).values())
+    assert most[0] == (tuned if held == "all" else 0)
+
+
+def test_candidates_of_a_micro_batch_are_refused_where_each_process_has_its_own(make_method, make_trainer) -> None:
+    trainer = make_trainer(make_method("spiel_ag", *FIRST), micro_batch_size=1, processes=Processes(0, 2), **RECIPE)
+    with pytest.raises(UsageError, match=r"method.candidates_from=micro_batch: .*2 processes.*=step"):
+        trainer.attach_first_phase()
 
 
 @pytest.mark.parametrize("name", ["spiel_ag", "spiel_ma"])
