@@ -23,6 +23,7 @@ class Subcommand(NamedTuple):
 SUBCOMMANDS = {
     "predict": Subcommand("xlt.commands.predict", "annotates texts with modules"),
     "evaluate": Subcommand("xlt.commands.evaluate", "scores modules on labelled data"),
+    "export": Subcommand("xlt.commands.export", "writes modules for other libraries: transformers, peft"),
     "import": Subcommand("xlt.commands.import_module", "makes a module file of a published module"),
     "table": Subcommand("xlt.commands.reproduce", "trains the missing runs of a table and shows it"),
     "plot": Subcommand("xlt.commands.plot", "draws a figure from finished runs"),

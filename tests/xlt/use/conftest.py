@@ -89,7 +89,9 @@ def predicted(tmp_path: Path, modules: Mapping[str, Path]) -> Callable[..., str]
     """`predicted("pos", "in.conllu", text, to="jsonl", ...)`: the output for a file of this name and content."""
     from xlt.use.predict import PredictSettings, predict
 
-    def run(task: str, name: str, text: str | bytes, to: str | None = None, more: tuple[str, ...] = (), **options: Any) -> str:
+    def run(
+        task: str, name: str, text: str | bytes, to: str | None = None, more: tuple[str, ...] = (), **options: Any
+    ) -> str:
         file = tmp_path / name
         file.write_bytes(text.encode() if isinstance(text, str) else text)
         out = tmp_path / "out"

@@ -50,9 +50,7 @@ def test_scores_agree_with_the_predictions_of_xlt_predict_and_with_the_kept_ones
 
 def test_each_file_is_scored_with_its_languages_module(modules: Mapping[str, Path], treebank: Path) -> None:
     both = scores(modules, ("pos", "eng", "fao"), f"eng={treebank}", f"fao={treebank}")
-    alone = [
-        scores(modules, ("pos", language), str(treebank), language=language)[0] for language in ("eng", "fao")
-    ]
+    alone = [scores(modules, ("pos", language), str(treebank), language=language)[0] for language in ("eng", "fao")]
     assert [one.metrics for one in both] == [one.metrics for one in alone]
     assert both[0].metrics != both[1].metrics
     assert [one.language for one in both] == ["eng", "fao"]

@@ -345,7 +345,9 @@ def test_modules_leave_the_base_model_as_it_was(modules: Mapping[str, Path]) -> 
     before = {name: tensor.clone() for name, tensor in loaded.model.backbone.named_parameters()}
     loaded.speak("eng")
     loaded.speak("fao")
-    changed = [name for name, tensor in loaded.model.backbone.named_parameters() if not torch.equal(before[name], tensor)]
+    changed = [
+        name for name, tensor in loaded.model.backbone.named_parameters() if not torch.equal(before[name], tensor)
+    ]
     assert changed
     loaded._stack.set([])
     assert all(torch.equal(before[name], tensor) for name, tensor in loaded.model.backbone.named_parameters())
