@@ -29,6 +29,7 @@ SUBCOMMANDS = {
     "plot": Subcommand("xlt.commands.plot", "draws a figure from finished runs"),
     "claims": Subcommand("xlt.commands.claims", "tests the thesis's findings on finished runs"),
     "floors": Subcommand("xlt.commands.floors", "scores constant answers on a run's data"),
+    "runs": Subcommand("xlt.commands.runs", "lists finished runs, shows one, says why a run is new"),
     "state": Subcommand("xlt.commands.state", "lists or removes the saved state of unfinished runs"),
     "dashboard": Subcommand("xlt.commands.dashboard", "makes a W&B workspace for a table"),
 }

@@ -52,9 +52,7 @@ def test_what_is_there_is_drawn_and_what_is_missing_said(
     (picture,) = map(Path, out.split())
     assert picture.parent == tmp_path / "tables" and picture.match("bistil_nano-??????.png")  # of fewer columns
     (said,) = err.splitlines()
-    assert "runs are missing; xlt table table=bistil_nano" in said and said.endswith(
-        "makes them"
-    )
+    assert "runs are missing; xlt table table=bistil_nano" in said and said.endswith("makes them")
     record = json.loads(picture.with_suffix(".figure.json").read_text())
     assert {label: point["score"] for label, point in record["numbers"].items()} == {
         "LtSft": 60.0, "BiStil-TF, lrf = 2": 59.0,
