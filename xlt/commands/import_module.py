@@ -4,9 +4,9 @@
     xlt import DIFF.bin --model MODEL --task ner --output ner.safetensors
     xlt import swa.safetensors --model MODEL --name swa --output FOLDER
 
-The input's format decides what happens. A folder with `adapter_config.json` is an adapter of AdapterHub;
-`pytorch_diff.bin` (DIFF.bin above, or a folder with it) is a sparse fine-tuning of composable-sft; both become a module
-file. One of our own module files becomes a folder that the `adapters` library loads. Nothing is unpickled.
+The input's format decides what happens. A folder with `adapter_config.json` is an adapter of AdapterHub or a LoRA of
+peft; `pytorch_diff.bin` (DIFF.bin above, or a folder with it) is a sparse fine-tuning of composable-sft. They become a
+module file. One of our own module files becomes a folder that the `adapters` library loads. Nothing is unpickled.
 
 MODEL must be the base model that the module was trained on. Neither published format names it, and a module file can be
 used with no other base model afterwards. For instance:
@@ -29,6 +29,7 @@ from xlt.models.sublayers import find_blocks, output_embeddings
 from xlt.models.transfer import TransferModel
 from xlt.modules import ModuleArtefact, load_module, read_adapter_hub, read_composable_sft, write_adapter_hub
 from xlt.modules.adapter import Adapter
+from xlt.use.peft_folders import is_peft, read_peft
 
 _ADAPTER_CONFIG = "adapter_config.json"
 
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--without-head",
         action="store_true",
-        help="write an adapter without its task head, which AdapterHub's format cannot hold",
+        help="leave out a task head, which AdapterHub's format cannot hold, and which peft's may have",
     )
     parser.add_argument("--output", type=Path, required=True, help="module file, or folder for AdapterHub's format")
     options = parser.parse(arguments)
@@ -107,9 +108,11 @@ def _faults(options: argparse.Namespace, ours: bool) -> list[str]:
 
 
 def _read(options: argparse.Namespace, model: TransferModel) -> ModuleArtefact:
-    """Reads a published module of either format."""
+    """Reads a published module of one of the formats."""
     about = {"base_model": Path(model.base_name).name, "base_hash": model.base_hash}
     purpose = {"language": options.language, "task": options.task}
+    if is_peft(options.given):
+        return read_peft(options.given, model, {**about, **purpose}, without_head=options.without_head)
     if (options.given / _ADAPTER_CONFIG).is_file():
         blocks, output = find_blocks(model), output_embeddings(model)
         return read_adapter_hub(options.given, model=model, blocks=blocks, output=output, **about, **purpose)

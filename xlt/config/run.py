@@ -122,6 +122,13 @@ class TrainConfig:
 
 
 @dataclass
+class EvaluationConfig:
+    """What an evaluation leaves besides its scores."""
+
+    predictions: bool = key("keep the prediction for each example, in the run's folder predictions/, to read errors")
+
+
+@dataclass
 class TrackerConfig:
     """Places to which metrics are sent, besides the file `metrics.jsonl` of the run."""
 
@@ -194,6 +201,9 @@ class RunConfig:
     )
     task_modules: TaskModulesConfig = key(
         "further modules for evaluation", no_module="they are added only when the module is evaluated"
+    )
+    evaluation: EvaluationConfig = key(
+        "what an evaluation leaves besides its scores", no_module="it is about the evaluation"
     )
     start: StartConfig = key("the module that training starts from", known_by="the identity of the module")
     teacher: TeacherConfig = key("distillation from the whole model into its student")

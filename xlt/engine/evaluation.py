@@ -61,9 +61,9 @@ def evaluate(
     model.eval()
     try:
         rows = [
-            row | {"example": (number, row["example"])} if "example" in row else row
+            row | {"example": (number, row.get("example", at))} if "example" in row or keep is not None else row
             for number, source in enumerate(sources)
-            for row in source.features
+            for at, row in enumerate(source.features)
         ]
         alike = all(source.described == sources[0].described for source in sources)
         if announce is not None and alike:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from xlt.engine.build import (
 from xlt.engine.cost import Counted, inference_cost
 from xlt.engine.evaluation import evaluate
 from xlt.engine.export import module_header, rehearse_export
+from xlt.engine.kept_predictions import KeptPredictions
 from xlt.engine.processes import Processes
 from xlt.engine.run_data import RunData
 from xlt.engine.state import RunState
@@ -290,7 +291,12 @@ def prepare(config: RunConfig, standing: Standing, planned: PlannedData | None =
 
 
 def evaluate_compositions(
-    config: RunConfig, planned: PlannedData, model_path: str, asked: Mapping[str, Composition], watcher: Watcher
+    config: RunConfig,
+    planned: PlannedData,
+    model_path: str,
+    asked: Mapping[str, Composition],
+    watcher: Watcher,
+    keep: Callable[[str, str, Iterable[Mapping[str, Any]]], None] = lambda *_: None,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Evaluates the base model with modules on evaluation sources and benchmarks, one after the other.
 
@@ -300,6 +306,8 @@ def evaluate_compositions(
         model_path: folder or hub id of the base model.
         asked: key -> composition, for the evaluations to carry out.
         watcher: receives a line for each evaluation.
+        keep: is called with the key of an evaluation, its source and composition, and a record for each example, if
+            the config asks for predictions.
     Yields:
         Key and record: source, language, composition, metrics, for sources the cost per example, and the signatures of
         metrics that have some.
@@ -339,7 +347,11 @@ def evaluate_compositions(
         own_task = task.part(source.described)
         model.speak(source.language)
         size, precision = config.train.evaluation_batch_size, config.train.precision
-        metrics = evaluate(model, own_task, [source], encoder, size, precision)
+        kept = KeptPredictions(own_task) if config.evaluation.predictions and own_task.compares else None
+        keep_batch = None if kept is None else kept.keep
+        metrics = evaluate(model, own_task, [source], encoder, size, precision, keep=keep_batch)
+        if kept is not None:
+            keep(key, f"{composition.source}, {composition.label}", kept.records(data.examples(composition.entry)))
         about: dict[str, Any] = {"source": composition.source, "language": source.language}
         about["composition"] = composition.label
         own = [one for file, one in zip(composition.modules, applied, strict=True) if one is not modules[file]]

@@ -14,6 +14,7 @@ from typing import Any
 
 from xlt.config import RunConfig, SourceConfig
 from xlt.data.encoding import Encoder
+from xlt.data.examples import Example
 from xlt.data.feature_cache import NoFeaturesError, cached
 from xlt.data.label_names import recognised
 from xlt.data.leaks import EvaluationTexts, leak_fault
@@ -175,6 +176,10 @@ class RunData:
             described = sources[name].config.features_of_examples(self._task.name)
             loaded.append(LoadedSource(name, sources[name].language, features, upsample, described))
         return loaded
+
+    def examples(self, name: str) -> Iterator[Example]:
+        """Yields the examples of an evaluation source, in the order of their features."""
+        return self._selection.examples("evaluation", name)
 
     def lines(self, only: Iterable[str] | None = None, part: str = "sources") -> Iterator[str]:
         """Yields the texts of a part's sources, one line for each example, to make or to test a vocabulary.

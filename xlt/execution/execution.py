@@ -24,7 +24,7 @@ from xlt.models.loading import quiet_libraries
 from xlt.modules import ModuleFileError
 from xlt.plan.code import evaluation_code, training_code, translation_code
 from xlt.plan.identity import data_identity, digest, evaluated_identity, original_identity
-from xlt.plan.runs import Run, Runs, reading_of
+from xlt.plan.runs import Run, Runs, missing_evaluations, reading_of
 from xlt.plan.store import RunStore
 from xlt.tracebacks import PlainError, failure_line
 
@@ -338,15 +338,20 @@ def _evaluate(run: Run, store: RunStore, requested: dict[str, Composition], watc
         return
     assert run.evaluation_model is not None
     with store.lock(run.fingerprint):
-        done = store.evaluations(run.fingerprint)  # another process may have evaluated some
-        missing = {key: composition for key, composition in requested.items() if key not in done}
+        missing = missing_evaluations(store, run, requested)  # another process may have evaluated some
         if not missing:
             return
         _check_tests_unchanged(run, missing.values())
         watcher = watcher_for(run, store)
         try:
             began, finished = time.monotonic(), 0
-            evaluated = evaluate_compositions(run.config, run.planned_data, run.evaluation_model, missing, watcher)
+
+            def keep(key: str, about: str, records: Iterable[Mapping[str, Any]]) -> None:
+                store.keep_predictions(run.fingerprint, key, records)
+
+            evaluated = evaluate_compositions(
+                run.config, run.planned_data, run.evaluation_model, missing, watcher, keep
+            )
             for key, record in evaluated:  # each is stored at once, so that nothing is done again after an interruption
                 record = {**record, "identity": dict(missing[key].identity)}
                 store.add_evaluations(run.fingerprint, {key: record})

@@ -16,7 +16,7 @@ from xlt.data.planned import PlannedData
 from xlt.data.source_report import SourceReport, form_note
 from xlt.data.sources import parallel_languages
 from xlt.data.where import row_count
-from xlt.engine.build import build_task, method_name
+from xlt.engine.build import build_task, method_name, task_class
 from xlt.engine.processes import Processes
 from xlt.engine.run import Composition, Standing, preflight
 from xlt.engine.run_data import RunData
@@ -149,9 +149,8 @@ class Runs:
         self._checked: set[str] = set()
 
     def missing_evaluations(self, run: Run) -> dict[str, Composition]:
-        """Returns the requested evaluations that are not in the store."""
-        done = self.store.evaluations(run.fingerprint)
-        return {key: composition for key, composition in run.evaluations.items() if key not in done}
+        """Returns the requested evaluations that are not in the store; see the function of this name."""
+        return missing_evaluations(self.store, run, run.evaluations)
 
     def to_train(self) -> list[Run]:
         """Returns the runs that are not in the store, in order."""
@@ -377,6 +376,25 @@ class Gathered:
     def refuse(self) -> None:
         if self.lines:
             raise UsageError(*self.lines)
+
+
+def missing_evaluations(store: RunStore, run: Run, requested: Mapping[str, Composition]) -> dict[str, Composition]:
+    """Returns the requested evaluations that are not in the store, or lack the predictions that the run's config keeps.
+
+    Args:
+        store: of the run.
+        run: the run that is evaluated.
+        requested: key -> evaluation.
+    """
+    done = store.evaluations(run.fingerprint)
+    keeps = run.config.evaluation.predictions and task_class(run.config.task).compares
+    without = {
+        key
+        for key, composition in requested.items()
+        if keeps and composition.entry in run.planned_data.evaluation
+        if not store.predictions_file(run.fingerprint, key).is_file()
+    }
+    return {key: composition for key, composition in requested.items() if key not in done or key in without}
 
 
 def _data_of(run: Run) -> RunData:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import re
 import subprocess
@@ -22,7 +23,7 @@ from xlt.data.transforms.translation import DONE_FILE
 from xlt.engine.run import CHECKPOINT_FOLDER, MODULE_FILE, RESULT_FILE, ModuleFile
 from xlt.engine.state import STATE_FILES
 from xlt.errors import UsageError
-from xlt.files import DamagedFileError, read_sealed, report, sealed, set_aside, write_json, write_sealed
+from xlt.files import DamagedFileError, atomic_text, read_sealed, report, sealed, set_aside, write_json, write_sealed
 from xlt.modules import ModuleArtefact
 from xlt.plan.damage import (
     FILES_KEY,
@@ -46,6 +47,7 @@ _EVALUATED_AGAIN = "what it lacks is evaluated again"
 METRICS_FILE = "metrics.jsonl"
 EVALUATION_FILE = "evaluation.json"
 MANIFEST_FILE = "manifest.json"
+PREDICTIONS_FOLDER = "predictions"
 _FAILURE_FILE = "failure.json"
 _TRACEBACK_FILE = "traceback.txt"
 _EVALUATION_TIME_FILE = "evaluation_time.json"
@@ -171,6 +173,18 @@ class RunStore:
         merged = {**self.evaluations(fingerprint), **{k: {"finished": _now(), **one} for k, one in records.items()}}
         self._forget_failure(fingerprint)
         self._write_evaluations(fingerprint, merged)
+
+    def predictions_file(self, fingerprint: str, key: str) -> Path:
+        """Returns the file with the predictions of an evaluation, which exists only if they were kept."""
+        return self.folder(fingerprint) / PREDICTIONS_FOLDER / f"{key}.jsonl"
+
+    def keep_predictions(self, fingerprint: str, key: str, records: Iterable[Mapping[str, Any]]) -> None:
+        """Writes the predictions of an evaluation, a JSON object for each example."""
+        file = self.predictions_file(fingerprint, key)
+        file.parent.mkdir(exist_ok=True)
+        with atomic_text(file) as lines:
+            for record in records:
+                lines.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     def _write_evaluations(self, fingerprint: str, records: Mapping[str, Mapping[str, Any]]) -> None:
         folder = self.folder(fingerprint)

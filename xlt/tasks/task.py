@@ -67,6 +67,7 @@ class Task(ABC):
         has_head: whether the task has a `head` of its own.
         decides: whether the task has `decisions`, which distillation needs.
         translates: whether the task can translate texts.
+        compares: whether the task compares predictions with labels, so that those of an evaluation can be kept.
         predicts: whether the task can annotate examples without labels: it has `blank`, `predict` and `annotate`.
         entity_column: column of an example with tags of entities, which are converted to IOB2 when a source is read;
             None if the task has no entities.
@@ -86,6 +87,7 @@ class Task(ABC):
     decides: bool = False
     translates: bool = False
     predicts: bool = False
+    compares: bool = False
     entity_column: str | None = None
     metric_range: tuple[float, float] | None = (0.0, 100.0)
     head_name: str | None = None
@@ -118,6 +120,7 @@ class Task(ABC):
         cls.decides = cls.decisions is not Task.decisions
         cls.translates = cls.translate is not Task.translate
         cls.predicts = cls.predict is not Task.predict
+        cls.compares = cls.compare is not Task.compare
 
     @classmethod
     def name_of(cls, config: Any) -> str:

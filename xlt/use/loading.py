@@ -93,7 +93,7 @@ def read_modules(paths: Sequence[str], language_paths: Mapping[str, str]) -> Use
     """
     used = UsedModules()
     for path in paths:
-        module = _read(path)
+        module = read_module(path)
         header = module.module.header
         if header.language is not None:
             if header.language in used.languages:
@@ -106,7 +106,7 @@ def read_modules(paths: Sequence[str], language_paths: Mapping[str, str]) -> Use
     for language, path in language_paths.items():
         if (fault := language_fault(language)) is not None:
             raise UsageError(f"--language-module={language}={path}: {language}: {fault}")
-        used.languages[language] = _read(path)
+        used.languages[language] = read_module(path)
     if not used.tasks:
         raise UsageError(f"{', '.join(paths)}: none of these is a task module; give one, which says what to predict")
     names = {module.module.header.task for module in used.tasks}
@@ -116,7 +116,12 @@ def read_modules(paths: Sequence[str], language_paths: Mapping[str, str]) -> Use
     return used
 
 
-def _read(path: str) -> UsedModule:
+def read_module(path: str) -> UsedModule:
+    """Reads a module file, or that in the folder of a run.
+
+    Raises:
+        UsageError, ModuleFileError: it is unusable.
+    """
     file = Path(path).expanduser()
     if file.is_dir():
         file = file / MODULE_FILE

@@ -1,0 +1,105 @@
+"""`xlt evaluate`: scores are those of the task, for files and data sets, and predictions are kept beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import sentences
+from xlt.errors import UsageError
+from xlt.use.evaluate import EvaluateSettings, Scores, evaluate
+from xlt.use.predict import PredictSettings, predict
+
+
+@pytest.fixture
+def treebank(tmp_path: Path) -> Path:
+    blocks = []
+    for example in sentences("eng", 40):
+        rows = zip(example.words or (), example.columns["upos"], strict=True)
+        blocks.append("".join(f"{n}\t{word}\t_\t{tag}\t_\t_\t0\t_\t_\t_\n" for n, (word, tag) in enumerate(rows, 1)))
+    file = tmp_path / "gold.conllu"
+    file.write_text("\n".join(blocks) + "\n")
+    return file
+
+
+def scores(modules: Mapping[str, Path], names: tuple[str, ...], *inputs: str, **options: Any) -> list[Scores]:
+    return evaluate(EvaluateSettings([str(modules[name]) for name in names], inputs, device="cpu", **options))
+
+
+def test_scores_agree_with_the_predictions_of_xlt_predict_and_with_the_kept_ones(
+    modules: Mapping[str, Path], treebank: Path, tmp_path: Path
+) -> None:
+    (one,) = scores(modules, ("pos",), str(treebank), predictions=str(tmp_path / "kept.jsonl"))
+    out = tmp_path / "out.conllu"
+    predict(PredictSettings([str(modules["pos"])], str(treebank), str(out), quiet=True, device="cpu"))
+    gold, predicted = (
+        [line.split("\t")[3] for line in file.read_text().splitlines() if line] for file in (treebank, out)
+    )
+    right = sum(a == b for a, b in zip(gold, predicted, strict=True))
+    assert one.examples == 40 and one.metrics["accuracy"] == pytest.approx(100 * right / len(gold))
+    kept = [json.loads(line) for line in (tmp_path / "kept.jsonl").read_text().splitlines()]
+    assert [tag for row in kept for tag in row["gold"]["upos"]] == gold
+    assert [tag for row in kept for tag in row["predicted"]["upos"]] == predicted
+    assert all(row["right"] == (row["gold"] == row["predicted"]) for row in kept)
+    assert kept[0]["place"].endswith("gold.conllu:1")
+
+
+def test_each_file_is_scored_with_its_languages_module(modules: Mapping[str, Path], treebank: Path) -> None:
+    both = scores(modules, ("pos", "eng", "fao"), f"eng={treebank}", f"fao={treebank}")
+    alone = [scores(modules, ("pos", language), str(treebank), language=language)[0] for language in ("eng", "fao")]
+    assert [one.metrics for one in both] == [one.metrics for one in alone]
+    assert both[0].metrics != both[1].metrics
+    assert [one.language for one in both] == ["eng", "fao"]
+
+
+def test_tables_and_a_data_set_of_conf_source_are_scored(
+    modules: Mapping[str, Path], treebank: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "gold.tsv"
+    table.write_text("text\tlabel\nban kon\ta\nmos\tb\nmos dat\tc\n")
+    (one,) = scores(modules, ("topic",), str(table), predictions=str(tmp_path / "kept.jsonl"))
+    kept = [json.loads(line) for line in (tmp_path / "kept.jsonl").read_text().splitlines()]
+    assert one.metrics["accuracy"] == pytest.approx(100 * sum(row["right"] for row in kept) / 3)
+    folder = tmp_path / "data" / "ud" / "UD_English-EWT"
+    folder.mkdir(parents=True)
+    (folder / "en_ewt-ud-test.conllu").write_bytes(treebank.read_bytes())
+    settings = EvaluateSettings(
+        [str(modules["pos"])], sources=["ud_eng"], overrides=[f"data_dir={tmp_path / 'data'}"], device="cpu"
+    )
+    (named,) = evaluate(settings)
+    (direct,) = scores(modules, ("pos",), str(treebank))
+    assert named.metrics == direct.metrics and named.language == "eng"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "options", "facts"),
+    [
+        ((), {}, ["--input", "--source"]),
+        (("absent.conllu",), {}, ["absent.conllu", "no such file"]),
+        (("{folder}/in.txt",), {}, ["in.txt", "no labels"]),
+        (("{folder}/bad.conllu",), {}, ["bad.conllu:1", "NOPE", "verb"]),
+        (("{treebank}",), {"predictions": "{folder}"}, ["--predictions", "folder"]),
+        (("{treebank}",), {"language": "english"}, ["--language=english"]),
+    ],
+)
+def test_wrong_data_are_refused_before_the_model_is_loaded(
+    modules: Mapping[str, Path], treebank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    inputs: tuple[str, ...], options: dict[str, str], facts: list[str],
+) -> None:  # fmt: skip
+    (tmp_path / "in.txt").write_text("ban\n")
+    (tmp_path / "bad.conllu").write_text("1\tban\t_\tNOPE\t_\t_\t0\t_\t_\t_\n\n")
+    monkeypatch.setattr("xlt.use.evaluate.load_model", None)
+    places = {"folder": str(tmp_path), "treebank": str(treebank)}
+    with pytest.raises(UsageError) as refused:
+        scores(
+            modules,
+            ("pos",),
+            *(word.format(**places) for word in inputs),
+            **{name: value.format(**places) for name, value in options.items()},
+        )
+    (line,) = refused.value.lines
+    assert all(fact in line for fact in facts), line

@@ -1,0 +1,150 @@
+"""LoRA and (IA)^3 in peft's folders: peft computes with ours what we compute, and we with theirs what peft computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from xlt.models.loading import load_pretrained
+from xlt.models.transfer import TransferModel, block_linear_layers, is_transposed
+from xlt.modules import LowRankDelta, ModuleArtefact, ModuleFileError, ModuleHeader, Rescaling
+from xlt.use.peft_folders import is_peft, read_peft, write_peft
+
+peft = pytest.importorskip("peft")
+IDS = torch.arange(60, 80).view(2, 10)
+
+
+def header(model: TransferModel, kind: str) -> ModuleHeader:
+    return ModuleHeader(kind=kind, method="lora", base_model="tiny", base_hash=model.base_hash, task="pos")
+
+
+def lora(model: TransferModel, ranks: Mapping[str, int]) -> LowRankDelta:
+    torch.manual_seed(3)
+    factors = {
+        name: (
+            torch.randn(ranks[end], layer.weight.shape[1]) * 0.3,
+            torch.randn(layer.weight.shape[0], ranks[end]) * 0.3,
+        )
+        for name, layer in block_linear_layers(model).items()
+        for end in ranks
+        if name.endswith(f"{end}.weight")
+    }
+    return LowRankDelta(header(model, "low_rank"), factors, 0.7)
+
+
+def ia3(model: TransferModel) -> Rescaling:
+    torch.manual_seed(4)
+    factors: dict[str, Tensor] = {}
+    sizes: dict[str, tuple[int, ...]] = {}
+    for name, layer in block_linear_layers(model).items():
+        output, rows = (1, 0) if is_transposed(layer) else (0, 1)
+        if name.endswith(("key.weight", "value.weight", "c_attn.weight")):
+            shape = [1, 1]
+            shape[output] = layer.weight.shape[output]
+            factors[name] = 1 + 0.3 * torch.randn(shape)
+            bias = name.replace("weight", "bias")
+            factors[bias], sizes[bias] = factors[name].view(-1), tuple(layer.bias.shape)
+        elif name.endswith((".output.dense.weight", "mlp.c_proj.weight")) and "attention" not in name:
+            shape = [1, 1]
+            shape[rows] = layer.weight.shape[rows]
+            factors[name] = 1 + 0.3 * torch.randn(shape)
+        else:
+            continue
+        sizes[name] = tuple(layer.weight.shape)
+    return Rescaling(header(model, "rescaling"), factors, sizes)
+
+
+@torch.no_grad()
+def ours(module: ModuleArtefact, model: TransferModel) -> Tensor:
+    module.apply(model)
+    logits = model.language_model_logits(model.eval().encode(IDS, torch.ones_like(IDS)))
+    module.remove(model)
+    return logits
+
+
+@torch.no_grad()
+def theirs(folder: Path, base: Path) -> Tensor:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
+
+    causal = AutoConfig.from_pretrained(base).model_type == "gpt2"
+    loader = AutoModelForCausalLM if causal else AutoModelForMaskedLM
+    model = peft.PeftModel.from_pretrained(loader.from_pretrained(base), folder).eval()
+    return model(input_ids=IDS, attention_mask=torch.ones_like(IDS)).logits
+
+
+@pytest.fixture(params=["bert", "gpt2"])
+def base(request: pytest.FixtureRequest, tiny_bert: Path, tmp_path: Path) -> Path:
+    if request.param == "bert":
+        return tiny_bert
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(1)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
+    GPT2LMHeadModel(
+        GPT2Config(vocab_size=len(tokenizer), n_positions=48, n_embd=32, n_layer=2, n_head=2)
+    ).save_pretrained(tmp_path / "gpt2")
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    return tmp_path / "gpt2"
+
+
+def modules(model: TransferModel) -> list[ModuleArtefact]:
+    gpt2 = any("c_attn" in name for name in block_linear_layers(model))
+    same = {"c_attn": 2, "c_proj": 2} if gpt2 else {"query": 2, "value": 2}
+    several = {"c_attn": 2, "c_fc": 3, "c_proj": 2} if gpt2 else {"query": 2, "value": 2, "intermediate.dense": 3}
+    return [lora(model, same), lora(model, several), ia3(model)]
+
+
+@pytest.mark.parametrize("number", [0, 1, 2], ids=["lora", "lora of several ranks", "ia3"])
+def test_peft_computes_with_our_folder_what_we_compute(base: Path, tmp_path: Path, number: int) -> None:
+    model = load_pretrained(str(base))
+    module = modules(model)[number]
+    write_peft(module, model, tmp_path / "folder")
+    assert is_peft(tmp_path / "folder") and not is_peft(base)
+    expected = ours(module, model)
+    assert not torch.allclose(expected, theirs_without(base), atol=1e-3)
+    torch.testing.assert_close(theirs(tmp_path / "folder", base), expected, atol=2e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def theirs_without(base: Path) -> Tensor:
+    model = load_pretrained(str(base)).eval()
+    return model.language_model_logits(model.encode(IDS, torch.ones_like(IDS)))
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_we_compute_with_pefts_folder_what_peft_computes(base: Path, tmp_path: Path, rslora: bool) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
+
+    gpt2 = AutoConfig.from_pretrained(base).model_type == "gpt2"
+    plain = (AutoModelForCausalLM if gpt2 else AutoModelForMaskedLM).from_pretrained(base)
+    config = peft.LoraConfig(
+        r=3, lora_alpha=5, target_modules=["c_attn", "c_fc"] if gpt2 else ["query", "dense"], use_rslora=rslora,
+        rank_pattern={"c_fc" if gpt2 else "attention.output.dense": 2}, fan_in_fan_out=gpt2, init_lora_weights=False,
+        exclude_modules=None if gpt2 else ["transform.dense", "cls.predictions.transform.dense"],
+        alpha_pattern={"c_fc" if gpt2 else "attention.output.dense": 9},
+    )  # fmt: skip
+    torch.manual_seed(5)
+    wrapped = peft.get_peft_model(plain, config).eval()
+    wrapped.save_pretrained(tmp_path / "theirs")
+    model = load_pretrained(str(base))
+    about = {"base_model": "tiny", "base_hash": model.base_hash, "task": "pos"}
+    module = read_peft(tmp_path / "theirs", model, about)
+    with torch.no_grad():
+        expected = wrapped(input_ids=IDS, attention_mask=torch.ones_like(IDS)).logits
+    torch.testing.assert_close(ours(module, model), expected, atol=2e-5, rtol=1e-4)
+
+
+def test_what_no_delta_computes_is_refused(tiny_bert: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForMaskedLM
+
+    model = load_pretrained(str(tiny_bert))
+    about = {"base_model": "tiny", "base_hash": model.base_hash, "task": "pos"}
+    for name, options in (("dora", {"use_dora": True}), ("bias", {"bias": "all"})):
+        config = peft.LoraConfig(r=2, target_modules=["query"], **options)
+        peft.get_peft_model(AutoModelForMaskedLM.from_pretrained(tiny_bert), config).save_pretrained(tmp_path / name)
+        with pytest.raises(ModuleFileError, match=name):
+            read_peft(tmp_path / name, model, about)

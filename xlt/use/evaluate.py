@@ -1,0 +1,223 @@
+"""Scores modules on labelled data, without the command that trained them: what `xlt evaluate` and `xlt.evaluate` do."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf, SCMode
+
+from xlt.compose import compose, hydra_ready, one_source_per_language
+from xlt.config import SourceConfig, faults
+from xlt.data.examples import Example
+from xlt.data.mix import LoadedSource
+from xlt.data.sources import read_source
+from xlt.engine.evaluation import evaluate as score
+from xlt.engine.kept_predictions import KeptPredictions
+from xlt.errors import UsageError
+from xlt.files import atomic_text
+from xlt.languages import language_fault
+from xlt.tasks.task import Task
+from xlt.use.loading import LoadedModel, UsedModules, load_model, read_modules, task_of
+from xlt.use.output import output_fault
+from xlt.use.texts import format_of
+
+_READERS = {"words": "conll"}
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """The settings of an evaluation; names and meanings are those of the options of `xlt evaluate`."""
+
+    modules: Sequence[str]
+    inputs: Sequence[str] = ()
+    sources: Sequence[str] = ()
+    overrides: Sequence[str] = ()
+    predictions: str | None = None
+    language_modules: Mapping[str, str] = field(default_factory=dict)
+    model: str | None = None
+    revision: str | None = None
+    task: str | None = None
+    settings: Sequence[str] = ()
+    input_format: str | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
+    language: str | None = None
+    separator: str | None = None
+    batch_size: int = 32
+    precision: str = "fp32"
+    device: str = "auto"
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores on one source.
+
+    Attributes:
+        source: name of the source, or of the file.
+        language: of its texts; None if nothing says it.
+        metrics: name -> value; accuracies and F1 are in percent.
+        examples: number of examples.
+        signatures: metric -> how it is computed, where its name alone does not say it.
+    """
+
+    source: str
+    language: str | None
+    metrics: Mapping[str, float]
+    examples: int
+    signatures: Mapping[str, str] = field(default_factory=dict)
+
+
+def evaluate(settings: EvaluateSettings) -> list[Scores]:
+    """Evaluates modules on files and sources, each with the module of its language.
+
+    Raises:
+        UsageError, ModuleFileError: modules, model, data or options do not fit together; all data are read and checked
+            before the model is loaded.
+    """
+    if settings.language is not None and (fault := language_fault(settings.language)) is not None:
+        raise UsageError(f"--language={settings.language}: {fault}")
+    modules = read_modules(settings.modules, settings.language_modules)
+    task = task_of(modules.main, settings.task, settings.settings)
+    sources = {**_files(settings, task), **_named_sources(settings)}
+    _check(settings, task, modules, sources)
+    data = {name: _examples(name, source, task) for name, source in sources.items()}
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    loaded = load_model(modules, task, model=settings.model, device=settings.device, revision=settings.revision)
+    languages = {name: source.language or None for name, source in sources.items()}
+    loaded.check_languages({language: f"--input/--source {name}" for name, language in languages.items()})
+    kept: list[dict[str, Any]] = []
+    found = []
+    for name, examples in data.items():
+        keep = KeptPredictions(task) if settings.predictions is not None else None
+        found.append(_score(loaded, settings, name, languages[name], examples, keep))
+        if keep is not None:
+            kept += [{"source": name, **record} for record in keep.records(examples)]
+    if settings.predictions is not None:
+        with atomic_text(Path(settings.predictions)) as file:
+            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
+    return found
+
+
+def _score(
+    loaded: LoadedModel,
+    settings: EvaluateSettings,
+    name: str,
+    language: str | None,
+    examples: Sequence[Example],
+    keep: KeptPredictions | None,
+) -> Scores:
+    task = loaded.task
+    loaded.speak(language)
+    source = LoadedSource(name, language or "", task.features(examples, loaded.encoder))
+    metrics = score(
+        loaded.model,
+        task,
+        [source],
+        loaded.encoder,
+        settings.batch_size,
+        settings.precision,
+        keep=None if keep is None else keep.keep,
+    )
+    return Scores(name, language, metrics, len(examples), task.signatures(source.features))
+
+
+def _examples(name: str, source: SourceConfig, task: Task) -> list[Example]:
+    examples = list(read_source(name, source, seed=0, entity_column=task.entity_column))
+    task.check(examples, name)
+    return examples
+
+
+def _files(settings: EvaluateSettings, task: Task) -> dict[str, SourceConfig]:
+    """Returns name -> source, for the files."""
+    result: dict[str, SourceConfig] = {}
+    base = _base_source() if settings.inputs else {}
+    for word in settings.inputs:
+        code, sign, path = word.partition("=")
+        if not (sign and language_fault(code) is None):
+            code, path = settings.language or "", word
+        if not Path(path).is_file():
+            raise UsageError(f"--input={word}: there is no such file")
+        format = format_of(path, settings.input_format)
+        if format == "text":
+            raise UsageError(f"--input={word}: a text has no labels to compare with; xlt predict annotates texts")
+        name = f"{code} {Path(path).name}".strip() if len(settings.inputs) > 1 else Path(path).name
+        if name in result:
+            raise UsageError(f"--input={word}: a second file of this name and language")
+        result[name] = SourceConfig(**{**base, **_of_file(path, code, format, settings, task)})
+    return result
+
+
+def _of_file(path: str, code: str, format: str, settings: EvaluateSettings, task: Task) -> dict[str, Any]:
+    fields = dict(settings.fields)
+    if not fields and format in ("jsonl", "tsv", "csv"):
+        columns = _word_columns(task)
+        parts = [*task.reads, *(columns or ["label"])] if task.labels() else [*task.reads, "answers"]
+        fields = {part: part for part in parts if part not in ("choices", "turns")}
+    if not fields and format == "conll":
+        fields = {"words": "0", **dict.fromkeys(_word_columns(task), "-1")}
+    return {
+        "reader": _READERS.get(format, format),
+        "language": code,
+        "path": path,
+        "fields": fields,
+        "delimiter": settings.separator if format == "csv" else None,
+        "split": "test",
+    }
+
+
+def _word_columns(task: Task) -> list[str]:
+    return list(task.blank(Example("", words=("a",))).columns) if "words" in task.reads else []
+
+
+def _base_source() -> dict[str, Any]:
+    """Returns the settings of a source that says nothing, as conf/source has them."""
+    with hydra_ready():
+        config = compose(["data=empty", "+source@data.evaluation.base=_gold"])
+    source = OmegaConf.to_container(config.data.evaluation.base, resolve=False, throw_on_missing=False)
+    assert isinstance(source, dict)
+    return {str(name): value for name, value in source.items()}
+
+
+def _named_sources(settings: EvaluateSettings) -> dict[str, SourceConfig]:
+    """Returns name -> source, for files of conf/source."""
+    if not settings.sources:
+        return {}
+    words = [f"+source@data.evaluation.{name}={name}" for name in settings.sources]
+    splits = [f"data.evaluation.{name}.split=test" for name in settings.sources]
+    with hydra_ready():
+        config = one_source_per_language(compose(["data=empty", *words, *splits, *settings.overrides]))
+        found = OmegaConf.to_container(config.data.evaluation, resolve=True, structured_config_mode=SCMode.INSTANTIATE)
+    assert isinstance(found, dict)
+    return {str(name): source for name, source in found.items()}
+
+
+def _check(settings: EvaluateSettings, task: Task, modules: UsedModules, sources: Mapping[str, SourceConfig]) -> None:
+    lines = []
+    if not sources:
+        lines.append("--input, --source: give labelled data, a file or the name of a file in conf/source")
+    for name, source in sources.items():
+        blind = dataclasses.replace(source, language="eng") if not source.language else source
+        lines += faults(blind, name)
+    if settings.predictions is not None and not task.compares:
+        lines.append(f"--predictions={settings.predictions}: task {task.name} makes no predictions to keep")
+    if settings.predictions is not None and (fault := output_fault(Path(settings.predictions))) is not None:
+        lines.append(f"--predictions={settings.predictions}: {fault}")
+    if settings.batch_size < 1:
+        lines.append(f"--batch-size={settings.batch_size}: must be at least 1")
+    if lines:
+        raise UsageError(*lines)
+
+
+def as_table(scores: Sequence[Scores], task_metric: str | None = None) -> Iterator[str]:
+    """Yields a line for each source: its name, the number of examples, and its scores."""
+    width = max(len(one.source) for one in scores)
+    for one in scores:
+        metrics = "  ".join(f"{name} {value:.2f}" for name, value in one.metrics.items())
+        yield f"{one.source:{width}}  {one.examples:6} examples  {metrics}"
