@@ -27,7 +27,7 @@ from xlt.methods.method import (
 from xlt.models.sublayers import layers_that_read_no_examples
 from xlt.models.transfer import TransferModel
 from xlt.modules import Feature, FeatureMixture, ModuleArtefact, ModuleHeader
-from xlt.modules.feature_mixture import known_values
+from xlt.modules.feature_mixture import known_values, several_values
 
 _NAME = "features"
 
@@ -134,6 +134,9 @@ class Flix(Method):
             except ValueError as error:
                 lines.append(f"{source}: {error}")
         return lines
+
+    def whole_fault(self, learned: Iterable[Mapping[str, str]]) -> str | None:
+        return several_values(self._features(learned))
 
     def attach(self, model: TransferModel, phase: Phase, setting: Setting) -> None:
         self.check_model(model, adapts_language=setting.adapts_language)

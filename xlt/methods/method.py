@@ -229,6 +229,16 @@ class Method(ABC):
         """
         return []
 
+    def whole_fault(self, learned: Iterable[Mapping[str, str]]) -> str | None:
+        """Returns why the module cannot be applied for examples of all features alike; None if it can, as most can.
+
+        It is called before anything is loaded.
+
+        Args:
+            learned: for each training source, name -> value of the features of its examples.
+        """
+        return None
+
     @classmethod
     def mixes_languages(cls) -> bool:
         """Returns whether a batch may have examples in several languages; by default unless `language` is defined."""

@@ -100,6 +100,10 @@ class ModuleArtefact(ABC):
     kind: ClassVar[str]
     header: ModuleHeader
 
+    def whole_fault(self) -> str | None:
+        """Returns why the module cannot be applied for examples of all features alike; None if it can, as most can."""
+        return None
+
     def for_language(self, language: str) -> "ModuleArtefact":
         """Returns the module to use for a language: this one, or for a generator the one that it generates.
 

@@ -59,6 +59,13 @@ def known_values(features: Sequence[Feature], asked: Mapping[str, str]) -> dict[
     return known
 
 
+def several_values(features: Sequence[Feature]) -> str | None:
+    """Returns why deltas of these features are no single module; None if every feature with deltas has one value."""
+    several = [feature for feature in features if feature.rank and len(feature.values) > 1]
+    names = "; ".join(f"{feature.name}: {', '.join(feature.values)}" for feature in several)
+    return f"it has deltas for several features ({names:.200}), of which each example has its own" if several else None
+
+
 class FeatureMixture(ModuleArtefact):
     """A module with low-rank deltas for each value of each feature: W(x) = W0 + sum_i f_i(x) B_i A_i (Eq. 2).
 
@@ -159,6 +166,9 @@ class FeatureMixture(ModuleArtefact):
         module.header = dataclasses.replace(module.header, language=language)
         return module
 
+    def whole_fault(self) -> str | None:
+        return several_values(self.features)
+
     def check(self, model: nn.Module) -> None:
         self._only().check(model)
 
@@ -206,13 +216,8 @@ class FeatureMixture(ModuleArtefact):
         Raises:
             ValueError: a feature has several values.
         """
-        several = [feature for feature in self.features if feature.rank and len(feature.values) > 1]
-        if several:
-            names = "; ".join(f"{feature.name}: {', '.join(feature.values)}" for feature in several)
-            raise ValueError(
-                f"{self.header} has deltas for several features ({names:.200}): apply the module that "
-                "for_features(NAME=VALUE, ...) returns"
-            )
+        if (fault := several_values(self.features)) is not None:
+            raise ValueError(f"{self.header}: {fault}; apply the module that for_features(NAME=VALUE, ...) returns")
         return self.for_features(**{feature.name: feature.values[0] for feature in self.features if feature.values})
 
 

@@ -41,7 +41,7 @@ from xlt.models.quantised import check_quantisable
 from xlt.models.student import kept_blocks
 from xlt.models.transfer import TransferModel
 from xlt.models.vocabulary import train_tokenizer
-from xlt.modules import ModuleFileError, ModuleHeader, load_module, same_base
+from xlt.modules import ModuleArtefact, ModuleFileError, ModuleHeader, load_module, same_base
 from xlt.modules.adapter import Adapter
 from xlt.modules.generator import Generator
 
@@ -91,6 +91,10 @@ def user_file_faults(config: RunConfig) -> list[str]:
                 lines.append(f"{key}={error}")
             continue
         headers[key] = module.header
+        if key == "teacher.path" and (fault := module.whole_fault()) is not None:
+            lines.append(f"{key}={path}: {module.header}: {fault}, so that it is no teacher's")
+        if key.startswith("task_modules.paths.") and (fault := _fault_for_examples(module, config)) is not None:
+            lines.append(f"{key}={path}: {fault}")
         if key == "start.path" and not isinstance(module, (Adapter, Generator)):
             lines.append(f"{key}={path}: {module.header} is no adapter, from which alone a method can start")
     if config.model.student is not None:  # a student starts from a module of its own model, not of its teacher's
@@ -103,6 +107,18 @@ def user_file_faults(config: RunConfig) -> list[str]:
         if not same_base(header.base_hash, headers[first].base_hash)
     ]
     return lines
+
+
+def _fault_for_examples(module: ModuleArtefact, config: RunConfig) -> str | None:
+    """Returns why a module cannot be used for the examples of an evaluation source; None if it can be for all."""
+    if module.whole_fault() is None:
+        return None
+    for name, source in config.data.evaluation.items():
+        try:
+            module.for_features(**source.features_of_examples(task_name(config.task)))
+        except ValueError as error:
+            return f"for data.evaluation.{name}: {error}"
+    return None
 
 
 def _user_files(config: RunConfig) -> dict[str, str]:
@@ -359,6 +375,11 @@ def contradictions(config: RunConfig) -> list[str]:
         return faults
     if faults := [*_feature_faults(config), *_weight_faults(config), *_mixing_faults(config)]:
         return faults
+    if config.teacher.losses and config.teacher.knows_task and config.teacher.path is None:
+        learned = [source.features_of_examples(task_name(config.task)) for source in config.data.sources.values()]
+        if (fault := build_method(config.method).whole_fault(learned)) is not None:
+            name = method_name(config.method)
+            return [f"teacher.knows_task=true: method {name}: {fault}, so that its module is no teacher's; give false"]
     if (config.start.path is not None or config.start.run is not None) and not method.starts_from_modules:
         name = method_name(config.method)
         return [f"start: method {name} begins with fresh values; leave start out, or take an adapter method"]

@@ -8,7 +8,7 @@ from xlt.compose import checked, compose_translator_run
 from xlt.config import PARTS, RunConfig, SourceConfig
 from xlt.data.planned import MadeFile
 from xlt.data.transforms.translation import TRANSLATED_FILE, original
-from xlt.engine.build import method_class, task_class, task_name
+from xlt.engine.build import build_method, method_class, method_name, task_class, task_name
 from xlt.engine.run import ModuleFile, Standing
 from xlt.engine.translate import TranslationJob
 from xlt.errors import UsageError
@@ -40,6 +40,17 @@ def plan_translations(
     return files
 
 
+def _refuse_modules_of_features(key: str, translator: RunConfig) -> None:
+    """Refuses a translator whose module has parts for some examples only: translating applies it as a whole."""
+    name = task_name(translator.task)
+    learned = [source.features_of_examples(name) for source in translator.data.sources.values()]
+    if (fault := build_method(translator.method).whole_fault(learned)) is not None:
+        raise UsageError(
+            f"{key}.translation.run: method {method_name(translator.method)}: {fault}, so that it cannot "
+            "translate; take another method, or a run that learns from one pair of languages"
+        )
+
+
 def _plan_translation(plan: Planner, config: DictConfig, key: str, source: SourceConfig) -> str:
     """Plans the run that translates a source; returns its fingerprint."""
     settings = source.translation
@@ -51,6 +62,7 @@ def _plan_translation(plan: Planner, config: DictConfig, key: str, source: Sourc
         raise UsageError(f"{key}.translation.run: task {name} does not translate; take task=translation")
     modules: tuple[ModuleFile, ...] = ()
     if settings.adapts(source.language):
+        _refuse_modules_of_features(key, translator)
         run = plan.add(child, evaluate=False)
         translator, model = run.config, run.fingerprint
         if method_class(translator.method).leaves_checkpoint:

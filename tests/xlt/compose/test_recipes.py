@@ -39,9 +39,9 @@ VARIED: dict[str, tuple[str, str]] = {
         r"train\.(epochs|max_steps)|method\.(leave_out_last|reduction_factor)",
         "chapter 3: 15,000 steps, adapters in all blocks and of 48 units for every task",
     ),
-    "flix_languages": (
-        r"method\.(rank|alpha|dropout|feature_dropout)|train\.learning_rate",
-        "LoRA of FLix's size and scale, FLix without feature dropout, and one learning rate for all rows",
+    "flix|flix_languages|flix_nano": (
+        r"method\.(rank|alpha|dropout|feature_dropout|density)",
+        "LoRA and LT-SFT of FLix's size, LoRA of its scale, and FLix without feature dropout",
     ),
     "bistil": (r"train\.evaluate_every_\w+|method\.density", "chapter 5: validation each epoch, and 8% for questions"),
     "translation_pairs": (r"train\.(max_steps|learning_rate)", "a translator before it is adapted"),

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from xlt.compose import checked, compose
 from xlt.errors import UsageError
+from xlt.modules import Feature, FeatureMixture
+from xlt.plan.checks import user_file_faults
 from xlt.plan.planner import Run
 
 TWO_LANGUAGES = ("+source@data.sources.fao=ud_fao", "data.sampling.mixed_batches=true")
@@ -59,3 +65,37 @@ def test_the_features_of_a_source_and_the_mixing_of_batches_make_another_run(
     assert len(set(prints[:3])) == 3 and prints[3] == prints[0]
     assert "mixed_batches" not in str(runs[0].identity) and "features" not in str(runs[0].identity["data"])
     assert "xlt.data.mixed_batches" in runs[1].identity["code"]
+
+
+def test_a_teacher_whose_module_has_parts_for_some_examples_only_is_refused(
+    planned: Callable[..., Run], words: tuple[str, ...]
+) -> None:
+    two = (*words, "+source@data.sources.fao=ud_fao", "student=bistil_tf", "target=fao", "teacher=mini")
+    with pytest.raises(UsageError, match=r"teacher\.knows_task=true: method flix: .*language: eng, fao"):
+        planned(*two, *FLIX, "teacher.knows_task=true")
+
+
+def test_a_module_of_features_for_other_tasks_cannot_be_added(
+    module_header: Callable[..., Any], tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    features = [Feature("language", 0, ("eng", "fao")), Feature("task", 1, ("ner", "topic"))]
+    factors = {"backbone.a": {"task": (torch.zeros(2, 1, 4), torch.zeros(2, 4, 1))}}
+    FeatureMixture(module_header(kind="feature_mixture", task="ner"), features, factors).save(
+        tmp_path / "m.safetensors"
+    )
+    config = checked(compose([*words, f"+task_modules.paths.other={tmp_path / 'm.safetensors'}"]))
+    (line,) = user_file_faults(config)
+    assert all(fact in line for fact in ("task_modules.paths.other", "data.evaluation.eng", "task=pos", "ner, topic"))
+    config = checked(
+        compose(
+            [
+                *words,
+                "student=bistil_tf",
+                "teacher=mini",
+                "target=fao",
+                "teacher.knows_task=true",
+                f"teacher.path={tmp_path / 'm.safetensors'}",
+            ]
+        )
+    )
+    assert any("teacher.path" in line and "ner, topic" in line for line in user_file_faults(config))

@@ -282,3 +282,15 @@ def test_what_made_a_translators_model_counts_as_well(
         plan.preflight()
     (line,) = refused.value.lines
     assert line.startswith("translation_pretrain pretrain mad seed=1: data.sources.pairs: ")
+
+
+def test_a_translator_with_deltas_for_each_language_is_refused_before_anything_is_loaded(
+    plan: Plan, words: tuple[str, ...], data: Path
+) -> None:
+    more = "'method=flix','+source@data.sources.more=nusax_mt','data.sources.more.language=sun'"
+    made = [word.replace("'method=full'", more) for word in translated("sources", data)]
+    asked = [*words, *made, "data.sources.t.translation.adapt=[jav]"]
+    with pytest.raises(UsageError) as raised:
+        plan.add(compose(asked))
+    (line,) = raised.value.lines
+    assert all(fact in line for fact in ("data.sources.t.translation.run", "method flix", "language: ", "jav"))
