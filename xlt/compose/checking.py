@@ -61,8 +61,8 @@ def strangers(config: DictConfig, prefix: str = "") -> Iterator[str]:
     """Yields a line for each key that is in no schema. Hydra's `+` adds such keys anywhere, but no code reads them."""
     schema = OmegaConf.get_type(config)
     known = {item.name for item in dataclasses.fields(schema)} if dataclasses.is_dataclass(schema) else None
-    for name in config:
-        node = config._get_node(name)
+    content = config.__dict__["_content"]  # there may be thousands of nodes, and OmegaConf's own loop takes longer
+    for name, node in content.items() if isinstance(content, dict) else ():
         if known is not None and name not in known:
             near = suggestion(str(name), sorted(known - {"_target_"}))
             yield f"{prefix}{name}={node}: no such key in {schema.__name__}{near}"

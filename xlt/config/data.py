@@ -267,7 +267,7 @@ class SamplingConfig:
     exponent: float = key("with by=size: probability of a source ~ min(examples, ceiling) ** exponent", low=0, high=1)
     ceiling: int | None = key("with by=size: largest number of examples that counts; null: no limit", low=1)
     task_exponent: float | None = key(
-        "with by=size: tasks are drawn first, with probability ~ examples ** this; null: sources, whatever their task",
+        "by=size: tasks are drawn first, with probability ~ examples ** this; null: sources alone are drawn",
         low=0,
         high=1,
     )

@@ -14,6 +14,7 @@ import hashlib
 import importlib
 import json
 import pkgutil
+import sys
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -55,9 +56,10 @@ def reader_of(source: SourceConfig) -> ModuleType:
     sets `CHOOSES_ROWS` if it applies the source's `where` to the columns of its files; for other readers, the columns
     are the parts of the examples. `USES` names the keys of the source that only some readers use, if it uses one.
     """
-    known = sorted(module.name for module in pkgutil.iter_modules(readers.__path__))
-    if source.reader not in known:
-        raise UsageError(f"reader={source.reader}: no such reader; there are {', '.join(known)}")
+    if f"{readers.__name__}.{source.reader}" not in sys.modules:
+        known = sorted(module.name for module in pkgutil.iter_modules(readers.__path__))
+        if source.reader not in known:
+            raise UsageError(f"reader={source.reader}: no such reader; there are {', '.join(known)}")
     name = "hub" if source.path is None and source.hub is not None else source.reader
     try:
         return importlib.import_module(f"{readers.__name__}.{name}")

@@ -18,6 +18,7 @@ from xlt.data.planned import MadeFile, PlannedData
 from xlt.data.sources import source_faults
 from xlt.data.transforms import transform_of
 from xlt.engine.run import COMPOSED, Composition, ModuleFile, Standing
+from xlt.errors import UsageError
 from xlt.plan.checks import contradictions, header_faults
 from xlt.plan.evaluations import evaluated_on, plan_evaluations
 from xlt.plan.identity import digest, run_identity
@@ -40,7 +41,7 @@ class Plan(Runs):
     def __init__(self, store: RunStore) -> None:
         super().__init__(store)
         self._known: dict[str, str] = {}
-        self._once: dict[str, str] = {}
+        self._once: dict[str, str | UsageError] = {}
 
     def add(self, config: DictConfig, *, evaluate: bool = True) -> Run:
         """Adds the run of a config and all runs that it needs; a config that is already in the plan adds nothing.
@@ -71,11 +72,19 @@ class Plan(Runs):
             settings: JSON values, which contain all that the run depends on.
             compose_run: composes the config of the run.
             arguments: of `compose_run`.
+        Raises:
+            UsageError: faults of the run; the same again for equal settings, which are not composed twice.
         """
         key = digest(settings)
         if key not in self._once:
-            self._once[key] = self.add(compose_run(*arguments), evaluate=False).fingerprint
-        return self.runs[self._once[key]]
+            try:
+                self._once[key] = self.add(compose_run(*arguments), evaluate=False).fingerprint
+            except UsageError as error:
+                self._once[key] = error
+        known = self._once[key]
+        if isinstance(known, UsageError):
+            raise UsageError(*known.lines)
+        return self.runs[known]
 
     def model_run(self, config: DictConfig, run_config: RunConfig) -> str:
         """Adds the run that makes the base model of a config with `model.run`; returns its fingerprint."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from omegaconf import DictConfig
 
 from tests.xlt.conftest import LANGUAGE_RECIPE
 from xlt.compose import compose
@@ -345,3 +346,20 @@ def test_the_state_of_unfinished_runs_outside_of_the_plan_is_counted(
         plan.store.folder(fingerprint).mkdir(parents=True)
         (plan.store.folder(fingerprint) / "state.safetensors").write_bytes(b"x" * size)
     assert plan.abandoned_state() == (1, 7)
+
+
+def test_a_run_that_is_refused_is_composed_once_for_all_that_need_it(tmp_path: Path) -> None:
+    """A generator of 95 languages, one of which has no typology, took minutes to refuse: once for each language."""
+    plan, composed = Plan(RunStore(tmp_path)), []
+
+    def compose_run(name: str) -> DictConfig:
+        composed.append(name)
+        raise UsageError(f"{name}: wrong", "and more")
+
+    for _ in range(3):
+        with pytest.raises(UsageError) as raised:
+            plan.once(["generator", 1], compose_run, "a")
+        assert raised.value.lines == ["a: wrong", "and more"]
+    with pytest.raises(UsageError, match="b: wrong"):
+        plan.once(["generator", 2], compose_run, "b")
+    assert composed == ["a", "b"]
