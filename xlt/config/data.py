@@ -267,7 +267,7 @@ class SamplingConfig:
     exponent: float = key("with by=size: probability of a source ~ min(examples, ceiling) ** exponent", low=0, high=1)
     ceiling: int | None = key("with by=size: largest number of examples that counts; null: no limit", low=1)
     task_exponent: float | None = key(
-        "by=size: tasks are drawn first, with probability ~ examples ** this; null: sources alone are drawn",
+        "by=size: draws tasks first, with probability ~ examples ** this; null: sources alone",
         low=0,
         high=1,
     )
