@@ -290,7 +290,7 @@ def test_a_picture_drawn_from_less_never_replaces_one_drawn_from_more(
     (folder / "all.figure.json").write_text((folder / "all.figure.json").read_text().replace("60.0", "61.0"))
     assert save(one_missing)[0] == "all.png"
     assert "all.figure.json: its content or its place does not fit its checksum" in capfd.readouterr().err
-    (folder / "all.figure.json").write_text("{\"title\": \"All tasks\"}")
+    (folder / "all.figure.json").write_text('{"title": "All tasks"}')
     assert save(one_missing)[0] == "all.png"
     assert "all.figure.json: it has no numbers of a picture" in capfd.readouterr().err
 
