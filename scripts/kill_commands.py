@@ -33,6 +33,7 @@ from kill_and_resume import _command, _make_model, _tensor_differences
 
 _METHODS = ("lt_sft", "full", "bitfit", "random_sft", "spiel_ag", "spiel_ma", "pfeiffer", "pretrain")
 _TABLE, _SWEEP, _CACHE, _PICTURE, _EXPORT, _IMPORT = "table", "sweep", "cache", "picture", "export", "import"
+_EXPORTED = "hub"  # the folder that an export makes
 _STEPS = 6
 _MOST_STARTS = 5
 _NEEDS = {_PICTURE: [_TABLE], _EXPORT: ["pfeiffer"], _IMPORT: [_EXPORT]}  # whose calm results a command begins with
@@ -127,9 +128,10 @@ def _words(name: str, model: Path, root: Path, output: Path) -> list[str]:
     """Returns the words of a command, of which the first names the program."""
     if name == _EXPORT:
         (module,) = (root / "pfeiffer").glob("runs/*/module.safetensors")
-        return ["convert_module", str(module), "--model", str(model), "--name", "x", "--output", str(output / "hub")]
+        words = ["convert_module", str(module), "--model", str(model), "--name", "x", "--without-head"]
+        return [*words, "--output", str(output / _EXPORTED)]
     if name == _IMPORT:
-        given, task = root / _EXPORT / "hub", ["--task", "pos"]
+        given, task = root / _EXPORT / _EXPORTED, ["--task", "pos"]
         return ["convert_module", str(given), "--model", str(model), *task, "--output", str(output / "module.st")]
     tokenises = name == _CACHE
     language = [
@@ -208,7 +210,8 @@ def _trial(words: Sequence[str], output: Path, whole: Path, moment: float) -> di
     except (ProcessLookupError, ChildProcessError):  # it had ended
         pass
     unfinished = sorted(path.name.split(".")[1] for path in output.rglob("*.tmp"))
-    starts, code = 0, -1
+    # An export never replaces a folder, so that it is not given again if it was killed after its last write.
+    starts, code = 0, 0 if (output / _EXPORTED).exists() else -1
     while code != 0 and starts < _MOST_STARTS:
         starts += 1
         code = _wait(_start(words, output))
@@ -235,7 +238,7 @@ def _differences(whole: Path, resumed: Path) -> list[str]:
             lines.append(f"{name} is missing")
         elif file.name == "module.safetensors":
             lines += [f"{name}: {line}" for line in _tensor_differences(file, other)]
-        elif file.name in _SAME_BYTES or file.suffix in (".arrow", ".png", ".svg", ".st") or "hub" in file.parts:
+        elif file.name in _SAME_BYTES or file.suffix in (".arrow", ".png", ".svg", ".st") or _EXPORTED in file.parts:
             lines += [f"{name} differs"] if file.read_bytes() != other.read_bytes() else []
         elif file.suffix == ".html":
             lines += [] if other.read_text(encoding="utf-8").rstrip().endswith("</html>") else [f"{name} has no end"]

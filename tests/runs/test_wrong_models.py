@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 from tests.model_families import save_family
 
@@ -40,3 +43,38 @@ def test_a_model_that_does_not_fit_gets_one_line(
     assert (ended.code, len(ended.lines)) == (2, 1), ended.lines
     assert all(part in ended.lines[0] for part in said), ended.lines
     assert not ended.left, ended.left
+
+
+def test_a_table_of_positions_that_no_file_holds_is_refused_before_memory_is_taken(
+    command: Callable[..., Any], data_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    # GPT-Neo, and GPT-2 before transformers 5, make a mask of positions x positions in each layer, beside the weights.
+    folder = tmp_path_factory.mktemp("models") / "model"
+    save_family("GPT-2", folder)
+    shape = GPTNeoConfig(
+        hidden_size=16, num_layers=2, num_heads=2, max_position_embeddings=64, attention_types=[[["global"], 2]],
+        vocab_size=json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"],
+    )  # fmt: skip
+    GPTNeoForCausalLM(shape).save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    changed = json.dumps({**config, "max_position_embeddings": 100_000})
+    (folder / "config.json").write_text(changed, encoding="utf-8")
+    words = (*LANGUAGE, "task=causal_lm", f"data_dir={data_dir}", f"model.path={folder}")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    ended = command(*words)
+    assert (ended.code, len(ended.lines)) == (2, 1), ended.lines
+    assert all(part in ended.lines[0] for part in ("model.path=", "config.json", "2e+10 bytes", "positions"))
+    assert not ended.left and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # in KiB
+
+
+def test_a_table_of_another_size_than_the_file_has_is_named_in_one_line(
+    command: Callable[..., Any], data_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("models") / "model"
+    save_family("GPT-2", folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, "n_positions": 128}), encoding="utf-8")
+    ended = command(*LANGUAGE, "task=causal_lm", f"data_dir={data_dir}", f"model.path={folder}")
+    assert (ended.code, len(ended.lines)) == (2, 1), ended.lines
+    assert all(part in ended.lines[0] for part in ("model.path=", "wpe.weight", "another shape", "config.json"))
+    assert not ended.left

@@ -86,6 +86,33 @@ MISTAKES: Mistakes = {
         ("train.batch_size=4", "train.micro_batch_size=8"),
         [["train.micro_batch_size=8: larger than train.batch_size=4"]],
     ),
+    "absurd learning rate": (
+        ("train.learning_rate=1e20",),
+        [["train.learning_rate=1e+20: must be in (0, 1.0]", "Adam"]],
+    ),
+    "absurd learning rates of the head and of a phase": (
+        ("method=lt_sft", "train.head_learning_rate=5", "method.dense_learning_rate=50"),
+        [
+            ["method.dense_learning_rate=50.0: must be in (0, 1.0]"],
+            ["train.head_learning_rate=5.0: must be in (0, 1.0]"],
+        ],
+    ),
+    "decay that takes more than all": (
+        ("train.learning_rate=0.1", "train.weight_decay=20"),
+        [["train.weight_decay=20.0", "train.learning_rate=0.1", "2 times", "give 10 or less"]],
+    ),
+    "decay rates of Adam that are none": (
+        ("method=spiel_ag", "method.adam_betas=[0.9,1]", "method.update_interval=1", "method.estimation_steps=1"),
+        [["method.adam_betas=[0.9, 1.0]: each must be at least 0 and less than 1"]],
+    ),
+    "interval above the steps": (
+        ("method=spiel_ma", "method.update_interval=2"),
+        [["method.update_interval=2: in 2 steps no entry would be replaced", "give method.update_interval=1 or less"]],
+    ),
+    "rank above the smaller side of a matrix": (
+        ("method=lora", "method.rank=33"),
+        [["method.rank=33", "32 x 32", "give 32 or less"]],
+    ),
     "heads that do not divide the width": (
         ("model=nano_random", "model.path=null", "model.random.heads=3"),
         [["model.random.heads=3: must divide model.random.hidden_size=128"]],

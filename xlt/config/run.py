@@ -17,6 +17,10 @@ from xlt.config.schema import RunFacts, key
 from xlt.files import folder_fault
 from xlt.languages import key_faults, language_fault
 
+LARGEST_RATE = 1.0
+"""No sensible run has a larger learning rate: Adam and SM3 change each value by about the rate in each step."""
+RATE_HINT = "Adam and SM3 change each value by about the rate in each step, and pre-trained weights are far below 1"
+
 
 @dataclass
 class LanguageModulesConfig:
@@ -81,8 +85,10 @@ class TrainConfig:
     batch_size: int = key("examples per step, of all processes together", low=1)
     micro_batch_size: int | None = key("examples per forward pass; null: the whole batch", low=1)
     group_by_length: bool = key("batch examples of similar length: less padding, but a less random order")
-    learning_rate: float = key("peak learning rate", above=0)
-    head_learning_rate: float | None = key("peak learning rate of the task head; null: learning_rate", above=0)
+    learning_rate: float = key("peak learning rate", above=0, high=LARGEST_RATE, hint=RATE_HINT)
+    head_learning_rate: float | None = key(
+        "peak learning rate of the task head; null: learning_rate", above=0, high=LARGEST_RATE, hint=RATE_HINT
+    )
     warmup_fraction: float = key("share of the steps in which the learning rate rises", low=0, high=1)
     weight_decay: float = key("decoupled weight decay", low=0)
     clip_norm: float | None = key(
@@ -117,6 +123,13 @@ class TrainConfig:
         if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
             size = self.micro_batch_size
             yield f"{prefix}.micro_batch_size={size}: larger than {prefix}.batch_size={self.batch_size}"
+        for name in ("learning_rate", "head_learning_rate"):
+            rate = getattr(self, name)
+            if rate is not None and rate * self.weight_decay > 1:
+                yield (
+                    f"{prefix}.weight_decay={self.weight_decay}: with {prefix}.{name}={rate}, each step would take "
+                    f"{rate * self.weight_decay:.3g} times its value from each weight; give {1 / rate:.3g} or less"
+                )
         if (self.evaluate_every_steps is None) == (self.evaluate_every_epochs is None):
             yield f"{prefix}: give one of {prefix}.evaluate_every_steps and {prefix}.evaluate_every_epochs, not both"
 

@@ -25,6 +25,8 @@ class SourceReport:
     Attributes:
         rows: number of rows in the file, with those that `where` leaves out; 0 if the source has no `where`.
         left_out: column of `where` -> number of rows that are left out because of its rules.
+        cap: `cap` of a training source that has fewer examples; 0 if it has as many.
+        examples: number of examples of such a source; 0 for others.
         scheme: scheme that was recognised in the tags of entities; None if there are none, or it was declared.
         forms: number of texts in NFC and not in NFD, in NFD and not in NFC, and in neither.
         sample: a text that is different in NFC and NFD.
@@ -32,6 +34,8 @@ class SourceReport:
 
     rows: int = 0
     left_out: dict[str, int] = field(default_factory=dict)
+    cap: int = 0
+    examples: int = 0
     scheme: str | None = None
     forms: Counter[str] = field(default_factory=Counter)
     sample: str | None = None
@@ -68,7 +72,8 @@ class SourceReport:
         return None if not total else most if self.forms[most] >= _NEARLY_ALL * total else "mixed"
 
     def notes(self, key: str) -> Iterator[str]:
-        """Yields a line for the user about rows left out, and one about tags that were converted.
+        """Yields lines for the user about rows left out, about a cap of more examples than there are, and about tags
+        that were converted.
 
         Args:
             key: of the source.
@@ -78,6 +83,8 @@ class SourceReport:
             reasons = ", ".join(f"{column}: {number:,}" for column, number in self.left_out.items())
             about = f" ({reasons})" if reasons else ""
             yield f"{key}: where leaves out {count:,} of {self.rows:,} rows{about}"
+        if self.cap:
+            yield f"{key}.cap={self.cap}: the source has only {self.examples:,} examples; all are used"
         if self.scheme not in (None, "IOB2"):
             scheme = "IO or IOB1, which are the same here" if self.scheme == "IO" else self.scheme
             yield f"{key}: the tags of entities are in {scheme}; they are read as IOB2"

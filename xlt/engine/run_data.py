@@ -228,6 +228,8 @@ class RunData:
             self._selection.check_held_out(name, ids)
         if (count := row_count(readable(source).config)) is not None:
             report.rows, report.left_out = count.rows, dict(count.left_out)
+        if part == "sources" and source.config.cap_words is None and len(ids) < (source.config.cap or 0):
+            report.cap, report.examples = source.config.cap or 0, len(ids)
         if task.entity_column is not None:
             report.scheme = recognised(labels_key(source, task.entity_column))
         if readable(source) is source:  # else another run must make the source before it can be checked

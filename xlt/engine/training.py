@@ -25,6 +25,7 @@ from xlt.engine.evaluation import autocast, evaluate
 from xlt.engine.processes import Processes
 from xlt.engine.state import Position, RunState, copy_into, load_optimizer
 from xlt.engine.watching import Watcher
+from xlt.errors import UsageError
 from xlt.methods.method import HEAD, Budget, Method, MicroBatch, Phase, Setting
 from xlt.models.cpu_training import fast_training
 from xlt.models.transfer import TransferModel
@@ -93,6 +94,7 @@ class Trainer:
         Raises:
             Interrupted: SIGTERM, SIGINT or SIGUSR2 arrived; the state has been saved.
             FloatingPointError: a loss or a validation metric is not finite.
+            UsageError: a phase is too short for the method.
         """
         self._state, self.watcher = RunState(folder, run), watcher
         saved = self._state.load()
@@ -125,7 +127,16 @@ class Trainer:
 
     @functools.cached_property
     def phases(self) -> list[Phase]:
-        return self.method.phases(self._budget())
+        """The phases of the run.
+
+        Raises:
+            UsageError: a phase is too short for the method.
+        """
+        phases = self.method.phases(self._budget())
+        faults = [fault for phase in phases if (fault := self.method.steps_fault(phase.steps)) is not None]
+        if faults:
+            raise UsageError(*faults)
+        return phases
 
     def attach_first_phase(self) -> None:
         """Attaches the method for its first phase, which `train` then does not do again; not for a resumed run."""
@@ -159,6 +170,11 @@ class Trainer:
         mix = self._mix(phase.name)
         evaluate_every = self._evaluation_interval(mix)
         head_rate = recipe.head_learning_rate or phase.learning_rate
+        if position.step == 0 and evaluate_every > phase.steps:
+            self.watcher.note(
+                f"phase {phase.name}: {phase.steps} steps are fewer than the {evaluate_every} between two validations; "
+                "it is validated once, after its last step"
+            )
         self.watcher.begin_phase(phase.name, position.step, phase.steps)
         self.model.train()
         while position.step < phase.steps:

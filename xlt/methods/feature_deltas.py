@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from xlt.models.transfer import is_transposed
+from xlt.models.transfer import is_transposed, stored_shape
 
 OFF = -1
 """In place of the number of a feature's value: the example has none, or it is turned off."""
@@ -36,8 +36,8 @@ class Site:
     @classmethod
     def of(cls, weight: str, layer: Any) -> Site:
         """Describes a layer, whose weight may be packed in 4 bits."""
-        transposed = is_transposed(layer)
-        inputs, outputs = layer.weight.shape if transposed else (layer.in_features, layer.out_features)
+        transposed, shape = is_transposed(layer), stored_shape(layer)
+        inputs, outputs = shape if transposed else reversed(shape)
         return cls(weight, layer, inputs, outputs, transposed)
 
     def shapes(self, rank: int) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -22,6 +22,7 @@ from xlt.methods.method import (
     Setting,
     chosen_linear_layers,
     head_parameters,
+    refuse_large_rank,
     trained_head,
 )
 from xlt.models.sublayers import layers_that_read_no_examples
@@ -104,6 +105,9 @@ class Flix(Method):
 
     def check_model(self, model: TransferModel, *, adapts_language: bool) -> None:
         layers = chosen_linear_layers(self.name, model, self.layers)
+        ranks = {f"method.ranks.{name}": rank for name, rank in self.ranks.items()} | {"method.rank": self.rank}
+        for given, rank in ranks.items():
+            refuse_large_rank(f"{given}={rank}", rank, layers, model)
         if wrong := [name for name in layers_that_read_no_examples(model) if name in layers]:
             ends = dict.fromkeys(name.removesuffix(".weight").rpartition(".")[2] for name in wrong)
             raise UsageError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xlt.config import key
-from xlt.methods.method import chosen_linear_layers, trained_head
+from xlt.methods.method import chosen_linear_layers, refuse_large_rank, trained_head
 from xlt.methods.peft_baselines import ADAPTER, PeftMethod, on_cpu
 from xlt.models.transfer import TransferModel, is_transposed
 from xlt.modules import LowRankDelta, ModuleArtefact, ModuleHeader
@@ -41,7 +41,8 @@ class Lora(PeftMethod):
         self.rank, self.alpha, self.dropout, self.layers = rank, alpha, dropout, tuple(layers)
 
     def check_model(self, model: TransferModel, *, adapts_language: bool) -> None:
-        chosen_linear_layers(self.name, model, self.layers)
+        layers = chosen_linear_layers(self.name, model, self.layers)
+        refuse_large_rank(f"method.rank={self.rank}", self.rank, layers, model)
 
     def peft_config(self, model: TransferModel) -> Any:
         from peft import LoraConfig as PeftLora

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from xlt_kernels.select import select_most_changed
 
 from xlt.config import key
+from xlt.config.run import LARGEST_RATE, RATE_HINT
 from xlt.methods.dense import DenseTensors, dense_written_entries, tunable_names
 from xlt.methods.method import Budget, Method, ModuleReport, Phase, Setting, head_parameters, trained_head
 from xlt.methods.random_sft import check_density, entry_budget, pack_indices, sparse_report, unpack_indices
@@ -30,8 +31,9 @@ class LtSftConfig:
     dense_epochs: float | None = key("epochs of the dense phase; null: train.epochs", above=0, recipe=True)
     dense_max_steps: int | None = key("most steps of the dense phase; null: train.max_steps", low=1, recipe=True)
     dense_learning_rate: float | None = key(
-        "peak rate of the dense phase; null: train.learning_rate", above=0, recipe=True
-    )
+        "peak rate of the dense phase; null: train.learning_rate", above=0, high=LARGEST_RATE, hint=RATE_HINT,
+        recipe=True,
+    )  # fmt: skip
 
 
 SCHEMA = LtSftConfig

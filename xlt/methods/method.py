@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from xlt.errors import UsageError
-from xlt.models.transfer import TransferModel, block_linear_layers
+from xlt.models.transfer import TransferModel, block_linear_layers, stored_shape
 from xlt.modules import ModuleArtefact, ModuleHeader, SparseDelta
 
 HEAD = "head."
@@ -201,6 +201,14 @@ class Method(ABC):
         groups = [{"params": part, "head": is_head} for is_head, part in parts.items() if part]
         return torch.optim.AdamW(groups, lr=rate, weight_decay=decay, fused=True)
 
+    def steps_fault(self, steps: int) -> str | None:
+        """Returns why the method could not do its work in a phase of so many steps, in a line; None if it can.
+
+        It is called when a run is planned, with the largest number of steps (`train.max_steps`), if there is one; and
+        for each phase before the first one begins, with its true number.
+        """
+        return None
+
     def check_model(self, model: TransferModel, *, adapts_language: bool) -> None:  # noqa: B027
         """Refuses a model that the method cannot adapt; called when a run is planned, and by `attach`.
 
@@ -355,6 +363,27 @@ def chosen_linear_layers(method: str, model: TransferModel, names: Collection[st
             )
     chosen = tuple(f".{name}" for name in names)
     return {weight: layer for weight, layer in layers.items() if not names or ends[weight].endswith(chosen)}
+
+
+def refuse_large_rank(given: str, rank: int, layers: Mapping[str, Any], model: TransferModel) -> None:
+    """Refuses a rank of low-rank deltas that is larger than a matrix can have.
+
+    Args:
+        given: the key and its value, for the message.
+        rank: of the deltas.
+        layers: name of the weight -> linear layer.
+        model: whose layers they are.
+    Raises:
+        UsageError: a layer has fewer inputs or outputs.
+    """
+    shapes = {weight: tuple(stored_shape(layer)) for weight, layer in layers.items()}
+    smallest = min(shapes, key=lambda weight: min(shapes[weight]))
+    if rank > (most := min(shapes[smallest])):
+        rows, columns = shapes[smallest]
+        raise UsageError(
+            f"{given}: {smallest} of model {model.base_name} is {rows} x {columns}, and no delta of it can have a rank "
+            f"above {most}; give {most} or less, or choose other layers with method.layers"
+        )
 
 
 def refuse_without_linear_layers(method: str, model: TransferModel) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -59,6 +60,7 @@ _DROPOUT_KEYS = (
     *("hidden_dropout_prob", "attention_probs_dropout_prob", "hidden_dropout", "dropout", "attention_dropout"),
     *("resid_pdrop", "embd_pdrop", "attn_pdrop"),
 )
+_MOST_BUFFER_BYTES = 4 << 30
 
 
 def load_tokenizer(path: str, revision: str | None = None, *, trust_remote_code: bool = False) -> Any:
@@ -138,6 +140,7 @@ def load_pretrained(
                 dtype=dtype,
                 config=config,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # then they are in the report, and refused below
                 trust_remote_code=trust_remote_code,
             )
     except UsageError:
@@ -203,7 +206,9 @@ def inspect_checkpoint(
     if shapes is None:
         return CheckpointReport()
     try:
-        pretrained = _without_weights(config, trust_remote_code=trust_remote_code)
+        pretrained = _without_weights(config, path, trust_remote_code=trust_remote_code)
+    except UsageError as error:
+        return CheckpointReport(tuple(error.lines))
     except Exception:  # a family that cannot be built without weights, or a wrong config; loading it tells
         return CheckpointReport()
     differences = compare(pretrained, shapes)
@@ -212,16 +217,41 @@ def inspect_checkpoint(
     if faults(pretrained, differences) or (needs_head and missing and not draws_head):
         seed = 0 if needs_head else None
         try:
-            load_pretrained(path, revision, torch.bfloat16, head_seed=seed, trust_remote_code=trust_remote_code)
+            with _no_progress_bar():
+                load_pretrained(path, revision, torch.bfloat16, head_seed=seed, trust_remote_code=trust_remote_code)
         except UsageError as error:
             return CheckpointReport(tuple(error.lines))
     return CheckpointReport(draws_head=draws_head)
 
 
-def _without_weights(config: Any, *, trust_remote_code: bool) -> Any:
-    """Builds a transformers model on torch's meta device."""
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Keeps transformers from drawing a bar while it loads a model."""
+    from transformers.utils import logging
+
+    drawn = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if drawn:
+            logging.enable_progress_bar()
+
+
+def _without_weights(config: Any, name: str, *, trust_remote_code: bool) -> Any:
+    """Builds a transformers model on torch's meta device.
+
+    Raises:
+        UsageError: its config asks for more memory beside the weights than any model needs.
+    """
     with torch.device("meta"):
-        return _class_for(config).from_config(config, trust_remote_code=trust_remote_code)
+        pretrained = _class_for(config).from_config(config, trust_remote_code=trust_remote_code)
+    if (size := sum(buffer.nbytes for buffer in pretrained.buffers())) > _MOST_BUFFER_BYTES:
+        raise UsageError(
+            f"model.path={name}: config.json asks for tables of {size:.2g} bytes beside the weights, for instance of "
+            "positions; no model has such"
+        )
+    return pretrained
 
 
 def skeleton(config: Any, name: str, *, trust_remote_code: bool = False) -> TransferModel:
@@ -231,8 +261,10 @@ def skeleton(config: Any, name: str, *, trust_remote_code: bool = False) -> Tran
         config: transformers config.
         name: path or hub id, for messages.
         trust_remote_code: whether Python code beside the model may be run.
+    Raises:
+        UsageError: its config asks for more memory beside the weights than any model needs.
     """
-    pretrained = _without_weights(config, trust_remote_code=trust_remote_code)
+    pretrained = _without_weights(config, name, trust_remote_code=trust_remote_code)
     return TransferModel(*split_pretrained(pretrained), "", name)
 
 

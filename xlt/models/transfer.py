@@ -238,6 +238,11 @@ def is_transposed(layer: nn.Module) -> bool:
     return isinstance(layer, Conv1D)
 
 
+def stored_shape(layer: Any) -> torch.Size:
+    """Returns the shape of a linear layer's weight as the layer stores it, also if it is packed in 4 bits."""
+    return layer.weight.shape if is_transposed(layer) else torch.Size((layer.out_features, layer.in_features))
+
+
 def parameter_report(model: TransferModel) -> dict[str, int]:
     """Counts the backbone's parameters (thesis Table 5.2), separately those of the embeddings and all others."""
     total = sum(parameter.numel() for parameter in model.backbone.parameters())

@@ -164,7 +164,14 @@ class Adapter(ModuleArtefact):
                 elif target is not None:
                     fault = f"{name!r} has shape {tuple(tensor.shape)}, not {tuple(target.shape)}"
                 raise ValueError(f"{self.header} does not fit the model: {fault}")
+        if self.ends is not None:
+            _check_output(self.ends, modules)
         size = getattr(model, "hidden_size", None)
+        if self.invertible is not None and size is not None and sum(self.invertible.sizes) != size:
+            raise ValueError(
+                f"{self.header} does not fit the model: the invertible adapter is for hidden size "
+                f"{sum(self.invertible.sizes)}, the model has {size}"
+            )
         for path, adapter in self.adapters.items():
             if size is not None and adapter.down.in_features != size:
                 raise ValueError(
@@ -234,6 +241,10 @@ class Adapter(ModuleArtefact):
                 InvertibleAdapter(size, inner, _check_activation(layout["invertible"]["activation"])), parameters
             )
             ends = Ends(layout["invertible"]["block"], layout["invertible"]["output"])
+            if not isinstance(ends.block, str) or not isinstance(ends.output, str | None):
+                raise ValueError(
+                    f"the places {ends.block!r} and {ends.output!r} of the invertible adapter are no paths"
+                )
         stray = [name for name in remaining if not name.startswith("whole:")]
         if stray:
             raise ValueError(f"tensor {stray[0]!r} belongs to no adapter of the layout")
@@ -253,12 +264,18 @@ def insert_invertible(modules: Mapping[str, nn.Module], ends: Ends, adapter: Inv
     Raises:
         ValueError: the model has a language-model head, but no output embeddings at the path.
     """
+    _check_output(ends, modules)
     removals = [change_input(modules[ends.block], adapter.forward)]
     if ends.output is not None and ends.output in modules:
         removals.append(change_input(modules[ends.output], adapter.inverse))
-    elif ends.output is not None and any(path.startswith(LM_HEAD_PREFIX) for path in modules):
-        raise ValueError(f"the model has a language-model head, but no output embeddings at {ends.output}")
     return removals
+
+
+def _check_output(ends: Ends, modules: Mapping[str, nn.Module]) -> None:
+    """Refuses a model with a language-model head in which the inverse of an invertible adapter has no place."""
+    missing = ends.output is not None and ends.output not in modules
+    if missing and any(path.startswith(LM_HEAD_PREFIX) for path in modules):
+        raise ValueError(f"the model has a language-model head, but no output embeddings at {ends.output}")
 
 
 def _check_activation(activation: str) -> str:

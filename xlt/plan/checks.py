@@ -45,7 +45,6 @@ from xlt.modules import ModuleArtefact, ModuleFileError, ModuleHeader, load_modu
 from xlt.modules.adapter import Adapter
 from xlt.modules.generator import Generator
 
-_MOST_BUFFER_BYTES = 4 << 30
 _NO_WORD = 300  # size of a vocabulary that has all bytes but no words
 
 
@@ -253,7 +252,10 @@ def _pretrained_faults(config: RunConfig, base: ModelConfig, shape: Any, encoder
             "model would be left; take a method that leaves a module, such as full"
         )
     if base is config.model:  # a run that trained it further has been checked by itself
-        yield from _checkpoint(path, base.revision, base.trust_remote_code, task.needs_lm_head).faults
+        wrong = _checkpoint(path, base.revision, base.trust_remote_code, task.needs_lm_head).faults
+        yield from wrong
+        if wrong:
+            return
     if config.model.student is None and base.student is None:
         yield from _adaptation_faults(config, base)
 
@@ -318,11 +320,6 @@ def _skeleton(
     """Builds a model as a task uses it, without weights; see `skeleton`. Nobody may change it."""
     shape = _pretrained_config(path, revision, trust_remote_code)
     model = skeleton(shape, path, trust_remote_code=trust_remote_code)
-    if (size := sum(buffer.nbytes for buffer in model.buffers())) > _MOST_BUFFER_BYTES:
-        raise UsageError(
-            f"model.path={path}: config.json asks for tables of {size:.2g} bytes beside the weights, for instance of "
-            "positions; no model has such"
-        )
     if model.decodes and not translates:
         model.keep_encoder()
     if not needs_lm_head:
@@ -383,6 +380,8 @@ def contradictions(config: RunConfig) -> list[str]:
     if (config.start.path is not None or config.start.run is not None) and not method.starts_from_modules:
         name = method_name(config.method)
         return [f"start: method {name} begins with fresh values; leave start out, or take an adapter method"]
+    if (most := config.train.max_steps) is not None and (fault := build_method(config.method).steps_fault(most)):
+        return [fault]
     if config.language is not None and not task.adapts_language:
         return [
             f"language={config.language}: task {task_name(config.task)} leaves a task module; "

@@ -56,9 +56,14 @@ def catalogue() -> list[TableEntry]:
     """
     loader: Any = GlobalHydra.instance().config_loader()
     if loader not in _CATALOGUES:
-        names = [name for name in loader.get_group_options("table") if not name.startswith(("base_", "_"))]
-        _CATALOGUES[loader] = sorted(map(_entry, names), key=lambda entry: entry.name)
+        _CATALOGUES[loader] = sorted(map(_entry, _options("table")), key=lambda entry: entry.name)
     return _CATALOGUES[loader]
+
+
+def _options(group: str) -> list[str]:
+    """Returns the names of the files of a config group."""
+    loader: Any = GlobalHydra.instance().config_loader()
+    return [name for name in loader.get_group_options(group) if not name.startswith(("base_", "_"))]
 
 
 def _entry(name: str) -> TableEntry:
@@ -77,8 +82,7 @@ def config_file(group: str, name: str) -> DictConfig:
     loader: Any = GlobalHydra.instance().config_loader()
     file = loader.repository.load_config(f"{group}/{name}")
     if file is None:
-        options = [option for option in loader.get_group_options(group) if not option.startswith(("base_", "_"))]
-        raise UsageError(f"{name}: no such file in conf/{group}{_near(name, options)}")
+        raise UsageError(f"{name}: no such file in conf/{group}{_near(name, _options(group))}")
     content = file.config
     OmegaConf.set_struct(content, False)
     return content
@@ -93,9 +97,9 @@ def find_table(name: str, word: str = "table") -> NamedTable:
     Raises:
         UsageError: there is no such table; the message has similar names, or the new name of a renamed table.
     """
-    entries = catalogue()
-    if any(entry.name == name for entry in entries):
+    if name in _options("table"):  # then the files need not be read, which takes a second
         return NamedTable(name)
+    entries = catalogue()
     if (number := _NUMBER.fullmatch(name)) is not None:
         kind, chapter, place, letter = number.groups()
         kinds = ["Figure"] if "figure" in (word, (kind or "").lower()) else ["Table", "Figure"]

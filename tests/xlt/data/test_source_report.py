@@ -56,6 +56,9 @@ def test_rows_left_out_and_schemes_are_said_in_a_line_each() -> None:
     assert left_out == "data.sources.x: where leaves out 13 of 5,000 rows (label: 12, text: 1)"
     assert converted.startswith("data.sources.x: ") and "IOB1" in converted
     assert list(SourceReport(rows=3).notes("x")) == ["x: where leaves out 0 of 3 rows"]
+    assert list(SourceReport(cap=500, examples=300).notes("data.sources.x")) == [
+        "data.sources.x.cap=500: the source has only 300 examples; all are used"
+    ]
     assert list(SourceReport(scheme="IOB2").notes("x")) == []
 
 

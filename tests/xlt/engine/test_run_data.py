@@ -205,6 +205,24 @@ def test_a_languages_own_share_is_held_out_of_its_sources(make: Callable[..., Ru
     assert (held(), held("+data.held_out_fractions.eng=0.02"), held("+data.held_out_fractions.fao=0.02")) == (10, 2, 10)
 
 
+def test_a_training_source_with_fewer_examples_than_its_cap_is_named(
+    make: Callable[..., RunData], encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def notes(*words: str) -> list[str]:
+        made = make(*words)
+        made.check()
+        return made.notes()
+
+    assert notes("data.sources.text.cap=100") == []
+    (line,) = notes("data.sources.text.cap=101")
+    assert line == "data.sources.text.cap=101: the source has only 100 examples; all are used"
+    made = make("data.sources.text.cap=200")
+    made.check()
+    made.load("sources", encoder)
+    monkeypatch.setattr(run_data, "_CHECKED", {})
+    assert notes("data.sources.text.cap=200") == [line.replace("101", "200")]  # also when nothing is read again
+
+
 def test_rows_left_out_are_counted_and_the_count_is_kept_with_the_features(
     make: Callable[..., RunData], encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

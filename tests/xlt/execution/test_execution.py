@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from xlt.compose import compose
 from xlt.engine.processes import Processes
@@ -24,6 +25,7 @@ from xlt.execution.execution import carry_out
 from xlt.execution.workers import LocalWorkers
 from xlt.files import write_json
 from xlt.methods.lt_sft import LtSft
+from xlt.modules import ModuleHeader, SparseDelta
 from xlt.plan.planner import Plan, Run
 from xlt.plan.store import RunStore
 
@@ -112,6 +114,22 @@ def test_a_failed_run_stops_only_those_that_stand_on_it(
     assert outcome.failures[run.fingerprint] == f"stands on {faroese.label}, which failed: {reason}"
     assert (outcome.skipped, outcome.refused) == ({run.fingerprint}, set())
     assert ("failed", faroese.label) in said and ("skipped", run.label) in said
+
+
+def test_a_module_for_another_base_that_only_the_evaluation_needs_is_refused_before_the_first_step(
+    plan: Plan, planned: Callable[..., Run], adapted: tuple[str, ...], tmp_path: Path
+) -> None:
+    header = ModuleHeader(
+        kind="sparse_delta", method="lt_sft", base_model="another", base_hash="b" * 32, language="fao"
+    )
+    SparseDelta(header, {}, {"head.bias": torch.zeros(3)}).save(tmp_path / "fao.st")
+    run = planned(*adapted, f"+language_modules.paths.fao={tmp_path / 'fao.st'}")
+    outcome = carry_out(plan, None, silent)
+    reason = outcome.failures[run.fingerprint]
+    assert outcome.refused == {run.fingerprint}
+    assert "fao.st" in reason and "another" in reason and "b" * 12 in reason
+    assert [what for what, _ in outcome.done] == ["train"]  # the language module of English
+    assert not plan.store.has_state(run.fingerprint) and not plan.store.folder(run.fingerprint).exists()
 
 
 def test_what_stands_on_a_failed_source_language_is_not_tried(

@@ -312,6 +312,26 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(tmp_path: Path) -> Non
             load_module(tmp_path / "x")
 
 
+def test_a_place_of_the_inverse_that_is_not_there_leaves_no_adapter_in_the_model(tmp_path: Path) -> None:
+    model = _model("bert")
+    module = _module(model, 1, language="est")
+    assert module.ends is not None and module.invertible is not None
+    before = model.encode(IDS, torch.ones_like(IDS))
+    module.ends = Ends(module.ends.block, "lm_head.nowhere")
+    with pytest.raises(ValueError, match=r"no output embeddings at lm_head\.nowhere"):
+        module.write_into(model)
+    assert torch.equal(model.encode(IDS, torch.ones_like(IDS)), before)
+    module.ends, module.invertible = Ends(module.ends.block, None), InvertibleAdapter(10, (2, 2), "relu")
+    with pytest.raises(ValueError, match=r"invertible adapter is for hidden size 10, the model has 12"):
+        module.write_into(model)
+    module = _module(model, 1, language="est")
+    header = {**dataclasses.asdict(module.header), **{"layout": module.to_tensors(None)[0]}}
+    header["layout"]["invertible"]["output"] = ["x"]
+    write_module_file(tmp_path / "list.safetensors", header, module.to_tensors(None)[1])
+    with pytest.raises(ModuleFileError, match=r"\['x'\].* no paths"):
+        load_module(tmp_path / "list.safetensors")
+
+
 def test_the_numbers_are_those_of_the_adapters_library() -> None:
     """Against what `scripts/parity_adapters.py --golden` kept of the library's: a stack, an invertible one below.
 

@@ -28,7 +28,7 @@ from xlt.methods.spiel.growth import GradientGrowth, Growth, MomentumGrowth
 from xlt.methods.spiel.optimisers import EntryOptimiser
 from xlt.methods.spiel.schedule import replacements
 from xlt.models.sublayers import reuses_layers
-from xlt.models.transfer import TransferModel, block_linear_layers, is_transposed
+from xlt.models.transfer import TransferModel, block_linear_layers, stored_shape
 from xlt.modules import ModuleArtefact, ModuleHeader, SparseDelta
 
 
@@ -54,9 +54,10 @@ class SpielConfig:
     candidates_from: str = key("SpIEL-AG: what candidates are chosen by; micro_batch: the first one of a step, which "
                                "saves memory", choices=("step", "micro_batch"), recipe=True)  # fmt: skip
     adam_betas: tuple[float, float] = key("SpIEL-AG: decay rates of Adam's moments")
-    adam_epsilon: float = key("SpIEL-AG: epsilon of Adam", above=0)
+    adam_epsilon: float = key("SpIEL-AG: epsilon of Adam", above=0, high=1)
     sm3_momentum: float = key("SpIEL-MA: momentum of SM3; 0: none", low=0, high=1)
-    sm3_epsilon: float = key("SpIEL-MA: epsilon of SM3, added under the square root", above=0)
+    sm3_epsilon: float = key("SpIEL-MA: epsilon of SM3, added under the square root", above=0,
+                             high=1)  # fmt: skip
 
     def unused(self, facts: RunFacts) -> Iterator[str]:
         """The share of what, where a rank says how many entries; the keys of the other kind of growth."""
@@ -68,6 +69,8 @@ class SpielConfig:
             yield from ("estimation_steps", "candidates", "candidates_from", "adam_betas", "adam_epsilon")
 
     def faults(self, prefix: str) -> Iterator[str]:
+        if not all(0 <= beta < 1 for beta in self.adam_betas):
+            yield f"{prefix}.adam_betas={list(self.adam_betas)}: each must be at least 0 and less than 1"
         if (self.density is None) == (self.rank is None):
             yield (
                 f"{prefix}.density={self.density} and {prefix}.rank={self.rank}: give exactly one of the two; "
@@ -138,6 +141,15 @@ class Spiel(Method):
         self._loaded_state: dict[str, Tensor] = {}
         self._sparse: SparseDeltas | None = None
 
+    def steps_fault(self, steps: int) -> str | None:
+        if self.update_interval < steps:
+            return None
+        shorter = f"method.update_interval={steps - 1} or less" if steps > 1 else "more steps"
+        return (
+            f"method.update_interval={self.update_interval}: in {steps} steps no entry would be replaced, and those "
+            f"that are drawn at random at the start would be trained to the end; give {shorter}, or take random_sft"
+        )
+
     def check_model(self, model: TransferModel, *, adapts_language: bool) -> None:
         refuse_without_linear_layers(self.name, model)
         self._entries_of(model)
@@ -163,10 +175,7 @@ class Spiel(Method):
     @staticmethod
     def _shapes_of(model: TransferModel) -> dict[str, torch.Size]:
         """Returns name -> shape of each tensor, as its layer stores it."""
-        return {
-            name: layer.weight.shape if is_transposed(layer) else torch.Size((layer.out_features, layer.in_features))
-            for name, layer in block_linear_layers(model).items()
-        }
+        return {name: stored_shape(layer) for name, layer in block_linear_layers(model).items()}
 
     def attach(self, model: TransferModel, phase: Phase, setting: Setting) -> None:
         self.check_model(model, adapts_language=setting.adapts_language)
