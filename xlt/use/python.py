@@ -27,7 +27,6 @@ from xlt.errors import UsageError
 from xlt.execution.execution import carry_out
 from xlt.execution.workers import make_workers
 from xlt.modules import ModuleArtefact, ModuleStack
-from xlt.modules import load_module as read_module_file
 from xlt.plan.planner import Plan
 from xlt.plan.store import RunStore
 from xlt.tasks.task import Annotation
@@ -35,7 +34,7 @@ from xlt.tracking.watch import watch
 from xlt.use.annotating import annotate
 from xlt.use.evaluate import EvaluateSettings, Scores
 from xlt.use.evaluate import evaluate as score
-from xlt.use.loading import LoadedModel, read_modules, task_of
+from xlt.use.loading import LoadedModel, read_module, read_modules, task_of
 from xlt.use.loading import load_model as load_base
 from xlt.use.texts import Entry, words_of
 
@@ -108,12 +107,14 @@ def train(*overrides: str) -> TrainedRun:
 
 
 def load_module(path: str | Path) -> ModuleArtefact:
-    """Reads a module file. Nothing in it is executed.
+    """Reads a module file, that in the folder of a run, or that in a repository of the hub. Nothing in it is executed.
 
+    Args:
+        path: of the file or folder, or ORG/NAME, or ORG/NAME@REVISION.
     Raises:
-        ModuleFileError: it is unusable.
+        UsageError, ModuleFileError: it is unusable.
     """
-    return read_module_file(Path(path).expanduser())
+    return read_module(str(path)).module
 
 
 def load_model(
