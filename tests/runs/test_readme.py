@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 
 from tests.runs.test_sweep import write_swept_experiment
 from xlt.commands.claims import compose_claims
+from xlt.commands.subcommands import SUBCOMMANDS, carry_out_subcommand
 from xlt.compose import compose, hydra_ready, override_faults
 from xlt.errors import UsageError
 from xlt.models.loading import load_pretrained
@@ -95,6 +97,21 @@ def _claims(words: Sequence[str]) -> None:
     compose_claims([word for word in words if not word.startswith(("data_dir=", "model.path="))])
 
 
+def _subcommand(name: str, words: Sequence[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Checks that a subcommand has the options of a command line, and that what it composes can be composed."""
+    if name in ("table", "dashboard", "plot"):
+        _table(words)
+    elif name == "claims":
+        _claims(words)
+    elif name == "floors" or (name == "runs" and words[0] == "why"):
+        _composes([word for word in words if word != "why"])
+    with pytest.raises(SystemExit) if name in WITH_OPTIONS else nullcontext():
+        carry_out_subcommand([name, "--help"])
+    options = {word for word in words if word.startswith("--") and name in WITH_OPTIONS}
+    assert options <= set(re.findall(r"--[\w-]+", capsys.readouterr().out))
+
+
+WITH_OPTIONS = ("predict", "evaluate", "export", "import", "floors", "runs")
 SCRIPTS: dict[str, Callable[[Sequence[str]], None]] = {
     "reproduce_table.py": _table,
     "wandb_dashboard.py": _table,
@@ -113,6 +130,9 @@ def test_a_command_line_composes_or_parses(
     if "sib200" in " ".join(words):  # the columns are the languages in the folder, or those on the hub
         words = [word for word in words if word != "data_dir=DATA"]
     try:
+        if words[0] == "xlt" and words[1] in SUBCOMMANDS:
+            _subcommand(words[1], words[2:], capsys)
+            return
         if words[0] == "xlt":
             _composes(words[1:])
             return

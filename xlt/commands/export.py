@@ -7,7 +7,9 @@
 --to transformers (the default) merges the base model and the modules into a checkpoint with the class of the task, its
 labels, and the tokenizer; `pipeline` of transformers loads it. --to peft writes LoRA and (IA)^3 modules as a folder of
 the peft library. --to plain writes a sparse delta as a safetensors file of indices and values, which
-docs/module_file.md describes. `xlt import` writes adapters in AdapterHub's format.
+docs/module_file.md describes. --to hub uploads a module with a model card to a repository (--output ORG/NAME), and --to
+card only writes the card, made from the module's header and the files of its run. `xlt import` writes adapters in
+AdapterHub's format.
 """
 
 from __future__ import annotations
@@ -54,7 +56,9 @@ def parser() -> Options:
     options = Options("export", str(__doc__))
     options.add_argument("modules", nargs="+", metavar="MODULE", help="module file, or folder of a run")
     options.add_argument("--output", "-o", required=True, metavar="PATH", help="new folder; with --to plain a file")
-    options.add_argument("--to", choices=("transformers", "peft", "plain"), default="transformers", help="see above")
+    options.add_argument(
+        "--to", choices=("transformers", "peft", "plain", "hub", "card"), default="transformers", help="see above"
+    )
     options.add_argument("--language", "-l", metavar="CODE", help="language whose module is merged")
     options.add_argument(
         "--language-module", action="append", default=[], metavar="CODE=FILE",

@@ -4,8 +4,9 @@
     xlt predict pos.safetensors --input in.conllu --output out.conllu
     cat questions.jsonl | xlt predict runs/4f1c... --from jsonl --to jsonl
 
-MODULES are task modules, language modules, or folders of runs; their headers say which task, model and language they
-are for. The labels of the input, if it has some, are not looked at, and stay where the task does not write.
+MODULES are task modules, language modules, or folders of runs, or the names of repositories of the hub
+(ORG/NAME[@REVISION]); their headers say which task, model and language they are for. The labels of the input, if it has
+some, are not looked at, and stay where the task does not write.
 
 Formats of the input: text (a sentence on each line), words (the same, split at blanks), conllu, conll, jsonl, tsv, csv,
 squad. The ending of a file says the format. CoNLL-U and CoNLL stay as they are, byte for byte, but for the columns of

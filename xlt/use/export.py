@@ -7,14 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from xlt.errors import UsageError
+from xlt.files import atomic_text
 from xlt.languages import language_fault
 from xlt.modules import LowRankDelta, ModuleArtefact, Rescaling, SparseDelta
 from xlt.use.checkpoints import export_checkpoint
+from xlt.use.hub import model_card, push_to_hub
 from xlt.use.loading import UsedModule, load_model, read_module, read_modules, task_of
 from xlt.use.peft_folders import write_peft
 from xlt.use.plain_delta import write_plain
 
-TARGETS = ("transformers", "peft", "plain")
+TARGETS = ("transformers", "peft", "plain", "hub", "card")
+
+_FILES = ("plain", "card")
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,15 @@ def export(settings: ExportSettings) -> str:
         UsageError, ModuleFileError: modules, model and format do not fit together.
     """
     output = Path(settings.output).expanduser()
+    if settings.to == "hub":
+        _refuse_several(settings)
+        return push_to_hub(settings.modules[0], settings.output)
     _check(settings, output)
+    if settings.to == "card":
+        used = read_module(settings.modules[0])
+        with atomic_text(output) as file:
+            file.write(model_card(used, "ORG/NAME"))
+        return f"card of {used.module!r} -> {output}"
     if settings.to == "plain":
         module = read_module(settings.modules[0])
         if not isinstance(module.module, SparseDelta):
@@ -83,17 +95,21 @@ def _suited(used: UsedModule, settings: ExportSettings) -> ModuleArtefact:
         raise UsageError(f"{used.path}: {error}") from error
 
 
+def _refuse_several(settings: ExportSettings) -> None:
+    if settings.to != "transformers" and len(settings.modules) != 1:
+        raise UsageError(f"--to={settings.to}: writes one module, but {len(settings.modules)} are given")
+
+
 def _check(settings: ExportSettings, output: Path) -> None:
+    _refuse_several(settings)
     lines = []
     if settings.language is not None and (fault := language_fault(settings.language)) is not None:
         lines.append(f"--language={settings.language}: {fault}")
     if not output.absolute().parent.is_dir():
         lines.append(f"--output={settings.output}: there is no folder {output.parent}")
-    elif settings.to == "plain" and output.is_dir():
+    elif settings.to in _FILES and output.is_dir():
         lines.append(f"--output={settings.output}: this is a folder; give a file")
-    elif settings.to != "plain" and output.exists() and (not output.is_dir() or any(output.iterdir())):
+    elif settings.to not in _FILES and output.exists() and (not output.is_dir() or any(output.iterdir())):
         lines.append(f"--output={settings.output}: exists and is not an empty folder; give another one or remove it")
-    if settings.to in ("plain", "peft") and len(settings.modules) != 1:
-        lines.append(f"--to={settings.to}: writes one module, but {len(settings.modules)} are given")
     if lines:
         raise UsageError(*lines)

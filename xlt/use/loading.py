@@ -35,6 +35,7 @@ from xlt.modules import ModuleArtefact, ModuleFileError, ModuleStack, check_base
 from xlt.modules.generator import Generator
 from xlt.plan.store import MANIFEST_FILE
 from xlt.tasks.task import Task
+from xlt.use.repositories import hub_file, is_repository
 
 _FOLDER_DIGITS = 12
 
@@ -117,12 +118,12 @@ def read_modules(paths: Sequence[str], language_paths: Mapping[str, str]) -> Use
 
 
 def read_module(path: str) -> UsedModule:
-    """Reads a module file, or that in the folder of a run.
+    """Reads a module file, that in the folder of a run, or that in a repository of the hub (ORG/NAME[@REVISION]).
 
     Raises:
         UsageError, ModuleFileError: it is unusable.
     """
-    file = Path(path).expanduser()
+    file = Path(hub_file(path) if is_repository(path) else path).expanduser()
     if file.is_dir():
         file = file / MODULE_FILE
         if not file.is_file():
