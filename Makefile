@@ -5,7 +5,7 @@ TABLE ?= quickstart
 BIN := $(VENV)/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: quickstart test test-slow lint bench kernels families table clean
+.PHONY: quickstart test test-slow gpu lint bench kernels families table clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python scripts/reproduce_table.py table=quickstart launcher=parallel seeds=[1,2,3]
@@ -15,6 +15,12 @@ test: $(VENV)/installed
 
 test-slow: $(VENV)/installed
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+# On a machine with a GPU: every kernel and a run of each method there, then the benchmarks. XLT_GPU_DEVICE=cpu tries it.
+gpu: $(VENV)/installed
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m gpu tests/gpu
+	mkdir -p outputs/bench
+	$(BIN)/python scripts/bench_llm.py --size llama2_7b --batch 16 --output outputs/bench/llm.json
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -72,6 +72,7 @@ def trainer_of(
             "model.path=random/random",
             f"method={method}",
             *rank_of(size, method),
+            *(["method.candidates_from=micro_batch"] if method == "spiel_ag" else []),  # as the thesis's recipe
             f"task.max_length={tokens}",
             f"train.max_steps={steps}",
             f"train.batch_size={batch}",
