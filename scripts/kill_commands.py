@@ -22,7 +22,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -188,16 +188,18 @@ def _start(words: Sequence[str], output: Path) -> int:
 
 
 def _call(words: Sequence[str]) -> None:
+    from convert_module import main as convert_module
+
+    from xlt.commands import cli, plot, reproduce
+
+    mains: dict[str, Callable[[], None]] = {
+        "reproduce_table": reproduce.main,
+        "plot": plot.main,
+        "convert_module": convert_module,
+        "xlt": cli.main,
+    }
     sys.argv = list(words)
-    if words[0] == "reproduce_table":
-        from xlt.commands.reproduce import main
-    elif words[0] == "plot":
-        from xlt.commands.plot import main
-    elif words[0] == "convert_module":
-        from convert_module import main
-    else:
-        from xlt.commands.cli import main
-    main()
+    mains[words[0]]()
 
 
 def _wait(pid: int) -> int:
