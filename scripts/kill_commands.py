@@ -14,7 +14,6 @@ commands are carried out in forks of this process, so that a kill hits the comma
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import os
 import random
@@ -23,7 +22,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -189,10 +188,18 @@ def _start(words: Sequence[str], output: Path) -> int:
 
 
 def _call(words: Sequence[str]) -> None:
+    from convert_module import main as convert_module
+
+    from xlt.commands import cli, plot, reproduce
+
+    mains: dict[str, Callable[[], None]] = {
+        "reproduce_table": reproduce.main,
+        "plot": plot.main,
+        "convert_module": convert_module,
+        "xlt": cli.main,
+    }
     sys.argv = list(words)
-    modules = {"reproduce_table": "xlt.commands.reproduce", "plot": "xlt.commands.plot"}
-    name = "convert_module" if words[0] == "convert_module" else modules.get(words[0], "xlt.commands.cli")
-    importlib.import_module(name).main()
+    mains[words[0]]()
 
 
 def _wait(pid: int) -> int:

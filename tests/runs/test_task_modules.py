@@ -18,6 +18,7 @@ from xlt.models.loading import load_pretrained
 from xlt.modules import LowRankDelta, SparseDelta, load_module
 
 WORDS = ("cat", "hat", "mat", "rat")
+SPIEL = ("method.density=0.2", "method.update_interval=3", "method.estimation_steps=2")
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def test_the_model_that_is_evaluated_is_the_base_plus_the_deltas_of_both(
 ) -> None:
     if method == "lora":
         pytest.importorskip("peft", reason="peft is not installed: pip install 'xlt[peft]'")
-    mine = [*words, f"method={method}", *(["method.density=0.2"] if method == "spiel_ag" else [])]
+    mine = [*words, f"method={method}", *(SPIEL if method == "spiel_ag" else ["method.rank=8"])]
     ended = command(*mine)
     assert ended.code == 0, ended.lines
     (own,) = (path.parent for path in (tmp_path / "outputs" / "runs").glob("*/evaluation.json"))

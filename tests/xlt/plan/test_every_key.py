@@ -74,6 +74,7 @@ class Case:
 
 MADE_UP = "made up"
 LANGUAGE_RUN = ("task=mlm_mini", "train.evaluate_every_steps=1")
+REPLACING = ("train.max_steps=60",)  # with fewer steps SpIEL would replace no entry
 STUDENT = ("student=general", "method=pretrain", *LANGUAGE_RUN)
 HUB = {
     "data.sources.eng.path": None,
@@ -266,13 +267,14 @@ CASES: dict[str, Case] = {
     "mad_g": Case(LANGUAGE_RUN, {"method.typology": "{places}/a.npz"}),
     "mad_g/method.layer_size": Case(LANGUAGE_RUN, {"method.typology": "{places}/a.npz"}, 8),
     "mad_g/method.typology": Case(LANGUAGE_RUN, {"method.typology": "{places}/a.npz"}, "{places}/b.npz"),
-    "spiel_ag/method.density": Case(value=0.3),
-    "spiel_ag/method.rank": Case(values={"method.density": None, "method.rank": 4}, value=8),
-    "spiel_ag/method.adam_betas": Case(value=[0.8, 0.9]),
-    "spiel_ag/method.sm3_momentum": Case(values={"method.growth": "momentum"}, value=0.5),
-    "spiel_ag/method.sm3_epsilon": Case(values={"method.growth": "momentum"}),
-    "spiel_ag/method.candidates": Case(value=2.0),
-    "spiel_ag/method.candidates_from": Case(value="micro_batch"),
+    "spiel_ag": Case(REPLACING),
+    "spiel_ag/method.density": Case(REPLACING, value=0.3),
+    "spiel_ag/method.rank": Case(REPLACING, {"method.density": None, "method.rank": 4}, value=8),
+    "spiel_ag/method.adam_betas": Case(REPLACING, value=[0.8, 0.9]),
+    "spiel_ag/method.sm3_momentum": Case(REPLACING, {"method.growth": "momentum"}, value=0.5),
+    "spiel_ag/method.sm3_epsilon": Case(REPLACING, {"method.growth": "momentum"}),
+    "spiel_ag/method.candidates": Case(REPLACING, value=2.0),
+    "spiel_ag/method.candidates_from": Case(REPLACING, value="micro_batch"),
     "pos/task.name": Case(value="other"),
     "pos/task.column": Case(value="xpos"),
     "pos/task.labels": Case(value=["NOUN", "VERB"]),
