@@ -35,8 +35,8 @@ def register_help() -> None:
 
 def commands_help() -> str:
     """Lists the subcommands in wrapped lines."""
-    indent = " " * 11
-    return textwrap.fill(" ".join(SUBCOMMANDS), _WIDTH, initial_indent=indent, subsequent_indent=indent)
+    text = f"xlt COMMAND ..., one of {' '.join(SUBCOMMANDS)}"
+    return textwrap.fill(text, _WIDTH, initial_indent=" " * 7, subsequent_indent=" " * 11)
 
 
 def groups_help(names: tuple[str, ...]) -> str:
