@@ -276,7 +276,7 @@ class SamplingConfig:
         "with by=given: feature -> value -> weight, 1 if absent; a source has the product of its features'"
     )
     mixed_batches: bool = key(
-        "a batch has examples of all sources of a task, which by=size draws for each; false: it is of one source"
+        "a batch has examples of all sources of a task, each drawn if by=size; false: it is of one source"
     )
 
     def faults(self, prefix: str) -> Iterator[str]:
