@@ -42,7 +42,8 @@ class HubConfig:
 class InstructionConfig:
     """Templates that turn an example of another task into a conversation.
 
-    {text}, {pair}, {label} and {answer} are replaced by the parts of the example.
+    {text}, {pair}, {label} and {answer} are replaced by the parts of the example, {language} by the English name of the
+    source's language, and {task} and other names by the features that the source names.
     """
 
     prompt: str = key("template of the user's turn")
@@ -267,15 +268,15 @@ class SamplingConfig:
     exponent: float = key("with by=size: probability of a source ~ min(examples, ceiling) ** exponent", low=0, high=1)
     ceiling: int | None = key("with by=size: largest number of examples that counts; null: no limit", low=1)
     task_exponent: float | None = key(
-        "by=size: draws tasks first, with probability ~ examples ** this; null: sources alone",
+        "with by=size: a task is drawn first, with probability ~ examples ** this; null: no task is",
         low=0,
         high=1,
     )
     weights: dict[str, dict[str, float]] = key(
-        "with by=given: feature (task, language, ...) -> value -> weight; a source has the product; absent: 1"
+        "with by=given: feature -> value -> weight, 1 if absent; a source has the product of its features'"
     )
     mixed_batches: bool = key(
-        "a batch has examples of all sources of a task, which by=size draws for each; false: it is of one source"
+        "a batch has examples of all sources of a task, each drawn if by=size; false: it is of one source"
     )
 
     def faults(self, prefix: str) -> Iterator[str]:

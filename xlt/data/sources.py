@@ -24,6 +24,7 @@ from typing import Any, cast
 import torch
 
 from xlt.config import PARTS, DataConfig, SourceConfig, used_keys
+from xlt.config.data import LANGUAGE
 from xlt.data import readers
 from xlt.data.examples import Example, is_stripped
 from xlt.data.files import opened
@@ -37,7 +38,7 @@ from xlt.data.where import examples_where, row_count
 from xlt.data.word_prefix import without_prefix
 from xlt.data.words import word_count
 from xlt.errors import UsageError
-from xlt.languages import code_without_script
+from xlt.languages import code_without_script, language_name
 from xlt.tracebacks import error_line
 
 # Beginnings of a reader's messages about keys of the source.
@@ -318,6 +319,8 @@ def _as_instruction(example: Example, source: SourceConfig) -> Example:
     parts = {"text": example.text, "pair": example.pair, "label": example.label}
     if example.answers:
         parts["answer"] = example.answers[0].text
+    named = {**source.features, LANGUAGE: language_name(source.language)}
+    parts |= {name: value for name, value in named.items() if name not in parts}
     there = {name: value for name, value in parts.items() if value is not None}
     try:
         prompt, completion = (

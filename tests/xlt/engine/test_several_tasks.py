@@ -29,6 +29,7 @@ from xlt.tasks.joint import Joint
 # Task -> the languages that it is learned in; tags in fao and size in eng are combinations that nothing learns.
 LEARNED = {"tags": ("deu", "eng"), "size": ("deu", "fao")}
 DROPOUT, RATE, DECAY, STEPS = 0.4, 5e-3, 0.1, 10
+SLOW_METHODS = [pytest.param(name, marks=pytest.mark.slow) for name in ("lora", "lt_sft", "pfeiffer")]
 
 
 class WideClassification(Classification):
@@ -245,7 +246,7 @@ def test_a_head_and_the_features_that_a_step_has_not_stay_as_they_are_bit_for_bi
     assert set(idle) == {"tags", "size"}
 
 
-@pytest.mark.parametrize("method", ["flix", "full", "lora", "lt_sft", "pfeiffer"])
+@pytest.mark.parametrize("method", ["flix", "full", *SLOW_METHODS])
 def test_micro_batches_and_processes_do_not_change_what_is_learned(
     method: str, make_joint: Callable[..., Trainer], in_two_processes: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -261,7 +262,7 @@ def test_micro_batches_and_processes_do_not_change_what_is_learned(
             torch.testing.assert_close(other[name], expected, atol=1e-8, rtol=0, msg=name)  # the order of sums
 
 
-@pytest.mark.parametrize("method", ["flix", "full", "lora", "lt_sft", "pfeiffer", "spiel_ag"])
+@pytest.mark.parametrize("method", ["flix", "full", *SLOW_METHODS, pytest.param("spiel_ag", marks=pytest.mark.slow)])
 def test_killed_and_resumed_it_ends_in_the_same_bits(
     method: str, make_joint: Callable[..., Trainer], records: Any, killed: Any, bits: Any, tmp_path: Path
 ) -> None:

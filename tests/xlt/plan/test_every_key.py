@@ -36,6 +36,8 @@ from xlt.config import (
 )
 from xlt.plan.planner import Plan
 from xlt.plan.store import RunStore
+from xlt.tasks.classification import ClassificationConfig
+from xlt.tasks.tagging import TaggingConfig
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,10 @@ RANDOM = {
 }
 GENERATOR = ["data=empty", "+source@data.sources.eng=mono", "data.sources.eng.language=eng", "method.typology=null"]
 ALONE = ["method=pretrain", "language_modules=none"]
+SEVERAL_TASKS = (
+    *("~data.sources.eng", "~data.validation.eng", "~data.evaluation.eng", "~data.evaluation.fao"),
+    "data=joint_locale",
+)
 WITH_MODEL = ["model.path={places}/model"]
 MODEL_RUN = {"model.path": None, "model.run": RunReference("generator", [*GENERATOR[:3], *WITH_MODEL, *ALONE])}
 STUDENT_RUN = {"model.student.run": RunReference("generator", [*GENERATOR[:3], "method=pretrain"])}
@@ -186,6 +192,8 @@ CASES: dict[str, Case] = {
     "data.excluded": Case(("+source@data.excluded.fao=ud_fao",), value={}),
     "data.sampling.exponent": Case(("data.sampling.by=size",)),
     "data.sampling.ceiling": Case(("data.sampling.by=size",)),
+    "data.sampling.task_exponent": Case(("data.sampling.by=size",), value=0.25),
+    "data.sampling.weights": Case(("data.sampling.by=given",), value={"language": {"eng": 2.0}}),
     "data.held_out_fraction": Case(("~data.validation.eng",)),
     "data.held_out_fractions": Case(("~data.validation.eng",), value={"eng": 0.2}),
     "train.epochs": Case(value=2.0),
@@ -287,6 +295,16 @@ CASES: dict[str, Case] = {
     "parsing/task.relations": Case(value=["nsubj"]),
     "translation/task.tokens": Case(value={"fao": "fao_Latn"}),
     "translation/task.bleu_tokenizer": Case(value="13a"),
+    "joint_locale/task.name": Case(SEVERAL_TASKS, value="other"),
+    "joint_locale/task.tasks": Case(
+        SEVERAL_TASKS,
+        value={
+            "fields": TaggingConfig(name="other", column="field", labels=["O"], max_length=9, dropout=0, metric="f1"),
+            "kind": ClassificationConfig(
+                name="kind", labels=["a", "b"], pair=False, max_length=9, dropout=0, metric="accuracy"
+            ),
+        },
+    ),
 }
 # The option of `conf/method` or `conf/task` that a schema is tried with, where it has another name.
 OPTIONS = {
@@ -296,6 +314,7 @@ OPTIONS = {
     "classification": "sentiment",
     "question_answering": "qa",
     "mlm": "mlm_mini",
+    "joint": "joint_locale",
 }
 
 
@@ -404,7 +423,9 @@ def identity(config: DictConfig, folder: Path) -> dict[str, Any]:
 def configs(key: Key, words: tuple[str, ...], places: Path) -> tuple[DictConfig, DictConfig]:
     """A run that uses the key, and the same with another value."""
     case = case_of(key)
-    config = compose([*words, *case.words])
+    # Of several tasks each has its own settings.
+    of_one_task = [word for word in words if word.startswith("task.") and "data=joint_locale" in case.words]
+    config = compose([*(word for word in words if word not in of_one_task), *case.words])
     for name, value in case.values.items():
         OmegaConf.update(config, name, filled(value, places), merge=False)
     other = pickle.loads(pickle.dumps(config))  # a third of the time of OmegaConf's own copy

@@ -210,6 +210,15 @@ def test_an_instruction_makes_a_conversation_of_another_tasks_example(tmp_path: 
         list(read_source("s", source_config("jsonl", "eng", path, fields=fields, instruction=wrong), 1))
 
 
+def test_a_prompt_carries_task_and_language(tmp_path: Path) -> None:
+    path = _lines(tmp_path, {"t": "nani?", "l": "who"})
+    template = InstructionConfig(prompt="{task} in {language}, {domain}: {text}", completion="{label}")
+    options = {"fields": {"text": "t", "label": "l"}, "instruction": template}
+    features = {"task": "translation", "domain": "news"}
+    (found,) = read_source("s", source_config("jsonl", "swa", path, features=features, **options), 1)
+    assert found.turns[0] == Turn("user", "translation in Swahili, news: nani?")
+
+
 def test_a_rule_for_a_column_that_a_reader_does_not_have_is_refused_when_it_is_read(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("a line\n")
     source = source_config("text", "eng", str(tmp_path / "x.txt"), where={"dataset": "a"})
