@@ -34,6 +34,7 @@ from xlt.models.transfer import TransferModel
 from xlt.modules import ModuleArtefact, ModuleFileError, ModuleStack, check_base, load_module
 from xlt.modules.generator import Generator
 from xlt.plan.store import MANIFEST_FILE
+from xlt.tasks.joint import JointConfig
 from xlt.tasks.task import Task
 from xlt.use.repositories import hub_file, is_repository
 
@@ -160,6 +161,12 @@ def task_of(module: UsedModule, name: str | None = None, settings: Sequence[str]
             f"({module.module.header.task}), because an earlier version wrote it; give --task=NAME, a file of conf/task"
         )
     schema = _schema_of(str(values.pop("_target_", "")), module.path)
+    if schema is JointConfig:
+        names = ", ".join(map(str, values.get("tasks") or {}))
+        raise UsageError(
+            f"{module.path}: it learned several tasks at once ({names}); this needs a module of one task. The scores of "
+            "each are in the run's evaluation"
+        )
     task = build_task(_typed(schema, values, settings, module.path))
     if labels and task.labels() and list(labels) != task.labels():
         theirs, ours = (", ".join(map(str, one)) for one in (labels, task.labels()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from xlt.data.readers import conllu as conllu_reader
 from xlt.engine.build import build_task
 from xlt.engine.evaluation import evaluate
 from xlt.errors import UsageError
+from xlt.modules import SparseDelta, load_module
+from xlt.tasks.joint import JointConfig
 from xlt.use.loading import LoadedModel, load_model, read_modules, task_of
 from xlt.use.predict import PredictSettings, predict
 
@@ -284,10 +287,6 @@ def test_languages_without_a_module_are_refused_with_their_place(predicted: Call
 def test_a_module_of_an_old_version_needs_the_task_and_says_so(
     modules: Mapping[str, Path], tmp_path: Path, tiny_bert: Path
 ) -> None:
-    import dataclasses
-
-    from xlt.modules import SparseDelta, load_module
-
     new = load_module(modules["pos"])
     assert isinstance(new, SparseDelta)
     header = dataclasses.replace(new.header, provenance={"labels": LABELS})
@@ -306,10 +305,6 @@ def test_a_module_of_an_old_version_needs_the_task_and_says_so(
 
 
 def test_a_header_cannot_name_a_class_that_is_no_task(modules: Mapping[str, Path], tmp_path: Path) -> None:
-    import dataclasses
-
-    from xlt.modules import SparseDelta, load_module
-
     new = load_module(modules["pos"])
     assert isinstance(new, SparseDelta)
     for target in ("os.system", "xlt.tasks.tagging.TaggingHead", "xlt.methods.full.Full"):
@@ -351,3 +346,16 @@ def test_modules_leave_the_base_model_as_it_was(modules: Mapping[str, Path]) -> 
     assert changed
     loaded._stack.set([])
     assert all(torch.equal(before[name], tensor) for name, tensor in loaded.model.backbone.named_parameters())
+
+
+def test_a_module_of_several_tasks_is_refused_by_their_names(
+    modules: Mapping[str, Path], tmp_path: Path
+) -> None:
+    new = load_module(modules["pos"])
+    assert isinstance(new, SparseDelta)
+    facts = {"task": {"_target_": JointConfig._target_, "name": "two", "tasks": {"pos": {}, "ner": {}}}}
+    SparseDelta(dataclasses.replace(new.header, provenance=facts), new.entries, new.tensors).save(tmp_path / "m")
+    (tmp_path / "in.txt").write_text("ban kon\n")
+    settings = PredictSettings([str(tmp_path / "m")], str(tmp_path / "in.txt"), str(tmp_path / "out"), quiet=True)
+    line = refusal(lambda: predict(settings))
+    assert "pos, ner" in line and "one task" in line and str(tmp_path / "m") in line
