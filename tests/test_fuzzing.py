@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from tests.fuzzing import SEED, fault_of, mutated, mutated_json, search
+from tests.runs.test_damaged_commands import call
 from tests.source_configs import source_config
 from tests.xlt.modules.adapter_hub_files import make_module, read, tiny_model, write
-from xlt.compose import checked, compose, hydra_ready
+from xlt.commands import cli
 from xlt.data.sources import read_source
 from xlt.errors import UsageError
 from xlt.models.transfer import TransferModel
@@ -307,8 +308,12 @@ def _configs(folder: Path) -> Make:
     right = ["experiment=changed", f"output_dir={folder / 'out'}", f"data_dir={folder}", "model=nano_random"]
 
     def use(words: list[str]) -> None:
-        with hydra_ready(str(folder)):
-            checked(compose([word for word in words if "\0" not in word]))
+        ended = call(cli.main, f"--config-dir={folder}", *(word for word in words if "\0" not in word))
+        if ended.raised or ended.code == 1:
+            raise RuntimeError(ended.raised or ended.err)
+        lines = ended.err.splitlines()
+        if ended.code and not all(line.startswith("xlt: ") for line in lines):
+            raise RuntimeError(f"ends with {ended.code} and {lines}")
 
     (experiments / "changed.yaml").write_text(_YAML, encoding="utf-8")
     use([*right, "method=lt_sft", "seed=3"])

@@ -34,6 +34,9 @@ from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.basecontainer import BaseContainer
+from yaml import YAMLError
+
+from xlt.errors import UsageError
 
 
 class _Recent(dict[Any, Any]):
@@ -119,13 +122,21 @@ class _Repository(CachingConfigRepository):
         self.state = _state_of(self.get_sources())
 
     def load_config(self, config_path: str) -> ConfigResult | None:
-        """Reads a config of the search path; the caller may change the result only if `copies` is set."""
+        """Reads a config of the search path; the caller may change the result only if `copies` is set.
+
+        Raises:
+            UsageError: the file is no YAML in UTF-8, or no config.
+        """
         name = f"config_path={config_path}"
         key = (self.state, config_path)
         if name not in self.cache and key in _parsed_files:
             self.cache[name] = _unpickled(_parsed_files[key])
         known = name in self.cache
-        result = super().load_config(config_path)
+        try:
+            result = super().load_config(config_path)
+        except (YAMLError, UnicodeDecodeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise UsageError(f"{config_path}.yaml: the config cannot be read: {reason:.300}") from error
         if not known and self.state is not None and (pickled := _pickled(result)) is not None:
             _parsed_files[key] = pickled
         if not self.copies:
