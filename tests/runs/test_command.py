@@ -13,6 +13,7 @@ import yaml
 
 import xlt
 from tests.runs.conftest import write_experiment
+from xlt.tasks.tagging import Tagging
 
 SETTINGS = "train: {max_steps: 2, evaluate_every_steps: 1, batch_size: 4}\n"
 
@@ -106,10 +107,12 @@ def test_the_same_command_again_trains_nothing(
 
 
 def test_a_failing_run_is_one_line_and_exit_code_1(
-    command: Callable[..., Any], own_configs: Path, data_dir: Path, tiny_bert: Path
+    command: Callable[..., Any], own_configs: Path, data_dir: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("--config-dir", own_configs, "experiment=my_own", f"data_dir={data_dir}", f"model.path={tiny_bert}")
-    ended = command(*words, "train.learning_rate=1e30", "train.clip_norm=null", "train.max_steps=5")
+    loss = Tagging.loss
+    monkeypatch.setattr(Tagging, "loss", lambda *arguments: loss(*arguments) * float("nan"))
+    ended = command(*words)
     assert ended.code == 1
     (line,) = ended.lines
     assert line.startswith("xlt: my_own bitfit eng seed=1: phase train") and "train.learning_rate" in line

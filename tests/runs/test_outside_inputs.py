@@ -52,7 +52,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], list[str]]] = {
     "no labels": (("task.labels=[]",), ["task.labels=[]: empty"]),
     "label twice": (("task.labels=[NOUN,VERB,DET,NOUN]",), ["task.labels=", "'NOUN' more than once"]),
     "empty label": (("task.labels=[NOUN,VERB,DET,'']",), ["task.labels=", "'' empty"]),
-    "infinite rate": (("train.learning_rate=inf",), ["train.learning_rate=inf: must be a finite number"]),
+    "infinite rate": (("train.learning_rate=inf",), ["train.learning_rate=inf: must be in (0, 1"]),
     "infinite epochs": (("train.epochs=inf",), ["train.epochs=inf: must be a finite number"]),
     "absolute file": ((f"{FILE}/data/train.conllu",), [f"{FILE[1:]}/data/train.conllu: an absolute path", "path="]),
     "file in a home": ((f"{FILE}'~/train.conllu'",), [f"{FILE[1:]}~/train.conllu: an absolute path"]),

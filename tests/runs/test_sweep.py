@@ -113,7 +113,7 @@ def test_a_sweep_that_is_stopped_says_what_was_done_and_goes_on(
 def test_a_job_shows_the_evaluations_that_it_asked_for_and_not_those_of_another_job(
     command: Callable[..., Any], words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def scored(run: Any, data: Any, model: str, wanted: dict[str, Composition], watcher: Any) -> Any:
+    def scored(run: Any, data: Any, model: str, wanted: dict[str, Composition], *_: Any) -> Any:
         scores = {"": 30.0, "eng": 20.0, "fao": 80.0}  # by the language module in use
         records = {
             key: {

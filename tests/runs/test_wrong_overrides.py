@@ -47,7 +47,7 @@ MISTAKES: Mistakes = {
         [
             ["trainn.batch_size=3: no such key"],
             ["seed=abc"],
-            ["train.learning_rate=0.0: must be above 0"],
+            ["train.learning_rate=0.0: must be in (0, 1"],
             ["data_dir=/no/such/folder: no such folder"],
         ],
     ),

@@ -126,11 +126,12 @@ def _at_once(model: TransferModel, rows: Sequence[Features], batch_size: int) ->
     the large products of a batch occupy all of them. Models that write texts are left out: between two tokens there is
     too little to do.
     """
-    if model.device.type != "cpu" or model.causal or model.decodes or not rows:
+    threads = min(torch.get_num_threads(), _MOST_AT_ONCE)
+    if threads == 1 or model.device.type != "cpu" or model.causal or model.decodes or not rows:
         return 1
     body = parameter_report(model)["body_parameters"]
     tokens = sum(len(row["input_ids"]) for row in rows) / len(rows) * min(batch_size, len(rows))
-    return min(torch.get_num_threads(), _MOST_AT_ONCE) if body * tokens >= _LEAST_WORK else 1
+    return threads if body * tokens >= _LEAST_WORK else 1
 
 
 def _in_order(work: Callable[[Rows, dict[str, Tensor]], T], batched: Iterable[Batch], at_once: int) -> Iterator[T]:

@@ -164,8 +164,8 @@ def task_of(module: UsedModule, name: str | None = None, settings: Sequence[str]
     if schema is JointConfig:
         names = ", ".join(map(str, values.get("tasks") or {}))
         raise UsageError(
-            f"{module.path}: it learned several tasks at once ({names}); this needs a module of one task. The scores of "
-            "each are in the run's evaluation"
+            f"{module.path}: it learned several tasks at once ({names}); this needs a module of one task. The run's "
+            "evaluation has the scores of each"
         )
     task = build_task(_typed(schema, values, settings, module.path))
     if labels and task.labels() and list(labels) != task.labels():

@@ -348,9 +348,7 @@ def test_modules_leave_the_base_model_as_it_was(modules: Mapping[str, Path]) -> 
     assert all(torch.equal(before[name], tensor) for name, tensor in loaded.model.backbone.named_parameters())
 
 
-def test_a_module_of_several_tasks_is_refused_by_their_names(
-    modules: Mapping[str, Path], tmp_path: Path
-) -> None:
+def test_a_module_of_several_tasks_is_refused_by_their_names(modules: Mapping[str, Path], tmp_path: Path) -> None:
     new = load_module(modules["pos"])
     assert isinstance(new, SparseDelta)
     facts = {"task": {"_target_": JointConfig._target_, "name": "two", "tasks": {"pos": {}, "ner": {}}}}

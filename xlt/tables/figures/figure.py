@@ -18,6 +18,7 @@ from xlt.plan.planner import Run
 from xlt.plan.store import RunStore
 from xlt.tables.config import FigureConfig, SystemConfig
 from xlt.tables.grid import INCOMPLETE, Cell, Grid
+from xlt.writers import remove_left_overs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -153,6 +154,7 @@ def save_panels(
         return None, left_out
     folder = store.root / "tables"
     folder.mkdir(parents=True, exist_ok=True)
+    remove_left_overs(folder)
     numbers = {heading: panel_numbers for heading, (_, _, panel_numbers) in drawn.items()}
     seeds = sorted({seed for panel in panels.values() for seed in panel.grid.seeds})
     record: dict[str, Any] = {"title": title, "seeds": seeds, "runs": backed_by, "numbers": numbers}
