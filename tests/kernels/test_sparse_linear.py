@@ -59,8 +59,12 @@ def test_the_gradient_at_the_entries_equals_dot_products_in_float64(
 
 @pytest.mark.parametrize("launch", ["launch_dots", "launch_tiles"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("density", DENSITIES)
-@pytest.mark.parametrize(("tokens", "rows", "columns"), [*SHAPES, (70, 140, 200)])
+@pytest.mark.parametrize(
+    ("tokens", "rows", "columns", "density"),
+    [(*shape, density) for shape in SHAPES for density in DENSITIES]
+    # Interpreted, an entry takes a tenth of a millisecond.
+    + [pytest.param(70, 140, 200, d, marks=pytest.mark.slow if d >= 0.5 else ()) for d in DENSITIES],
+)
 def test_the_triton_kernels_sample_the_same_gradient(
     launch: str, dtype: torch.dtype, density: float, tokens: int, rows: int, columns: int
 ) -> None:

@@ -15,8 +15,8 @@ from xlt.config import LauncherConfig, ModelConfig, RunConfig, TrackerConfig, Tr
 from xlt.escapes import terminal_line
 
 _WIDTH = 79
-_NAME_WIDTH = 20
-_LONG, _FAMILY = 20, 3
+_NAME_WIDTH = 22
+_LONG, _FAMILY = 18, 3
 _SHARED: dict[str, Any] = {
     "": RunConfig,
     "model": ModelConfig,

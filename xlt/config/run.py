@@ -168,7 +168,7 @@ class TrackerConfig:
 class LauncherConfig:
     """The way in which the runs of a command are executed: one by one, several at once, or on a cluster."""
 
-    workers: int = key("number of runs at the same time, on this machine or in a cluster's job array", low=1)
+    workers: int = key("runs at the same time, here or in a cluster's job array", low=1)
     cluster: str | None = key(
         "slurm, or local: a simulated cluster on this machine; null: no cluster", choices=("slurm", "local")
     )

@@ -100,6 +100,8 @@ if __name__ == "__main__":
     workers.start({"idle": idle, "busy": busy})
     [(_, result)] = workers.finished()
     print(result.reason, flush=True)
+    while not os.path.exists(f"{sys.argv[1]}.begun"):  # before it, the other would end without anything to save
+        time.sleep(0.05)
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -107,6 +109,7 @@ if __name__ == "__main__":
 def until_told_to_stop(mark: str) -> JobResult:
     """As a training that saves its state when SIGTERM comes."""
     with StopSignals() as stop:
+        Path(f"{mark}.begun").touch()
         while not stop.number:
             time.sleep(0.01)
     Path(mark).write_text(f"{os.getpid()}", encoding="utf-8")

@@ -64,7 +64,11 @@ def test_a_run_whose_module_is_no_adapter_is_none_to_start_from(
 @pytest.mark.parametrize(
     ("package", "choice", "expected"),
     [
-        ("peft", ("method=lora", "method.rank=2", "language_modules=none"), ["method=lora: the package peft", "xlt[peft]"]),
+        (
+            "peft",
+            ("method=lora", "method.rank=2", "language_modules=none"),
+            ["method=lora: the package peft", "xlt[peft]"],
+        ),
         ("peft", ("method=ia3",), ["method=ia3: the package peft", "xlt[peft]"]),
         ("bitsandbytes", ("model.quantise=nf4",), ["model.quantise=nf4: the package bitsandbytes", "xlt[4bit]"]),
     ],

@@ -356,4 +356,4 @@ def test_a_module_of_several_tasks_is_refused_by_their_names(modules: Mapping[st
     (tmp_path / "in.txt").write_text("ban kon\n")
     settings = PredictSettings([str(tmp_path / "m")], str(tmp_path / "in.txt"), str(tmp_path / "out"), quiet=True)
     line = refusal(lambda: predict(settings))
-    assert "pos, ner" in line and "one task" in line and str(tmp_path / "m") in line
+    assert "ner, pos" in line and "one task" in line and str(tmp_path / "m") in line
