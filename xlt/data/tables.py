@@ -20,13 +20,22 @@ _DELIMITERS = {"\t": "tab", ";": ";", "|": "|", ",": ","}
 
 
 def quoted_rows(file: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Yields the rows of a file as `quoted_cells` does."""
+    return quoted_cells((line for _, line in lines_of(file)), str(file), delimiter)
+
+
+def quoted_cells(lines: Iterable[str], name: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Yields the number of the first line and the cells of each record, in which cells can be in quotes (RFC 4180).
 
+    Args:
+        lines: from the first one on, without line ends.
+        name: of the file, for messages.
+        delimiter: the character between cells.
     Raises:
         UsageError: a record is broken or a quote is not closed; the message names the line where the record begins.
     """
     csv.field_size_limit(_MAX_CELL)
-    reader = csv.reader((line + "\n" for _, line in lines_of(file)), strict=True, delimiter=delimiter)
+    reader = csv.reader((line + "\n" for line in lines), strict=True, delimiter=delimiter)
     while True:
         start = reader.line_num + 1
         try:
@@ -34,7 +43,7 @@ def quoted_rows(file: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
         except StopIteration:
             return
         except csv.Error as error:
-            raise UsageError(f"{file}:{start}: not a CSV record: {error}") from error
+            raise UsageError(f"{name}:{start}: not a CSV record: {error}") from error
         if cells:
             yield start, cells
 

@@ -5,7 +5,6 @@ Labels in the input are not looked at. Standard input is read as it comes, so th
 
 from __future__ import annotations
 
-import csv
 import io
 import itertools
 import json
@@ -22,6 +21,7 @@ from xlt.data.examples import Example
 from xlt.data.files import bare, opened, whole_lines
 from xlt.data.readers import conll, conllu, squad
 from xlt.data.records import example_of, whole_characters
+from xlt.data.tables import quoted_cells
 from xlt.data.where import columns_in, value_of
 from xlt.data.words import word_spans
 from xlt.errors import UsageError
@@ -295,7 +295,7 @@ def _of_table(lines: Iterable[tuple[int, str]], name: str, reading: Reading) -> 
             (number, bare(line, number).split(delimiter)) for number, line in lines if bare(line, number)
         )
     else:
-        rows = _quoted(lines, name, delimiter)
+        rows = quoted_cells((bare(line, number) for number, line in lines), name, delimiter)
     numbered = bool(reading.fields) and all(column.removeprefix("-").isdecimal() for column in reading.fields.values())
     first = next(rows, None)
     if first is None:
@@ -318,21 +318,6 @@ def _of_rows(
         if len(cells) != len(names):
             raise UsageError(f"{name}:{number}: the row has {len(cells)} columns, but the first has {len(names)}")
         yield _of_record(dict(zip(names, cells, strict=True)), f"{name}:{number}", reading)
-
-
-def _quoted(lines: Iterable[tuple[int, str]], name: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    csv.field_size_limit(2**31 - 1)
-    reader = csv.reader((bare(line, number) + "\n" for number, line in lines), strict=True, delimiter=delimiter)
-    while True:
-        start = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise UsageError(f"{name}:{start}: not a CSV record: {error}") from error
-        if cells:
-            yield start, cells
 
 
 def _of_record(record: Mapping[str, Any], place: str, reading: Reading) -> Entry:
