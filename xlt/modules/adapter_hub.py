@@ -132,7 +132,7 @@ def write_adapter_hub(
         if module.tensors and not without_head:
             raise ValueError(
                 f"it has a task head ({next(iter(module.tensors))}), which AdapterHub's adapters do not contain; "
-                "without_head=True leaves it out"
+                "without_head=True (--without-head) leaves it out"
             )
         hub_model = HubModel.of(model, blocks)
         settings = hub_model.settings_of(module)
