@@ -49,8 +49,8 @@ def summed_loss(model: TransferModel, hidden: Tensor, labels: Tensor, smoothing:
     parts = list(_parts(model, hidden, labels))
     if len(parts) == 1:
         return of_part(hidden, labels)
-    settings = {"use_reentrant": False, "context_fn": checkpoint_contexts}
-    return torch.stack([checkpoint(of_part, *part, **settings) for part in parts]).sum()
+    losses = [checkpoint(of_part, *part, use_reentrant=False, context_fn=checkpoint_contexts) for part in parts]
+    return torch.stack(losses).sum()
 
 
 def _parts(model: TransferModel, hidden: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
