@@ -36,12 +36,12 @@ from xlt.models.transfer import TransferModel
 from xlt.modules import ModuleArtefact, ModuleFileError, ModuleStack, check_base, load_module
 from xlt.modules.generator import Generator
 from xlt.plan.store import MANIFEST_FILE
+from xlt.repositories import module_path
 from xlt.tasks.joint import JointConfig
 from xlt.tasks.task import Task
 from xlt.use.by_example import LanguageModulesByExample, by_example_fault, layers_for_examples
-from xlt.use.repositories import hub_file, is_repository
 
-_FOLDER_DIGITS = 12
+FOLDER_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def read_module(path: str) -> UsedModule:
     Raises:
         UsageError, ModuleFileError: it is unusable.
     """
-    file = Path(hub_file(path) if is_repository(path) else path).expanduser()
+    file = module_path(path)
     if file.is_dir():
         file = file / MODULE_FILE
         if not file.is_file():
@@ -434,4 +434,4 @@ def _runs_of_models(module: UsedModule) -> Iterator[Path]:
     depends = {**dict(module.facts.get("depends_on") or {}), **dict(module.manifest.get("depends_on") or {})}
     for role, fingerprint in depends.items():
         if role in ("model", "student") and re.fullmatch("[0-9a-f]{12,}", str(fingerprint)):
-            yield module.path.parent.parent / str(fingerprint)[:_FOLDER_DIGITS]
+            yield module.path.parent.parent / str(fingerprint)[:FOLDER_DIGITS]
