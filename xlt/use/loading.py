@@ -11,7 +11,6 @@ import pkgutil
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from xlt.models.transfer import TransferModel
 from xlt.modules import ModuleArtefact, ModuleFileError, ModuleStack, check_base, load_module
 from xlt.modules.generator import Generator
 from xlt.plan.store import MANIFEST_FILE
+from xlt.plug_ins import activate, installed_entries
 from xlt.tasks.joint import JointConfig
 from xlt.tasks.task import Task
 from xlt.use.repositories import hub_file, is_repository
@@ -190,8 +190,9 @@ def _schema_of(target: str, path: Path) -> Any:
     Raises:
         UsageError: no installed task has this class.
     """
+    activate()
     modules = [f"{tasks.__name__}.{info.name}" for info in pkgutil.iter_modules(tasks.__path__)]
-    modules += [entry.module for entry in entry_points(group=tasks.__name__)]
+    modules += [entry.module for entry in installed_entries(tasks.__name__)]
     module = target.rpartition(".")[0]
     if module in modules:
         schema = getattr(importlib.import_module(module), "SCHEMA", None)
