@@ -7,7 +7,11 @@ The claims are in conf/claims.yaml. `stores.NAME.KEY=` applies to the tables of 
 all runs of `stores.encoder`. The script writes claims.md and claims.json into `output_dir`.
 """
 
-from xlt.commands.claims import main
+from functools import partial
+
+from xlt.commands.subcommands import carry_out_named
+
+main = partial(carry_out_named, "claims")
 
 if __name__ == "__main__":
     main()

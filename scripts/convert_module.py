@@ -5,7 +5,11 @@
 The same as `xlt import`, whose `--help` says more.
 """
 
-from xlt.commands.import_module import main
+from functools import partial
+
+from xlt.commands.subcommands import carry_out_named
+
+main = partial(carry_out_named, "import")
 
 if __name__ == "__main__":
     main()

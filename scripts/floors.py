@@ -5,7 +5,11 @@
 The same as `xlt floors`, whose `--help` says which answers these are.
 """
 
-from xlt.commands.floors import main
+from functools import partial
+
+from xlt.commands.subcommands import carry_out_named
+
+main = partial(carry_out_named, "floors")
 
 if __name__ == "__main__":
     main()

@@ -7,7 +7,11 @@
 of `scripts/reproduce_table.py`.
 """
 
-from xlt.commands.plot import main
+from functools import partial
+
+from xlt.commands.subcommands import carry_out_named
+
+main = partial(carry_out_named, "plot")
 
 if __name__ == "__main__":
     main()

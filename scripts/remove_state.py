@@ -6,7 +6,11 @@
 Without its state a run starts from the beginning. What another process is working on is left alone.
 """
 
-from xlt.commands.state import main
+from functools import partial
+
+from xlt.commands.subcommands import carry_out_named
+
+main = partial(carry_out_named, "state")
 
 if __name__ == "__main__":
     main()

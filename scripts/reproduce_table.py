@@ -7,7 +7,11 @@
 run. `--plan` only prints the plan; `--show` only shows the table, with the results that exist already.
 """
 
-from xlt.commands.reproduce import main
+from functools import partial
+
+from xlt.commands.subcommands import carry_out_named
+
+main = partial(carry_out_named, "table")
 
 if __name__ == "__main__":
     main()

@@ -8,7 +8,11 @@ evaluations. It has the runs that `scripts/reproduce_table.py table=NAME tracker
 tagged because another table had sent them before.
 """
 
-from xlt.commands.dashboard import main
+from functools import partial
+
+from xlt.commands.subcommands import carry_out_named
+
+main = partial(carry_out_named, "dashboard")
 
 if __name__ == "__main__":
     main()

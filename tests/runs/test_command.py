@@ -35,6 +35,7 @@ def test_help_fits_a_narrow_terminal_and_names_every_group_and_how_to_begin(comm
             "system",
             "published",
             "recipes",
+            "debug_by_method",
             "__pycache__",
         ):  # no groups of a run
             assert f"  {folder.name} " in ended.out, folder.name

@@ -18,8 +18,9 @@ from omegaconf import DictConfig
 
 import xlt
 from xlt.commands.ending import FAILURE, USAGE, guarded, refuse
+from xlt.commands.learned import OVERFIT, learned_line
 from xlt.commands.run_mode import mode_from_command_line
-from xlt.commands.subcommands import carry_out_subcommand, is_stray, near_subcommand
+from xlt.commands.subcommands import carry_out_subcommand, is_stray, near_subcommand, without_plug_ins
 from xlt.commands.sweeps import Sweep, SweepFolder, TrialFailed, is_gathered, is_sweep
 from xlt.commands.usage import register_help
 from xlt.compose import (
@@ -40,6 +41,7 @@ from xlt.console import Terminal
 from xlt.engine.processes import Processes
 from xlt.errors import UsageError
 from xlt.escapes import say
+from xlt.plug_ins import config_folders
 from xlt.tracebacks import os_error_line
 
 
@@ -53,9 +55,10 @@ def main() -> None:
         return
     if carry_out_subcommand(sys.argv[1:]):
         return
+    sys.argv[1:] = without_plug_ins(sys.argv[1:])
     try:
         options = _options(sys.argv[1:])
-        register_schemas(plug_ins=options.config_dir is not None)
+        register_schemas()
         register_recipes(CONFIG_MODULE, options.config_dir)
     except UsageError as error:
         refuse(error.lines)
@@ -68,7 +71,7 @@ def main() -> None:
     try:
         with (
             command_line(options.overrides),
-            mode_from_command_line(CONFIG_MODULE, options.config_dir, options.config_path),
+            mode_from_command_line(CONFIG_MODULE, options.config_dir, options.config_path, *config_folders()),
         ):
             _hydra_main()
         if (sweep := Sweep.gathered) is not None:
@@ -216,5 +219,7 @@ def run(config: DictConfig, *, evaluate: bool = True) -> tuple[int, float | None
         return FAILURE, None
     if Processes.join().leads:
         print_evaluations(requested, evaluations, store, Terminal())
+        if config.choices.get("debug") == OVERFIT:
+            Terminal().print(learned_line(store.metrics(requested.fingerprint)), soft_wrap=True)
     result = store.result(requested.fingerprint)
     return 0, result["training"].get(f"best/{result.get('metric')}")

@@ -16,7 +16,7 @@ _CAN_SET_A_MODE = re.compile(r"\b(mode|searchpath)['\"]?\s*:")
 
 
 @contextmanager
-def mode_from_command_line(config_module: str, *own_folders: str | None) -> Iterator[None]:
+def mode_from_command_line(config_module: str, *own_folders: str | Path | None) -> Iterator[None]:
     """Makes Hydra take `hydra.mode` as unset, without composing the config, where nothing can set it.
 
     A command runs one job, or several with `-m`, unless `hydra.mode` says otherwise. To read this key Hydra composes
@@ -25,7 +25,7 @@ def mode_from_command_line(config_module: str, *own_folders: str | None) -> Iter
 
     Args:
         config_module: package whose files are the configs.
-        own_folders: the user's folders of configs (`--config-dir`, `--config-path`); None: not given.
+        own_folders: the user's folders of configs (`--config-dir`, `--config-path`, plug-ins); None: not given.
     """
     original = Hydra.get_mode
     folders = [Path(path) for path in import_module(config_module).__path__]

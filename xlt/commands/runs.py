@@ -1,13 +1,15 @@
-"""Lists finished runs, shows one, or says why a run is new.
+"""Lists finished runs, shows one, says why a run is new, or removes runs.
 
     xlt runs list [output_dir=outputs] [WORD ...]
     xlt runs show FINGERPRINT [output_dir=outputs]
     xlt runs why experiment=pos method=bitfit ...
+    xlt runs remove FINGERPRINT ... [--dry-run] [output_dir=outputs]
 
 `list` shows the finished runs, the newest first; with words only those whose experiment, method or model has each word.
 `show` says of a run what it was made from, its scores, and where its files are. `why` takes the overrides of a run: for
 each run of its plan that is not finished, it shows the finished one that is most like it, and what differs: settings,
-data, code, or the runs that it needs.
+data, code, or the runs that it needs. `remove` removes runs with all their files, finished or not. It refuses a run on
+which another process works, and one on which runs that are kept stand: they were trained or evaluated with its module.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from xlt.commands.ending import guarded
+from xlt.commands.ending import guarded, refuse
 from xlt.commands.options import Options
 from xlt.errors import UsageError
 
@@ -27,11 +29,28 @@ _MOST_DIFFERENCES = 20
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command."""
     parser = Options("runs", str(__doc__))
-    parser.add_argument("action", choices=("list", "show", "why"), metavar="ACTION", help="list, show or why")
+    actions = {"list": list_runs, "show": show_run, "why": say_why}
+    parser.add_argument("action", choices=(*actions, "remove"), metavar="ACTION", help="list, show, why or remove")
     parser.add_argument("words", nargs="*", metavar="WORD", help="see above; output_dir=FOLDER says where the runs are")
+    removing = parser.add_argument_group("of remove")
+    removing.add_argument("--dry-run", action="store_true", help="only say what would be removed, and how large it is")
+    removing.add_argument("--with-dependents", action="store_true", help="also remove the runs that stand on these")
+    removing.add_argument(
+        "--anyway", action="store_true", help="remove these, although runs that are kept stand on them"
+    )
     options = parser.parse(arguments)
-    action = {"list": list_runs, "show": show_run, "why": say_why}[options.action]
-    guarded(lambda: _print(action(options.words)))
+    given = {"--dry-run": options.dry_run, "--with-dependents": options.with_dependents, "--anyway": options.anyway}
+    if options.action != "remove" and any(given.values()):
+        refuse([f"{name}: only for xlt runs remove" for name, is_given in given.items() if is_given])
+    if options.action != "remove":
+        guarded(lambda: _print(actions[options.action](options.words)))
+        return
+    if options.with_dependents and options.anyway:
+        refuse(["--with-dependents, --anyway: give one of them"])
+    lines = remove(
+        options.words, dry_run=options.dry_run, with_dependents=options.with_dependents, anyway=options.anyway
+    )
+    guarded(lambda: _print(lines))
 
 
 def _print(lines: Iterator[str]) -> int:
@@ -121,6 +140,31 @@ def say_why(words: Sequence[str]) -> Iterator[str]:
             yield f"    and {more} more parts"
     finished = len(plan.runs) - len(new)
     yield f"{len(new)} of {len(plan.runs)} runs are new; {finished} are finished"
+
+
+def remove(
+    words: Sequence[str], *, dry_run: bool = False, with_dependents: bool = False, anyway: bool = False
+) -> Iterator[str]:
+    """Removes runs; yields a line for each, after it was removed, and one for all.
+
+    Args:
+        words: beginnings of fingerprints, and `output_dir=FOLDER`.
+        dry_run: remove nothing.
+        with_dependents, anyway: as for `xlt.plan.removal.runs_to_remove`.
+    Raises:
+        UsageError: a run is unknown, is worked on, or is needed; then nothing is removed.
+    """
+    from xlt.plan.removal import remove_runs, runs_to_remove
+
+    store, words = _store(words)
+    if not words:
+        raise UsageError("FINGERPRINT: give at least one, or its first characters; xlt runs list shows them")
+    chosen = runs_to_remove(store, words, with_dependents=with_dependents, anyway=anyway)
+    for one in chosen if dry_run else remove_runs(store, chosen):
+        yield f"{one.name}  {one.size_bytes:>13,} bytes  {one.kind}"
+    total = sum(one.size_bytes for one in chosen)
+    what = "would be removed; nothing was, because of --dry-run" if dry_run else "removed"
+    yield f"{len(chosen)} runs, {total:,} bytes: {what}"
 
 
 def _store(words: Sequence[str]) -> tuple[Any, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NamedTuple
@@ -14,26 +15,32 @@ class Subcommand(NamedTuple):
     Attributes:
         module: its Python module, whose `main` takes the words after the name.
         purpose: what it does, for a list.
+        reads_configs: whether it composes configs, so that `--config-dir` has a meaning.
     """
 
     module: str
     purpose: str
+    reads_configs: bool = True
 
 
 SUBCOMMANDS = {
     "predict": Subcommand("xlt.commands.predict", "annotates texts with modules"),
     "evaluate": Subcommand("xlt.commands.evaluate", "scores modules on labelled data"),
     "export": Subcommand("xlt.commands.export", "writes modules for other libraries: transformers, peft"),
-    "import": Subcommand("xlt.commands.import_module", "makes a module file of a published module"),
+    "import": Subcommand("xlt.commands.import_module", "makes a module file of a published module", False),
     "table": Subcommand("xlt.commands.reproduce", "trains the missing runs of a table and shows it"),
     "plot": Subcommand("xlt.commands.plot", "draws a figure from finished runs"),
     "claims": Subcommand("xlt.commands.claims", "tests the thesis's findings on finished runs"),
     "floors": Subcommand("xlt.commands.floors", "scores constant answers on a run's data"),
-    "runs": Subcommand("xlt.commands.runs", "lists finished runs, shows one, says why a run is new"),
-    "state": Subcommand("xlt.commands.state", "lists or removes the saved state of unfinished runs"),
+    "runs": Subcommand("xlt.commands.runs", "lists finished runs, shows or removes one, says why a run is new"),
+    "state": Subcommand("xlt.commands.state", "lists or removes the saved state of unfinished runs", False),
     "dashboard": Subcommand("xlt.commands.dashboard", "makes a W&B workspace for a table"),
+    "bench": Subcommand("xlt.commands.bench", "measures speed and memory", False),
+    "new-method": Subcommand("xlt.commands.new_method", "writes the files of a new method", False),
 }
-_WITH_VALUE = ("--config-dir", "-cd")
+_CONFIG_DIR = ("--config-dir", "-cd")
+_PLUG_INS = ("--plugins",)
+_WITH_VALUE = (*_CONFIG_DIR, *_PLUG_INS)
 
 
 def carry_out_subcommand(words: Sequence[str]) -> bool:
@@ -49,8 +56,70 @@ def carry_out_subcommand(words: Sequence[str]) -> bool:
         at += 2 if words[at] in _WITH_VALUE else 1
     if at >= len(words) or words[at] not in SUBCOMMANDS:
         return False
-    import_module(SUBCOMMANDS[words[at]].module).main([*words[:at], *words[at + 1 :]])
+    carry_out_named(words[at], [*words[:at], *words[at + 1 :]])
     return True
+
+
+def carry_out_named(name: str, words: Sequence[str] | None = None) -> None:
+    """Carries out a subcommand with the user's folders of configs and plug-ins, which all of them take.
+
+    Args:
+        name: of the subcommand.
+        words: after the name; None: those of the process, as for a script.
+    """
+    subcommand = SUBCOMMANDS[name]
+    words, config_dirs = _taken(sys.argv[1:] if words is None else words, _CONFIG_DIR)
+    words = without_plug_ins(words)
+    main = import_module(subcommand.module).main
+    if not config_dirs:
+        main(words)
+        return
+    from xlt.commands.ending import refuse
+    from xlt.compose import own_configs
+    from xlt.errors import UsageError
+
+    if not subcommand.reads_configs:
+        refuse([f"--config-dir={config_dirs[-1]}: xlt {name} reads no configs; leave it out"])
+    try:
+        with own_configs(config_dirs[-1]):
+            main(words)
+    except UsageError as error:
+        refuse(error.lines)
+
+
+def without_plug_ins(words: Sequence[str]) -> list[str]:
+    """Returns the words of a command line without `--plugins FOLDER`; the folders are plug-ins from now on.
+
+    A fault of a folder is refused, with exit code 2.
+    """
+    words, folders = _taken(words, _PLUG_INS)
+    if folders:
+        from xlt.commands.ending import refuse
+        from xlt.errors import UsageError
+        from xlt.plug_ins import use_plug_ins
+
+        try:
+            use_plug_ins(folders)
+        except UsageError as error:
+            refuse(error.lines)
+    return words
+
+
+def _taken(words: Sequence[str], names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Takes an option out of a command line; returns the other words and the option's values."""
+    others, values = [], []
+    rest = iter(words)
+    for word in rest:
+        name, sign, value = word.partition("=")
+        if name not in names:
+            others.append(word)
+        elif (given := value if sign else next(rest, "")) != "":
+            values.append(given)
+        else:
+            from xlt.commands.ending import refuse
+
+            refuse([f"{name}: give a folder after it"])
+    return others, values
 
 
 def near_subcommand(word: str) -> str | None:

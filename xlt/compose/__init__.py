@@ -6,6 +6,7 @@ from xlt.compose.composing import (
     VERSION_BASE,
     hydra_ready,
     one_source_per_language,
+    own_configs,
     register_schema,
     register_schemas,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "one_line",
     "one_source_per_language",
     "override_faults",
+    "own_configs",
     "plain",
     "recorded",
     "register_schema",

@@ -9,7 +9,6 @@ import pkgutil
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,17 @@ import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 
 from xlt import config as shared
+from xlt import plug_ins
 from xlt.compose.environment import register_environment
 from xlt.compose.loading import compose_faster
 from xlt.compose.recipes import register_recipes
@@ -50,25 +52,30 @@ _SHARED_SCHEMAS = {
     "base_run": shared.RunConfig,
 }
 
+_FEWEST = 2  # examples of a training source: one to learn from, one to hold out
+
 import_failures: dict[str, str] = {}
 """Path of a schema in Hydra's store, for example "method/base_mine" -> why its file cannot be imported."""
+
+_own_folder: str | None = None
 
 _KEPT: weakref.WeakKeyDictionary[Any, dict[tuple[str, ...], bytes]] = weakref.WeakKeyDictionary()
 
 
-def register_schemas(*, plug_ins: bool = False) -> None:
+def register_schemas() -> None:
     """Puts every schema into Hydra's store, and registers the resolvers that `conf/` uses.
 
     The packages of methods and tasks are searched: the dataclass `SCHEMA` of a file `xlt/methods/NAME.py` becomes
-    `method/base_NAME`. Installed packages can bring more: the entry point NAME of group `xlt.methods` or `xlt.tasks`
-    names a module with a `SCHEMA`. A file that cannot be imported is left out, and the reason is kept in
-    `import_failures`. It is reported only if a config uses the schema.
+    `method/base_NAME`. Plug-ins bring more (`xlt.plug_ins`), and installed packages: the entry point NAME of group
+    `xlt.methods` or `xlt.tasks` names a module with a `SCHEMA`. A file that cannot be imported is left out, and the
+    reason is kept in `import_failures`. It is reported only if a config uses the schema.
 
-    Args:
-        plug_ins: whether to look for such packages, which takes a twentieth of a second; only configs of the user's own
-            folder can use them.
+    Raises:
+        UsageError: a plug-in is unusable.
     """
+    plug_ins.activate()
     compose_faster()
+    Plugins.instance().register(_PlugInConfigs)
     OmegaConf.register_new_resolver("data", _in_data_dir, replace=True)
     OmegaConf.register_new_resolver("data_if_there", _in_data_dir_if_there, replace=True)
     OmegaConf.register_new_resolver("by_resource", _by_resource, replace=True)
@@ -81,7 +88,7 @@ def register_schemas(*, plug_ins: bool = False) -> None:
     for package, group in (("xlt.methods", "method"), ("xlt.tasks", "task")):
         for module_info in pkgutil.iter_modules(importlib.import_module(package).__path__):
             _register(group, module_info.name, f"{package}.{module_info.name}")
-        for entry in entry_points(group=package) if plug_ins else ():
+        for entry in plug_ins.installed_entries(package):
             _register(group, entry.name, entry.module)
 
 
@@ -146,16 +153,44 @@ def _in_data_dir_if_there(path: str, *, _root_: DictConfig) -> str | None:
         return None
 
 
+class _PlugInConfigs(SearchPathPlugin):
+    """Adds the configs of plug-ins to those that Hydra finds, behind those of xlt."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for folder in plug_ins.config_folders():
+            search_path.append(provider="xlt-plug-in", path=f"file://{folder}")
+
+
+@contextmanager
+def own_configs(config_dir: str | None) -> Iterator[None]:
+    """Makes a folder of the user that of `hydra_ready`, wherever it is called, while a command is carried out.
+
+    Args:
+        config_dir: value of `--config-dir`; None: there is none.
+    Raises:
+        UsageError: there is no such folder.
+    """
+    global _own_folder
+    if config_dir is not None and not Path(config_dir).expanduser().is_dir():
+        raise UsageError(f"--config-dir={config_dir}: no such folder")
+    before, _own_folder = _own_folder, config_dir
+    try:
+        yield
+    finally:
+        _own_folder = before
+
+
 @contextmanager
 def hydra_ready(config_dir: str | None = None) -> Iterator[None]:
     """Prepares Hydra for composition; inside the `xlt` command it uses the search path that Hydra already has.
 
     Args:
-        config_dir: the user's folder of configs, searched first; the same as `--config-dir`.
+        config_dir: the user's folder of configs, searched first; None: that of `own_configs`, if there is one.
     Raises:
         UsageError: a recipe cannot be read.
     """
-    register_schemas(plug_ins=config_dir is not None)
+    config_dir = _own_folder if config_dir is None else config_dir
+    register_schemas()
     if GlobalHydra.instance().is_initialized():
         yield
         return
@@ -270,7 +305,17 @@ def one_source_per_language(config: DictConfig) -> DictConfig:
                 del sources[name]
             for name, node in sources_by_name.items():
                 sources[name] = node
+    if "data" in config and config.data.get("cap") is not None:
+        _cap_sources(config.data)
     return config
+
+
+def _cap_sources(data: DictConfig) -> None:
+    """Lowers the caps of all sources to what `data.cap` allows, in place."""
+    for part in shared.PARTS:
+        most = max(_FEWEST, data.cap // max(len(data[part]), 1)) if part == "sources" else data.cap
+        for source in data[part].values():
+            source.cap = most if source.cap is None else min(most, source.cap)
 
 
 def _every_language(source: DictConfig, others: Sequence[DictConfig]) -> list[str]:

@@ -33,6 +33,7 @@ from omegaconf import OmegaConf
 from xlt.compose.suggestions import suggestion
 from xlt.compose.yaml_files import check_config_folder
 from xlt.errors import UsageError
+from xlt.plug_ins import config_folders
 
 FOLDER = "recipes"
 FOR_ALL, BY_METHOD, BY_MODEL = "recipe_for_all", "recipe_by_method", "recipe_by_model"
@@ -47,15 +48,15 @@ def register_recipes(config_package: str, config_dir: str | None = None) -> None
 
     Args:
         config_package: package with the configs of xlt.
-        config_dir: the user's folder of configs, all of whose files are checked; a recipe in its folder `recipes`
-            replaces ours of the same name.
+        config_dir: the user's folder of configs, all of whose files are checked; a recipe in its folder `recipes`, or
+            in that of a plug-in's configs, replaces ours of the same name.
     Raises:
         UsageError: a file is no valid recipe; a line for each fault.
     """
     folders = [Path(str(importlib.resources.files(config_package)))]
-    if config_dir is not None:
-        check_config_folder(config_dir)
-        folders.append(Path(config_dir))
+    for folder in [*config_folders(), *([] if config_dir is None else [Path(config_dir)])]:
+        check_config_folder(folder)
+        folders.append(folder)
     files = {path.stem: path for folder in folders for path in sorted((folder / FOLDER).glob("*.yaml"))}
     known = {group: _names(folders, group) for group in ("method", "model")}
     groups = {group: _Choices(group) for group in ("recipe", FOR_ALL, BY_METHOD, BY_MODEL)}

@@ -142,7 +142,7 @@ def compose_translator_run(parent: DictConfig, name: str, source: SourceConfig) 
 
 def model_run_settings(parent: DictConfig) -> Any:
     """Returns all settings that `compose_model_run` uses; parents with equal ones share one model run."""
-    return _unresolved(parent, (*_SETTINGS, "model", "scale"))
+    return _unresolved(parent, (*_SETTINGS, "model", "scale")) | {"debug": parent.choices.get("debug", "none")}
 
 
 def language_run_settings(parent: DictConfig) -> Any:
@@ -165,6 +165,8 @@ def _compose_child(
 ) -> DictConfig:
     """Composes a run that another run, the parent, needs.
 
+    If the parent is debugged, the child takes a few steps only (debug=fast).
+
     If the child inherits `model` or `method`, it chooses the parent's config file of that group, so that the child's
     own recipe applies to them. Then it takes over the parent's settings. If it does not inherit `train`, it takes over
     only those settings of the method that no recipe sets. If the child's own overrides choose another method, it takes
@@ -181,6 +183,8 @@ def _compose_child(
     """
     begin = [] if experiment is None else [f"experiment={experiment}"]
     chosen = [f"{group}={parent.choices[group]}" for group in _CHOSEN if group in inherited]
+    if parent.choices.get("debug", "none") != "none":
+        chosen.append("debug=fast")
     try:
         child = compose([*begin, f"scale={parent.scale}", *chosen, *overrides])
     except UsageError as error:

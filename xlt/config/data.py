@@ -329,6 +329,11 @@ class DataConfig:
         "allow sources in `validation` whose language is no source language",
         no_module="it only decides whether a config is accepted",
     )
+    cap: int | None = key(
+        "most examples of all training sources together, and of any other source; null: no limit",
+        low=1,
+        no_module="it lowers the caps of the sources, which count",
+    )
     leaks: str = key(
         "what to do if a text of `sources`, or one its translator learned from, is in `evaluation`",
         choices=("refuse", "allow"),

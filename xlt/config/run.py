@@ -150,9 +150,13 @@ class TrackerConfig:
     entity: str | None = key("W&B user or team; null: the default of the account")
     group: str | None = key("W&B group of the run: its table or sweep")
     artifacts: bool = key("upload modules to W&B as artifacts, linked to those they build on; this takes space there")
+    tensorboard: bool = key("write event files for TensorBoard into the run's folder tensorboard/")
+    csv: bool = key("write metrics.csv and evaluation.csv into the run's folder")
     progress: bool = key("show a progress bar in the terminal")
 
     def faults(self, prefix: str) -> Iterator[str]:
+        if self.tensorboard and importlib.util.find_spec("tensorboard") is None:
+            yield f"{prefix}.tensorboard=true: it is not installed; pip install 'xlt[tensorboard]'"
         if self.wandb != "off" and importlib.util.find_spec("wandb") is None:
             yield f"{prefix}.wandb={self.wandb}: the client is not installed; pip install 'xlt[wandb]'"
         if self.wandb != "off":

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import torch
 
 from xlt.config import LauncherConfig
+from xlt.plug_ins import activate
 
 _DIED = "its process died (out of memory, or killed)"
 _SECONDS_TO_SAVE = 60
@@ -145,6 +146,7 @@ class LocalWorkers:
 
 
 def _initialise_worker(threads: int, gpu: str | None) -> None:
+    activate()
     # Ctrl-C reaches all processes. Workers ignore it: a training job has its own handler, and `stop` ends idle workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -250,6 +252,9 @@ class ClusterJob:
     def __init__(self, call: Callable[[], JobResult]) -> None:
         self._call = call
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _cluster_job, (_Activation(), self._call)
+
     def __call__(self) -> JobResult:
         return self._call()
 
@@ -257,6 +262,17 @@ class ClusterJob:
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
+
+
+class _Activation:
+    """When it is unpickled, plug-ins become importable, because what comes after it in the pickle may be of one."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return activate, ()
+
+
+def _cluster_job(activated: None, call: Callable[[], JobResult]) -> ClusterJob:
+    return ClusterJob(call)
 
 
 def _result_of(job: Any) -> JobResult:

@@ -112,7 +112,7 @@ class RunStore:
         fault = fault_of_files(folder, fingerprint, result)
         if fault is None and FILES_KEY in result:
             return True
-        with self._lock_if_free(fingerprint) as is_mine:
+        with self.lock_if_free(fingerprint) as is_mine:
             if not is_mine:
                 if fault is not None:
                     report(fault[0], f"{fault[1]}; another process works on the run")
@@ -158,7 +158,7 @@ class RunStore:
         sound, fault = sound_evaluations(self._read(fingerprint, EVALUATION_FILE, None, _EVALUATED_AGAIN), name)
         if fault is None:
             return sound
-        with self._lock_if_free(fingerprint) as is_mine:
+        with self.lock_if_free(fingerprint) as is_mine:
             if not is_mine:
                 report(path, f"{fault}; another process works on the run")
                 return sound
@@ -211,7 +211,7 @@ class RunStore:
         if not manifest:
             report(file, f"{fault}; these records are left out")
             return records
-        with self._lock_if_free(fingerprint) as is_mine:
+        with self.lock_if_free(fingerprint) as is_mine:
             if is_mine:
                 set_aside(file, fault, "the run has no curves any more; its scores do not depend on them")
             else:
@@ -387,14 +387,14 @@ class RunStore:
         folders |= {self.folder(fingerprint) for fingerprint in fingerprints}
         folders |= {path for path in (self.root / "sweeps").glob("*") if path.is_dir()}
         for file in abandoned(locks):
-            with self._lock_if_free(file.stem) as is_mine:
+            with self.lock_if_free(file.stem) as is_mine:
                 if is_mine:
                     remove_left_overs(self.folder(file.stem))
         for folder in folders:
             remove_left_overs(folder)
 
     @contextmanager
-    def _lock_if_free(self, fingerprint: str) -> Iterator[bool]:
+    def lock_if_free(self, fingerprint: str) -> Iterator[bool]:
         """Holds the run's lock within a `with` block if nobody else holds it; yields whether it does."""
         file = self._lock_file(fingerprint)
         if file in self._held:
@@ -440,7 +440,7 @@ class RunStore:
         try:
             return read()
         except DamagedFileError as error:
-            with self._lock_if_free(fingerprint) as is_mine:
+            with self.lock_if_free(fingerprint) as is_mine:
                 if not is_mine:
                     report(path, f"{error}; it stays where it is, because another process works on the run")
                     return {}

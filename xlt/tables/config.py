@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import itertools
 import pkgutil
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -41,7 +42,9 @@ class FigureConfig:
 
 def kinds() -> list[str]:
     """Returns the names of the kinds of figures, which are the files in `xlt/tables/figures`."""
-    names = (info.name for info in pkgutil.iter_modules([str(Path(__file__).parent / "figures")]))
+    loaded = sys.modules.get(f"{__package__}.figures")  # plug-ins extend it
+    places = [str(Path(__file__).parent / "figures")] if loaded is None else loaded.__path__
+    names = (info.name for info in pkgutil.iter_modules(places))
     return sorted(name for name in names if name != "figure" and not name.startswith("_"))
 
 

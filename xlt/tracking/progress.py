@@ -17,11 +17,16 @@ _SECONDS_BETWEEN_LINES = 30.0
 
 
 class ProgressBar:
-    """A watcher that shows a run on standard error: a live bar in a terminal, or a line every 30 seconds elsewhere."""
+    """A watcher that shows a run on standard error: a live bar in a terminal, or a line every 30 seconds elsewhere.
 
-    def __init__(self, label: str) -> None:
+    Args:
+        label: what is worked on.
+        unit: what is counted, in the singular.
+    """
+
+    def __init__(self, label: str, unit: str = "step") -> None:
         self._console = Terminal(stderr=True)
-        self._label = label
+        self._label, self._unit = label, unit
         self._live = self._console.is_terminal
         self._progress: Progress | None = None
         self._task: TaskID | None = None
@@ -37,8 +42,9 @@ class ProgressBar:
         )
         self._latest = {}
         self.close()
-        where = f", resumed at step {start}" if start else ""
-        self._console.print(Text(self._label, "bold") + Text(f" phase {name}: {steps} steps{where}"))
+        phase = f" phase {name}" if name else ""
+        where = f", resumed at {self._unit} {start}" if start else ""
+        self._console.print(Text(self._label, "bold") + Text(f"{phase}: {steps} {self._unit}s{where}"))
         if self._live:
             columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
             self._progress = Progress(*columns, console=self._console, transient=True)
@@ -48,7 +54,7 @@ class ProgressBar:
     def metrics(self, phase: str, step: int, values: Mapping[str, float]) -> None:
         validated = {k.removeprefix("validation/"): v for k, v in values.items() if k.startswith("validation/")}
         if validated:
-            self.note(f"step {step}: validation " + _format(validated))
+            self.note(f"{self._unit} {step}: validation " + _format(validated))
             return
         self._latest = {name: values[name] for name in ("loss", "rate") if name in values}
         if self._progress is not None and self._task is not None:
@@ -57,7 +63,7 @@ class ProgressBar:
             self._last_line_time = time.monotonic()
             seconds_per_step = (self._last_line_time - self._phase_start_time) / max(step - self._start, 1)
             left = seconds_per_step * (self._steps - step)
-            self.note(f"step {step}/{self._steps} {_format(self._latest)}, {math.ceil(left / 60)} min left")
+            self.note(f"{self._unit} {step}/{self._steps} {_format(self._latest)}, {math.ceil(left / 60)} min left")
 
     def note(self, message: str) -> None:
         self._console.print(f"  {message}", highlight=False, markup=False)

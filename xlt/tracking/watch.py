@@ -1,4 +1,4 @@
-"""Combines the watchers of a run, and sends to W&B what it has not received of earlier runs."""
+"""Combines the watchers of a run, and gives trackers what they have not received of earlier runs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from xlt.errors import UsageError
 from xlt.escapes import say
 from xlt.plan.planner import Run
 from xlt.plan.store import RunStore
+from xlt.tracking.csv_files import CsvFiles
 from xlt.tracking.jsonl import MetricsFile
 from xlt.tracking.progress import ProgressBar
+from xlt.tracking.tensorboard import TensorBoardRun
 from xlt.tracking.wandb import WandbRun
 from xlt.tracking.wandb_record import has_unsent
 
@@ -75,6 +77,7 @@ def watch(run: Run, store: RunStore) -> Watcher:
     watchers: list[Watcher] = [MetricsFile(store.folder(run.fingerprint))]
     if tracker.progress:
         watchers.append(ProgressBar(run.label))
+    watchers += _file_trackers(run, store)
     if tracker.wandb != "off":
         tracked = WandbRun(run, store)
         watchers.append(tracked)
@@ -83,8 +86,15 @@ def watch(run: Run, store: RunStore) -> Watcher:
     return Watchers(watchers, run.label)
 
 
+def _file_trackers(run: Run, store: RunStore) -> list[CsvFiles | TensorBoardRun]:
+    """Returns the trackers that write into the run's folder, as its config asks for."""
+    tracker = run.config.tracker
+    trackers: list[CsvFiles | TensorBoardRun] = [CsvFiles(run, store)] if tracker.csv else []
+    return [*trackers, TensorBoardRun(run, store)] if tracker.tensorboard else trackers
+
+
 def send_unsent(runs: Iterable[Run], store: RunStore) -> None:
-    """Sends to W&B what it has not received of the runs of an executed plan, for runs whose config uses W&B.
+    """Gives each tracker what it has not received of the runs of an executed plan, for runs whose config uses it.
 
     These are parts that an error or a kill prevented from being sent, or a whole run that was trained without W&B. An
     error is reported as a line on standard error, and what could not be sent is left to the next command. The other
@@ -93,8 +103,10 @@ def send_unsent(runs: Iterable[Run], store: RunStore) -> None:
     Raises:
         UsageError: the client is not installed, or there is no account for online use.
     """
+    is_out_of_reach = False
     for run in runs if Processes.join().leads else ():
-        if not has_unsent(run, store):
+        _write_missing_files(run, store)
+        if is_out_of_reach or not has_unsent(run, store):
             continue
         with store.lock(run.fingerprint), _report_errors(run.label) as errors:
             if has_unsent(run, store):  # the process that had the lock may have sent it
@@ -105,8 +117,16 @@ def send_unsent(runs: Iterable[Run], store: RunStore) -> None:
                     tracked.close()
                 if run.config.tracker.progress:
                     say(f"  W&B received the missing parts of {run.label}: {tracked.where}")
-        if any(map(_is_out_of_reach, errors)):
-            return
+        is_out_of_reach = any(map(_is_out_of_reach, errors))
+
+
+def _write_missing_files(run: Run, store: RunStore) -> None:
+    if not store.is_trained(run.fingerprint):
+        return
+    for tracked in _file_trackers(run, store):
+        if not tracked.is_complete():
+            with store.lock(run.fingerprint), _report_errors(run.label):
+                tracked.send()
 
 
 def _is_out_of_reach(error: Exception) -> bool:

@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from xlt.models.transfer import TransferModel
 from xlt.modules import ModuleArtefact, ModuleFileError, ModuleStack, check_base, load_module
 from xlt.modules.generator import Generator
 from xlt.plan.store import MANIFEST_FILE
+from xlt.plug_ins import activate, installed_entries
 from xlt.repositories import module_path
 from xlt.tasks.joint import JointConfig
 from xlt.tasks.task import Task
@@ -193,8 +193,9 @@ def _schema_of(target: str, path: Path) -> Any:
     Raises:
         UsageError: no installed task has this class.
     """
+    activate()
     modules = [f"{tasks.__name__}.{info.name}" for info in pkgutil.iter_modules(tasks.__path__)]
-    modules += [entry.module for entry in entry_points(group=tasks.__name__)]
+    modules += [entry.module for entry in installed_entries(tasks.__name__)]
     module = target.rpartition(".")[0]
     if module in modules:
         schema = getattr(importlib.import_module(module), "SCHEMA", None)

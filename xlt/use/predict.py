@@ -86,7 +86,7 @@ def predict(settings: PredictSettings) -> PredictReport:
     with output, StopSignals() as stop, texts(settings.input, reading) as (layout, entries):
         writer = _writer(settings, task, layout)
         before = output.done
-        progress = None if settings.quiet else ProgressBar("predict")
+        progress = None if settings.quiet else ProgressBar("predict", unit="example")
         count = done_before = 0
         begun = False
         size = chunk_size(loaded, list(languages))
@@ -97,7 +97,7 @@ def predict(settings: PredictSettings) -> PredictReport:
                 done_before = count
                 continue
             if not begun and progress is not None and total is not None:
-                progress.begin_phase("predict", count, total)
+                progress.begin_phase("", count, total)
             begun = True
             if total is None:
                 _check_chunk(task, chunk)
@@ -107,7 +107,7 @@ def predict(settings: PredictSettings) -> PredictReport:
             output.add((writer.head() if number == 0 else "") + text)
             count += examples
             if progress is not None and total is not None:
-                progress.metrics("predict", count, {})
+                progress.metrics("", count, {})
             if stop.number and (total is None or count < total):
                 raise Interrupted(stop.number)
         if not begun and before == 0:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from xlt.commands.runs import list_runs, say_why, show_run
+from xlt.commands.runs import list_runs, main, remove, say_why, show_run
 from xlt.engine.watching import Silence
 from xlt.errors import UsageError
 from xlt.execution.execution import carry_out
@@ -50,3 +50,34 @@ def test_unknown_runs_and_folders_are_refused(plan: Plan, tmp_path_factory: pyte
     plan.store.runs.mkdir(parents=True, exist_ok=True)
     with pytest.raises(UsageError, match="ffff"):
         next(show_run([f"output_dir={plan.store.root}", "ffff"]))
+
+
+def test_a_run_on_which_others_stand_is_removed_only_with_them_or_by_word(
+    plan: Plan, planned: Callable[..., Run], adapted: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = planned(*adapted)
+    carry_out(plan, None, lambda *_: Silence())
+    store, top = plan.store, run.fingerprint[:12]
+    source = run.depends_on["eng"][:12]
+    (target,) = {needed[:12] for needed in run.evaluation_needs} - {source}
+    place, there = f"output_dir={store.root}", {folder.name for folder in store.runs.glob("[0-9a-f]*")}
+    assert there == {top, source, target}
+    for name in (source, target):  # in training, and in an evaluation
+        with pytest.raises(UsageError, match=f"{name}: 1 runs that are kept stand on it: {top}"):
+            list(remove([name, place]))
+    size = sum(file.stat().st_size for file in store.runs.glob("[0-9a-f]*/**/*") if file.is_file())
+    *lines, total = remove([source, target, place], dry_run=True, with_dependents=True)
+    assert next(line[:12] for line in lines) == top and len(lines) == 3
+    assert total.startswith(f"3 runs, {size:,} bytes") and "would" in total
+    assert {folder.name for folder in store.runs.glob("[0-9a-f]*")} == there
+    with store.lock(top), pytest.raises(UsageError, match="another process works"):
+        list(remove([top, place]))
+    list(remove([target, place], anyway=True))
+    assert {folder.name for folder in store.runs.iterdir() if folder.is_dir()} == {".locks", top, source}
+    assert store.is_sound(run.fingerprint)
+    list(remove([source, place], with_dependents=True))
+    assert not list(store.runs.glob("[0-9a-f]*")) and not store.finished()
+    for words in (["nothing", place], [place], ["list", "--dry-run"]):
+        with pytest.raises(SystemExit) as stop:
+            main(words if words[0] == "list" else ["remove", *words])
+        assert stop.value.code == 2 and len(capsys.readouterr().err.splitlines()) == 1

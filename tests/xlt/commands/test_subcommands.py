@@ -28,8 +28,8 @@ def test_a_run_is_no_subcommand_and_options_before_the_name_are_passed_on(monkey
     assert not carry_out_subcommand(["--config-dir", "table"])
     seen: list[list[str]] = []
     monkeypatch.setattr("xlt.commands.state.main", seen.append)
-    assert carry_out_subcommand(["--config-dir", "own", "state", "output_dir=outputs"])
-    assert seen == [["--config-dir", "own", "output_dir=outputs"]]
+    assert carry_out_subcommand(["--remove", "state", "output_dir=outputs"])
+    assert seen == [["--remove", "output_dir=outputs"]]
 
 
 def test_a_misspelt_subcommand_is_told_from_an_override() -> None:

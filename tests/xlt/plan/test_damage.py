@@ -249,7 +249,16 @@ def test_a_users_module_that_changes_after_planning_is_refused(store: RunStore) 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"offline": 3}', '{"offline": {"more": 1}}', "\0"])
 def test_a_damaged_record_of_what_was_sent_is_set_aside(content: str, tmp_path: Path) -> None:
-    tracker = TrackerConfig(wandb="offline", project="p", entity=None, group=None, artifacts=True, progress=False)
+    tracker = TrackerConfig(
+        wandb="offline",
+        project="p",
+        entity=None,
+        group=None,
+        artifacts=True,
+        tensorboard=False,
+        csv=False,
+        progress=False,
+    )
     (tmp_path / "wandb").mkdir()
     (tmp_path / "wandb" / "told.json").write_text(content)
     assert WandbRecord.read(tmp_path, tracker) == WandbRecord()

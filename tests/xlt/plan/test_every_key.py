@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import importlib.util
 import pickle
 import pkgutil
 import shutil
@@ -187,6 +188,7 @@ CASES: dict[str, Case] = {
     "data.sources.eng.translation.fields": Case(values=TRANSLATED, value=["text", "pair"]),
     "data.sources.eng.translation.cap": Case(values=TRANSLATED, value=3),
     "data.validation": Case(value={}),
+    "data.cap": Case(value=90),
     "data.evaluation": Case(value={}),
     "data.benchmarks": Case(value={"gsm": BenchmarkConfig(["gsm"], "acc", None, 0, None, None, False, None, False)}),
     "data.excluded": Case(("+source@data.excluded.fao=ud_fao",), value={}),
@@ -344,6 +346,17 @@ def all_keys() -> Iterator[Key]:
 
 
 KEYS = list(all_keys())
+
+
+@pytest.fixture(autouse=True)
+def _extras_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that needs an extra is looked at with and without it."""
+    there = importlib.util.find_spec
+
+    def find_spec(name: str, package: str | None = None) -> Any:
+        return there("json") if name == "tensorboard" else there(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
 
 
 @pytest.fixture(scope="module")
