@@ -98,8 +98,8 @@ def run_scores(jobs: Sequence[JobScores], store: RunStore, page: Path) -> Markup
         cells = [
             tag(
                 "td",
-                file_link(f"{scores[c]:.1f}", file, page)
-                if (file := kept.get((job.name, label, c))) is not None
+                file_link(f"{scores[c]:.1f}", link, page)
+                if (link := kept.get((job.name, label, c))) is not None
                 else f"{scores[c]:.1f}",
                 class_=_classes(scores[c] == best.get(c), c == AVERAGE),
             )
