@@ -8,7 +8,9 @@ from xlt.tables.scoreboard import FACT_NAMES, fact_words, group_mean, language_g
 from xlt.tables.terminal import best_systems, holes, legend, stand_in_lines
 
 _NOTHING = "–"
-_WORDS = 5  # columns of text before those of numbers: code, language, script, family, tokenizer
+_NAMES = ("code", "language")
+_FACTS = (*FACT_NAMES[:2], "tokenizer", *FACT_NAMES[2:])
+_WORDS = {*_NAMES, *_FACTS[:3]}  # columns of text, not of numbers
 
 
 def scrolling(label: str, *parts: Markup, class_: str = "", id: str | None = None) -> Markup:
@@ -50,19 +52,17 @@ def _groups(grid: Grid) -> Markup:
 
 def _languages(grid: Grid) -> Markup:
     config, best = grid.config, best_systems(grid)
-    words = ("code", "language", *FACT_NAMES[:2], "tokenizer", *FACT_NAMES[2:])
-    heads = [
-        tag("th", _sorter(word), scope="col", class_="word" if number < _WORDS else None)
-        for number, word in enumerate([*words, *(system.label for system in config.systems.values())])
-    ]
+    # The scores come before the facts, so that they are on the screen however narrow it is.
+    words = (*_NAMES, *(system.label for system in config.systems.values()), *_FACTS)
+    heads = [tag("th", _sorter(word), scope="col", class_="word" if word in _WORDS else None) for word in words]
     body = []
     for column in config.columns:
         script, family, *numbers = fact_words(grid.languages.get(column))
-        about = (name_of(grid, column), script, family, tokenizer_group(grid, column) or _NOTHING)
         cells = [
-            *(tag("td", word, class_="word") for word in about),
-            *(tag("td", number) for number in numbers),
+            tag("td", name_of(grid, column), class_="word"),
             *(_score(grid.cells[name][column], name in best[column]) for name in config.systems),
+            *(tag("td", word, class_="word") for word in (script, family, tokenizer_group(grid, column) or _NOTHING)),
+            *(tag("td", number) for number in numbers),
         ]
         body.append(tag("tr", tag("th", column, scope="row"), *cells))
     return scrolling(
