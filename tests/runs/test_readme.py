@@ -112,7 +112,7 @@ def _subcommand(name: str, words: Sequence[str], capsys: pytest.CaptureFixture[s
     assert options <= set(re.findall(r"--[\w-]+", capsys.readouterr().out))
 
 
-WITH_OPTIONS = ("predict", "evaluate", "export", "import", "floors", "runs")
+WITH_OPTIONS = ("predict", "evaluate", "export", "import", "merge", "floors", "runs")
 SCRIPTS: dict[str, Callable[[Sequence[str]], None]] = {
     "reproduce_table.py": _table,
     "wandb_dashboard.py": _table,

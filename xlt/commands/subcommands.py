@@ -28,6 +28,7 @@ SUBCOMMANDS = {
     "evaluate": Subcommand("xlt.commands.evaluate", "scores modules on labelled data"),
     "export": Subcommand("xlt.commands.export", "writes modules for other libraries: transformers, peft"),
     "import": Subcommand("xlt.commands.import_module", "makes a module file of a published module", False),
+    "merge": Subcommand("xlt.commands.merge", "computes one module from several: average, layers, ties", False),
     "table": Subcommand("xlt.commands.reproduce", "trains the missing runs of a table and shows it"),
     "plot": Subcommand("xlt.commands.plot", "draws a figure from finished runs"),
     "claims": Subcommand("xlt.commands.claims", "tests the thesis's findings on finished runs"),
