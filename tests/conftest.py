@@ -12,7 +12,7 @@ import functools
 import multiprocessing
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from omegaconf import OmegaConf, SCMode
 from torch import Tensor
 from torch.nn import functional as F
 
+from tests.hub_cache import HubCache
 from xlt.compose import compose, hydra_ready
 from xlt.config import RandomModelConfig, TrainConfig
 from xlt.data.encoding import Encoder
@@ -38,6 +39,7 @@ from xlt.models.loading import load_pretrained, load_tokenizer, random_pretraine
 from xlt.models.transfer import TransferModel
 from xlt.models.vocabulary import train_tokenizer
 from xlt.modules import ModuleHeader
+from xlt.repositories import forget_versions
 from xlt.tasks.mlm import MaskedLanguageModelling
 from xlt.tasks.tagging import Tagging
 from xlt.tasks.task import Task
@@ -75,6 +77,18 @@ def _wandb_keeps_to_itself(tmp_path_factory: pytest.TempPathFactory) -> None:
     for what in ("CACHE", "CONFIG", "DATA", "ARTIFACT"):
         os.environ[f"WANDB_{what}_DIR"] = str(tmp_path_factory.mktemp(f"wandb-{what.lower()}"))
     os.environ.update(WANDB_MODE="offline", WANDB_ERROR_REPORTING="false")
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubCache]:
+    """An empty cache of the hub; there is no network."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    forget_versions()
+    yield HubCache(tmp_path / "hub-cache")
+    forget_versions()
 
 
 def sentences(language: str, count: int) -> list[Example]:

@@ -141,7 +141,7 @@ def tagging_trainer(
     ]
     modules = {}
     if len(languages) > 1:
-        modules = {language: _random_module(model, language, generator) for language in languages}
+        modules = {language: random_module(model, language, generator) for language in languages}
     return make_trainer(config, task, model, rows, languages, modules)
 
 
@@ -151,7 +151,8 @@ def train(trainer: Trainer, clock: StepClock) -> None:
         trainer.train(Path(folder), clock)
 
 
-def _random_module(model: TransferModel, language: str, generator: torch.Generator) -> SparseDelta:
+def random_module(model: TransferModel, language: str, generator: torch.Generator) -> SparseDelta:
+    """A language module of 8% of a model's entries, drawn at random."""
     shapes = {
         name: weight.shape
         for name, weight in model.named_parameters()

@@ -100,6 +100,13 @@ def test_selection_is_compared_on_equal_sizes(record_of: Callable[..., dict[str,
     assert record["large"]["ours"]["wall_over_ours"] == 1
 
 
+def test_serving_is_measured_for_each_kind_of_module(record_of: Callable[..., dict[str, Any]]) -> None:
+    record = record_of("bench_serving", "--size tiny --languages 3 --sentences 12 --batch 4 --rounds 1")
+    assert set(record["kinds"]) == {"adapter", "low_rank", "sparse_delta"}
+    for kind in record["kinds"].values():
+        assert kind["share"]["median"] > 0 and set(kind["sentences_per_second"]) == {"one", "many"}
+
+
 def test_all_ways_of_selection_select_as_many_entries(load: Callable[[str], Any]) -> None:
     script = load("bench_select")
     after, before = script.make_pair(100_000, "rows")

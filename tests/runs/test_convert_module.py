@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.hub_cache import HubCache
 from xlt.methods.method import Budget, Setting
 from xlt.models.loading import load_pretrained
 from xlt.modules import ModuleHeader, SparseDelta, load_module
@@ -74,12 +75,31 @@ def test_a_sparse_fine_tuning_of_composable_sft_becomes_a_module(
     assert entries.indices.tolist() == [3, 7] and entries.values.tolist() == [0.5, -1.0]
 
 
+def test_a_module_is_imported_by_the_name_of_its_repository(
+    convert: Callable[..., int], hub_cache: HubCache, adapter: Path, tiny_bert: Path, tmp_path: Path
+) -> None:
+    name, coded = "bert.encoder.layer.0.output.dense.bias", {"index_steps": [3, 4], "values": torch.tensor([0.5, -1.0])}
+    torch.save({"diffs": {name: {**coded, "size": (32,)}}, "abs": {}}, tmp_path / "pytorch_diff.bin")
+    assert convert(adapter, "--model", tiny_bert, "--name", "fao", "--output", tmp_path / "hub") == 0
+    published = {file.name: file for file in (tmp_path / "hub").iterdir()}
+    for repository, files, kind in (
+        ("org/sft", {"pytorch_diff.bin": tmp_path / "pytorch_diff.bin"}, SparseDelta),
+        ("org/adapter", published, Adapter),
+    ):
+        commit = hub_cache.add(repository, files, "v1")
+        out = tmp_path / f"{kind.__name__}.safetensors"
+        assert convert(f"{repository}@v1", "--model", tiny_bert, "--language", "fao", "--output", out) == 0
+        module = load_module(out)
+        assert isinstance(module, kind) and module.header.provenance["repository"] == f"{repository}@{commit}"
+
+
 def test_wrong_words_are_a_line_each_and_leave_nothing(
     convert: Callable[..., int], adapter: Path, tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for words, facts in (
         ((tmp_path / "nowhere", "--language", "fao"), ["nowhere", "no such file or folder"]),
         ((adapter,), [str(adapter), "--name"]),
+        (("org/nowhere", "--language", "fao"), ["org/nowhere", "no such file or folder", "pytorch_diff.bin"]),
         ((tmp_path,), [str(tmp_path), "--language", "--task"]),
         ((tmp_path, "--language", "fo"), ["--language=fo", "ISO 639-3", "fao"]),
         ((tmp_path, "--language", "fao"), ["pytorch_diff.bin", "no such file"]),

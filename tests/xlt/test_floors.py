@@ -19,7 +19,7 @@ FLOORS = (
     # `xlt` itself has the version.
     (
         *("xlt", "xlt.errors", "xlt.escapes", "xlt.console", "xlt.languages", "xlt.language_codes", "xlt.files"),
-        *("xlt.source_code", "xlt.tracebacks", "xlt.writers", "xlt.python_names", "xlt.plug_ins"),
+        *("xlt.source_code", "xlt.tracebacks", "xlt.writers", "xlt.python_names", "xlt.repositories", "xlt.plug_ins"),
     ),
     ("xlt.config",),
     ("xlt.models", "xlt.data", "xlt.modules"),

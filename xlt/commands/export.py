@@ -3,13 +3,14 @@
     xlt export pos.safetensors swa.safetensors --output swahili-tagger
     xlt export lora.safetensors --to peft --output folder
     xlt export pos.safetensors --to plain --output pos-plain.safetensors
+    xlt export swa.safetensors --to composable-sft --output pytorch_diff.bin
 
 --to transformers (the default) merges the base model and the modules into a checkpoint with the class of the task, its
 labels, and the tokenizer; `pipeline` of transformers loads it. --to peft writes LoRA and (IA)^3 modules as a folder of
-the peft library. --to plain writes a sparse delta as a safetensors file of indices and values, which
-docs/module_file.md describes. --to hub uploads a module with a model card to a repository (--output ORG/NAME), and --to
-card only writes the card, made from the module's header and the files of its run. `xlt import` writes adapters in
-AdapterHub's format.
+the peft library. --to composable-sft writes a sparse delta as pytorch_diff.bin of that library, and --to plain as a
+safetensors file of indices and values, which docs/module_file.md describes. --to hub uploads a module with a model card
+to a repository (--output ORG/NAME), and --to card only writes the card, made from the module's header and the files of
+its run. `xlt import` writes adapters in AdapterHub's format.
 """
 
 from __future__ import annotations
@@ -54,10 +55,13 @@ def carry_out(options: argparse.Namespace) -> int:
 def parser() -> Options:
     """Returns the parser of the command's options."""
     options = Options("export", str(__doc__))
-    options.add_argument("modules", nargs="+", metavar="MODULE", help="module file, or folder of a run")
+    options.add_argument("modules", nargs="+", metavar="MODULE", help="module file, folder of a run, or ORG/NAME")
     options.add_argument("--output", "-o", required=True, metavar="PATH", help="new folder; with --to plain a file")
     options.add_argument(
-        "--to", choices=("transformers", "peft", "plain", "hub", "card"), default="transformers", help="see above"
+        "--to",
+        choices=("transformers", "peft", "composable-sft", "plain", "hub", "card"),
+        default="transformers",
+        help="see above",
     )
     options.add_argument("--language", "-l", metavar="CODE", help="language whose module is merged")
     options.add_argument(

@@ -4,6 +4,8 @@
     xlt import DIFF.bin --model MODEL --task ner --output ner.safetensors
     xlt import swa.safetensors --model MODEL --name swa --output FOLDER
 
+FOLDER can also be a repository of the hub, ORG/NAME or ORG/NAME@REVISION.
+
 The input's format decides what happens. A folder with `adapter_config.json` is an adapter of AdapterHub or a LoRA of
 peft; `pytorch_diff.bin` (DIFF.bin above, or a folder with it) is a sparse fine-tuning of composable-sft. They become a
 module file. One of our own module files becomes a folder that the `adapters` library loads. Nothing is unpickled.
@@ -29,6 +31,7 @@ from xlt.models.sublayers import find_blocks, output_embeddings
 from xlt.models.transfer import TransferModel
 from xlt.modules import ModuleArtefact, load_module, read_adapter_hub, read_composable_sft, write_adapter_hub
 from xlt.modules.adapter import Adapter
+from xlt.repositories import is_repository, pinned_name, published_folder
 from xlt.use.peft_folders import is_peft, read_peft
 
 _ADAPTER_CONFIG = "adapter_config.json"
@@ -37,7 +40,9 @@ _ADAPTER_CONFIG = "adapter_config.json"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command."""
     parser = Options("import", str(__doc__))
-    parser.add_argument("given", type=Path, help="folder or file of a published module, or one of our module files")
+    parser.add_argument(
+        "given", type=Path, help="folder, file or repository of a published module, or one of our module files"
+    )
     parser.add_argument("--model", required=True, help="folder or hub id of the base model")
     parser.add_argument("--revision", help="of a hub model: branch, tag or commit")
     parser.add_argument("--language", help="ISO 639-3 code of a language module's language")
@@ -62,6 +67,8 @@ def convert(options: argparse.Namespace) -> int:
     ours = options.given.is_file() and options.given.suffix == ".safetensors"
     if faults := list(_faults(options, ours)):
         raise UsageError(*faults)
+    if is_repository(str(options.given)):
+        options.given = published_folder(str(options.given))
     quiet_libraries()
     if ours:
         module = load_module(options.given)
@@ -82,6 +89,8 @@ def convert(options: argparse.Namespace) -> int:
         model = load_pretrained(options.model, options.revision)
         module = _read(options, model)
         module.check(model)
+        if (name := pinned_name(options.given)) is not None:
+            module.header.provenance["repository"] = name
         module.save(options.output)
     print(f"{module!r} -> {options.output}")
     return 0
@@ -90,7 +99,7 @@ def convert(options: argparse.Namespace) -> int:
 def _faults(options: argparse.Namespace, ours: bool) -> list[str]:
     """One line for each fault of the options; called before a model is loaded."""
     lines = []
-    if not options.given.exists():
+    if not options.given.exists() and not is_repository(str(options.given)):
         lines.append(f"{options.given}: no such file or folder")
     elif ours and options.name is None:
         lines.append(f"{options.given}: one of our modules; give --name, the adapter's name at AdapterHub")

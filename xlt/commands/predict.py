@@ -79,7 +79,7 @@ def carry_out(options: argparse.Namespace) -> int:
 def parser() -> Options:
     """Returns the parser of the command's options."""
     options = Options("predict", str(__doc__))
-    options.add_argument("modules", nargs="+", metavar="MODULE", help="module file, or folder of a run")
+    options.add_argument("modules", nargs="+", metavar="MODULE", help="module file, folder of a run, or ORG/NAME")
     add_model_options(options)
     text = options.add_argument_group("texts")
     text.add_argument("--input", "-i", default="-", metavar="FILE", help="default: standard input (-)")

@@ -34,7 +34,7 @@ class RunReference:
 class StartConfig:
     """The module whose values training starts from, of the same method and shape; both keys null: new values."""
 
-    path: str | None = key("module file to start from", file=True)
+    path: str | None = key("module file to start from, or ORG/NAME of the hub", module=True)
     run: RunReference | None = key(
         "run that makes the module to start from; a generator generates it for the run's language"
     )
@@ -99,7 +99,7 @@ class TeacherConfig:
     )
     path: str | None = key(
         "file of the teacher's task module, used instead of training one; null: train it",
-        file=True,
+        module=True,
         known_by="the content of the file",
     )
     dtype: str = key("dtype of the teacher's weights", choices=("float32", "bfloat16"))

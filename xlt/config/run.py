@@ -13,7 +13,7 @@ from typing import Any
 
 from xlt.config.data import DataConfig
 from xlt.config.model import ModelConfig, RunReference, StartConfig, TeacherConfig
-from xlt.config.schema import RunFacts, key
+from xlt.config.schema import RunFacts, key, module_fault
 from xlt.files import folder_fault
 from xlt.languages import key_faults, language_fault
 
@@ -28,7 +28,7 @@ class LanguageModulesConfig:
 
     experiment: str | None = key("experiment that trains the module of one language; null: none is trained")
     overrides: list[str] = key("overrides of `experiment`; {language} is replaced by the language")
-    paths: dict[str, str] = key("language -> module file, used instead of training the module")
+    paths: dict[str, str] = key("language -> module file, or ORG/NAME of the hub; used instead of training it")
     generator: RunReference | None = key(
         "run whose generator makes modules; if `experiment` is set, for source languages only"
     )
@@ -66,7 +66,7 @@ class TaskModulesConfig:
     runs: dict[str, list[str]] = key(
         "name -> data overrides of the run that trains the module; its other settings are this run's"
     )
-    paths: dict[str, str] = key("name -> file of the module")
+    paths: dict[str, str] = key("name -> file of the module, or ORG/NAME of the hub")
     evaluate_base: bool = key("also evaluate the base model without any module")
 
     def faults(self, prefix: str) -> Iterator[str]:
@@ -288,7 +288,7 @@ def _most_processes() -> int:
 
 
 def _missing_modules(paths: Mapping[str, str], prefix: str) -> Iterator[str]:
-    """Yields a fault for each path of a module that is no file."""
+    """Yields a fault for each module that is not there."""
     for name, path in paths.items():
-        if not Path(path).expanduser().is_file():
-            yield f"{prefix}.{name}={path}: no such file; a module is a .safetensors file that a run left"
+        if (fault := module_fault(path)) is not None:
+            yield f"{prefix}.{name}={path}: {fault}"

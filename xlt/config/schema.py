@@ -13,6 +13,9 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from xlt.errors import UsageError
+from xlt.repositories import module_path
+
 _LARGEST_INT = 2**63 - 1
 _LARGEST_FLOAT = 3.4028234e38
 _LONGEST_VALUE = 300
@@ -28,6 +31,7 @@ def key(
     above: float | None = None,
     choices: tuple[str, ...] | None = None,
     file: bool = False,
+    module: bool = False,
     name: bool = False,
     hint: str = "",
     recipe: bool = False,
@@ -42,6 +46,7 @@ def key(
         above: exclusive lower bound.
         choices: the allowed strings.
         file: the value is a local path that must exist.
+        module: the value is a module file, which must exist, or the name of a repository of the hub that has one.
         name: the value is a name, or a list of at least one name in which none is repeated. A name is not empty, and
             has no blanks at its ends and no control characters.
         hint: added to the message when the value is out of range ("thesis range 0.0025 to 0.08").
@@ -53,7 +58,8 @@ def key(
             fingerprint of a run.
     """
     metadata = dict(help=help, low=low, high=high, above=above, choices=choices, file=file, name=name, hint=hint)
-    return field(default=MISSING, metadata=metadata | dict(recipe=recipe, no_module=no_module, known_by=known_by))
+    origin = dict(module=module, recipe=recipe, no_module=no_module, known_by=known_by)
+    return field(default=MISSING, metadata=metadata | origin)
 
 
 @dataclass(frozen=True)
@@ -148,9 +154,22 @@ def _range_fault(value: Any, rules: Any) -> str | None:
             return f"{fault}{hint}"
     if rules["file"] and not Path(str(value)).expanduser().exists():
         return "no such file"
+    if rules["module"]:
+        return module_fault(str(value))
     if rules["name"]:
         return _names_fault(value) if isinstance(value, list) else name_fault(value)
     return None
+
+
+def module_fault(path: str) -> str | None:
+    """Returns why there is no module file of a path or of the name of a repository; None if there is one."""
+    try:
+        file = module_path(path)
+    except UsageError as error:
+        return error.lines[0].removeprefix(f"{path}: ")
+    if file.is_dir():
+        return "is a folder; give the .safetensors file in it"
+    return None if file.exists() else "no such file; a module is a .safetensors file that a run left, or ORG/NAME"
 
 
 def _number_fault(value: Any) -> str | None:

@@ -94,7 +94,13 @@ def evaluate(
 
 @torch.no_grad()
 def predictions(
-    model: TransferModel, task: Task, rows: Sequence[Features], encoder: Encoder, batch_size: int, precision: str
+    model: TransferModel,
+    task: Task,
+    rows: Sequence[Features],
+    encoder: Encoder,
+    batch_size: int,
+    precision: str,
+    enter: Callable[[Rows], None] | None = None,
 ) -> Iterator[tuple[Rows, list[Any]]]:
     """Yields the rows in the batches in which `evaluate` evaluates them, and the task's prediction for each row.
 
@@ -103,9 +109,12 @@ def predictions(
         task: one that predicts.
         rows: of the task's `inputs`.
         encoder, batch_size, precision: as for `evaluate`.
+        enter: is called before a batch with its rows, in the thread that computes it.
     """
 
     def predicted(part: Rows, batch: dict[str, Tensor]) -> tuple[Rows, list[Any]]:
+        if enter is not None:
+            enter(part)
         with autocast(model, precision):
             return part, task.predict(model, batch, part)
 

@@ -42,6 +42,7 @@ from xlt.models.loading import save_checkpoint
 from xlt.models.transfer import TransferModel
 from xlt.modules import ModuleArtefact, ModuleFileError, ModuleHeader, ModuleStack, check_base, load_module
 from xlt.modules.module_file import content_digest
+from xlt.repositories import module_path
 from xlt.tasks.task import Task
 
 MODULE_FILE = "module.safetensors"
@@ -385,7 +386,7 @@ def preflight(config: RunConfig, planned: PlannedData) -> RunData:
     data = RunData(config, build_task(config.task), planned)
     data.check()
     for path in config.language_modules.paths.values():
-        load_module(Path(path).expanduser())
+        load_module(module_path(path))
     return data
 
 

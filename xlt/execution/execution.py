@@ -26,6 +26,7 @@ from xlt.plan.code import evaluation_code, training_code, translation_code
 from xlt.plan.identity import data_identity, digest, evaluated_identity, original_identity
 from xlt.plan.runs import Run, Runs, missing_evaluations, reading_of
 from xlt.plan.store import RunStore
+from xlt.repositories import pinned_name
 from xlt.tracebacks import PlainError, failure_line
 
 WatcherFor = Callable[[Run, RunStore], Watcher]
@@ -321,7 +322,7 @@ def _train(run: Run, store: RunStore, watcher_for: WatcherFor) -> None:
 def _record(run: Run, store: RunStore, *, late: bool = False) -> None:
     """Writes the manifest of a trained run."""
     facts = run.fingerprint, run.config, run.identity, run.kind, run.depends_on
-    store.record_manifest(*facts, reading=reading_of(run), late=late)
+    store.record_manifest(*facts, reading=reading_of(run), hub_modules=run.hub_modules, late=late)
 
 
 def _record_if_missing(run: Run, store: RunStore) -> None:
@@ -354,6 +355,8 @@ def _evaluate(run: Run, store: RunStore, requested: dict[str, Composition], watc
             )
             for key, record in evaluated:  # each is stored at once, so that nothing is done again after an interruption
                 record = {**record, "identity": dict(missing[key].identity)}
+                if from_hub := [name for file in missing[key].modules if (name := pinned_name(file.path)) is not None]:
+                    record["hub_modules"] = from_hub
                 store.add_evaluations(run.fingerprint, {key: record})
                 finished += 1
             store.record_evaluation_time(run.fingerprint, run.kind, finished, time.monotonic() - began)

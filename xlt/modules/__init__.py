@@ -2,7 +2,7 @@
 
 from xlt.modules.adapter_hub import read_adapter_hub, write_adapter_hub
 from xlt.modules.artefact import ModuleArtefact, ModuleHeader, check_base, load_module, same_base
-from xlt.modules.composable_sft import read_composable_sft
+from xlt.modules.composable_sft import read_composable_sft, write_composable_sft
 from xlt.modules.composition import sum_deltas
 from xlt.modules.feature_mixture import Feature, FeatureMixture
 from xlt.modules.low_rank import LowRankDelta, Rescaling
@@ -28,4 +28,5 @@ __all__ = [
     "same_base",
     "sum_deltas",
     "write_adapter_hub",
+    "write_composable_sft",
 ]

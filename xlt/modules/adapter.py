@@ -178,6 +178,12 @@ class Adapter(ModuleArtefact):
                     f"{self.header} does not fit the model: the adapter at {path} is for hidden size "
                     f"{adapter.down.in_features}, the model has {size}"
                 )
+            width = _width(modules[path])
+            if width is not None and adapter.down.in_features != width:
+                raise ValueError(
+                    f"{self.header} does not fit the model: the adapter at {path} is for outputs of width "
+                    f"{adapter.down.in_features}, that layer has {width}"
+                )
 
     @torch.no_grad()
     def write_into(self, model: nn.Module) -> Undo:
@@ -269,6 +275,15 @@ def insert_invertible(modules: Mapping[str, nn.Module], ends: Ends, adapter: Inv
     if ends.output is not None and ends.output in modules:
         removals.append(change_input(modules[ends.output], adapter.inverse))
     return removals
+
+
+def _width(layer: nn.Module) -> int | None:
+    """Returns the width of a layer's output; None for blocks and others that do not say."""
+    for name in ("out_features", "normalized_shape", "embedding_dim", "nf"):  # nf: of GPT-2's Conv1D
+        width = getattr(layer, name, None)
+        if width is not None:
+            return width[-1] if isinstance(width, tuple) else int(width)
+    return None
 
 
 def _check_output(ends: Ends, modules: Mapping[str, nn.Module]) -> None:

@@ -1,4 +1,4 @@
-"""Reads the sparse fine-tunings that cambridgeltl/composable-sft published (`pytorch_diff.bin`), without running them.
+"""Reads and writes sparse fine-tunings in the format of cambridgeltl/composable-sft (`pytorch_diff.bin`).
 
 The file is a zip archive written by `torch.save`: a pickle (`data.pkl`) and one raw file per tensor storage. It holds
 
@@ -9,7 +9,10 @@ The flat index of coordinate c is sum_d c[d] * prod(size[:d]), so the first dime
 decoder (`src/sft/sft.py: decode_sparse_tensor`) reduces dimension d modulo prod(size[:d + 1]) in int32, which is wrong
 for three or more dimensions and for more than 2^31 entries. This decoder reduces modulo size[d], in int64.
 
-A pickle is a program; `torch_archive` reads it without running it.
+Because of that, only tensors are written which the reference reads rightly.
+
+A pickle is a program; `torch_archive` reads it without running it. What is written has plain tensors, lists and numbers
+only, so that `torch.load` reads it with `weights_only=True`.
 """
 
 import hashlib
@@ -22,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from xlt.files import atomic_path
 from xlt.modules.artefact import ModuleHeader
 from xlt.modules.module_file import ModuleFileError, read_whole_file
 from xlt.modules.sparse_delta import LM_HEAD_PREFIX, Entries, SparseDelta
@@ -30,6 +34,8 @@ from xlt.modules.torch_archive import StoredTensor, read_archive
 _DIFF_KEYS = ("diffs", "body")
 _WHOLE_KEYS = ("abs", "head")
 _LM_HEAD_PREFIXES = ("cls.", "lm_head.")
+_CLASSIFIER, _SPANS = "classifier.", "qa_outputs."  # the only layer of a head, at ours and in transformers' QA classes
+_LARGEST_INT32 = 2**31 - 1
 _EXPECTATION = "expected a pytorch_diff.bin of composable-sft"
 
 
@@ -50,7 +56,7 @@ def read_composable_sft(
             responsible.
         base_prefix: prefix of the base model's tensors in the file, transformers' `base_model_prefix` ("bert",
             "roberta"). It becomes `backbone.`; `cls.` and `lm_head.` become `lm_head.`; all other names get the prefix
-            `head.`.
+            `head.`, with `classifier.` for `qa_outputs.`.
         language: ISO 639-3 code of a language module.
         task: name of the task of a task module.
     Returns:
@@ -92,6 +98,50 @@ def read_composable_sft(
         raise ModuleFileError(path, f"{error or type(error).__name__}; {_EXPECTATION}") from error
 
 
+def write_composable_sft(module: SparseDelta, path: str | os.PathLike[str], prefixes: Mapping[str, str]) -> None:
+    """Writes a sparse delta as composable-sft does, atomically.
+
+    Args:
+        module: the sparse delta. If its embeddings were untied in training, a model with tied ones gets the change of
+            the input embeddings in its output embeddings, too: the format cannot say that they are not tied.
+        path: of the file; its folder must exist.
+        prefixes: beginning of a name in the module -> the same in the file, such as `backbone.` -> `bert.`.
+    Raises:
+        ValueError: there is no prefix for a name; or the reference would decode a tensor wrongly, because it has more
+            than two dimensions or more than 2^31 - 1 entries.
+        OSError: the file cannot be written.
+    """
+
+    def renamed(name: str) -> str:
+        ours = next((prefix for prefix in prefixes if name.startswith(prefix)), None)
+        if ours is None:
+            raise ValueError(f"{module.header}: the format has no name for the tensor {name!r}")
+        return prefixes[ours] + name.removeprefix(ours)
+
+    content = {
+        "diffs": {renamed(name): _encode(name, entries) for name, entries in module.entries.items()},
+        "abs": {renamed(name): tensor.detach().cpu().clone() for name, tensor in module.tensors.items()},
+    }
+    with atomic_path(Path(path)) as temporary:
+        torch.save(content, temporary)
+
+
+def _encode(name: str, entries: Entries) -> dict[str, Any]:
+    """Encodes the entries of a tensor; the inverse of `_decode`."""
+    shape = tuple(entries.shape)
+    if len(shape) > 2 or entries.total > _LARGEST_INT32:
+        raise ValueError(
+            f"{name!r} has the shape {shape}; composable-sft decodes at most two dimensions and 2^31 - 1 entries"
+        )
+    indices = torch.arange(entries.total) if entries.indices is None else entries.indices.to(torch.int64)
+    flat = indices
+    if len(shape) == 2:  # from row-major to an order in which the first dimension is the fastest
+        flat = indices % shape[1] * shape[0] + indices // shape[1]
+    flat, order = flat.sort()
+    steps = torch.diff(flat, prepend=flat.new_zeros(1)) if flat.numel() else flat
+    return {"size": shape, "index_steps": steps.tolist(), "values": entries.values.detach().cpu()[order].clone()}
+
+
 def _part(content: object, keys: Sequence[str]) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError("does not contain a dict")
@@ -107,7 +157,7 @@ def _convert_name(name: str, base_prefix: str) -> str:
     for prefix in _LM_HEAD_PREFIXES:
         if name.startswith(prefix):
             return LM_HEAD_PREFIX + name.removeprefix(prefix)
-    return f"head.{name}"
+    return f"head.{_CLASSIFIER}{name.removeprefix(_SPANS)}" if name.startswith(_SPANS) else f"head.{name}"
 
 
 def _tensor(name: str, stored: object) -> torch.Tensor:

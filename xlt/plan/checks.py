@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from xlt.config import LanguageModulesConfig, ModelConfig, RunConfig
@@ -44,6 +43,7 @@ from xlt.models.vocabulary import train_tokenizer
 from xlt.modules import ModuleArtefact, ModuleFileError, ModuleHeader, load_module, same_base
 from xlt.modules.adapter import Adapter
 from xlt.modules.generator import Generator
+from xlt.repositories import module_path
 
 _NO_WORD = 300  # size of a vocabulary that has all bytes but no words
 
@@ -51,7 +51,7 @@ _NO_WORD = 300  # size of a vocabulary that has all bytes but no words
 def task_module_faults(path: str) -> list[str]:
     """Returns why a file is no task module: it is damaged, or a language module; a line each."""
     try:
-        header = load_module(Path(path).expanduser()).header
+        header = load_module(module_path(path)).header
     except ModuleFileError as error:
         return [str(error)]
     if header.language is not None:
@@ -64,7 +64,7 @@ def module_faults(config: LanguageModulesConfig) -> list[str]:
     lines = []
     for language, path in config.paths.items():
         try:
-            header = load_module(Path(path).expanduser()).header
+            header = load_module(module_path(path)).header
         except ModuleFileError as error:
             lines.append(str(error))
             continue
@@ -84,7 +84,7 @@ def user_file_faults(config: RunConfig) -> list[str]:
     lines = []
     for key, path in _user_files(config).items():
         try:
-            module = load_module(Path(path).expanduser())
+            module = load_module(module_path(path))
         except ModuleFileError as error:
             if key in ("start.path", "teacher.path"):
                 lines.append(f"{key}={error}")

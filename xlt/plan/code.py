@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
-from pathlib import Path
 
 from xlt.config import RunConfig, SourceConfig
 from xlt.data.planned import PlannedData
 from xlt.data.sources import parallel_languages, reading_module
 from xlt.engine.build import task_configs
 from xlt.modules import ModuleFileError, load_module
+from xlt.repositories import module_path
 from xlt.source_code import installed
 
 _TRAINING = ("xlt.engine.run.prepare", "xlt.engine.run.PreparedRun")
@@ -28,6 +28,7 @@ NO_RESULT = {
     "xlt.errors": "what an error message says",
     "xlt.escapes": "how a message is shown",
     "xlt.files": "how files are written",
+    "xlt.repositories": "where modules of the hub are found; the content of their files counts",
     "xlt.languages": "which codes are languages, and how one is written; others are refused",
     "xlt.language_codes": "what the refusal of a code suggests",
     "xlt.data.leaks": "it refuses data or not",
@@ -110,7 +111,7 @@ def _classes_of(files: Iterable[str | None]) -> Iterator[str]:
     """Yields the dotted names of the classes of the modules in module files, whose code a run executes."""
     for file in files:
         if file is not None:
-            path = Path(file).expanduser()
+            path = module_path(file)
             yield from _class_of(str(path), path.stat().st_mtime_ns)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -25,6 +24,7 @@ from xlt.plan.checks import task_module_faults
 from xlt.plan.identity import file_identity
 from xlt.plan.leavings import check_leaves_generator, check_leaves_start
 from xlt.plan.runs import Gathered, Planner
+from xlt.repositories import module_path
 
 
 @dataclass(frozen=True)
@@ -126,9 +126,10 @@ def added_module(plan: Planner, config: DictConfig, run_config: RunConfig, name:
 
 
 def _of_file(path: str, language: str | None = None) -> PlannedModule:
-    """Describes a module in a file of the user."""
-    content = file_identity(path)
-    return PlannedModule(content, ModuleFile(Path(path).expanduser(), language, content=content))
+    """Describes a module in a file of the user, or in a repository of the hub."""
+    file = module_path(path)
+    content = file_identity(str(file))
+    return PlannedModule(content, ModuleFile(file, language, content=content))
 
 
 def _of_run(plan: Planner, fingerprint: str, language: str | None = None) -> PlannedModule:

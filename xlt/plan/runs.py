@@ -34,6 +34,7 @@ from xlt.plan.checks import (
 from xlt.plan.identity import digest
 from xlt.plan.other_code import OtherCode, StoredRun
 from xlt.plan.store import RunStore
+from xlt.repositories import pinned_name
 
 # Settings ignored when runs of one name are told apart.
 _SILENT = (
@@ -92,6 +93,17 @@ class Run:
     @property
     def depends_on(self) -> dict[str, str]:
         return dict(self.standing.depends_on)
+
+    @property
+    def hub_modules(self) -> dict[str, str]:
+        """Language, start or teacher -> ORG/NAME@COMMIT, for the modules of the training that are from the hub."""
+        files = {
+            **self.standing.language_modules,
+            "start": self.standing.start,
+            "teacher": self.standing.teacher_module,
+        }
+        pinned = {role: pinned_name(file.path) for role, file in files.items() if file is not None}
+        return {role: name for role, name in pinned.items() if name is not None}
 
     @property
     def kind(self) -> str:

@@ -244,6 +244,7 @@ class RunStore:
         depends_on: dict[str, str],
         *,
         reading: Mapping[str, Any] | None = None,
+        hub_modules: Mapping[str, str] | None = None,
         late: bool = False,
     ) -> None:
         """Writes the manifest: identity, whole config, versions, machine and dependencies of the run.
@@ -251,6 +252,7 @@ class RunStore:
         Args:
             fingerprint, config, identity, kind, depends_on: of the run.
             reading: key of a source -> what was noticed while it was read; None: nothing is known.
+            hub_modules: role -> ORG/NAME@COMMIT of each module from the hub with which the run was trained.
             late: the process that trained the run was killed before it wrote the manifest, so another one writes it,
                 whose versions and machine may differ.
         """
@@ -270,6 +272,7 @@ class RunStore:
             "threads": torch.get_num_threads(),
             "commit": _commit(),
             **({"reading": dict(reading)} if reading else {}),
+            **({"hub_modules": dict(hub_modules)} if hub_modules else {}),
             **({"recorded_late": True} if late else {}),
         }
         write_sealed(folder / MANIFEST_FILE, manifest)

@@ -30,6 +30,7 @@ class Cell:
         reason: why a value is missing; None if none is missing.
         costs: cost per example in the evaluations of the values (`xlt.engine.cost`), if they have recorded it.
         stand_in: ISO 639-3 code of the language whose module was used instead of that of the column's language.
+        predictions: files of the predictions behind the values, if they were kept.
     """
 
     values: list[float] = field(default_factory=list)
@@ -37,6 +38,7 @@ class Cell:
     reason: str | None = None
     costs: list[dict[str, float]] = field(default_factory=list)
     stand_in: str | None = None
+    predictions: list[Path] = field(default_factory=list)
 
     @property
     def mean(self) -> float:

@@ -115,6 +115,8 @@ class Table:
                     scores[column] = value
                     row[column].values.append(value)
                     row[column].backed_by.append(run.fingerprint)
+                    if key is not None and (file := store.predictions_file(run.fingerprint, key)).is_file():
+                        row[column].predictions.append(file)
                     row[column].costs += [record["cost"]] if record and record.get("cost") else []
                 elif record is not None:
                     row[column].reason = f"seed {seed}: the evaluation has no metric {metric}"

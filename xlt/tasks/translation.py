@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from xlt.config import key
 from xlt.data.encoding import Encoder
@@ -23,7 +22,7 @@ from xlt.models.loading import whole_pretrained
 from xlt.models.transfer import TransferModel
 from xlt.tasks.bleu_tokenizers import TOKENIZERS, absence, corpus_bleu
 from xlt.tasks.task import Annotation, Task, Tensors, pad
-from xlt.tasks.token_prediction import IGNORED_LABEL
+from xlt.tasks.token_prediction import IGNORED_LABEL, summed_loss
 
 Translated = tuple[list[str], list[str], list[str]]
 """Translations, references and target languages, one of each for an example."""
@@ -121,9 +120,8 @@ class Translation(Task):
     def loss(self, model: TransferModel, batch: Tensors) -> Tensor:
         hidden = model.decode(batch["input_ids"], batch["attention_mask"], batch["decoder_input_ids"])
         is_target = batch["labels"] != IGNORED_LABEL
-        logits = model.language_model_logits(hidden[is_target]).float()
         smoothing = self.label_smoothing if model.training else 0.0
-        return functional.cross_entropy(logits, batch["labels"][is_target], reduction="sum", label_smoothing=smoothing)
+        return summed_loss(model, hidden[is_target], batch["labels"][is_target], smoothing)
 
     def blank(self, example: Example) -> Example:
         return replace(example, pair=example.text)

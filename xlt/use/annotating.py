@@ -1,4 +1,4 @@
-"""Annotates entries with a model, in batches of similar length, each of one language."""
+"""Annotates entries with a model, in batches of similar length, and in several languages at once where that is so."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from xlt.use.loading import LoadedModel
 from xlt.use.texts import Entry
 
 _FIRST_CHUNK, _CHUNK = 64, 1024  # examples; the first one is small, so that the first output comes soon
+_LARGE_CHUNK = 4096  # if modules of many languages are switched
+_MANY_LANGUAGES = 16
 _PATIENCE_SECONDS = 2.0
 
 
-def chunks(entries: Iterable[Entry], *, patient: bool, skip: int = 0) -> Iterator[list[Entry]]:
+def chunks(entries: Iterable[Entry], *, patient: bool, skip: int = 0, size: int | None = None) -> Iterator[list[Entry]]:
     """Cuts entries into groups that are annotated together; a group's borders depend on the number of examples alone.
 
     Args:
@@ -28,19 +30,35 @@ def chunks(entries: Iterable[Entry], *, patient: bool, skip: int = 0) -> Iterato
         patient: whether to wait for a group to be full. Otherwise, where examples come slowly, as from a pipe, a group
             ends with the first example that comes more than two seconds after its beginning.
         skip: number of groups at the beginning that are left out.
+        size: examples in each group but the first; None: as `chunk_size` for one language.
     """
+    size = _CHUNK if size is None else size
     chunk: list[Entry] = []
     examples, number, started = 0, 0, time.monotonic()
     for entry in entries:
         chunk.append(entry)
         examples += entry.example is not None
-        is_full = examples >= (_CHUNK if number else _FIRST_CHUNK)
+        is_full = examples >= (size if number else _FIRST_CHUNK)
         if is_full or (not patient and examples and time.monotonic() - started > _PATIENCE_SECONDS):
             if number >= skip:
                 yield chunk
             chunk, examples, number, started = [], 0, number + 1, time.monotonic()
     if chunk and number >= skip:
         yield chunk
+
+
+def chunk_size(loaded: LoadedModel, languages: Sequence[str | None]) -> int:
+    """Returns the number of examples that are annotated together.
+
+    Modules of many languages that cannot be in the model together are switched once a group, so groups are large then.
+
+    Args:
+        loaded: the model.
+        languages: of the input.
+    """
+    if len(languages) < _MANY_LANGUAGES or loaded.speak_all(languages) is not None:
+        return _CHUNK
+    return _LARGE_CHUNK
 
 
 @torch.no_grad()
@@ -56,7 +74,8 @@ def annotate(
 
     Args:
         loaded: the model.
-        entries: languages may alternate; the model's modules are switched once for each language.
+        entries: languages may alternate. Adapters and low-rank deltas of several languages are in the model at the same
+            time, and a batch has examples of all; other modules are switched once for each language.
         batch_size: number of rows of a batch, at most.
         precision: "fp32" or "bf16".
         after_batch: is called after each batch with the number of its rows.
@@ -65,14 +84,26 @@ def annotate(
     for number, entry in enumerate(entries):
         if entry.example is not None:
             by_language[entry.language].append(number)
+    enter = loaded.speak_all(list(by_language)) if len(by_language) > 1 else None
+    groups = list(by_language.values())
+    if enter is not None:
+        groups = [sorted(number for numbers in groups for number in numbers)]
     result: list[Annotation | None] = [None] * len(entries)
     task = loaded.task
-    for language, numbers in by_language.items():
-        loaded.speak(language)
+    for numbers in groups:
+        if enter is None:
+            loaded.speak(entries[numbers[0]].language)
         examples = [example for number in numbers if (example := entries[number].example) is not None]
         rows = input_rows(task, examples, loaded)
+        language = {id(row): entries[numbers[row["example"]]].language for row in rows}
+
+        def before(part: Sequence[Features], language: dict[int, str | None] = language) -> None:
+            if enter is not None:
+                enter([language[id(row)] for row in part])
+
         predicted: dict[int, Any] = {}
-        for part, of_part in predictions(loaded.model, task, rows, loaded.encoder, batch_size, precision):
+        batches = predictions(loaded.model, task, rows, loaded.encoder, batch_size, precision, before)
+        for part, of_part in batches:
             predicted |= zip(map(id, part), of_part, strict=True)
             after_batch(len(part))
         of_example: dict[int, list[Features]] = defaultdict(list)

@@ -53,10 +53,26 @@ def export_checkpoint(loaded: LoadedModel, language: str | None, folder: Path) -
     tokenizer.model_max_length = loaded.task.max_length
     if tokenizer.pad_token_id is not None and getattr(pretrained.config, "pad_token_id", None) is None:
         pretrained.config.pad_token_id = tokenizer.pad_token_id
+    if not loaded.task.has_head and pretrained.can_generate():
+        _set_generation(loaded, pretrained, tokenizer)
     with atomic_folder(folder) as temporary:
         pretrained.save_pretrained(temporary)
         save_tokenizer(tokenizer, temporary)
     return type(pretrained).__name__
+
+
+def _set_generation(loaded: LoadedModel, pretrained: Any, tokenizer: Any) -> None:
+    """Makes `generate` of a checkpoint that writes texts search as the task does, and gives it the task's template."""
+    task, settings = loaded.task, pretrained.generation_config
+    settings.do_sample = False
+    settings.num_beams = getattr(task, "beams", 1)
+    settings.max_new_tokens = task.max_length if task.translates else getattr(task, "most_new_tokens", None)
+    settings.max_length = None
+    if tokenizer.pad_token_id is not None and settings.pad_token_id is None:
+        settings.pad_token_id = tokenizer.pad_token_id
+    if (template := task.chat_template()) is not None:
+        # What `generate` gets of a chat template has no special tokens but those of the template itself.
+        tokenizer.chat_template = "".join(tokenizer.convert_ids_to_tokens(loaded.encoder.prefix)) + template
 
 
 def refuse_layers(loaded: LoadedModel) -> None:

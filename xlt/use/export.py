@@ -9,16 +9,32 @@ from pathlib import Path
 from xlt.errors import UsageError
 from xlt.files import atomic_text
 from xlt.languages import language_fault
-from xlt.modules import LowRankDelta, ModuleArtefact, Rescaling, SparseDelta
+from xlt.models.loading import load_pretrained, quiet_libraries, whole_pretrained
+from xlt.models.transfer import TransferModel
+from xlt.modules import (
+    FeatureMixture,
+    LowRankDelta,
+    ModuleArtefact,
+    Rescaling,
+    SparseDelta,
+    check_base,
+    write_composable_sft,
+)
+from xlt.modules.sparse_delta import LM_HEAD_PREFIX
+from xlt.tasks.question_answering import QuestionAnsweringConfig
+from xlt.tasks.tagging import TaggingConfig
+from xlt.use.cards import model_card
 from xlt.use.checkpoints import export_checkpoint
-from xlt.use.hub import model_card, push_to_hub
-from xlt.use.loading import UsedModule, load_model, read_module, read_modules, task_of
+from xlt.use.hub import push_to_hub
+from xlt.use.loading import UsedModule, UsedModules, load_model, read_module, read_modules, task_of
 from xlt.use.peft_folders import write_peft
 from xlt.use.plain_delta import write_plain
 
-TARGETS = ("transformers", "peft", "plain", "hub", "card")
+TARGETS = ("transformers", "peft", "composable-sft", "plain", "hub", "card")
 
-_FILES = ("plain", "card")
+_FILES = ("composable-sft", "plain", "card")
+# Classes of tasks -> name of the head's layer in the class of transformers, if it has just this layer.
+_HEADS = {TaggingConfig._target_: "classifier.", QuestionAnsweringConfig._target_: "qa_outputs."}
 
 
 @dataclass(frozen=True)
@@ -58,6 +74,8 @@ def export(settings: ExportSettings) -> str:
             raise UsageError(f"{module.path}: {module.module.header} is no sparse delta, which --to=plain writes")
         write_plain(module.module, output)
         return f"{module.module!r} -> {output}"
+    if settings.to == "composable-sft":
+        return _to_composable_sft(settings, output)
     if settings.to == "peft":
         return _to_peft(settings, output)
     modules = read_modules(settings.modules, settings.language_modules)
@@ -74,16 +92,57 @@ def export(settings: ExportSettings) -> str:
     return f"{name} -> {output}"
 
 
+def _to_composable_sft(settings: ExportSettings, output: Path) -> str:
+    used = read_module(settings.modules[0])
+    module = used.module
+    if not isinstance(module, SparseDelta):
+        raise UsageError(f"{used.path}: {module.header} is no sparse delta, which --to=composable-sft writes")
+    pretrained = whole_pretrained(_base_model(used, settings))
+    prefixes = {
+        "backbone.": f"{pretrained.base_model_prefix}.",
+        LM_HEAD_PREFIX: "cls." if hasattr(pretrained, "cls") else LM_HEAD_PREFIX,
+    }
+    task = used.facts.get("task")
+    if isinstance(task, Mapping) and task.get("_target_") in _HEADS:
+        prefixes["head.classifier."] = _HEADS[task["_target_"]]
+    head = [name for name in module.tensors if name.startswith("head.") and "head.classifier." not in prefixes]
+    tensors = {name: tensor for name, tensor in module.tensors.items() if name not in head}
+    try:
+        write_composable_sft(SparseDelta(module.header, module.entries, tensors), output, prefixes)
+    except ValueError as error:
+        raise UsageError(f"{used.path}: {error}") from error
+    notes = f", without its head ({len(head)} tensors), which transformers has in no class" if head else ""
+    if module.header.untied:
+        notes += "; its embeddings were untied in training, which the file cannot say"
+    return f"{module!r} -> {output}{notes}"
+
+
 def _to_peft(settings: ExportSettings, output: Path) -> str:
     used = read_module(settings.modules[0])
     module = _suited(used, settings)
     if not isinstance(module, (LowRankDelta, Rescaling)):
         raise UsageError(f"{used.path}: {module.header}: peft has no such modules; it has LoRA and (IA)^3")
-    modules = read_modules([*settings.modules], {})
-    loaded = load_model(modules, task_of(used, settings.task, settings.settings), model=settings.model, device="cpu")
-    write_peft(module, loaded.model, output)
+    write_peft(module, _base_model(used, settings), output)
     left_out = f", without its head ({len(module.tensors)} tensors)" if module.tensors else ""
-    return f"{module!r} -> {output}{left_out}"
+    parts = module.header.provenance.get("features") if isinstance(used.module, FeatureMixture) else None
+    of = f" of {', '.join(f'{name}={value}' for name, value in parts.items())}" if parts else ""
+    return f"{module!r}{of} -> {output}{left_out}"
+
+
+def _base_model(used: UsedModule, settings: ExportSettings) -> TransferModel:
+    """Loads the base model of a task module or a language module."""
+    if used.module.header.task is not None:
+        task = task_of(used, settings.task, settings.settings)
+        return load_model(
+            UsedModules([used]), task, model=settings.model, device="cpu", revision=settings.revision
+        ).model
+    path = settings.model or used.model_facts().get("path")
+    if not isinstance(path, str):
+        raise UsageError(f"{used.path}: its header does not say where its base model is; give --model=FOLDER")
+    quiet_libraries()
+    model = load_pretrained(path, settings.revision)
+    check_base(used.module.header, model.base_hash, used.path)
+    return model
 
 
 def _suited(used: UsedModule, settings: ExportSettings) -> ModuleArtefact:

@@ -9,8 +9,9 @@ import dataclasses
 import importlib
 import pkgutil
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from xlt.engine.run import CHECKPOINT_FOLDER, MODULE_FILE
 from xlt.errors import UsageError
 from xlt.files import DamagedFileError, read_sealed
 from xlt.languages import language_fault
+from xlt.models.families import built_in_languages
 from xlt.models.language_tokens import add_language_tokens, initialise_language_embeddings
 from xlt.models.loading import load_pretrained, load_tokenizer, quiet_libraries
 from xlt.models.quantised import round_to_nf4
@@ -34,11 +36,12 @@ from xlt.modules import ModuleArtefact, ModuleFileError, ModuleStack, check_base
 from xlt.modules.generator import Generator
 from xlt.plan.store import MANIFEST_FILE
 from xlt.plug_ins import activate, installed_entries
+from xlt.repositories import module_path
 from xlt.tasks.joint import JointConfig
 from xlt.tasks.task import Task
-from xlt.use.repositories import hub_file, is_repository
+from xlt.use.by_example import LanguageModulesByExample, by_example_fault, layers_for_examples
 
-_FOLDER_DIGITS = 12
+FOLDER_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ def read_module(path: str) -> UsedModule:
     Raises:
         UsageError, ModuleFileError: it is unusable.
     """
-    file = Path(hub_file(path) if is_repository(path) else path).expanduser()
+    file = module_path(path)
     if file.is_dir():
         file = file / MODULE_FILE
         if not file.is_file():
@@ -239,6 +242,8 @@ class LoadedModel:
     def __post_init__(self) -> None:
         self._stack = ModuleStack(self.model)
         self._languages: dict[str | None, list[ModuleArtefact]] = {}
+        self._together_of: dict[str, ModuleArtefact] = {}
+        self._together: LanguageModulesByExample | None = None
 
     def check_languages(self, languages: Mapping[str | None, str]) -> None:
         """Refuses languages for which there is no module although others have one.
@@ -259,6 +264,49 @@ class LoadedModel:
         self._stack.set(self._applied(language))
         if language is not None:
             self.model.speak(language)
+
+    def speak_all(self, languages: Sequence[str | None]) -> Callable[[Sequence[str | None]], None] | None:
+        """Writes the modules for several languages into the model, so that each example of a batch uses its own.
+
+        Args:
+            languages: at least two.
+        Returns:
+            A function to call before each batch with the languages of its examples. None if the modules cannot be used
+            together, or the model not with one row for each example; nothing is changed then.
+        """
+        if not self._has_a_row_for_each_example() or built_in_languages(self.model.backbone.config) is not None:
+            return None
+        applied = {language: self._applied(language) for language in languages}
+        task_count = len(self.modules.tasks)
+        tasks = next(iter(applied.values()))[-task_count:] if task_count else []
+        of_language: dict[str, ModuleArtefact] = {}
+        for language, modules in applied.items():
+            cut = len(modules) - task_count
+            if any(one is not other for one, other in zip(modules[cut:], tasks, strict=True)):
+                return None  # the task module depends on the language
+            for module in modules[:cut]:
+                if language is None or by_example_fault(module, self._layers_for_examples) is not None:
+                    return None
+                of_language[language] = module
+        if not of_language:
+            self._stack.set(tasks)
+            return lambda _: None
+        if any(self._together_of.get(language) is not module for language, module in of_language.items()):
+            self._together_of |= of_language
+            self._together = LanguageModulesByExample(self._together_of, self._layers_for_examples)
+        together = self._together
+        assert together is not None
+        self._stack.set([together, *tasks])
+        return lambda codes: together.examples([str(code) for code in codes])
+
+    @cached_property
+    def _layers_for_examples(self) -> dict[str, torch.nn.Module]:
+        return layers_for_examples(self.model)
+
+    def _has_a_row_for_each_example(self) -> bool:
+        """Whether the model is called once for a batch, with one row for each row of features."""
+        task = self.task
+        return task.has_head and not task.translates and not {"choices", "turns"} & set(task.reads)
 
     def _applied(self, language: str | None) -> list[ModuleArtefact]:
         if language not in self._languages:
@@ -387,4 +435,4 @@ def _runs_of_models(module: UsedModule) -> Iterator[Path]:
     depends = {**dict(module.facts.get("depends_on") or {}), **dict(module.manifest.get("depends_on") or {})}
     for role, fingerprint in depends.items():
         if role in ("model", "student") and re.fullmatch("[0-9a-f]{12,}", str(fingerprint)):
-            yield module.path.parent.parent / str(fingerprint)[:_FOLDER_DIGITS]
+            yield module.path.parent.parent / str(fingerprint)[:FOLDER_DIGITS]

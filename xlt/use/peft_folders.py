@@ -1,4 +1,4 @@
-"""Writes LoRA and (IA)^3 modules as folders that the `peft` library loads, and reads LoRA folders of others.
+"""Writes LoRA and (IA)^3 modules as folders that the `peft` library loads, and reads such folders of others.
 
 A folder has `adapter_config.json` and `adapter_model.safetensors`. A tensor is named `base_model.model.` + its path in
 the model of transformers; the layers of our modules are below the body of that model.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +132,8 @@ def is_peft(folder: Path) -> bool:
 
 def read_peft(
     folder: Path, model: TransferModel, header: Mapping[str, Any], *, without_head: bool = False
-) -> LowRankDelta:
-    """Reads a LoRA of peft.
+) -> LowRankDelta | Rescaling:
+    """Reads a LoRA or (IA)^3 of peft.
 
     Args:
         folder: with `adapter_config.json` and `adapter_model.safetensors`.
@@ -144,8 +144,9 @@ def read_peft(
         ModuleFileError: the folder has something that no delta of weights computes, or does not fit the model.
     """
     settings = json.loads(read_whole_file(folder / CONFIG, "expected a folder of peft").decode("utf-8"))
-    if settings.get("peft_type") != "LORA":
-        raise ModuleFileError(folder / CONFIG, f"is of peft's type {settings.get('peft_type')}; xlt reads LORA")
+    kind = settings.get("peft_type")
+    if kind not in ("LORA", "IA3"):
+        raise ModuleFileError(folder / CONFIG, f"is of peft's type {kind}; xlt reads LORA and IA3")
     for name, usual in _OTHER.items():
         if settings.get(name, usual) not in (usual, None):
             raise ModuleFileError(folder / CONFIG, f"has {name}={settings[name]}, which a delta of weights cannot be")
@@ -154,25 +155,90 @@ def read_peft(
             folder, f"has no {WEIGHTS}; other files of weights are not read, because they are pickles"
         )
     tensors = safetensors.torch.load(read_whole_file(folder / WEIGHTS, "expected a file of safetensors"))
-    layers = block_linear_layers(model)
-    paths = {_path(name, model): name for name in layers}
+    about = {"imported_from": "peft", "name": folder.name}
+    if kind == "IA3":
+        factors, sizes = _read_ia3(folder, model, tensors, without_head=without_head)
+        return Rescaling(ModuleHeader(kind="rescaling", method="ia3", provenance=about, **header), factors, sizes)
+    products = _read_lora(folder, model, tensors, settings, without_head=without_head)
+    return LowRankDelta(ModuleHeader(kind="low_rank", method="lora", provenance=about, **header), products, 1.0)
+
+
+def _read_lora(
+    folder: Path,
+    model: TransferModel,
+    tensors: Mapping[str, Tensor],
+    settings: Mapping[str, Any],
+    *,
+    without_head: bool,
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Returns name of a weight -> A and B, with the scale in B."""
     factors: dict[str, tuple[Tensor, Tensor]] = {}
+    for path, name, layer, key in _changed(folder, model, tensors, ".lora_A.weight", without_head, also=".lora_B."):
+        other = key.replace("lora_A", "lora_B")
+        if other not in tensors:
+            raise ModuleFileError(folder / WEIGHTS, f"has the tensor {key!r} without {other!r}")
+        down, up = tensors[key].float(), tensors[other].float()
+        up = up * _scale(settings, path, int(down.shape[0]))
+        factors[name] = (up.t(), down.t()) if is_transposed(layer) else (down, up)
+    return factors
+
+
+def _read_ia3(
+    folder: Path, model: TransferModel, tensors: Mapping[str, Tensor], *, without_head: bool
+) -> tuple[dict[str, Tensor], dict[str, tuple[int, ...]]]:
+    """Returns name of a weight or bias -> its factor, and -> its shape.
+
+    A factor is (out, 1) for the output of a layer, whose bias it rescales, too, or (1, in) for the input.
+    """
+    factors: dict[str, Tensor] = {}
+    sizes: dict[str, tuple[int, ...]] = {}
+    for path, name, layer, key in _changed(folder, model, tensors, ".ia3_l", without_head):
+        rows, columns = reversed(layer.weight.shape) if is_transposed(layer) else layer.weight.shape
+        factor = tensors[key].float()
+        if tuple(factor.shape) not in ((rows, 1), (1, columns)):
+            raise ModuleFileError(
+                folder / WEIGHTS,
+                f"has a factor of shape {tuple(factor.shape)} for {path!r}; it must be {(rows, 1)} or {(1, columns)}",
+            )
+        bias = getattr(layer, "bias", None)
+        if factor.shape[1] == 1 and bias is not None:
+            other = name.removesuffix(_WEIGHT) + ".bias"
+            factors[other], sizes[other] = factor.reshape(-1), tuple(bias.shape)
+        factors[name], sizes[name] = factor.t() if is_transposed(layer) else factor, tuple(layer.weight.shape)
+    return factors, sizes
+
+
+def _changed(
+    folder: Path, model: TransferModel, tensors: Mapping[str, Tensor], end: str, without_head: bool, also: str = "\0"
+) -> Iterator[tuple[str, str, Any, str]]:
+    """Yields for each changed layer its path at peft, the name of its weight in ours, the layer, and its tensor's key.
+
+    Args:
+        folder: for messages.
+        model: the base model.
+        tensors: of the folder.
+        end: of the keys of the tensors that are looked for.
+        without_head: whether to pass over tensors of other modules.
+        also: part of the keys of tensors that belong to others, and are passed over.
+    Raises:
+        ModuleFileError: a tensor is of something else, or of a layer that the model does not have.
+    """
+    layers = block_linear_layers(model)
+    names = {_path(name, model): name for name in layers}
     for key in sorted(tensors):
-        path, found, _ = key.removeprefix(_PREFIX).partition(".lora_A.")
-        if not found:
-            if ".lora_B." not in key and not without_head:
+        if also in key:
+            continue
+        if not key.endswith(end):
+            if not without_head or ".lora_" in key or ".ia3_" in key:
                 raise ModuleFileError(
-                    folder / WEIGHTS, f"has the tensor {key!r}, which is no LoRA; give --without-head"
+                    folder / WEIGHTS,
+                    f"has the tensor {key!r}, which changes no linear layer; --without-head leaves out a head",
                 )
             continue
-        name = paths.get(path, "")
-        if not name:
+        path = key.removeprefix(_PREFIX).removesuffix(end)
+        if path not in names:
             raise ModuleFileError(folder / WEIGHTS, f"changes {path!r}, which is no linear layer of the model's blocks")
-        down, up = tensors[key].float(), tensors[key.replace("lora_A", "lora_B")].float()
-        up = up * _scale(settings, path, int(down.shape[0]))
-        factors[name] = (up.t(), down.t()) if is_transposed(layers[name]) else (down, up)
-    about = {"imported_from": "peft", "name": folder.name}
-    return LowRankDelta(ModuleHeader(kind="low_rank", method="lora", provenance=about, **header), factors, 1.0)
+        yield path, names[path], layers[names[path]], key
 
 
 def _scale(settings: Mapping[str, Any], path: str, rank: int) -> float:

@@ -18,7 +18,7 @@ from xlt.files import file_digest
 from xlt.tasks.task import Task
 from xlt.tracking.progress import ProgressBar
 from xlt.use import annotated
-from xlt.use.annotating import annotate, chunks
+from xlt.use.annotating import annotate, chunk_size, chunks
 from xlt.use.loading import UsedModules, load_model, read_modules, task_of
 from xlt.use.output import GrowingOutput, output_fault
 from xlt.use.texts import STANDARD, Entry, Layout, Reading, format_of, texts
@@ -89,7 +89,8 @@ def predict(settings: PredictSettings) -> PredictReport:
         progress = None if settings.quiet else ProgressBar("predict", unit="example")
         count = done_before = 0
         begun = False
-        for number, chunk in enumerate(chunks(entries, patient=settings.input != STANDARD)):
+        size = chunk_size(loaded, list(languages))
+        for number, chunk in enumerate(chunks(entries, patient=settings.input != STANDARD, size=size)):
             examples = sum(entry.example is not None for entry in chunk)
             if number < before:
                 count += examples

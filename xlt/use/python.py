@@ -29,6 +29,7 @@ from xlt.execution.workers import make_workers
 from xlt.modules import ModuleArtefact, ModuleStack
 from xlt.plan.planner import Plan
 from xlt.plan.store import RunStore
+from xlt.repositories import forget_versions
 from xlt.tasks.task import Annotation
 from xlt.tracking.watch import watch
 from xlt.use.annotating import annotate
@@ -72,6 +73,7 @@ def compose_config(*overrides: str) -> RunConfig:
     Raises:
         UsageError: an override is wrong; a line for each.
     """
+    forget_versions()
     with command_line(overrides), hydra_ready():
         return checked(compose(overrides))
 
@@ -85,6 +87,7 @@ def train(*overrides: str) -> TrainedRun:
         UsageError: an override is wrong, or the data are; a line for each fault.
         RuntimeError: a run failed; the message says why.
     """
+    forget_versions()
     with command_line(overrides), hydra_ready():
         config = one_source_per_language(compose(overrides))
         store = RunStore(config.output_dir)
@@ -114,6 +117,7 @@ def load_module(path: str | Path) -> ModuleArtefact:
     Raises:
         UsageError, ModuleFileError: it is unusable.
     """
+    forget_versions()
     return read_module(str(path)).module
 
 
@@ -128,7 +132,7 @@ def load_model(
     """Loads the base model of modules, for `predict`.
 
     Args:
-        modules: files of a task module and of language modules, or folders of runs.
+        modules: files of a task module and of language modules, folders of runs, or ORG/NAME[@REVISION] of the hub.
         language_modules: language -> file, also of another language's module, or of a generator.
         model: folder or hub id of the base model; None: the one that the task module names.
         task: name of a file of conf/task, for modules of old versions.
@@ -137,6 +141,7 @@ def load_model(
     Raises:
         UsageError, ModuleFileError: they do not fit together.
     """
+    forget_versions()
     used = read_modules([str(module) for module in modules], language_modules or {})
     return load_base(used, task_of(used.main, task, settings), model=model, device=device)
 

@@ -324,6 +324,11 @@ def test_a_place_of_the_inverse_that_is_not_there_leaves_no_adapter_in_the_model
     module.ends, module.invertible = Ends(module.ends.block, None), InvertibleAdapter(10, (2, 2), "relu")
     with pytest.raises(ValueError, match=r"invertible adapter is for hidden size 10, the model has 12"):
         module.write_into(model)
+    module = _module(model, 1, language=None)
+    wide = next(name for name, layer in model.named_modules() if name.endswith("intermediate.dense"))
+    module.adapters[wide], module.placements[wide] = _adapter(1), "branch"
+    with pytest.raises(ValueError, match=r"intermediate\.dense is for outputs of width 12, that layer has"):
+        module.write_into(model)
     module = _module(model, 1, language="est")
     header = {**dataclasses.asdict(module.header), **{"layout": module.to_tensors(None)[0]}}
     header["layout"]["invertible"]["output"] = ["x"]

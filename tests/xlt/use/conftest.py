@@ -72,6 +72,34 @@ def modules(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> Mappin
     return files
 
 
+def save_module(base: Path, config: Any, name: str, weight: str, file: Path, *, size: float = 0.5) -> Path:
+    """Writes a module with a head of random values for a task with this config; returns the file.
+
+    Args:
+        base: folder of the base model.
+        config: of the task.
+        name: of the task.
+        weight: name of the weight of which it changes every entry.
+        file: that is written.
+        size: standard deviation of these changes.
+    """
+    model, encoder = load_pretrained(str(base)), Encoder(load_tokenizer(str(base)))
+    task = build_task(config)
+    with_head(model, task, encoder, seed=1)
+    shape = dict(model.named_parameters())[weight].shape
+    generator = torch.Generator().manual_seed(2)
+    values = torch.randn(shape.numel(), generator=generator) * size
+    facts = {"task": dataclasses.asdict(config), "model": {"path": str(base)}, "labels": task.labels()}
+    header = ModuleHeader(
+        kind="sparse_delta", method="full", base_model="tiny", base_hash=model.base_hash, task=name, provenance=facts
+    )
+    whole = {}
+    if model.head is not None:
+        whole = {f"head.{part}": torch.randn(t.shape, generator=generator) for part, t in model.head.named_parameters()}
+    SparseDelta(header, {weight: Entries(None, values, shape)}, whole).save(file)
+    return file
+
+
 def _entries(layer: int, seed: int) -> dict[str, Entries]:
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(512, generator=generator)

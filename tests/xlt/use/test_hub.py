@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,42 +10,44 @@ from typing import Any
 import huggingface_hub
 import pytest
 
+import xlt
+from tests.hub_cache import HubCache
 from xlt.engine.watching import Silence
 from xlt.errors import UsageError
 from xlt.execution.execution import carry_out
 from xlt.plan.planner import Plan, Run
+from xlt.use.cards import model_card
 from xlt.use.export import ExportSettings, export
-from xlt.use.hub import model_card
 from xlt.use.loading import read_module
-from xlt.use.repositories import is_repository
-
-
-def test_a_repository_is_told_from_a_file(modules: Mapping[str, Path], tmp_path: Path) -> None:
-    assert is_repository("org/name") and is_repository("org/name@v1.0")
-    assert not is_repository(str(modules["pos"])) and not is_repository("name") and not is_repository("a/b/c")
 
 
 def test_a_module_is_read_by_the_name_of_its_repository_and_revision(
-    modules: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch
+    modules: Mapping[str, Path], hub_cache: HubCache
 ) -> None:
-    asked: list[tuple[str, str, str | None]] = []
-
-    def download(repository: str, file: str, revision: str | None = None) -> str:
-        asked.append((repository, file, revision))
-        return str(modules["pos"])
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    assert read_module("org/tagger@v2").module.header.task == "pos"
-    assert read_module("org/tagger").module.header.task == "pos"
-    assert asked == [("org/tagger", "module.safetensors", "v2"), ("org/tagger", "module.safetensors", None)]
+    hub_cache.add("org/tagger", {"module.safetensors": modules["pos"]}, "v2")
+    hub_cache.add("org/tagger", {"module.safetensors": modules["ner"]})
+    assert xlt.load_module("org/tagger@v2").header.task == "pos"
+    assert xlt.load_module("org/tagger").header.task == "ner"
+    hub_cache.add("org/tagger", {"module.safetensors": modules["topic"]})
+    assert xlt.load_module("org/tagger").header.task == "topic"  # a call asks anew
 
 
-def test_without_a_network_one_line_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_texts_are_annotated_with_modules_of_the_hub(modules: Mapping[str, Path], hub_cache: HubCache) -> None:
+    hub_cache.add("org/tagger", {"module.safetensors": modules["pos"]})
+    hub_cache.add("org/faroese", {"module.safetensors": modules["fao"]})
+    local = xlt.load_model(modules["pos"], modules["fao"], device="cpu")
+    ours = xlt.load_model("org/tagger", language_modules={"fao": "org/faroese@main"}, device="cpu")
+    texts = ["the cat sat on the mat", "where sat the rat"]
+    assert [one.columns for one in xlt.predict(ours, texts, language="fao")] == [
+        one.columns for one in xlt.predict(local, texts, language="fao")
+    ]
+
+
+def test_without_a_network_one_line_says_what_is_missing(hub_cache: HubCache) -> None:
     with pytest.raises(UsageError) as refused:
         read_module("org/no-such-module")
     (line,) = refused.value.lines
-    assert line.startswith("org/no-such-module:") and "module.safetensors" in line
+    assert line.startswith("org/no-such-module:") and "module.safetensors" in line and "offline" in line
 
 
 def test_an_upload_has_the_module_and_its_card(modules: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,4 +84,27 @@ def test_the_card_of_a_run_has_its_data_and_scores(
     assert "| training | eng | English (eng) | train | gold | CC BY-SA 4.0 |" in card
     assert run.fingerprint in card and "xlt predict org/name" in card
     export(ExportSettings([str(plan.store.folder(run.fingerprint))], str(tmp_path / "card.md"), to="card"))
-    assert (tmp_path / "card.md").read_text().count("##") == card.count("##") == 3
+    assert (tmp_path / "card.md").read_text().count("##") == card.count("##") == 4
+    assert 'xlt.load_module("org/name")' in card and "Alan Ansell (2024)" in card
+    assert "no run of another seed" in card and "±" not in card
+
+
+def test_the_card_has_the_spread_over_runs_that_differ_only_in_their_seed(
+    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...]
+) -> None:
+    runs = [planned(*words, f"seed={seed}", "train.learning_rate=0.1") for seed in (1, 2, 3)]
+    planned(*words, "seed=4", "train.learning_rate=0.01")
+    carry_out(plan, None, lambda *_: Silence())
+    card = model_card(read_module(str(plan.store.folder(runs[0].fingerprint))), "org/name")
+    assert "(1, 2, 3)" in card
+    for key, record in plan.store.evaluations(runs[0].fingerprint).items():
+        assert key and record["identity"]
+        values = [
+            one["metrics"]["accuracy"]
+            for run in runs
+            for one in plan.store.evaluations(run.fingerprint).values()
+            if one["source"] == record["source"]
+        ]
+        spread = f"accuracy {statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f} (n=3)"
+        assert f"| {record['source']} | {record['language']} | task | accuracy {values[0]:.2f}" in card
+        assert spread in card, (spread, card)

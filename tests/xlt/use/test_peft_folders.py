@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,9 +11,20 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.conftest import LABELS
+from tests.xlt.use.conftest import CONFIGS
 from xlt.models.loading import load_pretrained
 from xlt.models.transfer import TransferModel, block_linear_layers, is_transposed
-from xlt.modules import LowRankDelta, ModuleArtefact, ModuleFileError, ModuleHeader, Rescaling
+from xlt.modules import (
+    Feature,
+    FeatureMixture,
+    LowRankDelta,
+    ModuleArtefact,
+    ModuleFileError,
+    ModuleHeader,
+    Rescaling,
+)
+from xlt.use.export import ExportSettings, export
 from xlt.use.peft_folders import is_peft, read_peft, write_peft
 
 peft = pytest.importorskip("peft")
@@ -136,6 +149,92 @@ def test_we_compute_with_pefts_folder_what_peft_computes(base: Path, tmp_path: P
     with torch.no_grad():
         expected = wrapped(input_ids=IDS, attention_mask=torch.ones_like(IDS)).logits
     torch.testing.assert_close(ours(module, model), expected, atol=2e-5, rtol=1e-4)
+
+
+def test_we_compute_with_pefts_ia3_what_peft_computes(base: Path, tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
+
+    gpt2 = AutoConfig.from_pretrained(base).model_type == "gpt2"
+    plain = (AutoModelForCausalLM if gpt2 else AutoModelForMaskedLM).from_pretrained(base)
+    inputs = ["mlp.c_proj"] if gpt2 else ["output.dense"]
+    targets = ["c_attn", *inputs] if gpt2 else ["key", "value", *inputs]
+    config = peft.IA3Config(
+        target_modules=targets, feedforward_modules=inputs, fan_in_fan_out=gpt2, init_ia3_weights=False
+    )
+    torch.manual_seed(6)
+    wrapped = peft.get_peft_model(plain, config).eval()
+    wrapped.save_pretrained(tmp_path / "theirs")
+    model = load_pretrained(str(base))
+    about = {"base_model": "tiny", "base_hash": model.base_hash, "task": "pos"}
+    module = read_peft(tmp_path / "theirs", model, about)
+    assert isinstance(module, Rescaling) and module.header.method == "ia3"
+    with torch.no_grad():
+        expected = wrapped(input_ids=IDS, attention_mask=torch.ones_like(IDS)).logits
+    torch.testing.assert_close(ours(module, model), expected, atol=2e-5, rtol=1e-4)
+
+
+def test_an_ia3_folder_comes_back_as_the_module_it_was(base: Path, tmp_path: Path) -> None:
+    model = load_pretrained(str(base))
+    module = ia3(model)
+    write_peft(module, model, tmp_path / "folder")
+    about = {"base_model": "tiny", "base_hash": model.base_hash, "task": "pos"}
+    back = read_peft(tmp_path / "folder", model, about)
+    assert isinstance(back, Rescaling) and back.shapes() == module.shapes()
+    assert back.factors.keys() == module.factors.keys()
+    assert all(torch.equal(factor, back.factors[name]) for name, factor in module.factors.items())
+
+
+@pytest.mark.parametrize("language", ["eng", "fao"])
+def test_a_part_of_a_mixture_becomes_a_lora(tiny_bert: Path, tmp_path: Path, language: str) -> None:
+    model = load_pretrained(str(tiny_bert))
+    features = [Feature("task", 2, ("pos",)), Feature("language", 3, ("eng", "fao"))]
+    torch.manual_seed(7)
+    factors = {
+        name: {
+            of.name: (
+                torch.randn(len(of.values), of.rank, layer.weight.shape[1]) * 0.3,
+                torch.randn(len(of.values), layer.weight.shape[0], of.rank) * 0.3,
+            )
+            for of in features
+        }
+        for name, layer in block_linear_layers(model).items()
+        if "query" in name
+    }
+    facts = {"task": dataclasses.asdict(CONFIGS["pos"]), "model": {"path": str(tiny_bert)}, "labels": LABELS}
+    about = dataclasses.replace(header(model, "feature_mixture"), method="flix", provenance=facts)
+    mixture = FeatureMixture(about, features, factors)
+    mixture.save(tmp_path / "flix.safetensors")
+    folder = tmp_path / "folder"
+    settings = ExportSettings([str(tmp_path / "flix.safetensors")], str(folder), to="peft", language=language)
+    assert f"of task=pos, language={language} ->" in export(settings)
+    expected = ours(mixture.for_features(task="pos", language=language), model)
+    torch.testing.assert_close(theirs(folder, tiny_bert), expected, atol=2e-5, rtol=1e-4)
+    other = mixture.for_features(task="pos", language={"eng": "fao", "fao": "eng"}[language])
+    assert not torch.allclose(ours(other, model), expected, atol=1e-3)
+    back = read_peft(folder, model, {"base_model": "tiny", "base_hash": model.base_hash, "task": "pos"})
+    torch.testing.assert_close(ours(back, model), expected, atol=2e-5, rtol=1e-4)
+
+
+def test_tensors_of_other_methods_are_refused_also_without_a_head(tiny_bert: Path, tmp_path: Path) -> None:
+    import safetensors.torch
+
+    model = load_pretrained(str(tiny_bert))
+    about = {"base_model": "tiny", "base_hash": model.base_hash, "task": "pos"}
+    path = "base_model.model.bert.encoder.layer.0.attention.self.query"
+    for number, (kind, tensors, fact) in enumerate((
+        ("LORA", {"base_model.model.bert.embeddings.word_embeddings.lora_embedding_A": (2, 8)}, "lora_embedding_A"),
+        ("LORA", {f"{path}.lora_A.weight": (2, 32)}, "without"),
+        ("IA3", {f"{path}.ia3_l": (31, 1)}, "31"),
+        ("IA3", {"base_model.model.bert.pooler.dense.ia3_l": (32, 1)}, "pooler"),
+        ("OFT", {f"{path}.oft": (2, 2)}, "OFT"),
+    )):  # fmt: skip
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text(json.dumps({"peft_type": kind}), encoding="utf-8")
+        stored = {name: torch.ones(shape) for name, shape in tensors.items()}
+        safetensors.torch.save_file(stored, folder / "adapter_model.safetensors")
+        with pytest.raises(ModuleFileError, match=fact):
+            read_peft(folder, model, about, without_head=True)
 
 
 def test_what_no_delta_computes_is_refused(tiny_bert: Path, tmp_path: Path) -> None:

@@ -61,12 +61,13 @@ def lineage(runs: Iterable[Run], plan: Plan) -> list[Run]:
 def files_of(run: Run, store: RunStore, page: Path) -> Markup | None:
     """Returns links, relative to the page, to the files that the run has."""
     folder = store.folder(run.fingerprint)
-    links = [
-        tag("a", word, href=quote(Path(os.path.relpath(folder / file, page.parent)).as_posix()))
-        for word, file in _FILES.items()
-        if (folder / file).is_file()
-    ]
+    links = [file_link(word, folder / file, page) for word, file in _FILES.items() if (folder / file).is_file()]
     return tag("span", *links, class_="files") if links else None
+
+
+def file_link(word: str, file: Path, page: Path) -> Markup:
+    """Returns a link to a file, relative to the page."""
+    return tag("a", word, href=quote(Path(os.path.relpath(file, page.parent)).as_posix()))
 
 
 def anchor(run: Run) -> str:

@@ -55,7 +55,7 @@ def save_page(
     states = {run.fingerprint: state_of(run, plan, failures) for run in all_runs}
     if jobs is None:
         jobs = [JobScores(called[run.fingerprint], run, run.evaluations) for run in requested]
-    scores = run_scores(jobs, store) if grid is None else grid_scores(grid) if grid.columns else None
+    scores = run_scores(jobs, store, path) if grid is None else grid_scores(grid, path) if grid.columns else None
     under = tag(
         "details", tag("summary", f"Runs they stand on ({len(bases)})"), run_curves(bases, called, store), id="bases"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from xlt.engine.build import build_task, task_class
 from xlt.engine.run import Composition
@@ -12,7 +13,7 @@ from xlt.plan.planner import Run
 from xlt.plan.store import RunStore
 from xlt.tables.config import AVERAGE
 from xlt.tables.grid import Cell, Grid, score_of
-from xlt.tables.page.about import anchor
+from xlt.tables.page.about import anchor, file_link
 from xlt.tables.page.averages import average_chart
 from xlt.tables.page.board import scoreboard, scrolling
 from xlt.tables.page.markup import Markup, joined, tag
@@ -22,8 +23,13 @@ from xlt.tables.terminal import best_settings, best_systems, holes, legend, stan
 _NOTHING = "–"
 
 
-def grid_scores(grid: Grid) -> Markup:
-    """Shows systems by columns, and below, folded, every value with the run behind it."""
+def grid_scores(grid: Grid, page: Path) -> Markup:
+    """Shows systems by columns, and below, folded, every value with the run behind it.
+
+    Args:
+        grid: the table.
+        page: path of the page, to which links to files of predictions are relative.
+    """
     if is_scoreboard(grid):
         return scoreboard(grid)
     config, columns, best = grid.config, grid.columns, best_systems(grid)
@@ -40,7 +46,7 @@ def grid_scores(grid: Grid) -> Markup:
         average_chart(grid),
         tag("ul", *(tag("li", line) for line in lines), class_="note") if lines else None,
         tag("p", config.note, class_="note") if config.note else None,
-        _every_value(grid),
+        _every_value(grid, page),
     )
 
 
@@ -59,14 +65,16 @@ class JobScores:
     evaluations: Mapping[str, Composition]
 
 
-def run_scores(jobs: Sequence[JobScores], store: RunStore) -> Markup:
+def run_scores(jobs: Sequence[JobScores], store: RunStore, page: Path) -> Markup:
     """Shows the scores of a sweep: a row for each job and composition, a column for each evaluation source.
 
-    If all rows have the same metric or composition, it stands above the table instead of in a column.
+    If all rows have the same metric or composition, it stands above the table instead of in a column. A score whose
+    predictions were kept is a link to their file, relative to the page.
     """
     sources = list(dict.fromkeys(composition.source for job in jobs for composition in job.evaluations.values()))
     rows: list[tuple[JobScores, str, str, dict[str, float]]] = []
     signatures: dict[str, None] = {}
+    kept: dict[tuple[str, str, str], Path] = {}
     for job in jobs:
         task, done = build_task(job.run.config.task), store.evaluations(job.run.fingerprint)
         by_label: dict[str, dict[str, float]] = {}
@@ -75,6 +83,8 @@ def run_scores(jobs: Sequence[JobScores], store: RunStore) -> Markup:
             if key in done:
                 signatures |= dict.fromkeys(done[key].get("signatures", {}).values())
                 scores[composition.source] = score_of(done[key], task.metric)
+                if (file := store.predictions_file(job.run.fingerprint, key)).is_file():
+                    kept[job.name, composition.label, composition.source] = file
         rows += [(job, label, task.metric, scores) for label, scores in (by_label or {_NOTHING: {}}).items()]
     best = _best(rows, sources)
     averaged = [AVERAGE] if len(sources) > 1 else []
@@ -86,7 +96,13 @@ def run_scores(jobs: Sequence[JobScores], store: RunStore) -> Markup:
         if averaged and len(scores) == len(sources):
             scores = {**scores, AVERAGE: statistics.fmean(scores.values())}
         cells = [
-            tag("td", f"{scores[c]:.1f}", class_=_classes(scores[c] == best.get(c), c == AVERAGE))
+            tag(
+                "td",
+                file_link(f"{scores[c]:.1f}", link, page)
+                if (link := kept.get((job.name, label, c))) is not None
+                else f"{scores[c]:.1f}",
+                class_=_classes(scores[c] == best.get(c), c == AVERAGE),
+            )
             if c in scores
             else tag("td", _NOTHING, class_="none average" if c == AVERAGE else "none")
             for c in columns
@@ -129,7 +145,8 @@ def _classes(best: bool, average: bool) -> str | None:
     return " ".join(["best"] * best + ["average"] * average) or None
 
 
-def _every_value(grid: Grid) -> Markup:
+def _every_value(grid: Grid, page: Path) -> Markup:
+    has_predictions = any(cell.predictions for row in grid.cells.values() for cell in row.values())
     body = []
     for name, system in grid.config.systems.items():
         for column in grid.columns:
@@ -143,8 +160,11 @@ def _every_value(grid: Grid) -> Markup:
                     tag("td", column, class_="word"),
                     tag("td", values, class_="word"),
                 )
-                body.append(tag("tr", *row, tag("td", *links, class_="word")))
-    table = scrolling("Every value", _head(["system", "column", "values", "runs"], words=4), tag("tbody", *body))
+                files = [joined(file_link(file.parent.parent.name[:7], file, page), " ") for file in cell.predictions]
+                more = [tag("td", *files, class_="word")] if has_predictions else []
+                body.append(tag("tr", *row, tag("td", *links, class_="word"), *more))
+    words = ["system", "column", "values", "runs", *["predictions"] * has_predictions]
+    table = scrolling("Every value", _head(words, words=len(words)), tag("tbody", *body))
     return tag("details", tag("summary", "Every value, and the run behind it"), table)
 
 

@@ -208,3 +208,21 @@ def test_markup_leaves_out_what_is_none_and_false() -> None:
     )
     assert tag("input", type="search") == '<input type="search">'
     assert tag("circle", r=1) == '<circle r="1"></circle>'
+
+
+def test_kept_predictions_are_a_click_away(
+    page_of: Callable[..., str], make_grid: Callable[..., Grid], three: list[Run], plan: Plan, tmp_path: Path
+) -> None:
+    run = three[0]
+    assert "predictions" not in page_of([run]) + page_of([run], grid=make_grid())
+    key = next(iter(run.evaluations))
+    plan.store.keep_predictions(run.fingerprint, key, [{"gold": "a", "predicted": "b"}])
+    file = plan.store.predictions_file(run.fingerprint, key)
+    of_sweep = _Reader(page_of([run])).links
+    grid = make_grid()
+    grid.cells["ours"]["fao"].predictions.append(file)
+    of_table = page_of([run], grid=grid)
+    for links in (of_sweep, _Reader(of_table).links):
+        (link,) = {unquote(link) for link in links if "predictions" in link}
+        assert (tmp_path / "outputs" / "tables" / link).samefile(file)
+    assert "values runs predictions" in _visible(of_table)
