@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from hydra.core.hydra_config import HydraConfig
 
-from xlt.commands.sweeps import SweepFolder
+from xlt.commands.sweeps import SweepFolder, link_to_run
 from xlt.console import Terminal
 from xlt.files import write_json
 from xlt.plan.planner import Plan, Run
@@ -26,7 +26,8 @@ class Trial:
 
     Attributes:
         number: of the job.
-        overrides: that the search chose.
+        overrides: of the job; the search chose some of them.
+        folder: that Hydra made for the job; it becomes a link to the run's folder.
         state: done, failed, refused, or not finished.
         value: the validation metric of the selected checkpoint; None if the job has none.
         run: the requested run; None if it could not be planned.
@@ -34,6 +35,7 @@ class Trial:
 
     number: int
     overrides: list[str]
+    folder: Path
     state: str = "not finished"
     value: float | None = None
     run: Run | None = None
@@ -67,7 +69,7 @@ class Search:
         words = list(hydra.overrides.task)
         if cls.current is None:
             cls.current = Search(sweeper.direction, int(sweeper.n_trials))
-        cls.current.trials.append(Trial(int(hydra.job.num), words))
+        cls.current.trials.append(Trial(int(hydra.job.num), words, Path(hydra.runtime.output_dir)))
         return cls.current
 
     def plan_made(self, plan: Plan, run: Run) -> None:
@@ -108,6 +110,9 @@ class Search:
         folder = Path(SweepFolder.folder)
         if not folder.is_dir():
             return
+        for trial in self.trials:
+            if trial.run is not None and self._plan is not None:
+                link_to_run(trial.folder, self._plan.store.folder(trial.run.fingerprint))
         write_json(
             folder / STUDY_FILE,
             {
