@@ -68,7 +68,7 @@ def main() -> None:
         refuse(error.lines)
     except OSError as error:  # a name on the command line is too long, or a folder cannot be read
         refuse([os_error_line(error)])
-    register_help()
+    register_help(shown=options.help)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises what it would print over many lines
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", category=UserWarning, module="hydra")
