@@ -61,6 +61,10 @@ def test_what_jobs_share_is_trained_once_and_a_repeat_does_nothing(
     assert trained(ended) == 2 + 2  # two task modules, the English and the Faroese language module
     assert [(row["overrides"], row["state"]) for row in summary(ended)] == [("seed=1", "done"), ("seed=2", "done")]
     assert set(summary(ended)[0]["scores"]) == {"task", "task+language"}
+    jobs = [Path(path) for path in ended.left if re.fullmatch(r"out/sweeps/[^/]+/\d+", path)]
+    assert [path.is_symlink() and (path / "module.safetensors").is_file() for path in jobs] == [True, True]
+    said = "\n".join(ended.lines)
+    assert "[0/6] " in said and "begins" in said and re.search(r"\[3/6 .*, about .* left\] ", said)
     again = command(*words, "seed=1,2,3")
     assert [row["state"] for row in summary(again)] == ["existed", "existed", "done"]
     assert summary(again)[:2] == [row | {"state": "existed"} for row in summary(ended)]
@@ -204,6 +208,39 @@ def test_a_search_hands_the_validation_metric_to_the_sweeper(
     assert f"best_value: {max(scores)}" in text
     assert trained(ended) == 2
     assert not [path for path in ended.left if path.endswith("evaluation.json")]  # no test set was looked at
+
+
+def test_a_search_shows_its_best_trial_and_the_same_command_continues_it(
+    command: Callable[..., Any], words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    searched = ("language_modules=none", "search=learning_rate", "hydra.sweeper.n_trials=3")
+    carried_out, calls = execution.carry_out, []
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) > 1:
+            raise Interrupted(15)
+        return carried_out(*arguments, **options)
+
+    monkeypatch.setattr(execution, "carry_out", interrupted)
+    ended = command(*words, *searched)
+    assert ended.code == 128 + 15, ended.lines
+    assert "2 trials are left; the same command goes on" in ended.out
+    monkeypatch.setattr(execution, "carry_out", carried_out)
+    before = {path for path in ended.left if path.endswith("module.safetensors")}
+    assert len(before) == 1
+    ended = command(*words, *searched)
+    assert ended.code == 0, ended.lines
+    assert trained(ended) == 3 and before < set(ended.left)  # the first trial was chosen again, and not trained again
+    study = json.loads(Path(max(p for p in ended.left if p.endswith("study.json"))).read_text(encoding="utf-8"))
+    values = [trial["value"] for trial in study["trials"]]
+    best = study["trials"][study["best"]]
+    assert len(values) == 3 and best["value"] == max(values)
+    (line,) = [line for line in ended.out.splitlines() if line.startswith("best of 3 trials")]
+    assert f"trial {best['number']}" in line and f"{best['value']:.6g}" in line and best["run"][:12] in line
+    page = Path(max(path for path in ended.left if path.endswith("sweep.html"))).read_text(encoding="utf-8")
+    assert "best: " in page and "Search: best trial" in page
 
 
 @pytest.mark.parametrize(

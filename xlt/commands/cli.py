@@ -7,9 +7,9 @@ import difflib
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -20,6 +20,7 @@ import xlt
 from xlt.commands.ending import FAILURE, USAGE, guarded, refuse
 from xlt.commands.learned import OVERFIT, learned_line
 from xlt.commands.run_mode import mode_from_command_line
+from xlt.commands.searches import Search
 from xlt.commands.subcommands import carry_out_subcommand, is_stray, near_subcommand, without_plug_ins
 from xlt.commands.sweeps import Sweep, SweepFolder, TrialFailed, is_gathered, is_sweep
 from xlt.commands.usage import register_help
@@ -44,6 +45,9 @@ from xlt.escapes import say
 from xlt.plug_ins import config_folders
 from xlt.tracebacks import os_error_line
 
+if TYPE_CHECKING:
+    from xlt.plan.planner import Plan, Run
+
 
 def main() -> None:
     """Runs the command `xlt`; its entry point.
@@ -64,7 +68,7 @@ def main() -> None:
         refuse(error.lines)
     except OSError as error:  # a name on the command line is too long, or a folder cannot be read
         refuse([os_error_line(error)])
-    register_help()
+    register_help(shown=options.help)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises what it would print over many lines
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", category=UserWarning, module="hydra")
@@ -92,6 +96,7 @@ def main() -> None:
         refuse([os_error_line(error)])
     finally:
         Sweep.gathered = None
+        Search.finish()
         SweepFolder.remove_if_unused()
 
 
@@ -111,19 +116,24 @@ def _carry_out(config: DictConfig) -> float | None:
         Sweep.gathered.add(config)
         return None
     value: float | None = None
+    search = Search.job_begins() if is_sweep() else None
 
     def action() -> int:
         nonlocal value
-        code, value = run(config, evaluate=not is_sweep())
+        code, value = run(config, evaluate=not is_sweep(), planned=None if search is None else search.plan_made)
         return code
 
     try:
         guarded(action, str(config.output_dir))
     except SystemExit as stop:
         if is_sweep() and stop.code in (FAILURE, USAGE):
+            if search is not None:
+                search.job_ended("failed" if stop.code == FAILURE else "refused", None)
             raise TrialFailed(int(stop.code)) from stop
         raise
     SweepFolder.used = True
+    if search is not None:
+        search.job_ended("done", value)
     return value
 
 
@@ -178,12 +188,15 @@ def _refuse_option(parser: argparse.ArgumentParser, message: str) -> NoReturn:
     refuse(lines)
 
 
-def run(config: DictConfig, *, evaluate: bool = True) -> tuple[int, float | None]:
+def run(
+    config: DictConfig, *, evaluate: bool = True, planned: Callable[[Plan, Run], None] | None = None
+) -> tuple[int, float | None]:
     """Plans the runs of one config, trains and evaluates what is missing, and prints the scores.
 
     Args:
         config: composed, not yet checked.
         evaluate: also evaluate the module on `data.evaluation`; False in a search, which must not use test sets.
+        planned: is called with the plan and the requested run before anything is trained.
     Returns:
         The exit code, and the validation metric of the selected checkpoint.
     """
@@ -191,7 +204,7 @@ def run(config: DictConfig, *, evaluate: bool = True) -> tuple[int, float | None
     from xlt.execution.workers import make_workers
     from xlt.plan.planner import Plan
     from xlt.plan.store import RunStore
-    from xlt.tables.terminal import print_evaluations, print_notes, print_other_code, print_plan
+    from xlt.tables.terminal import JobReport, print_evaluations, print_notes, print_other_code, print_plan
     from xlt.tracking.wandb import check_account
     from xlt.tracking.watch import send_unsent, watch
 
@@ -200,13 +213,17 @@ def run(config: DictConfig, *, evaluate: bool = True) -> tuple[int, float | None
     plan = Plan(store)
     config = one_source_per_language(config)
     requested, evaluations = plan.ask(config) if evaluate else (plan.add(config, evaluate=False), {})
+    if planned is not None:
+        planned(plan, requested)
     print_notes(plan.preflight(), console)
     check_account(plan.to_do())
     if len(plan.runs) > 1:
         print_plan(plan, console)
     else:
         print_other_code(plan, console)
-    outcome = carry_out(plan, make_workers(requested.config.launcher, store.root / "cluster"), watch)
+    remaining = len(plan.to_train()) + len(plan.to_evaluate())
+    report = JobReport(console, remaining, plan) if len(plan.runs) > 1 else lambda *_: None
+    outcome = carry_out(plan, make_workers(requested.config.launcher, store.root / "cluster"), watch, report)
     send_unsent(plan.runs.values(), store)
     if outcome.refused:
         raise UsageError(*(outcome.failures[fingerprint] for fingerprint in outcome.refused))

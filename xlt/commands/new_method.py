@@ -6,7 +6,7 @@
 
 The folder is a plug-in: `xlt --plugins FOLDER experiment=nano_fields method=NAME` trains the method at once, and
 `pytest FOLDER` tests it. The method is an example, which trains the top blocks of the model: change it into yours. If
-the folder is installed (`pip install FOLDER`, with --package), the method needs no option. No file is overwritten.
+the folder is installed (`pip install ./FOLDER`, with --package), the method needs no option. No file is overwritten.
 """
 
 from __future__ import annotations
@@ -175,7 +175,8 @@ def write_method(options: argparse.Namespace) -> int:
         with atomic_text(folder / path) as file:
             file.write(text)
         console.print(f"{folder / path}", soft_wrap=True)
-    use = f"pip install {folder}; xlt" if options.package else f"xlt --plugins {folder}"
+    place = folder if folder.is_absolute() else f"./{folder}"  # pip takes a bare word for a name in a registry
+    use = f"pip install {place}; xlt" if options.package else f"xlt --plugins {folder}"
     console.print(f"\ntrain it:  {use} experiment=nano_fields method={name}", soft_wrap=True)
     console.print(f"test it:   pytest {folder}", soft_wrap=True)
     return 0

@@ -95,6 +95,7 @@ class SweepJob:
     Attributes:
         number: of the job, as Hydra counts.
         words: overrides of the job.
+        folder: that Hydra made for the job; it becomes a link to the run's folder.
         run: the requested run; None if the job was refused or could not be planned.
         evaluations: key -> composition, as this job requested; other jobs may request others of the same run.
         faults: a line for each fault of the job's config.
@@ -104,6 +105,7 @@ class SweepJob:
 
     number: int
     words: list[str]
+    folder: Path
     run: Run | None = None
     evaluations: dict[str, Composition] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
@@ -132,7 +134,7 @@ class Sweep:
     def add(self, config: DictConfig) -> None:
         """Plans one job; is called for each job. If a job has faults, they are printed and the job is left out."""
         settings = HydraConfig.get()
-        job = SweepJob(int(settings.job.num), list(settings.overrides.task))
+        job = SweepJob(int(settings.job.num), list(settings.overrides.task), Path(settings.runtime.output_dir))
         self.jobs.append(job)
         store = RunStore(config.output_dir)
         if self._plan is not None and self._plan.store.root != store.root:
@@ -210,6 +212,9 @@ class Sweep:
         folder = Path(SweepFolder.folder)
         if not folder.is_dir():
             return
+        for job in self.jobs:
+            if job.run is not None:
+                link_to_run(job.folder, plan.store.folder(job.run.fingerprint))
         write_json(folder / "summary.json", [dataclasses.asdict(row) for row in rows])
         names: dict[str, str] = {}
         for job in self.jobs:
@@ -242,6 +247,15 @@ class Sweep:
     def _refuse(self, job: SweepJob, lines: Sequence[str]) -> None:
         job.faults = list(lines)
         _print_lines(job, lines)
+
+
+def link_to_run(folder: Path, run_folder: Path) -> None:
+    """Replaces the empty folder of a job by a relative link to the folder of its run, where the system allows it."""
+    if folder.is_symlink() or not run_folder.is_dir():
+        return
+    with contextlib.suppress(OSError):  # it has files, or the file system has no links
+        folder.rmdir()
+        folder.symlink_to(os.path.relpath(run_folder.absolute(), folder.parent.absolute()), target_is_directory=True)
 
 
 def _print_lines(job: SweepJob, lines: Sequence[str]) -> None:

@@ -28,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 from xlt import config as shared
 from xlt import plug_ins
 from xlt.compose.environment import register_environment
-from xlt.compose.loading import compose_faster
+from xlt.compose.loading import compose_faster, refuse_emptied
 from xlt.compose.recipes import register_recipes
 from xlt.compose.trusted import class_of, guard_hydra, refuse_foreign_classes
 from xlt.config.data import TASK
@@ -213,6 +213,7 @@ def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
     values in `overrides` are then set as Hydra sets them.
     """
     loader = GlobalHydra.instance().config_loader()
+    refuse_emptied(overrides)
     values: list[Override] = []
     chosen: list[str] = []
     for word, override in zip(overrides, OverridesParser.create(loader).parse_overrides(list(overrides)), strict=True):

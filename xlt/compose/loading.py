@@ -32,7 +32,7 @@ from hydra.core.default_element import ConfigDefault, GroupDefault, InputDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigResult, ConfigSource
-from omegaconf import DictConfig, OmegaConf, flag_override
+from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 from omegaconf.basecontainer import BaseContainer
 from yaml import YAMLError
 
@@ -52,6 +52,7 @@ class _Recent(dict[Any, Any]):
             del self[next(iter(self))]
 
 
+_HYDRAS_APPLY = ConfigLoaderImpl._apply_overrides_to_config
 HYDRAS_INTERPOLATION_MAP = hydra_defaults._create_interpolation_map
 
 _file_states = _Recent(64)  # state of all files that a search path has -> a number for it
@@ -67,6 +68,49 @@ def compose_faster() -> None:
     hydra_command.ConfigLoaderImpl = Loader
     hydra_loading.create_defaults_list = _create_defaults_list
     hydra_defaults._create_interpolation_map = _create_interpolation_map
+    ConfigLoaderImpl._apply_overrides_to_config = staticmethod(_apply_overrides)
+
+
+def _apply_overrides(overrides: list[Override], config: DictConfig) -> None:
+    """Applies overrides as Hydra does, but `~data.evaluation` empties a mapping that a schema declares.
+
+    Hydra refuses it, and merges `data.evaluation={}` with what is there, so that nothing else empties a mapping.
+    """
+    for override in overrides:
+        node = OmegaConf.select(config, override.key_or_group) if _deletes_whole(override) else None
+        if isinstance(node, DictConfig) and OmegaConf.get_type(node) is dict and _is_typed(node._get_parent()):
+            with open_dict(node):
+                for name in list(node):
+                    del node[name]
+        else:
+            _HYDRAS_APPLY([override], config)
+
+
+def refuse_emptied(words: Sequence[str]) -> None:
+    """Refuses to empty a mapping into which other words choose files, because these would be removed as well.
+
+    Args:
+        words: overrides of a config.
+    Raises:
+        UsageError: one line for each such word.
+    """
+    emptied = [word for word in words if word.startswith("~") and "=" not in word and "@" not in word]
+    clashes = {word: [other for other in words if f"@{word[1:]}." in other] for word in emptied}
+    if lines := [
+        f"{word}: would also remove what {others[0]} adds; remove single entries, {word}.NAME"
+        for word, others in clashes.items()
+        if others
+    ]:
+        raise UsageError(*lines)
+
+
+def _deletes_whole(override: Override) -> bool:
+    return bool(override.is_delete()) and override.value() is None
+
+
+def _is_typed(node: Any) -> bool:
+    """Returns whether a node has a schema, whose keys cannot be deleted."""
+    return isinstance(node, DictConfig) and OmegaConf.get_type(node) is not dict
 
 
 class Loader(ConfigLoaderImpl):

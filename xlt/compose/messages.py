@@ -20,6 +20,7 @@ _NO_OPTION = "Config group override must be a string"
 # Errors inside OmegaConf if an override sets a part of a key that is null, or replaces null by a mapping.
 _INSIDE_NULL = "Unexpected type for root: NoneType"
 _OVER_NULL = "'NoneType' object has no attribute 'get'\n    full_key:"
+_OPTUNA = "hydra/sweeper/optuna"
 _INSTEAD = "take an option of its group that has it, or write it into a config of your own (--config-dir)"
 # Errors of Python if a number has more digits than it converts (4300), or is an integer too large for a float.
 _TOO_LARGE = ("for integer string conversion", "int too large to convert to float")
@@ -63,6 +64,8 @@ def one_line(error: BaseException, overrides: Sequence[str] = ()) -> str:
         if (why := import_failures.get(match.group(1))) is not None:
             return why
         group, _, name = match.group(1).rpartition("/")
+        if match.group(1) == _OPTUNA:
+            return "the package hydra-optuna-sweeper is not installed; run pip install 'xlt[search]'"
         return f"no {match.group(1)} in conf/{suggestion(name, _options(group))}"
     if (match := re.search(r"Could not override '(.*?)'", text)) is not None:
         return _no_such_key(match.group(1), overrides)

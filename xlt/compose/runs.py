@@ -73,6 +73,9 @@ def compose_language_run(parent: DictConfig, language: str) -> DictConfig:
     child.model.student = None
     if reference.start_from_generator:
         child.start.run = reference.generator
+    if language in reference.texts:
+        for source in child.data.sources.values():
+            source.path, source.reader, source.hub, source.files = reference.texts[language], "text", None, {}
     if reference.cap_words is not None:
         for source in child.data.sources.values():
             source.cap_words = reference.cap_words

@@ -18,6 +18,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
+from xlt.compose.loading import refuse_emptied
 from xlt.errors import UsageError
 
 _GROUPS = ("method", "task")
@@ -102,6 +103,7 @@ def guard_hydra() -> None:
     def load_configuration(
         self: Any, config_name: str | None, overrides: list[str], *rest: Any, **options: Any
     ) -> DictConfig:
+        refuse_emptied(overrides)
         config: DictConfig = composing(self, config_name, overrides, *rest, **options)
         refuse_foreign_classes(config)
         if options.get("from_shell", True) and "hydra" in config:

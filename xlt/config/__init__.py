@@ -18,6 +18,7 @@ from xlt.config.data import (
 from xlt.config.frozen import FrozenConfigError, frozen
 from xlt.config.model import ModelConfig, RandomModelConfig, RunReference, StartConfig, StudentConfig, TeacherConfig
 from xlt.config.run import (
+    NO_MODULE,
     LanguageModulesConfig,
     LauncherConfig,
     RunConfig,
@@ -28,6 +29,7 @@ from xlt.config.run import (
 from xlt.config.schema import QUOTE_IT, RunFacts, faults, key, used_keys
 
 __all__ = [
+    "NO_MODULE",
     "PARTS",
     "QUOTE_IT",
     "BenchmarkConfig",

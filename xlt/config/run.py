@@ -22,6 +22,10 @@ LARGEST_RATE = 1.0
 RATE_HINT = "Adam and SM3 change each value by about the rate in each step, and pre-trained weights are far below 1"
 
 
+NO_MODULE = "none"
+"""In `language_modules.stand_in`: the language is evaluated without a language module."""
+
+
 @dataclass
 class LanguageModulesConfig:
     """The language modules with which a task run is trained and evaluated, and the runs or files they come from."""
@@ -34,7 +38,10 @@ class LanguageModulesConfig:
     )
     cap_words: int | None = key("words of text that `experiment` trains on, drawn by seed; null: all", low=1)
     start_from_generator: bool = key("`experiment` starts from the module that `generator` makes (MAD-G-ft)")
-    stand_in: dict[str, str] = key("language -> language whose module it uses; key targets: all evaluation languages")
+    texts: dict[str, str] = key("language -> text file from which `experiment` learns its module, in place of its data")
+    stand_in: dict[str, str] = key(
+        "language -> language whose module it uses, or none; key targets: all evaluation languages"
+    )
     among: list[str] = key(
         "languages with own modules; others use that of the nearest one by URIEL (§3.4.2); empty: all"
     )
@@ -49,13 +56,19 @@ class LanguageModulesConfig:
         if self.start_from_generator and (self.generator is None or self.experiment is None):
             yield f"{prefix}.start_from_generator=true: needs {prefix}.generator and {prefix}.experiment"
         for language, other in self.stand_in.items():
-            for code in {language, other} - {"targets"}:
+            for code in {language, *({other} - {NO_MODULE})} - {"targets"}:
                 if (fault := language_fault(code)) is not None:
                     yield f"{prefix}.stand_in.{language}={other}: {code} is {fault}"
         for code in self.among:
             if (fault := language_fault(code)) is not None:
                 yield f"{prefix}.among: {code} is {fault}"
-        yield from key_faults(f"{prefix}.paths", self.paths)
+        for part in ("paths", "texts"):
+            yield from key_faults(f"{prefix}.{part}", getattr(self, part))
+        if self.texts and self.experiment is None:
+            yield f"{prefix}.texts: {prefix}.experiment is null, so nothing is learned from them"
+        for language, path in self.texts.items():
+            if not Path(path).expanduser().is_file():
+                yield f"{prefix}.texts.{language}={path}: no such file; give a text with a sentence on each line"
         yield from _missing_modules(self.paths, f"{prefix}.paths")
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, cast
@@ -106,9 +107,10 @@ class _Execution:
     def run(self, workers: Workers | None) -> Outcome:
         processes = Processes.join()
         if workers is None or processes.count > 1:
-            while (job := self._next()) is not None:
-                self._report("start", self._plan.runs[job[1]], job[0])
-                self._settle(job, _agreed(processes, _do(job, self._arguments(job))))
+            with _terminating(processes.count == 1):
+                while (job := self._next()) is not None:
+                    self._report("start", self._plan.runs[job[1]], job[0])
+                    self._settle(job, _agreed(processes, _do(job, self._arguments(job))))
         else:
             self._run_side_by_side(workers)
         assert not self._waiting, f"jobs that wait for each other: {self._waiting}"
@@ -380,6 +382,23 @@ def _check_tests_unchanged(run: Run, compositions: Iterable[Composition]) -> Non
     ]
     if changed:
         raise UsageError(*changed)
+
+
+@contextmanager
+def _terminating(alone: bool) -> Iterator[None]:
+    """Makes SIGTERM an interruption also outside of training, for instance in an evaluation.
+
+    Args:
+        alone: whether this process works alone; of several, the launcher ends all.
+    """
+    if not alone or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _raise_interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _raise_interrupted(number: int, frame: object) -> None:

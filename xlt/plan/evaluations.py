@@ -8,13 +8,19 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from xlt.config import RunConfig
+from xlt.config import NO_MODULE, RunConfig
 from xlt.data.planned import PlannedData
 from xlt.engine.build import method_class, task_class
 from xlt.engine.run import ALONE, BASE, COMPOSED, Composition, ModuleFile
 from xlt.plan.checks import addition_faults
 from xlt.plan.identity import digest, evaluated_identity, evaluation_identity
-from xlt.plan.modules import added_module, evaluates_with_language_modules, language_modules, unusual_modules
+from xlt.plan.modules import (
+    added_module,
+    evaluates_with_language_modules,
+    goes_without_module,
+    language_modules,
+    unusual_modules,
+)
 from xlt.plan.runs import Gathered, Planner, Run
 
 
@@ -100,6 +106,8 @@ def plan_evaluations(
             ask(name, COMPOSED, (module.file, *own), {**roles, "language": module.identity}, unusual)
             if module.run is not None:
                 run.evaluation_needs.add(module.run)
+        elif needs_modules and goes_without_module(run_config, language):
+            ask(name, COMPOSED, own, {**roles, "language": NO_MODULE}, unusual_modules(run_config, language))
         alone = not composes or language is None or run_config.language_modules.evaluate_without
         if alone and (labels is None or ALONE in labels):
             ask(name, ALONE, own, roles, further)

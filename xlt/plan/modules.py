@@ -14,7 +14,7 @@ from xlt.compose import (
     compose_teacher_run,
     language_run_settings,
 )
-from xlt.config import LanguageModulesConfig, RunConfig
+from xlt.config import NO_MODULE, LanguageModulesConfig, RunConfig
 from xlt.data.typology import load_typology
 from xlt.engine.build import build_method
 from xlt.engine.run import ModuleFile
@@ -54,7 +54,7 @@ def language_modules(
         part: "sources" or "evaluation".
         gathered: faults are added to it; a language with a fault is not in the result.
     Returns:
-        Language -> its module.
+        Language -> its module. Languages that are evaluated without one are not in it.
     """
     modules = {}
     for language in sorted({source.language for source in getattr(run_config.data, part).values()}):
@@ -62,6 +62,13 @@ def language_modules(
             continue  # the fault has already been reported
         with gathered:
             used = _used_language(run_config.language_modules, language, part)
+            if used == NO_MODULE and part == "evaluation":
+                continue
+            if used == NO_MODULE:
+                raise UsageError(
+                    f"language_modules.stand_in.{language}=none: the run is trained with the module of this language; "
+                    "only languages that it is evaluated on can go without"
+                )
             modules[language] = _language_module(plan, config, run_config, used)
     return modules
 
@@ -170,6 +177,13 @@ def evaluates_with_language_modules(config: RunConfig) -> bool:
     return has_language_modules(config) and config.model.student is None
 
 
+def goes_without_module(config: RunConfig, language: str | None) -> bool:
+    """Returns whether the config says that a language is evaluated without a language module."""
+    if language is None or not evaluates_with_language_modules(config):
+        return False
+    return _used_language(config.language_modules, language, "evaluation") == NO_MODULE
+
+
 def unusual_modules(config: RunConfig | DictConfig, language: str | None = None) -> str:
     """Names the modules in an evaluated model that its label does not mention.
 
@@ -181,6 +195,6 @@ def unusual_modules(config: RunConfig | DictConfig, language: str | None = None)
     """
     words = []
     if language is not None and (used := _used_language(config.language_modules, language, "evaluation")) != language:
-        words.append(f"module of {used}")
+        words.append("no language module" if used == NO_MODULE else f"module of {used}")
     words += [f"+{name}" for name in sorted([*config.task_modules.runs, *config.task_modules.paths])]
     return ", ".join(words)

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, open_dict
 
 from xlt.compose import compose
+from xlt.config import NO_MODULE
 from xlt.data.language_facts import LanguageFacts
 from xlt.engine.benchmarks import SCORE
 from xlt.engine.run import COMPOSED, Composition
@@ -148,10 +149,15 @@ def _shown(
 
 
 def _stand_in(run: Run, composition: Composition | None) -> str | None:
-    """Returns the language whose module replaces that of the evaluated language; None if none is replaced."""
+    """Returns the language whose module replaces that of the evaluated language; None if none is replaced.
+
+    It is "none" if a composition with language modules has none for this language, because the config says so.
+    """
     if composition is None or composition.entry not in run.planned_data.evaluation:
         return None
     language = run.planned_data.evaluation[composition.entry].language
+    if composition.label == COMPOSED and all(module.language is None for module in composition.modules):
+        return NO_MODULE
     return next((m.language for m in composition.modules if m.language not in (None, language)), None)
 
 

@@ -275,7 +275,9 @@ def print_sweep(rows: Sequence[SweepRow], console: Console) -> None:
 
 
 class JobReport:
-    """A progress report that prints one line for each finished job.
+    """A progress report that prints a line when the first job begins, and one for each finished job.
+
+    The time that is left is estimated from the mean time of the jobs so far, so it is far off where jobs differ much.
 
     Args:
         console: output.
@@ -285,14 +287,20 @@ class JobReport:
 
     def __init__(self, console: Console, total: int, plan: Plan) -> None:
         self._console, self._total, self._names = console, total, names_of(plan.runs.values())
-        self._done, self._started = 0, time.monotonic()
+        self._done, self._started, self._begun = 0, time.monotonic(), False
 
     def __call__(self, what: str, run: Run, message: str) -> None:
         if what == "start":
+            if not self._begun:
+                self._begun = True
+                about = f"[0/{self._total}] {self._names[run.fingerprint]}: {message} begins"
+                self._console.print(about, highlight=False, markup=False, soft_wrap=True)
             return
         self._done += 1
         style = {"failed": "red", "skipped": "yellow"}.get(what, "")
-        at = f"[{self._done}/{self._total} {duration(time.monotonic() - self._started)}]"
+        passed, left = time.monotonic() - self._started, self._total - self._done
+        rest = f", about {duration(passed / self._done * left)} left" if left > 0 else ""
+        at = f"[{self._done}/{self._total} {duration(passed)}{rest}]"
         text = f"{at} {self._names[run.fingerprint]}: {message}"
         self._console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
@@ -356,7 +364,8 @@ def stand_in_lines(grid: Grid) -> list[str]:
     lines = []
     for name, columns in grid.stand_ins.items():
         pairs = ", ".join(f"{column}: {language}" for column, language in columns.items())
-        lines.append(f"† {grid.config.systems[name].label}, evaluated with another language's module: {pairs}")
+        label = grid.config.systems[name].label
+        lines.append(f"† {label}, evaluated with another language's module, or with none: {pairs}")
     return lines
 
 

@@ -163,3 +163,12 @@ def test_a_folder_with_very_many_files_is_composed_without_the_cache(
     with hydra_ready(str(tmp_path)):
         assert compose_fast(["experiment=nano_fields"]).experiment_name == "nano_fields"
     assert loading._configs == {}
+
+
+def test_a_mapping_of_a_schema_is_emptied_by_deleting_it() -> None:
+    with hydra_ready():
+        words = ["experiment=nano_fields", "~data.evaluation"]
+        assert len(compose(words[:1]).data.evaluation) > 1
+        assert len(compose(words).data.evaluation) == 0 and len(compose(words).data.sources) == 1
+        with pytest.raises(UsageError, match=r"~data\.evaluation: would also remove what \+source@data\.evaluation\.x"):
+            compose([*words, "+source@data.evaluation.x=locale_expressions"])

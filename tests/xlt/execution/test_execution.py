@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import signal
 import time
@@ -168,6 +169,18 @@ def test_an_interruption_stops_the_plan(
         carry_out(plan, None, silent)
     assert raised.value.signal == signal.SIGTERM
     assert not any(plan.store.is_trained(fingerprint) for fingerprint in plan.runs)
+
+
+def test_sigterm_in_an_evaluation_stops_the_plan_as_in_training(
+    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = planned(*words)
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(execution, "_evaluate", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted) as raised:
+        carry_out(plan, None, silent)
+    assert raised.value.signal == signal.SIGTERM and signal.getsignal(signal.SIGTERM) is before
+    assert plan.store.is_trained(run.fingerprint)
 
 
 def test_an_unexpected_error_shows_its_traceback_to_who_asks_for_it(

@@ -215,6 +215,7 @@ CASES: dict[str, Case] = {
     ),
     "language_modules.overrides": Case(("language_modules=mono",), value=["train.max_steps=7"]),
     "language_modules.paths": Case(value={"eng": "{places}/a.safetensors"}),
+    "language_modules.texts": Case(("language_modules=mono",), value={"eng": "{places}/shelf/mono/fo.txt"}),
     "language_modules.generator.experiment": Case(
         ("method=mad_x", "language_modules=mad_g"),
         {"language_modules.generator": RunReference("generator", [*SEVERAL, "method=mad_g"])},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -130,3 +131,43 @@ def test_module_files_of_one_base_fit_together_also_if_one_has_no_hash_of_the_he
     assert [line.partition("=")[0] for line in user_file_faults(config)] == (
         [] if fits else ["language_modules.paths.fao"]
     )
+
+
+def test_a_text_of_one_language_is_learned_from_and_those_of_the_others_stay(
+    planned: Callable[..., Run], adapted: tuple[str, ...], shelf: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "own.txt"
+    text.write_text("".join(f"gott kvøld {number}\n" for number in range(9)), encoding="utf-8")
+    before = planned(*adapted)
+    (used,) = before.evaluation_needs - set(before.depends_on.values())
+    run = planned(*adapted, f"+language_modules.texts.fao={text}")
+    assert run.fingerprint == before.fingerprint  # the English module is the same
+    assert len(run.evaluation_needs - {used, *run.depends_on.values()}) == 1
+    lacking = tmp_path / "lacking"
+    shutil.copytree(shelf, lacking)
+    (lacking / "mono" / "fo.txt").unlink()
+    without = [word for word in adapted if not word.startswith("data_dir=")]
+    assert planned(*without, f"data_dir={lacking}", f"+language_modules.texts.fao={text}").evaluation_needs
+    for words, said in (
+        ((*adapted, f"+language_modules.texts.fao={tmp_path / 'absent'}"), "absent: no such file"),
+        ((*adapted, f"+language_modules.texts.fao={text}", "language_modules.experiment=null"), "experiment is null"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            planned(*words)
+
+
+def test_a_language_that_goes_without_a_module_is_marked_and_needs_no_text(
+    planned: Callable[..., Run], adapted: tuple[str, ...], shelf: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(shelf, tmp_path / "lacking")
+    (tmp_path / "lacking" / "mono" / "fo.txt").unlink()
+    words = [*(word for word in adapted if not word.startswith("data_dir=")), f"data_dir={tmp_path / 'lacking'}"]
+    run = planned(*words, "+language_modules.stand_in.fao=none")
+    assert run.evaluation_needs <= set(run.depends_on.values())
+    composed = {one.source: one for one in run.evaluations.values() if one.label == COMPOSED}
+    assert composed["fao"].unusual == "no language module" and composed["eng"].unusual == ""
+    assert [module.language for module in composed["fao"].modules] == [None]
+    keys = {one.source: key for key, one in run.evaluations.items() if one.label != COMPOSED}
+    assert keys.get("fao") not in {key for key, one in run.evaluations.items() if one.label == COMPOSED}
+    with pytest.raises(UsageError, match=r"stand_in\.eng=none: the run is trained with the module"):
+        planned(*words, "+language_modules.stand_in.eng=none", "+language_modules.stand_in.fao=none")

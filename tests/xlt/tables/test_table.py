@@ -399,6 +399,20 @@ def test_a_cell_with_another_languages_module_bears_a_mark_and_the_table_says_wh
     assert "BitFit" in line and "fao: eng" in line
 
 
+def test_a_cell_without_a_module_among_those_with_one_bears_a_mark_too(
+    make_table: Callable[..., tuple[Table, Plan]], adapted: tuple[str, ...]
+) -> None:
+    modules = ["data=empty", "method=bitfit", *(word for word in adapted if word.startswith("language_modules"))]
+    overrides = [*modules, "+language_modules.stand_in.fao=none"]
+    table, plan = make_table(systems={"bitfit": SystemConfig("BitFit", EXPERIMENT, overrides, "task+language")})
+    _score(table, plan, "bitfit", 1, eng=90.0, fao=50.0)
+    _score(table, plan, "bitfit", 2, eng=90.0, fao=50.0)
+    grid = table.grid(plan.store, {})
+    assert grid.cells["bitfit"]["fao"].stand_in == "none" and grid.cells["bitfit"]["eng"].stand_in is None
+    (line,) = [line for line in table_markdown(grid).splitlines() if line.startswith("- †")]
+    assert "with none: fao: none" in line
+
+
 def test_a_system_that_is_evaluated_alone_asks_for_no_language_module_of_the_targets(
     make_table: Callable[..., tuple[Table, Plan]], adapted: tuple[str, ...]
 ) -> None:

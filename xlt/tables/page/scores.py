@@ -32,7 +32,8 @@ def grid_scores(grid: Grid, page: Path) -> Markup:
     """
     if is_scoreboard(grid):
         return scoreboard(grid)
-    config, columns, best = grid.config, grid.columns, best_systems(grid)
+    config, best = grid.config, best_systems(grid)
+    columns = sorted(grid.columns, key=lambda column: column != AVERAGE)  # the average first: it is read first
     body = []
     for name, system in config.systems.items():
         published = config.reference.get(name, {})

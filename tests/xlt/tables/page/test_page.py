@@ -67,7 +67,7 @@ def test_a_table_has_mean_spread_and_published_number_with_the_best_in_bold(
     page_of: Callable[..., str], make_grid: Callable[..., Grid]
 ) -> None:
     text = page_of([], grid=make_grid())
-    assert "LT-SFT 61.0 ±1.4 87.9 61.0 ±1.4 73.8" in _visible(text)
+    assert "LT-SFT 61.0 ±1.4 73.8 61.0 ±1.4 87.9" in _visible(text)
     assert '<b class="ours">61.0</b>' in text and '<span class="ours">50.0</span>' in text
     assert "mean ± standard deviation over 2 seeds; second line: Table 1" in text
     assert "BitFit, seed 2: out of memory" in text and "a note" in text
