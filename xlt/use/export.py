@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from xlt.engine.peft_folders import write_peft
 from xlt.errors import UsageError
 from xlt.files import atomic_text
 from xlt.languages import language_fault
@@ -27,7 +28,6 @@ from xlt.use.cards import model_card
 from xlt.use.checkpoints import export_checkpoint
 from xlt.use.hub import push_to_hub
 from xlt.use.loading import UsedModule, UsedModules, load_model, read_module, read_modules, task_of
-from xlt.use.peft_folders import write_peft
 from xlt.use.plain_delta import write_plain
 
 TARGETS = ("transformers", "peft", "composable-sft", "plain", "hub", "card")
