@@ -63,6 +63,14 @@ def published_module(name: str) -> Path | None:
     return path if path.name in _SPARSE and path.is_file() else None
 
 
+def published_weights(path: Path) -> Path:
+    """Returns the file with the tensors of a module of another library, given what `published_module` returns."""
+    if path.is_file():
+        return path
+    files = _ADAPTER_WEIGHTS if (path / _ADAPTER[0]).is_file() else _SPARSE
+    return path / next((file for file in files if (path / file).is_file()), files[0])
+
+
 def published_folder(name: str) -> Path:
     """Downloads a module of composable-sft, AdapterHub or peft; returns the folder that has its files.
 

@@ -78,7 +78,7 @@ def export(settings: ExportSettings) -> str:
         return _to_composable_sft(settings, output)
     if settings.to == "peft":
         return _to_peft(settings, output)
-    modules = read_modules(settings.modules, settings.language_modules)
+    modules = read_modules(settings.modules, settings.language_modules, settings.model, settings.revision)
     task = task_of(modules.main, settings.task, settings.settings)
     loaded = load_model(modules, task, model=settings.model, device="cpu", revision=settings.revision)
     language = settings.language
