@@ -99,6 +99,7 @@ def test_an_upload_has_the_module_and_its_card(modules: Mapping[str, Path], monk
     assert sent["files"].keys() == {"module.safetensors", "README.md"}
     assert sent["files"]["module.safetensors"] == modules["fao"].read_bytes()
     card = sent["files"]["README.md"].decode()
+    assert 'xlt.load_module("org/faroese")' in card
     assert "Faroese" in card and "`fao`" in card and 'language: ["fao"]' in card and "tiny-bert" in card
     with pytest.raises(UsageError, match="ORG/NAME"):
         export(ExportSettings([str(modules["fao"])], "faroese", to="hub"))
@@ -118,7 +119,7 @@ def test_the_card_of_a_run_has_its_data_and_scores(
     assert run.fingerprint in card and "xlt predict org/name" in card
     export(ExportSettings([str(plan.store.folder(run.fingerprint))], str(tmp_path / "card.md"), to="card"))
     assert (tmp_path / "card.md").read_text().count("##") == card.count("##") == 4
-    assert 'xlt.load_module("org/name")' in card and "Alan Ansell (2024)" in card
+    assert 'xlt.load_model("org/name", model="BASE_MODEL")' in card and "Alan Ansell (2024)" in card
     assert "no run of another seed" in card and "±" not in card
 
 
