@@ -5,7 +5,7 @@ TABLE ?= quickstart
 BIN := $(VENV)/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: quickstart test test-slow gpu lint bench kernels families table clean
+.PHONY: quickstart test test-slow gpu lint bench kernels families notebooks table clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python scripts/reproduce_table.py table=quickstart launcher=parallel seeds=[1,2,3]
@@ -44,6 +44,10 @@ kernels: $(VENV)/installed
 # Tries every family of models with every method and task, and writes docs/families.md.
 families: $(VENV)/installed
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 XLT_WRITE_DOCS=1 $(BIN)/python -m pytest -m slow tests/xlt/models/test_every_family.py
+
+# Runs the notebooks of docs/notebooks and writes what their cells print.
+notebooks: $(VENV)/installed
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 XLT_WRITE_DOCS=1 $(BIN)/python -m pytest -m slow tests/runs/test_notebooks.py
 
 # make table TABLE=pos_unseen ARGS="data_dir=... model.path=..."
 table: $(VENV)/installed

@@ -18,6 +18,8 @@ REPOSITORY_FILE = "module.safetensors"
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 _SPARSE, _ADAPTER = ("pytorch_diff.bin",), ("adapter_config.json",)
 _ADAPTER_WEIGHTS = ("adapter.safetensors", "adapter_model.safetensors", "pytorch_adapter.bin")
+PUBLISHED_FILES = (*_SPARSE, *_ADAPTER, *_ADAPTER_WEIGHTS)
+"""Names of the files of modules of other libraries."""
 _OF_FILES = (".safetensors", ".bin", ".npz")
 _SNAPSHOT = re.compile(r".*/models--([^/]+)/snapshots/([0-9a-f]{40})(/[^/]+)?")
 
@@ -43,6 +45,30 @@ def module_path(name: str) -> Path:
         UsageError: the repository cannot be read, or has no module of xlt.
     """
     return _module_in(name) if is_repository(name) else Path(name).expanduser()
+
+
+def published_module(name: str) -> Path | None:
+    """Returns the path of a module of another library; None if the name is one of something else.
+
+    Args:
+        name: folder, file `pytorch_diff.bin`, or repository, which is downloaded.
+    Raises:
+        UsageError: the repository cannot be read, or has no module.
+    """
+    if is_repository(name):
+        return _published_in(name)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path if any((path / file).is_file() for file in (*_SPARSE, *_ADAPTER)) else None
+    return path if path.name in _SPARSE and path.is_file() else None
+
+
+def published_weights(path: Path) -> Path:
+    """Returns the file with the tensors of a module of another library, given what `published_module` returns."""
+    if path.is_file():
+        return path
+    files = _ADAPTER_WEIGHTS if (path / _ADAPTER[0]).is_file() else _SPARSE
+    return path / next((file for file in files if (path / file).is_file()), files[0])
 
 
 def published_folder(name: str) -> Path:
@@ -74,6 +100,7 @@ def pinned_name(path: Path) -> str | None:
 def forget_versions() -> None:
     """Lets the next call ask the hub anew what the branches name; a new command in the same process begins so."""
     _module_in.cache_clear()
+    _published_in.cache_clear()
 
 
 @lru_cache(maxsize=4096)
@@ -82,8 +109,13 @@ def _module_in(name: str) -> Path:
     if path is not None:
         return path
     if _downloaded(name, (*_SPARSE, *_ADAPTER)) is not None:
-        raise UsageError(f"{name}: is a module of another library; xlt import {name} makes a module file of it")
+        raise UsageError(f"{name}: is a module of another library, of which xlt import makes a module file")
     raise UsageError(f"{name}: {_refusal(name)}; a repository of a module has the file {REPOSITORY_FILE}")
+
+
+@lru_cache(maxsize=4096)
+def _published_in(name: str) -> Path | None:
+    return None if _downloaded(name, (REPOSITORY_FILE,)) is not None else published_folder(name)
 
 
 def _downloaded(name: str, files: tuple[str, ...]) -> Path | None:

@@ -24,17 +24,14 @@ from pathlib import Path
 
 from xlt.commands.ending import guarded
 from xlt.commands.options import Options
+from xlt.engine.published import read_published
 from xlt.errors import UsageError
 from xlt.languages import language_fault
 from xlt.models.loading import load_pretrained, quiet_libraries
-from xlt.models.sublayers import find_blocks, output_embeddings
-from xlt.models.transfer import TransferModel
-from xlt.modules import ModuleArtefact, load_module, read_adapter_hub, read_composable_sft, write_adapter_hub
+from xlt.models.sublayers import find_blocks
+from xlt.modules import load_module, write_adapter_hub
 from xlt.modules.adapter import Adapter
-from xlt.repositories import is_repository, pinned_name, published_folder
-from xlt.use.peft_folders import is_peft, read_peft
-
-_ADAPTER_CONFIG = "adapter_config.json"
+from xlt.repositories import is_repository, published_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -86,11 +83,13 @@ def convert(options: argparse.Namespace) -> int:
             without_head=options.without_head,
         )
     else:
-        model = load_pretrained(options.model, options.revision)
-        module = _read(options, model)
-        module.check(model)
-        if (name := pinned_name(options.given)) is not None:
-            module.header.provenance["repository"] = name
+        module = read_published(
+            options.given,
+            load_pretrained(options.model, options.revision),
+            language=options.language,
+            task=options.task,
+            without_head=options.without_head,
+        )
         module.save(options.output)
     print(f"{module!r} -> {options.output}")
     return 0
@@ -114,16 +113,3 @@ def _faults(options: argparse.Namespace, ours: bool) -> list[str]:
             f"--output={options.output}: this is a folder; give a file, for instance {options.output}/swa.safetensors"
         )
     return lines
-
-
-def _read(options: argparse.Namespace, model: TransferModel) -> ModuleArtefact:
-    """Reads a published module of one of the formats."""
-    about = {"base_model": Path(model.base_name).name, "base_hash": model.base_hash}
-    purpose = {"language": options.language, "task": options.task}
-    if is_peft(options.given):
-        return read_peft(options.given, model, {**about, **purpose}, without_head=options.without_head)
-    if (options.given / _ADAPTER_CONFIG).is_file():
-        blocks, output = find_blocks(model), output_embeddings(model)
-        return read_adapter_hub(options.given, model=model, blocks=blocks, output=output, **about, **purpose)
-    prefix = str(model.backbone.base_model_prefix)
-    return read_composable_sft(options.given, base_prefix=prefix, **about, **purpose)

@@ -14,8 +14,10 @@ from typing import Any
 from xlt.config.data import DataConfig
 from xlt.config.model import ModelConfig, RunReference, StartConfig, TeacherConfig
 from xlt.config.schema import RunFacts, key, module_fault
+from xlt.errors import UsageError
 from xlt.files import folder_fault
 from xlt.languages import key_faults, language_fault
+from xlt.repositories import published_module
 
 LARGEST_RATE = 1.0
 """No sensible run has a larger learning rate: Adam and SM3 change each value by about the rate in each step."""
@@ -69,7 +71,8 @@ class LanguageModulesConfig:
         for language, path in self.texts.items():
             if not Path(path).expanduser().is_file():
                 yield f"{prefix}.texts.{language}={path}: no such file; give a text with a sentence on each line"
-        yield from _missing_modules(self.paths, f"{prefix}.paths")
+        ours = {language: path for language, path in self.paths.items() if not _is_published(path)}
+        yield from _missing_modules(ours, f"{prefix}.paths")
 
 
 @dataclass
@@ -298,6 +301,14 @@ class RunConfig:
 def _most_processes() -> int:
     """Returns how many threads or processes are still reasonable on this machine; more could not even be started."""
     return max(128, 8 * (os.cpu_count() or 1))
+
+
+def _is_published(path: str) -> bool:
+    """Returns whether a path is one of a module of another library, of which a plan makes a module file."""
+    try:
+        return published_module(path) is not None
+    except UsageError:
+        return False
 
 
 def _missing_modules(paths: Mapping[str, str], prefix: str) -> Iterator[str]:

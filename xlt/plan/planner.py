@@ -30,6 +30,7 @@ from xlt.plan.modules import (
     teacher_module,
     trains_on_language_modules,
 )
+from xlt.plan.published import with_module_files
 from xlt.plan.runs import Gathered, Run, Runs
 from xlt.plan.store import RunStore
 from xlt.plan.translations import plan_translations
@@ -97,6 +98,7 @@ class Plan(Runs):
     def _add(
         self, config: DictConfig, evaluate: bool, labels: Collection[str] | None = None
     ) -> tuple[Run, dict[str, Composition]]:
+        config = with_module_files(config)
         run_config = checked(config)
         asks = evaluate and bool(evaluated_on(run_config))
         key = digest(plain(run_config))

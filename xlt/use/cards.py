@@ -215,14 +215,19 @@ def _usage(used: UsedModule, repository: str) -> Iterator[str]:
         yield f"xlt experiment=pos +language_modules.paths.{language}={repository} model.path=BASE_MODEL ..."
     yield "```"
     yield ""
-    yield "In Python, on a model of transformers:"
+    yield "In Python:"
     yield ""
     yield "```python"
     yield "import xlt"
-    yield "from xlt.models.loading import load_pretrained"
-    yield ""
-    yield 'stack = xlt.ModuleStack(load_pretrained("BASE_MODEL"))'
-    yield f'stack.set([xlt.load_module("{repository}")])'
+    if language is None:
+        yield ""
+        yield f'model = xlt.load_model("{repository}", model="BASE_MODEL")'
+        yield 'xlt.predict(model, ["A text."])'
+    else:
+        yield "from xlt.models.loading import load_pretrained"
+        yield ""
+        yield 'stack = xlt.ModuleStack(load_pretrained("BASE_MODEL"))'
+        yield f'stack.set([xlt.load_module("{repository}")])'
     yield "```"
     yield ""
     yield f"`{repository}@REVISION` names a branch, a tag or a commit; without it, the newest version is loaded."

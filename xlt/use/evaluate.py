@@ -82,7 +82,7 @@ def evaluate(settings: EvaluateSettings) -> list[Scores]:
     """
     if settings.language is not None and (fault := language_fault(settings.language)) is not None:
         raise UsageError(f"--language={settings.language}: {fault}")
-    modules = read_modules(settings.modules, settings.language_modules)
+    modules = read_modules(settings.modules, settings.language_modules, settings.model, settings.revision)
     task = task_of(modules.main, settings.task, settings.settings)
     sources = {**_files(settings, task), **_named_sources(settings)}
     _check(settings, task, modules, sources)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from xlt.engine.peft_folders import write_peft
 from xlt.errors import UsageError
 from xlt.files import atomic_text
 from xlt.languages import language_fault
@@ -27,7 +28,6 @@ from xlt.use.cards import model_card
 from xlt.use.checkpoints import export_checkpoint
 from xlt.use.hub import push_to_hub
 from xlt.use.loading import UsedModule, UsedModules, load_model, read_module, read_modules, task_of
-from xlt.use.peft_folders import write_peft
 from xlt.use.plain_delta import write_plain
 
 TARGETS = ("transformers", "peft", "composable-sft", "plain", "hub", "card")
@@ -78,7 +78,7 @@ def export(settings: ExportSettings) -> str:
         return _to_composable_sft(settings, output)
     if settings.to == "peft":
         return _to_peft(settings, output)
-    modules = read_modules(settings.modules, settings.language_modules)
+    modules = read_modules(settings.modules, settings.language_modules, settings.model, settings.revision)
     task = task_of(modules.main, settings.task, settings.settings)
     loaded = load_model(modules, task, model=settings.model, device="cpu", revision=settings.revision)
     language = settings.language

@@ -23,6 +23,7 @@ from xlt import tasks
 from xlt.config import faults
 from xlt.data.encoding import Encoder
 from xlt.engine.build import build_task, device_named, with_head
+from xlt.engine.published import read_published
 from xlt.engine.run import CHECKPOINT_FOLDER, MODULE_FILE
 from xlt.errors import UsageError
 from xlt.files import DamagedFileError, read_sealed
@@ -36,7 +37,7 @@ from xlt.modules import ModuleArtefact, ModuleFileError, ModuleStack, check_base
 from xlt.modules.generator import Generator
 from xlt.plan.store import MANIFEST_FILE
 from xlt.plug_ins import activate, installed_entries
-from xlt.repositories import module_path
+from xlt.repositories import module_path, published_module, published_weights
 from xlt.tasks.joint import JointConfig
 from xlt.tasks.task import Task
 from xlt.use.by_example import LanguageModulesByExample, by_example_fault, layers_for_examples
@@ -87,12 +88,15 @@ class UsedModules:
         return self.tasks[-1]
 
 
-def read_modules(paths: Sequence[str], language_paths: Mapping[str, str]) -> UsedModules:
+def read_modules(
+    paths: Sequence[str], language_paths: Mapping[str, str], model: str | None = None, revision: str | None = None
+) -> UsedModules:
     """Reads module files; a folder of a run stands for the module in it.
 
     Args:
         paths: of task modules and language modules, in any order; headers say which is which.
-        language_paths: language -> file of its module, or of a generator.
+        language_paths: language -> file of its module, or of a generator; or a published module of another library.
+        model, revision: base model of published modules; None: the one that the task module names.
     Raises:
         UsageError, ModuleFileError: a file is unusable, or there is no task module.
     """
@@ -111,14 +115,34 @@ def read_modules(paths: Sequence[str], language_paths: Mapping[str, str]) -> Use
     for language, path in language_paths.items():
         if (fault := language_fault(language)) is not None:
             raise UsageError(f"--language-module={language}={path}: {language}: {fault}")
-        used.languages[language] = read_module(path)
+        if published_module(path) is None:
+            used.languages[language] = read_module(path)
     if not used.tasks:
         raise UsageError(f"{', '.join(paths)}: none of these is a task module; give one, which says what to predict")
     names = {module.module.header.task for module in used.tasks}
     if len(names) > 1:
         raise UsageError(f"{', '.join(paths)}: modules of several tasks ({', '.join(sorted(map(str, names)))}); give "
                          "those of one")  # fmt: skip
+    _add_published(used, language_paths, model, revision)
     return used
+
+
+def _add_published(
+    used: UsedModules, language_paths: Mapping[str, str], model: str | None, revision: str | None
+) -> None:
+    """Adds those of the language modules that are of other libraries; they are read on their base model."""
+    given = {language: found for language, path in language_paths.items() if (found := published_module(path))}
+    if not given:
+        return
+    facts = used.main.model_facts()
+    path = model or facts.get("path")
+    if not isinstance(path, str):
+        raise UsageError(f"{used.main.path}: its header does not say where its base model is; give --model=FOLDER")
+    quiet_libraries()
+    base = load_pretrained(path, revision or (facts.get("revision") if model is None else None))
+    for language, found in given.items():
+        module = read_published(found, base, language=language)
+        used.languages[language] = UsedModule(published_weights(found), module)
 
 
 def read_module(path: str) -> UsedModule:

@@ -69,7 +69,7 @@ def predict(settings: PredictSettings) -> PredictReport:
             before the model is loaded.
         Interrupted: a signal came; the output so far is kept, and the same command continues it.
     """
-    modules = read_modules(settings.modules, settings.language_modules)
+    modules = read_modules(settings.modules, settings.language_modules, settings.model, settings.revision)
     task = task_of(modules.main, settings.task, settings.settings)
     check_settings(settings, task, modules)
     if settings.most_new_tokens is not None:

@@ -23,13 +23,15 @@ from typing import Any
 from xlt.compose import checked, command_line, compose, hydra_ready, one_source_per_language
 from xlt.config import RunConfig
 from xlt.data.examples import Example
+from xlt.engine.published import read_published
 from xlt.errors import UsageError
 from xlt.execution.execution import carry_out
 from xlt.execution.workers import make_workers
+from xlt.models.loading import load_pretrained
 from xlt.modules import ModuleArtefact, ModuleStack
 from xlt.plan.planner import Plan
 from xlt.plan.store import RunStore
-from xlt.repositories import forget_versions
+from xlt.repositories import forget_versions, published_module
 from xlt.tasks.task import Annotation
 from xlt.tracking.watch import watch
 from xlt.use.annotating import annotate
@@ -109,16 +111,25 @@ def train(*overrides: str) -> TrainedRun:
     )
 
 
-def load_module(path: str | Path) -> ModuleArtefact:
+def load_module(
+    path: str | Path, *, model: str | None = None, language: str | None = None, task: str | None = None
+) -> ModuleArtefact:
     """Reads a module file, that in the folder of a run, or that in a repository of the hub. Nothing in it is executed.
 
     Args:
         path: of the file or folder, or ORG/NAME, or ORG/NAME@REVISION.
+        model: folder or hub id of the base model; for modules of composable-sft, AdapterHub and peft, which need it.
+        language, task: what such a module is for.
     Raises:
         UsageError, ModuleFileError: it is unusable.
     """
     forget_versions()
-    return read_module(str(path)).module
+    if model is None:
+        return read_module(str(path)).module
+    found = published_module(str(path))
+    if found is None:
+        raise UsageError(f"{path}: is no module of another library; leave out model")
+    return read_published(found, load_pretrained(model), language=language, task=task)
 
 
 def load_model(
@@ -142,7 +153,7 @@ def load_model(
         UsageError, ModuleFileError: they do not fit together.
     """
     forget_versions()
-    used = read_modules([str(module) for module in modules], language_modules or {})
+    used = read_modules([str(module) for module in modules], language_modules or {}, model)
     return load_base(used, task_of(used.main, task, settings), model=model, device=device)
 
 

@@ -15,10 +15,12 @@ from tests.hub_cache import HubCache
 from xlt.engine.watching import Silence
 from xlt.errors import UsageError
 from xlt.execution.execution import carry_out
+from xlt.modules import SparseDelta, write_composable_sft
 from xlt.plan.planner import Plan, Run
 from xlt.use.cards import model_card
 from xlt.use.export import ExportSettings, export
 from xlt.use.loading import read_module
+from xlt.use.predict import PredictSettings, predict
 
 
 def test_a_module_is_read_by_the_name_of_its_repository_and_revision(
@@ -41,6 +43,37 @@ def test_texts_are_annotated_with_modules_of_the_hub(modules: Mapping[str, Path]
     assert [one.columns for one in xlt.predict(ours, texts, language="fao")] == [
         one.columns for one in xlt.predict(local, texts, language="fao")
     ]
+
+
+def test_a_published_language_module_is_used_as_its_module_file_is(
+    modules: Mapping[str, Path], hub_cache: HubCache, tmp_path: Path, tiny_bert: Path
+) -> None:
+    file = tmp_path / "pytorch_diff.bin"
+    ours = xlt.load_module(modules["fao"])
+    assert isinstance(ours, SparseDelta)
+    write_composable_sft(ours, file, {"backbone.": "bert."})
+    hub_cache.add("org/sft", {"pytorch_diff.bin": file})
+    texts = ["the cat sat on the mat", "where sat the rat"]
+    taggers = [
+        xlt.load_model(modules["pos"], language_modules={"fao": module}, device="cpu")
+        for module in ("org/sft", str(file), str(modules["fao"]))
+    ]
+    said = [[one.scores for one in xlt.predict(tagger, texts, language="fao")] for tagger in taggers]
+    assert said[0] == said[1] == said[2]
+    theirs = xlt.load_module("org/sft", model=str(tiny_bert), language="fao")
+    assert theirs.header.language == "fao" and "repository" in theirs.header.provenance
+    with pytest.raises(UsageError, match="xlt import"):
+        xlt.load_module("org/sft")
+    with pytest.raises(UsageError, match="leave out model"):
+        xlt.load_module(modules["fao"], model=str(tiny_bert))
+    given, out = tmp_path / "in.txt", tmp_path / "out.conllu"
+    given.write_text("the cat sat\n", encoding="utf-8")
+    predict(
+        PredictSettings(
+            [str(modules["pos"])], str(given), str(out), {"fao": "org/sft"}, language="fao", quiet=True, device="cpu"
+        )
+    )
+    assert out.read_text(encoding="utf-8").count("\t") > 9
 
 
 def test_without_a_network_one_line_says_what_is_missing(hub_cache: HubCache) -> None:
@@ -66,6 +99,7 @@ def test_an_upload_has_the_module_and_its_card(modules: Mapping[str, Path], monk
     assert sent["files"].keys() == {"module.safetensors", "README.md"}
     assert sent["files"]["module.safetensors"] == modules["fao"].read_bytes()
     card = sent["files"]["README.md"].decode()
+    assert 'xlt.load_module("org/faroese")' in card
     assert "Faroese" in card and "`fao`" in card and 'language: ["fao"]' in card and "tiny-bert" in card
     with pytest.raises(UsageError, match="ORG/NAME"):
         export(ExportSettings([str(modules["fao"])], "faroese", to="hub"))
@@ -85,7 +119,7 @@ def test_the_card_of_a_run_has_its_data_and_scores(
     assert run.fingerprint in card and "xlt predict org/name" in card
     export(ExportSettings([str(plan.store.folder(run.fingerprint))], str(tmp_path / "card.md"), to="card"))
     assert (tmp_path / "card.md").read_text().count("##") == card.count("##") == 4
-    assert 'xlt.load_module("org/name")' in card and "Alan Ansell (2024)" in card
+    assert 'xlt.load_model("org/name", model="BASE_MODEL")' in card and "Alan Ansell (2024)" in card
     assert "no run of another seed" in card and "±" not in card
 
 

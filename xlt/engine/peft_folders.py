@@ -155,12 +155,12 @@ def read_peft(
             folder, f"has no {WEIGHTS}; other files of weights are not read, because they are pickles"
         )
     tensors = safetensors.torch.load(read_whole_file(folder / WEIGHTS, "expected a file of safetensors"))
-    about = {"imported_from": "peft", "name": folder.name}
+    about, method = {"imported_from": "peft", "name": folder.name}, kind.lower()
     if kind == "IA3":
         factors, sizes = _read_ia3(folder, model, tensors, without_head=without_head)
-        return Rescaling(ModuleHeader(kind="rescaling", method="ia3", provenance=about, **header), factors, sizes)
+        return Rescaling(ModuleHeader(kind=Rescaling.kind, method=method, provenance=about, **header), factors, sizes)
     products = _read_lora(folder, model, tensors, settings, without_head=without_head)
-    return LowRankDelta(ModuleHeader(kind="low_rank", method="lora", provenance=about, **header), products, 1.0)
+    return LowRankDelta(ModuleHeader(kind=LowRankDelta.kind, method=method, provenance=about, **header), products, 1.0)
 
 
 def _read_lora(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tests.conftest import LABELS
 from tests.xlt.use.conftest import CONFIGS
+from xlt.engine.peft_folders import is_peft, read_peft, write_peft
 from xlt.models.loading import load_pretrained
 from xlt.models.transfer import TransferModel, block_linear_layers, is_transposed
 from xlt.modules import (
@@ -25,7 +26,6 @@ from xlt.modules import (
     Rescaling,
 )
 from xlt.use.export import ExportSettings, export
-from xlt.use.peft_folders import is_peft, read_peft, write_peft
 
 peft = pytest.importorskip("peft")
 IDS = torch.arange(60, 80).view(2, 10)
