@@ -27,7 +27,7 @@ SUBCOMMANDS = {
     "import": Subcommand("xlt.commands.import_module", "makes a module file of a published module"),
     "table": Subcommand("xlt.commands.reproduce", "trains the missing runs of a table and shows it"),
     "plot": Subcommand("xlt.commands.plot", "draws a figure from finished runs"),
-    "claims": Subcommand("xlt.commands.claims", "tests the thesis's findings on finished runs"),
+    "claims": Subcommand("xlt.commands.claims", "tests published findings on finished runs"),
     "floors": Subcommand("xlt.commands.floors", "scores constant answers on a run's data"),
     "runs": Subcommand("xlt.commands.runs", "lists finished runs, shows one, says why a run is new"),
     "state": Subcommand("xlt.commands.state", "lists or removes the saved state of unfinished runs"),

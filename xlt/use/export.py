@@ -10,6 +10,7 @@ from xlt.errors import UsageError
 from xlt.files import atomic_text
 from xlt.languages import language_fault
 from xlt.modules import LowRankDelta, ModuleArtefact, Rescaling, SparseDelta
+from xlt.tasks.task import Task
 from xlt.use.checkpoints import export_checkpoint
 from xlt.use.hub import model_card, push_to_hub
 from xlt.use.loading import UsedModule, load_model, read_module, read_modules, task_of
@@ -76,21 +77,22 @@ def export(settings: ExportSettings) -> str:
 
 def _to_peft(settings: ExportSettings, output: Path) -> str:
     used = read_module(settings.modules[0])
-    module = _suited(used, settings)
+    task = task_of(used, settings.task, settings.settings)
+    module = _suited(used, settings, task)
     if not isinstance(module, (LowRankDelta, Rescaling)):
         raise UsageError(f"{used.path}: {module.header}: peft has no such modules; it has LoRA and (IA)^3")
     modules = read_modules([*settings.modules], {})
-    loaded = load_model(modules, task_of(used, settings.task, settings.settings), model=settings.model, device="cpu")
+    loaded = load_model(modules, task, model=settings.model, device="cpu")
     write_peft(module, loaded.model, output)
     left_out = f", without its head ({len(module.tensors)} tensors)" if module.tensors else ""
     return f"{module!r} -> {output}{left_out}"
 
 
-def _suited(used: UsedModule, settings: ExportSettings) -> ModuleArtefact:
+def _suited(used: UsedModule, settings: ExportSettings, task: Task) -> ModuleArtefact:
     """Returns the module itself, or of one with a part for each language and task that of the given language."""
     features = {} if settings.language is None else {"language": settings.language}
     try:
-        return used.module.for_features(task=str(used.module.header.task), **features)
+        return used.module.for_features(task=task.head_name or str(used.module.header.task), **features)
     except ValueError as error:
         raise UsageError(f"{used.path}: {error}") from error
 
