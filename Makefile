@@ -34,6 +34,7 @@ bench: $(VENV)/installed
 	$(BIN)/python scripts/bench_switching.py --output outputs/bench/switching.json
 	$(BIN)/python scripts/bench_dropout.py --output outputs/bench/dropout.json
 	$(BIN)/python scripts/bench_loader.py --output outputs/bench/loader.json
+	$(BIN)/python scripts/bench_flix.py --output outputs/bench/flix.json
 	$(BIN)/python scripts/bench_distillation.py --size small --output outputs/bench/distillation.json
 
 # Compiles every Triton kernel for five architectures of GPUs, and shows what registers and memory each needs.

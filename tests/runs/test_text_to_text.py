@@ -117,6 +117,30 @@ def test_a_task_that_selects_no_checkpoint_needs_no_validation(
         Plan(RunStore(tmp_path / "outputs")).add(config)
 
 
+def test_a_further_feature_is_a_line_of_a_source_and_nothing_else(
+    command: Callable[..., Ended], chatty_llama: Path, tmp_path: Path
+) -> None:
+    configs = tmp_path / "configs"
+    (configs / "source").mkdir(parents=True)
+    (configs / "source" / "news.yaml").write_text(
+        "defaults: [xtreme_up_ner, _self_]\nlanguage: yor\nfeatures: {domain: news}\n", encoding="utf-8"
+    )
+    data_dir = write_xtreme_up(tmp_path / "shelf", examples=4, codes=["sw", "yo"])
+    sources = ["data=empty", "+source@data.sources.news=news", "data.sampling.mixed_batches=true"]
+    for part, split in (("sources", "train"), ("validation", "dev")):
+        name = f"data.{part}.swa"
+        sources += [f"+source@{name}=xtreme_up_ner", f"{name}.language=swa", f"{name}.split={split}"]
+    more = ["task=xtreme_up_ner", "task.max_new_tokens=4", "train.batch_size=8", "method.feature_dropout=0"]
+    ended = command(f"--config-dir={configs}", *_words(chatty_llama, data_dir, tmp_path / "out", *sources, *more))
+    assert ended.code == 0, ended.lines
+    (file,) = (tmp_path / "out" / "runs").glob("*/module.safetensors")
+    module = load_module(file)
+    assert isinstance(module, FeatureMixture)
+    found = {feature.name: (feature.rank, feature.values) for feature in module.features}
+    assert found == {"domain": (2, ("news",)), "language": (2, ("swa", "yor")), "task": (4, ("ner",))}
+    assert all(factors["domain"][1].abs().sum() > 0 for factors in module.factors.values())  # B begins at zero
+
+
 def _plan(file: str, scale: str, model: Path, data_dir: Path, output_dir: Path) -> dict[str, Any]:
     """Plans a table without starting a run; returns heading -> grid."""
     words = [f"scale={scale}", f"model.path={model}", f"data_dir={data_dir}", f"output_dir={output_dir}", "seeds=[1]"]
