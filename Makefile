@@ -35,6 +35,7 @@ bench: $(VENV)/installed
 	$(BIN)/python scripts/bench_dropout.py --output outputs/bench/dropout.json
 	$(BIN)/python scripts/bench_loader.py --output outputs/bench/loader.json
 	$(BIN)/python scripts/bench_serving.py --output outputs/bench/serving.json
+	$(BIN)/python scripts/bench_flix.py --output outputs/bench/flix.json
 	$(BIN)/python scripts/bench_distillation.py --size small --output outputs/bench/distillation.json
 
 # Compiles every Triton kernel for five architectures of GPUs, and shows what registers and memory each needs.

@@ -157,6 +157,21 @@ def test_distillation_is_timed_after_the_losses_agree(record_of: Callable[..., d
     assert all(len(times) == 2 for times in record["seconds"].values()) and record["time_ratio"]["naive"] == 1
 
 
+def test_flix_holds_its_parameters_and_what_the_used_ones_need(record_of: Callable[..., dict[str, Any]]) -> None:
+    pytest.importorskip("peft", reason="peft is not installed: pip install 'xlt[peft]'")
+    record = record_of("bench_flix", "--layers 1 --hidden 64 --examples 8 --length 8 --rounds 1")
+    assert set(record) == {*MACHINE, "rounds", "layers", "hidden", "examples", "length", "rows"}
+    rows = record["rows"]
+    few, many = (rows[f"FLix, {count} features, eight languages"] for count in (9, 200))
+    entries = 4 * (64 + 64) + 2 * (64 + 256)  # of one rank in all layers of the block
+    head = 4 * 17 * (64 + 1)
+    assert 2**20 * few["held_mib"] == pytest.approx(4 * (4 * entries * (4 + 8 * 2) + head) + 4 * 11, rel=0.01)
+    more = 4 * entries * 2 * (199 - 8)  # parameters of languages that no example is in: no gradient, no moment
+    assert 2**20 * (many["held_mib"] - few["held_mib"]) == pytest.approx(more)
+    for row in rows.values():
+        assert row["grown_mib"] == pytest.approx(row["held_mib"] + row["beside_mib"])
+
+
 def test_dropout_attention_and_a_model_are_compared_with_torchs(record_of: Callable[..., dict[str, Any]]) -> None:
     small = {"HIDDEN": ((2, 4, 8),), "ATTENTION": ((2, 2, 8, 4),), "MODELS": {"12x384": "tiny"}, "BATCHES": ((2, 8),)}
     record = record_of("bench_dropout", "--rounds 1", **small)

@@ -49,7 +49,7 @@ STRANGERS = [
 # What methods and tasks may import of the data room: not a data set, only what an example or a language is.
 OF_DATA = {
     "xlt.methods": {"xlt.data.typology"},
-    "xlt.tasks": {"xlt.data.encoding", "xlt.data.examples", "xlt.data.mix", "xlt.data.words"},
+    "xlt.tasks": {"xlt.data.encoding", "xlt.data.entities", "xlt.data.examples", "xlt.data.mix", "xlt.data.words"},
 }
 # The engine knows what a method and a task is, and none by name.
 INTERFACES = {"xlt.methods.method", "xlt.tasks.task"}

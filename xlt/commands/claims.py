@@ -53,7 +53,8 @@ _USAGE = """\
 usage: xlt claims [only=[NAME,...]] [seeds=[1,2]] [stores.NAME.KEY=VALUE ...]
                   [override of every run ...]
 
-Tests the thesis's findings on the runs that are in the stores; trains nothing.
+Tests the findings of the thesis, and of papers, on the runs that are in the
+stores; trains nothing.
 
   only=[..]         only these claims of conf/claims.yaml
   stores.NAME.KEY=  applies to the tables of one store; other overrides apply

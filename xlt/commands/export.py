@@ -70,7 +70,7 @@ def parser() -> Options:
     )  # fmt: skip
     options.add_argument("--model", metavar="FOLDER", help="base model, if it is not where the header says")
     options.add_argument("--revision", help="of a base model on the hub")
-    options.add_argument("--task", metavar="NAME", help="file of conf/task, for modules of old versions")
+    options.add_argument("--task", metavar="NAME", help="one of several tasks; or a file of conf/task, for old modules")
     options.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="setting of the task, such as max_length=128"
     )

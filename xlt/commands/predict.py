@@ -117,7 +117,7 @@ def add_model_options(options: Options) -> None:
     )  # fmt: skip
     model.add_argument("--model", metavar="FOLDER", help="base model, if it is not where the header says")
     model.add_argument("--revision", help="of a base model on the hub")
-    model.add_argument("--task", metavar="NAME", help="file of conf/task, for modules of old versions")
+    model.add_argument("--task", metavar="NAME", help="one of several tasks; or a file of conf/task, for old modules")
     model.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="setting of the task, such as max_length=128"
     )

@@ -31,7 +31,7 @@ SUBCOMMANDS = {
     "merge": Subcommand("xlt.commands.merge", "computes one module from several: average, layers, ties", False),
     "table": Subcommand("xlt.commands.reproduce", "trains the missing runs of a table and shows it"),
     "plot": Subcommand("xlt.commands.plot", "draws a figure from finished runs"),
-    "claims": Subcommand("xlt.commands.claims", "tests the thesis's findings on finished runs"),
+    "claims": Subcommand("xlt.commands.claims", "tests published findings on finished runs"),
     "floors": Subcommand("xlt.commands.floors", "scores constant answers on a run's data"),
     "runs": Subcommand("xlt.commands.runs", "lists finished runs, shows or removes one, says why a run is new"),
     "state": Subcommand("xlt.commands.state", "lists or removes the saved state of unfinished runs", False),

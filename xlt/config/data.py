@@ -42,8 +42,9 @@ class HubConfig:
 class InstructionConfig:
     """Templates that turn an example of another task into a conversation.
 
-    {text}, {pair}, {label} and {answer} are replaced by the parts of the example, {language} by the English name of the
-    source's language, and {task} and other names by the features that the source names.
+    {text}, {pair}, {label}, {title} and {answer} are replaced by the parts of the example, {entities} by its named
+    entities (`PER: Ada $$ LOC: London`), {language} by the English name of the source's language, and {task} and other
+    names by the features that the source names.
     """
 
     prompt: str = key("template of the user's turn")

@@ -45,6 +45,8 @@ class Example:
         choices: the answers to choose from, if a question has several; `label` is the number of the right one, from 1.
         languages: ISO 639-3 codes of `text` and `pair` if one is a translation of the other.
         untranslated: the original texts, if a model has translated some.
+        title: of the document that `pair` is from.
+        entities: label and text of each named entity; None if the source marks none by spans.
     """
 
     place: str
@@ -59,6 +61,8 @@ class Example:
     languages: tuple[str, str] | None = None
     untranslated: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
+    title: str | None = None
+    entities: tuple[tuple[str, str], ...] | None = None
 
 
 # Labels that real words of underscores can have: those of punctuation and symbols, and of no entity.

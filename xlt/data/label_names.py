@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 
 from xlt.config import SourceConfig
+from xlt.data.entities import renamed_entities
 from xlt.data.examples import Example
 from xlt.data.schemes import in_iob2, is_tag, recognised_scheme
 
@@ -57,6 +58,8 @@ def renamed(example: Example, source: SourceConfig, column: str | None, scheme: 
     Raises:
         UsageError: a tag is not valid in the scheme.
     """
+    if example.entities is not None and source.labels:
+        example = dataclasses.replace(example, entities=renamed_entities(example.entities, source.labels))
     if column is None or scheme is None or column not in example.columns:
         return _renamed(example, source, lambda label: True)
     example = _renamed(example, source, lambda label: not is_tag(label))

@@ -9,11 +9,12 @@ from types import TracebackType
 from typing import Any
 
 from xlt.config import SourceConfig
+from xlt.data.entities import entities_of_spans
 from xlt.data.examples import Answer, Example, Turn
 from xlt.data.where import columns_in, rows_where, value_of
 from xlt.errors import UsageError
 
-_TEXTS = ("text", "pair", "label", "id")
+_TEXTS = ("text", "pair", "label", "id", "title")
 _PROMPTS = ("prompt", "input", "completion")
 _RULE = "to leave out such questions, give the source where.answers.not_empty=true"
 # Number of faults of one file that are listed; the others are counted.
@@ -86,11 +87,12 @@ def example_of(record: Mapping[str, Any], fields: Mapping[str, str], place: str)
 
     Args:
         record: column -> value.
-        fields: role -> column. Roles are `text`, `pair`, `label`, `id` (strings or numbers), `words` (list of strings)
-            and `answers` (lists `text` and `answer_start` in a mapping, or a list of such pairs); for conversations
-            `messages` (a list of mappings `role` and `content`), or `prompt`, `completion` and optionally `input`,
-            which is put below the prompt; `choice_1`, `choice_2` and so on for the answers to choose from. Any other
-            role is a column of word labels, a list as long as `words`.
+        fields: role -> column. Roles are `text`, `pair`, `label`, `id`, `title` (strings or numbers), `words` (list of
+            strings), `spans` (entities by bytes of the text, see `xlt.data.entities`) and `answers` (lists `text` and
+            `answer_start` in a mapping, or a list of such pairs); for conversations `messages` (a list of mappings
+            `role` and `content`), or `prompt`, `completion` and optionally `input`, which is put below the prompt;
+            `choice_1`, `choice_2` and so on for the answers to choose from. Any other role is a column of word labels,
+            a list as long as `words`.
         place: of the record, for messages.
     Raises:
         UsageError: a column is missing or has another type or length, or an answer is not in `pair` at its place; the
@@ -100,6 +102,7 @@ def example_of(record: Mapping[str, Any], fields: Mapping[str, str], place: str)
     columns: dict[str, tuple[str, ...]] = {}
     prompts: dict[str, str] = {}
     choices: dict[int, str] = {}
+    spans: Any = None
     for role, column in fields.items():
         try:
             value = value_of(record, column)
@@ -110,6 +113,8 @@ def example_of(record: Mapping[str, Any], fields: Mapping[str, str], place: str)
             values[role] = _text(value, role, column, place)
         elif role == "answers":
             values[role] = _answers(value, column, place)
+        elif role == "spans":
+            spans = value
         elif role == "messages":
             values["turns"] = _turns(value, column, place)
         elif role in _PROMPTS:
@@ -122,6 +127,10 @@ def example_of(record: Mapping[str, Any], fields: Mapping[str, str], place: str)
                 values[role] = listed
             else:
                 columns[role] = listed
+    if "spans" in fields:
+        if "text" not in values:
+            raise UsageError(f"{place}: fields.spans: needs fields.text, in which the spans are")
+        values["entities"] = entities_of_spans(values["text"], spans, fields["spans"], place)
     if prompts:
         prompt, below, completion = (prompts.get(role, "") for role in ("prompt", "input", "completion"))
         values["turns"] = prompted(prompt, below, completion, place)

@@ -26,12 +26,14 @@ import torch
 from xlt.config import PARTS, DataConfig, SourceConfig, used_keys
 from xlt.config.data import LANGUAGE
 from xlt.data import readers
+from xlt.data.entities import entities_of_tags, written
 from xlt.data.examples import Example, is_stripped
 from xlt.data.files import opened
 from xlt.data.label_names import renamed, scheme_of
 from xlt.data.overlap import Overlap
 from xlt.data.planned import PlannedSource
 from xlt.data.records import prompted
+from xlt.data.running_text import joined
 from xlt.data.streams import stream
 from xlt.data.transforms import transform_of
 from xlt.data.where import examples_where, row_count
@@ -230,7 +232,7 @@ def read_source(
     def stream_once() -> Iterator[Example]:
         for example in read() if overlap is None else overlap.apart(content, read()):
             relabelled = renamed(example, source, entity_column, scheme)
-            yield _as_instruction(_in_languages(relabelled, source), source)
+            yield _as_instruction(_in_languages(relabelled, source), source, entity_column)
 
     kept: set[int] | None = None
     if source.cap is not None:
@@ -246,7 +248,7 @@ def read_source(
             empty = False
             yield example
     if empty:
-        where = source.path or (source.hub.id if source.hub is not None else source.reader)
+        where = source.location() if source.path else source.hub.id if source.hub is not None else source.reader
         counted = row_count(source)
         rows = f"; where leaves out all {counted.rows:,} rows" if counted is not None and counted.rows else ""
         raise UsageError(f"{name}: split {source.split} of {where} has no examples{rows}")
@@ -308,7 +310,7 @@ def _in_languages(example: Example, source: SourceConfig) -> Example:
     return example if source.parallel is None else dataclasses.replace(example, languages=source.parallel)
 
 
-def _as_instruction(example: Example, source: SourceConfig) -> Example:
+def _as_instruction(example: Example, source: SourceConfig, entity_column: str | None) -> Example:
     """Turns an example into a conversation by the templates in the source's `instruction`.
 
     Raises:
@@ -316,7 +318,14 @@ def _as_instruction(example: Example, source: SourceConfig) -> Example:
     """
     if source.instruction is None:
         return example
-    parts = {"text": example.text, "pair": example.pair, "label": example.label}
+    text, tags = example.text, example.columns.get(entity_column or "")
+    if text is None and example.words is not None:
+        text = joined(example.words)
+    parts = {"text": text, "pair": example.pair, "label": example.label, "title": example.title}
+    if example.entities is not None:
+        parts["entities"] = written(example.entities)
+    elif tags is not None and example.words is not None:
+        parts["entities"] = written(entities_of_tags(example.words, tags))
     if example.answers:
         parts["answer"] = example.answers[0].text
     named = {**source.features, LANGUAGE: language_name(source.language)}

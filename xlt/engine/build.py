@@ -255,10 +255,9 @@ def with_head(model: TransferModel, task: Task, encoder: Encoder, *, seed: int) 
         UsageError: model and task do not fit together.
     """
     positions = longest_input(model.backbone.config)
-    if task.max_length > positions:
-        raise UsageError(
-            f"task.max_length={task.max_length}: model {model.base_name} has {positions} positions; set at most that"
-        )
+    for key, length in task.lengths().items():
+        if length > positions:
+            raise UsageError(f"{key}={length}: model {model.base_name} has {positions} positions; set at most that")
     kind = architecture(model.backbone.config)
     if (fault := task.architecture_fault(kind)) is not None:
         raise UsageError(f"task={task.name}: model {model.base_name} {fault}")

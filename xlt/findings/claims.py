@@ -1,4 +1,4 @@
-"""The findings of the thesis: which cells of tables test each one, and whether their numbers confirm it."""
+"""Published findings: which cells of tables test each one, and whether their numbers confirm it."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ class ComparisonConfig:
 
 @dataclass
 class ClaimConfig:
-    """A finding of the thesis."""
+    """A finding of the thesis or of a paper."""
 
     says: str = key("the finding, in one sentence")
-    where: str = key("section and table of the thesis with the finding")
+    where: str = key("section and table of the thesis, or paper, with the finding")
     published: dict[str, list[float]] = key("name -> published numbers, in the order of `better` and `worse`")
     tests: dict[str, ComparisonConfig] = key("name -> test of the claim; empty: no table tests it")
 

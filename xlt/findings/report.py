@@ -40,14 +40,14 @@ def print_claims(claims: Mapping[str, ClaimConfig], findings: Findings, config: 
 def claims_markdown(claims: Mapping[str, ClaimConfig], findings: Findings, config: ClaimsConfig) -> str:
     """Returns a table with a row for each test, followed by the runs behind each test."""
     lines = [
-        f"# Claims of the thesis, {config.scale} scale",
+        f"# Claims of the thesis and of papers, {config.scale} scale",
         "",
         _summary(claims, findings, config),
         "",
         _method(config),
         "",
     ]
-    lines += ["| | claim | thesis | test | difference | units | p | Holm | verdict |"]
+    lines += ["| | claim | published | test | difference | units | p | Holm | verdict |"]
     lines += ["|--:|---|---|---|---:|---|---:|---:|---|"]
     run_lines: list[str] = []
     for number, (name, claim) in enumerate(claims.items(), 1):

@@ -180,7 +180,13 @@ def layers_that_read_no_examples(model: TransferModel) -> list[str]:
     model.eval()
     try:
         with torch.no_grad():
-            _run_on_two_tokens(model, _TEXTS)
+            try:
+                _run_on_two_tokens(model, _TEXTS)
+            except RuntimeError:  # without weights, many models cannot look for padding in a mask
+                if model.device.type != "meta":
+                    raise
+                found.clear()
+                _run_on_two_tokens(model, _TEXTS, masked=False)
     finally:
         model.train(training)
         for handle in handles:
@@ -188,9 +194,9 @@ def layers_that_read_no_examples(model: TransferModel) -> list[str]:
     return list(found)
 
 
-def _run_on_two_tokens(model: TransferModel, texts: int = 1) -> None:
+def _run_on_two_tokens(model: TransferModel, texts: int = 1, *, masked: bool = True) -> None:
     ids = torch.zeros(texts, 2, dtype=torch.long, device=model.device)
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    inputs = {"input_ids": ids, **({"attention_mask": torch.ones_like(ids)} if masked else {})}
     if model.decodes:
         inputs["decoder_input_ids"] = ids
     backbone: Any = model.backbone if model.decodes else _reader(model)

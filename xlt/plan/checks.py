@@ -201,12 +201,11 @@ def model_faults(config: RunConfig, model_run: RunConfig | None, languages: Sequ
         width = Width(shape.hidden_size, heads, inner)
     else:
         return []
-    lines = []
-    length = task.max_length
-    if length > positions:
-        lines = [
-            f"task.max_length={length}: {name} has {positions} positions; give task.max_length={positions} or less"
-        ]
+    lines = [
+        f"{key}={length}: {name} has {positions} positions; give {key}={positions} or less"
+        for key, length in task.lengths().items()
+        if length > positions
+    ]
     if config.model.student is not None:
         if kind == ENCODER_DECODER:
             lines.append(f"model.student: {name} is an encoder-decoder, of which no student can be made")
@@ -407,7 +406,7 @@ def _task_faults(config: RunConfig) -> Iterator[str]:
     for name in names:
         if name not in there.get("sources", {name}):
             yield f"task.tasks.{name}: no source in data.sources has features.task={name}, so it would not be learned"
-        if name not in there.get("validation", {name}):
+        if name in task_class(config.task).selecting(config.task) and name not in there.get("validation", {name}):
             yield f"task.tasks.{name}: no source in data.validation has features.task={name} to select by"
     if config.teacher.losses:
         yield f"teacher.losses: a teacher explains one task; task {task.name} has {', '.join(names)}; give teacher=none"

@@ -13,6 +13,7 @@ from xlt.compose import compose
 from xlt.config import NO_MODULE
 from xlt.data.language_facts import LanguageFacts
 from xlt.engine.benchmarks import SCORE
+from xlt.engine.build import build_task
 from xlt.engine.run import COMPOSED, Composition
 from xlt.errors import UsageError
 from xlt.plan.planner import Plan, Run
@@ -20,6 +21,7 @@ from xlt.plan.store import RunStore
 from xlt.tables.columns import column_facts, run_words
 from xlt.tables.config import AVERAGE, GridConfig, SystemConfig
 from xlt.tables.grid import Cell, Grid
+from xlt.tasks.joint import MEAN
 
 
 class Table:
@@ -111,6 +113,8 @@ class Table:
                 row[column].stand_in = _stand_in(run, composition)
                 record: dict[str, Any] | None = store.evaluations(run.fingerprint).get(key or "")
                 metric = SCORE if column in run.planned_data.benchmarks else config.metric
+                if metric == MEAN:  # each column has the metric of its own task
+                    metric = (record or {}).get("metric") or build_task(run.config.task).metric
                 value = None if record is None else record["metrics"].get(metric)
                 if value is not None:
                     scores[column] = value

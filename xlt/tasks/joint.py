@@ -29,6 +29,7 @@ class JointConfig:
     _target_: str = "xlt.tasks.joint.Joint"
     name: str = key("name of the tasks together, in tables and module files", name=True)
     tasks: dict[str, Any] = key("name -> settings of a task; a source says its task in features.task")
+    select_by: list[str] = key("names of the tasks whose metrics select the checkpoint; empty: all")
 
     def faults(self, prefix: str) -> Iterator[str]:
         if not self.tasks:
@@ -41,22 +42,25 @@ class JointConfig:
                 continue
             if not name.isidentifier() or hasattr(nn.ModuleDict, name):
                 yield f"{where}: {name!r} can be no name of a head; take a word of letters, digits and _"
-            if (fault := _part_fault(get_class(target))) is not None:
+            if (fault := self.part_fault(get_class(target))) is not None:
                 yield f"{where}: {fault}"
+        for name in self.select_by:
+            if name not in self.tasks:
+                yield f"{prefix}.select_by: no task {name}; there are {', '.join(self.tasks)}"
+
+    @staticmethod
+    def part_fault(part: type[Task]) -> str | None:
+        """Returns why a task cannot be one of several in a run; None if it can."""
+        if issubclass(part, Joint):
+            return "these are several tasks themselves; list them one by one"
+        if not part.has_head or part.needs_lm_head:
+            return "it has no head of its own; for tasks as text to text take a task of class joint_texts"
+        if part.metric_range is None:
+            return "its metric has no greatest value, so that it cannot be averaged with those of others"
+        return None
 
 
 SCHEMA = JointConfig
-
-
-def _part_fault(part: type[Task]) -> str | None:
-    """Returns why a task cannot be one of several in a run; None if it can."""
-    if issubclass(part, Joint):
-        return "these are several tasks themselves; list them one by one"
-    if not part.has_head or part.needs_lm_head:
-        return "it has no head of its own; for tasks as text to text take task=instruct, and sources with features.task"
-    if part.metric_range is None:
-        return "its metric has no greatest value, so that it cannot be averaged with those of others"
-    return None
 
 
 class Joint(Task):
@@ -66,21 +70,28 @@ class Joint(Task):
     get no gradient in its step, so that they and the optimiser's state for them stay as they are.
 
     The metric is the mean over the tasks of each one's metric, as a share of its range, in percent; a task's metric is
-    the mean over its languages. The heads are tensors `head.NAME. ...`.
+    the mean over its languages. With `select_by`, the mean is over these tasks. The heads are tensors `head.NAME. ...`.
     """
 
     metric = MEAN
 
-    def __init__(self, name: str, tasks: Mapping[str, Task]) -> None:
-        self.name, self._parts = name, dict(tasks)
+    def __init__(self, name: str, tasks: Mapping[str, Task], select_by: Sequence[str] = ()) -> None:
+        self.name, self._parts, self._selecting = name, dict(tasks), tuple(select_by) or tuple(tasks)
         self.max_length = max(task.max_length for task in tasks.values())
         self.validates_at_random = any(task.validates_at_random for task in tasks.values())
         for key_, task in tasks.items():
-            task.head_name = key_
+            task.head_name, task.joint = key_, self
 
     @classmethod
     def configs(cls, config: Any) -> dict[str, Any]:
         return dict(config.tasks)
+
+    @classmethod
+    def selecting(cls, config: Any) -> list[str]:
+        return list(config.select_by) or list(config.tasks)
+
+    def lengths(self) -> dict[str, int]:
+        return {f"task.tasks.{name}.max_length": task.max_length for name, task in self._parts.items()}
 
     def part(self, described: Mapping[str, str]) -> Task:
         try:
@@ -89,7 +100,7 @@ class Joint(Task):
             raise UsageError(f"features.task={error.args[0]}: task {self.name} has only {self._names}") from error
 
     def summary(self, means: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-        shares = [self._parts[name].share(found) for name, found in means.items()]
+        shares = [self._parts[name].share(found) for name, found in means.items() if name in self._selecting]
         each = {f"{name}/{metric}": value for name, found in means.items() for metric, value in found.items()}
         return {MEAN: 100 * sum(shares) / len(shares), **each}
 
@@ -101,7 +112,7 @@ class Joint(Task):
         for task in self._parts.values():
             task.check_tokenizer(encoder)
 
-    def head(self, hidden_size: int) -> nn.Module:
+    def head(self, hidden_size: int) -> nn.Module | None:
         heads = {name: task.head(hidden_size) for name, task in self._parts.items()}
         return nn.ModuleDict({name: head for name, head in heads.items() if head is not None})
 

@@ -72,7 +72,8 @@ class Task(ABC):
         entity_column: column of an example with tags of entities, which are converted to IOB2 when a source is read;
             None if the task has no entities.
         metric_range: least and greatest value of `metric`; None if it has no bounds.
-        head_name: name of the task's head among those of several tasks in one run; None if the run has one task.
+        head_name: name of the task among those of several tasks in one run; None if the run has one task.
+        joint: the several tasks together; None if the run has one task.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Task(ABC):
     entity_column: str | None = None
     metric_range: tuple[float, float] | None = (0.0, 100.0)
     head_name: str | None = None
+    joint: Task | None = None
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -131,6 +133,15 @@ class Task(ABC):
     def configs(cls, config: Any) -> dict[str, Any]:
         """Returns name -> settings of each task of a run with these settings; a run of one task has one."""
         return {cls.name_of(config): config}
+
+    @classmethod
+    def selecting(cls, config: Any) -> list[str]:
+        """Returns the names of the tasks whose metrics select the checkpoint of a run with these settings."""
+        return list(cls.configs(config))
+
+    def lengths(self) -> dict[str, int]:
+        """Returns key of the config -> the maximum length that it gives, in tokens."""
+        return {"task.max_length": self.max_length}
 
     def part(self, described: Mapping[str, str]) -> Task:
         """Returns the task of examples with these features: this one, or of several that which they name.

@@ -69,7 +69,7 @@ class TokenPrediction(Task):
 
     metric = "loss"
     greater_is_better = False
-    metric_range = None
+    metric_range: tuple[float, float] | None = None
     needs_lm_head = True
 
     most_new_tokens = 128

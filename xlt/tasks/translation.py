@@ -148,15 +148,11 @@ class Translation(Task):
 
     def _scores(self, scores: Sequence[Translated]) -> dict[str, tuple[float, str]]:
         """Returns metric -> its value and sacrebleu's signature."""
-        from sacrebleu.metrics import CHRF
-
         translations, references, languages = (
             [text for batch in column for text in batch] for column in zip(*scores, strict=True)
         )
-        chrf = CHRF(word_order=2)
-        value = chrf.corpus_score(translations, [references]).score
         return {
-            "chrf": (value, str(chrf.get_signature())),
+            "chrf": corpus_chrf(translations, references),
             "bleu": corpus_bleu(translations, references, languages, self._bleu_tokenizer),
         }
 
@@ -221,6 +217,14 @@ class Translation(Task):
     @staticmethod
     def _inputs(rows: Sequence[list[int]], encoder: Encoder) -> dict[str, Tensor]:
         return {"input_ids": pad(rows, encoder.pad_id), "attention_mask": pad([[1] * len(ids) for ids in rows], 0)}
+
+
+def corpus_chrf(translations: Sequence[str], references: Sequence[str]) -> tuple[float, str]:
+    """Returns chrF++ over all texts together, from 0 to 100, and sacrebleu's signature."""
+    from sacrebleu.metrics import CHRF
+
+    chrf = CHRF(word_order=2)
+    return chrf.corpus_score(list(translations), [list(references)]).score, str(chrf.get_signature())
 
 
 def _end(encoder: Encoder) -> int:

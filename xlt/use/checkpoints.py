@@ -100,7 +100,7 @@ def _whole(loaded: LoadedModel) -> Any:
 @torch.no_grad()
 def _with_task_head(loaded: LoadedModel) -> Any:
     model, task = loaded.model, loaded.task
-    head = model.head
+    head = task.head_of(model)
     kinds = {
         TaggingHead: ("AutoModelForTokenClassification", _fill_token_classifier),
         ClassificationHead: ("AutoModelForSequenceClassification", _fill_text_classifier),

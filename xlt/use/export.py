@@ -24,6 +24,7 @@ from xlt.modules import (
 from xlt.modules.sparse_delta import LM_HEAD_PREFIX
 from xlt.tasks.question_answering import QuestionAnsweringConfig
 from xlt.tasks.tagging import TaggingConfig
+from xlt.tasks.task import Task
 from xlt.use.cards import model_card
 from xlt.use.checkpoints import export_checkpoint
 from xlt.use.hub import push_to_hub
@@ -119,7 +120,8 @@ def _to_composable_sft(settings: ExportSettings, output: Path) -> str:
 
 def _to_peft(settings: ExportSettings, output: Path) -> str:
     used = read_module(settings.modules[0])
-    module = _suited(used, settings)
+    has_task = used.module.header.task is not None
+    module = _suited(used, settings, task_of(used, settings.task, settings.settings) if has_task else None)
     if not isinstance(module, (LowRankDelta, Rescaling)):
         raise UsageError(f"{used.path}: {module.header}: peft has no such modules; it has LoRA and (IA)^3")
     write_peft(module, _base_model(used, settings), output)
@@ -145,11 +147,12 @@ def _base_model(used: UsedModule, settings: ExportSettings) -> TransferModel:
     return model
 
 
-def _suited(used: UsedModule, settings: ExportSettings) -> ModuleArtefact:
+def _suited(used: UsedModule, settings: ExportSettings, task: Task | None) -> ModuleArtefact:
     """Returns the module itself, or of one with a part for each language and task that of the given language."""
     features = {} if settings.language is None else {"language": settings.language}
     try:
-        return used.module.for_features(task=str(used.module.header.task), **features)
+        name = None if task is None else task.head_name
+        return used.module.for_features(task=name or str(used.module.header.task), **features)
     except ValueError as error:
         raise UsageError(f"{used.path}: {error}") from error
 

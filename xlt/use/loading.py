@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from xlt import tasks
 from xlt.config import faults
+from xlt.config.data import LANGUAGE, TASK
 from xlt.data.encoding import Encoder
 from xlt.engine.build import build_task, device_named, with_head
 from xlt.engine.published import read_published
@@ -38,7 +39,7 @@ from xlt.modules.generator import Generator
 from xlt.plan.store import MANIFEST_FILE
 from xlt.plug_ins import activate, installed_entries
 from xlt.repositories import module_path, published_module, published_weights
-from xlt.tasks.joint import JointConfig
+from xlt.tasks.joint import Joint
 from xlt.tasks.task import Task
 from xlt.use.by_example import LanguageModulesByExample, by_example_fault, layers_for_examples
 
@@ -168,13 +169,16 @@ def task_of(module: UsedModule, name: str | None = None, settings: Sequence[str]
 
     Args:
         module: the task module.
-        name: of a file of conf/task, for a module whose header and run do not say the task's settings; None: they do.
+        name: of a file of conf/task, for a module whose header and run do not say the task's settings; for a module of
+            several tasks, the one to build. None: the header says all.
         settings: KEY=VALUE, settings that replace the module's own.
     Raises:
         UsageError: nothing says the settings, they are wrong, or the task predicts nothing.
     """
     stored = module.facts.get("task") or module.manifest.get("config", {}).get("task")
     labels = module.facts.get("labels") or []
+    if isinstance(stored, Mapping) and isinstance(stored.get("tasks"), Mapping):
+        return _one_of_several(module, stored, labels, name, settings)
     if name is not None:
         values = _named_task(name)
         own = next((key for key in ("labels", "relations") if key in values), None)
@@ -188,17 +192,45 @@ def task_of(module: UsedModule, name: str | None = None, settings: Sequence[str]
             f"({module.module.header.task}), because an earlier version wrote it; give --task=NAME, a file of conf/task"
         )
     schema = _schema_of(str(values.pop("_target_", "")), module.path)
-    if schema is JointConfig:
-        names = ", ".join(map(str, values.get("tasks") or {}))
-        raise UsageError(
-            f"{module.path}: it learned several tasks at once ({names}); this needs a module of one task. The run's "
-            "evaluation has the scores of each"
-        )
     task = build_task(_typed(schema, values, settings, module.path))
+    _check_labels(labels, task, module.path)
+    return task
+
+
+def _one_of_several(
+    module: UsedModule, stored: Mapping[str, Any], labels: Sequence[str], name: str | None, settings: Sequence[str]
+) -> Task:
+    """Builds one of the tasks of a module of several.
+
+    Args:
+        module: the task module.
+        stored: settings of the tasks together.
+        labels: of all tasks, as the header has them.
+        name: of the task among them.
+        settings: KEY=VALUE, settings that replace the task's own.
+    Raises:
+        UsageError: `name` is none of them, or the settings of one are wrong.
+    """
+    parts = {str(part): dict(values) for part, values in stored["tasks"].items() if isinstance(values, Mapping)}
+    if name not in parts:
+        given = "" if name is None else f"--task={name}: "
+        raise UsageError(
+            f"{given}{module.path}: it learned several tasks at once; give --task=NAME, one of {', '.join(parts)}"
+        )
+    tasks_by_name = {}
+    for part, values in parts.items():
+        schema = _schema_of(str(values.pop("_target_", "")), module.path)
+        tasks_by_name[part] = build_task(_typed(schema, values, settings if part == name else (), module.path))
+    task = Joint(str(stored.get("name")), tasks_by_name).part({TASK: name})
+    own = [label.removeprefix(f"{name}:") for label in map(str, labels) if label.startswith(f"{name}:")]
+    _check_labels(own, task, module.path)
+    return task
+
+
+def _check_labels(labels: Sequence[str], task: Task, path: Path) -> None:
     if labels and task.labels() and list(labels) != task.labels():
         theirs, ours = (", ".join(map(str, one)) for one in (labels, task.labels()))
-        raise UsageError(f"{module.path}: its head has the labels {theirs:.80}; the task's are {ours:.80}")
-    return task
+        raise UsageError(f"{path}: its head has the labels {theirs:.80}; the task's are {ours:.80}")
 
 
 def _named_task(name: str) -> dict[str, Any]:
@@ -334,7 +366,8 @@ class LoadedModel:
 
     def _applied(self, language: str | None) -> list[ModuleArtefact]:
         if language not in self._languages:
-            described = {"task": self.task.name, **({} if language is None else {"language": language})}
+            described = {TASK: self.task.head_name or self.task.name}
+            described |= {} if language is None else {LANGUAGE: language}
             files = [*self._language_module(language), *self.modules.tasks]
             applied = []
             for used in files:
@@ -394,7 +427,7 @@ def load_model(
         dtype = getattr(torch, str(facts.get("dtype") or "float32"), torch.float32)
         prepare = _initialiser(tokenizer, new, added)
         loaded = load_pretrained(path, revision, dtype, prepare, head_seed=0 if task.needs_lm_head else None)
-        with_head(loaded, task, encoder, seed=0)
+        with_head(loaded, task.joint or task, encoder, seed=0)
     if facts.get("quantise"):
         round_to_nf4(loaded)
     if whole:

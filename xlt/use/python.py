@@ -146,7 +146,7 @@ def load_model(
         modules: files of a task module and of language modules, folders of runs, or ORG/NAME[@REVISION] of the hub.
         language_modules: language -> file, also of another language's module, or of a generator.
         model: folder or hub id of the base model; None: the one that the task module names.
-        task: name of a file of conf/task, for modules of old versions.
+        task: one of the tasks of a module of several; or the name of a file of conf/task, for modules of old versions.
         settings: KEY=VALUE, settings of the task.
         device: cpu, cuda, cuda:N or auto.
     Raises:

@@ -187,3 +187,12 @@ def test_sentences_without_their_text_are_refused_whatever_the_format(
         return
     with pytest.raises(UsageError, match=r"x.*:1: 1 of 1 sentences"):
         list_source("x", source, 1)
+
+
+def test_an_empty_source_is_named_by_its_own_file(tmp_path: Path) -> None:
+    (tmp_path / "en.jsonl").write_text("\n", encoding="utf-8")
+    path = str(tmp_path / "{code}.jsonl")
+    source = source_config("jsonl", "eng", path, fields={"text": "t"}, codes={"eng": "en"})
+    with pytest.raises(UsageError) as raised:
+        list(read_source("s", source, 1))
+    assert f"{tmp_path}/en.jsonl has no examples" in str(raised.value)

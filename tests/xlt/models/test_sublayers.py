@@ -7,8 +7,10 @@ import pytest
 import torch
 import transformers as hf
 
+from tests import model_families
 from tests.translators import translator
-from xlt.models.sublayers import Block, find_blocks, output_embeddings
+from xlt.models.loading import skeleton
+from xlt.models.sublayers import Block, find_blocks, layers_that_read_no_examples, output_embeddings
 from xlt.models.transfer import TransferModel, split_pretrained
 
 SIZE: dict[str, Any] = {
@@ -64,3 +66,23 @@ def test_a_translators_blocks_are_its_encoders_and_then_its_decoders() -> None:
         "1.encoder_attn.out_proj",
     ]
     assert all(block.feed_forward == f"{block.path}.fc2" and block.norm is None for block in found)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("BERT", []),
+        ("XLM-R", []),
+        ("ModernBERT", []),
+        ("Llama", []),
+        ("mT5", []),
+        ("DeBERTa v2", ["pos_key_proj", "pos_query_proj"]),
+        ("DeBERTa v3", ["query_proj", "key_proj"]),
+    ],
+)
+def test_layers_that_read_positions_are_found_without_weights(name: str, wrong: list[str]) -> None:
+    """As a plan looks for them; a model that looked into a mask could not run without weights."""
+    model = skeleton(model_families.FAMILIES[name].model_config(), name, trust_remote_code=False)
+    assert model.device.type == "meta"
+    found = layers_that_read_no_examples(model)
+    assert list(dict.fromkeys(weight.split(".")[-2] for weight in found)) == wrong

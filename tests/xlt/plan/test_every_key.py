@@ -39,6 +39,7 @@ from xlt.plan.planner import Plan
 from xlt.plan.store import RunStore
 from xlt.tasks.classification import ClassificationConfig
 from xlt.tasks.tagging import TaggingConfig
+from xlt.tasks.text_to_text import TextToTextConfig
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,15 @@ SEVERAL_TASKS = (
     *("~data.sources.eng", "~data.validation.eng", "~data.evaluation.eng", "~data.evaluation.fao"),
     "data=joint_locale",
 )
+
+
+def written(scored_as: str) -> dict[str, TextToTextConfig]:
+    """The settings of two tasks as text to text."""
+    part = TextToTextConfig(name="written", scored_as=scored_as, max_length=64, max_new_tokens=8, template="tulu")
+    return {"fields": part, "kind": part}
+
+
+TEXTS = {"task.tasks": written("label")}
 WITH_MODEL = ["model.path={places}/model"]
 MODEL_RUN = {"model.path": None, "model.run": RunReference("generator", [*GENERATOR[:3], *WITH_MODEL, *ALONE])}
 STUDENT_RUN = {"model.student.run": RunReference("generator", [*GENERATOR[:3], "method=pretrain"])}
@@ -298,6 +308,13 @@ CASES: dict[str, Case] = {
     "parsing/task.relations": Case(value=["nsubj"]),
     "translation/task.tokens": Case(value={"fao": "fao_Latn"}),
     "translation/task.bleu_tokenizer": Case(value="13a"),
+    "text_to_text/task.name": Case(value="other"),
+    "text_to_text/task.max_new_tokens": Case(value=16),
+    "xtreme_up_swahili": Case(SEVERAL_TASKS, TEXTS),
+    "xtreme_up_swahili/task.name": Case(SEVERAL_TASKS, TEXTS, value="other"),
+    "xtreme_up_swahili/task.tasks": Case(SEVERAL_TASKS, TEXTS, written("text")),
+    "xtreme_up_swahili/task.select_by": Case(SEVERAL_TASKS, TEXTS, ["kind"]),
+    "joint_locale/task.select_by": Case(SEVERAL_TASKS, value=["kind"]),
     "joint_locale/task.name": Case(SEVERAL_TASKS, value="other"),
     "joint_locale/task.tasks": Case(
         SEVERAL_TASKS,
@@ -318,6 +335,7 @@ OPTIONS = {
     "question_answering": "qa",
     "mlm": "mlm_mini",
     "joint": "joint_locale",
+    "joint_texts": "xtreme_up_swahili",
 }
 
 

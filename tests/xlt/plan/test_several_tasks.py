@@ -20,7 +20,7 @@ JOINT = ("experiment=nano_joint", "model=nano_random", "tracker=silent")
         (("data.evaluation.kind.features.task=ner",), ["data.evaluation.ner_eng.features.task", "ner", "fields, kind"]),
         (("~data.sources.kind", "data.select_on_targets=true"), ["task.tasks.kind", "data.sources"]),
         (("~data.validation.kind",), ["task.tasks.kind", "data.validation"]),
-        (("+task@task.tasks.mlm=mlm_mini",), ["task.tasks.mlm", "no head", "instruct"]),
+        (("+task@task.tasks.mlm=mlm_mini",), ["task.tasks.mlm", "no head", "joint_texts"]),
         (("+task@task.tasks.again=joint_african",), ["task.tasks.again", "several tasks"]),
         (("+task@task.tasks.items=ner",), ["task.tasks.items", "'items'"]),
         (("+task.tasks.ner=3",), ["task.tasks.ner", "no schema"]),

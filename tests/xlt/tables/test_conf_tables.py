@@ -201,16 +201,29 @@ def test_a_measured_table_names_its_script(file: str) -> None:
     assert (CONF.parent / script).is_file()
 
 
+# Rows whose printed average is not that of their printed numbers; the tables say so in their notes.
+CONTRADICTIONS = {
+    "flix_joint": {
+        (heading, system)
+        for heading in ("QA, unseen combinations", "QA, unseen languages")
+        for system in ("compute_matched", "param_matched")
+    }
+}
+
+
 @pytest.mark.parametrize("file", sorted(file.stem for file in (CONF / "published").glob("*.yaml")))
 def test_printed_averages_are_those_of_the_printed_numbers(file: str) -> None:
     published = published_numbers(file)
     assert published.name
+    wrong = set()
     for heading, systems in published.numbers.items():
         for system, numbers in systems.items():
             over = published.over.get(heading) or [column for column in numbers if column != AVERAGE]
             if AVERAGE in numbers and over and all(column in numbers for column in over):
                 mean = statistics.fmean(numbers[column] for column in over)
-                assert abs(mean - numbers[AVERAGE]) <= 0.11, (heading, system)
+                if abs(mean - numbers[AVERAGE]) > 0.11:
+                    wrong.add((heading, system))
+    assert wrong == CONTRADICTIONS.get(file, set())
 
 
 def test_every_published_row_is_a_row_of_a_table() -> None:

@@ -37,13 +37,14 @@ def make_table(tmp_path: Path, words: tuple[str, ...]) -> Callable[..., tuple[Ta
                 name: SystemConfig(label, EXPERIMENT, [*BARE, f"method={name}"], ALONE)
                 for name, label in (("full", "full FT"), ("bitfit", "BitFit"))
             },
+            "metric": "accuracy",
             "columns": ["eng", "fao"],
             "average": ["fao"],
             "reference": {"full": {"fao": 55.5, "avg": 50.0}},
             "reference_name": "Table 1",
             "note": "a note",
         }
-        config = GridConfig(title="A table", metric="accuracy", **{**values, **changes})
+        config = GridConfig(title="A table", **{**values, **changes})
         return Table("small", config, [1, 2], [*user, f"output_dir={tmp_path / 'outputs'}"], plan), plan
 
     return make
@@ -119,6 +120,20 @@ def test_a_group_shows_the_mean_of_its_members_and_keeps_them(
     assert "72.5" in table_markdown(grid) and "fao" not in table_markdown(grid)
     part = PartConfig("pos", {"POS": "accuracy"}, columns=["a"], groups={"b": ["eng"], "a": []})
     assert [line.partition(":")[0] for line in part.faults("part")] == ["part.groups.b", "part.groups.a"]
+
+
+def test_metric_mean_shows_each_column_by_the_metric_of_its_own_task(
+    make_table: Callable[..., tuple[Table, Plan]],
+) -> None:
+    table, plan = make_table(metric="mean", average=[])
+    run = table.run("full", 1, "eng")
+    metrics = {"accuracy": 90.0, "f1": 10.0, "mean": 1.0}
+    plan.store.folder(run.fingerprint).mkdir(parents=True, exist_ok=True)
+    for key, composition in run.evaluations.items():
+        own = {"metric": "f1"} if composition.source == "eng" else {}  # of several tasks; a run of one says none
+        plan.store.add_evaluations(run.fingerprint, {key: {"metrics": metrics, **own}})
+    cells = table.grid(plan.store, {}).cells["full"]
+    assert (cells["eng"].values, cells["fao"].values, cells["avg"].values) == ([10.0], [90.0], [50.0])
 
 
 def test_an_average_needs_all_its_columns(make_table: Callable[..., tuple[Table, Plan]]) -> None:

@@ -348,12 +348,46 @@ def test_modules_leave_the_base_model_as_it_was(modules: Mapping[str, Path]) -> 
     assert all(torch.equal(before[name], tensor) for name, tensor in loaded.model.backbone.named_parameters())
 
 
-def test_a_module_of_several_tasks_is_refused_by_their_names(modules: Mapping[str, Path], tmp_path: Path) -> None:
-    new = load_module(modules["pos"])
-    assert isinstance(new, SparseDelta)
-    facts = {"task": {"_target_": JointConfig._target_, "name": "two", "tasks": {"pos": {}, "ner": {}}}}
-    SparseDelta(dataclasses.replace(new.header, provenance=facts), new.entries, new.tensors).save(tmp_path / "m")
-    (tmp_path / "in.txt").write_text("ban kon\n")
-    settings = PredictSettings([str(tmp_path / "m")], str(tmp_path / "in.txt"), str(tmp_path / "out"), quiet=True)
+@pytest.fixture
+def several(modules: Mapping[str, Path], tmp_path: Path) -> Path:
+    """A module of pos and ner at once: the entries of the one of pos, and the heads of both."""
+    parts = {name: load_module(modules[name]) for name in ("pos", "ner")}
+    assert all(isinstance(module, SparseDelta) for module in parts.values())
+    facts = {name: module.header.provenance for name, module in parts.items()}
+    heads = {
+        f"head.{name}.{tensor.removeprefix('head.')}": value
+        for name, module in parts.items()
+        for tensor, value in module.tensors.items()
+    }
+    tasks = {name: one["task"] for name, one in facts.items()}
+    provenance = facts["pos"] | {
+        "task": {"_target_": JointConfig._target_, "name": "two", "tasks": tasks},  # as an earlier version wrote it
+        "labels": [f"{name}:{label}" for name, one in facts.items() for label in one["labels"]],
+    }
+    header = dataclasses.replace(parts["pos"].header, task="two", provenance=provenance)
+    SparseDelta(header, parts["pos"].entries, heads).save(tmp_path / "several.safetensors")
+    return tmp_path / "several.safetensors"
+
+
+def test_of_a_module_of_several_tasks_one_is_chosen(several: Path, predicted: Callable[..., str]) -> None:
+    alone = predicted("pos", "in.conllu", TREEBANK)
+    settings = PredictSettings(
+        [str(several)], str(several.parent / "in.conllu"), str(several.parent / "two"), task="pos",
+        quiet=True, device="cpu",
+    )  # fmt: skip
+    predict(settings)
+    assert (several.parent / "two").read_bytes().decode() == alone
+    predict(dataclasses.replace(settings, task="ner", output=str(several.parent / "entities")))
+    found = (several.parent / "entities").read_text()
+    assert any(misc.strip().removeprefix("NER=") in ENTITIES for misc in columns(found, 9)) and found != alone
+
+
+@pytest.mark.parametrize(("task", "facts"), [(None, []), ("parsing", ["--task=parsing"])])
+def test_of_a_module_of_several_tasks_one_must_be_named(task: str | None, facts: list[str], several: Path) -> None:
+    (several.parent / "in.txt").write_text("ban kon\n")
+    settings = PredictSettings(
+        [str(several)], str(several.parent / "in.txt"), str(several.parent / "out"), task=task, quiet=True
+    )
     line = refusal(lambda: predict(settings))
-    assert "ner, pos" in line and "one task" in line and str(tmp_path / "m") in line
+    assert all(fact in line for fact in [*facts, "--task=NAME, one of ner, pos", str(several)])
+    assert not (several.parent / "out").exists()
