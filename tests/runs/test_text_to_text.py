@@ -170,4 +170,4 @@ def test_the_tables_of_the_paper_are_planned_from_local_folders(
         assert grid.reference, heading
         for row, printed in grid.reference.items():
             assert row in grid.systems and set(printed) <= {*grid.columns, "avg"}, (heading, row)
-        assert any(len(printed) > 1 for printed in grid.reference.values())
+        assert all(grid.reference.values())

@@ -29,7 +29,7 @@ class TextToTextConfig:
     _target_: str = "xlt.tasks.text_to_text.TextToText"
     name: str = key("name of the task in tables and module files", name=True)
     scored_as: str = key(
-        "what the written texts are: entities or answer (F1), text (exact match), label (accuracy), translation (chrF)",
+        "what written texts are scored as: entities, answer (both F1), text (exact match), label, translation",
         choices=tuple(SCORES),
     )
     max_length: int = key("maximum length of prompt and answer, in tokens; longer answers lose their end", low=8)
