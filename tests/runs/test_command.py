@@ -84,6 +84,12 @@ def test_a_typo_beside_a_users_own_experiment_is_the_only_fault(command: Callabl
     assert ended.lines == ["xlt: train.bath_size=3: no such key train.bath_size; did you mean train.batch_size?"]
 
 
+def test_a_group_that_every_run_has_is_not_deleted(command: Callable[..., Any]) -> None:
+    ended = command("experiment=nano_fields", "~data")
+    assert ended.code == 2
+    assert ended.lines == ["xlt: ~data: every run has data, so it is not to be deleted; give data=... instead"]
+
+
 def test_a_sweep_runs_every_job_and_leaves_what_hydra_leaves(
     command: Callable[..., Any], own_configs: Path, data_dir: Path, tiny_bert: Path
 ) -> None:

@@ -35,6 +35,7 @@ from xlt.compose import (
     one_source_per_language,
     override_faults,
     register_schemas,
+    word_faults,
 )
 from xlt.compose.recipes import register_recipes
 from xlt.compose.yaml_files import check_config_folder
@@ -146,6 +147,7 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
     parser.error = lambda message: _refuse_option(parser, message)
     options = parser.parse_args(words)
     lines = [f"{word}: {_advice(word)}" for word in options.overrides if is_stray(word)]
+    hopeless = word_faults(options.overrides)
     if options.experimental_rerun is not None:
         lines.append("--experimental-rerun: refused, it would unpickle a file; give the overrides again")
     if options.resolve and options.cfg is None and not options.help:
@@ -160,6 +162,8 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
         refuse([*lines, f"--config-dir={config_dir}: no such folder"])
     if options.config_path is not None and Path(options.config_path).is_dir():
         check_config_folder(options.config_path)
+    if hopeless:
+        refuse([*lines, *hopeless])
     if lines:
         with hydra_ready(config_dir):
             right = [word for word in options.overrides if not is_stray(word)]

@@ -11,7 +11,7 @@ from xlt.compose.composing import (
     register_schemas,
 )
 from xlt.compose.messages import COMPOSITION_ERRORS, is_composition_error, one_line
-from xlt.compose.overrides import override_faults
+from xlt.compose.overrides import override_faults, word_faults
 from xlt.compose.runs import (
     compose,
     compose_added_run,
@@ -56,4 +56,5 @@ __all__ = [
     "register_schema",
     "register_schemas",
     "strangers",
+    "word_faults",
 ]

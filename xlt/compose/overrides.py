@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -12,9 +13,24 @@ from xlt.compose.checking import checked
 from xlt.compose.composing import composed
 from xlt.compose.messages import COMPOSITION_ERRORS, is_composition_error, one_line
 from xlt.compose.renamed import renamed
+from xlt.config import RunConfig
 from xlt.errors import UsageError
 
 _LONGEST_SHOWN = 300  # in characters
+_LONGEST_KEY = 255  # in characters; Hydra looks for a file of a group's name, and file systems take no longer one
+
+
+def word_faults(words: Sequence[str]) -> list[str]:
+    """Returns a line for each override that cannot fit, whatever the configs are; nothing is composed for it."""
+    every_run_has = {item.name for item in dataclasses.fields(RunConfig)}
+    lines = []
+    for word in words:
+        key = word.partition("=")[0].lstrip("+~")
+        if len(key) > _LONGEST_KEY:
+            lines.append(f"{key[:40]}...: a key of {len(key)} characters; none has more than {_LONGEST_KEY}")
+        elif word.startswith("~") and (name := key.partition("@")[0]) in every_run_has:
+            lines.append(f"{_shown(word)}: every run has {name}, so it is not to be deleted; give {name}=... instead")
+    return lines
 
 
 def override_faults(overrides: Sequence[str], config_name: str = "config", sweep: bool = False) -> list[str]:

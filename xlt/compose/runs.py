@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from xlt.compose.composing import composed, keep, kept, one_source_per_language
 from xlt.compose.messages import COMPOSITION_ERRORS, is_composition_error, one_line
-from xlt.compose.overrides import override_faults
+from xlt.compose.overrides import override_faults, word_faults
 from xlt.config import RunReference, SourceConfig
 from xlt.errors import UsageError
 
@@ -41,6 +41,8 @@ def compose(overrides: Sequence[str], config_name: str = "config") -> DictConfig
     Raises:
         UsageError: some overrides do not fit; one line for each.
     """
+    if lines := word_faults(overrides):
+        raise UsageError(*lines)
     words = ("whole", config_name, *overrides)
     try:
         return kept(words) or keep(words, one_source_per_language(composed(config_name, overrides)))
