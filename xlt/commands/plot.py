@@ -9,6 +9,7 @@ from xlt.commands.ending import guarded
 from xlt.commands.reproduce import figure_panels
 from xlt.compose import command_line, hydra_ready
 from xlt.console import Terminal
+from xlt.engine.run import RESULT_FILE
 from xlt.errors import UsageError
 from xlt.plan.planner import Plan
 from xlt.plan.store import RunStore
@@ -55,14 +56,19 @@ def plot(words: list[str]) -> int:
         if not request.figures:
             raise UsageError(f"figure={figure}: this table has no picture; xlt table --list prints all figures")
         store = RunStore(request.config.output_dir)
+        overrides = " ".join(word for word in words if not word.startswith("figure="))
+        command = f"xlt table table={request.file} {overrides}".strip()
+        if next(store.runs.glob(f"*/{RESULT_FILE}"), None) is None:  # to plan the figure's runs takes some seconds
+            raise UsageError(
+                f"figure={figure}: nothing to draw yet: no run is finished in {store.runs}; {command} makes those of "
+                "the figure"
+            )
         plan = Plan(store)
         tables, faulty = request.tables(plan)
     if not tables:
         raise UsageError(*faulty)
     grids = {heading: table.grid(store, {}) for heading, table in tables.items()}
     remaining = {run.fingerprint for run in (*plan.to_train(), *plan.to_evaluate())}
-    overrides = " ".join(word for word in words if not word.startswith("figure="))
-    command = f"xlt table table={request.file} {overrides}".strip()
     missing = f"{len(remaining)} of {len(plan.runs)} runs are missing; {command} makes them"
     panels = figure_panels(request, tables, grids)
     try:

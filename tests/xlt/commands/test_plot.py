@@ -60,10 +60,26 @@ def test_what_is_there_is_drawn_and_what_is_missing_said(
     assert not (tmp_path / "tables" / "bistil_nano.md").exists()
 
 
-def test_an_empty_store_has_nothing_to_draw(tmp_path: Path) -> None:
+def test_an_empty_store_has_nothing_to_draw_and_no_run_is_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("xlt.commands.plot.Plan", None)  # whoever calls it fails
+        with pytest.raises(
+            UsageError, match=r"^figure=bistil_nano: nothing to draw yet: no run is finished in .*runs;"
+        ):
+            plot(["figure=bistil_nano", "table.columns=[fao]", f"output_dir={tmp_path}"])
+    other = tmp_path / "runs" / "0123456789ab"
+    other.mkdir(parents=True)
+    (other / "result.json").write_text('{"training": {}}')
     with pytest.raises(UsageError, match=r"^figure=bistil_nano: nothing to draw yet: (\d+) of \1 runs are missing;"):
         plot(["figure=bistil_nano", "table.columns=[fao]", f"output_dir={tmp_path}"])
     assert not (tmp_path / "tables").exists()
+
+
+def test_the_quickstart_has_a_figure() -> None:
+    with hydra_ready():
+        assert request_table(["figure=quickstart"], "figure").figures
 
 
 @pytest.mark.parametrize(
