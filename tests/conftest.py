@@ -149,7 +149,8 @@ class WideMlm(MaskedLanguageModelling):
     """The same of masked language modelling."""
 
     def loss(self, model: TransferModel, batch: Mapping[str, Tensor]) -> Tensor:
-        return F.cross_entropy(*self._logits(model, batch), reduction="sum")
+        hidden, labels = self._labelled(model, batch)
+        return F.cross_entropy(model.language_model_logits(hidden), labels, reduction="sum")
 
 
 class Cloze(WideMlm):

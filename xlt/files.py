@@ -20,7 +20,7 @@ from typing import Any, TextIO
 import xxhash
 
 from xlt.escapes import say
-from xlt.writers import temporary_path
+from xlt.writers import remove_left_overs, temporary_path
 
 CHECKSUM_KEY = "checksum"
 DAMAGED = ".damaged"
@@ -62,11 +62,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yields a new temporary folder that gets the name `path` when its files have reached the disk.
 
-    Others can read the files as the umask says. If the block raises, nothing is left behind.
+    Others can read the files as the umask says. If the block raises, nothing is left behind. What killed writers left
+    beside the folder is removed.
 
     Args:
         path: of the folder; an empty folder of this name is replaced.
     """
+    remove_left_overs(path.absolute().parent)
     temporary = temporary_path(path.absolute())
     try:
         temporary.mkdir()

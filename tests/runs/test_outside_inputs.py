@@ -107,7 +107,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], list[str]]] = {
         ["model.random: ", "too many for this machine"],
     ),
     "an integer of thousands of digits in a model": (("model.path={model_digits}",), ["model.path="]),
-    "module is a folder": (("+language_modules.paths.eng={data}",), ["language_modules.paths.eng=", "no such file"]),
+    "module is a folder": (("+language_modules.paths.eng={data}",), ["language_modules.paths.eng=", "is a folder"]),
     "module is empty": (("+language_modules.paths.eng={empty}",), ["empty.st: is empty"]),
     "module is a pointer": (("+language_modules.paths.eng={lfs}",), ["lfs.conllu: is"]),
 }

@@ -188,7 +188,11 @@ def test_a_checked_config_is_plain_json(tmp_path: Path, tiny_bert: Path) -> None
     words = [f"model.path={tiny_bert}", f"data_dir={tmp_path}", "+source@data.sources.eng=ud_eng"]
     found = plain(checked(compose(words)))
     assert found["data"]["sources"]["eng"]["path"] == f"{tmp_path}/ud/UD_{{code}}"
-    assert found["method"]["density"] == 0.08 and found["choices"] == {"method": "lt_sft", "model": "encoder_mini"}
+    assert found["method"]["density"] == 0.08 and found["choices"] == {
+        "debug": "none",
+        "method": "lt_sft",
+        "model": "encoder_mini",
+    }
 
 
 @pytest.mark.parametrize(

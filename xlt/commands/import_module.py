@@ -32,6 +32,7 @@ from xlt.models.sublayers import find_blocks
 from xlt.modules import load_module, write_adapter_hub
 from xlt.modules.adapter import Adapter
 from xlt.repositories import is_repository, published_folder
+from xlt.writers import remove_left_overs
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -66,6 +67,7 @@ def convert(options: argparse.Namespace) -> int:
         raise UsageError(*faults)
     if is_repository(str(options.given)):
         options.given = published_folder(str(options.given))
+    remove_left_overs(options.output.absolute().parent)
     quiet_libraries()
     if ours:
         module = load_module(options.given)

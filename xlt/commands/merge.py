@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 from xlt.commands.ending import guarded
 from xlt.commands.options import Options
 from xlt.errors import UsageError
+from xlt.writers import remove_left_overs
 
 
 class _Operator(NamedTuple):
@@ -92,6 +93,7 @@ def merge(options: argparse.Namespace) -> int:
         module.check_storable()
     except ValueError as error:
         raise UsageError(f"merge {options.operator}: {error}") from error
+    remove_left_overs(options.output.absolute().parent)
     module.save(options.output)
     print(f"{module!r} -> {options.output}")
     return 0

@@ -30,6 +30,7 @@ from xlt.use.checkpoints import export_checkpoint
 from xlt.use.hub import push_to_hub
 from xlt.use.loading import UsedModule, UsedModules, load_model, read_module, read_modules, task_of
 from xlt.use.plain_delta import write_plain
+from xlt.writers import remove_left_overs
 
 TARGETS = ("transformers", "peft", "composable-sft", "plain", "hub", "card")
 
@@ -64,6 +65,7 @@ def export(settings: ExportSettings) -> str:
         _refuse_several(settings)
         return push_to_hub(settings.modules[0], settings.output)
     _check(settings, output)
+    remove_left_overs(output.absolute().parent)
     if settings.to == "card":
         used = read_module(settings.modules[0])
         with atomic_text(output) as file:

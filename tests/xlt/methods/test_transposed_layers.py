@@ -33,7 +33,8 @@ class WideCausalLm(CausalLanguageModelling):
     """Next-token prediction whose loss has the model's dtype."""
 
     def loss(self, model: TransferModel, batch: Mapping[str, Tensor]) -> Tensor:
-        return nn.functional.cross_entropy(*self._logits(model, batch), reduction="sum")
+        hidden, labels = self._labelled(model, batch)
+        return nn.functional.cross_entropy(model.language_model_logits(hidden), labels, reduction="sum")
 
 
 @pytest.fixture(scope="module")

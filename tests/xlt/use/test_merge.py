@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -100,3 +101,22 @@ def shared_head(modules: Mapping[str, Path], tmp_path: Path) -> Callable[[str], 
         return tmp_path / "head.safetensors"
 
     return make
+
+
+def test_what_a_killed_writer_left_beside_the_output_is_removed(modules: Mapping[str, Path], tmp_path: Path) -> None:
+    """Of exports and imports, too; the names are those that `temporary_path` gives."""
+    from xlt.use.export import ExportSettings, export
+    from xlt.writers import temporary_path
+
+    names = [temporary_path(tmp_path / name).name for name in ("a.safetensors", "b")]
+    dead = [re.sub(r"-\d+-(\d+)-", r"-4194305-\1-", name) for name in names]  # no system has this many processes
+    for command in ("merge", "export"):
+        (tmp_path / dead[0]).write_text("half")
+        (tmp_path / dead[1]).mkdir(exist_ok=True)
+        (tmp_path / names[0]).write_text("of a running one")
+        if command == "merge":
+            assert merged("sum", modules["eng"], "--output", tmp_path / "m.safetensors") == 0
+        else:
+            export(ExportSettings([str(modules["pos"])], str(tmp_path / "p.safetensors"), to="plain"))
+        assert not (tmp_path / dead[0]).exists() and not (tmp_path / dead[1]).exists()
+        assert (tmp_path / names[0]).exists()
