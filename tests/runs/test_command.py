@@ -84,6 +84,24 @@ def test_a_typo_beside_a_users_own_experiment_is_the_only_fault(command: Callabl
     assert ended.lines == ["xlt: train.bath_size=3: no such key train.bath_size; did you mean train.batch_size?"]
 
 
+@pytest.mark.parametrize("more", [[], ["data.cap=5"]])
+def test_a_source_of_which_only_some_keys_are_given_lacks_the_others(
+    command: Callable[..., Any], tmp_path: Path, more: list[str]
+) -> None:
+    """Such as one in an experiment that has another name than the one that `source@` gave."""
+    (tmp_path / "own" / "experiment").mkdir(parents=True)
+    (tmp_path / "own" / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\n"
+        "defaults:\n  - /source@data.sources.eng: ud_eng\n  - /source@data.validation.en: ud_eng\n  - _self_\n"
+        "experiment_name: mine\ndata: {validation: {eng: {split: dev}}}\n"
+    )
+    ended = command("--config-dir", tmp_path / "own", "experiment=mine", f"data_dir={tmp_path}", "model=nano", *more)
+    assert ended.code == 2
+    ours = [line for line in ended.lines if line.startswith("xlt: data.validation.eng")]
+    assert ours, ended.lines
+    assert all("a value is required" in line for line in ours)
+
+
 def test_a_group_that_every_run_has_is_not_deleted(command: Callable[..., Any]) -> None:
     ended = command("experiment=nano_fields", "~data")
     assert ended.code == 2

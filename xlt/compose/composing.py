@@ -276,20 +276,21 @@ def one_source_per_language(config: DictConfig) -> DictConfig:
     for part in shared.PARTS if "data" in config else ():
         sources = config.data[part]
         for name, source in sources.items():
-            if EVERY in source.languages:
+            if EVERY in _listed_languages(source):
                 taken = [other for other in sources.values() if other is not source]
                 try:
                     source.languages = _every_language(source, taken)
                 except UsageError as error:
                     raise UsageError(*(f"data.{part}.{name}.{line}" for line in error.lines)) from error
-        if not any(source.languages for source in sources.values()):
+        if not any(map(_listed_languages, sources.values())):
             continue
         sources_by_name: dict[str, DictConfig] = {}
         listed_by: dict[str, str] = {}
         for name in sources:
             node = sources._get_node(name)
-            if not node.languages:
+            if not _listed_languages(node):
                 sources_by_name[name] = node
+                continue
             task = None if OmegaConf.is_missing(node, "features") else node.features.get(TASK)
             for language, own_source in _one_per_language(node):
                 own_name = language if task is None else f"{task}_{language}"
@@ -311,12 +312,18 @@ def one_source_per_language(config: DictConfig) -> DictConfig:
     return config
 
 
+def _listed_languages(source: DictConfig) -> Sequence[str]:
+    """Returns the languages of a source; empty if only some of its keys are given, which the check will say."""
+    return [] if OmegaConf.is_missing(source, "languages") else source.languages
+
+
 def _cap_sources(data: DictConfig) -> None:
     """Lowers the caps of all sources to what `data.cap` allows, in place."""
     for part in shared.PARTS:
         most = max(_FEWEST, data.cap // max(len(data[part]), 1)) if part == "sources" else data.cap
         for source in data[part].values():
-            source.cap = most if source.cap is None else min(most, source.cap)
+            given = None if OmegaConf.is_missing(source, "cap") else source.cap
+            source.cap = most if given is None else min(most, given)
 
 
 def _every_language(source: DictConfig, others: Sequence[DictConfig]) -> list[str]:
