@@ -88,8 +88,8 @@ def one_line(error: BaseException, overrides: Sequence[str] = ()) -> str:
         return f"it is null here, and Hydra puts no mapping in the place of null; {_INSTEAD}"
     if _NO_OPTION in text:
         return "not the name of an option; leave it out for the default"
-    if re.search("missing mandatory value", text, re.IGNORECASE):
-        return "a value is required, and no file of the configs that were chosen gives it"
+    if (match := re.search(r"missing mandatory value: (\S+)", text, re.IGNORECASE)) is not None:
+        return f"a value is required for {match.group(1)}, and no file of the configs that were chosen gives it"
     if "is not Optional" in text:
         return "null is not allowed; give a value"
     if "requires --multirun" in text:
