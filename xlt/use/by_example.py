@@ -58,13 +58,19 @@ class LanguageModulesByExample:
         modules: language -> module. None of them is copied.
         layers: of the model, as `layers_for_examples` returns them.
     Raises:
-        ValueError: a module cannot be the module of single examples.
+        ValueError: a module cannot be the module of single examples, or the adapters of two languages at one place have
+            different placements.
     """
 
     def __init__(self, modules: Mapping[str, ModuleArtefact], layers: Mapping[str, nn.Module]) -> None:
         for language, module in modules.items():
             if (fault := by_example_fault(module, layers)) is not None:
                 raise ValueError(f"{module.header} cannot be the module of the examples in {language}: {fault}")
+        placements: dict[str, str] = {}
+        for module in modules.values():
+            for path, placement in module.placements.items() if isinstance(module, Adapter) else ():
+                if placements.setdefault(path, placement) != placement:
+                    raise ValueError(f"the adapters at {path} have the placements {placements[path]} and {placement}")
         self._modules, self._layers = dict(modules), layers
         low_rank = [language for language, module in modules.items() if isinstance(module, LowRankDelta)]
         self._places = {language: number for number, language in enumerate(low_rank)}

@@ -348,12 +348,15 @@ class LoadedModel:
             self._stack.set(tasks)
             return lambda _: None
         if any(self._together_of.get(language) is not module for language, module in of_language.items()):
-            self._together_of |= of_language
-            self._together = LanguageModulesByExample(self._together_of, self._layers_for_examples)
-        together = self._together
-        assert together is not None
-        self._stack.set([together, *tasks])
-        return lambda codes: together.examples([str(code) for code in codes])
+            try:
+                together = LanguageModulesByExample({**self._together_of, **of_language}, self._layers_for_examples)
+            except ValueError:  # their adapters have several placements
+                return None
+            self._together_of, self._together = {**self._together_of, **of_language}, together
+        current = self._together
+        assert current is not None
+        self._stack.set([current, *tasks])
+        return lambda codes: current.examples([str(code) for code in codes])
 
     @cached_property
     def _layers_for_examples(self) -> dict[str, torch.nn.Module]:

@@ -102,19 +102,35 @@ def predict(settings: PredictSettings) -> PredictReport:
             if total is None:
                 _check_chunk(task, chunk)
                 loaded.check_languages(_languages(chunk))
-            annotations = annotate(loaded, chunk, batch_size=settings.batch_size, precision=settings.precision)
+            annotations = annotate(
+                loaded,
+                chunk,
+                batch_size=settings.batch_size,
+                precision=settings.precision,
+                after_batch=lambda _: _heed(stop),
+            )
             text = "".join(writer.entry(*pair) for pair in zip(chunk, annotations, strict=True))
             output.add((writer.head() if number == 0 else "") + text)
             count += examples
             if progress is not None and total is not None:
                 progress.metrics("", count, {})
-            if stop.number and (total is None or count < total):
-                raise Interrupted(stop.number)
+            if total is None or count < total:
+                _heed(stop)
         if not begun and before == 0:
             output.add(writer.head())
         if progress is not None:
             progress.close()
     return PredictReport(count, done_before, time.monotonic() - started)
+
+
+def _heed(stop: StopSignals) -> None:
+    """Stops the command if a signal has come; the examples that are not written yet are annotated again next time.
+
+    Raises:
+        Interrupted: see above.
+    """
+    if stop.number:
+        raise Interrupted(stop.number)
 
 
 def reading_of(settings: PredictSettings, task: Task) -> Reading:

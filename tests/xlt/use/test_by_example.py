@@ -214,3 +214,17 @@ def test_modules_of_many_languages_are_switched_seldom(
     assert chunk_size(together, codes) == chunk_size(switched, codes[:3])
     entries = mixed_entries(9)
     assert list(map(len, chunks(entries * 20, patient=True, size=100))) == [64, 100, 16]
+
+
+def test_adapters_with_several_placements_are_switched(
+    modules: Mapping[str, Path], base: TransferModel, tmp_path: Path
+) -> None:
+    languages = {code: adapter(base, code) for code in LANGUAGES}
+    other = languages["fao"]
+    other.placements = dict.fromkeys(other.placements, "branch")
+    loaded = loaded_with(modules, "pos", languages, tmp_path)
+    assert loaded.speak_all(["eng", "fao"]) is None
+    entries = mixed_entries(8)
+    alone = [annotate(loaded, [entry], batch_size=8)[0] for entry in entries]
+    assert_alike(annotate(loaded, entries, batch_size=8), alone)
+    assert loaded.speak_all(["eng", "deu"]) is not None

@@ -104,7 +104,7 @@ def shared_head(modules: Mapping[str, Path], tmp_path: Path) -> Callable[[str], 
 
 
 def test_what_a_killed_writer_left_beside_the_output_is_removed(modules: Mapping[str, Path], tmp_path: Path) -> None:
-    """Of exports and imports, too; the names are those that `temporary_path` gives."""
+    """The names are those that `temporary_path` gives."""
     from xlt.use.export import ExportSettings, export
     from xlt.writers import temporary_path
 

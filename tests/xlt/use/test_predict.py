@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from xlt.data.mix import LoadedSource
 from xlt.data.readers import conllu as conllu_reader
 from xlt.engine.build import build_task
 from xlt.engine.evaluation import evaluate
+from xlt.engine.training import Interrupted
 from xlt.errors import UsageError
 from xlt.modules import SparseDelta, load_module
 from xlt.tasks.joint import JointConfig
@@ -391,3 +394,31 @@ def test_of_a_module_of_several_tasks_one_must_be_named(task: str | None, facts:
     line = refusal(lambda: predict(settings))
     assert all(fact in line for fact in [*facts, "--task=NAME, one of ner, pos", str(several)])
     assert not (several.parent / "out").exists()
+
+
+def test_a_signal_is_heeded_within_a_group(
+    modules: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "".join(" ".join(example.words or ()) + "\n" for example in sentences("eng", 64))
+    (tmp_path / "in.txt").write_text(text)
+    from xlt.use import predict as module
+
+    original, batches = module.annotate, []
+
+    def signalled(*arguments: Any, after_batch: Callable[[int], None], **options: Any) -> object:
+        def after(rows: int) -> None:
+            batches.append(rows)
+            signal.raise_signal(signal.SIGTERM)
+            after_batch(rows)
+
+        return original(*arguments, after_batch=after, **options)
+
+    monkeypatch.setattr(module, "annotate", signalled)
+    settings = PredictSettings([str(modules["pos"])], str(tmp_path / "in.txt"), str(tmp_path / "out"),
+                               output_format="jsonl", batch_size=4, quiet=True, device="cpu")  # fmt: skip
+    with pytest.raises(Interrupted):
+        predict(settings)
+    assert len(batches) == 1 and not (tmp_path / "out").exists()
+    monkeypatch.setattr(module, "annotate", original)
+    predict(settings)
+    assert len((tmp_path / "out").read_text().splitlines()) == 64

@@ -49,10 +49,20 @@ def sum_deltas(modules: Sequence[ModuleArtefact], weights: Sequence[float] | Non
     Raises:
         ValueError: numbers, kinds, base models or shapes do not fit together, or two modules have a head.
     """
+    given = weights_of(modules, weights)
+    return combine(modules, lambda number, _: given[number], "sum", {"weights": given})
+
+
+def weights_of(modules: Sequence[ModuleArtefact], weights: Sequence[float] | None) -> list[float]:
+    """Returns a weight for each module, 1 if none are given.
+
+    Raises:
+        ValueError: the numbers of modules and weights differ.
+    """
     given = [1.0] * len(modules) if weights is None else [float(weight) for weight in weights]
     if len(given) != len(modules):
         raise ValueError(f"there are {len(modules)} modules but {len(given)} weights: give one weight for each module")
-    return combine(modules, lambda number, _: given[number], "sum", {"weights": given})
+    return given
 
 
 def minus(module: ModuleArtefact, other: ModuleArtefact) -> ModuleArtefact:
@@ -94,6 +104,9 @@ def layers(inner: ModuleArtefact, outer: ModuleArtefact, first: int, last: int, 
     if not 0 <= first <= last or transition < 0:
         given = f"first={first}, last={last}, transition={transition}"
         raise ValueError(f"{given}: must be 0 <= first <= last and 0 <= transition")
+    whole = [name for module in (inner, outer) for name in getattr(module, "tensors", {}) if block_of(name) is not None]
+    if whole:
+        raise ValueError(f"tensor {whole[0]!r} of a block was trained in full, which layers do not take apart")
     in_blocks = [name for module in (inner, outer) for name in _names(module) if block_of(name) is not None]
     numbers = {block_of(name) or 0 for name in in_blocks}
     lists = {_BLOCK.split(name)[0] for name in in_blocks}

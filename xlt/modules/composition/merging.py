@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from xlt.modules.artefact import ModuleArtefact
-from xlt.modules.composition.arithmetic import check_alike, header_of, union, whole_tensors
+from xlt.modules.composition.arithmetic import check_alike, header_of, union, weights_of, whole_tensors
 from xlt.modules.low_rank import LowRankDelta
 from xlt.modules.sparse_delta import Entries, SparseDelta
 
@@ -38,7 +38,8 @@ def ties(
     """
     if not 0 < density <= 1:
         raise ValueError(f"density={density}: must be above 0 and at most 1")
-    given = _weights(modules, weights)
+    check_alike(modules)
+    given = weights_of(modules, weights)
 
     def merged(values: Tensor, factors: Tensor) -> Tensor:
         positive = values.sum(0) >= 0
@@ -78,7 +79,8 @@ def dare(
     """
     if not 0 <= drop < 1:
         raise ValueError(f"drop={drop}: must be at least 0 and below 1")
-    given = _weights(modules, weights)
+    check_alike(modules)
+    given = weights_of(modules, weights)
 
     def dropped(values: Tensor, place: tuple[object, ...]) -> Tensor:
         stays = torch.rand(values.shape, generator=random("dare", *place)) >= drop
@@ -88,14 +90,6 @@ def dare(
         return (values * factors).sum(0)
 
     return _merge(modules, given, dropped, added, "dare", {"drop": drop, "weights": given})
-
-
-def _weights(modules: Sequence[ModuleArtefact], weights: Sequence[float] | None) -> list[float]:
-    check_alike(modules)
-    given = [1.0] * len(modules) if weights is None else [float(weight) for weight in weights]
-    if len(given) != len(modules):
-        raise ValueError(f"there are {len(modules)} modules but {len(given)} weights: give one weight for each module")
-    return given
 
 
 def _merge(

@@ -283,3 +283,7 @@ def test_what_does_not_fit_together_is_refused() -> None:
     pair = SparseDelta(header(), {name: Entries(None, torch.ones(4), shape) for name, shape in both.items()})
     with pytest.raises(ValueError, match=r"several lists of blocks, decoder\.layer, encoder\.layer"):
         layers(pair, pair, 0, 0)
+    tuned = sparse(1)
+    tuned.tensors["layer.1.norm"] = torch.ones(3)
+    with pytest.raises(ValueError, match=r"'layer\.1\.norm' of a block was trained in full"):
+        layers(one, tuned, 0, 1)
