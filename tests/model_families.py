@@ -124,7 +124,12 @@ FAMILIES: dict[str, Family] = {
     "mT5": Family("MT5Config", pieces_before_an_end, T5, "mT5"),
     "UMT5": Family("UMT5Config", pieces_before_an_end, T5, "UMT5"),
     "BART": Family("BartConfig", byte_pieces, {"d_model": 16, **PAIR, "max_position_embeddings": 64}),
-    "mBART": Family("MBartConfig", unigram, {"d_model": 16, **PAIR, "max_position_embeddings": 64}, "mBART-50"),
+    "mBART": Family(
+        "MBartConfig",
+        unigram,
+        {"d_model": 16, **PAIR, "max_position_embeddings": 64, "decoder_start_token_id": 2},
+        "mBART-50",
+    ),
     "M2M-100": Family("M2M100Config", unigram, {"d_model": 16, **PAIR, "max_position_embeddings": 64}, "NLLB, M2M-100"),
     "GPT-2": Family("GPT2Config", bare_bytes, GPT2, "Goldfish"),
     "BLOOM": Family("BloomConfig", bare_bytes, {"hidden_size": 16, "n_layer": 2, "n_head": 2}, "BLOOM, BLOOMZ"),
@@ -158,7 +163,7 @@ def save_family(name: str, folder: Any) -> None:
     config = family.model_config()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(3)
-        pretrained = _class_for(config).from_config(config)
+        pretrained = _class_for(config, needs_head=True).from_config(config)
         for parameter in pretrained.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.05)
     pretrained.save_pretrained(folder)

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from tests.model_families import save_family
 from tests.runs.conftest import Ended
 from tests.xtreme_up_files import write_xtreme_up
 from xlt.commands.reproduce import reproduce
@@ -171,3 +173,42 @@ def test_the_tables_of_the_paper_are_planned_from_local_folders(
         for row, printed in grid.reference.items():
             assert row in grid.systems and set(printed) <= {*grid.columns, "avg"}, (heading, row)
         assert all(grid.reference.values())
+
+
+def test_an_encoder_decoder_learns_writes_and_is_exported(command: Callable[..., Ended], tmp_path: Path) -> None:
+    """From three tasks to texts, by a module with deltas of tasks and languages, and by the checkpoint made of it."""
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    from xlt.use.export import ExportSettings, export
+    from xlt.use.predict import PredictSettings, predict
+
+    folder, data_dir = tmp_path / "mt5", write_xtreme_up(tmp_path / "shelf", examples=3, codes=["sw"])
+    save_family("mT5", folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"] = torch.randn(weights["shared.weight"].shape, generator=torch.Generator().manual_seed(4))
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    sizes = [f"task.tasks.{name}.{key}" for name in TASKS for key in ("max_new_tokens=6", "max_length=60")]
+    more = ["task=xtreme_up_swahili", "data=xtreme_up_swahili", "method.ranks={task: 2, language: 2}", *sizes]
+    refused = command(*_words(folder, data_dir, tmp_path / "outputs", *more))
+    assert refused.code == 2 and any("template to plain" in line for line in refused.lines)
+    plain = "task.tasks.semantic_parsing.template=plain"
+    ended = command(*_words(folder, data_dir, tmp_path / "outputs", *more, plain, "train.max_steps=8"))
+    assert ended.code == 0, ended.lines
+    (module,) = (tmp_path / "outputs" / "runs").glob("*/module.safetensors")
+    texts = ["who sat", "where is the cat", "a bat"]
+    (tmp_path / "texts.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
+    written = tmp_path / "written.jsonl"
+    predict(
+        PredictSettings(
+            modules=(str(module),), task="ner", language="swa", input=str(tmp_path / "texts.txt"), output=str(written),
+            device="cpu", quiet=True,
+        )
+    )  # fmt: skip
+    said = [json.loads(line)["ner"] for line in written.read_text().splitlines()]
+    assert len(said) == 3 and any(said)
+    export(ExportSettings(modules=(str(module),), output=str(tmp_path / "whole"), task="ner", language="swa"))
+    theirs = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "whole")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "whole")
+    for text, own in zip(texts, said, strict=True):
+        ids = theirs.generate(**tokenizer(text, return_tensors="pt"))
+        assert tokenizer.decode(ids[0], skip_special_tokens=True).strip() == own

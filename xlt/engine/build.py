@@ -19,7 +19,7 @@ from xlt.engine.distillation import Distillation
 from xlt.engine.run_data import RunData
 from xlt.errors import UsageError
 from xlt.methods.method import HEAD, Method
-from xlt.models.families import ENCODER_DECODER, architecture, longest_input
+from xlt.models.families import ENCODER_DECODER, architecture, longest_input, writing_fault
 from xlt.models.language_tokens import add_language_tokens, initialise_language_embeddings
 from xlt.models.loading import load_pretrained, load_tokenizer, random_pretrained
 from xlt.models.quantised import quantise_blocks, round_to_nf4
@@ -261,8 +261,10 @@ def with_head(model: TransferModel, task: Task, encoder: Encoder, *, seed: int) 
     kind = architecture(model.backbone.config)
     if (fault := task.architecture_fault(kind)) is not None:
         raise UsageError(f"task={task.name}: model {model.base_name} {fault}")
+    if task.needs_lm_head and (fault := writing_fault(model.backbone.config)) is not None:
+        raise UsageError(f"model.path={model.base_name}: {fault}")
     task.check_tokenizer(encoder)
-    if kind == ENCODER_DECODER and not task.translates:
+    if kind == ENCODER_DECODER and not task.needs_lm_head:
         model.keep_encoder()
     if len(encoder.tokenizer) > model.vocabulary:
         raise UsageError(

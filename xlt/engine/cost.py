@@ -16,7 +16,7 @@ from xlt.models.transfer import TransferModel, parameter_report
 from xlt.tasks.task import Task
 
 _EXAMPLES = 16
-_EXAMPLES_DECODED = 2  # fewer, because decoding is token by token and each product is counted
+_EXAMPLES_WRITTEN = 2  # fewer, because writing is token by token and each product is counted
 
 Counted = dict[tuple[Any, ...], int]
 """Shapes of a batch's tensors, and its number of predictions -> operations, for one model with its modules."""
@@ -34,21 +34,21 @@ def inference_cost(
         source: some of its rows, spread evenly, are each a batch of their own, so that padding does not count.
         encoder: the tokenizer.
         counted: operations of rows of other sources of this model with the same modules, which are not counted again
-            and to which this source's are added. A model that decodes does not use it, because how many operations it
-            needs depends on what it says. None: count those of every row.
+            and to which this source's are added. A task that writes texts does not use it, because how many operations
+            it needs depends on what it writes. None: count those of every row.
     """
-    counted = {} if counted is None or model.decodes else counted
+    counted = {} if counted is None or task.writes else counted
     training = model.training
     model.eval()
     rows = source.features
-    count = _EXAMPLES_DECODED if model.decodes else _EXAMPLES
+    count = _EXAMPLES_WRITTEN if task.writes else _EXAMPLES
     row_numbers = sorted({round(at * (len(rows) - 1) / max(count - 1, 1)) for at in range(count)})
     flops = 0
     try:
         for at in row_numbers:
             batch = task.collate([rows[at]], encoder, stream(0, "evaluation"))
             alike = (tuple((name, tuple(part.shape)) for name, part in batch.items()), task.targets(batch))
-            if alike not in counted or model.decodes:
+            if alike not in counted or task.writes:
                 counted[alike] = _operations(model, task, batch, [rows[at]])
             flops += counted[alike]
     finally:

@@ -175,7 +175,7 @@ def compare(pretrained: Any, shapes: Mapping[str, tuple[int, ...]]) -> Differenc
     )
 
 
-def faults(pretrained: Any, differences: Differences) -> list[str]:
+def faults(pretrained: Any, differences: Differences, *, needs_head: bool) -> list[str]:
     """Returns what is wrong with a checkpoint whose tensors differ from the model's; parts of a sentence.
 
     Tensors outside the body are no fault, because a run can do without them or draws them from its seed. Nor is a
@@ -184,9 +184,10 @@ def faults(pretrained: Any, differences: Differences) -> list[str]:
     Args:
         pretrained: transformers model, which may be on the meta device.
         differences: between it and the checkpoint.
+        needs_head: whether the task uses the language-model head.
     """
     body = _prefix_of_body(pretrained)
-    unused = ("decoder.",) if decoder_is_unused(pretrained.config) else ()
+    unused = ("decoder.",) if decoder_is_unused(pretrained.config, needs_head=needs_head) else ()
     missing = [name for name in differences.missing if name.startswith(body) and not name.startswith(unused)]
     inside = {name for name, _ in pretrained.base_model.named_children()}
     buffers = {name for name, _ in pretrained.base_model.named_buffers()}
@@ -248,9 +249,9 @@ def check_finite(pretrained: nn.Module, path: str) -> None:
             raise UsageError(f"model.path={path}: the tensor {name} has NaN or infinite values; copy the model again")
 
 
-def decoder_is_unused(config: Any) -> bool:
-    """Returns whether only the encoder of the model is used, because it is an encoder-decoder that is no translator."""
-    return architecture(config) == ENCODER_DECODER and config.model_type != TRANSLATOR
+def decoder_is_unused(config: Any, *, needs_head: bool) -> bool:
+    """Returns whether only the encoder of an encoder-decoder is used; a translator is always whole."""
+    return architecture(config) == ENCODER_DECODER and config.model_type != TRANSLATOR and not needs_head
 
 
 def may_draw_head(config: Any) -> bool:

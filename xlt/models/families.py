@@ -42,12 +42,27 @@ def has_masked_head(config: Any) -> bool:
     return "AutoModelForMaskedLM" in (getattr(config, "auto_map", None) or {})
 
 
+def ties_by_checkpoint(config: Any) -> bool:
+    """Returns whether the files of the weights, and not the config, tell if input and output embeddings are one tensor.
+
+    The configs of T5 (v1.1), mT5 and UMT5 say that they are; the checkpoints have two.
+    """
+    return config.model_type in ("t5", "mt5", "umt5")
+
+
 def family_fault(config: Any) -> str | None:
     """Returns why models of this kind cannot be used at all; None if they can."""
     parts = [name for name in ("vision_config", "audio_config") if getattr(config, name, None) is not None]
     if parts:
         return f"{config.model_type} is a model of text and {parts[0].split('_')[0]}; take a model of text alone"
     return None
+
+
+def writing_fault(config: Any) -> str | None:
+    """Returns why an encoder-decoder cannot write; None if it can, or is none."""
+    if architecture(config) != ENCODER_DECODER or getattr(config, "decoder_start_token_id", None) is not None:
+        return None
+    return "config.json does not say with which token the decoder begins; add decoder_start_token_id"
 
 
 def longest_input(config: Any) -> int:
@@ -62,7 +77,8 @@ def longest_input(config: Any) -> int:
 def finish_logits(config: Any, logits: Tensor) -> Tensor:
     """Computes what a few families compute after the last layer of the language-model head.
 
-    Cohere multiplies the logits by a constant, Granite divides them by one, and Gemma limits their size.
+    Cohere multiplies the logits by a constant, Granite divides them by one, and Gemma limits their size. The first T5
+    and UMT5 divide them by the square root of the hidden size.
 
     Args:
         config: the model's transformers config.
@@ -72,6 +88,8 @@ def finish_logits(config: Any, logits: Tensor) -> Tensor:
         logits = logits * config.logit_scale
     if getattr(config, "logits_scaling", None) is not None:
         logits = logits / config.logits_scaling
+    if getattr(config, "scale_decoder_outputs", False) or (config.model_type == "umt5" and config.tie_word_embeddings):
+        logits = logits * config.d_model**-0.5
     if getattr(config, "final_logit_softcapping", None) is not None:
         logits = torch.tanh(logits / config.final_logit_softcapping) * config.final_logit_softcapping
     return logits

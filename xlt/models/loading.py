@@ -42,6 +42,7 @@ from xlt.models.families import (
     built_in_languages,
     family_fault,
     has_masked_head,
+    ties_by_checkpoint,
 )
 from xlt.models.mixed_precision import support_autocast
 from xlt.models.transfer import TransferModel, base_hash, split_pretrained
@@ -111,8 +112,8 @@ def load_pretrained(
 ) -> TransferModel:
     """Loads a pre-trained encoder, decoder or encoder-decoder with its language-model head.
 
-    Encoder-decoders that are no translators come without it, because no task uses it; so do models whose checkpoint
-    has none. No tensor of the result is random but those of a head that is drawn from `head_seed`.
+    Models whose checkpoint has none come without it, and so do encoder-decoders that are no translators if the task
+    does not use it. No tensor of the result is random but those of a head that is drawn from `head_seed`.
 
     Args:
         path: local folder or hub id.
@@ -127,6 +128,7 @@ def load_pretrained(
         UsageError: the model cannot be loaded or taken apart, its checkpoint lacks tensors of the model, has others or
             other shapes, a weight is not finite, or `dropout` is given and the model family has none.
     """
+    needs_head = head_seed is not None
     try:
         config = load_config(path, revision, trust_remote_code=trust_remote_code)
         if (fault := family_fault(config)) is not None:
@@ -134,7 +136,7 @@ def load_pretrained(
         if dropout is not None:
             _set_dropout(config, dropout)
         with torch.random.fork_rng(devices=[]):  # transformers draws what a checkpoint lacks
-            pretrained, report = _class_for(config).from_pretrained(
+            pretrained, report = _class_for(config, needs_head=needs_head).from_pretrained(
                 expanded(path),
                 revision=revision,
                 dtype=dtype,
@@ -151,9 +153,9 @@ def load_pretrained(
     differences = Differences(
         report["missing_keys"], report["unexpected_keys"], [name for name, *_ in report["mismatched_keys"]]
     )
-    if wrong := faults(pretrained, differences):
+    if wrong := faults(pretrained, differences, needs_head=needs_head):
         raise UsageError(f"model.path={path}: the checkpoint {' and '.join(wrong)}; {_COPY_AGAIN}")
-    if (names := tied_apart(pretrained, path)) is not None:
+    if not ties_by_checkpoint(config) and (names := tied_apart(pretrained, path)) is not None:
         raise UsageError(
             f"model.path={path}: the checkpoint has different values for {named(names)}, which are one tensor by "
             "config.json; set tie_word_embeddings to false there"
@@ -168,7 +170,9 @@ def load_pretrained(
         draw_head(pretrained, head_seed)
     elif missing:
         pretrained = pretrained.base_model
-    if decoder_is_unused(config) and any(name.startswith("decoder.") for name in differences.missing):
+    if decoder_is_unused(config, needs_head=needs_head) and any(
+        name.startswith("decoder.") for name in differences.missing
+    ):
         pretrained.decoder = None
     check_finite(pretrained, path)
     prepare(pretrained)
@@ -206,7 +210,7 @@ def inspect_checkpoint(
     if shapes is None:
         return CheckpointReport()
     try:
-        pretrained = _without_weights(config, path, trust_remote_code=trust_remote_code)
+        pretrained = _without_weights(config, path, needs_head=needs_head, trust_remote_code=trust_remote_code)
     except UsageError as error:
         return CheckpointReport(tuple(error.lines))
     except Exception:  # a family that cannot be built without weights, or a wrong config; loading it tells
@@ -214,7 +218,7 @@ def inspect_checkpoint(
     differences = compare(pretrained, shapes)
     missing, is_whole = missing_of_head(pretrained, differences)
     draws_head = needs_head and is_whole and may_draw_head(config)
-    if faults(pretrained, differences) or (needs_head and missing and not draws_head):
+    if faults(pretrained, differences, needs_head=needs_head) or (needs_head and missing and not draws_head):
         seed = 0 if needs_head else None
         try:
             with _no_progress_bar():
@@ -238,14 +242,14 @@ def _no_progress_bar() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _without_weights(config: Any, name: str, *, trust_remote_code: bool) -> Any:
+def _without_weights(config: Any, name: str, *, needs_head: bool, trust_remote_code: bool) -> Any:
     """Builds a transformers model on torch's meta device.
 
     Raises:
         UsageError: its config asks for more memory beside the weights than any model needs.
     """
     with torch.device("meta"):
-        pretrained = _class_for(config).from_config(config, trust_remote_code=trust_remote_code)
+        pretrained = _class_for(config, needs_head=needs_head).from_config(config, trust_remote_code=trust_remote_code)
     if (size := sum(buffer.nbytes for buffer in pretrained.buffers())) > _MOST_BUFFER_BYTES:
         raise UsageError(
             f"model.path={name}: config.json asks for tables of {size:.2g} bytes beside the weights, for instance of "
@@ -254,21 +258,22 @@ def _without_weights(config: Any, name: str, *, trust_remote_code: bool) -> Any:
     return pretrained
 
 
-def skeleton(config: Any, name: str, *, trust_remote_code: bool = False) -> TransferModel:
+def skeleton(config: Any, name: str, *, needs_head: bool = False, trust_remote_code: bool = False) -> TransferModel:
     """Builds a model without weights, on torch's meta device, to look at its modules and their names.
 
     Args:
         config: transformers config.
         name: path or hub id, for messages.
+        needs_head: whether the task uses the language-model head.
         trust_remote_code: whether Python code beside the model may be run.
     Raises:
         UsageError: its config asks for more memory beside the weights than any model needs.
     """
-    pretrained = _without_weights(config, name, trust_remote_code=trust_remote_code)
+    pretrained = _without_weights(config, name, needs_head=needs_head, trust_remote_code=trust_remote_code)
     return TransferModel(*split_pretrained(pretrained), "", name)
 
 
-def _class_for(config: Any) -> Any:
+def _class_for(config: Any, *, needs_head: bool) -> Any:
     """Returns the class of transformers that loads a model for our tasks."""
     from transformers import (
         AutoModel,
@@ -279,7 +284,7 @@ def _class_for(config: Any) -> Any:
 
     kind = architecture(config)
     if kind == ENCODER_DECODER:
-        return AutoModelForSeq2SeqLM if config.model_type == TRANSLATOR else AutoModel
+        return AutoModel if decoder_is_unused(config, needs_head=needs_head) else AutoModelForSeq2SeqLM
     masked = kind == ENCODER and has_masked_head(config)
     return AutoModelForMaskedLM if masked else AutoModelForCausalLM
 

@@ -155,6 +155,12 @@ class TransferModel(nn.Module):
         return bool(config.is_encoder_decoder) and self.backbone.decoder is not None
 
     @property
+    def first_of_target(self) -> int:
+        """The id of the token with which the target of an encoder-decoder begins; see `writing_fault`."""
+        settings: Any = self.backbone.config
+        return int(settings.decoder_start_token_id)
+
+    @property
     def output_embeddings(self) -> list[nn.Linear]:
         """The layers of the language-model head that map to the vocabulary; empty without a language-model head."""
         parts = [] if self.lm_head is None else self.lm_head.modules()
@@ -200,6 +206,8 @@ def split_pretrained(pretrained: Any) -> tuple[nn.Module, nn.Module | None]:
     the logits of the model.
     """
     backbone = pretrained.base_model
+    if backbone is pretrained and isinstance(getattr(pretrained, "lm_head", None), nn.Linear):
+        return _body_without_module(pretrained), pretrained.lm_head
     if backbone is pretrained:
         return backbone, None
     heads = {
@@ -212,6 +220,18 @@ def split_pretrained(pretrained: Any) -> tuple[nn.Module, nn.Module | None]:
     if len(heads) > 1:
         return backbone, nn.Sequential(OrderedDict(heads))
     return backbone, next(iter(heads.values()), None)
+
+
+def _body_without_module(pretrained: Any) -> nn.Module:
+    """Returns the body of a model of the T5 family, which with its head is one module: one that has the same parts."""
+    from transformers import AutoModel
+
+    with torch.device("meta"):
+        body = AutoModel.from_config(pretrained.config)
+    for name, part in pretrained.named_children():
+        if part is not pretrained.lm_head:
+            setattr(body, name, part)
+    return body.train(pretrained.training)
 
 
 def block_linear_layers(model: TransferModel) -> dict[str, Any]:

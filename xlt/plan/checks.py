@@ -32,6 +32,7 @@ from xlt.models.families import (
     built_in_languages,
     family_fault,
     longest_input,
+    writing_fault,
 )
 from xlt.models.language_tokens import add_language_tokens
 from xlt.models.loading import CheckpointReport, inspect_checkpoint, load_tokenizer, skeleton
@@ -241,11 +242,13 @@ def _pretrained_faults(config: RunConfig, base: ModelConfig, shape: Any, encoder
     if task.translates and shape.model_type != TRANSLATOR:
         yield f"model.path={path}: {shape.model_type} is no translator that xlt knows; take NLLB or another M2M-100"
         return
+    if task.needs_lm_head and (fault := writing_fault(shape)) is not None:
+        yield f"model.path={path}: {fault}"
     try:
         task.check_tokenizer(encoder)
     except UsageError as error:
         yield from error.lines
-    if kind == ENCODER_DECODER and not task.translates and method.leaves_checkpoint:
+    if kind == ENCODER_DECODER and not task.needs_lm_head and method.leaves_checkpoint:
         yield (
             f"method={method.name}: task {task.name} uses the encoder of {shape.model_type} alone, so that no whole "
             "model would be left; take a method that leaves a module, such as full"
@@ -289,7 +292,7 @@ def _adaptation_faults(config: RunConfig, base: ModelConfig) -> list[str]:
     task, method = build_task(config.task), build_method(config.method)
     try:
         trusted = base.trust_remote_code
-        model = _skeleton(str(base.path), base.revision, trusted, task.needs_lm_head, task.translates)
+        model = _skeleton(str(base.path), base.revision, trusted, task.needs_lm_head)
         if config.model.quantise is not None:
             check_quantisable(model)
         method.check_model(model, adapts_language=task.adapts_language)
@@ -313,13 +316,11 @@ def _language_faults(config: RunConfig, made_by: RunConfig, languages: Sequence[
 
 
 @lru_cache(maxsize=8)
-def _skeleton(
-    path: str, revision: str | None, trust_remote_code: bool, needs_lm_head: bool, translates: bool
-) -> TransferModel:
+def _skeleton(path: str, revision: str | None, trust_remote_code: bool, needs_lm_head: bool) -> TransferModel:
     """Builds a model as a task uses it, without weights; see `skeleton`. Nobody may change it."""
     shape = _pretrained_config(path, revision, trust_remote_code)
-    model = skeleton(shape, path, trust_remote_code=trust_remote_code)
-    if model.decodes and not translates:
+    model = skeleton(shape, path, needs_head=needs_lm_head, trust_remote_code=trust_remote_code)
+    if model.decodes and not needs_lm_head:
         model.keep_encoder()
     if not needs_lm_head:
         model.lm_head = None

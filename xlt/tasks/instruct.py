@@ -122,18 +122,14 @@ class Instruct(TokenPrediction):
         """
         self.check_tokenizer(encoder)
         self._encoder = encoder  # `predict` writes texts with it
-        prompts = [
-            self._prompt(self.blank(example).turns[:-1], encoder.tokenizer, example.place) for example in examples
-        ]
-        before = [] if self.template == "tokenizer" else encoder.prefix  # a chat template writes the special tokens
         rows = []
-        for number, (example, ids) in enumerate(zip(examples, encoder.lines(prompts), strict=True)):
-            if len(before) + len(ids) >= self.max_length:
+        prompts = self._prompts([self.blank(example) for example in examples], encoder)
+        for number, (example, ids) in enumerate(zip(examples, prompts, strict=True)):
+            if len(ids) >= self.max_length:
                 raise UsageError(
-                    f"{example.place}: the prompt has {len(before) + len(ids)} tokens, but task.max_length is "
-                    f"{self.max_length}; shorten it, or give a greater length"
+                    f"{example.place}: the prompt has {len(ids)} tokens, but task.max_length is {self.max_length}; "
+                    "shorten it, or give a greater length"
                 )
-            ids = [*before, *ids]
             rows.append({"input_ids": ids, "labels": [IGNORED_LABEL] * len(ids), "example": number})
         return rows
 
@@ -143,6 +139,12 @@ class Instruct(TokenPrediction):
 
     def annotate(self, rows: Sequence[Features], predicted: Sequence[str]) -> Annotation:
         return Annotation(text=predicted[0])
+
+    def _prompts(self, examples: Sequence[Example], encoder: Encoder) -> list[list[int]]:
+        """Returns the ids of all but the last turn of each conversation, with the prompt for an answer."""
+        texts = [self._prompt(example.turns[:-1], encoder.tokenizer, example.place) for example in examples]
+        before = [] if self.template == "tokenizer" else encoder.prefix  # a chat template writes the special tokens
+        return [[*before, *ids] for ids in encoder.lines(texts)]
 
     def _prompt(self, turns: Sequence[Turn], tokenizer: Any, place: str) -> str:
         if self.template == "tulu":

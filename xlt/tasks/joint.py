@@ -104,7 +104,7 @@ class Joint(Task):
         each = {f"{name}/{metric}": value for name, found in means.items() for metric, value in found.items()}
         return {MEAN: 100 * sum(shares) / len(shares), **each}
 
-    def architecture_fault(self, architecture: str) -> str | None:  # type: ignore[override]
+    def architecture_fault(self, architecture: str) -> str | None:
         faults = {name: task.architecture_fault(architecture) for name, task in self._parts.items()}
         return next((f"{fault} (for {name})" for name, fault in faults.items() if fault is not None), None)
 

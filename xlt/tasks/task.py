@@ -67,6 +67,7 @@ class Task(ABC):
         has_head: whether the task has a `head` of its own.
         decides: whether the task has `decisions`, which distillation needs.
         translates: whether the task can translate texts.
+        writes: whether `score` writes texts, token by token.
         compares: whether the task compares predictions with labels, so that those of an evaluation can be kept.
         predicts: whether the task can annotate examples without labels: it has `blank`, `predict` and `annotate`.
         entity_column: column of an example with tags of entities, which are converted to IOB2 when a source is read;
@@ -87,6 +88,7 @@ class Task(ABC):
     has_head: bool = False
     decides: bool = False
     translates: bool = False
+    writes: bool = False
     predicts: bool = False
     compares: bool = False
     entity_column: str | None = None
@@ -99,8 +101,7 @@ class Task(ABC):
         """The parts of an example that predictions are made from: of `words`, `text`, `pair`, `choices`, `turns`."""
         return ("text",)
 
-    @classmethod
-    def architecture_fault(cls, architecture: str) -> str | None:
+    def architecture_fault(self, architecture: str) -> str | None:
         """Returns why models of an architecture cannot do the task, and what to take; None if they can.
 
         Args:

@@ -14,10 +14,12 @@ from xlt.data.encoding import Encoder
 from xlt.data.examples import Example
 from xlt.data.mix import Features
 from xlt.errors import UsageError
+from xlt.models.families import ENCODER_DECODER
 from xlt.models.transfer import TransferModel
 from xlt.tasks.generation import continuations
 from xlt.tasks.instruct import Instruct
-from xlt.tasks.task import Tensors
+from xlt.tasks.task import Tensors, pad
+from xlt.tasks.token_prediction import IGNORED_LABEL
 from xlt.tasks.translation import corpus_chrf
 from xlt.tasks.written_scores import SCORES, Written
 
@@ -35,7 +37,8 @@ class TextToTextConfig:
     max_length: int = key("maximum length of prompt and answer, in tokens; longer answers lose their end", low=8)
     max_new_tokens: int = key("longest text that is written, in tokens; prompts have the rest of max_length", low=1)
     template: str = key(
-        "format of a conversation: the tokenizer's chat template or Tulu's format", choices=("tokenizer", "tulu")
+        "format of a conversation: the tokenizer's chat template, Tulu's, or plain, for an encoder-decoder",
+        choices=("tokenizer", "tulu", "plain"),
     )
 
     def faults(self, prefix: str) -> Iterator[str]:
@@ -56,9 +59,13 @@ class TextToText(Instruct):
     assistant (with all answers of a question, if it has several). A prompt of more than `max_length` -
     `max_new_tokens` tokens gets no answer, which counts as a wrong one; metric `too_long` is the share of such examples
     in percent. In training, a sequence longer than `max_length` loses its end.
+
+    With template `plain` the encoder of an encoder-decoder reads the prompt, with the tokenizer's special tokens, and
+    the decoder writes the answer. In training, a longer prompt or answer than evaluation allows loses its end.
     """
 
     continues_text = False
+    writes = True
     greater_is_better = True
     metric_range = (0.0, 100.0)
 
@@ -67,6 +74,14 @@ class TextToText(Instruct):
         self.name, self._scored_as, self.most_new_tokens = name, scored_as, max_new_tokens
         self.metric, self._scores = SCORES[scored_as]
         self.entity_column = "ner" if scored_as == "entities" else None
+
+    def architecture_fault(self, architecture: str) -> str | None:
+        is_plain, pair = self.template == "plain", architecture == ENCODER_DECODER
+        if is_plain == pair:
+            return None if pair else super().architecture_fault(architecture)
+        if pair:
+            return "is an encoder-decoder, which reads prompts without marks of turns; set the task's template to plain"
+        return "is no encoder-decoder, which the task's template plain is for; set it to tokenizer or tulu"
 
     def check(self, examples: Sequence[Example], source: str) -> None:
         super().check(examples, source)
@@ -80,10 +95,11 @@ class TextToText(Instruct):
     def features(self, examples: Sequence[Example], encoder: Encoder) -> list[Features]:
         """Returns a row for each example; its `prompt` is empty if the prompt is too long to be answered."""
         self.check_tokenizer(encoder)
-        rendered = [self._render(example, encoder.tokenizer) for example in examples]
-        texts = [self._prompt(example.turns[:-1], encoder.tokenizer, example.place) for example in examples]
-        before = [] if self.template == "tokenizer" else encoder.prefix  # a chat template writes the special tokens
-        prompts = [[*before, *ids] for ids in encoder.lines(texts)]
+        prompts = self._prompts(examples, encoder)
+        if self.template == "plain":
+            rows = self._pairs(prompts, examples, encoder)
+        else:
+            rows = self._rows([self._render(example, encoder.tokenizer) for example in examples], encoder)
         return [
             {
                 **row,
@@ -91,10 +107,25 @@ class TextToText(Instruct):
                 "prompt": prompt if len(prompt) <= self._room else [],
                 "right": [one.text for one in example.answers] or [example.turns[-1].text],
             }
-            for number, (row, prompt, example) in enumerate(
-                zip(self._rows(rendered, encoder), prompts, examples, strict=True)
-            )
+            for number, (row, prompt, example) in enumerate(zip(rows, prompts, examples, strict=True))
         ]
+
+    def _pairs(self, prompts: Sequence[list[int]], examples: Sequence[Example], encoder: Encoder) -> Iterator[Features]:
+        """Yields what encoder and decoder learn from: the prompt, and the answer with its special tokens as labels."""
+        answers = encoder.lines([example.turns[-1].text for example in examples])
+        for prompt, answer in zip(prompts, answers, strict=True):
+            yield {"input_ids": prompt[: self._room], "labels": encoder.wrap(answer)[: self.most_new_tokens]}
+
+    def _prompts(self, examples: Sequence[Example], encoder: Encoder) -> list[list[int]]:
+        if self.template != "plain":
+            return super()._prompts(examples, encoder)
+        for example in examples:
+            if [turn.role for turn in example.turns[:-1]] != ["user"]:
+                raise UsageError(
+                    f"{example.place}: there are {len(example.turns) - 1} turns before the answer; the task's template "
+                    "plain reads one, of the user"
+                )
+        return [encoder.wrap(ids) for ids in encoder.lines([example.turns[0].text for example in examples])]
 
     def inputs(self, examples: Sequence[Example], encoder: Encoder) -> list[Features]:
         rows = super().inputs(examples, encoder)
@@ -108,7 +139,10 @@ class TextToText(Instruct):
 
     def collate(self, features: Sequence[Features], encoder: Encoder, generator: torch.Generator) -> dict[str, Tensor]:
         self._encoder = encoder  # `predict` writes texts with it
-        return super().collate(features, encoder, generator)
+        batch = super().collate(features, encoder, generator)
+        if self.template == "plain":  # the label of a position is the token that the decoder writes there
+            batch["labels"] = pad([row["labels"] for row in features], IGNORED_LABEL)
+        return batch
 
     def predict(self, model: TransferModel, batch: Tensors, rows: Sequence[Features]) -> list[str]:
         """Returns the text that the model writes for each row; an empty one if the prompt was too long."""
@@ -133,6 +167,15 @@ class TextToText(Instruct):
 
     def signatures(self, rows: Sequence[Features]) -> dict[str, str]:
         return {"chrf": corpus_chrf([""], [""])[1]} if self._scored_as == "translation" else {}
+
+    def _labelled(self, model: TransferModel, batch: Tensors) -> tuple[Tensor, Tensor]:
+        if not model.decodes:
+            return super()._labelled(model, batch)
+        labels = batch["labels"]
+        is_target = labels != IGNORED_LABEL
+        begin = labels.new_full((len(labels), 1), model.first_of_target)
+        before = torch.cat([begin, labels[:, :-1]], 1).clamp(min=0)  # behind the labels any token will do
+        return model.decode(batch["input_ids"], batch["attention_mask"], before)[is_target], labels[is_target]
 
     @property
     def _room(self) -> int:

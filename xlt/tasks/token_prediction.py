@@ -78,13 +78,15 @@ class TokenPrediction(Task):
     predicts_next = False
     """Whether the labels are the next tokens, which the model must not see; otherwise it must see both sides."""
 
-    @classmethod
-    def architecture_fault(cls, architecture: str) -> str | None:
-        if architecture == (DECODER if cls.predicts_next else ENCODER):
+    def architecture_fault(self, architecture: str) -> str | None:
+        if architecture == (DECODER if self.predicts_next else ENCODER):
             return None
         if architecture == ENCODER_DECODER:
-            return "is an encoder-decoder, for which there are the tasks of tagging, classification and translation"
-        if cls.predicts_next:
+            return (
+                "is an encoder-decoder, for which there are the tasks of tagging, classification, text to text and "
+                "translation"
+            )
+        if self.predicts_next:
             return "is an encoder, which sees the tokens that it should predict; take a decoder, or a task of encoders"
         return "is a decoder, which sees no token after a masked one; take task=causal_lm, or an encoder"
 
@@ -109,8 +111,7 @@ class TokenPrediction(Task):
         mean = loss / max(count, 1)
         return {"loss": mean, "perplexity": math.exp(min(mean, 700)), "accuracy": 100 * right / max(count, 1)}
 
-    @staticmethod
-    def _labelled(model: TransferModel, batch: Tensors) -> tuple[Tensor, Tensor]:
+    def _labelled(self, model: TransferModel, batch: Tensors) -> tuple[Tensor, Tensor]:
         """Returns the representations (targets, hidden) and the labels (targets,) of all labelled positions."""
         hidden = model.encode(batch["input_ids"], batch["attention_mask"])
         is_target = batch["labels"] != IGNORED_LABEL

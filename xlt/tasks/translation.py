@@ -58,7 +58,7 @@ class Translation(Task):
     """
 
     name = "translation"
-    needs_lm_head = True
+    needs_lm_head = writes = True
 
     def __init__(
         self,
@@ -72,8 +72,7 @@ class Translation(Task):
         self.max_length, self.beams, self.label_smoothing = max_length, beams, label_smoothing
         self.metric, self._bleu_tokenizer, self._tokens = metric, bleu_tokenizer, dict(tokens)
 
-    @classmethod
-    def architecture_fault(cls, architecture: str) -> str | None:
+    def architecture_fault(self, architecture: str) -> str | None:
         return None if architecture == ENCODER_DECODER else "is no encoder-decoder; take NLLB or another M2M-100"
 
     def check(self, examples: Sequence[Example], source: str) -> None:

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 
 from xlt.errors import UsageError
 from xlt.files import atomic_folder
+from xlt.models.families import ties_by_checkpoint
 from xlt.models.loading import whole_pretrained
 from xlt.models.vocabulary_reduction import save_tokenizer
 from xlt.modules.adapter import Adapter
 from xlt.modules.generator import Generator
 from xlt.tasks.classification import ClassificationHead
+from xlt.tasks.generation import greedy_settings
 from xlt.tasks.multiple_choice import ChoiceHead
 from xlt.tasks.question_answering import SpanHead
 from xlt.tasks.tagging import TaggingHead
@@ -63,7 +65,10 @@ def export_checkpoint(loaded: LoadedModel, language: str | None, folder: Path) -
 
 def _set_generation(loaded: LoadedModel, pretrained: Any, tokenizer: Any) -> None:
     """Makes `generate` of a checkpoint that writes texts search as the task does, and gives it the task's template."""
-    task, settings = loaded.task, pretrained.generation_config
+    task = loaded.task
+    if not task.translates:
+        pretrained.generation_config = greedy_settings(pretrained.generation_config)
+    settings = pretrained.generation_config
     settings.do_sample = False
     settings.num_beams = getattr(task, "beams", 1)
     settings.max_new_tokens = task.max_length if task.translates else getattr(task, "most_new_tokens", None)
@@ -92,7 +97,7 @@ def refuse_layers(loaded: LoadedModel) -> None:
 def _whole(loaded: LoadedModel) -> Any:
     """Returns the pre-trained model with its language-model head, which may have become untied."""
     pretrained = whole_pretrained(loaded.model)
-    if loaded.model.is_untied:
+    if loaded.model.is_untied and not ties_by_checkpoint(pretrained.config):
         pretrained.config.tie_word_embeddings = False
     return pretrained
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.utils import get_class
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -39,7 +40,6 @@ from xlt.modules.generator import Generator
 from xlt.plan.store import MANIFEST_FILE
 from xlt.plug_ins import activate, installed_entries
 from xlt.repositories import module_path, published_module, published_weights
-from xlt.tasks.joint import Joint
 from xlt.tasks.task import Task
 from xlt.use.by_example import LanguageModulesByExample, by_example_fault, layers_for_examples
 
@@ -221,7 +221,8 @@ def _one_of_several(
     for part, values in parts.items():
         schema = _schema_of(str(values.pop("_target_", "")), module.path)
         tasks_by_name[part] = build_task(_typed(schema, values, settings if part == name else (), module.path))
-    task = Joint(str(stored.get("name")), tasks_by_name).part({TASK: name})
+    together = get_class(_schema_of(str(stored.get("_target_", "")), module.path)._target_)
+    task = together(str(stored.get("name")), tasks_by_name).part({TASK: name})
     own = [label.removeprefix(f"{name}:") for label in map(str, labels) if label.startswith(f"{name}:")]
     _check_labels(own, task, module.path)
     return task

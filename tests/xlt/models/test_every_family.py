@@ -32,7 +32,7 @@ from xlt.engine.processes import Processes
 from xlt.engine.training import Trainer
 from xlt.engine.watching import Silence
 from xlt.methods.method import Setting
-from xlt.models.families import DECODER, architecture
+from xlt.models.families import DECODER, ENCODER_DECODER, architecture
 from xlt.models.loading import load_tokenizer
 from xlt.models.transfer import TransferModel
 from xlt.modules import ModuleHeader, ModuleStack, load_module
@@ -43,6 +43,8 @@ from xlt.tasks.instruct import InstructConfig
 from xlt.tasks.mlm import MlmConfig
 from xlt.tasks.tagging import TaggingConfig
 from xlt.tasks.task import Task
+from xlt.tasks.text_to_text import TextToTextConfig
+from xlt.tasks.token_prediction import TokenPrediction
 
 DOCS = Path(__file__).parents[3] / "docs" / "families.md"
 ENTRIES = ("method.update_interval=1", "method.estimation_steps=1", "method.density=0.05")
@@ -72,6 +74,8 @@ SOME = [  # in the ordinary suite
     ("GPT-2", "mad_x", "language module"),
     ("mT5", "pfeiffer", "POS"),
     ("Gemma 3", "houlsby", "instruct"),
+    ("mT5", "flix", "instruct"),
+    ("BART", "lt_sft", "instruct"),
 ]
 REFUSED = [  # likewise; the method or task, and what the line says
     ("Llama", "bitfit", "POS", ["method=bitfit", "no bias terms"]),
@@ -112,6 +116,9 @@ def task_config(name: str, kind: str) -> Any:
     if name == "classification":
         target = "xlt.tasks.classification.Classification"
         return ClassificationConfig(target, "cls", ["a", "b"], False, max_length=32, dropout=0.1, metric="accuracy")
+    if name == "instruct" and kind == ENCODER_DECODER:
+        target = "xlt.tasks.text_to_text.TextToText"
+        return TextToTextConfig(target, "t", "text", max_length=60, max_new_tokens=20, template="plain")
     if name == "instruct":
         return InstructConfig("xlt.tasks.instruct.Instruct", max_length=60, template="tulu", packing=False)
     if kind == DECODER:
@@ -199,6 +206,8 @@ def _base(path: Path, task_name: str, config: Any, task: Task) -> tuple[Encoder,
 def _outputs(model: TransferModel, task: Task, batch: dict[str, Any]) -> torch.Tensor:
     model.eval()
     model.speak("eng")
+    if model.decodes and isinstance(task, TokenPrediction):
+        return model.language_model_logits(task._labelled(model, batch)[0])
     hidden = model.encode(batch["input_ids"], batch["attention_mask"])[batch["attention_mask"].bool()]
     return model.language_model_logits(hidden) if model.head is None else model.head(hidden)
 
@@ -288,7 +297,8 @@ def table() -> str:
         "- A token of a decoder sees only those before it. So a text is classified from its last token, and a word is",
         "  tagged from its last piece. Language modules of decoders learn by `task=causal_lm`, those of encoders by",
         "  `task=mlm`.",
-        "- An encoder-decoder tags and classifies by its encoder alone; the run's model has no decoder.",
+        "- An encoder-decoder tags and classifies by its encoder alone; the run's model has no decoder. What is",
+        "  `instruct` for decoders is text to text for it (`task=text_to_text task.template=plain`).",
         "- In X-MOD the network of the batch's language is active; a language without one is refused.",
         "",
         "`make families` runs the matrix and writes this file.",

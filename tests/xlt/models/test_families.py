@@ -35,7 +35,7 @@ def pretrained_of(family: str, **changes: Any) -> Any:
     for name, value in changes.items():
         setattr(config, name, value)
     torch.manual_seed(2)
-    pretrained = _class_for(config).from_config(config).eval()
+    pretrained = _class_for(config, needs_head=True).from_config(config).eval()
     with torch.no_grad():
         for parameter in pretrained.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.3)

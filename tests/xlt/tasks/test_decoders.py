@@ -30,7 +30,7 @@ def model_of(family: str, task: Task) -> tuple[TransferModel, Encoder]:
     """A tiny model in float64, no two tensors alike, with the task's head."""
     encoder = Encoder(tokenizer_of(FAMILIES[family].tokenizer))
     torch.manual_seed(7)
-    pretrained = _class_for(config := FAMILIES[family].model_config()).from_config(config)
+    pretrained = _class_for(config := FAMILIES[family].model_config(), needs_head=True).from_config(config)
     with torch.no_grad():
         for parameter in pretrained.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSeq2SeqLM, LlamaConfig, LlamaForCausalLM
 
+from tests.model_families import save_family
 from tests.tokenizer_kinds import KINDS
 from xlt.data.encoding import Encoder
 from xlt.data.examples import Answer, Example, Turn
@@ -18,9 +22,11 @@ from xlt.engine.evaluation import evaluate
 from xlt.errors import UsageError
 from xlt.methods.flix import Flix
 from xlt.methods.method import Budget, Setting
-from xlt.models.loading import take_apart
+from xlt.models.families import DECODER, ENCODER, ENCODER_DECODER
+from xlt.models.loading import load_pretrained, load_tokenizer, take_apart, whole_pretrained
 from xlt.models.transfer import TransferModel
 from xlt.tasks.joint_texts import JointTexts
+from xlt.tasks.task import pad
 from xlt.tasks.text_to_text import TextToText
 from xlt.tasks.written_scores import SCORES
 
@@ -186,3 +192,99 @@ def test_what_cannot_be_scored_is_refused() -> None:
     last = Example("f:2", turns=(Turn("assistant", "hi"), Turn("user", "ho")))
     with pytest.raises(UsageError, match=r"f:2: .*ends with a turn of the user"):
         _task().check([last], "s")
+
+
+@pytest.fixture(scope="module", params=["T5", "T5 v1.1", "mT5", "UMT5", "BART", "mBART"])
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TransferModel, Any]:
+    """Folder, our model and transformers' of a tiny encoder-decoder; those of T5 v1.1 and mT5 have two embeddings."""
+    name = request.param.split(" ")[0]
+    folder = tmp_path_factory.mktemp("pair")
+    save_family(name, folder)
+    if request.param in ("T5 v1.1", "mT5", "UMT5"):
+        apart(folder, says_so=request.param == "T5 v1.1")
+    if "BART" in name:
+        settings = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**settings, "dropout": 0.0}))
+    return folder, load_pretrained(str(folder), head_seed=0).eval(), AutoModelForSeq2SeqLM.from_pretrained(folder)
+
+
+def apart(folder: Path, *, says_so: bool) -> None:
+    """Gives a checkpoint of the T5 family output embeddings of their own, as those of T5 v1.1 and mT5 have."""
+    weights = load_file(folder / "model.safetensors")
+    shared = weights["shared.weight"]
+    weights["lm_head.weight"] = shared + torch.randn(shared.shape, generator=stream(5, "apart")) * 0.3
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    if says_so:
+        settings = json.loads((folder / "config.json").read_text())
+        settings.pop("scale_decoder_outputs", None)
+        (folder / "config.json").write_text(json.dumps({**settings, "tie_word_embeddings": False}))
+
+
+def _plain(scored_as: str = "text", length: int = 96, new: int = 8) -> TextToText:
+    return TextToText("t", scored_as, length, new, "plain")
+
+
+def test_an_encoder_decoder_learns_what_transformers_learns(pair: tuple[Path, TransferModel, Any]) -> None:
+    folder, model, theirs = pair
+    encoder, task = Encoder(load_tokenizer(str(folder))), _plain(new=32)
+    asked = [_example(text, said) for text, said in zip(TEXTS, ("ok", "the mat", "no, the cat", "sat"), strict=True)]
+    batch = task.collate(task.features(asked, encoder), encoder, stream(0, "x"))
+    rows = [encoder.tokenizer(text)["input_ids"] for text in TEXTS]
+    said = [encoder.tokenizer(example.turns[1].text)["input_ids"] for example in asked]
+    labels = pad(said, -100)
+    found = theirs.eval()(pad(rows, encoder.pad_id), pad([[1] * len(row) for row in rows], 0), labels=labels)
+    assert task.targets(batch) == sum(map(len, said))
+    loss = task.loss(model, batch)
+    torch.testing.assert_close(loss / task.targets(batch), found.loss, rtol=1e-5, atol=1e-6)
+    loss.backward()
+    (found.loss * task.targets(batch)).backward()
+    for name, parameter in model.backbone.named_parameters():
+        other = theirs.base_model.get_parameter(name)
+        if other.grad is not None and parameter.grad is not None:
+            torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-4, atol=1e-5)
+    assert sum(parameter.grad is not None for parameter in model.backbone.decoder.parameters()) > 4
+    model.zero_grad()
+
+
+def test_an_encoder_decoder_writes_the_likeliest_token_each_time(pair: tuple[Path, TransferModel, Any]) -> None:
+    """Whatever generation_config.json asks for; the lengths of prompts in a batch do not matter."""
+    folder, model, theirs = pair
+    encoder, task = Encoder(load_tokenizer(str(folder))), _plain()
+    examples = [_example(text, "ok") for text in [*TEXTS, "cat " * 200]]
+    rows = task.features(examples, encoder)
+    assert rows[-1]["prompt"] == [] and [row["prompt"] for row in task.inputs(examples[:-1], encoder)] == [
+        row["prompt"] for row in rows[:-1]
+    ]
+    own = whole_pretrained(model).generation_config
+    own.repetition_penalty, own.num_beams, own.forced_bos_token_id, own.min_length = 3.0, 4, 5, 7
+    written = task.predict(model, task.collate(rows, encoder, stream(0, "x")), rows)
+    assert whole_pretrained(model).generation_config is own and own.num_beams == 4
+    for text, row in zip(written[:-1], rows, strict=False):
+        ids, prompt = [model.first_of_target], torch.tensor([row["prompt"]])
+        while len(ids) < 9 and (len(ids) == 1 or ids[-1] != own.eos_token_id):
+            with torch.no_grad():
+                logits = theirs(prompt, decoder_input_ids=torch.tensor([ids])).logits
+            ids.append(int(logits[0, -1].argmax()))
+        assert text == encoder.tokenizer.decode(ids[1:], skip_special_tokens=True).strip()
+    assert written[-1] == ""
+
+
+def test_templates_are_those_of_the_architecture() -> None:
+    assert _plain().architecture_fault(ENCODER_DECODER) is None and _task().architecture_fault(DECODER) is None
+    assert "set it to tokenizer or tulu" in str(_plain().architecture_fault(DECODER))
+    assert "template to plain" in str(_task().architecture_fault(ENCODER_DECODER))
+    assert "is an encoder" in str(_task().architecture_fault(ENCODER))
+    two = Example("f:3", turns=(Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c"), Turn("assistant", "d")))
+    with pytest.raises(UsageError, match="f:3: there are 3 turns before the answer"):
+        _plain().features([two], _encoder())
+
+
+def test_a_decoder_repeats_itself_if_that_is_likeliest() -> None:
+    """The penalty for repetition of the model's own generation_config.json makes no difference."""
+    encoder, task = _encoder(), _task(new=12)
+    model = _model(encoder)
+    rows = task.features([_example(text, "ok") for text in TEXTS], encoder)
+    batch = task.collate(rows, encoder, stream(0, "x"))
+    plain = task.predict(model, batch, rows)
+    whole_pretrained(model).generation_config.repetition_penalty = 5.0
+    assert task.predict(model, batch, rows) == plain

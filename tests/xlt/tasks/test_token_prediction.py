@@ -29,7 +29,7 @@ TASKS: dict[str, Any] = {"BERT": MASKED, "GPT-2": CAUSAL, "Gemma 3": CAUSAL, "M2
 
 def model_of(family: str) -> TransferModel:
     torch.manual_seed(5)
-    pretrained = _class_for(config := FAMILIES[family].model_config()).from_config(config)
+    pretrained = _class_for(config := FAMILIES[family].model_config(), needs_head=True).from_config(config)
     return take_apart(pretrained, family).eval()
 
 
