@@ -61,6 +61,9 @@ RECIPE: dict[str, Any] = {
     "evaluate_every_steps": 2,
     "evaluate_every_epochs": None,
     "evaluation_batch_size": 16,
+    "averaging": "none",
+    "average_last": None,
+    "ema_decay": 0.9,
     "save_every_seconds": 1e9,
     "activation_checkpointing": False,
 }

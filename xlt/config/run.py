@@ -114,6 +114,12 @@ class TrainConfig:
     evaluate_every_steps: int | None = key("steps between two validations", low=1)
     evaluate_every_epochs: float | None = key("epochs between two validations", above=0)
     evaluation_batch_size: int = key("examples per forward pass in evaluation", low=1)
+    averaging: str = key(
+        "weights the run ends with: of the best validation (none), the mean of those validated, or of all steps (ema)",
+        choices=("none", "checkpoints", "ema"),
+    )
+    average_last: int | None = key("averaging=checkpoints: mean over so many last validations; null: all", low=2)
+    ema_decay: float = key("averaging=ema: share of itself that the average keeps at each step", low=0, high=1)
     save_every_seconds: float = key(
         "seconds between two saved states; longer if saving is slow; 0: save after each step",
         low=0,
@@ -125,11 +131,17 @@ class TrainConfig:
     )
 
     def unused(self, facts: RunFacts) -> Iterator[str]:
-        """Yields a head's learning rate if there is no head, and the batch size if validation draws nothing."""
+        """Yields a head's rate if there is none, the batch size if validation draws nothing, and averages not taken."""
         if not facts.has_head:
             yield "head_learning_rate"
         if not facts.validates_at_random:
             yield "evaluation_batch_size"
+        if self.averaging == "none":
+            yield "averaging"
+        if self.averaging != "checkpoints":
+            yield "average_last"
+        if self.averaging != "ema":
+            yield "ema_decay"
 
     def faults(self, prefix: str) -> Iterator[str]:
         if self.epochs is None and self.max_steps is None:
@@ -146,6 +158,8 @@ class TrainConfig:
                     f"{prefix}.weight_decay={self.weight_decay}: with {prefix}.{name}={rate}, each step would take "
                     f"{rate * self.weight_decay:.3g} times its value from each weight; give {1 / rate:.3g} or less"
                 )
+        if self.ema_decay == 1:
+            yield f"{prefix}.ema_decay=1: the average would never change; give less, such as 0.999"
         if (self.evaluate_every_steps is None) == (self.evaluate_every_epochs is None):
             yield f"{prefix}: give one of {prefix}.evaluate_every_steps and {prefix}.evaluate_every_epochs, not both"
 

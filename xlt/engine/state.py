@@ -19,10 +19,11 @@ from xlt.files import set_aside
 from xlt.modules.module_file import ModuleFileError, read_module_file, write_module_file
 
 _BEST_FILES = "best-*.safetensors"
-STATE_FILES = ("state.safetensors", _BEST_FILES, ".*.tmp")
+_KEPT_FILES = "kept-*.safetensors"
+STATE_FILES = ("state.safetensors", _BEST_FILES, _KEPT_FILES, ".*.tmp")
 """Patterns of the files that a run needs only until it is finished."""
 
-_STATE, _BEST = "run_state", "best_checkpoint"
+_STATE, _BEST, _KEPT = "run_state", "best_checkpoint", "kept_checkpoint"
 _ROWS = "rows"
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -36,6 +37,7 @@ class Position:
         step: number of steps done in the phase.
         best_metric: metric of the phase's best checkpoint so far; None before the first evaluation.
         best_step: step of this checkpoint.
+        averaged: whether the trainable tensors are the mean with which the run ends.
         records: number of metric records written.
         seconds: time spent so far, including that before interruptions.
     """
@@ -44,6 +46,7 @@ class Position:
     step: int = 0
     best_metric: float | None = None
     best_step: int = 0
+    averaged: bool = False
     records: int = 0
     seconds: float = 0.0
 
@@ -66,6 +69,7 @@ class RunState:
         trainable: Mapping[str, nn.Parameter],
         optimizer: torch.optim.Optimizer | None,
         method: Mapping[str, Tensor],
+        average: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Writes the state; if this is interrupted, the file still holds the last complete state.
 
@@ -74,6 +78,7 @@ class RunState:
         """
         tensors = {f"trainable/{name}": parameter.detach() for name, parameter in trainable.items()}
         tensors.update((f"method/{name}", tensor) for name, tensor in method.items())
+        tensors.update((f"average/{name}", tensor) for name, tensor in (average or {}).items())
         if optimizer is not None:
             for name, parameter in trainable.items():
                 slots = optimizer.state.get(parameter, {})
@@ -88,7 +93,7 @@ class RunState:
         write_module_file(self._file, header, tensors)
 
     def load(self) -> tuple[Position, dict[str, dict[str, Tensor]]] | None:
-        """Reads position and tensors by part (`trainable`, `method`, `optimizer`); returns None for a new run.
+        """Reads position and tensors by part (`trainable`, `method`, `average`, `optimizer`); None for a new run.
 
         If a state file is damaged or belongs to another run, all of them are set aside, with a line for each, and the
         run is a new one.
@@ -132,6 +137,25 @@ class RunState:
         copy_into(trainable, parts["trainable"])
         return parts["method"]
 
+    def keep(self, phase: str, step: int, trainable: Mapping[str, nn.Parameter]) -> None:
+        """Saves the present trainable values of a step, until the run is finished."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: parameter.detach() for name, parameter in trainable.items()}
+        write_module_file(self._kept(phase, step), {"kind": _KEPT, "fingerprint": self._run}, tensors)
+
+    def kept(self, phase: str, step: int) -> dict[str, Tensor]:
+        """Returns the trainable values of a step that `keep` saved.
+
+        Raises:
+            ModuleFileError: the file is missing, damaged or belongs to another run; all state was set aside.
+        """
+        file = self._kept(phase, step)
+        try:
+            return self._read(file, _KEPT)[1]
+        except ModuleFileError as error:
+            self._set_aside(error)
+            raise ModuleFileError(file, f"{error.fault}; give the command again to train anew") from error
+
     def discard_best(self, phase: str) -> None:
         """Removes the phase's best checkpoint."""
         self._best(phase).unlink(missing_ok=True)
@@ -151,11 +175,14 @@ class RunState:
         return header, tensors
 
     def _set_aside(self, error: ModuleFileError) -> None:
-        files = [self._file, *sorted(self._folder.glob(_BEST_FILES))]
+        files = [self._file, *(file for kind in (_BEST_FILES, _KEPT_FILES) for file in sorted(self._folder.glob(kind)))]
         for file in files:
             fault = error.fault if str(error).startswith(f"{file}: ") else "it belongs to state that cannot be used"
             if file.exists():
                 set_aside(file, fault, "the run is trained from the start")
+
+    def _kept(self, phase: str, step: int) -> Path:
+        return self._folder / f"kept-{phase}-{step}.safetensors"
 
     def _best(self, phase: str) -> Path:
         return self._folder / f"best-{phase}.safetensors"
@@ -173,7 +200,7 @@ def _rows_to_keep(tensor: Tensor) -> Tensor | None:
 
 
 def _parts(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    parts: dict[str, dict[str, Tensor]] = {"trainable": {}, "method": {}, "optimizer": {}}
+    parts: dict[str, dict[str, Tensor]] = {"trainable": {}, "method": {}, "average": {}, "optimizer": {}}
     for name, tensor in tensors.items():
         part, _, rest = name.partition("/")
         parts[part][rest] = tensor

@@ -21,6 +21,7 @@ from xlt.data.mix import Batch, LoadedSource, Mix, Sampling
 from xlt.data.mixed_batches import MixedBatches, MixedBatchesOfParts
 from xlt.data.streams import stream, stream_seed
 from xlt.engine.activation import LanguageActivation
+from xlt.engine.averaging import Averaging, averaging_of
 from xlt.engine.evaluation import autocast, evaluate
 from xlt.engine.processes import Processes
 from xlt.engine.state import Position, RunState, copy_into, load_optimizer
@@ -52,6 +53,9 @@ class Interrupted(Exception):
 class Trainer:
     """The training loop, which trains a model with a method on a mix of sources, phase by phase.
 
+    A phase ends with the weights of its best validation. With `averaging`, the last phase ends with a mean over its
+    steps instead.
+
     It guarantees three things. A run that was killed and resumed, however often, ends in the same weights (bit for bit
     on a CPU with the same number of threads). The loss of a step is the sum over its targets divided by their number,
     whatever the micro-batch size and the number of processes. With several processes, all end in the leader's weights,
@@ -82,15 +86,15 @@ class Trainer:
     _idle: Iterable[str] = field(default=(), init=False)
 
     def train(self, folder: Path, watcher: Watcher, run: str = "") -> dict[str, float]:
-        """Trains all phases; afterwards the model holds the last phase's best checkpoint.
+        """Trains all phases; afterwards the model holds the last phase's best checkpoint, or the mean of its weights.
 
         Args:
             folder: holds the state, from which a resumed run continues.
             watcher: receives the events of training.
             run: fingerprint of the run; a saved state of another run is set aside.
         Returns:
-            the last phase's best validation metric, its step, and the seconds of training, including those before
-            interruptions.
+            the validation metric of the weights that it ends with, their step (the last one for a mean), and the
+            seconds of training, including those before interruptions.
         Raises:
             Interrupted: SIGTERM, SIGINT or SIGUSR2 arrived; the state has been saved.
             FloatingPointError: a loss or a validation metric is not finite.
@@ -122,6 +126,7 @@ class Trainer:
         return {
             f"best/{self.task.metric}": position.best_metric if position.best_metric is not None else math.nan,
             "best/step": position.best_step,
+            **({"averaged": 1.0} if position.averaged else {}),
             "seconds": self._elapsed(),
         }
 
@@ -169,6 +174,11 @@ class Trainer:
         self.activation.begin(self.method)
         mix = self._mix(phase.name)
         evaluate_every = self._evaluation_interval(mix)
+        validated = sorted({*range(evaluate_every, phase.steps + 1, evaluate_every), phase.steps})
+        average: Averaging | None = None
+        if phase is self.phases[-1]:
+            saved = {} if parts is None else parts["average"]
+            average = averaging_of(recipe, self._state, phase.name, validated, saved)
         head_rate = recipe.head_learning_rate or phase.learning_rate
         if position.step == 0 and evaluate_every > phase.steps:
             self.watcher.note(
@@ -193,14 +203,21 @@ class Trainer:
             self.method.after_step(clipping)
             position.step += 1
             last = position.step == phase.steps
+            if average is not None:
+                average.after_step(trainable)
             self.watcher.metrics(
                 phase.name, position.step, {"loss": loss, "rate": rate, "gradient_norm": norm, "targets": targets}
             )
-            if position.step % evaluate_every == 0 or last:
+            if position.step in validated:
                 self._validate(phase, position, trainable)
+                if average is not None and self.processes.leads:
+                    average.after_validation(position.step, trainable)
             if not last:
-                self._save_if_due(position, trainable, optimizer)
-        if position.best_metric is not None:
+                self._save_if_due(position, trainable, optimizer, average)
+        if average is not None:
+            if not position.averaged:
+                self._load_mean(phase, position, trainable, average)
+        elif position.best_metric is not None:
             self._load_best(phase, trainable)
         self.activation.end()
         self._state_after_phase(position, trainable, phase)
@@ -246,6 +263,19 @@ class Trainer:
         self.method.examples(batch.described, MicroBatch(rows, len(batch.features), random))
 
     def _validate(self, phase: Phase, position: Position, trainable: dict[str, nn.Parameter]) -> None:
+        value = self._validation_metric(phase, position.step, "validation")
+        best = position.best_metric
+        if best is None or (value > best if self.task.greater_is_better else value < best):
+            position.best_metric, position.best_step = value, position.step
+            if self.processes.leads:
+                self._state.save_best(phase.name, trainable, self.method.state())
+
+    def _validation_metric(self, phase: Phase, step: int, called: str) -> float:
+        """Evaluates the present weights on the validation sources; writes all metrics, and returns the main one.
+
+        Raises:
+            FloatingPointError: it is not finite.
+        """
         found: dict[str, float] = {}
         if self.processes.leads:
             groups: dict[str, dict[str, list[LoadedSource]]] = {}
@@ -253,18 +283,14 @@ class Trainer:
                 of_task = groups.setdefault(source.described.get(TASK, ""), {})
                 of_task.setdefault(source.language, []).append(source)
             found = self.task.summary({name: self._mean(of_task) for name, of_task in groups.items()})
-            self.watcher.metrics(phase.name, position.step, {f"validation/{k}": v for k, v in found.items()})
+            self.watcher.metrics(phase.name, step, {f"{called}/{k}": v for k, v in found.items()})
         (value,) = self.processes.from_leader([found.get(self.task.metric, math.nan)])
         if not math.isfinite(value):
             raise FloatingPointError(
-                f"phase {phase.name}, step {position.step}: validation {self.task.metric} is {value}; "
+                f"phase {phase.name}, step {step}: validation {self.task.metric} is {value}; "
                 "lower train.learning_rate or set train.precision=fp32"
             )
-        best = position.best_metric
-        if best is None or (value > best if self.task.greater_is_better else value < best):
-            position.best_metric, position.best_step = value, position.step
-            if self.processes.leads:
-                self._state.save_best(phase.name, trainable, self.method.state())
+        return value
 
     def _mean(self, per_language: Mapping[str, Sequence[LoadedSource]]) -> dict[str, float]:
         """Evaluates the sources of one task; returns the mean of each metric over their languages."""
@@ -294,15 +320,29 @@ class Trainer:
         self.method.load_state(self.processes.from_leader(state))
         self.processes.same_weights(trainable.values())
 
+    def _load_mean(
+        self, phase: Phase, position: Position, trainable: dict[str, nn.Parameter], average: Averaging
+    ) -> None:
+        """Gives the trainable tensors their mean over the phase, and validates it."""
+        copy_into(trainable, self.processes.from_leader(average.mean() if self.processes.leads else {}))
+        self.processes.same_weights(trainable.values())
+        position.best_metric = self._validation_metric(phase, position.step, "average")
+        position.best_step, position.averaged = position.step, True
+
     def _save_if_due(
-        self, position: Position, trainable: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
+        self,
+        position: Position,
+        trainable: dict[str, nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        average: Averaging | None,
     ) -> None:
         stop = self._stop_asked()
         due = time.monotonic() - self._saved_at >= self._seconds_between_saves()
         if self.processes.leads and (due or stop):
             position.seconds, position.records = self._elapsed(), self.watcher.written()
             began = time.monotonic()
-            self._state.save(position, trainable, optimizer, self.method.state())
+            running = None if average is None else average.state()
+            self._state.save(position, trainable, optimizer, self.method.state(), running)
             self._saved_at = time.monotonic()
             self._saving_took = self._saved_at - began
         if stop:

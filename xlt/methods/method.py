@@ -138,16 +138,18 @@ class Method(ABC):
         name: as in `conf/method` and in module headers.
         leaves_checkpoint: whether the run also stores the whole model, from which other runs can start.
         starts_from_modules: whether the method has a `start_from`.
+        averages: whether the trainable tensors mean the same entries in all steps, so that they have a mean.
         leaves: class of the module that `export` makes; the header that `export` gets has its kind.
         packages: optional package that the method imports -> extra of xlt that installs it.
 
-    `leaves_checkpoint`, `starts_from_modules`, `leaves`, `packages` and `name_of` are facts of the class: a plan reads
-    them without building the method.
+    `leaves_checkpoint`, `starts_from_modules`, `averages`, `leaves`, `packages` and `name_of` are facts of the class: a
+    plan reads them without building the method.
     """
 
     name: str
     leaves_checkpoint: bool = False
     starts_from_modules: bool = False
+    averages: bool = True
     leaves: type[ModuleArtefact] = SparseDelta
     packages: ClassVar[Mapping[str, str]] = {}
 

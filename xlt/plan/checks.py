@@ -380,6 +380,11 @@ def contradictions(config: RunConfig) -> list[str]:
     if (config.start.path is not None or config.start.run is not None) and not method.starts_from_modules:
         name = method_name(config.method)
         return [f"start: method {name} begins with fresh values; leave start out, or take an adapter method"]
+    if config.train.averaging != "none" and not method.averages:
+        return [
+            f"train.averaging={config.train.averaging}: method {method_name(config.method)} changes which entries it "
+            "trains, so that the weights of several steps have no mean; give none"
+        ]
     if (most := config.train.max_steps) is not None and (fault := build_method(config.method).steps_fault(most)):
         return [fault]
     if config.language is not None and not task.adapts_language:

@@ -205,8 +205,10 @@ def print_evaluations(run: Run, evaluations: Mapping[str, Composition], store: R
         console.print(signature, highlight=False, markup=False, soft_wrap=True)
     training = result.get("training", {})
     if f"best/{metric}" in training:
+        value = f"{metric} {training[f'best/{metric}']:.4g}"
+        best = f"best validation {value} at step {training['best/step']}"
         console.print(
-            f"best validation {metric} {training[f'best/{metric}']:.4g} at step {training['best/step']}, "
+            f"{f'validation {value} of the average' if 'averaged' in training else best}, "
             f"{duration(training['seconds'])} of training",
             highlight=False,
             markup=False,

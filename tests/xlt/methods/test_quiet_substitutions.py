@@ -97,6 +97,19 @@ def test_a_run_that_ends_before_spiel_replaces_any_entry_is_refused(
     assert "give more steps" in (make_method(name).steps_fault(1) or "")
 
 
+@pytest.mark.parametrize("averaging", ["checkpoints", "ema"])
+def test_entries_that_change_have_no_mean_and_an_average_that_never_changes_is_none(averaging: str) -> None:
+    words = ["experiment=nano_fields", f"train.averaging={averaging}"]
+    with hydra_ready():
+        wrong = checked(compose([*words, "method=spiel_ag", "method.density=0.05"]))
+        right = checked(compose([*words, "method=lt_sft"]))
+        with pytest.raises(UsageError, match=r"train\.ema_decay=1: the average would never change"):
+            checked(compose([*words, "train.ema_decay=1.0"]))
+    (line,) = contradictions(wrong)
+    assert line.startswith(f"train.averaging={averaging}: method spiel_ag changes which entries it trains")
+    assert contradictions(right) == []
+
+
 def test_an_interval_above_max_steps_is_refused_when_the_run_is_planned() -> None:
     words = ["experiment=nano_fields", "method=spiel_ag", "method.density=0.05", "train.epochs=null"]
     with hydra_ready():

@@ -216,6 +216,9 @@ CASES: dict[str, Case] = {
     "train.head_learning_rate": Case(value=0.5),
     "train.clip_norm": Case(value=0.5),
     "train.evaluation_batch_size": Case(LANGUAGE_RUN),
+    "train.averaging": Case(value="ema"),
+    "train.average_last": Case(("train.averaging=checkpoints",), value=3),
+    "train.ema_decay": Case(("train.averaging=ema",), value=0.5),
     "language": Case(LANGUAGE_RUN, {"language": "eng"}, None),
     "language_modules": Case(("language_modules=mono",)),
     "language_modules.experiment": Case(

@@ -109,6 +109,8 @@ class Spiel(Method):
     The L2 term is decoupled decay of the deltas, `train.weight_decay`.
     """
 
+    averages = False
+
     @classmethod
     def name_of(cls, config: Any) -> str:
         return _NAMES[config.growth]
