@@ -111,7 +111,8 @@ def test_a_group_that_every_run_has_is_not_deleted(command: Callable[..., Any]) 
 def test_a_sweep_runs_every_job_and_leaves_what_hydra_leaves(
     command: Callable[..., Any], own_configs: Path, data_dir: Path, tiny_bert: Path
 ) -> None:
-    words = ("--config-dir", own_configs, "-m", "experiment=my_own", f"data_dir={data_dir}", f"model.path={tiny_bert}")
+    # Options may stand between overrides.
+    words = ("experiment=my_own", "-m", f"data_dir={data_dir}", "--config-dir", own_configs, f"model.path={tiny_bert}")
     ended = command(*words, "seed=1,2", "output_dir=out")
     assert ended.code == 0, ended.lines
     assert sum(path.endswith("module.safetensors") for path in ended.left) == 2

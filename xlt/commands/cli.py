@@ -60,7 +60,7 @@ def main() -> None:
         return
     if carry_out_subcommand(sys.argv[1:]):
         return
-    sys.argv[1:] = without_plug_ins(sys.argv[1:])
+    sys.argv[1:] = _options_first(without_plug_ins(sys.argv[1:]))
     try:
         options = _options(sys.argv[1:])
         register_schemas()
@@ -138,6 +138,25 @@ def _carry_out(config: DictConfig) -> float | None:
     return value
 
 
+def _options_first(words: Sequence[str]) -> list[str]:
+    """Moves Hydra's options, with their values, before the overrides; Hydra takes none that stand between them."""
+    takes_value = {
+        name: action.nargs in (None, "?") for action in get_args_parser()._actions for name in action.option_strings
+    }
+    options: list[str] = []
+    overrides: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if not word.startswith("-"):
+            overrides.append(word)
+            continue
+        options.append(word)
+        if takes_value.get(word, False) and (value := next(rest, None)) is not None:
+            is_override = "=" in value and word in ("--info", "-i")  # which needs no value
+            (overrides if is_override else options).append(value)
+    return [*options, *overrides]
+
+
 def _options(words: Sequence[str]) -> argparse.Namespace:
     """Parses the command line with Hydra's parser.
 
@@ -187,8 +206,7 @@ def _refuse_option(parser: argparse.ArgumentParser, message: str) -> NoReturn:
     for word in unknown.split():
         near = difflib.get_close_matches(word.partition("=")[0], known, n=1, cutoff=0.7)
         advice = f"did you mean {near[0]}?" if near else "see xlt --help and xlt --hydra-help"
-        fault = f"no such option; {advice}" if word.startswith("-") else "give options before or after all overrides"
-        lines.append(f"{word}: {fault}")
+        lines.append(f"{word}: no such option; {advice}")
     refuse(lines)
 
 
