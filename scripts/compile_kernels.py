@@ -114,7 +114,7 @@ def _write_delta() -> Iterator[tuple[Any, ...]]:
 
 def _swap_delta() -> Iterator[tuple[Any, ...]]:
     for weight, indices, base, delta in _write_delta():
-        yield weight, indices, base, indices + 1, base, delta
+        yield weight, indices, base, indices + 1, delta
 
 
 def _dequantise() -> Iterator[tuple[Any, ...]]:
