@@ -53,39 +53,39 @@ def write_delta(weight: Tensor, indices: Tensor, base_values: Tensor, delta: Ten
 
 
 def swap_delta_definition(
-    weight: Tensor, old_indices: Tensor, old_base: Tensor, indices: Tensor, base_values: Tensor, delta: Tensor
-) -> None:
+    weight: Tensor, old_indices: Tensor, old_base: Tensor, indices: Tensor, delta: Tensor
+) -> Tensor:
     """Defines `swap_delta` in plain torch."""
     restore_entries(weight, old_indices, old_base)
+    base_values = gather_entries(weight, indices)
     write_delta_definition(weight, indices, base_values, delta)
+    return base_values
 
 
 @torch.no_grad()
-def swap_delta(
-    weight: Tensor, old_indices: Tensor, old_base: Tensor, indices: Tensor, base_values: Tensor, delta: Tensor
-) -> None:
+def swap_delta(weight: Tensor, old_indices: Tensor, old_base: Tensor, indices: Tensor, delta: Tensor) -> Tensor:
     """Replaces one delta in `weight` by another; on a GPU in one launch.
 
     This is the operation of a language switch, in which the weights of one language's module are replaced by those of
-    the next. Restoring and writing one after the other gives the same result with two passes over the entries.
-    No caller uses it yet: `xlt.modules` still restores and writes.
+    the next. Restoring the old base values, gathering the new ones and writing the new delta one after another gives
+    the same result in three passes over the entries.
 
     Args:
         weight: any shape, changed in place; it holds the old delta.
         old_indices: (M,) int32 or int64 ascending flat row-major indices of the old delta.
         old_base: (M,) the weight's base values at `old_indices`, of the weight's dtype.
         indices: (N,) int32 or int64 ascending flat row-major indices of the new delta; they may overlap with the old.
-        base_values: (N,) the weight's base values at `indices`, that is, without the old delta.
         delta: (N,) master values of the new delta, normally float32.
+    Returns:
+        (N,) the weight's base values at `indices`, that is, without the old delta; of the weight's dtype.
     Raises:
         ValueError: `old_base` has another dtype than the weight (it would be rounded silently).
     """
     if uses_triton(weight) and weight.is_contiguous():
         from .delta_write_triton import launch_swap_delta
 
-        launch_swap_delta(weight, old_indices, old_base, indices, base_values, delta)
-    else:
-        swap_delta_definition(weight, old_indices, old_base, indices, base_values, delta)
+        return launch_swap_delta(weight, old_indices, old_base, indices, delta)
+    return swap_delta_definition(weight, old_indices, old_base, indices, delta)
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ Eq. 7.7 estimates the momentum by the fourth root of this product, which gives t
 import torch
 from torch import Tensor
 
+from .devices import uses_triton
 from .select import draw_distinct
 
 _LISTABLE_CELLS = 1 << 14  # up to this many cells, listing and sorting them is cheaper than further bisection
@@ -38,6 +39,8 @@ def outer_topk(r: Tensor, c: Tensor, k: int, excluded: Tensor, generator: torch.
     If several cells tie at the k-th product, a uniform draw decides among them. With SM3 and a low density most
     products are zero, and a cell's position must not decide whether it grows.
 
+    On a GPU two Triton kernels do the same with the same result, and the host waits for the device once.
+
     Args:
         r: (rows,) finite, not negative.
         c: (columns,) finite, not negative.
@@ -49,24 +52,50 @@ def outer_topk(r: Tensor, c: Tensor, k: int, excluded: Tensor, generator: torch.
     Raises:
         ValueError: a factor is negative or not finite, or `k` is out of range.
     """
-    rows, columns = len(r), len(c)
-    free = rows * columns - len(excluded)
+    free = len(r) * len(c) - len(excluded)
     if not 0 <= k <= free:
         raise ValueError(f"k={k}: it must be between 0 and the number of cells that are not excluded, {free}")
+    on_gpu = k > 0 and uses_triton(r)
+    if not on_gpu:  # the kernels check the factors themselves, so that the host waits for the device only once
+        _check_factors(r, c)
+    if k == 0:
+        return torch.empty(0, dtype=torch.int64, device=r.device), torch.empty(0, dtype=torch.float64, device=r.device)
+    select, transposed = _launch if on_gpu else _bisect, len(r) > len(c)
+    if transposed:  # the cost is rows x log columns, so the shorter side takes the part of the rows
+        found = select(c, r, k, _transpose(excluded.long(), len(c), len(r)).sort().values, generator)
+    else:
+        found = select(r, c, k, excluded.long(), generator)
+    if found is None:
+        _check_factors(r, c)
+        raise AssertionError("the kernel refused factors that are finite and not negative")
+    if not transposed:
+        return found
+    selection, order = _transpose(found[0], len(r), len(c)).sort()
+    return selection, found[1][order]
+
+
+def _check_factors(r: Tensor, c: Tensor) -> None:
     for name, factor in (("r", r), ("c", c)):
         if len(factor) and not bool(((factor >= 0) & (factor < torch.inf)).all()):
             raise ValueError(f"the factor {name} has negative or infinite entries or NaN: all must be finite and >= 0")
-    if k == 0:
-        return torch.empty(0, dtype=torch.int64, device=r.device), torch.empty(0, dtype=torch.float64, device=r.device)
-    if rows > columns:  # the cost is rows x log columns, so the shorter side takes the part of the rows
-        excluded_transposed = excluded.long()
-        excluded_transposed = (excluded_transposed % columns * rows + excluded_transposed // columns).sort().values
-        transposed, products = outer_topk(c, r, k, excluded_transposed, generator)
-        transposed, order = (transposed % rows * columns + transposed // rows).sort()
-        return transposed, products[order]
-    cells = _Staircase(r, c, excluded.long())
-    low, high = 0, _bits(float(r.max()) * float(c.max())) + 1
-    above, at_least = 0, free  # number of free cells with a product >= high, and >= low
+
+
+def _transpose(cells: Tensor, columns: int, rows: int) -> Tensor:
+    """Converts flat cells of a (rows, columns) matrix to those of its transpose."""
+    return cells % columns * rows + cells // columns
+
+
+def _launch(r: Tensor, c: Tensor, k: int, excluded: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
+    from .outer_topk_triton import select_cells
+
+    return select_cells(r, c, k, excluded, generator)
+
+
+def _bisect(r: Tensor, c: Tensor, k: int, excluded: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Does what `outer_topk` does in plain torch, for k >= 1 and checked factors."""
+    cells = _Staircase(r, c, excluded)
+    low, high = 0, _bits(float(cells.r.max()) * float(cells.c.max())) + 1
+    above, at_least = 0, len(r) * len(c) - len(excluded)  # number of free cells with a product >= high, and >= low
     while high - low > 1 and at_least - above > max(k, _LISTABLE_CELLS):
         middle = (low + high) // 2
         count = cells.free(middle)
@@ -93,7 +122,7 @@ class _Staircase:
 
     def __init__(self, r: Tensor, c: Tensor, excluded: Tensor) -> None:
         self.exact = r.dtype == c.dtype == torch.float32  # then a float64 holds each product without rounding
-        self.r, self.c, self.columns = r.double(), c.double(), len(c)
+        self.r, self.c, self.columns = r.double() + 0.0, c.double() + 0.0, len(c)  # a zero without a sign
         self.sorted, self.column = self.c.sort(descending=True, stable=True)
         self.ascending = self.sorted.flip(0)
         self.place = torch.empty_like(self.column)

@@ -2,11 +2,12 @@
 
     python scripts/bench_switching.py --size mini --precision bf16 --output bench_switching.json
 
-LT-SFT trains on two languages in shuffled order, each with a module of 8% of the entries. The record has for each phase
-the median seconds of a step, and the median seconds of what `LanguageActivation` does around it; the method's own
+LT-SFT trains on several languages in shuffled order, each with a module of 8% of the entries. The record has for each
+phase the median seconds of a step, and the median seconds of what `LanguageActivation` does around it; the method's own
 writing, which one language alone needs as well, is subtracted. In place, the entries of both languages are read and
 written twice a step. At 8% that touches nearly every cache line of the model, so the limit is the time to move the
 weights twice. By copies, only those entries are written that method and language share: 0.64% of the model at 8% each.
+With more than four languages there are no copies, and the sparse phase replaces one module by the next.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from benchmark.trainers import StepClock, is_evaluation, tagging_trainer, train
 from xlt.engine.training import Trainer
 
 _WARM_UP = 2
+_LANGUAGES = ("eng", "deu", "fra", "spa", "ita", "nld", "por", "swe")
 
 
 class SwitchClock(StepClock):
@@ -68,8 +70,11 @@ def main() -> None:
     line.add_argument("--size", choices=ENCODERS, default="mini", help="of the model")
     line.add_count("steps", 20, "timed steps of each phase")
     line.add_argument("--density", type=float, default=0.08, help="of LT-SFT")
+    line.add_count("languages", 2, f"source languages, at most {len(_LANGUAGES)}")
     line.add_precision()
     options = line.parse_args()
+    if not 2 <= options.languages <= len(_LANGUAGES):
+        line.error(f"--languages {options.languages}: must be from 2 to {len(_LANGUAGES)}")
     torch.set_num_threads(options.threads)
     overrides = [
         f"method.density={options.density}",
@@ -78,7 +83,7 @@ def main() -> None:
         f"train.batch_size={options.batch}",
         f"train.precision={options.precision}",
     ]
-    trainer = tagging_trainer(options.size, "lt_sft", overrides, options.tokens, ("eng", "deu"))
+    trainer = tagging_trainer(options.size, "lt_sft", overrides, options.tokens, _LANGUAGES[: options.languages])
     clock = SwitchClock(trainer)
     train(trainer, clock)
     rows = {}

@@ -35,6 +35,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 from xlt_kernels.nf4_weight import Nf4Weight
+from xlt_kernels.outer_topk_triton import Threshold
 from xlt_kernels.sparse_pattern import SparsePattern
 
 _TOOLS = Path(triton.backends.nvidia.__file__).parent / "bin"
@@ -113,7 +114,7 @@ def _write_delta() -> Iterator[tuple[Any, ...]]:
 
 def _swap_delta() -> Iterator[tuple[Any, ...]]:
     for weight, indices, base, delta in _write_delta():
-        yield weight, indices, base, indices + 1, base, delta
+        yield weight, indices, base, indices + 1, delta
 
 
 def _dequantise() -> Iterator[tuple[Any, ...]]:
@@ -169,6 +170,20 @@ def _sampled_gradient() -> Iterator[tuple[Any, ...]]:
         yield torch.zeros(512, 256), torch.zeros(512, 384), _pattern(torch.int32, every=every)
 
 
+def _threshold() -> Iterator[tuple[Any, ...]]:
+    for rows in (64, 4096):  # less than a block, and several
+        r, ordered = torch.zeros(rows, dtype=torch.float64), torch.zeros(256, dtype=torch.float64)
+        for k in (5, 1 << 32):
+            yield r, ordered, torch.zeros(rows + 1, dtype=torch.int64), torch.zeros(32, dtype=torch.int32), k
+
+
+def _write() -> Iterator[tuple[Any, ...]]:
+    for r, c, starts, places, _ in _threshold():
+        slots = torch.zeros(3 * len(r), dtype=torch.int32)
+        threshold = Threshold(slots, slots, starts, starts, starts)
+        yield r, c, torch.zeros(256, dtype=torch.int32), starts, places, threshold, 0, len(r), torch.arange(3), 5
+
+
 CALLS: dict[str, Callable[[], Iterator[tuple[Any, ...]]]] = {
     "launch_write_delta": _write_delta,
     "launch_swap_delta": _swap_delta,
@@ -176,6 +191,8 @@ CALLS: dict[str, Callable[[], Iterator[tuple[Any, ...]]]] = {
     "launch_rows_gradient": _rows_gradient,
     "launch_counts": _counts,
     "launch_sm3_step": _sm3_step,
+    "launch_threshold": _threshold,
+    "launch_write": _write,
     "launch_dots": _products,
     "launch_tiles": _products,
     "launch_sampled_gradient": _sampled_gradient,

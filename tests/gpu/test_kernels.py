@@ -62,14 +62,14 @@ def test_a_delta_is_written_and_taken_out_again_bit_for_bit(
 def test_one_delta_is_exchanged_for_another(dtype: torch.dtype, index_dtype: torch.dtype, device: torch.device) -> None:
     base = draw(ROWS, COLUMNS, seed=1, dtype=dtype)
     old, new = some_indices(0.05, index_dtype), some_indices(0.08, index_dtype, seed=1)
-    old_base, new_base = gather_entries(base, old), gather_entries(base, new)
+    old_base = gather_entries(base, old)
     delta = draw(len(new), seed=3)
     weight = base.clone()
     write_delta_definition(weight, old, old_base, draw(len(old), seed=2))
-    moved = weight.to(device)
-    swap_delta_definition(weight, old, old_base, new, new_base, delta)
-    swap_delta(moved, *(one.to(device) for one in (old, old_base, new, new_base, delta)))
-    assert torch.equal(moved.cpu(), weight)
+    moved = weight.clone().to(device)
+    assert torch.equal(swap_delta_definition(weight, old, old_base, new, delta), gather_entries(base, new))
+    found = swap_delta(moved, *(one.to(device) for one in (old, old_base, new, delta)))
+    assert torch.equal(moved.cpu(), weight) and torch.equal(found.cpu(), gather_entries(base, new))
 
 
 @pytest.mark.parametrize("share", [0.0025, 0.08, 1.0])

@@ -6,6 +6,7 @@ from torch import Tensor
 from xlt_kernels.delta_write import (
     gather_entries,
     restore_entries,
+    swap_delta,
     swap_delta_definition,
     write_delta,
     write_delta_definition,
@@ -108,6 +109,9 @@ def test_indices_past_two_to_the_31() -> None:
 def test_values_of_another_dtype_are_refused() -> None:
     with pytest.raises(ValueError, match=r"torch\.float32.*torch\.bfloat16"):
         restore_entries(torch.zeros(3, dtype=torch.bfloat16), torch.tensor([1]), torch.zeros(1))
+    with pytest.raises(ValueError, match=r"torch\.float32.*torch\.bfloat16"):
+        none = torch.empty(0, dtype=torch.int64)
+        swap_delta(torch.zeros(3, dtype=torch.bfloat16), torch.tensor([1]), torch.zeros(1), none, torch.empty(0))
 
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -162,5 +166,8 @@ def test_after_a_swap_the_weight_is_the_base_plus_the_new_delta(
     weight, expected = base.clone(), base.clone()
     write_delta_definition(weight, old, gather_entries(base, old), deltas[0])
     write_delta_definition(expected, new, gather_entries(base, new), deltas[1])
-    way[1](weight, old, gather_entries(base, old), new, gather_entries(base, new), deltas[1])
+    new_base = way[1](weight, old, gather_entries(base, old), new, deltas[1])
     assert_same_bits(weight, expected)
+    assert torch.equal(new_base, gather_entries(base, new))
+    restore_entries(weight, new, new_base)
+    assert torch.equal(weight, base)

@@ -45,14 +45,16 @@ class LanguageActivation:
     """The switch between source languages: it writes the batch's language and the method's values into the weights.
 
     The weights are then the base plus the language module plus what the method trains. If there is one language, its
-    module is part of the base for the whole run and costs nothing. With several languages there are two ways to switch,
-    which give the same weights bit for bit:
+    module is part of the base for the whole run and costs nothing. With several languages there are three ways to
+    switch, which give the same weights bit for bit:
 
     - With copies, if the phase trains none of the tensors that the modules change, and there are at most four
       languages: each language has a copy of these tensors, and a switch exchanges their storage and moves no weight.
-    - In place, if the optimiser updates the weights themselves or there are more languages: the module is written
-      before the forward pass and removed after the backward pass, so that the optimiser works on the base. This reads
-      and writes each entry of the module twice.
+    - One for another, if the phase trains none of these tensors and there are more languages: a module stays in the
+      weights until a batch in another language comes, and is then replaced in one pass.
+    - In place, if the optimiser updates the weights themselves: the module is written before the forward pass and
+      removed after the backward pass, so that the optimiser works on the base. This reads and writes each entry of the
+      module twice.
 
     If the method's entries can change within a phase, the language is written over them in place.
 
@@ -87,6 +89,7 @@ class LanguageActivation:
         self._copies: dict[str, dict[str, Tensor]] = {}
         self._base: dict[str, Tensor] = {}
         self._entry_values: dict[str, dict[str, Tensor]] = {}
+        self._stays = False  # whether a module stays in the weights while the optimiser steps
         if self._fixed:
             self._stack.set(list(self._modules.values()))
 
@@ -123,23 +126,26 @@ class LanguageActivation:
             self._stack.set([self._modules[language]])
 
     def leave(self) -> None:
-        """Removes the language module before the optimiser's step, if the module was written in place."""
-        if not self._fixed and not self._copies:
+        """Removes the language module before the optimiser's step, if the step changes the module's tensors."""
+        if not self._fixed and not self._copies and not self._stays:
             self._stack.set([])
 
     def end(self) -> None:
         """Ends the phase; the model then holds the base plus the method's present values."""
-        self.leave()
+        if not self._fixed:
+            self._stack.set([])
         self._exchange(self._base)
-        self._weights, self._copies, self._base, self._entry_values = {}, {}, {}, {}
+        self._weights, self._copies, self._base, self._entry_values, self._stays = {}, {}, {}, {}, False
         self._method.write()
 
     def _prepare(self, entries: Mapping[str, Tensor]) -> None:
         """Stores each language's weights at the method's entries and, if switching uses copies, its tensors."""
-        changed = self._tensors_to_copy()
+        changed = self._frozen_tensors()
         if changed is None and not entries:
             return
         weights = dict(self._model.named_parameters())
+        if len(self._modules) > _MAX_COPIES:
+            self._stays, changed = changed is not None, None
         if changed is not None:
             self._weights = changed
             self._base = {name: tensor.data for name, tensor in changed.items()}
@@ -152,10 +158,10 @@ class LanguageActivation:
                 self._copies[language] = {name: tensor.detach().clone() for name, tensor in changed.items()}
         self._stack.set([])
 
-    def _tensors_to_copy(self) -> dict[str, Tensor] | None:
-        """Returns the tensors that the language modules change; None if switching cannot use copies."""
+    def _frozen_tensors(self) -> dict[str, Tensor] | None:
+        """Returns the tensors that the language modules change; None if the phase trains one, or if it is unknown."""
         modules = [module for module in self._modules.values() if isinstance(module, SparseDelta)]
-        if len(modules) < len(self._modules) or len(modules) > _MAX_COPIES:
+        if len(modules) < len(self._modules):
             return None
         trained = {id(parameter) for parameter in self._method.trainable().values()}
         changed = {name: tensor for module in modules for name, tensor in module.targets(self._model).items()}

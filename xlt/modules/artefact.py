@@ -137,6 +137,18 @@ class ModuleArtefact(ABC):
         that an unused model is freed.
         """
 
+    def write_over(self, model: nn.Module, undo: Undo) -> Undo | None:
+        """Replaces the module that was written last by this one in one pass, if this kind of module can.
+
+        The result is that of `undo()` and then `write_into(model)`. If it raises, the model holds neither module.
+
+        Args:
+            undo: the function that removes the other module.
+        Returns:
+            a function that removes this module; None if there is no such way, and nothing was changed.
+        """
+        return None
+
     @abstractmethod
     def to_tensors(self, value_dtype: torch.dtype | None) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """Returns the module as a layout (JSON values) and named tensors, which `save` writes."""

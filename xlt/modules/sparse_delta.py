@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import nn
-from xlt_kernels.delta_write import gather_entries, restore_entries, write_delta
+from xlt_kernels.delta_write import gather_entries, restore_entries, swap_delta, write_delta
 
 from xlt.modules.artefact import ModuleArtefact, ModuleHeader, Undo, check_values
 from xlt.modules.index_coding import decode_indices, encode_indices
@@ -121,32 +121,61 @@ class SparseDelta(ModuleArtefact):
         self.targets(model)
 
     def write_into(self, model: nn.Module) -> Undo:
+        return self._write_all(model, _Restoration())
+
+    def write_over(self, model: nn.Module, undo: Undo) -> Undo | None:
+        """Replaces another sparse delta tensor by tensor, on a GPU with one launch for each that both change."""
+        if not isinstance(undo, _Restoration) or undo.tie is not None or self.header.untied or undo.dtype_fault():
+            return None
+        return self._write_all(model, undo)
+
+    @torch.no_grad()
+    def _write_all(self, model: nn.Module, before: "_Restoration") -> Undo:
+        """Writes the module in place of the one that `before` removes; an empty `before` removes none."""
         restoration = _Restoration()
         try:
             untie: Callable[[], Undo] | None = getattr(model, "untie_embeddings", None)
             if self.header.untied and untie is not None:
                 restoration.tie = untie()
-            with torch.no_grad():
-                for name, weight in self.targets(model).items():
-                    self._write(name, weight, restoration)
+            displaced = before.by_weight()
+            for name, weight in self.targets(model).items():
+                self._write(name, weight, restoration, displaced.pop(id(weight), []))
+            for saved in (saved for of_weight in displaced.values() for saved in of_weight):
+                saved.put_back()
         except BaseException:
             restoration()
+            before()
             raise
         return restoration
 
-    def _write(self, name: str, weight: torch.Tensor, restoration: "_Restoration") -> None:
-        if name in self.tensors:
-            restoration.save(weight, None)
-            weight.copy_(self.tensors[name])
-            return
-        entries = self._entries_on(name, weight.device)
-        if entries.indices is None:
-            wide = torch.promote_types(weight.dtype, torch.float32)
-            weight.copy_(restoration.save(weight, None).to(wide) + entries.values.to(wide).view(weight.shape))
+    def _write(self, name: str, weight: torch.Tensor, restoration: "_Restoration", displaced: list["_Saved"]) -> None:
+        """Writes one tensor of the module, after its `displaced` values have been put back."""
+        entries = None if name in self.tensors else self._entries_on(name, weight.device)
+        if entries is None or entries.indices is None:
+            for saved in displaced:
+                saved.put_back()
+            base = restoration.save(weight, None)
+            if entries is None:
+                weight.copy_(self.tensors[name])
+            else:
+                wide = torch.promote_types(weight.dtype, torch.float32)
+                weight.copy_(base.to(wide) + entries.values.to(wide).view(weight.shape))
             return
         block = _CPU_BLOCK if weight.device.type == "cpu" else max(entries.indices.numel(), 1)
-        for indices, values in zip(entries.indices.split(block), entries.values.split(block), strict=True):
-            write_delta(weight, indices, restoration.save(weight, indices), values)
+        blocks = zip(entries.indices.split(block), entries.values.split(block), strict=True)
+        if not displaced or any(saved.indices is None for saved in displaced):
+            for saved in displaced:
+                saved.put_back()
+            for indices, values in blocks:
+                write_delta(weight, indices, restoration.save(weight, indices), values)
+            return
+        old_indices, old_base = _joined(displaced)
+        # The old entries of a block are those before the first entry of the next block.
+        firsts = entries.indices[block::block].contiguous()
+        ends = torch.searchsorted(old_indices, firsts).tolist() if len(firsts) else []
+        for start, end, (indices, values) in zip([0, *ends], [*ends, len(old_indices)], blocks, strict=True):
+            base = swap_delta(weight, old_indices[start:end], old_base[start:end], indices, values)
+            restoration.saved.append(_Saved(weight, indices, base))
 
     def _entries_on(self, name: str, device: torch.device) -> Entries:
         """Returns the entries on the weight's device. The copy is cached, so that switching languages is cheap."""
@@ -237,37 +266,79 @@ def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name.replace(".base_layer.", "."): tensor for name, tensor in named}
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Saved:
+    """Values that a module displaced in one weight.
+
+    Attributes:
+        weight: the model's own tensor.
+        indices: (N,) flat indices of the values; None means all.
+        values: (N,) or of the weight's shape, of the weight's dtype.
+    """
+
+    weight: torch.Tensor
+    indices: torch.Tensor | None
+    values: torch.Tensor
+
+    def put_back(self) -> None:
+        if self.indices is None:
+            self.weight.copy_(self.values)
+        else:
+            restore_entries(self.weight, self.indices.to(self.weight.device), self.values.to(self.weight.device))
+
+
+def _joined(saved: Sequence[_Saved]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns indices and values of the saved parts of one weight, on its device."""
+    device = saved[0].weight.device
+    if len(saved) == 1:
+        assert saved[0].indices is not None
+        return saved[0].indices.to(device), saved[0].values.to(device)
+    indices = [part.indices for part in saved if part.indices is not None]
+    return torch.cat(indices).to(device), torch.cat([part.values for part in saved]).to(device)
+
+
 class _Restoration:
     """The values that a module displaced; a call puts them back into their tensors.
 
     Attributes:
+        saved: the values, in the order in which they were displaced.
         tie: a function that ties the embeddings again which the module untied; None if it untied none.
     """
 
     tie: Undo | None = None
 
     def __init__(self) -> None:
-        self._saved: list[tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]] = []
+        self.saved: list[_Saved] = []
 
     def save(self, weight: torch.Tensor, indices: torch.Tensor | None) -> torch.Tensor:
         """Saves and returns the weight's values at `indices`; None means all values."""
         values = weight.detach().clone() if indices is None else gather_entries(weight, indices)
-        self._saved.append((weight, indices, values))
+        self.saved.append(_Saved(weight, indices, values))
         return values
+
+    def by_weight(self) -> dict[int, list[_Saved]]:
+        """Returns id of the weight -> its saved values."""
+        found: dict[int, list[_Saved]] = {}
+        for saved in self.saved:
+            found.setdefault(id(saved.weight), []).append(saved)
+        return found
+
+    def dtype_fault(self) -> str | None:
+        """Returns why the values cannot be put back unrounded; None if they can."""
+        for saved in self.saved:
+            if saved.weight.dtype != saved.values.dtype:
+                return (
+                    f"the model's dtype changed from {saved.values.dtype} to {saved.weight.dtype} while modules were "
+                    "active: remove them before changing its dtype"
+                )
+        return None
 
     @torch.no_grad()
     def __call__(self) -> None:
-        for weight, _, values in self._saved:
-            if weight.dtype != values.dtype:
-                raise ValueError(
-                    f"the model's dtype changed from {values.dtype} to {weight.dtype} while modules were active: "
-                    "remove them before changing its dtype"
-                )
-        for weight, indices, values in self._saved:
-            if indices is None:
-                weight.copy_(values)
-            else:
-                restore_entries(weight, indices.to(weight.device), values.to(weight.device))
+        if fault := self.dtype_fault():
+            raise ValueError(fault)
+        for saved in self.saved:
+            saved.put_back()
         if self.tie is not None:
             self.tie()
 

@@ -12,7 +12,7 @@ Undo = Callable[[], None]
 
 
 class StackableModule(Protocol):
-    """What the stack needs of a module: a name for messages, a check, and writing. `ModuleArtefact` has all three."""
+    """What the stack needs of a module: a name for messages, a check, and writing. `ModuleArtefact` has them all."""
 
     @property
     def header(self) -> object: ...
@@ -20,6 +20,8 @@ class StackableModule(Protocol):
     def check(self, model: nn.Module) -> None: ...
 
     def write_into(self, model: nn.Module) -> Undo: ...
+
+    def write_over(self, model: nn.Module, undo: Undo) -> Undo | None: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,8 +100,27 @@ class ModuleStack:
         for module in modules[unchanged:]:
             if id(module) not in active_ids:
                 module.check(self._model)
-        while len(self._layers) > unchanged:
-            self._layers[-1].undo()
-            self._layers.pop()
+        replaces = len(active) > unchanged and len(modules) > unchanged
+        while len(self._layers) > unchanged + replaces:
+            self._undo_last()
+        if replaces and self._replace_last(modules[unchanged]):
+            unchanged += 1
+        elif replaces:
+            self._undo_last()
         for module in modules[unchanged:]:
             self._layers.append(_Layer(module, module.write_into(self._model)))
+
+    def _undo_last(self) -> None:
+        self._layers[-1].undo()
+        self._layers.pop()
+
+    def _replace_last(self, module: StackableModule) -> bool:
+        """Writes `module` over the last one, if it can do so in one pass; returns whether it has done so."""
+        try:
+            undo = module.write_over(self._model, self._layers[-1].undo)
+        except BaseException:
+            self._layers.pop()
+            raise
+        if undo is not None:
+            self._layers[-1] = _Layer(module, undo)
+        return undo is not None

@@ -122,6 +122,9 @@ class LanguageModulesByExample:
 
         return undo
 
+    def write_over(self, model: nn.Module, undo: Undo) -> None:
+        """Returns None: these modules do not replace another in one pass."""
+
     def _insert_adapters(self, model: TransferModel) -> list[Undo]:
         layers = dict(model.named_modules())
         networks: dict[tuple[str, str], dict[str, Network]] = {}

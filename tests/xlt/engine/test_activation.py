@@ -106,6 +106,24 @@ def test_where_the_base_is_frozen_each_module_is_written_once_a_phase(
     assert [module.written for module in modules.values()] == [1, 1]
 
 
+def test_without_copies_a_frozen_module_is_replaced_when_the_language_changes_and_not_before(
+    make_model, make_task, modules, monkeypatch
+) -> None:
+    monkeypatch.setattr("xlt.engine.activation._MAX_COPIES", 0)
+    model = make_model(make_task("tagging"))
+    base = _weight(model)
+    activation = LanguageActivation(model, modules, ["eng", "deu"])
+    activation.begin(_Writes(dict(model.named_parameters())[NAME], torch.tensor([], dtype=torch.long)))
+    before = [module.written for module in modules.values()]  # once each, to read the weights under it
+    for language in ("eng", "eng", "deu", "deu", "deu", "eng"):
+        activation.enter(language)
+        assert ModuleStack(model).active == (modules[language],)
+        activation.leave()
+    assert [module.written - count for module, count in zip(modules.values(), before, strict=True)] == [2, 1]
+    activation.end()
+    assert ModuleStack(model).active == () and torch.equal(_weight(model), base)
+
+
 @pytest.mark.parametrize("method", ["lt_sft", "random_sft"])
 def test_copies_and_switching_in_place_train_the_same_weights(
     make_trainer, make_method, make_model, make_task, modules, method, tmp_path: Path, monkeypatch

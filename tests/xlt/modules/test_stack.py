@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import nn
+from xlt_kernels.delta_write import swap_delta
 
 from xlt.modules import Entries, ModuleStack, SparseDelta
 
@@ -90,6 +91,82 @@ def test_a_switch_rewrites_only_from_the_first_difference_on(model: nn.Module, r
     stack.set([task, languages[1]])
     assert model.get_parameter(NAMES[0])._version == version
     assert stack.active == (task, languages[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("block", [2**15, 7])  # a tensor's entries in one block, and in several
+def test_a_switch_from_one_module_to_another_is_one_pass_a_tensor(
+    model: nn.Module, random_delta: Callable, snapshot: Callable, same_bits: Callable, dtype: torch.dtype, block: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Two languages, which share entries and tensors but not all, under a task that shares entries with both."""
+    model.to(dtype)
+    monkeypatch.setattr("xlt.modules.sparse_delta._CPU_BLOCK", block)
+    swapped: list[torch.Tensor] = []
+
+    def counted(weight: torch.Tensor, *arguments: torch.Tensor) -> torch.Tensor:
+        swapped.append(weight)
+        return swap_delta(weight, *arguments)
+
+    monkeypatch.setattr("xlt.modules.sparse_delta.swap_delta", counted)
+    base = snapshot(model)
+    english = random_delta(model, 0, density=0.4, names=NAMES[:2])
+    german = random_delta(model, 1, density=0.3, names=NAMES[1:], with_head=True)
+    task = random_delta(model, 2, density=0.5, names=NAMES)
+    stack = ModuleStack(model)
+    expected = []
+    for language in (english, german):
+        stack.set([language, task])
+        expected.append(snapshot(model))
+        stack.set([])
+    assert not swapped
+    stack.set([english, task])
+    for language, weights in [(german, expected[1]), (english, expected[0])]:
+        swapped.clear()
+        stack.set([language, task])
+        assert same_bits(model, weights)
+        assert all(weight is model.get_parameter(NAMES[1]) for weight in swapped)
+        assert len(swapped) == 1 if block > 7 else len(swapped) > 5
+    stack.set([])
+    assert same_bits(model, base)
+
+
+def test_a_switch_that_fails_half_way_leaves_neither_module(
+    model: nn.Module, random_delta: Callable, snapshot: Callable, same_bits: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = snapshot(model)
+    first, second = (random_delta(model, seed, density=0.4, names=NAMES) for seed in range(2))
+    stack = ModuleStack(model)
+    stack.set([first])
+    calls: list[int] = []
+
+    def failing(*arguments: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 2:
+            raise MemoryError
+        return swap_delta(*arguments)
+
+    monkeypatch.setattr("xlt.modules.sparse_delta.swap_delta", failing)
+    with pytest.raises(MemoryError):
+        stack.set([second])
+    assert stack.active == () and same_bits(model, base)
+
+
+def test_a_model_of_another_dtype_keeps_its_modules_until_it_has_its_dtype_again(
+    model: nn.Module, random_delta: Callable, snapshot: Callable, same_bits: Callable
+) -> None:
+    base = snapshot(model)
+    first, second = (random_delta(model, seed, density=0.4, names=NAMES) for seed in range(2))
+    stack = ModuleStack(model)
+    stack.set([first])
+    model.double()
+    with pytest.raises(ValueError, match=r"dtype changed from torch\.float32 to torch\.float64"):
+        stack.set([second])
+    assert stack.active == (first,)
+    model.float()
+    stack.set([second])
+    stack.set([])
+    assert same_bits(model, base)
 
 
 def test_a_set_with_one_unfit_module_changes_nothing(

@@ -59,7 +59,7 @@ def unedited(edited: Planned) -> Run:
             "_UPOS, _HEAD, _RELATION, _MISC = 4, 6, 7, 9",
         ),
         ("xlt.data.mix", "_GROUP_BATCHES = 50", "_GROUP_BATCHES = 60"),
-        ("xlt.modules.sparse_delta", "def write_into(", "def write_over("),
+        ("xlt.modules.sparse_delta", "def write_into(", "def write_upon("),
         ("xlt.tasks.tagging", 'reduction="sum"', 'reduction="mean"'),
         ("xlt_kernels.select", "_BINS_HIGH", "_BINS_ABOVE"),
         ("xlt_kernels.delta_write_triton", "_BLOCK = ", "_BLOCK = 2 * "),
