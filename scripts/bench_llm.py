@@ -9,6 +9,11 @@ with activation checkpointing, over bfloat16 and over 4 bits. Memory is the peak
 the resident set's high-water mark. The thesis searched for the least memory that suffices, which lies between what
 torch allocated and what it reserved. Seconds are the mean over one update interval, updates included, beside the median
 of ordinary steps. A method that fails, for lack of memory for instance, has its error message in the record.
+
+    python scripts/bench_llm.py --predict --size llama2_13b --tokens 2048         # needs no GPU and little memory
+
+This predicts the memory of each method instead, on a GPU, from the code: engine, method and model run with tensors that
+have a shape but no memory. It says what the bytes are for. The thesis does not say how many tokens its passes had.
 """
 
 from __future__ import annotations
@@ -16,17 +21,22 @@ from __future__ import annotations
 import importlib.resources
 import itertools
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from benchmark.hollow import pack_blocks
+from benchmark.ledger import Peak
 from benchmark.memory import PeakMemory
+from benchmark.prediction import SETTINGS, STEPS, predicted, record, show
 from benchmark.process import MeasurementError, in_own_process
 from benchmark.report import CommandLine, machine, settings, write_record
-from benchmark.shapes import LANGUAGE_MODELS, llama_config
-from benchmark.trainers import StepClock, make_trainer, run_config, train
+from benchmark.shapes import ENCODERS, LANGUAGE_MODELS, llama_config
+from benchmark.trainers import StepClock, make_trainer, run_config, tagging_trainer, train
 
 from xlt.engine.build import build_task
 from xlt.engine.training import Trainer
+from xlt.errors import UsageError
 from xlt.models.quantised import quantise_blocks
 from xlt.models.transfer import TransferModel, recompute_activations, split_pretrained
 
@@ -37,18 +47,25 @@ _INTERVAL, _ESTIMATION = 20, 5  # thesis §7.4.3
 _DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def random_model(size: str, four_bit: bool, checkpointing: bool) -> TransferModel:
-    """A language model with random weights on the device; `size` is a key of `LANGUAGE_MODELS`."""
+def random_model(size: str, four_bit: bool, checkpointing: bool, layers: int | None = None) -> TransferModel:
+    """A language model with random weights on the device.
+
+    Args:
+        size: a key of `LANGUAGE_MODELS`.
+        four_bit: whether the weights of the blocks are in 4 bits.
+        checkpointing: whether activations are recomputed.
+        layers: of a hollow model; None: the model is whole, and as large as its size says.
+    """
     from transformers import LlamaForCausalLM
 
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
-    with torch.device(_DEVICE):
-        pretrained = LlamaForCausalLM(llama_config(size))
+    with torch.device(_DEVICE if layers is None else "cpu"):
+        pretrained = LlamaForCausalLM(llama_config(size, **({} if layers is None else {"num_hidden_layers": layers})))
     torch.set_default_dtype(torch.float32)
     model = TransferModel(*split_pretrained(pretrained), "random", size)
     if four_bit:
-        quantise_blocks(model)
+        (quantise_blocks if layers is None else pack_blocks)(model)
     if checkpointing:
         recompute_activations(model)
     return model
@@ -56,16 +73,26 @@ def random_model(size: str, four_bit: bool, checkpointing: bool) -> TransferMode
 
 def rank_of(size: str, method: str) -> list[str]:
     """Overrides for the number of tuned parameters; the tiny model has too few for the thesis's rank."""
+    if method not in METHODS:
+        return []
     if size != "tiny":
         return [] if method == "lora" else _EQUIVALENT_RANK
     return ["method.rank=8" if method == "lora" else "method.density=0.02"]
 
 
 def trainer_of(
-    size: str, method: str, four_bit: bool, checkpointing: bool, batch: int, micro: int, tokens: int, steps: int
+    size: str,
+    method: str,
+    four_bit: bool,
+    checkpointing: bool,
+    batch: int,
+    micro: int,
+    tokens: int,
+    overrides: Sequence[str],
+    layers: int | None = None,
 ) -> Trainer:
     """A trainer of a random language model on random conversations, of which the later half is the answer."""
-    model = random_model(size, four_bit, checkpointing)
+    model = random_model(size, four_bit, checkpointing, layers)
     config = run_config(
         [
             "experiment=instruct",
@@ -74,7 +101,7 @@ def trainer_of(
             *rank_of(size, method),
             *(["method.candidates_from=micro_batch"] if method == "spiel_ag" else []),  # as the thesis's recipe
             f"task.max_length={tokens}",
-            f"train.max_steps={steps}",
+            *overrides,
             f"train.batch_size={batch}",
             f"train.micro_batch_size={micro if micro < batch else 'null'}",
             "train.evaluation_batch_size=1",
@@ -93,7 +120,8 @@ def measure(
     size: str, method: str, four_bit: bool, checkpointing: bool, batch: int, micro: int, tokens: int
 ) -> dict[str, Any]:
     """Two update intervals in this process; the second is timed."""
-    trainer = trainer_of(size, method, four_bit, checkpointing, batch, micro, tokens, 2 * _INTERVAL + 1)
+    steps = [f"train.max_steps={2 * _INTERVAL + 1}"]
+    trainer = trainer_of(size, method, four_bit, checkpointing, batch, micro, tokens, steps)
     memory, clock = PeakMemory(_DEVICE), StepClock()
     train(trainer, clock)
     (times,) = clock.seconds.values()
@@ -105,6 +133,29 @@ def measure(
         "reserved_gib": torch.cuda.max_memory_reserved() / 2**30 if _DEVICE == "cuda" else None,
         "tuned": sum(parameter.numel() for parameter in trainer.method.trainable().values()),
     }
+
+
+def predict(size: str, method: str, four_bit: bool, checkpointing: bool, micro: int, tokens: int) -> Peak:
+    """The peak of a training with two passes a step; of an encoder it is that of a tagger in float32."""
+    settings = [*STEPS, *SETTINGS.get(method, ())]
+    if size not in LANGUAGE_MODELS:
+        if four_bit:
+            raise UsageError("encoders are predicted without 4 bits; give --four-bit no")
+        settings += [f"train.batch_size={2 * micro}", f"train.micro_batch_size={micro}", "train.precision=fp32"]
+
+        def tagger(layers: int) -> Trainer:
+            trainer = tagging_trainer(size, method, settings, tokens, layers=layers)
+            if checkpointing:
+                recompute_activations(trainer.model)
+            return trainer
+
+        return predicted(tagger, ENCODERS[size].layers)
+    return predicted(
+        lambda layers: trainer_of(
+            size, method, four_bit, checkpointing, 2 * micro, micro, tokens, settings, layers=layers
+        ),
+        LANGUAGE_MODELS[size].layers,
+    )
 
 
 def published(name: str, size: str) -> dict[str, float]:
@@ -129,27 +180,51 @@ def shown(name: str, row: dict[str, Any]) -> str:
 
 def main() -> None:
     line = CommandLine(__doc__, batch=128, threads=1)
-    line.add_argument("--size", choices=LANGUAGE_MODELS, default="llama2_7b", help="of the model")
-    line.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    sizes = [*LANGUAGE_MODELS, *(size for size in ENCODERS if size not in LANGUAGE_MODELS)]
+    line.add_argument("--predict", action="store_true", help="predict the memory; nothing is trained")
+    line.add_argument("--size", choices=sizes, default="llama2_7b", help="of the model; encoders with --predict only")
+    line.add_argument("--methods", nargs="+", default=list(METHODS), help=f"with --predict any; default: {METHODS}")
     line.add_count("micro", 1, "conversations in a forward pass")
     line.add_count("tokens", 512, "tokens in a conversation", least=2)
     both = ["no", "yes"]
     line.add_argument("--four-bit", nargs="+", choices=both, default=both, help="quantise the frozen weights to 4 bits")
     line.add_argument("--checkpointing", nargs="+", choices=both, default=both, help="recompute activations")
     options = line.parse_args()
+    if not options.predict and (options.size not in LANGUAGE_MODELS or {*options.methods} - {*METHODS}):
+        line.error(f"--size {options.size} --methods {' '.join(options.methods)}: give --predict, too; without it only "
+                   f"{', '.join(LANGUAGE_MODELS)} and {', '.join(METHODS)} are measured")  # fmt: skip
+    if {*options.methods} - {*(known := _all_methods())}:
+        line.error(f"--methods {' '.join(options.methods)}: there are {', '.join(known)}")
     torch.set_num_threads(options.threads)
-    sizes = (options.batch, options.micro, options.tokens)
+    numbers = (options.batch, options.micro, options.tokens)
     rows: dict[str, Any] = {}
     for four_bit, checkpointing, method in itertools.product(options.four_bit, options.checkpointing, options.methods):
         name = f"{'q' if four_bit == 'yes' else ''}{method}{', checkpointing' if checkpointing == 'yes' else ''}"
         contender = (options.size, method, four_bit == "yes", checkpointing == "yes")
+        if options.predict:
+            rows[name] = _predicted(name, contender, options.micro, options.tokens)
+            continue
         try:
-            row = in_own_process(measure, *contender, *sizes, threads=options.threads)
+            row = in_own_process(measure, *contender, *numbers, threads=options.threads)
             rows[name] = {**row, "thesis": published(name, options.size)}
         except MeasurementError as error:
             rows[name] = {"failed": str(error)}
         print(shown(name, rows[name]), flush=True)
+    if options.predict:
+        show(rows)
     write_record({**machine(_DEVICE), **settings(options), "rows": rows}, options.output)
+
+
+def _predicted(name: str, contender: tuple[str, str, bool, bool], micro: int, tokens: int) -> dict[str, Any]:
+    try:
+        return record(predict(*contender, micro, tokens), published(name, contender[0]).get("GB"))
+    except UsageError as error:  # a method that cannot adapt this model
+        return {"failed": "; ".join(error.lines)}
+
+
+def _all_methods() -> list[str]:
+    folder = importlib.resources.files("xlt_conf") / "method"
+    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
 
 
 if __name__ == "__main__":

@@ -47,12 +47,17 @@ def bert_config(size: str, **settings: Any) -> BertConfig:
     return BertConfig(**_settings(ENCODERS[size]) | settings)
 
 
-def llama_config(size: str) -> LlamaConfig:
-    """The configuration of a language model, without a cache for generation; `size` is a key of `LANGUAGE_MODELS`."""
+def llama_config(size: str, **settings: Any) -> LlamaConfig:
+    """The configuration of a language model, without a cache for generation.
+
+    Args:
+        size: a key of `LANGUAGE_MODELS`.
+        settings: of `LlamaConfig`; they take precedence over the shape's.
+    """
     from transformers import LlamaConfig
 
     shape = LANGUAGE_MODELS[size]
-    return LlamaConfig(**_settings(shape), num_key_value_heads=shape.heads, use_cache=False)
+    return LlamaConfig(**_settings(shape) | {"num_key_value_heads": shape.heads, "use_cache": False} | settings)
 
 
 def _settings(shape: Shape) -> dict[str, Any]:

@@ -107,7 +107,12 @@ def make_trainer(
 
 
 def tagging_trainer(
-    size: str, method: str, overrides: Sequence[str], tokens: int, languages: Sequence[str] = ("eng",)
+    size: str,
+    method: str,
+    overrides: Sequence[str],
+    tokens: int,
+    languages: Sequence[str] = ("eng",),
+    layers: int | None = None,
 ) -> Trainer:
     """A trainer of a tagger with random weights on random sentences.
 
@@ -117,11 +122,12 @@ def tagging_trainer(
         size: a key of `ENCODERS`.
         overrides: of the experiment nano_fields.
         tokens: in each sentence.
+        layers: of the model; None: those of its size.
     """
     from transformers import BertForMaskedLM
 
     torch.manual_seed(0)
-    shape = bert_config(size)
+    shape = bert_config(size, **({} if layers is None else {"num_hidden_layers": layers}))
     model = TransferModel(*split_pretrained(BertForMaskedLM(shape)), "random", size)
     model.lm_head = None
     words = ["experiment=nano_fields", f"method={method}", f"task.max_length={tokens}", *overrides]

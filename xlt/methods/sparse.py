@@ -104,7 +104,7 @@ class SparseDeltas:
             self._base[name] = torch.cat([base[kept], gather_entries(weight, grown)])[order]
         delta = self.deltas[name]
         delta.copy_(torch.cat([delta[kept], delta.new_zeros(len(grown))])[order])
-        self.patterns[name] = SparsePattern.from_indices(merged, *self._shapes[name])
+        self._set_pattern(name)
         return order
 
     @torch.no_grad()
@@ -116,7 +116,7 @@ class SparseDeltas:
                 restore_entries(self._weights[name], before, self._base[name])
                 self._base[name] = gather_entries(self._weights[name], self.indices[name])
             if name in self.patterns:
-                self.patterns[name] = SparsePattern.from_indices(self.indices[name], *self._shapes[name])
+                self._set_pattern(name)
 
     def watch(self, name: str, indices: Tensor) -> None:
         """From now on also computes the gradient of a linear layer's weight at other entries.
@@ -126,7 +126,8 @@ class SparseDeltas:
             indices: (M,) ascending flat indices, none of them active.
         """
         self._receivers.pop(name, None)
-        self._watches[name] = _Watch(self.indices[name], indices, self.deltas[name], self._shapes[name])
+        delta, four_bit = self.deltas[name], name in self._four_bit
+        self._watches[name] = _Watch(self.indices[name], indices, delta, self._shapes[name], four_bit)
 
     def receive(self, name: str, receiver: Receiver) -> None:
         """From now on calls `receiver` with the whole gradient of a linear layer's weight in each backward pass."""
@@ -156,22 +157,27 @@ class SparseDeltas:
     def entries(self) -> dict[str, Entries]:
         """Returns name -> entries, as a module stores them, on the CPU."""
         return {
-            name: Entries(self.indices[name].cpu(), delta.detach().cpu().clone(), self._shapes[name])
+            name: Entries(self.indices[name].cpu().long(), delta.detach().cpu().clone(), self._shapes[name])
             for name, delta in self.deltas.items()
         }
 
     def _connect(self, name: str, weight: nn.Parameter, users: list[tuple[nn.Module, str]]) -> None:
         if len(users) == 1 and users[0][1] == "weight":
-            module, flat_indices = users[0][0], self.indices[name]
+            module = users[0][0]
             if type(module) is nn.Linear or is_transposed(module) or name in self._four_bit:
-                self.patterns[name] = SparsePattern.from_indices(flat_indices, *self._shapes[name])
+                self._set_pattern(name)
                 self._replace_forward(module, functools.partial(self._linear_forward, name, module))
                 return
             if type(module) is nn.Embedding and module.max_norm is None and not module.scale_grad_by_freq:
-                self.patterns[name] = SparsePattern.from_indices(flat_indices, *weight.shape)
+                self._set_pattern(name)
                 self._replace_forward(module, functools.partial(self._embedding_forward, name, module))
                 return
         self._gather_dense_gradient(name, weight, self.deltas[name])
+
+    def _set_pattern(self, name: str) -> None:
+        """Makes the pattern of a tensor's indices, and keeps the indices as the pattern has them, usually in int32."""
+        self.patterns[name] = SparsePattern.from_indices(self.indices[name], *self._shapes[name])
+        self.indices[name] = self.patterns[name].indices
 
     def _linear_forward(self, name: str, module: Any, x: Tensor) -> Tensor:
         watch, delta, pattern = self._watches.get(name), self.deltas[name], self.patterns[name]
@@ -207,32 +213,40 @@ class SparseDeltas:
 
 
 class _Watch:
-    """The joint gradient at the active and the watched entries of a tensor, computed in one pass."""
+    """The joint gradient at the active and the watched entries of a tensor, computed in one pass.
 
-    def __init__(self, active: Tensor, watched: Tensor, delta: Tensor, shape: torch.Size) -> None:
-        union, place = torch.cat([active, watched.to(active)]).sort()
+    Args:
+        active, watched: (A,) and (M,) ascending flat indices.
+        delta: (A,) of the active entries.
+        shape: of the tensor.
+        has_values: whether the products need the values of the deltas, as those with a 4-bit weight do.
+    """
+
+    def __init__(self, active: Tensor, watched: Tensor, delta: Tensor, shape: torch.Size, has_values: bool) -> None:
+        union, order = torch.cat([active, watched.to(active)]).sort()
         self.pattern = SparsePattern.from_indices(union, *shape)
-        self.probe = nn.Parameter(delta.new_zeros(len(union)))  # receives the joint gradient
+        # Receives the joint gradient; a value that stands for all of them has no memory.
+        zeros = delta.new_zeros(len(union)) if has_values else delta.new_zeros(1).expand(len(union))
+        self.probe = nn.Parameter(zeros)
         self.gradient = delta.new_zeros(len(watched))
-        self._place, self._active = place, len(active)
+        places = torch.empty_like(union)
+        places[order] = torch.arange(len(union), dtype=union.dtype, device=union.device)
+        self._active, self._watched = places.split([len(active), len(watched)])
 
     @torch.no_grad()
     def copy_values(self, delta: nn.Parameter) -> None:
         """Copies the deltas into the probe, for a 4-bit weight, which does not hold them; watched entries have zero."""
-        values = torch.cat([delta, delta.new_zeros(len(self._place) - self._active)])
-        self.probe.copy_(values[self._place])
+        self.probe.index_copy_(0, self._active.long(), delta)
 
     @torch.no_grad()
     def distribute(self, delta: nn.Parameter) -> None:
         """Adds the probe's gradient to that of the delta and to that of the watched entries, and resets it."""
         if self.probe.grad is None:
             return
-        gradient = torch.empty_like(self.probe.grad)
-        gradient[self._place] = self.probe.grad
-        self.probe.grad = None
-        own, other = gradient.split([self._active, len(gradient) - self._active])
-        delta.grad = own.clone() if delta.grad is None else delta.grad.add_(own)
-        self.gradient += other
+        gradient, self.probe.grad = self.probe.grad, None
+        own = gradient.index_select(0, self._active)
+        delta.grad = own if delta.grad is None else delta.grad.add_(own)
+        self.gradient += gradient.index_select(0, self._watched)
 
 
 def _master_dtype(weight: Tensor) -> torch.dtype:

@@ -208,7 +208,7 @@ class GradientGrowth(Growth):
         active = self.deltas.indices[name]
         count = min(round(self.candidates * len(active)), gradient.numel() - len(active))
         chosen = select_largest(gradient, count, active, self._draw(name))
-        self._candidates[name] = chosen
+        self._candidates[name] = chosen.to(active.dtype)  # usually int32
         self._sample[name] = gradient.view(-1)[chosen].to(self.deltas.deltas[name].dtype)
 
 
