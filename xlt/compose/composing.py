@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import importlib
 import pickle
 import pkgutil
@@ -52,6 +53,7 @@ _SHARED_SCHEMAS = {
     "base_run": shared.RunConfig,
 }
 
+_RARELY = (100_000, 50, 1000)  # thresholds of Python's garbage collector
 _FEWEST = 2  # examples of a training source: one to learn from, one to hold out
 
 import_failures: dict[str, str] = {}
@@ -192,7 +194,8 @@ def hydra_ready(config_dir: str | None = None) -> Iterator[None]:
     config_dir = _own_folder if config_dir is None else config_dir
     register_schemas()
     if GlobalHydra.instance().is_initialized():
-        yield
+        with collected_less():
+            yield
         return
     register_recipes(CONFIG_MODULE, config_dir)
     search_path = create_config_search_path(f"pkg://{CONFIG_MODULE}")
@@ -201,9 +204,30 @@ def hydra_ready(config_dir: str | None = None) -> Iterator[None]:
         search_path.prepend(provider="command-line", path=folder, anchor=SearchPathQuery(provider="schema"))
     Hydra.create_main_hydra2(task_name="xlt", config_search_path=search_path)
     try:
-        yield
+        with collected_less():
+            yield
     finally:
         GlobalHydra.instance().clear()
+
+
+@contextmanager
+def collected_less() -> Iterator[None]:
+    """Makes Python look for garbage less often, while configs are composed and runs are planned.
+
+    A config has ten thousand objects, and a plan keeps those of all its runs; to go through them again and again takes
+    half of the time.
+    """
+    before = gc.get_threshold()
+    if before == _RARELY:
+        yield
+        return
+    gc.freeze()
+    gc.set_threshold(*_RARELY)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
