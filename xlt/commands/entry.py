@@ -24,6 +24,11 @@ def main() -> None:
         if (text := plain_help()) is not None:
             print(text)
             return
+    from xlt.commands.without_torch import complete, refuse_unknown_keys
+
+    if complete(sys.argv[1:]):
+        return
+    refuse_unknown_keys(sys.argv[1:])
     from xlt.commands.cli import main as run
 
     run()

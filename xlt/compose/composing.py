@@ -29,6 +29,7 @@ from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 from xlt import config as shared
 from xlt import plug_ins
 from xlt.compose.environment import register_environment
+from xlt.compose.light_schemas import LightGroup
 from xlt.compose.loading import compose_faster, refuse_emptied
 from xlt.compose.recipes import register_recipes
 from xlt.compose.trusted import class_of, guard_hydra, refuse_foreign_classes
@@ -60,6 +61,7 @@ import_failures: dict[str, str] = {}
 """Path of a schema in Hydra's store, for example "method/base_mine" -> why its file cannot be imported."""
 
 _own_folder: str | None = None
+_are_light = False
 
 _KEPT: weakref.WeakKeyDictionary[Any, dict[tuple[str, ...], bytes]] = weakref.WeakKeyDictionary()
 
@@ -88,10 +90,32 @@ def register_schemas() -> None:
     for path, node in _SHARED_SCHEMAS.items():
         register_schema(path, node)
     for package, group in (("xlt.methods", "method"), ("xlt.tasks", "task")):
-        for module_info in pkgutil.iter_modules(importlib.import_module(package).__path__):
-            _register(group, module_info.name, f"{package}.{module_info.name}")
+        if _are_light:
+            entries: Any = ConfigStore.instance().repo
+            if not isinstance(entries.get(group), LightGroup):
+                entries[group] = LightGroup(package, group)
+        else:
+            for module_info in pkgutil.iter_modules(importlib.import_module(package).__path__):
+                _register(group, module_info.name, f"{package}.{module_info.name}")
         for entry in plug_ins.installed_entries(package):
             _register(group, entry.name, entry.module)
+
+
+@contextmanager
+def light_schemas() -> Iterator[None]:
+    """Makes `register_schemas` take the schemas of methods and tasks without importing these, and so without torch.
+
+    For what only looks at configs: completion, and messages about wrong keys. What is composed meanwhile is no run's.
+    """
+    global _are_light
+    _are_light = True
+    try:
+        yield
+    finally:
+        _are_light = False
+        repository: Any = ConfigStore.instance().repo
+        for group in [name for name, entries in repository.items() if isinstance(entries, LightGroup)]:
+            del repository[group]
 
 
 def _register(group: str, name: str, module: str) -> None:
