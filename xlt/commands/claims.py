@@ -11,6 +11,7 @@ from pathlib import Path
 from omegaconf import OmegaConf, SCMode
 
 from xlt.commands.ending import guarded
+from xlt.commands.help_texts import HELP
 from xlt.commands.subcommands import is_stray
 from xlt.compose import (
     COMPOSITION_ERRORS,
@@ -49,17 +50,6 @@ from xlt.tables.request import request_table
 from xlt.tables.table import Table
 
 _COMMAND_KEYS = tuple(item.name for item in dataclasses.fields(ClaimsConfig))
-_USAGE = """\
-usage: xlt claims [only=[NAME,...]] [seeds=[1,2]] [stores.NAME.KEY=VALUE ...]
-                  [override of every run ...]
-
-Tests the findings of the thesis, and of papers, on the runs that are in the
-stores; trains nothing.
-
-  only=[..]         only these claims of conf/claims.yaml
-  stores.NAME.KEY=  applies to the tables of one store; other overrides apply
-                    to all runs of stores.encoder
-  output_dir=DIR    folder for claims.md and claims.json"""
 _DEFAULT_STORE = "encoder"
 """Name of the store to whose runs the command's other overrides apply."""
 
@@ -78,7 +68,7 @@ def check_claims(words: list[str]) -> int:
         UsageError: wrong overrides or values.
     """
     if "--help" in words or "-h" in words:
-        print(_USAGE)
+        print(HELP["claims"])
         return 0
     if wrong := [word for word in words if is_stray(word)]:
         raise UsageError(*(f"{word}: neither an option nor an override; write KEY=VALUE" for word in wrong))

@@ -28,6 +28,7 @@ from xlt.compose import (
     COMPOSITION_ERRORS,
     CONFIG_MODULE,
     VERSION_BASE,
+    collected_less,
     command_line,
     hydra_ready,
     is_composition_error,
@@ -233,8 +234,9 @@ def run(
     console = Terminal(stderr=True, quiet=not Processes.join().leads)
     store = RunStore(config.output_dir)
     plan = Plan(store)
-    config = one_source_per_language(config)
-    requested, evaluations = plan.ask(config) if evaluate else (plan.add(config, evaluate=False), {})
+    with collected_less():
+        config = one_source_per_language(config)
+        requested, evaluations = plan.ask(config) if evaluate else (plan.add(config, evaluate=False), {})
     if planned is not None:
         planned(plan, requested)
     print_notes(plan.preflight(), console)

@@ -6,18 +6,12 @@ import sys
 from collections.abc import Sequence
 
 from xlt.commands.ending import FAILURE, guarded
+from xlt.commands.help_texts import HELP
 from xlt.compose import command_line, hydra_ready
 from xlt.escapes import say
 from xlt.tables.columns import list_columns
 from xlt.tables.request import request_table
 from xlt.tracking.workspace import Workspace, create, has_account, table_workspace
-
-_USAGE = """\
-usage: xlt dashboard table=NAME [tracker.project=...] [tracker.entity=...]
-                     [override ...]
-
-Creates the W&B workspace of a table's runs. Without an account, it prints what
-it would create."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -34,7 +28,7 @@ def dashboard(words: list[str]) -> int:
         UsageError: overrides are wrong, or the W&B client is not installed.
     """
     if not words or "--help" in words or "-h" in words:
-        print(_USAGE)
+        print(HELP["dashboard"])
         return 0
     workspace = workspace_of(words)
     if not has_account():

@@ -18,6 +18,17 @@ def main() -> None:
 
         print(f"xlt {xlt.__version__}, Hydra {version('hydra-core')}")
         return
+    if sys.argv[1:] in (["--help"], ["-h"]):
+        from xlt.commands.usage import plain_help
+
+        if (text := plain_help()) is not None:
+            print(text)
+            return
+    from xlt.commands.without_torch import complete, refuse_unknown_keys
+
+    if complete(sys.argv[1:]):
+        return
+    refuse_unknown_keys(sys.argv[1:])
     from xlt.commands.cli import main as run
 
     run()

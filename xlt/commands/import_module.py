@@ -24,13 +24,8 @@ from pathlib import Path
 
 from xlt.commands.ending import guarded
 from xlt.commands.options import Options
-from xlt.engine.published import read_published
 from xlt.errors import UsageError
 from xlt.languages import language_fault
-from xlt.models.loading import load_pretrained, quiet_libraries
-from xlt.models.sublayers import find_blocks
-from xlt.modules import load_module, write_adapter_hub
-from xlt.modules.adapter import Adapter
 from xlt.repositories import is_repository, published_folder
 from xlt.writers import remove_left_overs
 
@@ -62,6 +57,12 @@ def convert(options: argparse.Namespace) -> int:
     Raises:
         UsageError, ModuleFileError: the options contradict each other, or the input cannot be converted.
     """
+    from xlt.engine.published import read_published
+    from xlt.models.loading import load_pretrained, quiet_libraries
+    from xlt.models.sublayers import find_blocks
+    from xlt.modules import load_module, write_adapter_hub
+    from xlt.modules.adapter import Adapter
+
     ours = options.given.is_file() and options.given.suffix == ".safetensors"
     if faults := list(_faults(options, ours)):
         raise UsageError(*faults)

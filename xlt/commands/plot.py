@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from xlt.commands.ending import guarded
+from xlt.commands.help_texts import HELP
 from xlt.commands.reproduce import figure_panels
 from xlt.compose import command_line, hydra_ready
 from xlt.console import Terminal
@@ -15,17 +16,6 @@ from xlt.plan.planner import Plan
 from xlt.plan.store import RunStore
 from xlt.tables.figures import save_panels
 from xlt.tables.request import request_table
-
-_USAGE = """\
-usage: xlt plot figure=NUMBER [seeds=[1,2,3]] [output_dir=outputs]
-                [override of every run ...]
-
-Draws a figure of the thesis from the runs that are in the store; trains
-nothing.
-
-  figure=4.2       a figure's number in the thesis, or the name of a table that
-                   has a figure; xlt table --list has all of them
-  other overrides  those of xlt table"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -42,7 +32,7 @@ def plot(words: list[str]) -> int:
         UsageError: overrides are wrong, there is no such figure, or none of its runs is finished.
     """
     if not words or "--help" in words or "-h" in words:
-        print(_USAGE)
+        print(HELP["plot"])
         return 0
     figures = [word.partition("=")[2] for word in words if word.startswith("figure=")]
     if len(figures) != 1:

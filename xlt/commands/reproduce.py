@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from xlt.commands.ending import FAILURE, guarded
+from xlt.commands.help_texts import HELP
 from xlt.compose import command_line, hydra_ready
 from xlt.console import Terminal
 from xlt.engine.training import Interrupted
@@ -29,18 +30,6 @@ from xlt.tracking.wandb import check_account, name_in_table
 from xlt.tracking.watch import send_unsent, watch
 
 _OPTIONS = ("--plan", "--show", "--list")
-_USAGE = """\
-usage: xlt table table=NAME [seeds=[1,2,3]] [launcher=NAME] [--plan | --show]
-                 [override of every run ...]
-       xlt table --list
-
-  table=4.2        a table of the thesis by its number; figure=4.2 makes the
-                   table of a figure; --list has all names
-  --plan           print which runs exist and which are missing, and how long
-                   past runs took; start no run
-  --show           print the table from the finished runs; start no run
-  table.rows=[..]  show only these systems; likewise table.columns,
-                   table.average, table.headings"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -58,7 +47,7 @@ def reproduce(words: list[str]) -> int:
         Interrupted: a signal came; running jobs saved their state, and the table so far was printed.
     """
     if not words or "--help" in words or "-h" in words:
-        print(_USAGE)
+        print(HELP["table"])
         return 0
     options = [word for word in words if word in _OPTIONS]
     if len(options) > 1:

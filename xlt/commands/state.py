@@ -7,16 +7,13 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from xlt.commands.ending import guarded
+from xlt.commands.help_texts import HELP
 from xlt.console import Terminal
 from xlt.errors import UsageError
 from xlt.plan.store import RunStore
 
 _REMOVE = "--remove"
 _KEY = "output_dir="
-_PURPOSE = """\
-Lists the saved state of runs that were begun and not finished; --remove removes
-it. Such runs then start from the beginning. What another process is working on
-is left alone."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -32,7 +29,7 @@ def show_state(words: Sequence[str]) -> int:
         UsageError: a word is unknown, or there is no folder of runs.
     """
     if not words or "--help" in words or "-h" in words:
-        print(f"usage: xlt state output_dir=FOLDER [{_REMOVE}]\n\n{_PURPOSE}")
+        print(HELP["state"])
         return 0
     if unknown := [word for word in words if word != _REMOVE and not word.startswith(_KEY)]:
         raise UsageError(

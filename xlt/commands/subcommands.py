@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NamedTuple
 
+from xlt.commands.help_texts import HELP
+
 
 class Subcommand(NamedTuple):
     """A subcommand of `xlt`.
@@ -71,6 +73,9 @@ def carry_out_named(name: str, words: Sequence[str] | None = None) -> None:
     subcommand = SUBCOMMANDS[name]
     words, config_dirs = _taken(sys.argv[1:] if words is None else words, _CONFIG_DIR)
     words = without_plug_ins(words)
+    if name in HELP and not {"--help", "-h"}.isdisjoint(words):
+        print(HELP[name])
+        return
     main = import_module(subcommand.module).main
     if not config_dirs:
         main(words)

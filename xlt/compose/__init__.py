@@ -4,6 +4,7 @@ from xlt.compose.checking import checked, plain, recorded, strangers
 from xlt.compose.composing import (
     CONFIG_MODULE,
     VERSION_BASE,
+    collected_less,
     hydra_ready,
     one_source_per_language,
     own_configs,
@@ -33,6 +34,7 @@ __all__ = [
     "VERSION_BASE",
     "checked",
     "class_of",
+    "collected_less",
     "command_line",
     "compose",
     "compose_added_run",

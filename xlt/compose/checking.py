@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf, SCMode
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from xlt.compose.environment import (
@@ -18,6 +18,7 @@ from xlt.compose.environment import (
     remember_references,
     written_down,
 )
+from xlt.compose.instantiating import instantiated
 from xlt.compose.messages import one_line
 from xlt.compose.suggestions import suggestion
 from xlt.compose.trusted import permission_faults
@@ -39,9 +40,7 @@ def checked(config: DictConfig) -> RunConfig:
     _refuse_absent_data_dir(config)
     before = count_asked()
     try:
-        result = OmegaConf.to_container(
-            config, resolve=True, throw_on_missing=False, structured_config_mode=SCMode.INSTANTIATE
-        )
+        result = instantiated(config)
     except OmegaConfBaseException as error:
         raise UsageError(_interpolation_fault(error)) from error
     references = refuse_environment(config, before)

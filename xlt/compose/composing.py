@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import importlib
 import pickle
 import pkgutil
@@ -28,6 +29,7 @@ from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 from xlt import config as shared
 from xlt import plug_ins
 from xlt.compose.environment import register_environment
+from xlt.compose.light_schemas import LightGroup
 from xlt.compose.loading import compose_faster, refuse_emptied
 from xlt.compose.recipes import register_recipes
 from xlt.compose.trusted import class_of, guard_hydra, refuse_foreign_classes
@@ -52,12 +54,14 @@ _SHARED_SCHEMAS = {
     "base_run": shared.RunConfig,
 }
 
+_RARELY = (100_000, 50, 1000)  # thresholds of Python's garbage collector
 _FEWEST = 2  # examples of a training source: one to learn from, one to hold out
 
 import_failures: dict[str, str] = {}
 """Path of a schema in Hydra's store, for example "method/base_mine" -> why its file cannot be imported."""
 
 _own_folder: str | None = None
+_are_light = False
 
 _KEPT: weakref.WeakKeyDictionary[Any, dict[tuple[str, ...], bytes]] = weakref.WeakKeyDictionary()
 
@@ -86,10 +90,32 @@ def register_schemas() -> None:
     for path, node in _SHARED_SCHEMAS.items():
         register_schema(path, node)
     for package, group in (("xlt.methods", "method"), ("xlt.tasks", "task")):
-        for module_info in pkgutil.iter_modules(importlib.import_module(package).__path__):
-            _register(group, module_info.name, f"{package}.{module_info.name}")
+        if _are_light:
+            entries: Any = ConfigStore.instance().repo
+            if not isinstance(entries.get(group), LightGroup):
+                entries[group] = LightGroup(package, group)
+        else:
+            for module_info in pkgutil.iter_modules(importlib.import_module(package).__path__):
+                _register(group, module_info.name, f"{package}.{module_info.name}")
         for entry in plug_ins.installed_entries(package):
             _register(group, entry.name, entry.module)
+
+
+@contextmanager
+def light_schemas() -> Iterator[None]:
+    """Makes `register_schemas` take the schemas of methods and tasks without importing these, and so without torch.
+
+    For what only looks at configs: completion, and messages about wrong keys. What is composed meanwhile is no run's.
+    """
+    global _are_light
+    _are_light = True
+    try:
+        yield
+    finally:
+        _are_light = False
+        repository: Any = ConfigStore.instance().repo
+        for group in [name for name, entries in repository.items() if isinstance(entries, LightGroup)]:
+            del repository[group]
 
 
 def _register(group: str, name: str, module: str) -> None:
@@ -192,7 +218,8 @@ def hydra_ready(config_dir: str | None = None) -> Iterator[None]:
     config_dir = _own_folder if config_dir is None else config_dir
     register_schemas()
     if GlobalHydra.instance().is_initialized():
-        yield
+        with collected_less():
+            yield
         return
     register_recipes(CONFIG_MODULE, config_dir)
     search_path = create_config_search_path(f"pkg://{CONFIG_MODULE}")
@@ -201,9 +228,30 @@ def hydra_ready(config_dir: str | None = None) -> Iterator[None]:
         search_path.prepend(provider="command-line", path=folder, anchor=SearchPathQuery(provider="schema"))
     Hydra.create_main_hydra2(task_name="xlt", config_search_path=search_path)
     try:
-        yield
+        with collected_less():
+            yield
     finally:
         GlobalHydra.instance().clear()
+
+
+@contextmanager
+def collected_less() -> Iterator[None]:
+    """Makes Python look for garbage less often, while configs are composed and runs are planned.
+
+    A config has ten thousand objects, and a plan keeps those of all its runs; to go through them again and again takes
+    half of the time.
+    """
+    before = gc.get_threshold()
+    if before == _RARELY:
+        yield
+        return
+    gc.freeze()
+    gc.set_threshold(*_RARELY)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:

@@ -33,9 +33,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
-from omegaconf.basecontainer import BaseContainer
 from yaml import YAMLError
 
+from xlt.compose.merging import merged
+from xlt.compose.parsing import parse_faster
 from xlt.errors import UsageError
 
 
@@ -56,15 +57,18 @@ _HYDRAS_APPLY = ConfigLoaderImpl._apply_overrides_to_config
 HYDRAS_INTERPOLATION_MAP = hydra_defaults._create_interpolation_map
 
 _file_states = _Recent(64)  # state of all files that a search path has -> a number for it
-_parsed_files = _Recent(4096)  # (number of the state, name of a config) -> pickled ConfigResult
+_read_files = _Recent(4096)  # (number of the state, name of a config) -> ConfigResult, which nobody changes
+_parsed_files = _Recent(4096)  # the same key -> pickled ConfigResult
 _defaults_lists = _Recent(1024)  # (number of the state, choice of groups) -> DefaultsList
 _configs = _Recent(256)  # (number of the state, files to merge) -> pickled config
+_entries = _Recent(1024)  # see `merged`
 _states_seen = 0
 _MOST_FILES = 20_000
 
 
 def compose_faster() -> None:
     """Makes Hydra's command, its sweepers and `hydra.compose` use `Loader`."""
+    parse_faster()
     hydra_command.ConfigLoaderImpl = Loader
     hydra_loading.create_defaults_list = _create_defaults_list
     hydra_defaults._create_interpolation_map = _create_interpolation_map
@@ -126,13 +130,13 @@ class Loader(ConfigLoaderImpl):
 
     def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
         key = None
-        if isinstance(repo, _Repository) and repo.state is not None:
-            key = (repo.state, *((item.config_path, item.package, item.primary) for item in defaults))
+        state = repo.state if isinstance(repo, _Repository) else None
+        if state is not None:
+            key = (state, *((item.config_path, item.package, item.primary) for item in defaults))
             if key in _configs:
                 return _unpickled(_configs[key])
-        with _parents_set_right_at_the_end(), _own_copies(repo):
-            config = super()._compose_config_from_defaults_list(defaults, repo)
-        config._re_parent()
+        with _own_copies(repo):
+            config = merged(defaults, lambda default: self._load_single_config(default, repo), _entries, state)
         if key is not None and (pickled := _pickled(config)) is not None:
             _configs[key] = pickled
         return config
@@ -173,18 +177,20 @@ class _Repository(CachingConfigRepository):
         """
         name = f"config_path={config_path}"
         key = (self.state, config_path)
-        if name not in self.cache and key in _parsed_files:
-            self.cache[name] = _unpickled(_parsed_files[key])
+        if name not in self.cache and key in _read_files:
+            self.cache[name] = _read_files[key]
         known = name in self.cache
         try:
             result = super().load_config(config_path)
         except (YAMLError, UnicodeDecodeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise UsageError(f"{config_path}.yaml: the config cannot be read: {reason:.300}") from error
-        if not known and self.state is not None and (pickled := _pickled(result)) is not None:
-            _parsed_files[key] = pickled
+        if not known and self.state is not None:
+            _read_files[key] = result
         if not self.copies:
             return result
+        if self.state is not None and key not in _parsed_files and (pickled := _pickled(result)) is not None:
+            _parsed_files[key] = pickled
         return _unpickled(_parsed_files[key]) if key in _parsed_files else copy.deepcopy(result)
 
 
@@ -251,7 +257,7 @@ def _state_of(sources: Sequence[ConfigSource]) -> int | None:
     for source in sources:
         if source.scheme() == "structured":
             parts.append(tuple(_nodes(ConfigStore.instance().repo)))
-        elif (folder := _folder(source)) is not None:
+        elif (folder := folder_of(source)) is not None:
             files = tuple(islice(_files(folder), _MOST_FILES + 1)) if folder.is_dir() else ()
             if len(files) > _MOST_FILES:
                 return None
@@ -286,7 +292,7 @@ def _nodes(group: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         yield name, tuple(_nodes(entry)) if type(entry) is dict else _Same(entry)
 
 
-def _folder(source: ConfigSource) -> Path | None:
+def folder_of(source: ConfigSource) -> Path | None:
     """Returns the folder of a source; None if it is none, for example a package in an archive."""
     if source.scheme() == "file":
         return Path(source.path)
@@ -323,17 +329,6 @@ def _files(folder: Path | str, above: frozenset[tuple[int, int]] = frozenset()) 
                 yield from _files(entry.path, around)
         except OSError:
             yield (entry.path,)
-
-
-@contextmanager
-def _parents_set_right_at_the_end() -> Iterator[None]:
-    """Leaves out the walk over the whole config that OmegaConf makes after each merge."""
-    original = BaseContainer._re_parent
-    BaseContainer._re_parent = lambda self: None
-    try:
-        yield
-    finally:
-        BaseContainer._re_parent = original
 
 
 def _pickled(value: Any) -> bytes | None:

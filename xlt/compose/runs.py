@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from xlt.compose.composing import composed, keep, kept, one_source_per_language
+from xlt.compose.merging import replace_content
 from xlt.compose.messages import COMPOSITION_ERRORS, is_composition_error, one_line
 from xlt.compose.overrides import override_faults, word_faults
 from xlt.config import RunReference, SourceConfig
@@ -200,7 +201,9 @@ def _compose_child(
             if key == "method" and own_method:
                 continue
             # Interpolations stay unresolved: in the child they then refer to the child's config.
-            before, child[key] = child._get_node(key), parent._get_node(key)
+            before, own = child._get_node(key), parent._get_node(key)
+            if not replace_content(child, key, own):
+                child[key] = own
             if key == "method" and "train" not in inherited:
                 _keep_recipe(child.method, before)
         if "model" in inherited:

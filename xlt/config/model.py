@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from xlt.config.model_folder import MOST_LAYERS, kind_fault, memory_bytes, model_folder_fault
@@ -157,7 +159,7 @@ class ModelConfig:
                 f"{prefix}: exactly one of {prefix}.path, {prefix}.run, {prefix}.random must be given, not {what}; "
                 f"for instance {prefix}.path=bert-base-multilingual-cased"
             )
-        if self.path is not None and (fault := self._path_fault(self.path)) is not None:
+        if self.path is not None and (fault := _known_path_fault(self.path)) is not None:
             yield f"{prefix}.path={self.path}: {fault}"
         for language, relative in self.new_languages.items():
             for code in (language,) if relative is None else (language, relative):
@@ -188,6 +190,24 @@ class ModelConfig:
             return "config.json without a tokenizer (tokenizer.json)"
         faults = (_weights_fault(file) for file in sorted(folder.glob("*.safetensors")))
         return next((fault for fault in faults if fault is not None), None) or model_folder_fault(folder)
+
+
+def _known_path_fault(path: str) -> str | None:
+    """Returns `ModelConfig._path_fault` of a path, which reads megabytes: once for all runs of a plan.
+
+    The answer counts as long as the files in the folder have the size, the time and the number that they had.
+    """
+    try:
+        with os.scandir(Path(path).expanduser()) as entries:
+            states = [(entry.name, entry.stat()) for entry in entries]
+    except (OSError, RuntimeError, ValueError):
+        return ModelConfig._path_fault(path)
+    return _path_fault_of(path, tuple(sorted((name, s.st_mtime_ns, s.st_size, s.st_ino) for name, s in states)))
+
+
+@lru_cache(maxsize=64)
+def _path_fault_of(path: str, _: tuple[tuple[str, int, int, int], ...]) -> str | None:
+    return ModelConfig._path_fault(path)
 
 
 def _weights_fault(file: Path) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
+from xlt.compose.loading import folder_of
 from xlt.compose.renamed import RENAMED_TABLES
 from xlt.errors import UsageError
 
@@ -99,20 +100,31 @@ def find_table(name: str, word: str = "table") -> NamedTable:
     """
     if name in _options("table"):  # then the files need not be read, which takes a second
         return NamedTable(name)
-    entries = catalogue()
     if (number := _NUMBER.fullmatch(name)) is not None:
         kind, chapter, place, letter = number.groups()
         kinds = ["Figure"] if "figure" in (word, (kind or "").lower()) else ["Table", "Figure"]
         for published in (f"{kind} {chapter.upper()}.{place}{letter}" for kind in kinds):
-            for entry in entries:
-                if published in entry.stands_for:
-                    return NamedTable(entry.name, published)
+            for option in _options("table"):
+                if _mentions(option, f"{chapter.upper()}.{place}") and published in _entry(option).stands_for:
+                    return NamedTable(option, published)
     if name in RENAMED_TABLES:
         raise UsageError(f"{word}={name}: this table is {RENAMED_TABLES[name]} now")
+    entries = catalogue()
     numbers = [p for e in entries for p in e.stands_for if word == "table" or p.startswith("Figure")]
     options = [entry.name for entry in entries if word == "table" or entry.has_figure]
     options += [published.rpartition(" ")[2] for published in numbers]
     raise UsageError(f"{word}={name}: no such {word}{_near(name, options)}; --list prints all")
+
+
+def _mentions(option: str, published: str) -> bool:
+    """Returns whether the file of a table has a text in it; True if its place is not known, as in an archive.
+
+    To read a text takes much less time than to read YAML.
+    """
+    loader: Any = GlobalHydra.instance().config_loader()
+    folders = [folder for source in loader.repository.get_sources() if (folder := folder_of(source)) is not None]
+    files = [file for folder in folders if (file := folder / "table" / f"{option}.yaml").is_file()]
+    return not files or published in files[0].read_text(encoding="utf-8", errors="replace")
 
 
 def _near(name: str, options: list[str]) -> str:

@@ -44,12 +44,15 @@ class Table:
         for system_name, system in config.systems.items():
             columns = config.sources_of(system_name)
             own: list[str | None] = [*columns] if _is_per_column(system) else [None]
+            composed_for: dict[str | None, DictConfig] = {}  # a plan changes no config
             for seed, column in itertools.product(seeds, own):
                 try:
-                    composed = compose(run_words(config, system, overrides, column))
+                    if (composed := composed_for.get(column)) is None:
+                        composed = compose(run_words(config, system, overrides, column))
+                        composed.language_modules.evaluate_without = system.composition != COMPOSED
+                        _evaluate_only(composed, [column] if column else columns)
+                        composed_for[column] = composed
                     composed.seed = seed
-                    composed.language_modules.evaluate_without = system.composition != COMPOSED
-                    _evaluate_only(composed, [column] if column else columns)
                     self._runs[system_name, seed, column] = plan.ask(composed, {system.composition})
                 except UsageError as error:
                     faults += error.lines

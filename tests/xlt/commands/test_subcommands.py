@@ -53,7 +53,22 @@ def test_options_stand_before_between_and_after_words_and_a_wrong_one_gets_a_lin
     assert "--modle" in line and "--model" in line
 
 
-def test_neither_version_nor_the_help_of_a_light_subcommand_imports_torch() -> None:
-    code = "import sys\nfrom xlt.commands.entry import main\nmain()\nsys.exit('torch' in sys.modules)"
-    root = Path(__file__).parents[3]
-    subprocess.run([sys.executable, "-c", code, "--version"], check=True, cwd=root, capture_output=True)
+ROOT = Path(__file__).parents[3]
+RUN = "import sys\nfrom xlt.commands.entry import main\nmain()\n"
+HEAVY = ("torch", "transformers", "triton")
+
+
+@pytest.mark.parametrize("words", [["--version"], ["--help"], ["table", "--help"], ["--help", "import"]], ids=" ".join)
+def test_neither_version_nor_help_imports_heavy_libraries(words: list[str]) -> None:
+    code = "from xlt.commands.entry import main\ntry: main()\nfinally: "
+    code = f"import sys\n{code}assert not [name for name in {HEAVY} if name in sys.modules]"
+    ended = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "") and ended.stdout
+
+
+def test_the_help_that_is_shown_without_composing_is_the_one_that_hydra_makes() -> None:
+    shown = [
+        subprocess.run([sys.executable, "-c", RUN, *words], check=True, cwd=ROOT, capture_output=True, text=True).stdout
+        for words in (["--help"], ["--help", "--help"])  # the second form is left to Hydra
+    ]
+    assert shown[0].rstrip() == shown[1].rstrip()
