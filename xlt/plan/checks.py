@@ -124,6 +124,7 @@ def _user_files(config: RunConfig) -> dict[str, str]:
     """Returns key -> path, for all module files of the user that a run applies to its base model."""
     files = {f"language_modules.paths.{language}": path for language, path in config.language_modules.paths.items()}
     files |= {f"task_modules.paths.{name}": path for name, path in config.task_modules.paths.items()}
+    files |= {f"evaluation.paths.{name}": path for name, path in config.evaluation.paths.items()}
     given = {"start.path": config.start.path, "teacher.path": config.teacher.path}
     return files | {key: path for key, path in given.items() if path is not None}
 
