@@ -222,6 +222,25 @@ def model_faults(config: RunConfig, model_run: RunConfig | None, languages: Sequ
     return lines
 
 
+def block_count(config: RunConfig, made_by: RunConfig) -> int | None:
+    """Returns how many blocks the base model of a run has; None for a student, or if nothing on disk says it.
+
+    Args:
+        config: of the run.
+        made_by: config of the run that made the base model first; that of the run itself if no run did.
+    """
+    if config.model.student is not None or made_by.model.student is not None:
+        return None
+    if made_by.model.random is not None:
+        return made_by.model.random.layers
+    try:
+        given = made_by.model
+        shape = _pretrained_config(str(given.path), given.revision, given.trust_remote_code)
+    except UsageError:  # `model_faults` says it
+        return None
+    return getattr(shape, "num_hidden_layers", None)
+
+
 def _pretrained_faults(config: RunConfig, base: ModelConfig, shape: Any, encoder: Encoder) -> Iterator[str]:
     """Yields a line for each reason why task and method cannot use a pre-trained model.
 

@@ -64,8 +64,14 @@ def needs_language_modules(config: RunConfig, labels: Collection[str] | None = N
     return evaluates_with_language_modules(config) and any(LANGUAGE in leaves(one) for one in asked)
 
 
-def requested_faults(config: RunConfig, expressions: Mapping[str, Operation]) -> Iterator[str]:
-    """Yields a line for each composition that the run's task or method cannot have, whatever the modules are."""
+def requested_faults(config: RunConfig, expressions: Mapping[str, Operation], blocks: int | None) -> Iterator[str]:
+    """Yields a line for each composition that the run's task, method or model cannot have, whatever the modules are.
+
+    Args:
+        config: of the run.
+        expressions: of `requested`.
+        blocks: of the base model; None if it is not known.
+    """
     task, method = task_class(config.task), method_class(config.method)
     for key, expression in expressions.items():
         names = leaves(expression)
@@ -82,6 +88,9 @@ def requested_faults(config: RunConfig, expressions: Mapping[str, Operation]) ->
                 yield f"{key}: {whole} leaves a model of its own, with which no other module is combined"
         for one in operations(expression):
             yield from (f"{key}: {fault}" for fault in _head_faults(config, one))
+            fits = operators()[one.operator].SCHEMA.model_fault
+            if blocks is not None and (fault := fits(one.settings, blocks)) is not None:
+                yield f"{key}: {one}: {fault}"
 
 
 def _head_faults(config: RunConfig, one: Operation) -> Iterator[str]:

@@ -14,7 +14,7 @@ from xlt.data.planned import PlannedData
 from xlt.engine.build import method_class, task_class
 from xlt.engine.run import Composition, ModuleFile
 from xlt.modules.composition.expression import Operation, leaves
-from xlt.plan.checks import addition_faults
+from xlt.plan.checks import addition_faults, block_count
 from xlt.plan.compositions import AvailableModules, is_evaluated, needs_language_modules, requested, requested_faults
 from xlt.plan.identity import digest, evaluated_identity, evaluation_identity
 from xlt.plan.modules import PlannedModule, added_module, language_modules, named_module, unusual_modules
@@ -69,7 +69,8 @@ def plan_evaluations(
     whole = method_class(run_config.method).leaves_checkpoint and not task_class(run_config.task).has_head
     run.evaluation_model = str(plan.store.checkpoint(run.fingerprint)) if whole else run.standing.model_path
     expressions = requested(run_config, labels)
-    gathered = Gathered([*addition_faults(run_config), *requested_faults(run_config, expressions)])
+    blocks = block_count(run_config, _first_config(plan, run))
+    gathered = Gathered([*addition_faults(run_config), *requested_faults(run_config, expressions, blocks)])
     gathered.refuse()
 
     def use(module: PlannedModule, *, is_of_task: bool = False) -> None:
@@ -113,6 +114,13 @@ def plan_evaluations(
     gathered.refuse()
     run.evaluations |= compositions
     return compositions
+
+
+def _first_config(plan: Planner, run: Run) -> RunConfig:
+    """Returns the config of the run that made the base model first; the run's own if no run did."""
+    while "model" in run.depends_on:
+        run = plan.runs[run.depends_on["model"]]
+    return run.config
 
 
 def _named(expressions: Mapping[str, Operation]) -> Iterator[tuple[str, str]]:

@@ -82,7 +82,9 @@ def test_what_was_always_evaluated_is_a_file_of_conf_and_can_be_another(
 
 def test_every_operator_of_conf_is_planned(planned: Callable[..., Run], adapted: tuple[str, ...]) -> None:
     options = ("sum", "weighted", "minus", "layers", "ties", "dare", "stack", "task+language", "task")
-    run = planned(*adapted, *(f"+composition@compositions.c{n}={option}" for n, option in enumerate(options)))
+    run = planned(*adapted, *(f"+composition@compositions.c{n}={option}" for n, option in enumerate(options)), *(
+        "compositions.c3.first=0", "compositions.c3.last=1"
+    ))  # fmt: skip
     names = {label.partition("(")[0] for label in labels(run)}
     assert names == {"sum", "weighted", "minus", "layers", "ties", "dare", "task+language", "task"}
 
@@ -125,6 +127,8 @@ def test_faults_are_lines_before_anything_is_trained(
     assert "compositions.mix.weights.*=[1.0]: must be a list of 2 numbers" in lines(
         f"{MIX}weighted", "compositions.mix.weights={*:[1.0]}"
     )
+    assert "last=9: the model has blocks 0 to 1" in lines(f"{MIX}layers", "compositions.mix.last=9")
+    assert "first=1: larger than last=0" in lines(f"{MIX}layers", "compositions.mix.first=1", "compositions.mix.last=0")
     assert "the heads of task, second are drawn independently" in lines(
         f"{MIX}average", "compositions.mix.of=[task,second]", SECOND
     )

@@ -61,6 +61,11 @@ class OperatorConfig:
     operator: str = key("name of the operator")
     of: list[Any] = key("names of modules, or further operations: {operator: NAME, of: [...]}")
 
+    @staticmethod
+    def model_fault(settings: Mapping[str, Any], blocks: int) -> str | None:
+        """Returns why the operation is none for modules of a model with so many blocks; None if it is one."""
+        return None
+
     def faults(self, prefix: str) -> Iterator[str]:
         own = operators()[self.operator].SCHEMA if self.operator in operators() else None
         if own is not type(self):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from xlt.config.schema import key, optional
 from xlt.modules.artefact import ModuleArtefact
@@ -22,6 +23,13 @@ class LayersConfig(OperatorConfig):
     first: int = key("first block, from 0, that is taken from the first module", low=0)
     last: int = key("last block that is taken from the first module", low=0)
     transition: int = optional("blocks on either side that are mixed", 0, low=0)
+
+    @staticmethod
+    def model_fault(settings: Mapping[str, Any], blocks: int) -> str | None:
+        first, last = settings["first"], settings["last"]
+        if first > last:
+            return f"first={first}: larger than last={last}"
+        return f"last={last}: the model has blocks 0 to {blocks - 1}" if last >= blocks else None
 
 
 SCHEMA = LayersConfig
