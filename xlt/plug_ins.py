@@ -2,7 +2,7 @@
 
 A plug-in folder has some of these parts:
 
-    methods/NAME.py  tasks/NAME.py  readers/NAME.py  transforms/NAME.py  figures/NAME.py
+    methods/NAME.py  tasks/NAME.py  readers/NAME.py  transforms/NAME.py  figures/NAME.py  composition/NAME.py
     conf/GROUP/NAME.yaml
 
 `methods/NAME.py` is imported as `xlt.methods.NAME`, and so on: these folders extend the packages of xlt. A file
@@ -36,6 +36,7 @@ _PACKAGES = {
     "readers": "xlt.data.readers",
     "transforms": "xlt.data.transforms",
     "figures": "xlt.tables.figures",
+    "composition": "xlt.modules.composition",
 }
 """Part of a plug-in folder -> the package that it extends."""
 

@@ -20,6 +20,7 @@ from xlt.compose import checked, compose, hydra_ready
 from xlt.config import RunConfig, faults
 from xlt.errors import UsageError
 from xlt.findings.claims import ClaimConfig, ClaimsConfig, ComparisonConfig, StoreConfig
+from xlt.modules.composition.expression import operation, operators
 from xlt.tables.config import (
     EntryConfig,
     FigureConfig,
@@ -145,7 +146,7 @@ def test_a_usage_error_has_one_line_a_fault_and_says_none_twice() -> None:
 
 
 WITH_TESTS_OF_THEIR_OWN = {
-    *("source", "benchmark", "experiment", "table", "system", "published", "recipes", "__pycache__"),
+    *("source", "benchmark", "composition", "experiment", "table", "system", "published", "recipes", "__pycache__"),
     "debug_by_method",  # what a debug option sets beside one method
 }
 
@@ -180,6 +181,14 @@ def test_every_option_of_every_group_composes(turn: int) -> None:
 )
 def test_every_mix_composes(option: str) -> None:
     assert compose([], f"data/{option}").data is not None
+
+
+@pytest.mark.parametrize("option", options("composition"))
+def test_every_composition_composes_and_every_operator_has_a_file_of_its_name(option: str) -> None:
+    words = [f"+composition@compositions.x={option}", "+source@data.sources.eng=ud_eng", "model.path=x"]
+    composed = checked(compose([*words, "+source@data.validation.eng=ud_eng", "data.validation.eng.split=dev"]))
+    assert str(operation(composed.compositions["x"], "x"))
+    assert operators().keys() <= {*options("composition")}
 
 
 @pytest.mark.parametrize("option", options("benchmark"))

@@ -23,6 +23,7 @@ from xlt.compose.runs import (
     compose_student_run,
     compose_teacher_run,
     compose_translator_run,
+    compose_varied_run,
     language_run_settings,
     model_run_settings,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "compose_student_run",
     "compose_teacher_run",
     "compose_translator_run",
+    "compose_varied_run",
     "hydra_ready",
     "is_composition_error",
     "language_run_settings",

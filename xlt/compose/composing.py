@@ -55,6 +55,9 @@ _SHARED_SCHEMAS = {
 }
 
 _RARELY = (100_000, 50, 1000)  # thresholds of Python's garbage collector
+_GROUPS = {"xlt.methods": "method", "xlt.tasks": "task", "xlt.modules.composition": "composition"}
+"""Package whose files have schemas -> their config group."""
+
 _FEWEST = 2  # examples of a training source: one to learn from, one to hold out
 
 import_failures: dict[str, str] = {}
@@ -69,10 +72,10 @@ _KEPT: weakref.WeakKeyDictionary[Any, dict[tuple[str, ...], bytes]] = weakref.We
 def register_schemas() -> None:
     """Puts every schema into Hydra's store, and registers the resolvers that `conf/` uses.
 
-    The packages of methods and tasks are searched: the dataclass `SCHEMA` of a file `xlt/methods/NAME.py` becomes
-    `method/base_NAME`. Plug-ins bring more (`xlt.plug_ins`), and installed packages: the entry point NAME of group
-    `xlt.methods` or `xlt.tasks` names a module with a `SCHEMA`. A file that cannot be imported is left out, and the
-    reason is kept in `import_failures`. It is reported only if a config uses the schema.
+    The packages of methods, tasks and operators are searched: the dataclass `SCHEMA` of a file `xlt/methods/NAME.py`
+    becomes `method/base_NAME`. Plug-ins bring more (`xlt.plug_ins`), and installed packages: the entry point NAME of a
+    group that is named as the package, such as `xlt.methods`, names a module with a `SCHEMA`. A file that cannot be
+    imported is left out, and the reason is kept in `import_failures`. It is reported only if a config uses the schema.
 
     Raises:
         UsageError: a plug-in is unusable.
@@ -89,7 +92,7 @@ def register_schemas() -> None:
     guard_hydra()
     for path, node in _SHARED_SCHEMAS.items():
         register_schema(path, node)
-    for package, group in (("xlt.methods", "method"), ("xlt.tasks", "task")):
+    for package, group in _GROUPS.items():
         if _are_light:
             entries: Any = ConfigStore.instance().repo
             if not isinstance(entries.get(group), LightGroup):
@@ -119,7 +122,7 @@ def light_schemas() -> Iterator[None]:
 
 
 def _register(group: str, name: str, module: str) -> None:
-    """Puts the schema of a module of methods or tasks, if it has one, into Hydra's store."""
+    """Puts the schema of a method, task or operator, if its module has one, into Hydra's store."""
     path = f"{group}/base_{name}"
     import_failures.pop(path, None)
     try:
@@ -284,6 +287,22 @@ def _with_choices(config: DictConfig) -> DictConfig:
     for group in config.get("choices", ()):
         config.choices[group] = chosen[group]
     return config
+
+
+def with_values(config: DictConfig, words: Sequence[str]) -> DictConfig:
+    """Returns a copy of a composed config with other values of some keys.
+
+    Raises:
+        UsageError: a word is no override, or chooses a file of a group, for which the config is composed already.
+    """
+    loader = GlobalHydra.instance().config_loader()
+    overrides = OverridesParser.create(loader).parse_overrides(list(words))
+    if chosen := [word for word, one in zip(words, overrides, strict=True) if not _gives_value(one, loader)]:
+        raise UsageError(*(f"{word}: chooses a file of a group; give values of keys, as seed=2" for word in chosen))
+    changed = copy.deepcopy(config)
+    ConfigLoaderImpl._apply_overrides_to_config(overrides, changed)
+    refuse_foreign_classes(changed)
+    return changed
 
 
 def _gives_value(override: Override, loader: Any) -> bool:

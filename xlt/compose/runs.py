@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from xlt.compose.composing import composed, keep, kept, one_source_per_language
+from xlt.compose.composing import composed, keep, kept, one_source_per_language, with_values
 from xlt.compose.merging import replace_content
 from xlt.compose.messages import COMPOSITION_ERRORS, is_composition_error, one_line
 from xlt.compose.overrides import override_faults, word_faults
@@ -94,6 +94,25 @@ def compose_start_run(parent: DictConfig) -> DictConfig:
 def compose_added_run(parent: DictConfig, name: str) -> DictConfig:
     """Composes a run whose module is added to the parent's for evaluation: it differs from the parent only in data."""
     return _compose_child(parent, f"task_modules.runs.{name}", None, parent.task_modules.runs[name], _BUT_DATA)
+
+
+def compose_varied_run(parent: DictConfig, name: str) -> DictConfig:
+    """Composes a run whose module compositions of the parent name: the parent with other values of some keys.
+
+    Raises:
+        UsageError: an override that does not fit, or that is no value of a key.
+    """
+    key, words = f"evaluation.runs.{name}", list(parent.evaluation.runs[name])
+    try:
+        child = with_values(parent, words)
+    except UsageError as error:
+        raise UsageError(*(f"{key}: {line}" for line in error.lines)) from error
+    except COMPOSITION_ERRORS as error:
+        if not is_composition_error(error):
+            raise
+        raise UsageError(f"{key}: {one_line(error)}") from error
+    child.evaluation.paths, child.evaluation.runs = {}, {}
+    return child
 
 
 def compose_generator_run(parent: DictConfig) -> DictConfig:

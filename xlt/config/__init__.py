@@ -26,7 +26,7 @@ from xlt.config.run import (
     TrackerConfig,
     TrainConfig,
 )
-from xlt.config.schema import QUOTE_IT, RunFacts, faults, key, used_keys
+from xlt.config.schema import QUOTE_IT, RunFacts, faults, key, optional, used_keys
 
 __all__ = [
     "NO_MODULE",
@@ -56,5 +56,6 @@ __all__ = [
     "faults",
     "frozen",
     "key",
+    "optional",
     "used_keys",
 ]

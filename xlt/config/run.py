@@ -27,6 +27,9 @@ RATE_HINT = "Adam and SM3 change each value by about the rate in each step, and 
 NO_MODULE = "none"
 """In `language_modules.stand_in`: the language is evaluated without a language module."""
 
+LANGUAGE, TASK, BASE = MODULE_NAMES = ("language", "task", "base")
+"""Names in compositions: the module of the evaluated language, the run's own module, and no module."""
+
 
 @dataclass
 class LanguageModulesConfig:
@@ -166,9 +169,21 @@ class TrainConfig:
 
 @dataclass
 class EvaluationConfig:
-    """What an evaluation leaves besides its scores."""
+    """The modules that compositions may name, and what an evaluation leaves besides its scores."""
 
     predictions: bool = key("keep the prediction for each example, in the run's folder predictions/, to read errors")
+    paths: dict[str, str] = key("name -> module file, or ORG/NAME of the hub, that compositions may name")
+    runs: dict[str, list[str]] = key("name -> settings of a run whose module they may name; its others are this run's")
+
+    def faults(self, prefix: str) -> Iterator[str]:
+        for part in ("paths", "runs"):
+            for name in getattr(self, part):
+                if not name.isidentifier() or name in MODULE_NAMES:
+                    taken = ", ".join(MODULE_NAMES)
+                    yield f"{prefix}.{part}.{name}: must be a name of letters, digits and _, and none of {taken}"
+        for name in self.runs.keys() & self.paths.keys():
+            yield f"{prefix}: {name} is in runs and in paths; give it once"
+        yield from _missing_modules(self.paths, f"{prefix}.paths")
 
 
 @dataclass
@@ -249,8 +264,12 @@ class RunConfig:
     task_modules: TaskModulesConfig = key(
         "further modules for evaluation", no_module="they are added only when the module is evaluated"
     )
+    compositions: dict[str, Any] = key(
+        "name -> expression over modules that is evaluated: files of conf/composition",
+        no_module="they are about the evaluation",
+    )
     evaluation: EvaluationConfig = key(
-        "what an evaluation leaves besides its scores", no_module="it is about the evaluation"
+        "modules that compositions may name; what an evaluation leaves", no_module="it is about the evaluation"
     )
     start: StartConfig = key("the module that training starts from", known_by="the identity of the module")
     teacher: TeacherConfig = key("distillation from the whole model into its student")

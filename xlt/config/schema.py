@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import unicodedata
@@ -60,6 +61,11 @@ def key(
     metadata = dict(help=help, low=low, high=high, above=above, choices=choices, file=file, name=name, hint=hint)
     origin = dict(module=module, recipe=recipe, no_module=no_module, known_by=known_by)
     return field(default=MISSING, metadata=metadata | origin)
+
+
+def optional(help: str, default: Any, **rules: Any) -> Any:
+    """Declares a config key that a file may omit, with its default; see `key` for its range."""
+    return field(default_factory=lambda: copy.deepcopy(default), metadata=key(help, **rules).metadata)
 
 
 @dataclass(frozen=True)

@@ -49,10 +49,6 @@ MODULE_FILE = "module.safetensors"
 CHECKPOINT_FOLDER = "checkpoint"
 RESULT_FILE = "result.json"
 
-BASE = "base"
-ALONE = "task"
-COMPOSED = "task+language"
-
 
 @dataclass(frozen=True)
 class ModuleFile:
@@ -129,7 +125,7 @@ class Composition:
 
     Attributes:
         source: name of the source or benchmark in the config that requests the evaluation.
-        label: `BASE`, `ALONE` or `COMPOSED`.
+        label: the text of the expression over modules, such as task+language.
         modules: the modules, in the order in which they are applied.
         entry: name of the source or benchmark in the run's own data, because configs may use a name for different data.
         content: digest of the data at the time of planning.

@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import Any, cast
 
 from xlt.data.transforms.translation import DONE_FILE
+from xlt.engine.composed import files_of, forget_parts
 from xlt.engine.processes import Processes
 from xlt.engine.run import Composition, evaluate_compositions, prepare
 from xlt.engine.state import RunState
@@ -301,7 +302,7 @@ def _train(run: Run, store: RunStore, watcher_for: WatcherFor) -> None:
     is_new = processes.from_leader(not store.is_trained(run.fingerprint) and not store.has_state(run.fingerprint))
     if is_new:  # before the lock and the watchers, which leave files
         if run.evaluation_model == run.standing.model_path and run.config.model.student is None:
-            prepared.check_bases(file for asked in run.evaluations.values() for file in asked.modules)
+            prepared.check_bases(file for asked in run.evaluations.values() for file in files_of(asked.modules))
         prepared.rehearse_export(store.root)
     with store.lock(run.fingerprint) if processes.leads else nullcontext():  # the leader holds it for all
         if processes.from_leader(store.is_trained(run.fingerprint)):  # no process may read saved state before this
@@ -357,23 +358,23 @@ def _evaluate(run: Run, store: RunStore, requested: dict[str, Composition], watc
             )
             for key, record in evaluated:  # each is stored at once, so that nothing is done again after an interruption
                 record = {**record, "identity": dict(missing[key].identity)}
-                if from_hub := [name for file in missing[key].modules if (name := pinned_name(file.path)) is not None]:
+                files = files_of(missing[key].modules)
+                if from_hub := [name for file in files if (name := pinned_name(file.path)) is not None]:
                     record["hub_modules"] = from_hub
                 store.add_evaluations(run.fingerprint, {key: record})
                 finished += 1
             store.record_evaluation_time(run.fingerprint, run.kind, finished, time.monotonic() - began)
             watcher.evaluated(store.evaluations(run.fingerprint))
         finally:
+            forget_parts()
             watcher.close()
 
 
 def _check_tests_unchanged(run: Run, compositions: Iterable[Composition]) -> None:
     """Refuses to evaluate if test data or code have changed since planning: the key describes the old ones."""
+    compositions = list(compositions)
     planned = {composition.entry: composition for composition in compositions}
-    if any(
-        digest(evaluation_code(run.config, run.planned_data, entry)) != composition.identity["code"]
-        for entry, composition in planned.items()
-    ):
+    if any(digest(_code_of(run, composition)) != composition.identity["code"] for composition in compositions):
         raise UsageError(f"{run.label}: the code has changed since this was planned; give the same command again")
     changed = [
         f"data.evaluation.{composition.source}: {_CHANGED}"
@@ -382,6 +383,11 @@ def _check_tests_unchanged(run: Run, compositions: Iterable[Composition]) -> Non
     ]
     if changed:
         raise UsageError(*changed)
+
+
+def _code_of(run: Run, composition: Composition) -> dict[str, str]:
+    composed = composition.modules if "composition" in composition.identity else ()
+    return evaluation_code(run.config, run.planned_data, composition.entry, composed)
 
 
 @contextmanager

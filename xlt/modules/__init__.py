@@ -3,7 +3,7 @@
 from xlt.modules.adapter_hub import read_adapter_hub, write_adapter_hub
 from xlt.modules.artefact import ModuleArtefact, ModuleHeader, check_base, load_module, same_base
 from xlt.modules.composable_sft import read_composable_sft, write_composable_sft
-from xlt.modules.composition import sum_deltas
+from xlt.modules.composition.sum import sum_deltas
 from xlt.modules.feature_mixture import Feature, FeatureMixture
 from xlt.modules.low_rank import LowRankDelta, Rescaling
 from xlt.modules.module_file import ModuleFileError

@@ -125,6 +125,7 @@ def _user_files(config: RunConfig) -> dict[str, str]:
     """Returns key -> path, for all module files of the user that a run applies to its base model."""
     files = {f"language_modules.paths.{language}": path for language, path in config.language_modules.paths.items()}
     files |= {f"task_modules.paths.{name}": path for name, path in config.task_modules.paths.items()}
+    files |= {f"evaluation.paths.{name}": path for name, path in config.evaluation.paths.items()}
     given = {"start.path": config.start.path, "teacher.path": config.teacher.path}
     return files | {key: path for key, path in given.items() if path is not None}
 
@@ -220,6 +221,25 @@ def model_faults(config: RunConfig, model_run: RunConfig | None, languages: Sequ
         except UsageError as error:
             lines += error.lines
     return lines
+
+
+def block_count(config: RunConfig, made_by: RunConfig) -> int | None:
+    """Returns how many blocks the base model of a run has; None for a student, or if nothing on disk says it.
+
+    Args:
+        config: of the run.
+        made_by: config of the run that made the base model first; that of the run itself if no run did.
+    """
+    if config.model.student is not None or made_by.model.student is not None:
+        return None
+    if made_by.model.random is not None:
+        return made_by.model.random.layers
+    try:
+        given = made_by.model
+        shape = _pretrained_config(str(given.path), given.revision, given.trust_remote_code)
+    except UsageError:  # `model_faults` says it
+        return None
+    return getattr(shape, "num_hidden_layers", None)
 
 
 def _pretrained_faults(config: RunConfig, base: ModelConfig, shape: Any, encoder: Encoder) -> Iterator[str]:

@@ -6,19 +6,22 @@ that is executed only under a condition on the config is left out if the config 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 
 from xlt.config import RunConfig, SourceConfig
 from xlt.data.planned import PlannedData
 from xlt.data.sources import parallel_languages, reading_module
 from xlt.engine.build import task_configs
+from xlt.engine.composed import files_of, operators_of
+from xlt.engine.run import ModuleFile
 from xlt.modules import ModuleFileError, load_module
 from xlt.repositories import module_path
 from xlt.source_code import installed
 
 _TRAINING = ("xlt.engine.run.prepare", "xlt.engine.run.PreparedRun")
 _EVALUATION = "xlt.engine.run.evaluate_compositions"
+_COMPOSED, _OPERATORS = "xlt.engine.composed.ComposedModule", "xlt.modules.composition"
 _TRANSLATION = "xlt.engine.translate.translate_source"
 
 NO_RESULT = {
@@ -66,7 +69,9 @@ def training_code(config: RunConfig) -> dict[str, str]:
     return _digests([*_TRAINING, *classes, *_readers(sources)], config, _BENCHMARKS)
 
 
-def evaluation_code(config: RunConfig, data: PlannedData, name: str) -> dict[str, str]:
+def evaluation_code(
+    config: RunConfig, data: PlannedData, name: str, composed: Sequence[ModuleFile] = ()
+) -> dict[str, str]:
     """Returns digests of the code that evaluates a module on an evaluation source or a benchmark.
 
     The class of the run's method is included, because it determines the kind of the module.
@@ -75,8 +80,12 @@ def evaluation_code(config: RunConfig, data: PlannedData, name: str) -> dict[str
         config: of the run that makes the module.
         data: of the run, as planned.
         name: of the evaluation source or benchmark.
+        composed: the modules in the model, if they are not just the language's and the task's.
     """
     classes = [config.method._target_, *_tasks(config), *_classes_of(config.language_modules.paths.values())]
+    classes += _classes_of(str(file.path) for file in files_of(composed) if file.content is not None)
+    if operators := operators_of(composed):
+        classes += [_COMPOSED, *(f"{_OPERATORS}.{operator}.compute" for operator in operators)]
     if name in data.benchmarks:
         return _digests([_EVALUATION, *classes], config)
     return _digests([_EVALUATION, *classes, *_readers([data.evaluation[name].config])], config, _BENCHMARKS)

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig
 
-from xlt.config import NO_MODULE, RunConfig
+from xlt.config import RunConfig
+from xlt.config.run import LANGUAGE, TASK
 from xlt.data.planned import PlannedData
 from xlt.engine.build import method_class, task_class
-from xlt.engine.run import ALONE, BASE, COMPOSED, Composition, ModuleFile
-from xlt.plan.checks import addition_faults
+from xlt.engine.run import Composition, ModuleFile
+from xlt.modules.composition.expression import Operation, leaves
+from xlt.plan.checks import addition_faults, block_count
+from xlt.plan.compositions import AvailableModules, is_evaluated, needs_language_modules, requested, requested_faults
 from xlt.plan.identity import digest, evaluated_identity, evaluation_identity
-from xlt.plan.modules import (
-    added_module,
-    evaluates_with_language_modules,
-    goes_without_module,
-    language_modules,
-    unusual_modules,
-)
+from xlt.plan.modules import PlannedModule, added_module, language_modules, named_module, unusual_modules
 from xlt.plan.runs import Gathered, Planner, Run
 
 
@@ -46,10 +43,9 @@ def plan_evaluations(
 ) -> dict[str, Composition]:
     """Plans the evaluations that a config requests and adds them to its run.
 
-    Each evaluation source is evaluated with its language's module. It is also evaluated with the task module alone if
-    the config requests this or has no language modules. Benchmarks have no language, so they are evaluated with the
-    task module alone. In both cases further task modules are added to the run's own. The base model is evaluated if
-    the config requests this.
+    Each evaluation source is evaluated with the composition that the config has for its language (see
+    `requested`), and with further ones. Benchmarks have no language. The run's own module stands for itself with the
+    further task modules below it.
 
     Args:
         plan: the runs that make the modules are added to it.
@@ -61,7 +57,7 @@ def plan_evaluations(
     Returns:
         Key -> evaluation.
     Raises:
-        UsageError: a module cannot be loaded or planned.
+        UsageError: a module cannot be loaded or planned, or modules cannot be combined.
     """
     planned = run.planned_data
     entries = _entries({**planned.evaluation, **planned.benchmarks}, {**data.evaluation, **data.benchmarks})
@@ -72,53 +68,78 @@ def plan_evaluations(
     # A task's head is stored in the module, not in the checkpoint.
     whole = method_class(run_config.method).leaves_checkpoint and not task_class(run_config.task).has_head
     run.evaluation_model = str(plan.store.checkpoint(run.fingerprint)) if whole else run.standing.model_path
-    own = () if whole else (ModuleFile(plan.store.module_file(run.fingerprint), run=run.fingerprint),)
-    roles = {"task": run.fingerprint}
-    gathered = Gathered(addition_faults(run_config))
+    expressions = requested(run_config, labels)
+    blocks = block_count(run_config, _first_config(plan, run))
+    gathered = Gathered([*addition_faults(run_config), *requested_faults(run_config, expressions, blocks)])
     gathered.refuse()
-    added = []
+
+    def use(module: PlannedModule, *, is_of_task: bool = False) -> None:
+        if module.run is not None:
+            run.evaluation_needs.add(module.run)
+            if is_of_task:
+                run.added.add(module.run)
+
+    own = PlannedModule(
+        run.fingerprint, ModuleFile(plan.store.module_file(run.fingerprint), run=run.fingerprint), run.fingerprint
+    )
+    available = AvailableModules(plan, run_config, run, None if whole else own)
     for name in [*run_config.task_modules.runs, *run_config.task_modules.paths]:
         with gathered:
-            module = added_module(plan, config, run_config, name)
-            roles[f"added.{name}"] = module.identity
-            added.append(module.file)
-            if module.run is not None:
-                run.evaluation_needs.add(module.run)
-                run.added.add(module.run)
-    own = (*added, *own)
-    composes = evaluates_with_language_modules(run_config)
-    needs_modules = composes and (labels is None or COMPOSED in labels)
-    modules = language_modules(plan, config, run_config, "evaluation", gathered) if needs_modules else {}
+            available.added[name] = added_module(plan, config, run_config, name)
+            use(available.added[name], is_of_task=True)
+    for key, name in _named(expressions):
+        with gathered:
+            available.named[name] = named_module(plan, config, run_config, name, key)
+            use(available.named[name], is_of_task=name in run_config.evaluation.runs)
+    if needs_language_modules(run_config, labels):
+        available.of_language = language_modules(plan, config, run_config, "evaluation", gathered)
     gathered.refuse()
     compositions: dict[str, Composition] = {}
-
-    def ask(name: str, label: str, files: tuple[ModuleFile, ...], roles: Mapping[str, str], unusual: str) -> None:
-        key, identity = _evaluation(plan, run_config, data, run, name, roles)
-        content = digest(evaluated_identity(data, name))
-        compositions[key] = Composition(name, label, files, entries[name], content, identity, unusual)
-
-    further = unusual_modules(run_config)
     for name in evaluated_on(run_config):
         language = data.evaluation[name].language if name in data.evaluation else None
-        if language in modules:
-            module = modules[language]
-            unusual = unusual_modules(run_config, language)
-            ask(name, COMPOSED, (module.file, *own), {**roles, "language": module.identity}, unusual)
-            if module.run is not None:
-                run.evaluation_needs.add(module.run)
-        elif needs_modules and goes_without_module(run_config, language):
-            ask(name, COMPOSED, own, {**roles, "language": NO_MODULE}, unusual_modules(run_config, language))
-        alone = not composes or language is None or run_config.language_modules.evaluate_without
-        if alone and (labels is None or ALONE in labels):
-            ask(name, ALONE, own, roles, further)
-        if run_config.task_modules.evaluate_base:
-            ask(name, BASE, (), {}, "")
+        for key, expression in expressions.items():
+            if not is_evaluated(run_config, key, expression, language):
+                continue
+            with gathered:
+                files, roles = available.modules(key, expression, language)
+                composition = available.composition(expression)
+                key_of, identity = _evaluation(plan, run_config, data, run, name, roles, composition, files)
+                content = digest(evaluated_identity(data, name))
+                in_model = leaves(expression)
+                unusual = unusual_modules(run_config, language if LANGUAGE in in_model else None, TASK in in_model)
+                label = str(expression)
+                compositions[key_of] = Composition(name, label, files, entries[name], content, identity, unusual)
+                if LANGUAGE in in_model and language in available.of_language:
+                    use(available.of_language[language])
+    gathered.refuse()
     run.evaluations |= compositions
     return compositions
 
 
+def _first_config(plan: Planner, run: Run) -> RunConfig:
+    """Returns the config of the run that made the base model first; the run's own if no run did."""
+    while "model" in run.depends_on:
+        run = plan.runs[run.depends_on["model"]]
+    return run.config
+
+
+def _named(expressions: Mapping[str, Operation]) -> Iterator[tuple[str, str]]:
+    """Yields the first key that names it, and the name, of each module besides the language's and the task's."""
+    seen = {LANGUAGE, TASK}
+    for key, expression in expressions.items():
+        yield from ((key, name) for name in leaves(expression) if name not in seen)
+        seen.update(leaves(expression))
+
+
 def _evaluation(
-    plan: Planner, config: RunConfig, data: PlannedData, run: Run, name: str, roles: Mapping[str, str]
+    plan: Planner,
+    config: RunConfig,
+    data: PlannedData,
+    run: Run,
+    name: str,
+    roles: Mapping[str, str],
+    composition: Mapping[str, Any] | None,
+    files: Sequence[ModuleFile],
 ) -> tuple[str, dict[str, Any]]:
     """Returns the key and the identity of an evaluation of a run's module.
 
@@ -129,8 +150,10 @@ def _evaluation(
         run: the evaluated run. With `other_code=use`, the key may be that of an evaluation by other code.
         name: of the evaluation source or benchmark.
         roles: role -> identity of each module in the model.
+        composition: how they are combined; None: as usual.
+        files: the modules that are applied.
     """
-    identity = evaluation_identity(config, data, name, roles)
+    identity = evaluation_identity(config, data, name, roles, composition, () if composition is None else files)
     key = digest(identity)
     if config.other_code == "use" and key not in plan.store.evaluations(run.fingerprint):
         source = data.evaluation[name].config if name in data.evaluation else None

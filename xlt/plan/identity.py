@@ -9,7 +9,7 @@ because of another setting (`unused`), and those for which the identity contains
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from xlt.data.held_out import HeldOut
 from xlt.data.planned import PlannedData, PlannedSource
 from xlt.data.sources import digest, parallel_languages, source_identity
 from xlt.engine.build import build_task
+from xlt.engine.run import ModuleFile
 from xlt.models.loading import model_identity
 from xlt.modules.module_file import content_digest
 from xlt.plan.code import evaluation_code, training_code, translation_code
@@ -118,7 +119,14 @@ def translation_identity(
     }
 
 
-def evaluation_identity(config: RunConfig, data: PlannedData, name: str, modules: Mapping[str, str]) -> dict[str, Any]:
+def evaluation_identity(
+    config: RunConfig,
+    data: PlannedData,
+    name: str,
+    modules: Mapping[str, str],
+    composition: Mapping[str, Any] | None = None,
+    composed: Sequence[ModuleFile] = (),
+) -> dict[str, Any]:
     """Returns all that determines one evaluation of a run's module: its data, the modules in the model, the code.
 
     Args:
@@ -126,6 +134,8 @@ def evaluation_identity(config: RunConfig, data: PlannedData, name: str, modules
         data: of the run, as planned.
         name: of the evaluation source or benchmark.
         modules: role -> identity of a module.
+        composition: how the modules are combined; None: the language's and then the task's are applied.
+        composed: with `composition`, the modules that are applied.
     """
     facts = facts_of(config)
     batches = {"batch_size": config.train.evaluation_batch_size} if facts.validates_at_random else {}
@@ -134,7 +144,8 @@ def evaluation_identity(config: RunConfig, data: PlannedData, name: str, modules
         "modules": dict(modules),
         "precision": config.train.precision,
         **batches,
-        "code": digest(evaluation_code(config, data, name)),
+        "code": digest(evaluation_code(config, data, name, composed)),
+        **({} if composition is None else {"composition": dict(composition)}),
     }
 
 

@@ -12,14 +12,16 @@ from xlt.compose import (
     compose_language_run,
     compose_start_run,
     compose_teacher_run,
+    compose_varied_run,
     language_run_settings,
 )
 from xlt.config import NO_MODULE, LanguageModulesConfig, RunConfig
+from xlt.config.run import LANGUAGE, MODULE_NAMES
 from xlt.data.typology import load_typology
 from xlt.engine.build import build_method
 from xlt.engine.run import ModuleFile
 from xlt.errors import UsageError
-from xlt.languages import near_languages
+from xlt.languages import language_fault, near_languages
 from xlt.plan.checks import task_module_faults
 from xlt.plan.identity import file_identity
 from xlt.plan.leavings import check_leaves_generator, check_leaves_start
@@ -132,6 +134,32 @@ def added_module(plan: Planner, config: DictConfig, run_config: RunConfig, name:
     return _of_run(plan, plan.add(compose_added_run(config, name), evaluate=False).fingerprint)
 
 
+def named_module(plan: Planner, config: DictConfig, run_config: RunConfig, name: str, key: str) -> PlannedModule:
+    """Plans a module that a composition names: another language's (`language.isl`), a file's, or another run's.
+
+    Args:
+        plan: the run that makes the module is added to it.
+        config: of the run, as composed.
+        run_config: the same config, checked.
+        name: `language.CODE`, or in `evaluation.paths` or `evaluation.runs`.
+        key: of the composition, for messages.
+    Raises:
+        UsageError: there is no such module, or it has faults.
+    """
+    first, _, language = name.partition(".")
+    if first == LANGUAGE and language:
+        if (fault := language_fault(language)) is not None:
+            raise UsageError(f"{key}: {name}: {language} is {fault}")
+        return _language_module(plan, config, run_config, language)
+    given = run_config.evaluation
+    if name in given.paths:
+        return _of_file(given.paths[name])
+    if name in given.runs:
+        return _of_run(plan, plan.add(compose_varied_run(config, name), evaluate=False).fingerprint)
+    known = ", ".join([*MODULE_NAMES, f"{LANGUAGE}.CODE", *given.paths, *given.runs])
+    raise UsageError(f"{key}: no module {name}; there are {known}; evaluation.paths and evaluation.runs name others")
+
+
 def _of_file(path: str, language: str | None = None) -> PlannedModule:
     """Describes a module in a file of the user, or in a repository of the hub."""
     file = module_path(path)
@@ -184,17 +212,18 @@ def goes_without_module(config: RunConfig, language: str | None) -> bool:
     return _used_language(config.language_modules, language, "evaluation") == NO_MODULE
 
 
-def unusual_modules(config: RunConfig | DictConfig, language: str | None = None) -> str:
+def unusual_modules(config: RunConfig | DictConfig, language: str | None = None, with_task: bool = True) -> str:
     """Names the modules in an evaluated model that its label does not mention.
 
     Args:
         config: of the run that is evaluated.
         language: of the evaluation source, if the model contains a language module; None otherwise.
+        with_task: whether it contains the run's own module, and so the further task modules.
     Returns:
         For example "module of isl, +reviews"; empty if the model contains only the language's and the run's own module.
     """
     words = []
     if language is not None and (used := _used_language(config.language_modules, language, "evaluation")) != language:
         words.append("no language module" if used == NO_MODULE else f"module of {used}")
-    words += [f"+{name}" for name in sorted([*config.task_modules.runs, *config.task_modules.paths])]
+    words += [f"+{name}" for name in sorted([*config.task_modules.runs, *config.task_modules.paths]) if with_task]
     return ", ".join(words)

@@ -17,14 +17,14 @@ from xlt.config import RunConfig, RunReference
 from xlt.data.planned import MadeFile, PlannedData
 from xlt.data.sources import source_faults
 from xlt.data.transforms import transform_of
-from xlt.engine.run import COMPOSED, Composition, ModuleFile, Standing
+from xlt.engine.run import Composition, ModuleFile, Standing
 from xlt.errors import UsageError
 from xlt.plan.checks import contradictions, header_faults
+from xlt.plan.compositions import needs_language_modules
 from xlt.plan.evaluations import evaluated_on, plan_evaluations
 from xlt.plan.identity import digest, run_identity
 from xlt.plan.leavings import check_leaves_model
 from xlt.plan.modules import (
-    evaluates_with_language_modules,
     language_modules,
     start_module,
     teacher_module,
@@ -62,7 +62,7 @@ class Plan(Runs):
 
         Args:
             config: composed, not yet checked.
-            labels: of the requested compositions (`BASE`, `ALONE`, `COMPOSED`); None: all that the config has.
+            labels: of the requested compositions, the texts of their expressions; None: all that the config has.
         """
         return self._add(config, evaluate=True, labels=labels)
 
@@ -120,9 +120,7 @@ class Plan(Runs):
                 run.evaluation_needs |= {
                     file.fingerprint for role, file in made_files.items() if role.startswith("evaluation.")
                 }
-        elif (
-            asks and evaluates_with_language_modules(run_config) and (labels is None or COMPOSED in labels)
-        ):  # to report also the faults of these modules
+        elif asks and needs_language_modules(run_config, labels):  # to report also the faults of these modules
             language_modules(self, config, run_config, "evaluation", gathered)
         gathered.refuse()
         assert run is not None

@@ -43,6 +43,8 @@ _SILENT = (
     "data.excluded.",
     "data.leaks",
     "task_modules.",
+    "compositions.",
+    "evaluation.",
     "tracker.",
     "launcher.",
     "experiment_name",

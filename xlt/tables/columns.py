@@ -7,7 +7,7 @@ import functools
 from collections.abc import Sequence
 from itertools import islice
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from xlt.compose import compose
 from xlt.data.encoding import Encoder
@@ -18,6 +18,7 @@ from xlt.data.sources import read_source
 from xlt.data.typology import Typology, load_typology
 from xlt.errors import UsageError
 from xlt.models.loading import load_tokenizer
+from xlt.modules.composition.expression import Operation, operation
 from xlt.plan.planner import Run
 from xlt.tables.config import GridConfig, SystemConfig
 
@@ -46,6 +47,10 @@ def list_columns(grid: GridConfig, overrides: Sequence[str]) -> GridConfig:
     return dataclasses.replace(grid, columns_of=columns_of)
 
 
+SHOWN = "compositions.shown"
+"""Key of the composition whose scores a system shows."""
+
+
 def run_words(config: GridConfig, system: SystemConfig, overrides: Sequence[str], column: str | None) -> list[str]:
     """Returns the overrides that compose a system's run, as they would be written after `xlt`.
 
@@ -55,8 +60,25 @@ def run_words(config: GridConfig, system: SystemConfig, overrides: Sequence[str]
         overrides: the user's, which come last and so take precedence.
         column: replaces {column}.
     """
-    words = [f"experiment={system.experiment}", *config.overrides, *system.overrides, *overrides]
+    shown = f"+composition@{SHOWN}={system.composition}"
+    words = [f"experiment={system.experiment}", shown, *config.overrides, *system.overrides, *overrides]
     return [word.replace("{column}", column or "") for word in words]
+
+
+def shown_expression(composed: DictConfig) -> Operation:
+    """Returns the composition whose scores a system shows.
+
+    Args:
+        composed: of `run_words`.
+    Raises:
+        UsageError: the expression has faults.
+    """
+    return operation(OmegaConf.to_container(OmegaConf.select(composed, SHOWN), resolve=True), SHOWN)
+
+
+def shown_label(composed: DictConfig) -> str:
+    """Returns the label of the scores that a system shows; see `shown_expression`."""
+    return str(shown_expression(composed))
 
 
 def _columns_with_data(grid: GridConfig, system: SystemConfig, overrides: Sequence[str], source: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import itertools
 import pkgutil
@@ -13,19 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xlt.config import LauncherConfig, key
+from xlt.config import LauncherConfig, key, optional
 from xlt.data.listing import EVERY
-from xlt.engine.run import ALONE, BASE, COMPOSED
 
 AVERAGE = "avg"
-COMPOSITIONS = (COMPOSED, ALONE, BASE)
 AVERAGES, LANGUAGES, FIGURE = "averages", "languages", "figure"
-
-
-def optional(help: str, default: Any, **rules: Any) -> Any:
-    """Declares a config key that a file may omit, with its default."""
-    metadata = key(help, **rules).metadata
-    return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
 
 
 @dataclass
@@ -84,11 +75,7 @@ class SystemConfig:
         "Hydra overrides; {experiment}, {scale} are replaced; with {column}, each column has its own run",
         [],
     )
-    composition: str = optional(
-        "modules in the model when it is evaluated: task's and language's, task's alone, or none (base)",
-        COMPOSED,
-        choices=COMPOSITIONS,
-    )
+    composition: str = optional("file of conf/composition: the modules in the evaluated model", "task+language")
     with_data_of: str | None = optional(
         "file of conf/source: the row has only columns of languages that this source has; null: all columns", None
     )
@@ -103,7 +90,7 @@ class EntryConfig:
     experiment: str | None = optional("file of conf/experiment; null: that of the system, else that of the part", None)
     overrides: list[str] = optional("further Hydra overrides, after those of the system", [])
     by_metric: dict[str, list[str]] = optional("heading -> further overrides of the runs that are shown under it", {})
-    composition: str | None = optional("another composition; null: the system's", None, choices=COMPOSITIONS)
+    composition: str | None = optional("another composition; null: the system's", None)
     search: SearchConfig | None = optional("settings that are searched over: a row for each", None)
     published: str | None = optional("row of the published numbers; null: the one named as this entry", None)
     with_data_of: str | None = optional("another value of the system's key; null: the system's", None)

@@ -11,14 +11,16 @@ from omegaconf import DictConfig, open_dict
 
 from xlt.compose import compose
 from xlt.config import NO_MODULE
+from xlt.config.run import LANGUAGE
 from xlt.data.language_facts import LanguageFacts
 from xlt.engine.benchmarks import SCORE
 from xlt.engine.build import build_task
-from xlt.engine.run import COMPOSED, Composition
+from xlt.engine.composed import files_of
+from xlt.engine.run import Composition
 from xlt.errors import UsageError
 from xlt.plan.planner import Plan, Run
 from xlt.plan.store import RunStore
-from xlt.tables.columns import column_facts, run_words
+from xlt.tables.columns import column_facts, run_words, shown_label
 from xlt.tables.config import AVERAGE, GridConfig, SystemConfig
 from xlt.tables.grid import Cell, Grid
 from xlt.tasks.joint import MEAN
@@ -40,6 +42,7 @@ class Table:
     def __init__(self, name: str, config: GridConfig, seeds: list[int], overrides: list[str], plan: Plan) -> None:
         self.name, self.config, self.seeds = name, config, seeds
         self._runs: dict[tuple[str, int, str | None], tuple[Run, dict[str, Composition]]] = {}
+        self._labels: dict[str, str] = {}
         faults: list[str] = []
         for system_name, system in config.systems.items():
             columns = config.sources_of(system_name)
@@ -49,11 +52,11 @@ class Table:
                 try:
                     if (composed := composed_for.get(column)) is None:
                         composed = compose(run_words(config, system, overrides, column))
-                        composed.language_modules.evaluate_without = system.composition != COMPOSED
                         _evaluate_only(composed, [column] if column else columns)
                         composed_for[column] = composed
                     composed.seed = seed
-                    self._runs[system_name, seed, column] = plan.ask(composed, {system.composition})
+                    self._labels[system_name] = shown_label(composed)
+                    self._runs[system_name, seed, column] = plan.ask(composed, {self._labels[system_name]})
                 except UsageError as error:
                     faults += error.lines
         if faults:
@@ -72,12 +75,12 @@ class Table:
 
     def composition(self, system: str, seed: int, column: str) -> Composition | None:
         """Returns the composition that is evaluated for a cell; None if the column is a group."""
-        return _shown(self._run_and_evaluations(system, seed, column)[1], self.config.systems[system], column)[1]
+        return self._shown(self._run_and_evaluations(system, seed, column)[1], system, column)[1]
 
     def cost(self, system: str, seed: int, column: str, store: RunStore) -> dict[str, float]:
         """Returns the cost per example in a cell's evaluation; empty if it is not finished or has no cost."""
         run, evaluations = self._run_and_evaluations(system, seed, column)
-        key, _ = _shown(evaluations, self.config.systems[system], column)
+        key, _ = self._shown(evaluations, system, column)
         record = store.evaluations(run.fingerprint).get(key or "")
         return (record or {}).get("cost", {})
 
@@ -102,8 +105,17 @@ class Table:
         first = next(run for run, _ in self._runs.values())
         return column_facts(first, [name for name in self.config.sources if name in first.planned_data.evaluation])
 
+    def _shown(
+        self, evaluations: Mapping[str, Composition], system: str, column: str
+    ) -> tuple[str | None, Composition | None]:
+        """Returns key and composition of the evaluation that a cell shows; (None, None) if the column is a group."""
+        for key, composition in evaluations.items():
+            if (composition.source, composition.label) == (column, self._labels[system]):
+                return key, composition
+        return None, None
+
     def _row(self, name: str, store: RunStore, failures: Mapping[str, str]) -> dict[str, Cell]:
-        config, system = self.config, self.config.systems[name]
+        config = self.config
         row = {column: Cell() for column in [*config.columns, *config.sources, AVERAGE]}
         means = {AVERAGE: self._averaged(), **config.groups}
         for seed in self.seeds:
@@ -111,7 +123,7 @@ class Table:
             behind: dict[str, str] = {}
             for column in config.sources_of(name):
                 run, evaluations = self._run_and_evaluations(name, seed, column)
-                key, composition = _shown(evaluations, system, column)
+                key, composition = self._shown(evaluations, name, column)
                 behind[column] = run.fingerprint
                 row[column].stand_in = _stand_in(run, composition)
                 record: dict[str, Any] | None = store.evaluations(run.fingerprint).get(key or "")
@@ -145,16 +157,6 @@ class Table:
         return [name for column in config.average or config.columns for name in config.groups.get(column, [column])]
 
 
-def _shown(
-    evaluations: Mapping[str, Composition], system: SystemConfig, column: str
-) -> tuple[str | None, Composition | None]:
-    """Returns key and composition of the evaluation that a cell shows; (None, None) if the column is a group."""
-    for key, composition in evaluations.items():
-        if (composition.source, composition.label) == (column, system.composition):
-            return key, composition
-    return None, None
-
-
 def _stand_in(run: Run, composition: Composition | None) -> str | None:
     """Returns the language whose module replaces that of the evaluated language; None if none is replaced.
 
@@ -163,9 +165,12 @@ def _stand_in(run: Run, composition: Composition | None) -> str | None:
     if composition is None or composition.entry not in run.planned_data.evaluation:
         return None
     language = run.planned_data.evaluation[composition.entry].language
-    if composition.label == COMPOSED and all(module.language is None for module in composition.modules):
+    roles = composition.identity["modules"]
+    if roles.get(LANGUAGE) == NO_MODULE:
         return NO_MODULE
-    return next((m.language for m in composition.modules if m.language not in (None, language)), None)
+    asked = {None, language, *(role.removeprefix(f"{LANGUAGE}.") for role in roles)}
+    used = (file.language for file in files_of(composition.modules))
+    return next((code for code in used if code not in asked), None)
 
 
 def _is_per_column(system: SystemConfig) -> bool:

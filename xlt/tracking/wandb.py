@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from xlt.compose import recorded
 from xlt.engine.build import build_task, method_class, method_name, task_class, task_name
+from xlt.engine.composed import files_of
 from xlt.engine.run import MODULE_FILE, Composition
 from xlt.errors import UsageError
 from xlt.plan.planner import Run
@@ -139,7 +140,7 @@ class WandbRun:
             self.trained()
         planned = self._planned.evaluations
         names_of_scores = _names_of_scores(planned)
-        modules = {key: [file.path for file in planned[key].modules] if key in planned else [] for key in records}
+        modules = {key: _files(planned[key]) if key in planned else [] for key in records}
         names = list(dict.fromkeys(name for record in records.values() for name in record["metrics"]))
         signed = list(dict.fromkeys(name for record in records.values() for name in record.get("signatures", {})))
         columns = ["source", "language", "composition", "modules", *names, *(f"signature of {name}" for name in signed)]
@@ -231,6 +232,11 @@ def check_account(runs: Iterable[Run]) -> None:
         wandb.login(verify=False)
     except wandb.errors.UsageError as error:
         raise _refusal(error, "online") from error
+
+
+def _files(evaluation: Composition) -> list[Path]:
+    """Returns the module files that an evaluated model was made of."""
+    return [file.path for file in files_of(evaluation.modules)]
 
 
 def _refusal(error: Exception, mode: str) -> UsageError:

@@ -13,13 +13,15 @@ from urllib.parse import urlsplit
 from omegaconf import DictConfig, OmegaConf, SCMode
 
 from xlt.compose import compose, compose_language_run
+from xlt.config.run import LANGUAGE, TASK
 from xlt.engine.benchmarks import SCORE
 from xlt.engine.build import build_method, build_task
-from xlt.engine.run import BASE, COMPOSED
 from xlt.errors import UsageError
 from xlt.methods.method import Budget
+from xlt.modules.composition.expression import leaves
 from xlt.plan.modules import unusual_modules
-from xlt.tables.config import GridConfig, SystemConfig
+from xlt.tables.columns import run_words, shown_expression
+from xlt.tables.config import GridConfig
 from xlt.tracking.wandb import SYSTEMS, score_name, table_tag
 
 _SERVER = "https://api.wandb.ai"
@@ -89,9 +91,8 @@ def table_workspace(name: str, tables: Sequence[GridConfig], overrides: Sequence
     tracker: Any = None
     for table in tables:
         for name_in_table, system in table.systems.items():
-            words = [f"experiment={system.experiment}", *table.overrides, *system.overrides, *overrides]
             column = table.sources[0] if table.sources else ""  # a table may have curves only
-            config = compose([word.replace("{column}", column) for word in words])
+            config = compose(run_words(table, system, overrides, column))
             tracker = config.tracker
             columns[f"summary:best/{_part(config, 'task').metric}"] = None
             for panel in _curves(config):
@@ -103,7 +104,7 @@ def table_workspace(name: str, tables: Sequence[GridConfig], overrides: Sequence
             for column in table.sources_of(name_in_table):
                 metric = SCORE if column in config.data.benchmarks else table.metric
                 title = f"{column} {metric}"
-                name_at_wandb = score_name(column, _composition(config, system, column), metric)
+                name_at_wandb = score_name(column, _composition(config, column), metric)
                 before = scores[title].metrics if title in scores else ()
                 scores[title] = WorkspacePanel("bars", title, tuple(dict.fromkeys((*before, name_at_wandb))))
     if tracker is None:
@@ -117,14 +118,13 @@ def table_workspace(name: str, tables: Sequence[GridConfig], overrides: Sequence
     return Workspace(f"xlt {name}", tracker.project, tracker.entity, name, list(columns), sections)
 
 
-def _composition(config: DictConfig, system: SystemConfig, column: str) -> str:
+def _composition(config: DictConfig, column: str) -> str:
     """Returns the composition that a system shows for a column, by the name that its scores have at W&B."""
-    if system.composition == BASE:
-        return BASE
-    sources = config.data.evaluation
-    language = sources[column].language if system.composition == COMPOSED and column in sources else None
-    unusual = unusual_modules(config, language)
-    return f"{system.composition} ({unusual})" if unusual else system.composition
+    shown = shown_expression(config)
+    names, sources = leaves(shown), config.data.evaluation
+    language = sources[column].language if LANGUAGE in names and column in sources else None
+    unusual = unusual_modules(config, language, TASK in names)
+    return f"{shown} ({unusual})" if unusual else str(shown)
 
 
 def _curves(config: DictConfig) -> Iterator[WorkspacePanel]:

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from tests.xlt.conftest import LANGUAGE_RECIPE
-from xlt.engine.run import COMPOSED
 from xlt.errors import UsageError
 from xlt.models.loading import load_pretrained
 from xlt.modules import Entries, ModuleHeader, SparseDelta
@@ -55,7 +54,7 @@ def test_a_module_of_one_variety_is_not_taken_for_the_language_nor_for_another_v
     used = {
         (wanted.source, wanted.modules[0].language, wanted.unusual)
         for wanted in run.evaluations.values()
-        if wanted.label == COMPOSED
+        if wanted.label == "task+language"
     }
     assert ("fao", "fao_Latn", "module of fao_Latn") in used
 
@@ -76,7 +75,7 @@ def test_each_variety_has_a_language_module_of_its_own(planned: Callable[..., Ru
 
     def modules(language: str) -> dict[str | None, Path]:
         run = planned(*adapted, *codes, f"data.evaluation.fao.language={language}")
-        composed = [wanted for wanted in run.evaluations.values() if wanted.label == COMPOSED]
+        composed = [wanted for wanted in run.evaluations.values() if wanted.label == "task+language"]
         return {wanted.modules[0].language: wanted.modules[0].path for wanted in composed}
 
     plain, variety = modules("fao"), modules("fao_Latn")
@@ -124,6 +123,7 @@ def test_module_files_of_one_base_fit_together_also_if_one_has_no_hash_of_the_he
     config: Any = SimpleNamespace(
         language_modules=SimpleNamespace(paths=paths),
         task_modules=nothing,
+        evaluation=nothing,
         start=nothing,
         teacher=nothing,
         model=nothing,
@@ -164,10 +164,10 @@ def test_a_language_that_goes_without_a_module_is_marked_and_needs_no_text(
     words = [*(word for word in adapted if not word.startswith("data_dir=")), f"data_dir={tmp_path / 'lacking'}"]
     run = planned(*words, "+language_modules.stand_in.fao=none")
     assert run.evaluation_needs <= set(run.depends_on.values())
-    composed = {one.source: one for one in run.evaluations.values() if one.label == COMPOSED}
+    composed = {one.source: one for one in run.evaluations.values() if one.label == "task+language"}
     assert composed["fao"].unusual == "no language module" and composed["eng"].unusual == ""
     assert [module.language for module in composed["fao"].modules] == [None]
-    keys = {one.source: key for key, one in run.evaluations.items() if one.label != COMPOSED}
-    assert keys.get("fao") not in {key for key, one in run.evaluations.items() if one.label == COMPOSED}
+    keys = {one.source: key for key, one in run.evaluations.items() if one.label != "task+language"}
+    assert keys.get("fao") not in {key for key, one in run.evaluations.items() if one.label == "task+language"}
     with pytest.raises(UsageError, match=r"stand_in\.eng=none: the run is trained with the module"):
         planned(*words, "+language_modules.stand_in.eng=none", "+language_modules.stand_in.fao=none")

@@ -11,7 +11,7 @@ from tests.xlt.conftest import LANGUAGE_RECIPE
 from xlt.compose import compose
 from xlt.config import RunConfig
 from xlt.data.planned import PlannedData
-from xlt.engine.run import ALONE, COMPOSED, ModuleFile
+from xlt.engine.run import ModuleFile
 from xlt.errors import UsageError
 from xlt.plan.planner import Plan, Run
 from xlt.plan.runs import names_of
@@ -61,11 +61,11 @@ def test_evaluations_are_composed_and_alone_with_the_module_of_their_own_languag
 ) -> None:
     run = planned(*adapted)
     found = {(wanted.source, wanted.label): wanted.modules for wanted in run.evaluations.values()}
-    assert set(found) == {(source, label) for source in ("eng", "fao") for label in (ALONE, COMPOSED)}
+    assert set(found) == {(source, label) for source in ("eng", "fao") for label in ("task", "task+language")}
     own = ModuleFile(plan.store.module_file(run.fingerprint))
     faroese = next(r for r in plan.runs.values() if r.config.language == "fao")
-    assert found["fao", COMPOSED] == (ModuleFile(plan.store.module_file(faroese.fingerprint), "fao"), own)
-    assert found["fao", ALONE] == (own,)
+    assert found["fao", "task+language"] == (ModuleFile(plan.store.module_file(faroese.fingerprint), "fao"), own)
+    assert found["fao", "task"] == (own,)
     assert run.evaluation_needs == {r.fingerprint for r in plan.runs.values() if r.config.language}
 
 
@@ -148,7 +148,9 @@ def test_a_language_may_stand_in_for_others(plan: Plan, planned: Callable[..., R
     everywhere = planned(*adapted, "+language_modules.stand_in.targets=eng")
     assert own.fingerprint == borrowed.fingerprint == everywhere.fingerprint  # the source's own is what was learned on
     files = {
-        (wanted.source, wanted.modules[0].language) for wanted in own.evaluations.values() if wanted.label == COMPOSED
+        (wanted.source, wanted.modules[0].language)
+        for wanted in own.evaluations.values()
+        if wanted.label == "task+language"
     }
     assert files == {("eng", "eng"), ("fao", "fao"), ("fao", "eng")}
 
@@ -170,7 +172,7 @@ def test_a_whole_model_is_evaluated_as_it_is_but_for_a_tasks_head_which_is_in_th
 def test_without_language_adaptation_there_is_one_evaluation_a_source(
     planned: Callable[..., Run], words: tuple[str, ...]
 ) -> None:
-    assert [wanted.label for wanted in planned(*words).evaluations.values()] == [ALONE, ALONE]
+    assert [wanted.label for wanted in planned(*words).evaluations.values()] == ["task", "task"]
 
 
 def test_the_plan_says_what_exists_what_goes_on_and_what_is_new(

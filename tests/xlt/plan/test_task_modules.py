@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from xlt.compose import compose
-from xlt.engine.run import ALONE, BASE, ModuleFile
+from xlt.engine.run import ModuleFile
 from xlt.errors import UsageError
 from xlt.models.loading import load_pretrained
 from xlt.modules import Entries, ModuleHeader, SparseDelta
@@ -49,7 +49,7 @@ def test_another_runs_module_is_in_the_model_below_the_runs_own(
     run = planned(*headless, *ADDED)
     (other,) = (one for one in plan.runs.values() if one is not run)
     files = tuple(ModuleFile(plan.store.module_file(one.fingerprint)) for one in (other, run))
-    assert {(wanted.label, wanted.modules) for wanted in run.evaluations.values()} == {(ALONE, files)}
+    assert {(wanted.label, wanted.modules) for wanted in run.evaluations.values()} == {("task", files)}
     assert run.evaluation_needs == {other.fingerprint}
     assert not run.depends_on
 
@@ -78,8 +78,8 @@ def test_adding_changes_the_evaluations_and_not_the_run(
     third = set(alone.evaluations) - first - second
     planned(*headless, f"+task_modules.paths.more={module('same')}")
     assert len(first) == len(second) == len(third) == len(alone.evaluations) / 3
-    assert {alone.evaluations[key].name for key in first} == {ALONE}
-    assert {alone.evaluations[key].name for key in second} == {f"{ALONE} (+more)"}
+    assert {alone.evaluations[key].name for key in first} == {"task"}
+    assert {alone.evaluations[key].name for key in second} == {f"{'task'} (+more)"}
 
 
 def test_asking_a_run_gives_the_evaluations_of_this_config_alone(
@@ -96,7 +96,7 @@ def test_asking_a_run_gives_the_evaluations_of_this_config_alone(
 def test_the_base_alone_is_evaluated_besides(planned: Callable[..., Run], headless: tuple[str, ...]) -> None:
     run = planned(*headless, "task_modules.evaluate_base=true")
     found = {(wanted.source, wanted.label, len(wanted.modules)) for wanted in run.evaluations.values()}
-    assert found == {(source, *of) for source in ("eng", "fao") for of in ((BASE, 0), (ALONE, 1))}
+    assert found == {(source, *of) for source in ("eng", "fao") for of in (("base", 0), ("task", 1))}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from xlt.engine.run import ALONE
 from xlt.errors import UsageError
 from xlt.plan.planner import Plan
 from xlt.plan.store import RunStore
@@ -34,7 +33,7 @@ def make_table(tmp_path: Path, words: tuple[str, ...]) -> Callable[..., tuple[Ta
         values: dict[str, Any] = {
             "overrides": own,
             "systems": {
-                name: SystemConfig(label, EXPERIMENT, [*BARE, f"method={name}"], ALONE)
+                name: SystemConfig(label, EXPERIMENT, [*BARE, f"method={name}"], "task")
                 for name, label in (("full", "full FT"), ("bitfit", "BitFit"))
             },
             "metric": "accuracy",
@@ -253,7 +252,7 @@ def test_a_column_that_no_run_evaluates_is_refused(make_table: Callable[..., tup
 
 def test_faults_of_all_systems_are_gathered(make_table: Callable[..., tuple[Table, Plan]]) -> None:
     systems = {
-        name: SystemConfig(name, EXPERIMENT, [*BARE, f"method={name}", fault], ALONE)
+        name: SystemConfig(name, EXPERIMENT, [*BARE, f"method={name}", fault], "task")
         for name, fault in (("full", "seeed=1"), ("bitfit", "train.batch_size=0"))
     }
     with pytest.raises(UsageError) as raised:
@@ -284,7 +283,7 @@ def test_a_system_with_a_column_in_its_overrides_has_a_run_for_each_that_is_eval
     make_table: Callable[..., tuple[Table, Plan]],
 ) -> None:
     one_each = ["method=bitfit", "+source@data.excluded.target=ud_{column}"]
-    systems = {"single": SystemConfig("FS-SINGLE", EXPERIMENT, [*BARE, *one_each], ALONE)}
+    systems = {"single": SystemConfig("FS-SINGLE", EXPERIMENT, [*BARE, *one_each], "task")}
     table, plan = make_table(systems=systems, reference={})
     runs = {(seed, column): table.run("single", seed, column) for seed in (1, 2) for column in ("eng", "fao")}
     assert len({run.fingerprint for run in runs.values()}) == 4
@@ -388,7 +387,7 @@ def test_a_benchmark_is_a_column_with_a_metric_of_its_own(
         columns=["eng", "mmlu"], average=[], reference={}, overrides=[*own, "+benchmark@data.benchmarks.mmlu=mmlu"]
     )
     run = table.run("full", 1, "mmlu")
-    assert {wanted.source: wanted.label for wanted in run.evaluations.values()} == {"eng": ALONE, "mmlu": ALONE}
+    assert {wanted.source: wanted.label for wanted in run.evaluations.values()} == {"eng": "task", "mmlu": "task"}
     metrics = {"eng": {"accuracy": 90.0}, "mmlu": {"score": 40.0, "score/mmlu": 40.0}}
     plan.store.folder(run.fingerprint).mkdir(parents=True)
     done = {key: {"metrics": metrics[wanted.source]} for key, wanted in run.evaluations.items()}
@@ -432,8 +431,8 @@ def test_a_system_that_is_evaluated_alone_asks_for_no_language_module_of_the_tar
     make_table: Callable[..., tuple[Table, Plan]], adapted: tuple[str, ...]
 ) -> None:
     modules = ["data=empty", "method=bitfit", *(word for word in adapted if word.startswith("language_modules"))]
-    systems = {"ta": SystemConfig("TA-only", EXPERIMENT, modules, ALONE)}
+    systems = {"ta": SystemConfig("TA-only", EXPERIMENT, modules, "task")}
     table, _ = make_table(systems=systems, reference={})
     evaluations = table.run("ta", 1, "fao").evaluations.values()
-    assert {composition.label for composition in evaluations} == {ALONE}
+    assert {composition.label for composition in evaluations} == {"task"}
     assert not table.run("ta", 1, "fao").evaluation_needs

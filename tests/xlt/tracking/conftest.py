@@ -10,7 +10,7 @@ import pytest
 
 from xlt.compose import checked, compose, hydra_ready
 from xlt.config import RunConfig
-from xlt.engine.run import ALONE, COMPOSED, Composition, ModuleFile, Standing
+from xlt.engine.run import Composition, ModuleFile, Standing
 from xlt.files import write_json
 from xlt.plan.planner import Run
 from xlt.plan.store import RunStore
@@ -53,8 +53,8 @@ def make_run(store: RunStore) -> Callable[..., Run]:
             config=_config(experiment, overrides),
             standing=Standing(own, "model", depends_on={"model": base, "eng": english}),
             evaluations={
-                "k1": Composition("fao", ALONE, (module,), "fao", ""),
-                "k2": Composition("fao", COMPOSED, (language, module), "fao", ""),
+                "k1": Composition("fao", "task", (module,), "fao", ""),
+                "k2": Composition("fao", "task+language", (language, module), "fao", ""),
             },
         )
 

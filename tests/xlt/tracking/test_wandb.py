@@ -18,7 +18,7 @@ from tests.xlt.tracking.offline_runs import record_step as _step
 from tests.xlt.tracking.offline_runs import sittings as _sittings
 from tests.xlt.tracking.offline_runs import start_tracking as _tracked
 from tests.xlt.tracking.offline_runs import summary_values as _summary
-from xlt.engine.run import ALONE, Composition, ModuleFile
+from xlt.engine.run import Composition, ModuleFile
 from xlt.errors import UsageError
 from xlt.plan.planner import Run
 from xlt.plan.store import RunStore
@@ -244,7 +244,7 @@ def test_another_place_and_other_evaluations_are_told_what_they_lack(
     assert has_unsent(online, store)
     WandbRecord(trained=True, scores=["k1", "k2"]).write(folder, online.config.tracker)
     assert not has_unsent(online, store) and has_unsent(make_run("tracker.wandb=online", "tracker.entity=them"), store)
-    run.evaluations["old"] = Composition("mmlu", ALONE, (), "mmlu", "")  # another table wants this one of it
+    run.evaluations["old"] = Composition("mmlu", "task", (), "mmlu", "")  # another table wants this one of it
     assert has_unsent(run, store)
     send_unsent([run], store)
     assert _summary(run, store)["evaluation/mmlu/task/score"] == 25.0 and not has_unsent(run, store)

@@ -1,6 +1,5 @@
-"""Operators that compute one module from several; an expression over modules applies them one after the other."""
+"""Operators that compute one module from several, and expressions over modules that consist of them.
 
-from xlt.modules.composition.arithmetic import average, layers, minus, sum_deltas
-from xlt.modules.composition.merging import dare, ties
-
-__all__ = ["average", "dare", "layers", "minus", "sum_deltas", "ties"]
+`arithmetic` and `merging` are what operators share; `expression` finds, reads and computes expressions; every other
+file is an operator.
+"""

@@ -1,6 +1,6 @@
-"""Linear operators over modules: weighted sums, differences, averages, and the blocks of different modules.
+"""Linear combinations of modules, on which sums, differences, averages and swapped layers are built.
 
-An operator's value is a module of the same kind. What is linear depends on the kind:
+The value is a module of the same kind. What is linear depends on the kind:
 
 - Sparse deltas: the deltas. The value has an entry wherever a module with a factor that is not zero has one.
 - Low-rank deltas: the products B A. The value's rank is the sum of the ranks, and nothing is approximated.
@@ -15,7 +15,6 @@ independently have nothing in common that an average would keep.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -32,25 +31,9 @@ from xlt.modules.sparse_delta import Entries, SparseDelta
 Factor: TypeAlias = Callable[[int, str], float]
 """A function of the number of a module and the name of a tensor, or the path of an adapter, that returns its factor."""
 
-_BLOCK = re.compile(r"\.(\d+)(?:\.|$)")
+BLOCK = re.compile(r"\.(\d+)(?:\.|$)")
+"""The number of a block in the name of a tensor or in the path of an adapter."""
 _SUM_OF_FACTORS = 1e-6  # from 1, at most
-
-
-def sum_deltas(modules: Sequence[ModuleArtefact], weights: Sequence[float] | None = None) -> ModuleArtefact:
-    """Computes the sum of modules in the order given, each times a weight (thesis §4.3.2: phi_task + phi_language).
-
-    `ModuleStack` gives a model the same sum without a new module, by applying one module after the other; tables do
-    that. Applying the sum rounds each weight once; applying the modules one after the other rounds once per module, so
-    the weights can differ in the last bit where modules overlap.
-
-    Args:
-        modules: at least one, all of one kind and base model.
-        weights: one for each module; None means 1 for all. Fully trained tensors are taken over unchanged.
-    Raises:
-        ValueError: numbers, kinds, base models or shapes do not fit together, or two modules have a head.
-    """
-    given = weights_of(modules, weights)
-    return combine(modules, lambda number, _: given[number], "sum", {"weights": given})
 
 
 def weights_of(modules: Sequence[ModuleArtefact], weights: Sequence[float] | None) -> list[float]:
@@ -65,71 +48,9 @@ def weights_of(modules: Sequence[ModuleArtefact], weights: Sequence[float] | Non
     return given
 
 
-def minus(module: ModuleArtefact, other: ModuleArtefact) -> ModuleArtefact:
-    """Computes a module without another one: what the second learned is taken away (task arithmetic's forgetting).
-
-    Tensors that the second was trained on in full do not count.
-
-    Raises:
-        ValueError: see `sum_deltas`; adapters have no difference.
-    """
-    deltas_only = copy.copy(other)
-    deltas_only.tensors = {}  # type: ignore[attr-defined]
-    difference = combine([module, deltas_only], lambda number, _: (1.0, -1.0)[number], "minus", {})
-    own = module.header
-    difference.header = dataclasses.replace(difference.header, language=own.language, task=own.task)
-    return difference
-
-
-def average(modules: Sequence[ModuleArtefact]) -> ModuleArtefact:
-    """Computes the average of modules, for instance of several seeds.
-
-    Raises:
-        ValueError: see `sum_deltas`.
-    """
-    return combine(modules, lambda *_: 1 / len(modules), "average", {})
-
-
-def layers(inner: ModuleArtefact, outer: ModuleArtefact, first: int, last: int, transition: int = 0) -> ModuleArtefact:
-    """Takes some blocks from one module and everything else from another: layer swapping (Bandarkar et al., 2025).
-
-    Args:
-        inner: gives the blocks from `first` to `last`.
-        outer: gives the other blocks, embeddings and the rest.
-        first, last: numbers of blocks, from 0; both are included.
-        transition: number of blocks on either side of these that are mixed: the nearest has most of `inner`.
-    Raises:
-        ValueError: see `sum_deltas`; the numbers are not those of blocks, or the modules are of an encoder-decoder.
-    """
-    if not 0 <= first <= last or transition < 0:
-        given = f"first={first}, last={last}, transition={transition}"
-        raise ValueError(f"{given}: must be 0 <= first <= last and 0 <= transition")
-    whole = [name for module in (inner, outer) for name in getattr(module, "tensors", {}) if block_of(name) is not None]
-    if whole:
-        raise ValueError(f"tensor {whole[0]!r} of a block was trained in full, which layers do not take apart")
-    in_blocks = [name for module in (inner, outer) for name in _names(module) if block_of(name) is not None]
-    numbers = {block_of(name) or 0 for name in in_blocks}
-    lists = {_BLOCK.split(name)[0] for name in in_blocks}
-    if len(lists) > 1:
-        raise ValueError(f"the modules have several lists of blocks, {', '.join(sorted(lists))}: layers need one list")
-    if last > max(numbers, default=-1):
-        raise ValueError(f"last={last}: the modules change blocks up to {max(numbers, default='none')} only")
-
-    def factor(number: int, name: str) -> float:
-        block = block_of(name)
-        share = 0.0
-        if block is not None:
-            distance = max(first - block, block - last, 0)
-            share = max(0.0, 1 - distance / (transition + 1))
-        return share if number == 0 else 1 - share
-
-    settings = {"first": first, "last": last, "transition": transition}
-    return combine([inner, outer], factor, "layers", settings)
-
-
 def block_of(name: str) -> int | None:
     """Returns the number of the block that a tensor or adapter is in, from its name; None if it is in no block."""
-    match = _BLOCK.search(name)
+    match = BLOCK.search(name)
     return None if match is None else int(match[1])
 
 
@@ -144,7 +65,7 @@ def combine(
         method: of the header; its provenance has the modules.
         settings: for the provenance.
     Raises:
-        ValueError: see `sum_deltas`.
+        ValueError: they do not fit together.
     """
     check_alike(modules)
     header, whole = header_of(modules, method, settings), whole_tensors(modules, factor)
@@ -212,7 +133,8 @@ def _common(names: Sequence[str | None]) -> str | None:
     return known.pop() if len(known) == 1 else None
 
 
-def _names(module: ModuleArtefact) -> list[str]:
+def names_of(module: ModuleArtefact) -> list[str]:
+    """Returns the names of the tensors that a module changes, or the paths of its adapters."""
     for attribute in ("entries", "factors", "adapters"):
         if hasattr(module, attribute):
             return list(getattr(module, attribute))

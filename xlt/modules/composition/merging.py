@@ -1,8 +1,8 @@
-"""Operators that resolve conflicts between modules before they add them: TIES and DARE.
+"""What operators share that prune the values of modules before they join them, as TIES and DARE do.
 
-Both work on the entries of sparse deltas. Of low-rank deltas they take the factors A and B, each by itself, as peft's
+They work on the entries of sparse deltas. Of low-rank deltas they take the factors A and B, each by itself, as peft's
 `add_weighted_adapter` does; the ranks must be equal then. An adapter's parameters are no differences from anything, so
-neither takes adapters.
+they take none.
 """
 
 from __future__ import annotations
@@ -15,84 +15,12 @@ import torch
 from torch import Tensor
 
 from xlt.modules.artefact import ModuleArtefact
-from xlt.modules.composition.arithmetic import check_alike, header_of, union, weights_of, whole_tensors
+from xlt.modules.composition.arithmetic import header_of, union, whole_tensors
 from xlt.modules.low_rank import LowRankDelta
 from xlt.modules.sparse_delta import Entries, SparseDelta
 
 
-def ties(
-    modules: Sequence[ModuleArtefact], density: float = 1.0, weights: Sequence[float] | None = None
-) -> ModuleArtefact:
-    """Merges modules by TIES (Yadav et al., 2023): trim, elect a sign for each entry, and average those that agree.
-
-    Of each tensor of a module the entries of greatest magnitude are kept. The sign of an entry is that of the sum over
-    the modules (+ if that is 0). The value is the sum of the weighted values of that sign, divided by their number.
-
-    Args:
-        modules: at least one, all of one kind and base model.
-        density: share of a tensor's own entries that is kept, above 0 and at most 1. Sparse deltas have few entries,
-            of which this is a share.
-        weights: one for each module; None means 1 for all.
-    Raises:
-        ValueError: they do not fit together, or are of a kind that has no such merge.
-    """
-    if not 0 < density <= 1:
-        raise ValueError(f"density={density}: must be above 0 and at most 1")
-    check_alike(modules)
-    given = weights_of(modules, weights)
-
-    def merged(values: Tensor, factors: Tensor) -> Tensor:
-        positive = values.sum(0) >= 0
-        agrees = torch.where(positive, values > 0, values < 0)
-        count = agrees.sum(0).clamp(min=1)
-        return (values * factors).where(agrees, 0).sum(0) / count
-
-    def trimmed(values: Tensor, _: tuple[object, ...]) -> Tensor:
-        count = min(max(1, int(density * values.numel())), values.numel())
-        kept = values.abs().reshape(-1).topk(count).indices
-        result = torch.zeros_like(values).reshape(-1)
-        result[kept] = values.reshape(-1)[kept]
-        return result.view(values.shape)
-
-    return _merge(modules, given, trimmed, merged, "ties", {"density": density, "weights": given})
-
-
-def dare(
-    modules: Sequence[ModuleArtefact],
-    drop: float,
-    random: Callable[..., torch.Generator],
-    weights: Sequence[float] | None = None,
-) -> ModuleArtefact:
-    """Merges modules by DARE (Yu et al., 2024): drop entries at random, rescale those that stay, and add.
-
-    Each entry is dropped with the same probability by itself; those that stay are divided by the probability to stay,
-    so that the expectation is the sum.
-
-    Args:
-        modules: at least one, all of one kind and base model.
-        drop: probability, at least 0 and below 1.
-        random: returns the generator of a named stream; the draws depend on it, on the number of the module and on the
-            name of the tensor alone.
-        weights: one for each module; None means 1 for all.
-    Raises:
-        ValueError: they do not fit together, or are of a kind that has no such merge.
-    """
-    if not 0 <= drop < 1:
-        raise ValueError(f"drop={drop}: must be at least 0 and below 1")
-    check_alike(modules)
-    given = weights_of(modules, weights)
-
-    def dropped(values: Tensor, place: tuple[object, ...]) -> Tensor:
-        stays = torch.rand(values.shape, generator=random("dare", *place)) >= drop
-        return values.where(stays, 0) / (1 - drop)
-
-    def added(values: Tensor, factors: Tensor) -> Tensor:
-        return (values * factors).sum(0)
-
-    return _merge(modules, given, dropped, added, "dare", {"drop": drop, "weights": given})
-
-
-def _merge(
+def merge(
     modules: Sequence[ModuleArtefact],
     weights: Sequence[float],
     prune: Callable[[Tensor, tuple[object, ...]], Tensor],

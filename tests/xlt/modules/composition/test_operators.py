@@ -15,8 +15,13 @@ from torch import Tensor, nn
 from xlt.data.streams import stream
 from xlt.modules import Entries, ModuleArtefact, ModuleHeader, SparseDelta, load_module
 from xlt.modules.adapter import Adapter, BottleneckAdapter, Ends, InvertibleAdapter
-from xlt.modules.composition import average, dare, layers, minus, sum_deltas, ties
 from xlt.modules.composition.arithmetic import block_of
+from xlt.modules.composition.average import average
+from xlt.modules.composition.dare import dare
+from xlt.modules.composition.layers import layers
+from xlt.modules.composition.minus import minus
+from xlt.modules.composition.sum import sum_deltas
+from xlt.modules.composition.ties import ties
 from xlt.modules.low_rank import LowRankDelta, Rescaling
 
 SHAPES = {"emb.weight": (7, 4), **{f"layer.{number}.dense.weight": (4, 6) for number in range(5)}}
