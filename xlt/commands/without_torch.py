@@ -33,6 +33,7 @@ from xlt.compose import (
     word_faults,
 )
 from xlt.compose.composing import light_schemas
+from xlt.compose.light_schemas import COMPOSITION
 from xlt.compose.recipes import register_recipes
 from xlt.config import RunConfig
 from xlt.errors import UsageError
@@ -67,6 +68,8 @@ def refuse_unknown_keys(words: Sequence[str]) -> None:
     Nothing happens if there is no such key, or if it is not sure. Then `xlt` goes on as if it had not been called.
     """
     if any(word.startswith("-") or is_stray(word) for word in words) or os.environ.get("XLT_TRACEBACK"):
+        return
+    if any(COMPOSITION in word for word in words):  # nothing here can check expressions
         return
     try:
         if config_folders() or not any(map(_is_unknown, words)) or word_faults(words):

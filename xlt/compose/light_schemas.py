@@ -1,4 +1,4 @@
-"""The schemas of methods and tasks without the libraries that the methods and tasks themselves need.
+"""The schemas of methods, tasks and operators without the libraries that these themselves need.
 
 A file of `xlt/methods` has the schema beside the method, and importing it imports torch, which takes one to two
 seconds. Completion and the message about a wrong key need the schema only. Here the statements that make the schema
@@ -30,11 +30,15 @@ _PACKAGES = ("xlt.methods.", "xlt.tasks.", "xlt.modules.", "xlt.models.")
 _HEAVY = ("torch", "transformers", "triton", "xlt_kernels", "peft")
 _PREFIX = "xlt_light_schemas:"
 _SCHEMA = "SCHEMA"
+
+COMPOSITION = "composition"
+"""The group of expressions, the values of which are not checked here."""
+
 _HAS_SCHEMA = re.compile(r"^SCHEMA\b|^from .* import .*\bSCHEMA\b", re.MULTILINE)
 
 
 def light_schema(module: str) -> Any:
-    """Returns the `SCHEMA` of a module of methods or tasks; None if it has none."""
+    """Returns the `SCHEMA` of a module of methods, tasks or operators; None if it has none."""
     made = _module(module)
     return getattr(made, _SCHEMA) if made.take(_SCHEMA) else None
 
@@ -91,14 +95,23 @@ class _Light(ModuleType):
 
 @cache
 def _module(name: str) -> _Light:
-    package, _, last = name.rpartition(".")
-    folders = [Path(xlt.__file__).parents[1].joinpath(*package.split("."))]
-    if package in sys.modules:
-        folders = [Path(folder) for folder in sys.modules[package].__path__]  # plug-ins have folders of their own
-    files = [file for folder in folders for file in (folder / f"{last}.py", folder / last / "__init__.py")]
-    made = _Light(name, next(file for file in files if file.is_file()))
+    made = _Light(name, _file(name))
     sys.modules[made.__name__] = made  # where type hints and pickle look for it
     return made
+
+
+def _file(name: str) -> Path:
+    """Returns the file of a module, which is not imported."""
+    package, _, last = name.rpartition(".")
+    places = [(folder / f"{last}.py", folder / last / "__init__.py") for folder in _folders(package)]
+    return next(file for pair in places for file in pair if file.is_file())
+
+
+def _folders(package: str) -> list[Path]:
+    """Returns the folders of a package of xlt; those of plug-ins are known once it is imported."""
+    if package in sys.modules:
+        return [Path(folder) for folder in sys.modules[package].__path__]
+    return [Path(xlt.__file__).parents[1].joinpath(*package.split("."))]
 
 
 def _defined(statement: ast.stmt) -> Iterator[str]:
@@ -125,27 +138,34 @@ def _needed(statement: ast.AST) -> Iterator[str]:
             yield from _needed(part)
 
 
+def _no_faults(config: Any, prefix: str) -> Iterator[str]:
+    """Stands for the check of an expression, which needs its operators, and so torch."""
+    return iter(())
+
+
 class LightGroup(dict[str, Any]):
     """A group in Hydra's store whose schemas are made when Hydra asks for them: file name -> Python module, or node.
 
     Args:
-        package: `xlt.methods` or `xlt.tasks`; each file with a schema becomes an entry.
+        package: such as `xlt.methods`; each file with a schema becomes an entry.
         group: the name of the group.
     """
 
     def __init__(self, package: str, group: str) -> None:
         super().__init__()
         self.group = group
-        for info in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        for info in pkgutil.iter_modules([str(folder) for folder in _folders(package)]):
             name = f"{package}.{info.name}"
-            spec = importlib.util.find_spec(name)
-            if spec is not None and spec.origin and _HAS_SCHEMA.search(Path(spec.origin).read_text(encoding="utf-8")):
+            if _HAS_SCHEMA.search(_file(name).read_text(encoding="utf-8")):
                 self[f"base_{info.name}.yaml"] = name
 
     def __getitem__(self, name: str) -> Any:
         entry = super().__getitem__(name)
         if isinstance(entry, str):
-            entry = ConfigNode(name, OmegaConf.structured(light_schema(entry)), self.group, None, None)
+            schema = light_schema(entry)
+            if self.group == COMPOSITION:
+                schema.faults = _no_faults
+            entry = ConfigNode(name, OmegaConf.structured(schema), self.group, None, None)
             super().__setitem__(name, entry)
         return entry
 

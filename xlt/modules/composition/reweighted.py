@@ -69,6 +69,9 @@ class ReweightedSum:
 
         return undo
 
+    def write_over(self, model: nn.Module, undo: Undo) -> None:
+        """Returns None: the sum is written anew, because its base values must be the model's."""
+
     def set(self, weights: Sequence[float]) -> None:
         """Changes the weights, also of the sum that is in a model.
 
