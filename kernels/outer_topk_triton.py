@@ -6,7 +6,7 @@ it is measured:
 - `_threshold_kernel` is one program, limited by latency. It takes at most 63 steps. A step has for each row a binary
   search in the sorted columns (88 kB, which stay in the first-level cache) and one in the row's excluded places. The
   bounds of a row's search narrow with those of the threshold, so most steps probe once or twice: 0.3 ms in all.
-- `_write_kernel` is one program a row, limited by integer operations: at most some 90 for each of the 45 million
+- `_cells_kernel` is one program a row, limited by integer operations: at most some 90 for each of the 45 million
   cells, 0.15 ms. It reads 4 bytes of memory for each excluded cell and writes 16 for each chosen one: 3 MB.
 
 Designs that were weighed and not chosen:
@@ -136,7 +136,7 @@ def _threshold_kernel(
 
 
 @triton.jit(do_not_specialize=["draws"])
-def _write_kernel(
+def _cells_kernel(
     r_at, c_at, place_at, starts_at, places_at, chosen_at, skipped_at, reach_at, cells_before_at, ties_before_at,
     draws_at, cells_at, products_at, columns, draws, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -238,7 +238,7 @@ def launch_write(
     """
     cells = torch.empty(k, dtype=torch.int64, device=r.device)
     products = torch.empty(k, dtype=torch.float64, device=r.device)
-    _write_kernel[(len(r),)](
+    _cells_kernel[(len(r),)](
         r, c, place, starts, places, threshold.reach[at_chosen:], threshold.skipped[at_chosen:],
         threshold.reach[at_low:], threshold.cells_before, threshold.ties_before, draws, cells, products,
         len(c), len(draws), BLOCK=_BLOCK_COLUMNS,

@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from .devices import uses_triton
+from .sparse_linear_costs import SLAB_BYTES, gpu_of, prefers_dots
 from .sparse_pattern import SparsePattern
 
 # How much more an entry costs as a sampled dot product than as part of the dense product, copies included. Measured on
@@ -24,7 +25,7 @@ from .sparse_pattern import SparsePattern
 # same bits.
 _SAMPLED_COST = 6.0
 _SAMPLED_COST_BF16 = 16.0
-_TILE_ENTRIES = 1 << 21  # entries of a tile of the weight's gradient, or of the part of dY that it needs
+_TILE_ENTRIES = 1 << 21  # on a CPU, entries of a slab of the weight's gradient, or of the part of dY that it needs
 
 
 Receiver = Callable[[Tensor], None]
@@ -176,32 +177,40 @@ def sampled_gradient(dy: Tensor, x: Tensor, pattern: SparsePattern) -> Tensor:
     """Returns dY^T X at the pattern's entries.
 
     It works on blocks of rows. If few entries of a block are active, it computes a dot product for each; otherwise it
-    computes the block's tile of the dense product and takes the entries from it. It needs memory for at most one tile
-    and float32 copies of the operands.
+    computes the block's rows of the dense product, in a slab that all blocks use in turn, and takes the entries from
+    it. It needs memory for one slab and copies of the operands. On a GPU it computes dot products for all blocks or for
+    none, whichever is cheaper by `xlt_kernels.sparse_linear_costs`.
 
     Args:
         dy: (tokens, rows) gradient of the layer's output.
         x: (tokens, columns) the layer's input.
         pattern: N entries of the (rows, columns) matrix.
     Returns:
-        (N,) float32 (float64 if an operand is float64), accumulated in that dtype. A tile of two bfloat16 operands is
-        rounded to bfloat16, as the weight gradient of `nn.Linear` is.
+        (N,) float32 (float64 if an operand is float64), accumulated in that dtype. A slab of two bfloat16 operands
+        is rounded to bfloat16, as the weight gradient of `nn.Linear` is.
     """
     dtype = _accumulator(dy, x)
-    if uses_triton(dy) and dtype == torch.float32:
-        from .sparse_linear_triton import launch_sampled_gradient
-
-        return launch_sampled_gradient(dy, x, pattern)
-    in_bf16 = dy.dtype == x.dtype == torch.bfloat16
-    tile_dtype, cost = (torch.bfloat16, _SAMPLED_COST_BF16) if in_bf16 else (dtype, _SAMPLED_COST)
-    gradient = torch.zeros(len(pattern), dtype=dtype, device=dy.device)
     tokens = len(x)
+    in_bf16 = dy.dtype == x.dtype == torch.bfloat16
+    slab_dtype, cost = (torch.bfloat16, _SAMPLED_COST_BF16) if in_bf16 else (dtype, _SAMPLED_COST)
+    if uses_triton(dy) and dtype == torch.float32:
+        sizes = max(dy.element_size(), x.element_size()), slab_dtype.itemsize
+        if prefers_dots(gpu_of(dy.device), len(pattern), pattern.rows, pattern.columns, tokens, *sizes):
+            from .sparse_linear_triton import launch_dots
+
+            return launch_dots(dy, x, pattern)
+    gradient = torch.zeros(len(pattern), dtype=dtype, device=dy.device)
     if len(pattern) == 0 or tokens == 0:
         return gradient
-    height = max(64, _TILE_ENTRIES // max(tokens, pattern.columns))
+    if dy.device.type == "cpu":
+        height = max(64, _TILE_ENTRIES // max(tokens, pattern.columns))
+    else:
+        height = max(128, SLAB_BYTES // (slab_dtype.itemsize * pattern.columns) // 128 * 128)
+    height = min(height, pattern.rows)
     edges = [*range(0, pattern.rows, height), pattern.rows]
-    places = pattern.crow[torch.tensor(edges, device=pattern.crow.device)].tolist()
+    places = pattern.places(height)
     sampling = dy.device.type == "cpu" and _has_sampled_product(dtype)
+    slab: Tensor | None = None
     x_by_column: Tensor | None = None  # (tokens, columns) with contiguous tokens, because dot products run along tokens
     for i in range(len(edges) - 1):
         top, bottom, start, stop = edges[i], edges[i + 1], places[i], places[i + 1]
@@ -221,9 +230,12 @@ def sampled_gradient(dy: Tensor, x: Tensor, pattern: SparsePattern) -> Tensor:
             block_by_row = dy[:, top:bottom].to(dtype).contiguous().t().contiguous()
             gradient[start:stop] = torch.sparse.sampled_addmm(entries, block_by_row, x_by_column, beta=0.0).values()
         else:
-            tile = (dy[:, top:bottom].to(tile_dtype).t() @ x.to(tile_dtype)).view(-1)
+            if slab is None:
+                slab, operand = x.new_empty(height, pattern.columns, dtype=slab_dtype), x.to(slab_dtype)
+            block = slab[: bottom - top]
+            torch.mm(dy[:, top:bottom].to(slab_dtype).t(), operand, out=block)
             local = pattern.indices[start:stop].long() - top * pattern.columns
-            gradient[start:stop] = tile.index_select(0, local)
+            gradient[start:stop] = block.view(-1).index_select(0, local)
     return gradient
 
 

@@ -18,7 +18,8 @@ class SparsePattern:
     def __init__(self, rows: int, columns: int, indices: Tensor, crow: Tensor, col: Tensor) -> None:
         self.rows, self.columns = rows, columns
         self.indices, self.crow, self.col = indices, crow, col
-        self._borders: dict[int, Tensor] = {}
+        self._chunks: dict[int, Tensor] = {}
+        self._places: tuple[int, list[int]] | None = None
 
     @classmethod
     def from_indices(cls, indices: Tensor, rows: int, columns: int) -> "SparsePattern":
@@ -56,25 +57,32 @@ class SparsePattern:
             self.rows, self.columns, self.indices.to(device), self.crow.to(device), self.col.to(device)
         )
 
-    def borders(self, width: int) -> Tensor:
-        """Returns where the entries of each piece of a row begin, if rows are cut into pieces of equal width.
+    def chunks(self, most: int) -> Tensor:
+        """Returns where chunks of the entries begin, each of at most `most` entries of one row.
 
-        The result is cached for each width.
+        A chunk ends where the next begins. The result is cached for each size.
 
-        Args:
-            width: columns of a piece; the last piece of a row may be narrower.
         Returns:
-            (rows * (pieces + 1),) numbers of entries, of the dtype of `crow`: for each row where each piece begins and
-            where the last one ends.
+            (M,) ascending numbers of entries, of the dtype of `crow`.
         """
-        if width not in self._borders:
-            pieces = -(-self.columns // width)
-            edges = torch.arange(pieces + 1, dtype=torch.int64, device=self.indices.device) * width
-            edges[-1] = self.columns
-            starts = torch.arange(self.rows, dtype=torch.int64, device=self.indices.device) * self.columns
-            flat = (starts[:, None] + edges).view(-1)
-            self._borders[width] = torch.searchsorted(self.indices.long(), flat).to(self.crow.dtype)
-        return self._borders[width]
+        if most not in self._chunks:
+            entries = self.crow.diff().long()
+            chunks = (entries + most - 1) // most
+            row = torch.repeat_interleave(torch.arange(self.rows, device=chunks.device), chunks)
+            first = chunks.cumsum(0) - chunks
+            number = torch.arange(len(row), device=row.device) - first[row]
+            self._chunks[most] = (self.crow[row] + number * most).to(self.crow.dtype)
+        return self._chunks[most]
+
+    def places(self, height: int) -> list[int]:
+        """Returns where the entries of each block of `height` rows begin, and where the last one ends.
+
+        The result for the last height is cached, so that the host need not wait for a GPU in every backward pass.
+        """
+        if self._places is None or self._places[0] != height:
+            edges = torch.tensor([*range(0, self.rows, height), self.rows], device=self.crow.device)
+            self._places = height, self.crow[edges].tolist()
+        return self._places[1]
 
     def __len__(self) -> int:
         return len(self.indices)

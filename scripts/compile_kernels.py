@@ -165,11 +165,6 @@ def _products() -> Iterator[tuple[Any, ...]]:
             yield torch.zeros(512, 256, dtype=dtype), torch.zeros(512, 384, dtype=dtype), _pattern(index)
 
 
-def _sampled_gradient() -> Iterator[tuple[Any, ...]]:
-    for every in (50, 1000):  # many entries, and few
-        yield torch.zeros(512, 256), torch.zeros(512, 384), _pattern(torch.int32, every=every)
-
-
 def _threshold() -> Iterator[tuple[Any, ...]]:
     for rows in (64, 4096):  # less than a block, and several
         r, ordered = torch.zeros(rows, dtype=torch.float64), torch.zeros(256, dtype=torch.float64)
@@ -194,8 +189,6 @@ CALLS: dict[str, Callable[[], Iterator[tuple[Any, ...]]]] = {
     "launch_threshold": _threshold,
     "launch_write": _write,
     "launch_dots": _products,
-    "launch_tiles": _products,
-    "launch_sampled_gradient": _sampled_gradient,
 }
 """Launch function -> the arguments of its calls, in every dtype that the package gives to it."""
 

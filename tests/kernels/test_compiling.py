@@ -17,8 +17,6 @@ pytest.importorskip("triton", reason="triton is not installed")
 
 ROOT = Path(__file__).parents[2]
 KERNELS = Path(xlt_kernels.__path__[0])
-# The tile of sums and the indices of its entries need more registers than there are, after the last product.
-ALLOWED_SPILLS = {"_tile_kernel": 32}
 USUAL, OTHERS = (90,), (80, 86, 89, 100)
 
 
@@ -57,7 +55,7 @@ def check(rows: list[dict[str, Any]], architectures: tuple[int, ...]) -> None:
         assert {row["kernel"] for row in rows if row["architecture"] == architecture} == launched_kernels()
     for row in rows:
         about = f"{row['kernel']} on sm_{row['architecture']}: {row['signature']}"
-        assert row["spilled_bytes"] <= ALLOWED_SPILLS.get(row["kernel"], 0), about
+        assert row["spilled_bytes"] == 0, about
         assert row["registers"] * row["warps"] * 32 <= 65_536, about
         assert row["shared_bytes"] <= 99 * 1024, about  # what every one of these GPUs has
 
@@ -66,15 +64,10 @@ def test_every_kernel_compiles_without_spilling_registers(usual: list[dict[str, 
     check(usual, USUAL)
 
 
-def test_products_in_half_precision_use_the_tensor_cores(usual: list[dict[str, Any]]) -> None:
-    tiles = [row for row in usual if row["kernel"] == "_tile_kernel" and "16 *int" in row["signature"]]
-    assert len(tiles) == 4 * len(USUAL)
-    assert all(row["tensor_core_instructions"] for row in tiles)
-
-
 def test_kernels_that_only_move_bytes_load_16_at_a_time(usual: list[dict[str, Any]]) -> None:
-    moving = [row for row in usual if row["kernel"] in ("_write_kernel", "_swap_kernel", "_count_kernel")]
-    assert moving and all(row["loads_of_16_bytes"] for row in moving)
+    names = ("_write_kernel", "_swap_kernel", "_count_kernel", "_dot_kernel")
+    moving = [row for row in usual if row["kernel"] in names]
+    assert {row["kernel"] for row in moving} == {*names} and all(row["loads_of_16_bytes"] for row in moving)
 
 
 @pytest.mark.slow

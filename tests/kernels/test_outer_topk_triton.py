@@ -119,8 +119,8 @@ def test_cells_past_two_to_the_31(by_kernels: None, monkeypatch: pytest.MonkeyPa
     r, c = torch.zeros(size), torch.zeros(size)
     r[[size - 1, 3]], c[[size - 2, 0]] = torch.tensor([3.0, 2.0]), torch.tensor([5.0, 1.0])
     if DEVICE == "cpu":
-        kernel, builder, rows = kernels._write_kernel, interpreter_builder, (3, size - 1)
-        monkeypatch.setattr(kernels, "_write_kernel", {(size,): kernel[(len(rows),)]})
+        kernel, builder, rows = kernels._cells_kernel, interpreter_builder, (3, size - 1)
+        monkeypatch.setattr(kernels, "_cells_kernel", {(size,): kernel[(len(rows),)]})
         monkeypatch.setattr(builder, "set_grid_idx", lambda x, y, z: setattr(builder, "grid_idx", (rows[x], y, z)))
     excluded = torch.tensor([(size - 1) * size])
     cells, products = outer_topk(r.to(DEVICE), c.to(DEVICE), 3, excluded.to(DEVICE), generator())
@@ -172,7 +172,7 @@ class CountedKernel:
 @contextmanager
 def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Operations, list[CountedKernel]]]:
     operations = Operations()
-    found = [CountedKernel(getattr(kernels, name), operations) for name in ("_threshold_kernel", "_write_kernel")]
+    found = [CountedKernel(getattr(kernels, name), operations) for name in ("_threshold_kernel", "_cells_kernel")]
     to_list, draw = Tensor.tolist, draw_distinct
 
     def listed(tensor: Tensor) -> Any:
@@ -185,7 +185,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Operations, list[
 
     with monkeypatch.context() as patched, operations:
         patched.setattr(kernels, "_threshold_kernel", found[0])
-        patched.setattr(kernels, "_write_kernel", found[1])
+        patched.setattr(kernels, "_cells_kernel", found[1])
         patched.setattr(Tensor, "tolist", listed)
         patched.setattr(module, "draw_distinct", drawn)
         patched.setattr(kernels, "draw_distinct", drawn)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 from xlt_kernels import sparse_linear as module
+from xlt_kernels import sparse_linear_costs as costs
 from xlt_kernels.delta_write import gather_entries, write_delta
 from xlt_kernels.sparse_linear import sampled_gradient, sampled_gradient_definition, sparse_linear
 from xlt_kernels.sparse_pattern import SparsePattern
@@ -32,9 +33,9 @@ def naive(dy: Tensor, x: Tensor, indices: Tensor, columns: int) -> Tensor:
     return torch.stack(entries) if entries else torch.empty(0, dtype=torch.float64)
 
 
-@pytest.fixture(params=["chosen", "tiles only"])
+@pytest.fixture(params=["chosen", "slab only"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "tiles only":
+    if request.param == "slab only":
         monkeypatch.setattr(module, "_has_sampled_product", lambda dtype: False)
 
 
@@ -50,14 +51,13 @@ def test_the_gradient_at_the_entries_equals_dot_products_in_float64(
     expected = naive(dy, x, pattern.indices, columns)
     found, defined = sampled_gradient(dy, x, pattern), sampled_gradient_definition(dy, x, pattern)
     assert found.dtype == defined.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    # Exact products of 16-bit operands, summed over the tokens in float32; a bfloat16 tile is then rounded.
+    # Exact products of 16-bit operands, summed over the tokens in float32; a bfloat16 slab is then rounded.
     tolerance = summation_tolerance(tokens, found.dtype) * float(dy.abs().max() * x.abs().max())
     rounded = summation_tolerance(1, dtype) if dtype == torch.bfloat16 else tolerance
     torch.testing.assert_close(found.double(), expected, rtol=rounded, atol=tolerance)
     torch.testing.assert_close(defined.double(), expected, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("launch", ["launch_dots", "launch_tiles"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(
     ("tokens", "rows", "columns", "density"),
@@ -65,8 +65,8 @@ def test_the_gradient_at_the_entries_equals_dot_products_in_float64(
     # Interpreted, an entry takes a tenth of a millisecond.
     + [pytest.param(70, 140, 200, d, marks=pytest.mark.slow if d >= 0.5 else ()) for d in DENSITIES],
 )
-def test_the_triton_kernels_sample_the_same_gradient(
-    launch: str, dtype: torch.dtype, density: float, tokens: int, rows: int, columns: int
+def test_the_triton_kernel_samples_the_same_gradient(
+    dtype: torch.dtype, density: float, tokens: int, rows: int, columns: int
 ) -> None:
     pytest.importorskip("triton", reason="Triton is not installed")
     from xlt_kernels import sparse_linear_triton
@@ -74,11 +74,88 @@ def test_the_triton_kernels_sample_the_same_gradient(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dy, x = randn(tokens, rows, seed=1, dtype=dtype), randn(tokens, columns, seed=2, dtype=dtype)
     pattern = make_pattern(rows, columns, density)
-    found = getattr(sparse_linear_triton, launch)(dy.to(device), x.to(device), pattern.to(device))
+    found = sparse_linear_triton.launch_dots(dy.to(device), x.to(device), pattern.to(device))
     expected = naive(dy, x, pattern.indices, columns)
     assert found.dtype == torch.float32
     tolerance = summation_tolerance(tokens, torch.float32) * float(dy.abs().max() * x.abs().max())
     torch.testing.assert_close(found.double().cpu(), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_no_program_writes_what_another_writes() -> None:
+    """Run in the opposite order, the programs leave the same: none reaches into the next row."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from xlt_kernels.sparse_linear_triton import launch_dots
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dy, x = randn(20, 9, seed=1).to(device), randn(20, 30, seed=2).to(device)
+    pattern = make_pattern(9, 30, 0.7).to(device)
+    expected = launch_dots(dy, x, pattern)
+    pattern._chunks = {most: starts.flip(0) for most, starts in pattern._chunks.items()}
+    assert torch.equal(launch_dots(dy, x, pattern), expected)
+
+
+def test_on_a_gpu_dot_products_are_chosen_at_a_low_density_and_dense_products_at_a_high_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from xlt_kernels import sparse_linear_triton
+
+    chosen: list[int] = []
+
+    def counted(dy: Tensor, x: Tensor, pattern: SparsePattern) -> Tensor:
+        chosen.append(len(pattern))
+        return sampled_gradient_definition(dy, x, pattern)
+
+    monkeypatch.setattr(sparse_linear_triton, "launch_dots", counted)
+    monkeypatch.setattr(module, "uses_triton", lambda tensor: True)
+    rows, columns, tokens = 700, 600, 8
+    dy, x = randn(tokens, rows, seed=1), randn(tokens, columns, seed=2)
+    for density in (0.0025, 0.5):
+        pattern = make_pattern(rows, columns, density)
+        expected = sampled_gradient_definition(dy.double(), x.double(), pattern)
+        tolerance = summation_tolerance(tokens, torch.float32) * float(dy.abs().max() * x.abs().max())
+        torch.testing.assert_close(sampled_gradient(dy, x, pattern).double(), expected, rtol=0, atol=tolerance)
+    assert chosen == [1050]
+
+
+def test_the_costs_are_those_counted_by_hand() -> None:
+    """A weight of 100 x 200 with 40 entries, 10 tokens of 2 bytes."""
+    gpu = costs.Gpu(half_operations=1000, float_operations=100, memory_bytes=100, cache_bytes=10)
+    # Copies read and write 300 x 10 numbers; a row of 10 numbers for each entry, each of 40 rows, and 40 / 16 chunks.
+    assert costs.dots_seconds(gpu, 40, 100, 200, 10, 2) == 12_000 / 100 + (40 + 40 + 2) * 20 / 10
+    assert costs.slab_seconds(gpu, 40, 100, 200, 10, 2) == 400_000 / 1000 + (40_000 + 1280) / 10
+    assert costs.slab_seconds(gpu, 40, 100, 200, 10, 4) == 400_000 / 100 + (80_000 + 1280) / 10
+    assert costs.prefers_dots(gpu, 40, 100, 200, 10, 2, 2)
+
+
+@pytest.mark.parametrize(("gpu", "half", "single"), [(costs.H200, 0.0055, 0.051), (costs.A100, 0.0133, 0.109)])
+def test_the_ways_cross_where_the_docstring_says(gpu: costs.Gpu, half: float, single: float) -> None:
+    for bytes_each, density in ((2, half), (4, single)):
+        for share, expected in ((0.98, True), (1.02, False)):
+            entries = round(share * density * 4096 * 4096)
+            assert costs.prefers_dots(gpu, entries, 4096, 4096, 4096, bytes_each, bytes_each) == expected
+
+
+def test_all_blocks_use_one_slab(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_TILE_ENTRIES", 64 * 50)
+    pattern = make_pattern(300, 50, 0.5)
+    slabs: list[tuple[int, int]] = []
+    product = torch.mm
+
+    def noted(*arguments: Tensor, out: Tensor) -> Tensor:
+        slabs.append((out.data_ptr(), len(out)))
+        return product(*arguments, out=out)
+
+    monkeypatch.setattr(torch, "mm", noted)
+    sampled_gradient(randn(20, 300, seed=3), randn(20, 50, seed=4), pattern)
+    assert slabs == [(slabs[0][0], height) for height in (64, 64, 64, 64, 44)]
+
+
+def test_chunks_hold_entries_of_one_row_and_places_those_of_a_block() -> None:
+    """Rows of 5, 0, 2 and 1 entries, in chunks of 2."""
+    pattern = SparsePattern.from_indices(torch.tensor([0, 1, 2, 3, 4, 11, 13, 19]), 4, 5)
+    assert pattern.chunks(2).tolist() == [0, 2, 4, 5, 7]
+    assert pattern.places(3) == [0, 7, 8] and pattern.places(2) == [0, 5, 8]
 
 
 def test_blocks_choose_their_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
