@@ -146,6 +146,12 @@ def test_every_operation_on_a_delta_is_measured(record_of: Callable[..., dict[st
     assert set(record["peer_switch"]) == {"apply_seconds", "remove_seconds", "entries_not_restored"}
 
 
+def test_compositions_are_ranked_in_place_and_leave_the_base(record_of: Callable[..., Any]) -> None:
+    record = record_of("bench_compositions", "--size tiny --compositions 5 --whole 2")
+    assert record["compositions"] == 5 and record["entries_of_sum"] > max(record["entries"])
+    assert record["last_sum_has_the_same_bits"] is record["base_restored_to_the_bit"] is True
+
+
 def test_distillation_is_timed_after_the_losses_agree(record_of: Callable[..., dict[str, Any]]) -> None:
     record = record_of("bench_distillation", "--size tiny --batch 2 --tokens 8 --rounds 2 --device cpu")
     systems = ["xlt", "xlt_bf16", "naive", "naive_mlm"]

@@ -126,8 +126,14 @@ def _no_such_key(name: str, overrides: Sequence[str]) -> str:
         return f"no {mapping}.{source}{near}" + ("" if near else f"; add it with +source@{mapping}.{source}=...")
     if name.rpartition(".")[0] == "model.new_languages":
         return f"nothing is there yet to be replaced; to add it, write +{name}=RELATIVE"
-    if name.startswith(("language_modules.paths.", "task_modules.paths.")):
+    if (match := re.fullmatch(r"compositions\.([^.]+)(\..+)?", name)) is not None and (
+        f"compositions.{match[1]}" not in _keys(overrides)
+    ):
+        return f"no compositions.{match[1]}; add it with +composition@compositions.{match[1]}=..."
+    if name.startswith(("language_modules.paths.", "task_modules.paths.", "evaluation.paths.")):
         return f"nothing is there yet to be replaced; to add it, write +{name}=FILE"
+    if name.startswith("evaluation.runs."):
+        return f"nothing is there yet to be replaced; to add it, write +{name}=['seed=2']"
     if name.startswith("task_modules.runs."):
         return f"nothing is there yet to be replaced; to add it, write +{name}=['data=...']"
     return f"no such key {name}{suggestion(name, keys if '.' in name else [*keys, *_groups()])}"

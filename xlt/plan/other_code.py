@@ -113,6 +113,8 @@ class OtherCode:
         alike = {k: record for k, record in records.items() if self._key(comparable(record.get("identity", {}))) == key}
         if alike:
             return max(alike, key=lambda k: (str(alike[k].get("finished")), k))
+        if "composition" in identity:  # earlier versions had no other than the usual ones
+            return None
         modules: Mapping[str, str] = identity["modules"]
         for others in itertools.product(*(self._fingerprints_alike(module) for module in modules.values())):
             earlier_key = earlier.evaluation_key(identity, source, dict(zip(modules, others, strict=True)))

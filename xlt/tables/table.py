@@ -42,7 +42,7 @@ class Table:
     def __init__(self, name: str, config: GridConfig, seeds: list[int], overrides: list[str], plan: Plan) -> None:
         self.name, self.config, self.seeds = name, config, seeds
         self._runs: dict[tuple[str, int, str | None], tuple[Run, dict[str, Composition]]] = {}
-        self._labels: dict[str, str] = {}
+        self._labels: dict[tuple[str, str | None], str] = {}
         faults: list[str] = []
         for system_name, system in config.systems.items():
             columns = config.sources_of(system_name)
@@ -55,8 +55,8 @@ class Table:
                         _evaluate_only(composed, [column] if column else columns)
                         composed_for[column] = composed
                     composed.seed = seed
-                    self._labels[system_name] = shown_label(composed)
-                    self._runs[system_name, seed, column] = plan.ask(composed, {self._labels[system_name]})
+                    label = self._labels[system_name, column] = shown_label(composed)
+                    self._runs[system_name, seed, column] = plan.ask(composed, {label})
                 except UsageError as error:
                     faults += error.lines
         if faults:
@@ -109,8 +109,9 @@ class Table:
         self, evaluations: Mapping[str, Composition], system: str, column: str
     ) -> tuple[str | None, Composition | None]:
         """Returns key and composition of the evaluation that a cell shows; (None, None) if the column is a group."""
+        label = self._labels[system, column if _is_per_column(self.config.systems[system]) else None]
         for key, composition in evaluations.items():
-            if (composition.source, composition.label) == (column, self._labels[system]):
+            if (composition.source, composition.label) == (column, label):
                 return key, composition
         return None, None
 

@@ -17,6 +17,7 @@ from xlt.errors import UsageError
 from xlt.execution.execution import carry_out
 from xlt.modules import Entries, ModuleHeader, SparseDelta, load_module
 from xlt.modules.composition.average import average
+from xlt.plan.earlier import evaluation_key
 from xlt.plan.planner import Plan, Run
 from xlt.tables.config import GridConfig, SystemConfig
 from xlt.tables.table import Table
@@ -152,6 +153,21 @@ def test_faults_are_lines_before_anything_is_trained(
     )
 
 
+def test_what_is_to_be_added_is_said_in_the_words_that_add_it(
+    planned: Callable[..., Run], words: tuple[str, ...]
+) -> None:
+    expected = {
+        "compositions.mix.weights=[1]": "no compositions.mix; add it with +composition@compositions.mix=...",
+        "compositions.mix=sum": "no compositions.mix; add it with +composition@compositions.mix=...",
+        "evaluation.paths.x=file": "write +evaluation.paths.x=FILE",
+        "evaluation.runs.x=['seed=2']": "write +evaluation.runs.x=['seed=2']",
+        f"{MIX}tie": "no composition/tie in conf/; did you mean ties?",
+    }
+    for word, said in expected.items():
+        (line,) = refused(planned, *words, word)
+        assert said in line
+
+
 def test_a_file_of_another_base_or_kind_is_refused(
     plan: Plan, planned: Callable[..., Run], headless: tuple[str, ...], tmp_path: Path
 ) -> None:
@@ -223,6 +239,21 @@ def test_the_code_of_an_operator_is_known_by_the_evaluations_that_use_it(
     assert not any(name.startswith("xlt.modules.composition") for name in plain)
     assert digest(plain) == by_label["task"].identity["code"] == by_label["task+language"].identity["code"]
     assert digest(digests) == by_label["ties"].identity["code"]
+
+
+def test_an_evaluation_of_the_first_version_is_not_taken_for_another_composition(
+    plan: Plan, planned: Callable[..., Run], adapted: tuple[str, ...]
+) -> None:
+    """It was stored under its modules alone."""
+    run = planned(*adapted, f"{MIX}ties")
+    asked = {one.label.partition("(")[0]: one.identity for one in run.evaluations.values() if one.source == "fao"}
+    source = run.planned_data.evaluation["fao"].config
+    keys = {label: evaluation_key(identity, source, identity["modules"]) for label, identity in asked.items()}
+    assert keys["ties"] == keys["task+language"] != keys["task"]
+    plan.store.folder(run.fingerprint).mkdir(parents=True)
+    plan.store.add_evaluations(run.fingerprint, {keys["ties"]: {"source": "fao", "metrics": {"accuracy": 50.0}}})
+    found = {label: plan.other_code.evaluation_like(run.fingerprint, one, source) for label, one in asked.items()}
+    assert found == {"task+language": keys["task+language"], "task": None, "ties": None}
 
 
 def _sources(words: tuple[str, ...]) -> Iterator[str]:
