@@ -21,8 +21,8 @@ from xlt.engine.state import RunState
 from xlt.engine.training import Interrupted
 from xlt.engine.watching import Silence, Watcher
 from xlt.errors import UsageError
+from xlt.execution.quiet import quiet_all
 from xlt.execution.workers import JobResult, Workers
-from xlt.models.loading import quiet_libraries
 from xlt.modules import ModuleFileError
 from xlt.plan.code import evaluation_code, training_code, translation_code
 from xlt.plan.identity import data_identity, digest, evaluated_identity, original_identity
@@ -190,7 +190,7 @@ class _Execution:
 def _do(job: Job, arguments: tuple[Any, ...]) -> JobResult:
     """Carries out one job, in this process or in a worker; an error becomes one line in the result."""
     run, store, needs, evaluations, watcher_for = arguments
-    quiet_libraries()
+    quiet_all()
     try:
         _check_needs(run, store, needs)
         if job[0] == "train" and run.job is not None:

@@ -1,0 +1,18 @@
+"""One line of bitsandbytes is left out; its other warnings are shown."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from xlt.execution.quiet import quiet_all
+
+
+def test_only_the_line_about_an_optional_package_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    quiet_all()
+    quiet_all()
+    logger.warning("Failed to load CPU gemm_4bit_forward from kernels-community: %s. Please make sure", "get_kernel")
+    logger.warning("Failed to load the library: %s", "no such file")
+    assert [record.getMessage() for record in caplog.records] == ["Failed to load the library: no such file"]
