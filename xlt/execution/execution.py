@@ -235,13 +235,23 @@ def _agreed(processes: Processes, result: JobResult) -> JobResult:
     try:
         results = processes.gather(result, _PATIENCE if failed else None)
     except RuntimeError as error:
-        reason = f"only this process failed: {result.reason}" if failed else "another process has ended"
+        ended = not failed or _lost_another(error) or _lost_another(result.reason)
+        reason = (
+            "another process has ended; give the same command again"
+            if ended
+            else f"only this process failed: {result.reason}"
+        )
         raise PlainError(f"process {processes.rank}: {reason}") from error
     failures = [gathered for gathered in results if gathered.reason is not None]
     if len({failure.reason for failure in failures}) > 1:
         reasons = "; ".join(f"process {rank}: {each.reason or 'done'}" for rank, each in enumerate(results))
         raise PlainError(f"processes failed differently: {reasons}")
     return failures[0] if failures else result
+
+
+def _lost_another(what: object) -> bool:
+    """Returns whether an error says that another process closed its connection, as when it was killed."""
+    return any(words in str(what) for words in ("reset by peer", "closed by peer", "Broken pipe"))
 
 
 def _make_source(run: Run, store: RunStore, watcher_for: WatcherFor) -> None:

@@ -211,6 +211,17 @@ class Method(ABC):
         """
         return None
 
+    def division_fault(self, processes: int, *, micro_batches: bool) -> str | None:
+        """Returns why the method cannot learn from steps that are divided so, in a line; None if it can, as most can.
+
+        It is called before anything is loaded.
+
+        Args:
+            processes: number of processes that share a step.
+            micro_batches: whether the part of a process is divided further.
+        """
+        return None
+
     def check_model(self, model: TransferModel, *, adapts_language: bool) -> None:  # noqa: B027
         """Refuses a model that the method cannot adapt; called when a run is planned, and by `attach`.
 

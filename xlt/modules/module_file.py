@@ -78,7 +78,8 @@ def read_module_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict
     """Reads a module file and checks every byte of it.
 
     Returns:
-        The header, without its checksum, and name -> tensor on the CPU, owned by the caller.
+        The header, without its checksum, and name -> tensor on the CPU, owned by the caller. Names are sorted:
+        safetensors gives them in an order that differs between processes.
     Raises:
         ModuleFileError: the file is missing, empty, a folder, a pickle, truncated, changed, or no module of xlt.
     """
@@ -86,7 +87,7 @@ def read_module_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict
     if not data:
         raise ModuleFileError(path, f"is empty; {_EXPECTATION}")
     try:
-        tensors = safetensors.torch.load(data)
+        tensors = dict(sorted(safetensors.torch.load(data).items()))
         metadata = _metadata(data)
     except Exception as error:  # safetensors raises its own type, and a dozen others for unusual headers
         raise ModuleFileError(path, _diagnose(data, error)) from error

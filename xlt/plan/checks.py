@@ -130,6 +130,12 @@ def _user_files(config: RunConfig) -> dict[str, str]:
     return files | {key: path for key, path in given.items() if path is not None}
 
 
+def division_faults(config: RunConfig, processes: int) -> list[str]:
+    """Returns a line if the run's method cannot learn in so many processes."""
+    method, micro_batches = build_method(config.method), config.train.micro_batch_size is not None
+    return [fault] if (fault := method.division_fault(processes, micro_batches=micro_batches)) is not None else []
+
+
 def package_faults(config: RunConfig, *, trains: bool) -> list[str]:
     """Returns a line for each optional package that the run's method or model needs and that is not installed.
 

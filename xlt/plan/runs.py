@@ -24,6 +24,7 @@ from xlt.engine.source_job import SourceJob
 from xlt.errors import UsageError
 from xlt.modules import ModuleFileError
 from xlt.plan.checks import (
+    division_faults,
     model_faults,
     model_notes,
     module_faults,
@@ -246,8 +247,10 @@ class Runs:
                     read.append((run, preflight(config, run.planned_data)))
             with gathered:
                 gathered.lines += self._leaks(run)
+            trains = run.job is None and run.fingerprint in untrained
             gathered.lines += [
-                *package_faults(config, trains=run.job is None and run.fingerprint in untrained),
+                *package_faults(config, trains=trains),
+                *(division_faults(config, Processes.join().count) if trains else ()),
                 *module_faults(config.language_modules),
                 *user_file_faults(config),
             ]

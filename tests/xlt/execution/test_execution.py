@@ -362,6 +362,19 @@ def two_processes(
     return TwoProcesses(plan, lambda *changes: planned(*words, *changes), carry_out_together)
 
 
+def test_a_method_that_several_processes_cannot_share_is_refused_before_anything_is_loaded(
+    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = ["method=spiel_ag", "method.candidates_from=micro_batch", "train.micro_batch_size=1"]
+    planned(*words, *method, "method.update_interval=1", "method.estimation_steps=1")
+    plan.preflight()
+    monkeypatch.setattr("xlt.plan.runs.Processes.join", lambda: Processes(0, 2))
+    with pytest.raises(UsageError) as error:
+        plan.preflight()
+    (line,) = error.value.lines
+    assert line.startswith("method.candidates_from=micro_batch: with 2 processes") and "=step" in line
+
+
 def test_other_processes_wait_until_the_leader_has_evaluated(two_processes: TwoProcesses) -> None:
     two_processes.add()
     store = two_processes.plan.store

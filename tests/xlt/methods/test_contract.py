@@ -252,13 +252,15 @@ def test_a_step_does_not_depend_on_the_size_of_its_micro_batches(
 
 
 @every_method
+@pytest.mark.parametrize("size", [1, pytest.param(None, marks=pytest.mark.slow)])
 def test_two_processes_learn_what_one_does(
-    name: str, make_method, make_trainer, in_two_processes, tmp_path: Path
+    name: str, size: int | None, make_method, make_trainer, in_two_processes, tmp_path: Path
 ) -> None:
+    """With accumulation over micro-batches; of the last batch's one example the second process has none."""
+
     def train(processes: Processes) -> dict[str, Tensor]:
-        trainer = make_trainer(
-            make_method(name), dtype=torch.float64, processes=processes, examples=13, weight_decay=0.01
-        )
+        recipe = {"weight_decay": 0.01, "micro_batch_size": size}
+        trainer = make_trainer(make_method(name), dtype=torch.float64, processes=processes, examples=13, **recipe)
         trainer.train(tmp_path / f"of-{processes.count}", Silence())
         return {name: parameter.detach() for name, parameter in trainer.model.named_parameters()}
 

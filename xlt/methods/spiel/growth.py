@@ -140,8 +140,9 @@ class GradientGrowth(Growth):
         self._first, self._sample, self._choosing = self._sample, {}, False
 
     def partial_sums(self) -> Iterable[Tensor]:
-        if not (self._choosing and self.parts == "sum"):
-            return list(self.deltas.watched().values())
+        if not (self._choosing and self.parts == "sum"):  # the order must be the same in all processes
+            watched = self.deltas.watched()
+            return [watched[name] for name in self.deltas.patterns if name in watched]
         for name, pattern in self.deltas.patterns.items():  # a process without examples has computed no gradient
             if name not in self._whole:
                 self._whole[name] = self.deltas.deltas[name].new_zeros(pattern.rows, pattern.columns)

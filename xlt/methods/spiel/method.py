@@ -152,6 +152,14 @@ class Spiel(Method):
             f"that are drawn at random at the start would be trained to the end; give {shorter}, or take random_sft"
         )
 
+    def division_fault(self, processes: int, *, micro_batches: bool) -> str | None:
+        if self.growth == "momentum" or self.candidates_from == "step" or not micro_batches or processes == 1:
+            return None
+        return (
+            f"method.candidates_from=micro_batch: with {processes} processes, each has a first micro-batch of its own; "
+            "set method.candidates_from=step (which needs 4 bytes more for each tuned weight), or one process"
+        )
+
     def check_model(self, model: TransferModel, *, adapts_language: bool) -> None:
         refuse_without_linear_layers(self.name, model)
         self._entries_of(model)
@@ -276,13 +284,10 @@ class Spiel(Method):
         Raises:
             UsageError: candidates cannot be chosen as the config says.
         """
+        if (fault := self.division_fault(setting.processes, micro_batches=setting.micro_batches)) is not None:
+            raise UsageError(fault)
         if self.candidates_from == "step" or not setting.micro_batches:
             return "sum" if setting.in_parts or reuses_layers(model) else "one"
-        if setting.processes > 1:
-            raise UsageError(
-                f"method.candidates_from=micro_batch: with {setting.processes} processes, each has a first micro-batch "
-                "of its own; set method.candidates_from=step, or train.micro_batch_size=null"
-            )
         return "first sum" if reuses_layers(model) else "first"
 
     def _new_growth(self, sparse: SparseDeltas, parts: str) -> Growth:

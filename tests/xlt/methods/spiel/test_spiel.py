@@ -192,6 +192,25 @@ def test_resumed_in_the_middle_it_goes_on_as_the_plain_algorithm(
     _same(notes, _plain(make_trainer(make_method(name, *SETTINGS), "tagging", **RECIPE), notes))
 
 
+def test_processes_sum_the_same_tensors_with_each_other_whatever_the_order_of_a_saved_state(
+    make_method, make_trainer, records, killed, tmp_path: Path
+) -> None:
+    """A file gives its tensors in an order that differs between processes."""
+    first = make_trainer(make_method("spiel_ag", *SETTINGS), "tagging", save_every_seconds=0.0, **RECIPE)
+    with pytest.raises(killed):
+        first.train(tmp_path, records(kill_at=3))
+    state = first.method.state()
+    assert any(name.startswith("growth/candidates/") for name in state)  # it is estimating
+    orders = []
+    for names in (list(state), list(reversed(state))):
+        trainer = make_trainer(make_method("spiel_ag", *SETTINGS), "tagging", **RECIPE)
+        trainer.method.load_state({name: state[name] for name in names})
+        trainer.attach_first_phase()
+        name_of = {id(tensor): name for name, tensor in trainer.method._attached.watched().items()}
+        orders.append([name_of[id(tensor)] for tensor in trainer.method.partial_sums()])
+    assert orders[0] == orders[1] == list(first.method._deltas)
+
+
 @pytest.mark.parametrize("name", ["spiel_ag", "spiel_ma"])
 def test_two_processes_take_the_plain_algorithms_entries(
     name: str, make_method, make_trainer, in_two_processes, tmp_path: Path
