@@ -14,9 +14,10 @@ from xlt.data.planned import PlannedData
 from xlt.engine.build import method_class, task_class
 from xlt.engine.run import Composition, ModuleFile
 from xlt.modules.composition.expression import Operation, leaves
-from xlt.plan.checks import addition_faults, block_count
+from xlt.plan.checks import addition_faults
 from xlt.plan.compositions import AvailableModules, is_evaluated, needs_language_modules, requested, requested_faults
 from xlt.plan.identity import digest, evaluated_identity, evaluation_identity
+from xlt.plan.model_checks import block_count
 from xlt.plan.modules import PlannedModule, added_module, language_modules, named_module, unusual_modules
 from xlt.plan.runs import Gathered, Planner, Run
 

@@ -23,16 +23,9 @@ from xlt.engine.run_data import RunData
 from xlt.engine.source_job import SourceJob
 from xlt.errors import UsageError
 from xlt.modules import ModuleFileError
-from xlt.plan.checks import (
-    division_faults,
-    model_faults,
-    model_notes,
-    module_faults,
-    network_faults,
-    package_faults,
-    user_file_faults,
-)
+from xlt.plan.checks import division_faults, module_faults, package_faults, user_file_faults
 from xlt.plan.identity import digest
+from xlt.plan.model_checks import model_faults, model_notes, network_faults
 from xlt.plan.other_code import OtherCode, StoredRun
 from xlt.plan.store import RunStore
 from xlt.repositories import pinned_name

@@ -36,7 +36,7 @@ from xlt.models.families import DECODER, ENCODER_DECODER, architecture
 from xlt.models.loading import load_tokenizer
 from xlt.models.transfer import TransferModel
 from xlt.modules import ModuleHeader, ModuleStack, load_module
-from xlt.plan.checks import model_faults
+from xlt.plan.model_checks import model_faults
 from xlt.tasks.causal_lm import CausalLmConfig
 from xlt.tasks.classification import ClassificationConfig
 from xlt.tasks.instruct import InstructConfig
