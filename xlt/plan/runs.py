@@ -45,7 +45,6 @@ _SILENT = (
     "output_dir",
     "data_dir",
     "seed",
-    "method._target_",
 )
 _SOURCES = "data.sources."
 _MOST_WORDS = 3
@@ -349,7 +348,8 @@ def _settings(run: Run) -> dict[str, str]:
         for key in ("cap", "cap_words", "upsample", "split", "text_language"):
             values |= {f"{_SOURCES}{name}.{key}": getattr(source, key) for name, source in sources.items()}
         every = _flat(recorded(run.config))
-        values |= {key: value for key, value in every.items() if not key.startswith((*_SILENT, _SOURCES))}
+        said = {key for key in every if not key.startswith((*_SILENT, _SOURCES)) and not key.endswith("_target_")}
+        values |= {key: value for key, value in every.items() if key in said}
         values["data.sources"] = _shortened(",".join(sources))
     return {key: _NOTHING if value in (None, [], {}) else str(value) for key, value in values.items()}
 
