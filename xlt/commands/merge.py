@@ -4,7 +4,7 @@
     xlt merge sum FAO ISL --weights 0.7,0.3 --output nordic.safetensors
     xlt merge minus TASK OTHER --output without.safetensors
     xlt merge layers TASK LANGUAGE --first 4 --last 7 --output new.safetensors
-    xlt merge weighted A B --weights '*.layer.[0-5].*=1,0;*=0.5,0.5' --output w.safetensors
+    xlt merge weighted A B --weights '*.layer.[0-5].*=1,0;*=1,1' --output w.st
     xlt merge ties A B C --density 0.5 --output merged.safetensors
     xlt merge dare A B --drop 0.9 --seed 1 --output merged.safetensors
 

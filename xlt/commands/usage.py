@@ -26,7 +26,7 @@ CONFIG_MODULE = "xlt_conf"
 _HYDRAS_GROUPS = Hydra.format_config_groups
 _WIDTH = 79
 _NAME_WIDTH = 22
-_LONG, _FAMILY = 18, 3
+_LONG, _FAMILY = 18, 2
 _SHARED: dict[str, Any] = {
     "": RunConfig,
     "model": ModelConfig,
@@ -105,7 +105,7 @@ def _folded(options: list[str]) -> list[str]:
 
 
 def _by_family(options: list[str]) -> list[str]:
-    """Shortens a long list: more than three names with the same first word become one, `locale_...`."""
+    """Shortens a long list: more than two names with the same first word become one, `locale_...`."""
     if len(options) < _LONG:
         return options
     sizes = Counter(option.partition("_")[0] for option in options)

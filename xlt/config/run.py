@@ -118,7 +118,7 @@ class TrainConfig:
     evaluate_every_epochs: float | None = key("epochs between two validations", above=0)
     evaluation_batch_size: int = key("examples per forward pass in evaluation", low=1)
     averaging: str = key(
-        "weights the run ends with: of the best validation (none), the mean of those validated, or of all steps (ema)",
+        "what the run ends with: its best weights (none), their mean at validations, or a moving one (ema)",
         choices=("none", "checkpoints", "ema"),
     )
     average_last: int | None = key("averaging=checkpoints: mean over so many last validations; null: all", low=2)

@@ -44,6 +44,10 @@ VARIED: dict[str, tuple[str, str]] = {
         "LoRA and LT-SFT of FLix's size, LoRA of its scale, and FLix without feature dropout",
     ),
     "bistil": (r"train\.evaluate_every_\w+|method\.density", "chapter 5: validation each epoch, and 8% for questions"),
+    "averaging|averaging_nano": (
+        r"train\.(averaging|average_last|ema_decay|learning_rate|evaluate_every_\w+)",
+        "the averages, a high rate, and more validations than a best checkpoint needs",
+    ),
     "translation_pairs": (r"train\.(max_steps|learning_rate)", "a translator before it is adapted"),
 }
 

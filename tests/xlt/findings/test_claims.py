@@ -317,7 +317,8 @@ def test_every_claim_says_where_it_stands(listed: Any) -> None:
     config, _ = listed
     assert len(config.claims) >= 20
     for claim in config.claims.values():
-        assert claim.where.startswith(("§", "Lin et al. (2024), ")) and claim.says.endswith(".")
+        assert claim.where.startswith(("§", "Lin et al. (2024), ", "Schmidt et al. (2023), "))
+        assert claim.says.endswith(".")
         assert all(len(numbers) == 2 for numbers in claim.published.values())
 
 
