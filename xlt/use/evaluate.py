@@ -160,6 +160,8 @@ def _of_file(path: str, code: str, format: str, settings: EvaluateSettings, task
         columns = _word_columns(task)
         parts = [*task.reads, *(columns or ["label"])] if task.labels() else [*task.reads, "answers"]
         fields = {part: part for part in parts if part not in ("choices", "turns")}
+        if "words" in fields and format == "jsonl" and "text" in _first_record(path):
+            fields["text"] = "text"  # in which the words stand; xlt predict writes and reads it, too
     if not fields and format == "conll":
         fields = {"words": "0", **dict.fromkeys(_word_columns(task), "-1")}
     return {
@@ -170,6 +172,16 @@ def _of_file(path: str, code: str, format: str, settings: EvaluateSettings, task
         "delimiter": settings.separator if format == "csv" else None,
         "split": "test",
     }
+
+
+def _first_record(path: str) -> dict[str, Any]:
+    """Returns the first record of JSON lines; empty if there is none, which the reader of the source says."""
+    try:
+        with Path(path).open(encoding="utf-8-sig") as file:
+            record = json.loads(next((line for line in file if line.strip()), "{}"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def _word_columns(task: Task) -> list[str]:

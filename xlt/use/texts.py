@@ -334,6 +334,8 @@ def _of_record(record: Mapping[str, Any], place: str, reading: Reading) -> Entry
             column = reading.fields.get(name) or next(usual, None)
             if column is not None and not (name == "words" and isinstance(record.get(column), str)):
                 fields[name] = column
+                if name == "words" and isinstance(record.get(reading.fields.get("text", "text")), str):
+                    fields["text"] = reading.fields.get("text", "text")  # the text in which the words stand
                 break
             if column is not None:
                 fields["text"] = column  # words as one text, with blanks between them

@@ -153,6 +153,16 @@ def test_faults_are_lines_before_anything_is_trained(
     )
 
 
+@pytest.mark.parametrize("operator", ["sum", "dare"])
+def test_weights_are_counted_before_anything_is_trained(
+    planned: Callable[..., Run], words: tuple[str, ...], operator: str
+) -> None:
+    drop = ["compositions.mix.drop=0.5"] if operator == "dare" else []
+    for weights, said in (("[1]", "1 weights for 2 modules"), ("[0,0]", "nothing would be left")):
+        (line,) = refused(planned, *words, f"{MIX}{operator}", *drop, f"compositions.mix.weights={weights}")
+        assert line.startswith("compositions.mix.weights=[") and said in line
+
+
 def test_what_is_to_be_added_is_said_in_the_words_that_add_it(
     planned: Callable[..., Run], words: tuple[str, ...]
 ) -> None:

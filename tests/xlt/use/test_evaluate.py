@@ -30,6 +30,22 @@ def scores(modules: Mapping[str, Path], names: tuple[str, ...], *inputs: str, **
     return evaluate(EvaluateSettings([str(modules[name]) for name in names], inputs, device="cpu", **options))
 
 
+def test_what_predict_writes_as_json_lines_is_read_back_with_the_texts_in_which_the_words_stand(
+    modules: Mapping[str, Path], tmp_path: Path
+) -> None:
+    texts = "".join(f"{' '.join(e.words or ())}, {(e.words or ('x',))[0]}.\n" for e in sentences("eng", 30))
+    (tmp_path / "in.txt").write_text(texts, encoding="utf-8")
+    module, tags = [str(modules["pos"])], []
+    for name, out in (("in.txt", "a.jsonl"), ("a.jsonl", "b.jsonl")):
+        predict(PredictSettings(module, str(tmp_path / name), str(tmp_path / out), quiet=True, device="cpu"))
+        rows = [json.loads(line) for line in (tmp_path / out).read_text().splitlines()]
+        tags.append([row["upos"] for row in rows])
+        assert all("text" in row and "words" in row for row in rows)
+    assert tags[0] == tags[1]
+    (one,) = scores(modules, ("pos",), str(tmp_path / "a.jsonl"))
+    assert one.metrics["accuracy"] == 100.0
+
+
 def test_scores_agree_with_the_predictions_of_xlt_predict_and_with_the_kept_ones(
     modules: Mapping[str, Path], treebank: Path, tmp_path: Path
 ) -> None:

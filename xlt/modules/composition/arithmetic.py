@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -46,6 +46,16 @@ def weights_of(modules: Sequence[ModuleArtefact], weights: Sequence[float] | Non
     if len(given) != len(modules):
         raise ValueError(f"there are {len(modules)} modules but {len(given)} weights: give one weight for each module")
     return given
+
+
+def weight_faults(weights: Sequence[float] | None, of: Sequence[object], prefix: str) -> Iterator[str]:
+    """Yields a line if there is not one weight for each module, or none is other than 0."""
+    if weights is None:
+        return
+    if len(weights) != len(of):
+        yield f"{prefix}.weights={list(weights)}: {len(weights)} weights for {len(of)} modules; give one for each"
+    elif not any(weights):
+        yield f"{prefix}.weights={list(weights)}: nothing would be left; give one that is not 0"
 
 
 def block_of(name: str) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from xlt.config.schema import key, optional
 from xlt.modules.artefact import ModuleArtefact
-from xlt.modules.composition.arithmetic import check_alike, weights_of
+from xlt.modules.composition.arithmetic import check_alike, weight_faults, weights_of
 from xlt.modules.composition.expression import DELTAS, OperatorConfig
 from xlt.modules.composition.merging import merge
 
@@ -25,6 +25,10 @@ class DareConfig(OperatorConfig):
     drop: float = key("probability that an entry is dropped; at least 0, below 1", low=0)
     seed: int = optional("seed of the draws", 0, low=0)
     weights: list[float] | None = optional("one for each module; null: 1 for all", None)
+
+    def faults(self, prefix: str) -> Iterator[str]:
+        yield from super().faults(prefix)
+        yield from weight_faults(self.weights, self.of, prefix)
 
 
 SCHEMA = DareConfig

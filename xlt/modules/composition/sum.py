@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from xlt.config.schema import optional
 from xlt.modules.artefact import ModuleArtefact
-from xlt.modules.composition.arithmetic import combine, weights_of
+from xlt.modules.composition.arithmetic import combine, weight_faults, weights_of
 from xlt.modules.composition.expression import LINEAR, OperatorConfig
 
 
@@ -19,6 +19,10 @@ class SumConfig(OperatorConfig):
 
     operator: str = "sum"
     weights: list[float] | None = optional("one for each module; null: 1 for all", None)
+
+    def faults(self, prefix: str) -> Iterator[str]:
+        yield from super().faults(prefix)
+        yield from weight_faults(self.weights, self.of, prefix)
 
 
 SCHEMA = SumConfig

@@ -29,6 +29,8 @@ class WeightedConfig(OperatorConfig):
             if not numbers or len(weights) != len(self.of):
                 needed = f"{len(self.of)} numbers, one for each module"
                 yield f"{prefix}.weights.{pattern}={weights}: must be a list of {needed}"
+        if not any(weight != 0 for weights in self.weights.values() if isinstance(weights, list) for weight in weights):
+            yield f"{prefix}.weights={self.weights}: nothing would be left; give a weight that is not 0"
 
 
 SCHEMA = WeightedConfig
