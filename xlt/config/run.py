@@ -161,6 +161,11 @@ class TrainConfig:
                     f"{prefix}.weight_decay={self.weight_decay}: with {prefix}.{name}={rate}, each step would take "
                     f"{rate * self.weight_decay:.3g} times its value from each weight; give {1 / rate:.3g} or less"
                 )
+        if self.average_last is not None and self.averaging != "checkpoints":
+            yield (
+                f"{prefix}.average_last={self.average_last}: has no effect with {prefix}.averaging={self.averaging}; "
+                f"give {prefix}.averaging=checkpoints"
+            )
         if self.ema_decay == 1:
             yield f"{prefix}.ema_decay=1: the average would never change; give less, such as 0.999"
         if (self.evaluate_every_steps is None) == (self.evaluate_every_epochs is None):

@@ -105,6 +105,8 @@ def test_entries_that_change_have_no_mean_and_an_average_that_never_changes_is_n
         right = checked(compose([*words, "method=lt_sft"]))
         with pytest.raises(UsageError, match=r"train\.ema_decay=1: the average would never change"):
             checked(compose([*words, "train.ema_decay=1.0"]))
+        with pytest.raises(UsageError, match=r"train\.average_last=3: has no effect with train\.averaging=none"):
+            checked(compose(["experiment=nano_fields", "train.average_last=3"]))
     (line,) = contradictions(wrong)
     assert line.startswith(f"train.averaging={averaging}: method spiel_ag changes which entries it trains")
     assert contradictions(right) == []
