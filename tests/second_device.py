@@ -35,7 +35,6 @@ _RAISED = (
     "softmax.int log_softmax.int layer_norm nll_loss cross_entropy_loss pow.Tensor_Scalar exp log sum sum.dim_IntList"
 )
 
-
 _LIBRARIES: list[torch.library.Library] = []  # a registration ends with its library
 
 
@@ -74,11 +73,11 @@ class DeviceTensor(Tensor):
         _check(func, args, leaves)
         args_on_cpu, kwargs_on_cpu = tree_unflatten([_raw(leaf) for leaf in leaves], form)
         target = kwargs_on_cpu.get("device")
-        leaves_it = target is not None and torch.device(target).type != NAME
+        to_cpu = target is not None and torch.device(target).type != NAME
         if target is not None:
             kwargs_on_cpu["device"] = torch.device("cpu")
         found = func(*args_on_cpu, **kwargs_on_cpu)
-        if leaves_it or (func.overloadpacket is _aten.copy_ and not isinstance(args[0], DeviceTensor)):
+        if to_cpu or (func.overloadpacket is _aten.copy_ and not isinstance(args[0], DeviceTensor)):
             return found
         wrappers = {id(leaf.raw): leaf for leaf in leaves if isinstance(leaf, DeviceTensor)}
         return tree_map(lambda one: _wrapped(one, wrappers) if isinstance(one, Tensor) else one, found)
@@ -110,9 +109,8 @@ def _check(func: Any, args: Any, leaves: list[Any]) -> None:
     elif torch.Tag.pointwise in func.tags or packet in _SCALARS or packet.__name__.startswith("_foreach"):
         strangers = [one for one in strangers if one.dim() or (one is args[0] and packet.__name__.endswith("_"))]
     if strangers:
-        raise RuntimeError(
-            f"{func}: tensors of {NAME}:0 and, of shape {tuple(strangers[0].shape)}, of the CPU's device"
-        )
+        shape = tuple(strangers[0].shape)
+        raise RuntimeError(f"{func}: expected all tensors on device {NAME}:0, found one of shape {shape} on the CPU")
 
 
 class _Backend(backend_registration._DummyBackendModule):  # type: ignore[misc]
