@@ -16,7 +16,8 @@ test: $(VENV)/installed
 test-slow: $(VENV)/installed
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
-# On a machine with a GPU: every kernel and a run of each method there, then the benchmarks. XLT_GPU_DEVICE=cpu tries it.
+# On a machine with a GPU: every kernel and a run of each method there, then the benchmarks. XLT_GPU_DEVICE=cpu tries it,
+# XLT_GPU_DEVICE=second_device as on a device of its own.
 gpu: $(VENV)/installed
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m gpu tests/gpu
 	mkdir -p outputs/bench

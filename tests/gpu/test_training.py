@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import xlt_conf
 
+from xlt.data.streams import stream
+from xlt.engine.activation import LanguageActivation, TeacherModules
+from xlt.engine.distillation import ATTENTION, HIDDEN, PREDICTION, Distillation
 from xlt.engine.watching import Silence
-from xlt.modules import load_module
+from xlt.methods.method import Setting
+from xlt.models.loading import load_pretrained
+from xlt.models.student import make_student
+from xlt.modules import Entries, SparseDelta, load_module
 
-METHODS = ["full", "bitfit", "random_sft", "lt_sft", "spiel_ag", "spiel_ma", "lora", "ia3", "pfeiffer", "houlsby"]
+METHODS = sorted(file.stem for file in (Path(xlt_conf.__file__).parent / "method").glob("*.yaml"))
+NAME = "backbone.encoder.layer.1.intermediate.dense.weight"
 STEPS: dict[str, Any] = {"max_steps": 4, "dense_max_steps": 3}
 
 
@@ -21,7 +30,7 @@ def trained(make_trainer: Any, make_method: Any, module_header: Any) -> Any:
     """`trained(method, device, folder)`: the model after a short run there, its module, and the losses of its steps."""
 
     def run(name: str, device: torch.device, folder: Path, watcher: Any = None, **options: Any) -> tuple[Any, Any]:
-        trainer = make_trainer(make_method(name), "tagging", **{**STEPS, **options})
+        trainer = make_trainer(make_method(name), **{**STEPS, **options})
         trainer.model.to(device)
         trainer.train(folder, watcher or Silence())
         return trainer, trainer.method.export(trainer.model, module_header())
@@ -91,3 +100,60 @@ def test_it_learns_in_half_precision(name: str, trained: Any, device: torch.devi
         _, tensors = made.to_tensors(None)
         assert all(tensor.isfinite().all() for tensor in tensors.values() if tensor.is_floating_point())
     assert any(parameter.dtype == torch.bfloat16 for parameter in narrow.model.parameters())
+
+
+@pytest.fixture
+def language_modules(module_header: Any) -> dict[str, SparseDelta]:
+    return {
+        language: SparseDelta(
+            module_header(language=language), {NAME: Entries(torch.arange(40) * step, torch.full((40,), 0.5), (64, 32))}
+        )
+        for language, step in (("eng", 1), ("deu", 3))
+    }
+
+
+@pytest.mark.parametrize("kind", ["tagging", "mlm"])
+@pytest.mark.parametrize("name", ["lt_sft", "spiel_ma", "mad_x"])
+def test_two_languages_with_a_module_each(
+    name: str, kind: str, trained: Any, language_modules: Any, device: torch.device, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = dict(kind=kind, languages=("eng", "deu"), modules=language_modules, averaging="ema")
+    options.update(micro_batch_size=2, activation_checkpointing=True, learning_rate=1e-3)
+    ours, _ = trained(name, device, tmp_path / "device", **options)
+    theirs, _ = trained(name, torch.device("cpu"), tmp_path / "cpu", **options)
+    found, expected = ours.model.state_dict(), theirs.model.state_dict()
+    assert found.keys() == expected.keys()
+    for key, tensor in expected.items():  # see above; a module that stayed, or was lost, would be off by 0.5
+        torch.testing.assert_close(found[key].cpu(), tensor, atol=0.02, rtol=0)
+
+
+def test_a_student_learns_of_its_teacher(
+    make_trainer: Any,
+    make_method: Any,
+    make_task: Any,
+    make_model: Any,
+    tiny_bert: Path,
+    language_modules: Any,
+    device: torch.device,
+    tmp_path: Path,
+) -> None:
+    weights = []
+    for place in (device, torch.device("cpu")):
+        task = make_task("tagging")
+        teacher = make_model(task, seed=3).requires_grad_(False).eval().to(place)
+        base = load_pretrained(str(tiny_bert))
+        tokens = torch.arange(base.vocabulary)
+        student = make_student(base, [1], tokens, copies=True, seed=1)
+        student.head, student.lm_head = make_model(task).head, None
+        student.to(place)
+        trainer = dataclasses.replace(
+            make_trainer(make_method("lt_sft"), languages=("eng", "deu"), **STEPS),
+            model=student,
+            task=Distillation(task, teacher, 1, tokens, [ATTENTION, HIDDEN, PREDICTION]),
+            activation=LanguageActivation(student, {}, ["eng", "deu"], TeacherModules(teacher, language_modules, None)),
+            setting=Setting(task.adapts_language, lambda *name: stream(1, "method", *name)),
+        )
+        trainer.train(tmp_path / place.type, Silence())
+        weights.append({key: tensor.cpu() for key, tensor in student.state_dict().items()})
+    for key, tensor in weights[1].items():
+        torch.testing.assert_close(weights[0][key], tensor, atol=0.02, rtol=0)
