@@ -23,6 +23,7 @@ from xlt.errors import UsageError
 
 _KEY = "output_dir="
 _SHOWN_DIGITS = 12
+_MOST_LANGUAGES = 5
 _MOST_DIFFERENCES = 20
 
 
@@ -63,19 +64,35 @@ def _print(lines: Iterator[str]) -> int:
 
 
 def list_runs(words: Sequence[str]) -> Iterator[str]:
-    """Yields a line for each finished run, the newest first.
+    """Yields a line for each finished run, the newest first: with its kind, the languages it learns from, and its seed.
 
     Raises:
         UsageError: there is no folder of runs.
     """
     store, words = _store(words)
-    facts = [one for one in store.finished().values() if all(word.lower() in one["kind"].lower() for word in words)]
-    for one in sorted(facts, key=lambda one: one["finished"], reverse=True):
-        yield (
-            f"{one['fingerprint'][:_SHOWN_DIGITS]}  {one['finished'][:16].replace('T', ' ')}  "
-            f"{one['seconds']:8.0f} s  {one['kind']}"
-        )
-    yield f"{len(facts)} finished runs"
+    count = 0
+    for one in sorted(store.finished().values(), key=lambda one: one["finished"], reverse=True):
+        languages, seed = _languages_and_seed(store, one["fingerprint"])
+        known = f"{one['kind']} {','.join(languages)} {seed}".lower()
+        if all(word.lower() in known for word in words):
+            count += 1
+            yield (
+                f"{one['fingerprint'][:_SHOWN_DIGITS]}  {one['finished'][:16].replace('T', ' ')}  "
+                f"{one['seconds']:8.0f} s  {one['kind']}  {_shortened(languages)} {seed}"
+            )
+    yield f"{count} finished runs"
+
+
+def _languages_and_seed(store: Any, fingerprint: str) -> tuple[list[str], str]:
+    """Returns the languages that a run learns from, and its seed, which tell runs of one kind apart."""
+    config = store.manifest(fingerprint).get("config", {})
+    sources = config.get("data", {}).get("sources", {}).values()
+    languages = dict.fromkeys(str(source["language"]) for source in sources if source.get("language"))
+    return [*languages], f"seed={config.get('seed', '?')}"
+
+
+def _shortened(languages: Sequence[str]) -> str:
+    return ",".join(languages[:_MOST_LANGUAGES]) + (",..." if len(languages) > _MOST_LANGUAGES else "")
 
 
 def show_run(words: Sequence[str]) -> Iterator[str]:
@@ -94,7 +111,8 @@ def show_run(words: Sequence[str]) -> Iterator[str]:
         raise UsageError(f"{words[0]}: {what}")
     (fingerprint,) = found
     manifest, result = store.manifest(fingerprint), store.result(fingerprint)
-    yield f"{manifest['kind']}"
+    languages, seed = _languages_and_seed(store, fingerprint)
+    yield f"{manifest['kind']}  {','.join(languages)} {seed}"
     yield f"fingerprint  {fingerprint}"
     yield f"folder       {store.folder(fingerprint)}"
     yield f"finished     {manifest['finished']}, after {manifest['seconds']:.0f} s"

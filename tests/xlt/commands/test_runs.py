@@ -22,7 +22,9 @@ def test_a_run_is_listed_and_shown_and_a_new_one_says_which_setting_differs(
     folder = f"output_dir={plan.store.root}"
     first, *_, count = list_runs([folder])
     assert first.startswith(run.fingerprint[:12]) and run.kind in first and count.startswith("1 ")
+    assert first.endswith("eng seed=1") and next(list_runs([folder, "ENG", "seed=1"])) == first
     assert next(list_runs([folder, "nothing-like-it"])).startswith("0 ")
+    assert next(list_runs([folder, "seed=2"])).startswith("0 ")
     shown = "\n".join(show_run([run.fingerprint[:8], folder]))
     assert run.fingerprint in shown and str(plan.store.folder(run.fingerprint)) in shown and "accuracy" in shown
     *_, same = say_why([*words, folder])
