@@ -77,6 +77,8 @@ def load_tokenizer(path: str, revision: str | None = None, *, trust_remote_code:
     """
     from transformers import AutoTokenizer
 
+    if path.startswith(("/", ".", "~")) and not Path(expanded(path)).is_dir():  # no hub id begins so
+        raise UsageError(f"model.path={path}: there is no such folder")
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             expanded(path), revision=revision, use_fast=True, trust_remote_code=trust_remote_code

@@ -55,7 +55,10 @@ class GrowingOutput:
         if self._standard:
             self._file = sys.stdout.buffer
             return self
-        self._file = self._partial.open("r+b" if self.done else "wb")
+        try:
+            self._file = self._partial.open("r+b" if self.done else "wb")
+        except OSError as error:
+            raise UsageError(f"--output={self._path}: cannot be written: {error.strerror}") from error
         self._file.truncate(self._bytes)
         self._file.seek(0, io.SEEK_END)
         return self

@@ -124,6 +124,8 @@ def format_of(path: str, given: str | None) -> str:
         return given
     endings = [suffix for suffix in Path(path).suffixes if suffix != ".gz"]
     found = _BY_ENDING.get(endings[-1].lower()) if endings else None
+    if found is None and Path(path).is_dir():
+        raise UsageError(f"--input={path}: is a folder; give a file, or - for standard input")
     if found is None:
         where = "standard input" if path == STANDARD else f"{path}"
         raise UsageError(f"--input={path}: the name does not say the format of {where}; give --from, one of "

@@ -25,6 +25,7 @@ from xlt.errors import UsageError
 from xlt.modules import SparseDelta, load_module
 from xlt.tasks.joint import JointConfig
 from xlt.use.loading import LoadedModel, load_model, read_modules, task_of
+from xlt.use.output import GrowingOutput
 from xlt.use.predict import PredictSettings, predict
 
 # Multi-word tokens, an empty node, comments, FEATS, DEPS, MISC, a line end of Windows, and no line end at the end.
@@ -422,3 +423,18 @@ def test_a_signal_is_heeded_within_a_group(
     monkeypatch.setattr(module, "annotate", original)
     predict(settings)
     assert len((tmp_path / "out").read_text().splitlines()) == 64
+
+
+def test_places_that_cannot_be_read_or_written_are_refused(modules: Mapping[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("ban\n")
+
+    def line(place: str, model: str | None = None) -> str:
+        out = str(tmp_path / "out")
+        settings = PredictSettings([str(modules["pos"])], place, out, model=model, quiet=True, device="cpu")
+        return refusal(lambda: predict(settings))
+
+    assert "is a folder; give a file" in line(str(tmp_path))
+    absent = str(tmp_path / "absent")
+    assert line(str(tmp_path / "in.txt"), absent) == f"--model={absent}: there is no such folder"
+    with pytest.raises(UsageError, match="--output=/proc/x: "), GrowingOutput("/proc/x", {}, resumable=False):
+        pass  # a folder in which no file can be made
