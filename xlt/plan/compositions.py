@@ -222,3 +222,7 @@ def _check_kinds(key: str, one: Operation, classes: Mapping[str, type[ModuleArte
         if len(kinds) > 1:
             given = ", ".join(f"{name} is of kind {kind}" for kind, name in kinds.items())
             raise UsageError(f"{key}: {inner}: {given}; only modules of one kind are combined")
+        known = next((kind for name in names if (kind := classes[name]) is not None), None)
+        schema = operators()[inner.operator].SCHEMA
+        if known is not None and (fault := schema.kind_fault(inner.settings, len(inner.parts), known)) is not None:
+            raise UsageError(f"{key}: {inner}: the weights {fault}")

@@ -163,6 +163,16 @@ def test_weights_are_counted_before_anything_is_trained(
         assert line.startswith("compositions.mix.weights=[") and said in line
 
 
+def test_adapters_are_averaged_only_which_is_said_before_anything_is_trained(
+    planned: Callable[..., Run], adapted: tuple[str, ...]
+) -> None:
+    adapters = (*adapted, "method=mad_x", "language_modules.overrides=['method=mad_x']", f"{MIX}sum")
+    for more in ([], ["compositions.mix.weights=[1,0.5]"]):
+        (line,) = refused(planned, *adapters, *more)
+        assert "adapters are not linear" in line and line.startswith("compositions.mix: sum(language, task")
+    assert planned(*adapters, "compositions.mix.weights=[0.5,0.5]")
+
+
 def test_what_is_to_be_added_is_said_in_the_words_that_add_it(
     planned: Callable[..., Run], words: tuple[str, ...]
 ) -> None:

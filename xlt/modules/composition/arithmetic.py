@@ -170,7 +170,7 @@ def whole_tensors(modules: Sequence[ModuleArtefact], factor: Factor) -> dict[str
             )
         shapes = {tuple(tensor.shape) for _, tensor in parts}
         factors = [factor(number, name) for number, _ in parts]
-        if len(shapes) > 1 or not _is_mean(factors):
+        if len(shapes) > 1 or factors_fault(factors) is not None:
             about = f"shapes are {', '.join(map(str, sorted(shapes)))}, factors {', '.join(map(str, factors))}"
             raise ValueError(
                 f"tensor {name!r} of {len(parts)} modules can only be averaged, with equal shapes and factors that add "
@@ -185,8 +185,14 @@ def _start(module: ModuleArtefact) -> Any:
     return depends.get("start") if isinstance(depends, Mapping) else None
 
 
-def _is_mean(factors: Sequence[float]) -> bool:
-    return abs(sum(factors) - 1) <= _SUM_OF_FACTORS
+def factors_fault(factors: Sequence[float]) -> str | None:
+    """Returns why parameters of networks cannot be combined with these factors; None if it is an average."""
+    if abs(sum(factors) - 1) <= _SUM_OF_FACTORS:
+        return None
+    return (
+        f"add up to {sum(factors):g}: adapters are not linear, so only averages of them mean something, whose factors "
+        "add up to 1"
+    )
 
 
 def _mean(tensors: Sequence[Tensor], factors: Sequence[float]) -> Tensor:
@@ -285,11 +291,8 @@ def _mean_network(place: str, parts: Sequence[tuple[float, Any]]) -> Any:
     """Returns a network whose parameters are the weighted mean of those of networks of one shape."""
     first: BottleneckAdapter | InvertibleAdapter = parts[0][1]
     factors = [own for own, _ in parts]
-    if not _is_mean(factors):
-        raise ValueError(
-            f"the factors of the adapters at {place} add up to {sum(factors):g}: adapters are not linear, so only "
-            "averages of them mean something, whose factors add up to 1"
-        )
+    if (fault := factors_fault(factors)) is not None:
+        raise ValueError(f"the factors of the adapters at {place} {fault}")
     states = [network.state_dict() for _, network in parts]
     shapes = [{name: tensor.shape for name, tensor in state.items()} for state in states]
     if any(shape != shapes[0] for shape in shapes[1:]) or len({_activation(network) for _, network in parts}) > 1:

@@ -66,6 +66,11 @@ class OperatorConfig:
         """Returns why the operation is none for modules of a model with so many blocks; None if it is one."""
         return None
 
+    @staticmethod
+    def kind_fault(settings: Mapping[str, Any], count: int, kind: type[ModuleArtefact]) -> str | None:
+        """Returns why the operation is none for so many modules of a kind that it takes; None if it is one."""
+        return None
+
     def faults(self, prefix: str) -> Iterator[str]:
         own = operators()[self.operator].SCHEMA if self.operator in operators() else None
         if own is not type(self):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from xlt.config.schema import optional
+from xlt.modules.adapter import Adapter
 from xlt.modules.artefact import ModuleArtefact
-from xlt.modules.composition.arithmetic import combine, weight_faults, weights_of
+from xlt.modules.composition.arithmetic import combine, factors_fault, weight_faults, weights_of
 from xlt.modules.composition.expression import LINEAR, OperatorConfig
 
 
@@ -19,6 +21,10 @@ class SumConfig(OperatorConfig):
 
     operator: str = "sum"
     weights: list[float] | None = optional("one for each module; null: 1 for all", None)
+
+    @staticmethod
+    def kind_fault(settings: Mapping[str, Any], count: int, kind: type[ModuleArtefact]) -> str | None:
+        return factors_fault(settings.get("weights") or [1.0] * count) if issubclass(kind, Adapter) else None
 
     def faults(self, prefix: str) -> Iterator[str]:
         yield from super().faults(prefix)
