@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from tests.conftest import Killed
+from xlt.engine.processes import Processes
+from xlt.engine.watching import Silence
 from xlt.modules import ModuleFileError
 
 METHODS = ("full", "lt_sft", "lora", "mad_x")
@@ -128,3 +130,18 @@ def test_a_kept_file_that_is_damaged_is_set_aside(make_trainer, make_method, rec
         trainer.train(tmp_path, records())
     assert not [*tmp_path.glob("kept-*.safetensors")]
     make_trainer(make_method("bitfit"), averaging="checkpoints").train(tmp_path, records())
+
+
+@pytest.mark.parametrize("averaging", ["checkpoints", "ema"])
+def test_two_processes_end_in_the_same_average_as_one(
+    averaging: str, make_trainer, make_method, in_two_processes, tmp_path: Path, bits
+) -> None:
+    def work(processes: Any, folder: str = "two") -> Any:
+        trainer = make_trainer(make_method("lt_sft"), averaging=averaging, processes=processes, dtype=torch.float64)
+        trainer.train(tmp_path / folder, Silence())
+        return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+    first, second = in_two_processes(work, tmp_path / "processes")
+    assert bits(first) == bits(second)
+    for name, value in work(Processes(), "one").items():
+        torch.testing.assert_close(first[name], value, rtol=1e-6, atol=1e-7)
