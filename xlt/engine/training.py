@@ -233,7 +233,7 @@ class Trainer:
         mine = self.processes.share(len(batch.features))
         size = self.recipe.micro_batch_size or max(len(mine), 1)
         parts = [mine[at : at + size] for at in range(0, len(mine), size)]
-        batches = [_rows(whole, rows) for rows in parts]
+        batches = [_rows(whole, rows, has_targets=self.model.decodes) for rows in parts]
         targets = self.processes.sum(sum(task.targets(part) for part in batches))
         torch.manual_seed(stream_seed(self.seed, "dropout", phase.name, step, self.processes.rank))
         self.activation.enter(batch.language)
@@ -437,13 +437,18 @@ class StopSignals:
         self.number = number
 
 
-def _rows(batch: Mapping[str, Tensor], rows: range) -> dict[str, Tensor]:
-    """Returns some rows of a right-padded batch, without the padding that only the other rows needed."""
+def _rows(batch: Mapping[str, Tensor], rows: range, *, has_targets: bool) -> dict[str, Tensor]:
+    """Returns some rows of a right-padded batch, without the padding that only the other rows needed.
+
+    Args:
+        batch: name -> tensor; those of the attention mask's width are cut as it is.
+        rows: numbers of the rows.
+        has_targets: whether `labels` and `decoder_input_ids` have the length of an encoder-decoder's targets, and stay
+            as they are.
+    """
     width = batch["attention_mask"].shape[1]
     length = int(batch["attention_mask"][rows.start : rows.stop].sum(1).max())
     part = {name: tensor[rows.start : rows.stop] for name, tensor in batch.items()}
-    whole = (
-        ("decoder_input_ids", "labels") if "decoder_input_ids" in batch else ()
-    )  # these have the length of the targets
-    cut = {name for name, tensor in part.items() if tensor.dim() > 1 and tensor.shape[1] == width} - {*whole}
+    whole = {"labels", "decoder_input_ids"} if has_targets else set()
+    cut = {name for name, tensor in part.items() if tensor.dim() > 1 and tensor.shape[1] == width} - whole
     return {name: tensor[:, :length] if name in cut else tensor for name, tensor in part.items()}

@@ -76,12 +76,12 @@ class TextToText(Instruct):
         self.entity_column = "ner" if scored_as == "entities" else None
 
     def architecture_fault(self, architecture: str) -> str | None:
-        is_plain, pair = self.template == "plain", architecture == ENCODER_DECODER
-        if is_plain == pair:
-            return None if pair else super().architecture_fault(architecture)
-        if pair:
+        if self.template == "plain":
+            for_others = "is no encoder-decoder, which the task's template plain is for; set it to tokenizer or tulu"
+            return None if architecture == ENCODER_DECODER else for_others
+        if architecture == ENCODER_DECODER:
             return "is an encoder-decoder, which reads prompts without marks of turns; set the task's template to plain"
-        return "is no encoder-decoder, which the task's template plain is for; set it to tokenizer or tulu"
+        return super().architecture_fault(architecture)
 
     def check(self, examples: Sequence[Example], source: str) -> None:
         super().check(examples, source)

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf, SCMode
 from xlt.compose import compose, hydra_ready, one_source_per_language
 from xlt.config import SourceConfig, faults
 from xlt.data.examples import Example
+from xlt.data.files import lines_of
 from xlt.data.mix import LoadedSource
 from xlt.data.sources import read_source
 from xlt.engine.evaluation import evaluate as score
@@ -160,8 +161,8 @@ def _of_file(path: str, code: str, format: str, settings: EvaluateSettings, task
         columns = _word_columns(task)
         parts = [*task.reads, *(columns or ["label"])] if task.labels() else [*task.reads, "answers"]
         fields = {part: part for part in parts if part not in ("choices", "turns")}
-        if "words" in fields and format == "jsonl" and "text" in _first_record(path):
-            fields["text"] = "text"  # in which the words stand; xlt predict writes and reads it, too
+    if format == "jsonl" and "words" in fields and "text" not in fields and _has_texts(path):
+        fields["text"] = "text"  # in which the words stand; xlt predict writes and reads it, too
     if not fields and format == "conll":
         fields = {"words": "0", **dict.fromkeys(_word_columns(task), "-1")}
     return {
@@ -174,14 +175,16 @@ def _of_file(path: str, code: str, format: str, settings: EvaluateSettings, task
     }
 
 
-def _first_record(path: str) -> dict[str, Any]:
-    """Returns the first record of JSON lines; empty if there is none, which the reader of the source says."""
-    try:
-        with Path(path).open(encoding="utf-8-sig") as file:
-            record = json.loads(next((line for line in file if line.strip()), "{}"))
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
+def _has_texts(path: str) -> bool:
+    """Returns whether a record of JSON lines has a `text`; what is wrong with a line, the source's reader says."""
+    for _, line in lines_of(Path(path)):
+        try:
+            record = json.loads(line or "null")
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(record, dict) and isinstance(record.get("text"), str):
+            return True
+    return False
 
 
 def _word_columns(task: Task) -> list[str]:

@@ -19,6 +19,7 @@ from xlt.data.examples import Answer, Example, Turn
 from xlt.data.mix import LoadedSource
 from xlt.data.streams import stream
 from xlt.engine.evaluation import evaluate
+from xlt.engine.training import _rows
 from xlt.errors import UsageError
 from xlt.methods.flix import Flix
 from xlt.methods.method import Budget, Setting
@@ -288,3 +289,19 @@ def test_a_decoder_repeats_itself_if_that_is_likeliest() -> None:
     plain = task.predict(model, batch, rows)
     whole_pretrained(model).generation_config.repetition_penalty = 5.0
     assert task.predict(model, batch, rows) == plain
+
+
+def test_micro_batches_keep_whole_answers_where_prompts_and_answers_are_equally_long(
+    pair: tuple[Path, TransferModel, Any],
+) -> None:
+    """The row with the longest answer has a short prompt; its labels are no padding of the prompt."""
+    folder, model, _ = pair
+    encoder, task = Encoder(load_tokenizer(str(folder))), _plain(new=40)
+    long = TEXTS[3]
+    batch = task.collate(task.features([_example("ok", long), _example(long, "ok")], encoder), encoder, stream(0, "x"))
+    assert batch["labels"].shape == batch["input_ids"].shape and model.decodes
+    parts = [_rows(batch, range(row, row + 1), has_targets=model.decodes) for row in (0, 1)]
+    assert sum(map(task.targets, parts)) == task.targets(batch)
+    assert parts[0]["input_ids"].shape[1] < parts[0]["labels"].shape[1]
+    with torch.no_grad():
+        torch.testing.assert_close(sum(task.loss(model, part) for part in parts), task.loss(model, batch))

@@ -134,7 +134,8 @@ def test_micro_batches_have_the_loss_and_the_gradient_of_the_whole_batch(
         return total, sum(task().targets(part) for part in parts), found
 
     loss, count, whole = gradients([batch])
-    parts = [_rows(batch, range(len(examples))[at : at + size]) for at in range(0, len(examples), size)]
+    rows = [range(len(examples))[at : at + size] for at in range(0, len(examples), size)]
+    parts = [_rows(batch, some, has_targets=True) for some in rows]
     assert parts[0]["input_ids"].shape[1] == int(parts[0]["attention_mask"].sum(1).max())
     cut_loss, cut_count, cut = gradients(parts)
     # Losses are added in float32, target by target.
@@ -150,7 +151,8 @@ def test_micro_batches_have_the_loss_and_the_gradient_of_the_whole_batch(
 def test_the_widths_coincide_in_the_example_of_the_trap(wide: tuple[TransferModel, Encoder]) -> None:
     batch = collated(_same_width(), wide[1])
     assert batch["input_ids"].shape == batch["labels"].shape
-    assert _rows(batch, range(1, 2))["labels"].shape[1] > _rows(batch, range(1, 2))["input_ids"].shape[1]
+    part = _rows(batch, range(1, 2), has_targets=True)
+    assert part["labels"].shape[1] > part["input_ids"].shape[1]
 
 
 def _generated(model: TransferModel, batch: Batch, language: int, beams: int, most: int) -> torch.Tensor:

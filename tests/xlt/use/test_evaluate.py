@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,8 +43,11 @@ def test_what_predict_writes_as_json_lines_is_read_back_with_the_texts_in_which_
         tags.append([row["upos"] for row in rows])
         assert all("text" in row and "words" in row for row in rows)
     assert tags[0] == tags[1]
-    (one,) = scores(modules, ("pos",), str(tmp_path / "a.jsonl"))
-    assert one.metrics["accuracy"] == 100.0
+    (tmp_path / "packed.jsonl.gz").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
+    named = {"words": "words", "upos": "upos"}
+    for name, fields in (("a.jsonl", {}), ("a.jsonl", named), ("packed.jsonl.gz", {})):
+        (one,) = scores(modules, ("pos",), str(tmp_path / name), fields=fields)
+        assert one.metrics["accuracy"] == 100.0, (name, fields)
 
 
 def test_scores_agree_with_the_predictions_of_xlt_predict_and_with_the_kept_ones(
