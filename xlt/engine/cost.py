@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -13,13 +15,34 @@ from xlt.data.encoding import Encoder
 from xlt.data.mix import Features, LoadedSource
 from xlt.data.streams import stream
 from xlt.models.transfer import TransferModel, parameter_report
+from xlt.modules import ModuleArtefact
 from xlt.tasks.task import Task
 
 _EXAMPLES = 16
 _EXAMPLES_WRITTEN = 2  # fewer, because writing is token by token and each product is counted
 
 Counted = dict[tuple[Any, ...], int]
-"""Shapes of a batch's tensors, and its number of predictions -> operations, for one model with its modules."""
+"""Shapes of a batch's tensors, and its number of predictions -> operations, for models that do the same operations."""
+
+
+def counted_before(model: TransferModel, task: Task, modules: Iterable[ModuleArtefact]) -> Counted:
+    """Returns what this process has counted for models of the same layers and sizes, whatever their weights.
+
+    The runs of a table, and the languages of a run, mostly differ in their weights only.
+
+    Args:
+        model: with or without `modules` in it.
+        task: the task.
+        modules: those to evaluate.
+    """
+    config = model.backbone.config.to_json_string()  # type: ignore[union-attr,operator]
+    kind = f"{type(task).__module__}.{type(task).__qualname__}"
+    return _counted(str(model), config, kind, task.head_name, *(module.layers() for module in modules))
+
+
+@functools.cache
+def _counted(*about: str | None) -> Counted:
+    return {}
 
 
 @torch.no_grad()
@@ -33,8 +56,8 @@ def inference_cost(
         task: the task.
         source: some of its rows, spread evenly, are each a batch of their own, so that padding does not count.
         encoder: the tokenizer.
-        counted: operations of rows of other sources of this model with the same modules, which are not counted again
-            and to which this source's are added. A task that writes texts does not use it, because how many operations
+        counted: operations of rows of models that do the same, which are not counted again and to which this source's
+            are added. A task that writes texts does not use it, because how many operations
             it needs depends on what it writes. None: count those of every row.
     """
     counted = {} if counted is None or task.writes else counted

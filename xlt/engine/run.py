@@ -26,7 +26,7 @@ from xlt.engine.build import (
     build_teacher,
     device_of,
 )
-from xlt.engine.cost import Counted, inference_cost
+from xlt.engine.cost import counted_before, inference_cost
 from xlt.engine.evaluation import evaluate
 from xlt.engine.export import module_header, rehearse_export
 from xlt.engine.kept_predictions import KeptPredictions
@@ -324,7 +324,6 @@ def evaluate_compositions(
     names = {composition.entry for composition in asked.values()} - planned.benchmarks.keys()
     sources = {source.name: source for source in data.load("evaluation", encoder, names)}
     stack = ModuleStack(model)
-    counted: dict[tuple[str | ModuleFile | None, ...], Counted] = {}
     suited: dict[tuple[ModuleFile, tuple[tuple[str, str], ...]], ModuleArtefact] = {}
     for key, composition in asked.items():
         benchmark = composition.entry in planned.benchmarks
@@ -354,8 +353,7 @@ def evaluate_compositions(
         own = [one for file, one in zip(composition.modules, applied, strict=True) if one is not modules[file]]
         if own:  # a new language has no features of its own, which the record says
             about["features"] = own[0].header.provenance["features"]
-        alike = counted.setdefault((own_task.head_name, *composition.modules), {})
-        cost = inference_cost(model, own_task, source, encoder, alike)
+        cost = inference_cost(model, own_task, source, encoder, counted_before(model, own_task, applied))
         signatures = own_task.signatures(source.features)
         if own_task is not task:  # several tasks have several metrics that count
             about["metric"] = own_task.metric

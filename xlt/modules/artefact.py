@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import inspect
+import json
 import os
 import pkgutil
 import re
@@ -123,6 +124,11 @@ class ModuleArtefact(ABC):
             ValueError: the module cannot be used for examples with these features.
         """
         return self
+
+    def layers(self) -> str:
+        """Returns what says which layers the module adds and of which sizes; empty if it only changes weights."""
+        layout, tensors = self.to_tensors(None)
+        return json.dumps([self.kind, layout, {name: [*tensor.shape] for name, tensor in tensors.items()}])
 
     @abstractmethod
     def check(self, model: nn.Module) -> None:

@@ -29,6 +29,9 @@ class _FullDeltas(ModuleArtefact):
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Returns name -> shape of every weight that the module changes by a delta."""
 
+    def layers(self) -> str:
+        return ""
+
     def check(self, model: nn.Module) -> None:
         self._targets(model)
 

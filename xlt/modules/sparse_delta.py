@@ -117,6 +117,9 @@ class SparseDelta(ModuleArtefact):
         """Number of entries in all sparse deltas; fully trained tensors do not count."""
         return sum(entries.values.numel() for entries in self.entries.values())
 
+    def layers(self) -> str:
+        return ""
+
     def check(self, model: nn.Module) -> None:
         self.targets(model)
 

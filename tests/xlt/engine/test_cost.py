@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from xlt.data.mix import LoadedSource
-from xlt.engine.cost import inference_cost
+from xlt.engine.cost import counted_before, inference_cost
+from xlt.models.sublayers import find_blocks
+from xlt.modules import ModuleHeader, ModuleStack, SparseDelta
+from xlt.modules.adapter import Adapter, BottleneckAdapter
+from xlt.modules.sparse_delta import Entries
 
 
 def _by_hand(tokens: int, layers: int, words: int, labels: int = 3, hidden: int = 32, inner: int = 64) -> int:
@@ -53,3 +58,39 @@ def test_rows_alike_are_counted_once_and_the_cost_stays_the_same(
     passes.clear()
     inference_cost(model, task, sources[0], encoder, counted)
     assert passes == []
+
+
+def test_models_that_differ_in_their_weights_only_are_counted_together(
+    make_model, make_task, make_source, encoder
+) -> None:
+    task = make_task("tagging")
+    models = [make_model(task, seed=seed) for seed in (1, 2)]
+    source = make_source(task, "eng", examples=3)
+    shape = models[0].backbone.embeddings.word_embeddings.weight.shape
+    header = ModuleHeader(kind="sparse_delta", method="lt_sft", base_model="tiny", base_hash="hash")
+    known = []
+    for model, count in zip(models, (1, 2), strict=True):
+        entries = Entries(torch.arange(count), torch.ones(count), shape)
+        module = SparseDelta(header, {"backbone.embeddings.word_embeddings.weight": entries})
+        ModuleStack(model).apply(module)
+        known.append(counted_before(model, task, [module]))
+    cost = inference_cost(models[0], task, source, encoder, known[0])
+    assert known[0] is known[1] and known[0]
+    assert inference_cost(models[1], task, source, encoder, known[1]) == cost
+
+
+def test_adapters_of_other_sizes_or_places_are_counted_anew(make_model, make_task, make_source, encoder) -> None:
+    task = make_task("tagging")
+    model, source = make_model(task), make_source(task, "eng", examples=1)
+    bare = inference_cost(model, task, source, encoder, counted_before(model, task, []))["flops"]
+    header = ModuleHeader(kind="adapter", method="mad_x", base_model="tiny", base_hash="hash")
+    first, second = (block.path for block in find_blocks(model))
+    added = []
+    for paths, size in (([first], 4), ([first], 8), ([first, second], 8), ([second], 8)):
+        adapters = {path: BottleneckAdapter(32, size, "relu") for path in paths}
+        module = Adapter(header, adapters, dict.fromkeys(paths, "sum"))
+        ModuleStack(model).set([module])
+        found = inference_cost(model, task, source, encoder, counted_before(model, task, [module]))
+        added.append(found["flops"] - bare)
+    one = 2 * 2 * len(source.features[0]["input_ids"]) * 32  # two products with a bottleneck of one unit
+    assert added == [4 * one, 8 * one, 16 * one, 8 * one]
