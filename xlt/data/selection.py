@@ -100,12 +100,11 @@ class Selection:
         source = self.sources(part)[name] if source is None else source
         split = self._is_split(part)
         drawn = source.config.cap is not None or source.config.cap_words is not None or split
-        excluded = {} if part == "evaluation" else {n: source_identity(s) for n, s in self.data.excluded.items()}
         return {
             "source": source_identity(source) | {"upsample": 1},
             "held out": [part, *self._held_out.identity_of(name, source.config)] if split else None,
             "seed": self.seed if drawn else None,
-            "excluded": excluded,
+            "excluded": {} if part == "evaluation" else self._excluded_identity,
         }
 
     def _is_split(self, part: str) -> bool:
@@ -116,11 +115,16 @@ class Selection:
         return self._excluded if part != "evaluation" else None
 
     @cached_property
+    def _excluded_identity(self) -> dict[str, dict[str, object]]:
+        return {name: source_identity(source) for name, source in self.data.excluded.items()}
+
+    @cached_property
     def _excluded(self) -> Overlap | None:
         sources = self.data.excluded
         if not sources:
             return None
-        content = digest([*map(source_identity, sources.values()), self.seed])
+        drawn = any(source.config.cap is not None or source.config.cap_words is not None for source in sources.values())
+        content = digest([*map(source_identity, sources.values()), self.seed if drawn else None])
         if content not in _EXCLUDED:
             _EXCLUDED[content] = Overlap(
                 text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -22,7 +23,7 @@ from xlt.data.mix import Features, LoadedSource
 from xlt.data.overlap import texts_of
 from xlt.data.planned import PlannedData, PlannedSource
 from xlt.data.selection import Selection, readable
-from xlt.data.source_report import SourceReport, form_note
+from xlt.data.source_report import SourceReport
 from xlt.data.sources import digest, labels_key, reading_module
 from xlt.data.where import row_count
 from xlt.errors import UsageError
@@ -103,13 +104,6 @@ class RunData:
                 reports[f"data.excluded.{name}"] = SourceReport(count.rows, dict(count.left_out))
         return reports
 
-    def notes(self) -> list[str]:
-        """Returns lines for the user about the sources: rows left out, tags converted, different Unicode forms."""
-        reports = self.reports()
-        lines = [line for key, report in reports.items() for line in report.notes(key)]
-        about_forms = form_note(reports)
-        return lines if about_forms is None or not self.forms_matter(reports.values()) else [*lines, about_forms]
-
     def forms_matter(self, reports: Iterable[SourceReport]) -> bool:
         """Returns whether the model's tokenizer cuts the texts in NFC otherwise than in NFD; true if it is unknown."""
         model = self._config.model
@@ -169,9 +163,7 @@ class RunData:
                 raise UsageError(f"data.{part}.{name}: the tokenizer finds nothing in it") from error
             marker = self._marker(part, name)
             if not marker.exists():
-                report = _CHECKED.get(marker)
-                marker.parent.mkdir(parents=True, exist_ok=True)
-                write_json(marker, {} if report is None else report.as_json())
+                _mark(marker, _CHECKED.get(marker))
             upsample = sources[name].config.upsample if part == "sources" else 1
             described = sources[name].config.features_of_examples(self._task.name)
             loaded.append(LoadedSource(name, sources[name].language, features, upsample, described))
@@ -234,9 +226,12 @@ class RunData:
             report.scheme = recognised(labels_key(source, task.entity_column))
         if readable(source) is source:  # else another run must make the source before it can be checked
             _CHECKED[marker] = report
+            if self._cache.is_dir():  # a plan alone makes no folder
+                with contextlib.suppress(OSError):  # and may be asked of a store that only others can write
+                    _mark(marker, report)
 
     def _marker(self, part: str, name: str) -> Path:
-        """Returns the file that says that a source has no faults and was tokenised; it holds the source's report."""
+        """Returns the file that says that a source has no faults; it holds the source's report."""
         return self._cache / "checked" / digest(self._identity(part, name))
 
     def _features(self, part: str, name: str, encoder: Encoder) -> Iterator[Features]:
@@ -285,6 +280,12 @@ class RunData:
             return line
         keys = "|".join(item.name for item in dataclasses.fields(self._config_of(source)))
         return re.sub(rf"(?<![\w./])task\.({keys})\b", rf"task.tasks.{name}.\1", line)
+
+
+def _mark(marker: Path, report: SourceReport | None) -> None:
+    """Writes that a source has no faults, and what was noticed while it was read."""
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    write_json(marker, {} if report is None else report.as_json())
 
 
 def _read_report(marker: Path) -> SourceReport | None:

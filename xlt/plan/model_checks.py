@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -63,10 +64,11 @@ def model_faults(config: RunConfig, model_run: RunConfig | None, languages: Sequ
         try:
             given, path = made_by.model, made_by.model.path
             shape = _pretrained_config(path, given.revision, given.trust_remote_code)
-            encoder = Encoder(load_tokenizer(path, given.revision, trust_remote_code=given.trust_remote_code))
+            encoder = Encoder(_tokenizer(path, given.revision, given.trust_remote_code))
             if faults := list(_pretrained_faults(config, given, shape, encoder)):
                 return faults
             if task.translates and made_by is config:  # a run's model has tokens for the languages of its data, too
+                encoder = Encoder(copy.deepcopy(encoder.tokenizer))
                 add_language_tokens(encoder.tokenizer, config.model.new_languages)
                 task.check_languages(encoder, languages)
         except UsageError as error:
@@ -225,6 +227,12 @@ def _skeleton(path: str, revision: str | None, trust_remote_code: bool, needs_lm
 def _pretrained_config(path: str, revision: str | None, trust_remote_code: bool) -> Any:
     """Loads the transformers config of a pre-trained model; see `load_config`. Nobody may change it."""
     return load_config(path, revision, trust_remote_code=trust_remote_code)
+
+
+@lru_cache(maxsize=4)
+def _tokenizer(path: str, revision: str | None, trust_remote_code: bool) -> Any:
+    """Loads the tokenizer of a pre-trained model; see `load_tokenizer`. Nobody may change it."""
+    return load_tokenizer(path, revision, trust_remote_code=trust_remote_code)
 
 
 @lru_cache(maxsize=32)

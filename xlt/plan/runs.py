@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -422,20 +423,35 @@ def reading_of(run: Run) -> dict[str, Any]:
 
 
 def _notes(read: Sequence[tuple[Run, RunData]]) -> list[str]:
-    """Returns lines about the data of runs, each once: those of each run, and languages in different Unicode forms."""
-    lines = [line for _, data in read for line in data.notes()]
-    by_language: dict[str, dict[str, SourceReport]] = {}
-    for run, data in read:
-        for key, report in data.reports().items():
-            _, part, name = key.split(".", 2)
-            language = run.planned_data.part(part)[name].language
-            by_language.setdefault(language, {})[f"{run.label}: {key}"] = report
-    for language, reports in by_language.items():
-        forms = {report.form: name.partition(": ")[0] for name, report in reports.items() if report.form}
-        note = form_note(reports) if len(set(forms.values())) > 1 else None  # else the run's own lines say it
-        if note is not None and any(data.forms_matter(reports.values()) for _, data in read):
-            lines.append(f"{language}: {note}")
-    return list(dict.fromkeys(lines))
+    """Returns lines about the data of runs, each once; one line has the sources that are in different Unicode forms.
+
+    Forms differ within a run, or for a language in several runs. They are told if a model's tokenizer sees them.
+    """
+    of_runs = [[(run, key, report) for key, report in data.reports().items()] for run, data in read]
+    lines = [line for of_run in of_runs for _, key, report in of_run for line in report.notes(key)]
+    by_language: dict[str, list[tuple[Run, str, SourceReport]]] = {}
+    for run, key, report in itertools.chain(*of_runs):
+        _, part, name = key.split(".", 2)
+        by_language.setdefault(run.planned_data.part(part)[name].language, []).append((run, key, report))
+    several = [group for group in by_language.values() if len({report.form for *_, report in group} - {None}) > 1]
+    differ = [
+        group
+        for group in (*of_runs, *several)
+        if form_note({str(number): report for number, (*_, report) in enumerate(group)}) is not None
+    ]
+    samples: dict[tuple[str | None, str | None], list[SourceReport]] = {}
+    for run, _, report in itertools.chain(*differ):
+        samples.setdefault((run.config.model.path, run.config.model.revision), []).append(report)
+    data_of = {(run.config.model.path, run.config.model.revision): data for run, data in read}
+    matter = {model for model, reports in samples.items() if data_of[model].forms_matter(reports)}
+    told: dict[str, SourceReport] = {}
+    known: set[tuple[str, str | None]] = set()
+    for run, key, report in itertools.chain(*differ):
+        if (run.config.model.path, run.config.model.revision) in matter and (key, report.form) not in known:
+            known.add((key, report.form))
+            told[key if key not in told else f"{key} ({run.label})"] = report
+    about_forms = form_note(told)
+    return list(dict.fromkeys([*lines, *([] if about_forms is None else [about_forms])]))
 
 
 def _spoken(run: Run) -> Sequence[str]:

@@ -13,7 +13,7 @@ from xlt.compose import checked, compose, hydra_ready
 from xlt.data import selection
 from xlt.data.encoding import Encoder
 from xlt.data.mix import LoadedSource
-from xlt.data.source_report import SourceReport
+from xlt.data.source_report import SourceReport, form_note
 from xlt.engine import run_data
 from xlt.engine.build import build_task
 from xlt.engine.run_data import RunData
@@ -211,7 +211,7 @@ def test_a_training_source_with_fewer_examples_than_its_cap_is_named(
     def notes(*words: str) -> list[str]:
         made = make(*words)
         made.check()
-        return made.notes()
+        return _notes(made)
 
     assert notes("data.sources.text.cap=100") == []
     (line,) = notes("data.sources.text.cap=101")
@@ -229,7 +229,7 @@ def test_rows_left_out_are_counted_and_the_count_is_kept_with_the_features(
     words = ["+data.sources.text.where.text.matches='^b[ab]'"]  # 20 of 100 lines
     made = make(*words)
     made.check()
-    assert made.notes() == ["data.sources.text: where leaves out 80 of 100 rows (text: 80)"]
+    assert _notes(made) == ["data.sources.text: where leaves out 80 of 100 rows (text: 80)"]
     made.load("sources", encoder)
     monkeypatch.setattr(run_data, "_CHECKED", {})
     again = make(*words)
@@ -238,8 +238,8 @@ def test_rows_left_out_are_counted_and_the_count_is_kept_with_the_features(
     assert (report.rows, report.left_out) == (100, {"text": 80})
 
 
-def test_different_unicode_forms_of_training_and_evaluation_are_told_if_the_tokenizer_sees_them(
-    make: Callable[..., RunData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_different_unicode_forms_of_training_and_evaluation_are_reported(
+    make: Callable[..., RunData], tmp_path: Path
 ) -> None:
     text = "Tất cả mọi người sinh ra đều được hưởng tự do\n"
     for name, form in (("learned", "NFC"), ("evaluated", "NFD")):
@@ -254,11 +254,8 @@ def test_different_unicode_forms_of_training_and_evaluation_are_told_if_the_toke
         make(*words, "data.leaks=refuse").check()
     made = make(*words, "data.leaks=allow")
     made.check()
-    monkeypatch.setattr(RunData, "forms_matter", lambda *_: True)
-    (note,) = made.notes()
+    note = str(form_note(made.reports()))
     assert "NFC: data.sources.text" in note and "NFD: data.evaluation.x" in note
-    monkeypatch.setattr(RunData, "forms_matter", lambda *_: False)
-    assert made.notes() == []
 
 
 def test_the_tokenizer_decides_whether_forms_matter(
@@ -275,6 +272,10 @@ def test_the_tokenizer_decides_whether_forms_matter(
         monkeypatch.setattr(run_data, "load_tokenizer", lambda *_, fast=fast, **__: fast)
         monkeypatch.setattr(run_data, "Encoder", _Lines)
         assert made.forms_matter([report]) == matter
+
+
+def _notes(made: RunData) -> list[str]:
+    return [line for key, report in made.reports().items() for line in report.notes(key)]
 
 
 class _Lines:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,8 +10,9 @@ from omegaconf import DictConfig
 
 from tests.xlt.conftest import LANGUAGE_RECIPE
 from xlt.compose import compose
-from xlt.config import RunConfig
+from xlt.config import PARTS, RunConfig
 from xlt.data.planned import PlannedData
+from xlt.data.source_report import SourceReport
 from xlt.engine.run import ModuleFile
 from xlt.errors import UsageError
 from xlt.plan.planner import Plan, Run
@@ -299,7 +301,7 @@ def test_what_runs_have_in_common_is_looked_at_once(
 
     def preflight(config: RunConfig, _: PlannedData) -> SimpleNamespace:
         looked.append(f"data, seed {config.seed}")
-        return SimpleNamespace(notes=list, reports=dict)
+        return SimpleNamespace(reports=dict)
 
     monkeypatch.setattr("xlt.plan.runs.preflight", preflight)
     monkeypatch.setattr("xlt.plan.runs.model_faults", lambda *_: looked.append("model") or [])
@@ -312,6 +314,32 @@ def test_what_runs_have_in_common_is_looked_at_once(
     planned(*words, "task.max_length=30")
     plan.preflight()
     assert looked[5:] == [*once, "data, seed 1", "model"]
+
+
+def test_unicode_forms_are_told_in_one_line_for_all_runs_if_a_tokenizer_sees_them(
+    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, asked = True, []
+    forms = {1: {"eng": "NFC", "fao": "NFD"}, 2: {"eng": "NFC", "fao": "NFC"}, 3: {"eng": None, "fao": "NFC"}}
+
+    def preflight(config: RunConfig, data: PlannedData) -> SimpleNamespace:
+        reports = {
+            f"data.{part}.{name}": SourceReport(forms=Counter({form: 1} if form else {}), sample="e\u0301")
+            for part in PARTS
+            for name, source in data.part(part).items()
+            for form in [forms[config.seed][source.language]]
+        }
+        return SimpleNamespace(reports=lambda: reports, forms_matter=lambda found: asked.append(len(found)) or seen)
+
+    monkeypatch.setattr("xlt.plan.runs.preflight", preflight)
+    monkeypatch.setattr("xlt.plan.runs.model_faults", lambda *_: [])
+    other, _ = planned(*words, "seed=2"), planned(*words, "seed=3")
+    assert plan.preflight() == [] and not asked  # each run, and each language, is in one form
+    planned(*words, "seed=1")
+    (note,) = plan.preflight()
+    assert note.count("data.evaluation.fao") == 2 and f"data.evaluation.fao ({other.label})" in note
+    seen = False
+    assert plan.preflight() == [] and len(asked) == 2
 
 
 def test_a_run_that_is_only_evaluated_is_estimated_by_past_evaluations(
