@@ -148,6 +148,10 @@ class SparseDeltas:
         """Returns name -> (M,) gradients at watched entries, summed since they were last set to zero."""
         return {name: watch.gradient for name, watch in self._watches.items()}
 
+    def watched_indices(self, name: str) -> Tensor:
+        """Returns the (M,) ascending flat indices of a tensor's watched entries, which are made anew at each call."""
+        return self._watches[name].indices
+
     def detach(self) -> None:
         """Restores the model's own forward passes; the weights still hold base plus delta."""
         for undo in self._undo:
@@ -232,6 +236,11 @@ class _Watch:
         places = torch.empty_like(union)
         places[order] = torch.arange(len(union), dtype=union.dtype, device=union.device)
         self._active, self._watched = places.split([len(active), len(watched)])
+
+    @property
+    def indices(self) -> Tensor:
+        """(M,) ascending flat indices of the watched entries."""
+        return self.pattern.indices.index_select(0, self._watched)
 
     @torch.no_grad()
     def copy_values(self, delta: nn.Parameter) -> None:

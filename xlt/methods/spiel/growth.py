@@ -98,7 +98,7 @@ class GradientGrowth(Growth):
         self.estimation_steps, self.candidates, self.parts = estimation_steps, candidates, parts
         self.betas, self.epsilon = betas, epsilon
         self._whole: dict[str, Tensor] = {}
-        self._candidates: dict[str, Tensor] = {}
+        self._candidates: dict[str, Tensor] = {}  # until they are watched
         self._sample: dict[str, Tensor] = {}
         self._first: dict[str, Tensor] = {}
         self._mean: dict[str, Tensor] = {}
@@ -119,12 +119,9 @@ class GradientGrowth(Growth):
             for name in self.deltas.deltas:
                 self.deltas.receive(name, partial(self._add if "sum" in self.parts else self._choose_from, name))
         elif self._estimating:
-            watched = self.deltas.watched()
-            for name, candidates in self._candidates.items():
-                if name in watched:
-                    watched[name].zero_()
-                else:
-                    self.deltas.watch(name, candidates)
+            for gradient in self.deltas.watched().values():
+                gradient.zero_()
+            self._watch()
         else:
             self._candidates, self._mean, self._square = {}, {}, {}
             self.deltas.stop_watching()
@@ -135,8 +132,7 @@ class GradientGrowth(Growth):
             return
         self._choose_from_sums()
         self.deltas.stop_watching()
-        for name, candidates in self._candidates.items():
-            self.deltas.watch(name, candidates)
+        self._watch()
         self._first, self._sample, self._choosing = self._sample, {}, False
 
     def partial_sums(self) -> Iterable[Tensor]:
@@ -172,10 +168,11 @@ class GradientGrowth(Growth):
         none = torch.arange(0, device=self._mean[name].device)
         chosen = select_largest(self._mean[name].clone(), min(count, len(self._mean[name])), none, draw(name))
         seeds = self._adam.seeds(self._mean[name][chosen], self._square[name][chosen], self.estimation_steps)
-        return self._candidates[name][chosen], seeds
+        return self._candidates_of(name)[chosen], seeds
 
     def state(self) -> dict[str, Tensor]:
-        parts = {"candidates": self._candidates, "mean": self._mean, "square": self._square}
+        candidates = {name: self._candidates_of(name) for name in self._candidates or self.deltas.watched()}
+        parts = {"candidates": candidates, "mean": self._mean, "square": self._square}
         return {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -187,6 +184,15 @@ class GradientGrowth(Growth):
                 for name, tensor in state.items()
                 if name.startswith(f"{part}/")
             )
+
+    def _watch(self) -> None:
+        """Hands the candidates that were chosen over to the deltas, which then hold them."""
+        for name, candidates in self._candidates.items():
+            self.deltas.watch(name, candidates)
+        self._candidates = {}
+
+    def _candidates_of(self, name: str) -> Tensor:
+        return self._candidates[name] if name in self._candidates else self.deltas.watched_indices(name)
 
     def _add(self, name: str, gradient: Tensor) -> None:
         if name in self._whole:
