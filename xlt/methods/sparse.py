@@ -139,11 +139,6 @@ class SparseDeltas:
         self._watches.clear()
         self._receivers.clear()
 
-    def after_backward(self) -> None:
-        """Adds watched gradients to those of the deltas and to `watched`; to be called once per micro-batch."""
-        for name, watch in self._watches.items():
-            watch.distribute(self.deltas[name])
-
     def watched(self) -> dict[str, Tensor]:
         """Returns name -> (M,) gradients at watched entries, summed since they were last set to zero."""
         return {name: watch.gradient for name, watch in self._watches.items()}
@@ -232,6 +227,7 @@ class _Watch:
         # Receives the joint gradient; a value that stands for all of them has no memory.
         zeros = delta.new_zeros(len(union)) if has_values else delta.new_zeros(1).expand(len(union))
         self.probe = nn.Parameter(zeros)
+        self.probe.register_post_accumulate_grad_hook(lambda probe: self._distribute(delta))
         self.gradient = delta.new_zeros(len(watched))
         places = torch.empty_like(union)
         places[order] = torch.arange(len(union), dtype=union.dtype, device=union.device)
@@ -248,11 +244,13 @@ class _Watch:
         self.probe.index_copy_(0, self._active.long(), delta)
 
     @torch.no_grad()
-    def distribute(self, delta: nn.Parameter) -> None:
-        """Adds the probe's gradient to that of the delta and to that of the watched entries, and resets it."""
-        if self.probe.grad is None:
-            return
+    def _distribute(self, delta: Tensor) -> None:
+        """Adds the probe's gradient to that of the delta and to that of the watched entries, and resets it.
+
+        It does so in the backward pass, so that the probe of one tensor at a time has a gradient.
+        """
         gradient, self.probe.grad = self.probe.grad, None
+        assert gradient is not None
         own = gradient.index_select(0, self._active)
         delta.grad = own if delta.grad is None else delta.grad.add_(own)
         self.gradient += gradient.index_select(0, self._watched)

@@ -100,7 +100,6 @@ class GradientGrowth(Growth):
         self._whole: dict[str, Tensor] = {}
         self._candidates: dict[str, Tensor] = {}  # until they are watched
         self._sample: dict[str, Tensor] = {}
-        self._first: dict[str, Tensor] = {}
         self._mean: dict[str, Tensor] = {}
         self._square: dict[str, Tensor] = {}
         self._choosing = self._estimating = False
@@ -113,7 +112,7 @@ class GradientGrowth(Growth):
         self._estimating = until_update is not None and until_update < self.estimation_steps
         self._choosing = until_update == self.estimation_steps - 1
         self._draw = draw
-        self._sample, self._first = {}, {}
+        self._sample = {}
         if self._choosing:
             self._candidates, self._mean, self._square, self._whole = {}, {}, {}, {}
             for name in self.deltas.deltas:
@@ -133,7 +132,7 @@ class GradientGrowth(Growth):
         self._choose_from_sums()
         self.deltas.stop_watching()
         self._watch()
-        self._first, self._sample, self._choosing = self._sample, {}, False
+        self._choosing = False
 
     def partial_sums(self) -> Iterable[Tensor]:
         if not (self._choosing and self.parts == "sum"):  # the order must be the same in all processes
@@ -148,8 +147,7 @@ class GradientGrowth(Growth):
         if self._choosing:
             self._choose_from_sums()
         elif self._estimating:
-            watched = self.deltas.watched()
-            self._sample = {name: self._first[name] + rest if self._first else rest for name, rest in watched.items()}
+            self._sample = self.deltas.watched()
 
     @torch.no_grad()
     def after_step(self, clipping: float) -> None:
@@ -186,10 +184,11 @@ class GradientGrowth(Growth):
             )
 
     def _watch(self) -> None:
-        """Hands the candidates that were chosen over to the deltas, which then hold them."""
-        for name, candidates in self._candidates.items():
-            self.deltas.watch(name, candidates)
-        self._candidates = {}
+        """Hands the candidates, and their sample of this step, over to the deltas, one tensor after the other."""
+        for name in [*self._candidates]:
+            self.deltas.watch(name, self._candidates.pop(name))
+            if name in self._sample:
+                self.deltas.watched()[name].add_(self._sample.pop(name))
 
     def _candidates_of(self, name: str) -> Tensor:
         return self._candidates[name] if name in self._candidates else self.deltas.watched_indices(name)

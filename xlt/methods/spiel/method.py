@@ -216,7 +216,6 @@ class Spiel(Method):
         return self._optimizer
 
     def after_backward(self) -> None:
-        self._attached.after_backward()
         self._growth.after_backward()
 
     def partial_sums(self) -> Iterable[Tensor]:
