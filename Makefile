@@ -5,7 +5,7 @@ TABLE ?= quickstart
 BIN := $(VENV)/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: quickstart test test-slow gpu lint bench kernels families notebooks table clean
+.PHONY: quickstart test test-slow gpu lint bench kernels families notebooks results table clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python scripts/reproduce_table.py table=quickstart launcher=parallel seeds=[1,2,3]
@@ -50,6 +50,11 @@ families: $(VENV)/installed
 # Runs the notebooks of docs/notebooks and writes what their cells print.
 notebooks: $(VENV)/installed
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 XLT_WRITE_DOCS=1 $(BIN)/python -m pytest -m slow tests/runs/test_notebooks.py
+
+# Makes docs/results: every claim that can be tested here, and the tables behind it. It takes hours and can be stopped.
+# make results ARGS="data_dir=... model.path=..." has the tables on real data, too.
+results: $(VENV)/installed
+	$(BIN)/python scripts/results.py seeds=[1,2,3] launcher=parallel $(ARGS)
 
 # make table TABLE=pos_unseen ARGS="data_dir=... model.path=..."
 table: $(VENV)/installed
