@@ -17,6 +17,7 @@ from xlt.engine.distillation import ATTENTION, HIDDEN, PREDICTION, Distillation
 from xlt.engine.watching import Silence
 from xlt.methods.method import Setting
 from xlt.models.loading import load_pretrained
+from xlt.models.spreading import spread_blocks
 from xlt.models.student import make_student
 from xlt.modules import Entries, SparseDelta, load_module
 
@@ -52,6 +53,31 @@ def test_a_run_is_that_of_the_cpu(name: str, trained: Any, device: torch.device,
     torch.testing.assert_close(found, expected, atol=0.02 * float(expected.abs().max()), rtol=0)
     module.save(tmp_path / "module.safetensors")
     assert load_module(tmp_path / "module.safetensors").header.method == module.header.method
+
+
+@pytest.mark.parametrize("name", ["lora", "ia3", "spiel_ag", "spiel_ma"])
+def test_a_run_with_spread_blocks_is_that_of_the_cpu(
+    name: str, make_trainer: Any, make_method: Any, module_header: Any, device: torch.device, tmp_path: Path
+) -> None:
+    outputs, ids = [], torch.randint(5, 20, (3, 9), generator=torch.Generator().manual_seed(1))
+    for places in ([torch.device("cpu")], [torch.device("cpu"), device]):
+        trainer = make_trainer(make_method(name), **STEPS, learning_rate=1e-3)
+        spread_blocks(trainer.model, places)
+        trainer.train(tmp_path / str(len(places)), Silence())
+        trainer.method.export(trainer.model, module_header()).save(tmp_path / f"{len(places)}.safetensors")
+        trainer.model.eval()
+        with torch.no_grad():
+            outputs.append(trainer.model.encode(ids, torch.ones_like(ids)))
+    assert {parameter.device.type for parameter in trainer.model.parameters()} == {"cpu", device.type}
+    torch.testing.assert_close(outputs[1], outputs[0], atol=0.02 * float(outputs[0].abs().max()), rtol=0)
+    modules = [load_module(tmp_path / f"{count}.safetensors") for count in (1, 2)]
+    fresh = [make_trainer(make_method(name)).model for _ in modules]
+    spread_blocks(fresh[1], [torch.device("cpu"), device])
+    for model, module in zip(fresh, modules, strict=True):
+        module.apply(model.eval())
+    with torch.no_grad():
+        found = [model.encode(ids, torch.ones_like(ids)) for model in fresh]
+    torch.testing.assert_close(found[1], outputs[1], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", METHODS)

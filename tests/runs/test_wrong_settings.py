@@ -20,7 +20,11 @@ MISTAKES: Mistakes = {
     ),
     "not a number": (("data.held_out_fraction=nan",), [["data.held_out_fraction=nan: must be in [0, 0.5]"]]),
     "not among the choices": (("train.precision=fp8",), [["train.precision=fp8: must be one of fp32, bf16"]]),
-    "unknown device": (("device=gpu",), [["device=gpu: must be cpu, cuda, cuda:N or auto"]]),
+    "unknown device": (
+        ("device=gpu",),
+        [["device=gpu: must be cpu, cuda, cuda:N, auto, or several GPUs as in cuda:0+cuda:1"]],
+    ),
+    "one device twice": (("device=cuda:1+cuda:1",), [["device=cuda:1+cuda:1: a device is named twice"]]),
     "several ranges and contradictions": (
         ("train.batch_size=0", "train.clip_norm=-1", "seed=-1", "data.validation.eng.split=test", "language=xx"),
         [

@@ -123,7 +123,7 @@ def add_model_options(options: Options) -> None:
     )
     model.add_argument("--batch-size", type=int, default=32, metavar="N", help="default: 32")
     model.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default: fp32")
-    model.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto")
+    model.add_argument("--device", default="auto", help="cpu, cuda, cuda:N, auto, cuda:0+cuda:1")
     model.add_argument("--threads", type=int, metavar="N", help="number of torch threads")
 
 

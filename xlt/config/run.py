@@ -295,7 +295,7 @@ class RunConfig:
     )
     output_dir: str = key("folder for runs, modules and tables", no_module="it says where results are stored")
     device: str = key(
-        "cpu, cuda, cuda:N or auto",
+        "cpu, cuda, cuda:N, auto, or cuda:0+cuda:1 to spread the blocks over several GPUs",
         no_module="results on other devices differ only by rounding; the manifest records the device",
     )
     other_code: str = key(
@@ -332,8 +332,10 @@ class RunConfig:
         workers = self.launcher.workers
         if self.launcher.cluster is None and workers > (most := _most_processes()):
             yield f"launcher.workers={workers}: this machine has {os.cpu_count()} cores; give {most} workers or fewer"
-        if re.fullmatch(r"cpu|auto|cuda(:\d+)?", self.device) is None:
-            yield f"device={self.device}: must be cpu, cuda, cuda:N or auto"
+        if re.fullmatch(r"cpu|auto|cuda(:\d+)?|cuda:\d+(\+cuda:\d+)+", self.device) is None:
+            yield f"device={self.device}: must be cpu, cuda, cuda:N, auto, or several GPUs as in cuda:0+cuda:1"
+        elif len(names := self.device.split("+")) > len({*names}):
+            yield f"device={self.device}: a device is named twice"
 
 
 def _most_processes() -> int:

@@ -23,6 +23,7 @@ from xlt.models.families import ENCODER_DECODER, architecture, longest_input, wr
 from xlt.models.language_tokens import add_language_tokens, initialise_language_embeddings
 from xlt.models.loading import load_pretrained, load_tokenizer, random_pretrained
 from xlt.models.quantised import quantise_blocks, round_to_nf4
+from xlt.models.spreading import spread_blocks
 from xlt.models.student import Widening, count_blocks, kept_blocks, make_student
 from xlt.models.transfer import TransferModel, parameter_report, recompute_activations
 from xlt.models.vocabulary import train_tokenizer
@@ -240,7 +241,8 @@ def _load(config: RunConfig, model_path: str, *, needs_head: bool) -> TransferMo
 def _with_head(config: RunConfig, model: TransferModel, task: Task, encoder: Encoder) -> TransferModel:
     """Adds the task's head, initialised from the run's seed, and moves the model to the device of the run."""
     with_head(model, task, encoder, seed=stream_seed(config.seed, "head"))
-    return model.to(device_of(config))
+    place_model(model, config.device)
+    return model
 
 
 def with_head(model: TransferModel, task: Task, encoder: Encoder, *, seed: int) -> None:
@@ -287,22 +289,35 @@ def with_head(model: TransferModel, task: Task, encoder: Encoder, *, seed: int) 
         model.head = task.head(model.hidden_size)
 
 
+def place_model(model: TransferModel, name: str) -> None:
+    """Moves a model to the device of a name, or its blocks to several; raises as `devices_named` does."""
+    devices = devices_named(name)
+    if len(devices) > 1:
+        spread_blocks(model, devices)
+    else:
+        model.to(devices[0])
+
+
 def device_of(config: RunConfig) -> torch.device:
-    """Returns the configured device; raises as `device_named` does."""
-    return device_named(config.device)
+    """Returns the configured device, of several the first; raises as `devices_named` does."""
+    return devices_named(config.device)[0]
 
 
-def device_named(name: str) -> torch.device:
-    """Returns the device of a name: cpu, cuda, cuda:N or auto.
+def devices_named(name: str) -> list[torch.device]:
+    """Returns the devices of a name: cpu, cuda, cuda:N, auto, or several GPUs as in cuda:0+cuda:1.
 
     Raises:
-        UsageError: the name says CUDA, but there is none.
+        UsageError: the name says CUDA, but there is none, or not this one.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return [torch.device("cuda" if torch.cuda.is_available() else "cpu")]
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(f"device={name}: this machine has no CUDA device; use device=cpu")
-    return torch.device(name)
+    devices = [torch.device(part) for part in name.split("+")]
+    count = torch.cuda.device_count()
+    if any(device.type == "cuda" and (device.index or 0) >= count for device in devices):
+        raise UsageError(f"device={name}: this machine has {count} CUDA devices, which are numbered from cuda:0")
+    return devices
 
 
 def _class_of(config: Any) -> Any:

@@ -141,9 +141,10 @@ class Method(ABC):
         averages: whether the trainable tensors mean the same entries in all steps, so that they have a mean.
         leaves: class of the module that `export` makes; the header that `export` gets has its kind.
         packages: optional package that the method imports -> extra of xlt that installs it.
+        spreads: whether the method can train a model whose blocks lie on several devices.
 
-    `leaves_checkpoint`, `starts_from_modules`, `averages`, `leaves`, `packages` and `name_of` are facts of the class: a
-    plan reads them without building the method.
+    `leaves_checkpoint`, `starts_from_modules`, `averages`, `leaves`, `packages`, `spreads` and `name_of` are facts of
+    the class: a plan reads them without building the method.
     """
 
     name: str
@@ -152,6 +153,7 @@ class Method(ABC):
     averages: bool = True
     leaves: type[ModuleArtefact] = SparseDelta
     packages: ClassVar[Mapping[str, str]] = {}
+    spreads: ClassVar[bool] = False
 
     @classmethod
     def name_of(cls, config: Any) -> str:

@@ -26,6 +26,7 @@ class PeftMethod(Method):
     """
 
     packages: ClassVar[Mapping[str, str]] = {"peft": "peft"}
+    spreads: ClassVar[bool] = True
 
     @abstractmethod
     def peft_config(self, model: TransferModel) -> Any:
@@ -43,7 +44,10 @@ class PeftMethod(Method):
             warnings.simplefilter("ignore")  # peft says of each Conv1D that it treats its weight as transposed
             torch.manual_seed(seed)
             inject_adapter_in_model(self.peft_config(model), model.backbone, adapter_name=ADAPTER)
-        model.backbone.to(model.device)
+        for layer in model.backbone.modules():  # new tensors go where their layer's weight is
+            if isinstance(base := getattr(layer, "base_layer", None), nn.Module):
+                for part in (part for part in layer.children() if part is not base):
+                    part.to(next(base.parameters()).device)
         after = dict(model.named_parameters())
         self._head, self._total = head_parameters(model), model.pretrained_parameters
         self._injected = {

@@ -193,7 +193,7 @@ class Adapter(ModuleArtefact):
         displaced = {name: model_tensors[name].detach().clone() for name in self.tensors}
         below = self.header.language is not None
         removals = [
-            insert(modules[path], self.placements[path], adapter.to(device), below=below)
+            insert(modules[path], self.placements[path], adapter.to(_device_of(modules[path], device)), below=below)
             for path, adapter in self.adapters.items()
         ]
         if self.invertible is not None and self.ends is not None:
@@ -315,3 +315,8 @@ def _load_tensors(network: Any, tensors: Mapping[str, Tensor]) -> Any:
     wide = torch.promote_types(next(iter(tensors.values())).dtype, torch.float32)
     network.to(wide).load_state_dict(dict(tensors))
     return network
+
+
+def _device_of(module: nn.Module, default: torch.device) -> torch.device:
+    """Returns the device of a module's parameters, for one without parameters the default."""
+    return next((parameter.device for parameter in module.parameters()), default)

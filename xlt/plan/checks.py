@@ -106,9 +106,21 @@ def _user_files(config: RunConfig) -> dict[str, str]:
 
 
 def division_faults(config: RunConfig, processes: int) -> list[str]:
-    """Returns a line if the run's method cannot learn in so many processes."""
+    """Returns a line if the run's method cannot learn in so many processes, or on several devices."""
     method, micro_batches = build_method(config.method), config.train.micro_batch_size is not None
-    return [fault] if (fault := method.division_fault(processes, micro_batches=micro_batches)) is not None else []
+    fault = method.division_fault(processes, micro_batches=micro_batches)
+    lines = [] if fault is None else [fault]
+    if "+" in config.device:
+        if processes > 1:
+            lines.append(f"device={config.device}: {processes} processes share this run; give each a GPU of its own")
+        if config.model.student is not None:
+            lines.append(f"device={config.device}: a student is trained on one device; give device=cuda:0")
+        elif not method.spreads:
+            lines.append(
+                f"device={config.device}: method={method.name} needs the whole model on one device; lora, ia3, "
+                "spiel_ag and spiel_ma can be trained on several"
+            )
+    return lines
 
 
 def package_faults(config: RunConfig, *, trains: bool) -> list[str]:

@@ -24,7 +24,7 @@ from xlt import tasks
 from xlt.config import faults
 from xlt.config.data import LANGUAGE, TASK
 from xlt.data.encoding import Encoder
-from xlt.engine.build import build_task, device_named, with_head
+from xlt.engine.build import build_task, place_model, with_head
 from xlt.engine.published import read_published
 from xlt.engine.run import CHECKPOINT_FOLDER, MODULE_FILE
 from xlt.errors import UsageError
@@ -414,7 +414,7 @@ def load_model(
         modules: that will be used with it.
         task: as `task_of` returns it.
         model: folder or hub id of the base model; None: the one that the task module names.
-        device: cpu, cuda, cuda:N or auto.
+        device: cpu, cuda, cuda:N, auto, or several GPUs as in cuda:0+cuda:1.
         revision: of a hub model; None: the one that the task module names.
     Raises:
         UsageError, ModuleFileError: the model cannot be found or loaded, or is not the modules' base.
@@ -438,7 +438,8 @@ def load_model(
         modules = UsedModules([], modules.languages)
     for used in (*modules.tasks, *modules.languages.values()):
         check_base(used.module.header, loaded.base_hash, used.path)
-    loaded.to(device_named(device)).eval().requires_grad_(False)
+    place_model(loaded, device)
+    loaded.eval().requires_grad_(False)
     return LoadedModel(loaded, encoder, task, modules)
 
 

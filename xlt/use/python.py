@@ -148,7 +148,7 @@ def load_model(
         model: folder or hub id of the base model; None: the one that the task module names.
         task: one of the tasks of a module of several; or the name of a file of conf/task, for modules of old versions.
         settings: KEY=VALUE, settings of the task.
-        device: cpu, cuda, cuda:N or auto.
+        device: cpu, cuda, cuda:N, auto, or several GPUs as in cuda:0+cuda:1.
     Raises:
         UsageError, ModuleFileError: they do not fit together.
     """

@@ -13,7 +13,7 @@ from tests.second_device import NAME
 # A run of each method; languages, a teacher, a module of each kind, a resumed run. The rest of tests/gpu passes too,
 # and shows no more of devices: XLT_GPU_DEVICE=second_device pytest -m gpu tests/gpu
 _CHOSEN = (
-    "crossing or a_run_is_that_of_the_cpu or a_student or (two_languages and lt_sft and tagging)"
+    "crossing or a_run_is_that_of_the_cpu or spread or a_student or (two_languages and lt_sft and tagging)"
     " or (a_module_saved and (flix or lora or mad_x)) or (killed and spiel_ma)"
 )
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from omegaconf import DictConfig
 
 from tests.xlt.conftest import LANGUAGE_RECIPE
@@ -13,8 +14,10 @@ from xlt.compose import compose
 from xlt.config import PARTS, RunConfig
 from xlt.data.planned import PlannedData
 from xlt.data.source_report import SourceReport
+from xlt.engine.build import devices_named
 from xlt.engine.run import ModuleFile
 from xlt.errors import UsageError
+from xlt.plan.checks import division_faults
 from xlt.plan.planner import Plan, Run
 from xlt.plan.runs import names_of
 from xlt.plan.store import RunStore
@@ -340,6 +343,25 @@ def test_unicode_forms_are_told_in_one_line_for_all_runs_if_a_tokenizer_sees_the
     assert note.count("data.evaluation.fao") == 2 and f"data.evaluation.fao ({other.label})" in note
     seen = False
     assert plan.preflight() == [] and len(asked) == 2
+
+
+def test_only_methods_on_a_frozen_base_are_trained_on_several_devices(
+    planned: Callable[..., Run], words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def faults(*more: str, processes: int = 1) -> list[str]:
+        return division_faults(planned(*words, "device=cuda:0+cuda:1", *more).config, processes)
+
+    assert faults("method=lora", "method.rank=2") == []
+    assert faults("method=spiel_ma", "method.density=0.01", "method.update_interval=1") == []
+    (line,) = faults("method=full")
+    assert line.startswith("device=cuda:0+cuda:1: method=full needs the whole model on one device; lora")
+    (line,) = faults("method=lora", "method.rank=2", processes=2)
+    assert "2 processes share this run" in line
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [device.index for device in devices_named("cuda:0+cuda:1")] == [0, 1]
+    with pytest.raises(UsageError, match="device=cuda:2: this machine has 2 CUDA devices"):
+        devices_named("cuda:2")
 
 
 def test_a_run_that_is_only_evaluated_is_estimated_by_past_evaluations(

@@ -110,6 +110,7 @@ class Spiel(Method):
     """
 
     averages = False
+    spreads = True
 
     @classmethod
     def name_of(cls, config: Any) -> str:
