@@ -5,7 +5,7 @@ TABLE ?= quickstart
 BIN := $(VENV)/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: quickstart test test-slow gpu lint bench kernels families notebooks results table clean
+.PHONY: quickstart test test-slow gpu lint bench kernels families notebooks reference docs results table clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python scripts/reproduce_table.py table=quickstart launcher=parallel seeds=[1,2,3]
@@ -56,6 +56,14 @@ notebooks: $(VENV)/installed
 results: $(VENV)/installed
 	$(BIN)/python scripts/results.py seeds=[1,2,3] launcher=parallel $(ARGS)
 
+# Writes the pages of docs/reference that are made from the code: keys, commands, tables.
+reference: $(VENV)/installed
+	$(BIN)/python scripts/write_reference.py
+
+# Builds the documentation into site/, and stops at a warning, such as a link to nothing.
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # make table TABLE=pos_unseen ARGS="data_dir=... model.path=..."
 table: $(VENV)/installed
 	$(BIN)/python scripts/reproduce_table.py table=$(TABLE) $(ARGS)
@@ -67,5 +75,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
+$(VENV)/installed-docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) outputs .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) outputs site .pytest_cache .ruff_cache .mypy_cache

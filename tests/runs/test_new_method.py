@@ -1,4 +1,4 @@
-"""`xlt new-method`: what it writes trains at once, is what README shows, and replaces nothing."""
+"""`xlt new-method`: what it writes trains at once, is what its page shows, and replaces nothing."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs.test_readme import files as files_of_readme
+from tests.pages import shown_files
+from tests.runs.test_readme import NEW_METHOD
 from xlt.commands.new_method import files_of_method, main
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_its_files_are_those_that_the_readme_shows() -> None:
+def test_its_files_are_those_that_its_page_shows() -> None:
     written = files_of_method("top_layers")
-    for path, text in files_of_readme().items():
+    for path, text in shown_files(NEW_METHOD).items():
         own = written[path.removeprefix("xlt/")]
-        assert text.partition("\n")[2].strip() == own.strip(), path
+        assert text.strip() == own.strip(), path
 
 
 def test_the_method_trains_and_its_test_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

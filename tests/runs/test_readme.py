@@ -1,4 +1,4 @@
-"""The README: its example method trains as it stands there, and its command lines compose or parse."""
+"""The README and docs/: command lines compose or parse, and the example method trains as it stands there."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 import re
 import runpy
-import shlex
 import shutil
 import subprocess
 import sys
@@ -18,52 +17,46 @@ from typing import Any
 import pytest
 import torch
 
+from tests.pages import PAGES, README, ROOT, commands, make_targets, shown_files
 from tests.runs.test_sweep import write_swept_experiment
 from xlt.commands.claims import compose_claims
 from xlt.commands.subcommands import SUBCOMMANDS, carry_out_subcommand
-from xlt.compose import compose, hydra_ready, override_faults
+from xlt.compose import compose, hydra_ready, override_faults, own_configs
 from xlt.errors import UsageError
 from xlt.models.loading import load_pretrained
 from xlt.modules import ModuleStack, SparseDelta, load_module
 from xlt.tables.request import request_table
 from xlt.tables.table import run_words
 
-ROOT = Path(__file__).parent.parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+NEW_METHOD = ROOT / "docs" / "how-to" / "new_method.md"
+WRONG_ON_PURPOSE = "train.bath_size=8"
 
 
-def blocks() -> list[str]:
-    """The indented blocks of the README, without their indent; a block may contain empty lines."""
-    found = re.findall(r"(?:^    .*\n(?:\n+(?=    ))?)+", README, re.MULTILINE)
-    return ["\n".join(line[4:] for line in block.splitlines()) + "\n" for block in found]
+def _all_commands() -> list[tuple[Path, list[str]]]:
+    """Every command line of every page, once; those with a plug-in are carried out by tests of their own."""
+    found = {" ".join(words): (page, words) for page in PAGES for words in commands(page)}
+    wrong = [text for text in found if WRONG_ON_PURPOSE in text]
+    of_plug_ins = [text for text in found if text.startswith("xlt --plugins")]
+    assert len(wrong) == 1 and len(of_plug_ins) == 2 and len(found) > 90
+    return [one for text, one in found.items() if text not in (*wrong, *of_plug_ins)]
 
 
-def files() -> dict[str, str]:
-    """Path -> text of the files that the README shows, each named by a comment in its first line."""
-    parts = [part for block in blocks() for part in re.split(r"^(?=# \S+\.(?:py|yaml)\n)", block, flags=re.MULTILINE)]
-    named = ((re.match(r"# (\S+\.(?:py|yaml))\n", part), part) for part in parts)
-    return {match.group(1): part for match, part in named if match is not None}
-
-
-def commands() -> list[list[str]]:
-    """Every command line of the README, as words without the comment."""
-    lines = [line.removeprefix("$ ") for block in blocks() for line in block.splitlines()]
-    called = [line for line in lines if re.match(r"xlt |python scripts/", line)]
-    wrong_on_purpose = [line for line in called if "bath_size" in line]
-    of_plug_ins = [line for line in called if line.startswith("xlt --plugins")]  # test_new_method carries one out
-    assert len(wrong_on_purpose) == len(of_plug_ins) == 1 and len(called) > 40
-    return [shlex.split(line, comments=True) for line in called if line not in (*wrong_on_purpose, *of_plug_ins)]
-
-
-COMMANDS = commands()
+COMMANDS = _all_commands()
 EXAMPLE = ["xlt", "experiment=nano_fields", "method=top_layers", "method.layers=1"]
 """The command that trains the example method, which this checkout does not have."""
 
 
 @pytest.fixture(scope="module")
-def _hydra() -> Iterator[None]:
-    """Composition for the whole module, so that what several commands have in common is composed once."""
-    with hydra_ready():
+def _hydra(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Composition with the configs that pages show, for the whole module: what commands have in common is kept."""
+    own = tmp_path_factory.mktemp("own")
+    for page in PAGES:
+        for path, text in shown_files(page).items():
+            if path.startswith("conf/"):
+                (file := own / path).parent.mkdir(parents=True, exist_ok=True)
+                assert not file.exists(), f"{page.name}: another page shows {path}, too"
+                file.write_text(text, encoding="utf-8")
+    with own_configs(str(own / "conf")), hydra_ready():
         yield
 
 
@@ -123,39 +116,76 @@ SCRIPTS: dict[str, Callable[[Sequence[str]], None]] = {
 }
 
 
+def _without_config_dir(words: Sequence[str]) -> list[str]:
+    """The words without `--config-dir FOLDER`, which stands for that of the pages."""
+    at = words.index("--config-dir") if "--config-dir" in words else len(words)
+    return [*words[:at], *words[at + 2 :]]
+
+
 @pytest.mark.usefixtures("_hydra")
-@pytest.mark.parametrize("words", [words for words in COMMANDS if words != EXAMPLE], ids=" ".join)
+@pytest.mark.parametrize(
+    ("page", "words"), [pytest.param(*one, id=" ".join(one[1])) for one in COMMANDS if one[1] != EXAMPLE]
+)
 def test_a_command_line_composes_or_parses(
-    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    page: Path,
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    (tmp_path / "sbatch").touch(0o755)  # as where jobs are submitted
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    words = _without_config_dir(words)
     if "sib200" in " ".join(words):  # the columns are the languages in the folder, or those on the hub
         words = [word for word in words if word != "data_dir=DATA"]
     try:
-        if words[0] == "xlt" and words[1] in SUBCOMMANDS:
-            _subcommand(words[1], words[2:], capsys)
-            return
-        if words[0] == "xlt":
-            _composes(words[1:])
-            return
-        script = ROOT / words[1]
-        assert script.is_file(), f"{words[1]}: no such script"
-        if script.name in SCRIPTS:
-            SCRIPTS[script.name](words[2:])
-            return
-        monkeypatch.setattr(sys, "argv", [str(script), *words[2:], "--help"])
-        try:
-            runpy.run_path(str(script), run_name="__main__")
-        except SystemExit as stop:
-            assert stop.code in (0, None)
-        options = {word for word in words[2:] if word.startswith("--")}
-        assert options <= set(re.findall(r"--[\w-]+", capsys.readouterr().out))
+        _carry_out(words, monkeypatch, capsys)
     except UsageError as error:
-        raise AssertionError(f"{' '.join(words)}: {error}") from error
+        raise AssertionError(f"{page.name}: {' '.join(words)}: {error}") from error
 
 
-def test_every_script_and_file_that_the_readme_names_is_there() -> None:
-    for path in re.findall(r"`((?:xlt|conf|scripts|tests|kernels)/[\w./]*)`", README):
-        assert (ROOT / path).exists(), path
+def _carry_out(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Does of a command what needs no data and trains nothing.
+
+    Raises:
+        UsageError: it cannot be composed.
+    """
+    if words[0] == "xlt" and words[1] in SUBCOMMANDS:
+        _subcommand(words[1], words[2:], capsys)
+        return
+    if words[0] == "xlt":
+        _composes(words[1:])
+        return
+    script = ROOT / words[1]
+    assert script.is_file(), f"{words[1]}: no such script"
+    if script.name in SCRIPTS:
+        SCRIPTS[script.name](words[2:])
+        return
+    monkeypatch.setattr(sys, "argv", [str(script), *words[2:], "--help"])
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    except SystemExit as stop:
+        assert stop.code in (0, None)
+    options = {word for word in words[2:] if word.startswith("--")}
+    assert options <= set(re.findall(r"--[\w-]+", capsys.readouterr().out))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_script_file_and_target_that_a_page_names_is_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    own = shown_files(page)
+    for path in re.findall(r"`((?:xlt|conf|scripts|tests|kernels)/[\w./+-]*)`", text):
+        assert (ROOT / path).exists() or path in own or "NAME" in path, path
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert make_targets(page) <= targets
+    for name in re.findall(r"`xlt ([a-z][a-z-]*)[ `]", text):
+        assert name in SUBCOMMANDS, f"xlt {name}"
+
+
+def test_the_readme_is_short_and_begins_with_two_commands() -> None:
+    lines = README.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 120 and max(map(len, lines)) <= 120
+    assert make_targets(README) >= {"quickstart", "test"}
 
 
 def test_the_example_method_trains_as_it_stands_there(tmp_path: Path, data_dir: Path, tiny_bert: Path) -> None:
@@ -163,8 +193,8 @@ def test_the_example_method_trains_as_it_stands_there(tmp_path: Path, data_dir: 
     unwanted = shutil.ignore_patterns("__pycache__")
     for name, source in (("xlt", "xlt"), ("xlt_conf", "conf"), ("xlt_kernels", "kernels")):
         shutil.copytree(ROOT / source, package / name, ignore=unwanted)
-    assert EXAMPLE in COMMANDS
-    shown = files()
+    assert EXAMPLE in commands(NEW_METHOD)
+    shown = shown_files(NEW_METHOD)
     assert shown.keys() == {"xlt/methods/top_layers.py", "conf/method/top_layers.yaml"}
     for path, text in shown.items():
         (package / re.sub(r"^conf/", "xlt_conf/", path)).write_text(text, encoding="utf-8")

@@ -30,12 +30,15 @@ from xlt.config import key
 from xlt.methods.dense import DenseMethod, tunable_names
 from xlt.models.sublayers import outermost_blocks
 
+
 @dataclass
 class {Name}Config:
     _target_: str = "xlt.methods.{name}.{Name}"
     layers: int = key("how many blocks are trained, counted from the top", low=1)
 
+
 SCHEMA = {Name}Config  # the keys of method={name}
+
 
 class {Name}(DenseMethod):
     name = "{name}"
