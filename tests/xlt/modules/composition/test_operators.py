@@ -20,6 +20,7 @@ from xlt.modules.composition.average import average
 from xlt.modules.composition.dare import dare
 from xlt.modules.composition.layers import layers
 from xlt.modules.composition.minus import minus
+from xlt.modules.composition.scattered import scattered
 from xlt.modules.composition.sum import sum_deltas
 from xlt.modules.composition.ties import ties
 from xlt.modules.low_rank import LowRankDelta, Rescaling
@@ -292,3 +293,28 @@ def test_what_does_not_fit_together_is_refused() -> None:
     tuned.tensors["layer.1.norm"] = torch.ones(3)
     with pytest.raises(ValueError, match=r"'layer\.1\.norm' of a block was trained in full"):
         layers(one, tuned, 0, 1)
+
+
+def test_scattered_keeps_the_size_and_the_values_of_each_tensor_and_nothing_of_their_places() -> None:
+    module = sparse(2)
+    module.tensors["head.weight"] = torch.ones(2)
+    found, again = scattered(module, RANDOM), scattered(module, RANDOM)
+    other = scattered(module, functools.partial(stream, 4))
+    for name, entries in module.entries.items():
+        moved = found.entries[name]
+        assert torch.equal(moved.values.sort().values, entries.values.sort().values)
+        assert (moved.indices is None) == (entries.indices is None)
+        assert torch.equal(moved.values, again.entries[name].values)
+    dense = [torch.cat([_dense(one, name).flatten() for name in SHAPES]) for one in (module, found, other)]
+    assert not torch.equal(dense[0], dense[1]) and not torch.equal(dense[1], dense[2])
+    # A weight's chance to be an entry is that of any other: about half of the entries are in new places.
+    places = [one != 0 for one in dense[:2]]
+    assert 0.3 < float((places[0] & places[1]).sum() / places[0].sum()) < 0.8
+    assert torch.equal(found.tensors["head.weight"], torch.ones(2))
+
+
+def _dense(module: SparseDelta, name: str) -> Tensor:
+    entries = module.entries[name]
+    flat = torch.zeros(entries.total)
+    flat[slice(None) if entries.indices is None else entries.indices.long()] = entries.values.float()
+    return flat
