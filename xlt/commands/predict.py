@@ -55,9 +55,9 @@ def carry_out(options: argparse.Namespace) -> int:
         input_format=getattr(options, "from"),
         output_format=options.to,
         fields=dict(pairs(options.field, "--field", "PART=COLUMN")),
-        language=_language(options.language, "--language"),
+        language=language_of(options.language, "--language"),
         language_field=options.language_field,
-        into=_language(options.into, "--into"),
+        into=language_of(options.into, "--into"),
         separator={"tab": "\t"}.get(options.separator, options.separator),
         scores=options.scores,
         batch_size=options.batch_size,
@@ -136,7 +136,8 @@ def pairs(words: Sequence[str], option: str, form: str) -> Iterator[tuple[str, s
         yield name, value
 
 
-def _language(code: str | None, option: str) -> str | None:
+def language_of(code: str | None, option: str) -> str | None:
+    """Returns the code given for an option, if it is that of a language; refuses others."""
     from xlt.languages import language_fault
 
     if code is not None and (fault := language_fault(code)) is not None:
