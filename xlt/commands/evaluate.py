@@ -19,7 +19,7 @@ from pathlib import Path
 
 from xlt.commands.ending import guarded
 from xlt.commands.options import Options
-from xlt.commands.predict import add_model_options, language_of, pairs
+from xlt.commands.predict import add_model_options, add_replace_option, language_of, pairs
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -44,14 +44,17 @@ def carry_out(options: argparse.Namespace) -> int:
     overrides = [word for word in options.modules if "=" in word]
     if not modules:
         raise UsageError("MODULE: give the file of a task module, or the folder of a run")
-    if options.output is not None and (fault := output_fault(Path(options.output))) is not None:
-        raise UsageError(f"--output={options.output}: {fault}")
+    if options.output is not None:
+        fault = output_fault(Path(options.output), replace=options.replace)
+        if fault is not None:
+            raise UsageError(f"--output={options.output}: {fault}")
     settings = EvaluateSettings(
         modules=modules,
         inputs=options.input,
         sources=options.source,
         overrides=overrides,
         predictions=options.predictions,
+        replace=options.replace,
         language_modules=dict(pairs(options.language_module, "--language-module", "CODE=FILE")),
         model=options.model,
         revision=options.revision,
@@ -103,5 +106,6 @@ def parser() -> Options:
     data.add_argument("--separator", metavar="C", help="between the cells of csv: one character, or tab")
     data.add_argument("--predictions", metavar="FILE", help="JSON lines: gold and predicted, for each example")
     data.add_argument("--output", "-o", metavar="FILE", help="JSON file for the scores")
+    add_replace_option(data)
     data.add_argument("--json", action="store_true", help="print the scores as JSON")
     return options

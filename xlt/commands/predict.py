@@ -13,7 +13,8 @@ squad. The ending of a file says the format. CoNLL-U and CoNLL stay as they are,
 the task; tags that CoNLL-U has no column for are in MISC (`NER=B-PER`), and labels of sentences in a comment (`# topic
 = politics`). Tables and JSON lines get new columns or keys with the name of the task.
 
-An output file has its name when it is complete. If the command is killed, the same command continues it.
+An output file has its name when it is complete, and replaces none that exists unless --replace is given. If the command
+is killed, the same command continues it.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ def carry_out(options: argparse.Namespace) -> int:
         modules=options.modules,
         input=options.input,
         output=options.output,
+        replace=options.replace,
         language_modules=dict(pairs(options.language_module, "--language-module", "CODE=FILE")),
         model=options.model,
         revision=options.revision,
@@ -84,6 +86,7 @@ def parser() -> Options:
     text = options.add_argument_group("texts")
     text.add_argument("--input", "-i", default="-", metavar="FILE", help="default: standard input (-)")
     text.add_argument("--output", "-o", default="-", metavar="FILE", help="default: standard output (-)")
+    add_replace_option(text)
     text.add_argument("--from", choices=_INPUTS, metavar="FORMAT", help="format of the input; see above")
     text.add_argument("--to", choices=_OUTPUTS, metavar="FORMAT", help=f"format of the output: {', '.join(_OUTPUTS)}")
     add_reading_options(text)
@@ -92,6 +95,11 @@ def parser() -> Options:
     text.add_argument("--max-new-tokens", type=int, metavar="N", help="longest text that a decoder writes")
     text.add_argument("--quiet", "-q", action="store_true", help="show no progress and no summary")
     return options
+
+
+def add_replace_option(group: argparse._ActionsContainer) -> None:
+    """Adds the option without which no command replaces a file that exists."""
+    group.add_argument("--replace", action="store_true", help="replace the output file if it exists")
 
 
 def add_reading_options(text: argparse._ArgumentGroup) -> None:

@@ -66,7 +66,7 @@ def one_line(error: BaseException, overrides: Sequence[str] = ()) -> str:
         group, _, name = match.group(1).rpartition("/")
         if match.group(1) == _OPTUNA:
             return "the package hydra-optuna-sweeper is not installed; run pip install 'xlt[search]'"
-        return f"no {match.group(1)} in conf/{suggestion(name, _options(group))}"
+        return f"no {match.group(1)} in conf/{suggestion(name, group_options(group))}"
     if (match := re.search(r"Could not override '(.*?)'", text)) is not None:
         return _no_such_key(match.group(1), overrides)
     if (match := re.search(r"Could not delete from config\. '(.*?)' does not exist", text)) is not None:
@@ -78,7 +78,7 @@ def one_line(error: BaseException, overrides: Sequence[str] = ()) -> str:
     if "Ambiguous value for argument" in text:
         return "several values; sweep over them with -m, or write a list as KEY=[A,B]"
     if (match := re.search(r"You must specify '(.*?)'", text)) is not None:
-        there = ", ".join(_options(match.group(1)))
+        there = ", ".join(group_options(match.group(1)))
         return f"{match.group(1)} is not given; write {match.group(1)}=..., there are {there}"
     if any(part in text for part in _TOO_LARGE):
         return "the number has too many digits; a number of this size fits no setting"
@@ -145,7 +145,8 @@ def _groups() -> list[str]:
     return [group for group in loader.list_groups("") if loader.get_group_options(group)]
 
 
-def _options(group: str) -> list[str]:
+def group_options(group: str) -> list[str]:
+    """Returns the names of the files of a config group; to be called inside `hydra_ready`."""
     names = GlobalHydra.instance().config_loader().get_group_options(group)
     return [name for name in names if not name.startswith(("base_", "_"))]
 

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf, SCMode
 
-from xlt.compose import compose, hydra_ready, one_source_per_language
+from xlt.compose import compose, group_options, hydra_ready, one_source_per_language
+from xlt.compose.suggestions import suggestion
 from xlt.config import SourceConfig, faults
 from xlt.data.examples import Example
 from xlt.data.files import lines_of
@@ -50,12 +51,13 @@ class EvaluateSettings:
     input_format: str | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
     language: str | None = None
-    into: str | None = None
     separator: str | None = None
     batch_size: int = 32
     precision: str = "fp32"
     device: str = "auto"
     threads: int | None = None
+    replace: bool = False
+    into: str | None = None
 
 
 @dataclass(frozen=True)
@@ -226,6 +228,14 @@ def _named_sources(settings: EvaluateSettings) -> dict[str, SourceConfig]:
     words = [f"+source@data.evaluation.{name}={name}" for name in settings.sources]
     splits = [f"data.evaluation.{name}.split=test" for name in settings.sources]
     with hydra_ready():
+        known = group_options("source")
+        lines = [
+            f"--source={name}: no such file in conf/source{suggestion(name, known)}"
+            for name in settings.sources
+            if name not in known
+        ]
+        if lines:
+            raise UsageError(*lines)
         config = one_source_per_language(compose(["data=empty", *words, *splits, *settings.overrides]))
         found = OmegaConf.to_container(config.data.evaluation, resolve=True, structured_config_mode=SCMode.INSTANTIATE)
     assert isinstance(found, dict)
@@ -241,8 +251,9 @@ def _check(settings: EvaluateSettings, task: Task, modules: UsedModules, sources
         lines += faults(blind, name)
     if settings.predictions is not None and not task.compares:
         lines.append(f"--predictions={settings.predictions}: task {task.name} makes no predictions to keep")
-    if settings.predictions is not None and (fault := output_fault(Path(settings.predictions))) is not None:
-        lines.append(f"--predictions={settings.predictions}: {fault}")
+    if settings.predictions is not None:
+        fault = output_fault(Path(settings.predictions), replace=settings.replace)
+        lines += [f"--predictions={settings.predictions}: {fault}"] if fault is not None else []
     if task.translates and settings.inputs and settings.into is None:
         lines.append("--into: missing; a translator needs the code of the language into which it translates")
     if settings.into is not None and not (task.translates and settings.inputs):

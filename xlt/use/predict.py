@@ -50,6 +50,7 @@ class PredictSettings:
     device: str = "auto"
     threads: int | None = None
     quiet: bool = False
+    replace: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,12 @@ def predict(settings: PredictSettings) -> PredictReport:
     total, languages = (None, {}) if settings.input == STANDARD else survey(settings.input, reading, task)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    output = GrowingOutput(settings.output, _identity(settings, modules), resumable=settings.input != STANDARD)
+    output = GrowingOutput(
+        settings.output,
+        _identity(settings, modules),
+        resumable=settings.input != STANDARD,
+        replace=settings.replace,
+    )
     loaded = load_model(modules, task, model=settings.model, device=settings.device, revision=settings.revision)
     loaded.check_languages(languages)
     _note_languages(modules)
@@ -186,10 +192,11 @@ def check_settings(settings: PredictSettings, task: Task, modules: UsedModules) 
         lines.append(f"--threads={settings.threads}: must be at least 1")
     if settings.language is not None and settings.language_field is not None:
         lines.append("--language, --language-field: give one of them")
-    if settings.output != STANDARD and (fault := output_fault(Path(settings.output))) is not None:
-        lines.append(f"--output={settings.output}: {fault}")
     if settings.output != STANDARD and settings.output == settings.input:
         lines.append(f"--output={settings.output}: this is the input; give another file")
+    elif settings.output != STANDARD:
+        fault = output_fault(Path(settings.output), replace=settings.replace)
+        lines += [f"--output={settings.output}: {fault}"] if fault is not None else []
     if lines:
         raise UsageError(*lines)
 
@@ -238,7 +245,7 @@ def _note_languages(modules: UsedModules) -> None:
 def _identity(settings: PredictSettings, modules: UsedModules) -> dict[str, Any]:
     """Returns what must be the same for an interrupted output to be continued."""
     files = [*modules.tasks, *modules.languages.values()]
-    ignored = ("output", "quiet", "threads", "modules", "language_modules")
+    ignored = ("output", "replace", "quiet", "threads", "modules", "language_modules")
     options = {name: value for name, value in vars(settings).items() if name not in ignored}
     return {
         "xlt": xlt.__version__,

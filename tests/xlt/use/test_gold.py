@@ -53,7 +53,9 @@ def again(modules: Mapping[str, Path], tmp_path: Path) -> Callable[..., dict[str
         file = [str(modules[module] if isinstance(module, str) else module)]
         (tmp_path / name).write_text(text, encoding="utf-8")
         written = tmp_path / f"of_{out}"
-        predict(PredictSettings(file, str(tmp_path / name), str(written), quiet=True, device="cpu", **options))
+        predict(
+            PredictSettings(file, str(tmp_path / name), str(written), replace=True, quiet=True, device="cpu", **options)
+        )
         (one,) = evaluate(EvaluateSettings(file, [str(written)], device="cpu", **options))
         assert one.examples > 0
         return dict(one.metrics)
