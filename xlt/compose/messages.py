@@ -21,7 +21,10 @@ _NO_OPTION = "Config group override must be a string"
 _INSIDE_NULL = "Unexpected type for root: NoneType"
 _OVER_NULL = "'NoneType' object has no attribute 'get'\n    full_key:"
 _OPTUNA = "hydra/sweeper/optuna"
-_INSTEAD = "take an option of its group that has it, or write it into a config of your own (--config-dir)"
+_INSTEAD = (
+    "take an option of its group that has it (start.run: start=run), or write it into a config of your own "
+    "(--config-dir)"
+)
 # Errors of Python if a number has more digits than it converts (4300), or is an integer too large for a float.
 _TOO_LARGE = ("for integer string conversion", "int too large to convert to float")
 COMPOSITION_ERRORS = (
