@@ -22,6 +22,7 @@ from xlt.use.annotating import annotate, chunk_size, chunks
 from xlt.use.loading import UsedModules, load_model, read_modules, task_of
 from xlt.use.output import GrowingOutput, output_fault
 from xlt.use.texts import STANDARD, Entry, Layout, Reading, format_of, texts
+from xlt.use.unspaced import UnspacedTexts
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ def predict(settings: PredictSettings) -> PredictReport:
         progress = None if settings.quiet else ProgressBar("predict", unit="example")
         count = done_before = 0
         begun = False
+        unspaced = UnspacedTexts()
         size = chunk_size(loaded, list(languages))
         for number, chunk in enumerate(chunks(entries, patient=settings.input != STANDARD, size=size)):
             examples = sum(entry.example is not None for entry in chunk)
@@ -107,6 +109,9 @@ def predict(settings: PredictSettings) -> PredictReport:
             begun = True
             if total is None:
                 _check_chunk(task, chunk)
+                if not unspaced.found:
+                    unspaced.look_at(chunk)
+                    unspaced.say()
                 loaded.check_languages(_languages(chunk))
             annotations = annotate(
                 loaded,
@@ -155,19 +160,24 @@ def reading_of(settings: PredictSettings, task: Task) -> Reading:
 def survey(path: str, reading: Reading, task: Task) -> tuple[int, dict[str | None, str]]:
     """Reads a file once and checks it; returns the number of examples, and language -> place of its first example.
 
+    A line warns of texts in scripts without spaces, whose words the task cannot know.
+
     Raises:
         UsageError: the file has a fault, or no example.
     """
     count = 0
     languages: dict[str | None, str] = {}
+    unspaced = UnspacedTexts()
     with texts(path, reading) as (_, entries):
         for chunk in chunks(entries, patient=True):
             count += sum(entry.example is not None for entry in chunk)
             _check_chunk(task, chunk)
+            unspaced.look_at(chunk)
             for language, place in _languages(chunk).items():
                 languages.setdefault(language, place)
     if not count:
         raise UsageError(f"--input={path}: there is nothing to annotate in it")
+    unspaced.say()
     return count, languages
 
 

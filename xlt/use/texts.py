@@ -83,6 +83,7 @@ class Entry:
         lines: as they are in the file, with their ends; empty for formats without such lines.
         words_at: numbers of the lines that hold the words.
         record: column or key -> value, for tables and JSON.
+        was_split: whether the words of the example were split from its text.
     """
 
     example: Example | None
@@ -90,6 +91,7 @@ class Entry:
     lines: Sequence[str] = ()
     words_at: Sequence[int] = ()
     record: Mapping[str, Any] = field(default_factory=dict)
+    was_split: bool = False
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,8 @@ def _of_lines(lines: Iterable[tuple[int, str]], name: str, reading: Reading) -> 
             continue
         words = tuple(text.split()) if reading.format == "words" else None
         example = Example(f"{name}:{number}", text=text, words=words)
-        yield Entry(_with_words(example, reading), reading.language, (line,))
+        whole = _with_words(example, reading)
+        yield Entry(whole, reading.language, (line,), was_split=whole is not example)
 
 
 def _of_conllu(lines: Iterable[tuple[int, str]], name: str, reading: Reading) -> Iterator[Entry]:
@@ -362,7 +365,8 @@ def _of_record(record: Mapping[str, Any], place: str, reading: Reading) -> Entry
                 f"{place}: no column {reading.language_field!r} (--language-field); the columns are "
                 f"{columns_in(record)}"
             ) from error
-    return Entry(_with_words(example, reading), language, record=record)
+    whole = _with_words(example, reading)
+    return Entry(whole, language, record=record, was_split=whole is not example)
 
 
 def _with_words(example: Example, reading: Reading) -> Example:
