@@ -143,9 +143,8 @@ def _no_such_key(name: str, overrides: Sequence[str]) -> str:
 
 
 def _groups() -> list[str]:
-    """Returns the config groups from which a command line can choose."""
-    loader = GlobalHydra.instance().config_loader()
-    return [group for group in loader.list_groups("") if loader.get_group_options(group)]
+    """Returns the config groups from which a command line can choose; their files are not opened."""
+    return GlobalHydra.instance().config_loader().list_groups("")
 
 
 def group_options(group: str) -> list[str]:
