@@ -102,3 +102,35 @@ def test_a_language_without_a_vector_is_refused_before_training(
     assert ended.code == 2
     assert any(line.startswith("xlt: language=nah: urielplus has no vector of Nahuatl") for line in ended.lines)
     assert not list((tmp_path / "outputs").glob("runs/*/module.safetensors"))
+
+
+def test_task_modules_of_two_seeds_that_share_a_start_are_averaged(
+    command: Callable[..., Ended], words: list[str], tmp_path: Path
+) -> None:
+    """The start is named on the command line, and both seeds use the one run."""
+    one = [*words, "method=mad_x", "language_modules=none", "~data.evaluation.sme", "~data.evaluation.myv"]
+    child = ["method=mad_x", "language_modules=none", *RECIPE, "task.max_length=40", "seed=7", "~data.evaluation"]
+    start = ["start=run", "start.run.experiment=pos", f"start.run.overrides={_list(child)}"]
+    average = ["+evaluation.runs.two=['seed=2']", "+composition@compositions.mean=average"]
+    ended = command(*one, *start, *average, "compositions.mean.of=[task,two]", "seed=1")
+    assert ended.code == 0, ended.lines
+    files = sorted((tmp_path / "outputs" / "runs").glob("*/module.safetensors"))
+    headers = {file: load_module(file).header for file in files}
+    begun = {file: header.provenance["depends_on"].get("start") for file, header in headers.items()}
+    (first,) = (file for file, start_of in begun.items() if start_of is None)
+    two = [file for file in files if file != first]
+    assert len(two) == 2 and all(str(begun[file]).startswith(first.parent.name) for file in two)
+    assert any(record["composition"].startswith("average") for file in two for record in _records(file.parent))
+    from xlt.commands.merge import main
+
+    main(["average", *map(str, two), "--output", str(tmp_path / "mean.safetensors")])
+    mean, *parts = (load_module(path).to_tensors(None)[1] for path in (tmp_path / "mean.safetensors", *two))
+    heads = [name for name in mean if "head." in name]
+    assert heads and all((mean[n] - (parts[0][n] + parts[1][n]) / 2).abs().max() < 1e-6 for n in heads)
+    alone = command(*one, *average, "compositions.mean.of=[task,two]", "seed=1")
+    assert alone.code == 2 and "start=run" in alone.lines[0]
+
+
+def _records(folder: Path) -> list[dict[str, Any]]:
+    file = folder / "evaluation.json"
+    return list(json.loads(file.read_text()).values()) if file.exists() else []

@@ -12,6 +12,8 @@ import pytest
 from tests.runs.conftest import write_experiment
 from xlt.commands.learned import learned_line
 from xlt.compose import checked, compose, hydra_ready
+from xlt.plan.planner import Plan
+from xlt.plan.store import RunStore
 
 SETTINGS = "threads: 1\nlanguage_modules: {overrides: [task.max_length=40]}\n"
 
@@ -37,6 +39,12 @@ def test_a_fast_run_takes_a_few_steps_of_everything_and_so_do_those_that_it_need
         assert {record["phase"] for record in records} == {"dense", "sparse"}
         assert any("validation/" in name for record in records for name in record)
     assert [path for path in ended.left if "/predictions/" in path]
+    with hydra_ready(str(Path(words[1]))):
+        plan = Plan(RunStore("out"))
+        for more in ((), ("debug=fast", "seed=2")):
+            plan.add(compose([*words[2:], *more]))
+    estimates = [seconds for _, state, seconds in plan.rows() if "train" in state]
+    assert [seconds is None for seconds in estimates] == [True] * 3 + [False]  # the language modules are there
 
 
 def test_a_batch_is_learned_by_heart_and_the_command_says_so(

@@ -5,7 +5,8 @@
 
 MODULES are task modules, language modules, or folders of runs, as for xlt predict. Data are labelled files (--input) or
 data sets of conf/source (--source), of which the test split is read. Words with = are overrides of the data sets:
-`data_dir=DATA`, `data.evaluation.ud_eng.split=dev`.
+`data_dir=DATA`, `data.evaluation.ud_eng.split=dev`. Files can also be outputs of xlt predict, for instance with
+corrections: tags in MISC of CoNLL-U, labels in comments, or in a column with the name of the task.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from xlt.commands.ending import guarded
 from xlt.commands.options import Options
-from xlt.commands.predict import add_model_options, pairs
+from xlt.commands.predict import add_model_options, add_replace_option, language_of, pairs
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -43,14 +44,17 @@ def carry_out(options: argparse.Namespace) -> int:
     overrides = [word for word in options.modules if "=" in word]
     if not modules:
         raise UsageError("MODULE: give the file of a task module, or the folder of a run")
-    if options.output is not None and (fault := output_fault(Path(options.output))) is not None:
-        raise UsageError(f"--output={options.output}: {fault}")
+    if options.output is not None:
+        fault = output_fault(Path(options.output), replace=options.replace)
+        if fault is not None:
+            raise UsageError(f"--output={options.output}: {fault}")
     settings = EvaluateSettings(
         modules=modules,
         inputs=options.input,
         sources=options.source,
         overrides=overrides,
         predictions=options.predictions,
+        replace=options.replace,
         language_modules=dict(pairs(options.language_module, "--language-module", "CODE=FILE")),
         model=options.model,
         revision=options.revision,
@@ -59,6 +63,7 @@ def carry_out(options: argparse.Namespace) -> int:
         input_format=getattr(options, "from"),
         fields=dict(pairs(options.field, "--field", "PART=COLUMN")),
         language=options.language,
+        into=language_of(options.into, "--into"),
         separator=options.separator,
         batch_size=options.batch_size,
         precision=options.precision,
@@ -97,8 +102,10 @@ def parser() -> Options:
         help="column of words, text, pair, label, or of the labels of words",
     )  # fmt: skip
     data.add_argument("--language", "-l", metavar="CODE", help="language of all files")
+    data.add_argument("--into", metavar="CODE", help="language into which a translator translates")
     data.add_argument("--separator", metavar="C", help="between the cells of csv: one character, or tab")
     data.add_argument("--predictions", metavar="FILE", help="JSON lines: gold and predicted, for each example")
     data.add_argument("--output", "-o", metavar="FILE", help="JSON file for the scores")
+    add_replace_option(data)
     data.add_argument("--json", action="store_true", help="print the scores as JSON")
     return options

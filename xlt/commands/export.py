@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 from xlt.commands.ending import guarded
 from xlt.commands.options import Options
-from xlt.commands.predict import pairs
+from xlt.commands.predict import add_replace_option, pairs
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -47,6 +47,7 @@ def carry_out(options: argparse.Namespace) -> int:
         revision=options.revision,
         task=options.task,
         settings=tuple(options.set),
+        replace=options.replace,
     )
     print(export(settings))
     return 0
@@ -57,6 +58,7 @@ def parser() -> Options:
     options = Options("export", str(__doc__))
     options.add_argument("modules", nargs="+", metavar="MODULE", help="module file, folder of a run, or ORG/NAME")
     options.add_argument("--output", "-o", required=True, metavar="PATH", help="new folder; with --to plain a file")
+    add_replace_option(options)
     options.add_argument(
         "--to",
         choices=("transformers", "peft", "composable-sft", "plain", "hub", "card"),

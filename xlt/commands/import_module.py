@@ -24,6 +24,7 @@ from pathlib import Path
 
 from xlt.commands.ending import guarded
 from xlt.commands.options import Options
+from xlt.commands.predict import add_replace_option
 from xlt.errors import UsageError
 from xlt.languages import language_fault
 from xlt.repositories import is_repository, published_folder
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="leave out a task head, which AdapterHub's format cannot hold, and which peft's may have",
     )
     parser.add_argument("--output", type=Path, required=True, help="module file, or folder for AdapterHub's format")
+    add_replace_option(parser)
     options = parser.parse(arguments)
     guarded(lambda: convert(options))
 
@@ -100,6 +102,8 @@ def convert(options: argparse.Namespace) -> int:
 
 def _faults(options: argparse.Namespace, ours: bool) -> list[str]:
     """One line for each fault of the options; called before a model is loaded."""
+    from xlt.use.output import output_fault, output_folder_fault
+
     lines = []
     if not options.given.exists() and not is_repository(str(options.given)):
         lines.append(f"{options.given}: no such file or folder")
@@ -109,10 +113,14 @@ def _faults(options: argparse.Namespace, ours: bool) -> list[str]:
         lines.append(f"{options.given}: give either --language or --task; the file does not say what the module is for")
     if options.language is not None and (fault := language_fault(options.language)) is not None:
         lines.append(f"--language={options.language}: {fault}")
-    if not options.output.parent.is_dir():
-        lines.append(f"--output={options.output}: there is no folder {options.output.parent}")
-    elif not ours and options.output.is_dir():
-        lines.append(
-            f"--output={options.output}: this is a folder; give a file, for instance {options.output}/swa.safetensors"
-        )
+    if ours:
+        fault = output_folder_fault(options.output)
+        if options.replace:
+            lines.append("--replace: AdapterHub's format is a folder, and no folder is replaced; remove it first")
+    elif options.output.is_dir():
+        fault = f"this is a folder; give a file, for instance {options.output}/swa.safetensors"
+    else:
+        fault = output_fault(options.output, replace=options.replace)
+    if fault is not None:
+        lines.append(f"--output={options.output}: {fault}")
     return lines

@@ -30,6 +30,7 @@ from omegaconf import MISSING
 
 from xlt.commands.ending import guarded
 from xlt.commands.options import Options
+from xlt.commands.predict import add_replace_option
 from xlt.errors import UsageError
 from xlt.writers import remove_left_overs
 
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("operator", choices=tuple(keys), metavar="OPERATOR", help=", ".join(keys))
     parser.add_argument("modules", nargs="+", metavar="MODULE", help="module file, folder of a run, or ORG/NAME")
     parser.add_argument("--output", "-o", type=Path, required=True, metavar="FILE", help="new module file")
+    add_replace_option(parser)
     for name, of in _by_key(keys).items():
         about = f"of {', '.join(of)}: {keys[of[0]][name].metadata['help']}"
         parser.add_argument(f"--{name}", type=_value, metavar=name[0].upper(), help=about)
@@ -115,6 +117,7 @@ def _number(word: str, text: str) -> int | float:
 
 def _faults(options: argparse.Namespace) -> Iterator[str]:
     from xlt.modules.composition.expression import operators
+    from xlt.use.output import output_fault
 
     keys = _keys()
     own = keys[options.operator]
@@ -128,7 +131,5 @@ def _faults(options: argparse.Namespace) -> Iterator[str]:
     count = operators()[options.operator].SCHEMA.count
     if count not in (None, len(options.modules)):
         yield f"{options.operator}: takes {count} modules, but {len(options.modules)} are given"
-    if options.output.exists():
-        yield f"--output={options.output}: exists already; give a new file"
-    elif not options.output.parent.is_dir():
-        yield f"--output={options.output}: there is no folder {options.output.parent}"
+    if (fault := output_fault(options.output, replace=options.replace)) is not None:
+        yield f"--output={options.output}: {fault}"

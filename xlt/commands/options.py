@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+import sys
 import textwrap
 from collections.abc import Sequence
 from typing import NoReturn
@@ -12,6 +13,7 @@ from typing import NoReturn
 from xlt.commands.ending import refuse
 
 _WIDTH = 79
+_NEGATIVE = re.compile(r"-\.?\d")  # the beginning of a number, which no option has
 
 
 class Options(argparse.ArgumentParser):
@@ -33,8 +35,14 @@ class Options(argparse.ArgumentParser):
         )
 
     def parse(self, words: Sequence[str] | None) -> argparse.Namespace:
-        """Parses the words; None: those of the process."""
-        return self.parse_intermixed_args(words)
+        """Parses the words; None: those of the process. A word such as -1,2 after an option is its value."""
+        joined: list[str] = []
+        for word in sys.argv[1:] if words is None else words:
+            if joined and _NEGATIVE.match(word) and re.fullmatch(r"--[a-z-]+", joined[-1]):
+                joined[-1] += f"={word}"
+            else:
+                joined.append(word)
+        return self.parse_intermixed_args(joined)
 
     def error(self, message: str) -> NoReturn:
         _, marker, unknown = message.partition("unrecognized arguments: ")

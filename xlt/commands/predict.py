@@ -13,7 +13,8 @@ squad. The ending of a file says the format. CoNLL-U and CoNLL stay as they are,
 the task; tags that CoNLL-U has no column for are in MISC (`NER=B-PER`), and labels of sentences in a comment (`# topic
 = politics`). Tables and JSON lines get new columns or keys with the name of the task.
 
-An output file has its name when it is complete. If the command is killed, the same command continues it.
+An output file has its name when it is complete, and replaces none that exists unless --replace is given. If the command
+is killed, the same command continues it.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ def carry_out(options: argparse.Namespace) -> int:
         modules=options.modules,
         input=options.input,
         output=options.output,
+        replace=options.replace,
         language_modules=dict(pairs(options.language_module, "--language-module", "CODE=FILE")),
         model=options.model,
         revision=options.revision,
@@ -55,9 +57,9 @@ def carry_out(options: argparse.Namespace) -> int:
         input_format=getattr(options, "from"),
         output_format=options.to,
         fields=dict(pairs(options.field, "--field", "PART=COLUMN")),
-        language=_language(options.language, "--language"),
+        language=language_of(options.language, "--language"),
         language_field=options.language_field,
-        into=_language(options.into, "--into"),
+        into=language_of(options.into, "--into"),
         separator={"tab": "\t"}.get(options.separator, options.separator),
         scores=options.scores,
         batch_size=options.batch_size,
@@ -84,6 +86,7 @@ def parser() -> Options:
     text = options.add_argument_group("texts")
     text.add_argument("--input", "-i", default="-", metavar="FILE", help="default: standard input (-)")
     text.add_argument("--output", "-o", default="-", metavar="FILE", help="default: standard output (-)")
+    add_replace_option(text)
     text.add_argument("--from", choices=_INPUTS, metavar="FORMAT", help="format of the input; see above")
     text.add_argument("--to", choices=_OUTPUTS, metavar="FORMAT", help=f"format of the output: {', '.join(_OUTPUTS)}")
     add_reading_options(text)
@@ -92,6 +95,11 @@ def parser() -> Options:
     text.add_argument("--max-new-tokens", type=int, metavar="N", help="longest text that a decoder writes")
     text.add_argument("--quiet", "-q", action="store_true", help="show no progress and no summary")
     return options
+
+
+def add_replace_option(group: argparse._ActionsContainer) -> None:
+    """Adds the option without which no command replaces a file that exists."""
+    group.add_argument("--replace", action="store_true", help="replace the output file if it exists")
 
 
 def add_reading_options(text: argparse._ArgumentGroup) -> None:
@@ -136,7 +144,8 @@ def pairs(words: Sequence[str], option: str, form: str) -> Iterator[tuple[str, s
         yield name, value
 
 
-def _language(code: str | None, option: str) -> str | None:
+def language_of(code: str | None, option: str) -> str | None:
+    """Returns the code given for an option, if it is that of a language; refuses others."""
     from xlt.languages import language_fault
 
     if code is not None and (fault := language_fault(code)) is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.resources
 import os
+import re
 import types
 import typing
 import warnings
@@ -96,12 +97,19 @@ def _is_unknown(word: str) -> bool:
     steps = word.partition("=")[0].split(".")
     if not all(step.isidentifier() for step in steps) or steps[0] == "hydra":
         return False
+    if len(steps) == 1 and _is_group(steps[0]):
+        return _has_no_such_file(*word.split("=", 1))
     schema: Any = RunConfig
     for number, step in enumerate(steps):
+        if schema is Any and number == 1 and len(steps) == 2:  # of a method or task, of a class that configs name
+            return not _any_schema_has(steps[0], step)
+        if typing.get_origin(schema) is dict:  # any name is a key
+            schema = _plain_type(typing.get_args(schema)[1])
+            continue
         if not dataclasses.is_dataclass(schema):
             return False
         if step not in {item.name for item in dataclasses.fields(schema)}:
-            return number > 0 or not _is_group(step)
+            return True
         schema = _plain_type(typing.get_type_hints(schema)[step])
     return False
 
@@ -109,6 +117,19 @@ def _is_unknown(word: str) -> bool:
 def _is_group(name: str) -> bool:
     folder = Path(str(importlib.resources.files(CONFIG_MODULE))) / name
     return folder.is_dir() or name.startswith(("recipe", "debug"))
+
+
+def _has_no_such_file(group: str, value: str = "") -> bool:
+    """Returns whether a word chooses a file that a config group does not have."""
+    folder = Path(str(importlib.resources.files(CONFIG_MODULE))) / group
+    return folder.is_dir() and value.isidentifier() and not (folder / f"{value}.yaml").is_file()
+
+
+def _any_schema_has(group: str, name: str) -> bool:
+    """Returns whether a dataclass of the package that holds the classes of a group, or of one below, has a key."""
+    package = Path(__file__).parent.parent / f"{group}s"
+    key = re.compile(rf"^ +{name}: ", re.MULTILINE)
+    return not package.is_dir() or any(key.search(file.read_text(encoding="utf-8")) for file in package.rglob("*.py"))
 
 
 def _plain_type(hint: Any) -> Any:

@@ -11,7 +11,7 @@ from xlt.compose.composing import (
     register_schema,
     register_schemas,
 )
-from xlt.compose.messages import COMPOSITION_ERRORS, is_composition_error, one_line
+from xlt.compose.messages import COMPOSITION_ERRORS, group_options, is_composition_error, one_line
 from xlt.compose.overrides import override_faults, word_faults
 from xlt.compose.runs import (
     compose,
@@ -47,6 +47,7 @@ __all__ = [
     "compose_teacher_run",
     "compose_translator_run",
     "compose_varied_run",
+    "group_options",
     "hydra_ready",
     "is_composition_error",
     "language_run_settings",

@@ -51,6 +51,12 @@ class _Absent:
             raise AttributeError(name)
         return self
 
+    def __call__(self, *_: Any, **__: Any) -> _Absent:
+        return self
+
+    def __mro_entries__(self, _: Any) -> tuple[()]:
+        return ()  # a class whose base is absent has none
+
 
 class _Light(ModuleType):
     """Some of the definitions of a module, executed when they are asked for."""

@@ -21,7 +21,10 @@ _NO_OPTION = "Config group override must be a string"
 _INSIDE_NULL = "Unexpected type for root: NoneType"
 _OVER_NULL = "'NoneType' object has no attribute 'get'\n    full_key:"
 _OPTUNA = "hydra/sweeper/optuna"
-_INSTEAD = "take an option of its group that has it, or write it into a config of your own (--config-dir)"
+_INSTEAD = (
+    "take an option of its group that has it (start.run: start=run), or write it into a config of your own "
+    "(--config-dir)"
+)
 # Errors of Python if a number has more digits than it converts (4300), or is an integer too large for a float.
 _TOO_LARGE = ("for integer string conversion", "int too large to convert to float")
 COMPOSITION_ERRORS = (
@@ -66,7 +69,7 @@ def one_line(error: BaseException, overrides: Sequence[str] = ()) -> str:
         group, _, name = match.group(1).rpartition("/")
         if match.group(1) == _OPTUNA:
             return "the package hydra-optuna-sweeper is not installed; run pip install 'xlt[search]'"
-        return f"no {match.group(1)} in conf/{suggestion(name, _options(group))}"
+        return f"no {match.group(1)} in conf/{suggestion(name, group_options(group))}"
     if (match := re.search(r"Could not override '(.*?)'", text)) is not None:
         return _no_such_key(match.group(1), overrides)
     if (match := re.search(r"Could not delete from config\. '(.*?)' does not exist", text)) is not None:
@@ -78,7 +81,7 @@ def one_line(error: BaseException, overrides: Sequence[str] = ()) -> str:
     if "Ambiguous value for argument" in text:
         return "several values; sweep over them with -m, or write a list as KEY=[A,B]"
     if (match := re.search(r"You must specify '(.*?)'", text)) is not None:
-        there = ", ".join(_options(match.group(1)))
+        there = ", ".join(group_options(match.group(1)))
         return f"{match.group(1)} is not given; write {match.group(1)}=..., there are {there}"
     if any(part in text for part in _TOO_LARGE):
         return "the number has too many digits; a number of this size fits no setting"
@@ -140,12 +143,12 @@ def _no_such_key(name: str, overrides: Sequence[str]) -> str:
 
 
 def _groups() -> list[str]:
-    """Returns the config groups from which a command line can choose."""
-    loader = GlobalHydra.instance().config_loader()
-    return [group for group in loader.list_groups("") if loader.get_group_options(group)]
+    """Returns the config groups from which a command line can choose; their files are not opened."""
+    return GlobalHydra.instance().config_loader().list_groups("")
 
 
-def _options(group: str) -> list[str]:
+def group_options(group: str) -> list[str]:
+    """Returns the names of the files of a config group; to be called inside `hydra_ready`."""
     names = GlobalHydra.instance().config_loader().get_group_options(group)
     return [name for name in names if not name.startswith(("base_", "_"))]
 

@@ -96,12 +96,12 @@ def requested_faults(config: RunConfig, expressions: Mapping[str, Operation], bl
 def _head_faults(config: RunConfig, one: Operation) -> Iterator[str]:
     """Yields the reason why the heads of several task modules cannot become one."""
     trained = [name for name in leaves(one) if name == TASK or name in config.evaluation.runs]
-    related = config.start.run is not None or config.start.path is not None
+    related = config.start.run is not None  # the header of a module names the run that it began with, not a file
     combines = one.operator != STACK and operators()[one.operator].SCHEMA.heads is None
     if combines and len(trained) > 1 and task_class(config.task).has_head and not related:
         yield (
             f"{one}: the heads of {', '.join(trained)} are drawn independently, so they have no average; train one run "
-            "first and begin all with it (start.run)"
+            "first and begin all with it (start=run)"
         )
 
 

@@ -20,7 +20,8 @@ from xlt.files import DamagedFileError, read_sealed, write_sealed
 INDEX_FILE = ".locks/index.json"
 """Beside the locks, the other files of a store that are about no single run."""
 
-_FORMAT = 1
+_FORMAT = 2
+_DEBUG = "debug="
 _FINGERPRINT_DIGITS = 32
 
 Facts = dict[str, Any]
@@ -102,6 +103,18 @@ def _stamp(path: Path) -> list[int] | None:
     except OSError:
         return None
     return [state.st_size, state.st_mtime_ns, state.st_ino]
+
+
+def kind_with_debug(kind: str, config: Any) -> str:
+    """Returns the kind of a run, with its choice of `debug` if it has one, because it takes a few steps only.
+
+    Args:
+        kind: a name that runs of similar duration share.
+        config: of the run, as its manifest has it; anything else has no such choice.
+    """
+    choices = config.get("choices") if isinstance(config, Mapping) else None
+    chosen = str(choices.get("debug", "none")) if isinstance(choices, Mapping) else "none"
+    return kind if chosen == "none" or kind.startswith(_DEBUG) else f"{_DEBUG}{chosen}/{kind}"
 
 
 def comparable(identity: Mapping[str, Any]) -> dict[str, Any]:

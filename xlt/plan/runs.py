@@ -28,6 +28,7 @@ from xlt.plan.checks import division_faults, module_faults, package_faults, user
 from xlt.plan.identity import digest
 from xlt.plan.model_checks import model_faults, model_notes, network_faults
 from xlt.plan.other_code import OtherCode, StoredRun
+from xlt.plan.run_index import kind_with_debug
 from xlt.plan.store import RunStore
 from xlt.repositories import pinned_name
 
@@ -103,11 +104,13 @@ class Run:
 
     @property
     def kind(self) -> str:
-        """A name that runs of similar duration share."""
+        """A name that runs of similar duration share; those with `debug` share none with others."""
         model = self.config.model.path or (self.config.model.run and self.config.model.run.experiment) or "random"
         if self.job is not None:
-            return f"{self.job.verb}/{Path(str(model)).name}/{self.job.languages[-1]}"
-        return f"{self.config.experiment_name}/{method_name(self.config.method)}/{Path(str(model)).name}"
+            kind = f"{self.job.verb}/{Path(str(model)).name}/{self.job.languages[-1]}"
+        else:
+            kind = f"{self.config.experiment_name}/{method_name(self.config.method)}/{Path(str(model)).name}"
+        return kind_with_debug(kind, {"choices": self.config.choices})
 
     @property
     def label(self) -> str:

@@ -37,7 +37,7 @@ from xlt.plan.damage import (
     sound_metrics,
 )
 from xlt.plan.locks import abandoned, forget_holder, held, note_holder
-from xlt.plan.run_index import RunIndex, comparable
+from xlt.plan.run_index import RunIndex, comparable, kind_with_debug
 from xlt.writers import remove_left_overs
 
 _DIGITS = 12
@@ -302,7 +302,7 @@ class RunStore:
         is_present = "code" in identity
         return {
             "fingerprint": manifest.get("fingerprint"),
-            "kind": str(manifest.get("kind")),
+            "kind": kind_with_debug(str(manifest.get("kind")), manifest.get("config")),
             "seconds": manifest.get("seconds", 0.0),
             "version": str(manifest.get("versions", {}).get("xlt", "of unknown version")),
             "commit": manifest.get("commit"),
@@ -330,8 +330,9 @@ class RunStore:
 
     def seconds_of_evaluations(self) -> dict[str, float]:
         """Returns kind -> median time, in seconds, of one evaluation of past runs of the kind."""
-        facts = self._index.facts(_EVALUATION_TIME_FILE).values()
-        return _medians((str(one.get("kind")), one["seconds"] / one["evaluations"]) for one in facts)
+        facts, runs = self._index.facts(_EVALUATION_TIME_FILE), self.finished()
+        kinds = {name: runs.get(name, one).get("kind") for name, one in facts.items()}
+        return _medians((str(kinds[name]), one["seconds"] / one["evaluations"]) for name, one in facts.items())
 
     def _evaluation_time(self, fingerprint: str) -> dict[str, Any]:
         return self._read(fingerprint, _EVALUATION_TIME_FILE, check_evaluation_time, "these times are not counted")

@@ -11,6 +11,7 @@ from typing import Any
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
+from xlt.compose import group_options
 from xlt.compose.loading import folder_of
 from xlt.compose.renamed import RENAMED_TABLES
 from xlt.errors import UsageError
@@ -57,14 +58,8 @@ def catalogue() -> list[TableEntry]:
     """
     loader: Any = GlobalHydra.instance().config_loader()
     if loader not in _CATALOGUES:
-        _CATALOGUES[loader] = sorted(map(_entry, _options("table")), key=lambda entry: entry.name)
+        _CATALOGUES[loader] = sorted(map(_entry, group_options("table")), key=lambda entry: entry.name)
     return _CATALOGUES[loader]
-
-
-def _options(group: str) -> list[str]:
-    """Returns the names of the files of a config group."""
-    loader: Any = GlobalHydra.instance().config_loader()
-    return [name for name in loader.get_group_options(group) if not name.startswith(("base_", "_"))]
 
 
 def _entry(name: str) -> TableEntry:
@@ -83,7 +78,7 @@ def config_file(group: str, name: str) -> DictConfig:
     loader: Any = GlobalHydra.instance().config_loader()
     file = loader.repository.load_config(f"{group}/{name}")
     if file is None:
-        raise UsageError(f"{name}: no such file in conf/{group}{_near(name, _options(group))}")
+        raise UsageError(f"{name}: no such file in conf/{group}{_near(name, group_options(group))}")
     content = file.config
     OmegaConf.set_struct(content, False)
     return content
@@ -98,13 +93,13 @@ def find_table(name: str, word: str = "table") -> NamedTable:
     Raises:
         UsageError: there is no such table; the message has similar names, or the new name of a renamed table.
     """
-    if name in _options("table"):  # then the files need not be read, which takes a second
+    if name in group_options("table"):  # then the files need not be read, which takes a second
         return NamedTable(name)
     if (number := _NUMBER.fullmatch(name)) is not None:
         kind, chapter, place, letter = number.groups()
         kinds = ["Figure"] if "figure" in (word, (kind or "").lower()) else ["Table", "Figure"]
         for published in (f"{kind} {chapter.upper()}.{place}{letter}" for kind in kinds):
-            for option in _options("table"):
+            for option in group_options("table"):
                 if _mentions(option, f"{chapter.upper()}.{place}") and published in _entry(option).stands_for:
                     return NamedTable(option, published)
     if name in RENAMED_TABLES:

@@ -21,8 +21,8 @@ from xlt.use.texts import Entry, Layout
 
 FORMATS = ("conllu", "conll", "jsonl", "tsv", "csv", "text")
 _BY_ENDING = {f".{name}": name for name in FORMATS} | {".txt": "text"}
-_CONLLU_COLUMNS = {"lemma": 2, "upos": 3, "xpos": 4, "feats": 5, "head": 6, "deprel": 7}
-_MISC = 9
+CONLLU_COLUMNS = {"lemma": 2, "upos": 3, "xpos": 4, "feats": 5, "head": 6, "deprel": 7}
+MISC = 9
 _DIGITS = 7  # of probabilities
 
 
@@ -111,10 +111,10 @@ class AnnotatedText:
             body = lines[place].rstrip("\r\n")
             fields, end = body.split("\t"), lines[place][len(body) :]
             for column, labels in annotation.columns.items():
-                if (position := _CONLLU_COLUMNS.get(column)) is not None:
+                if (position := CONLLU_COLUMNS.get(column)) is not None:
                     fields[position] = labels[number]
                 else:
-                    fields[_MISC] = _with_feature(fields[_MISC], _feature_name(column), labels[number])
+                    fields[MISC] = _with_feature(fields[MISC], feature_name(column), labels[number])
             lines[place] = "\t".join(fields) + end
         return "".join(lines)
 
@@ -160,6 +160,8 @@ class AnnotatedText:
                 record["language"] = entry.language
         if annotation.columns and "words" not in record:
             record["words"] = list(example.words or ())
+            if example.text is not None:
+                record.setdefault("text", example.text)  # in which the words stand, under the name that is looked for
         for column, labels in annotation.columns.items():
             record[column] = [int(label) for label in labels] if column == "head" else list(labels)
             record[f"{column}_scores"] = [round(score, _DIGITS) for score in annotation.scores[column]]
@@ -182,7 +184,7 @@ class AnnotatedText:
             kept = [str(values.get(name, entry.record[name])) for name in self._layout.names]
             return self._row([*kept, *(value for name, value in values.items() if name not in entry.record)])
         else:
-            given = {"id": example.id, "text": example.text, "pair": example.pair}
+            given = {"id": example.id, "text": example.text, "question": example.text, "context": example.pair}
             kept = [str(given[name] or "") for name in self._plain_names() if name != "words"]
             if "words" in self._plain_names():
                 kept.append(" ".join(example.words or ()))
@@ -200,8 +202,10 @@ class AnnotatedText:
     def _plain_names(self) -> list[str]:
         """Returns the names of the columns of an input that is no table."""
         if self._layout.format == "squad":
-            return ["id", "text"]
-        return ["words"] if self._columns else ["text"]
+            return ["id", "question", "context"]
+        if not self._columns:
+            return ["text"]
+        return ["words"] if self._layout.format == "conll" else ["text", "words"]
 
     def _own_names(self) -> list[str]:
         names = list(self._columns) or [self._name]
@@ -241,7 +245,7 @@ def _with_comment(lines: Sequence[str], name: str, value: str) -> list[str]:
     return lines
 
 
-def _feature_name(column: str) -> str:
+def feature_name(column: str) -> str:
     """Returns the name in MISC of a column that CoNLL-U does not have: `ner` becomes NER, `field` Field."""
     return column.upper() if len(column) <= 3 else column.title().replace("_", "")
 

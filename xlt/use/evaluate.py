@@ -12,21 +12,24 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf, SCMode
 
-from xlt.compose import compose, hydra_ready, one_source_per_language
+from xlt.compose import compose, group_options, hydra_ready, one_source_per_language
+from xlt.compose.suggestions import suggestion
 from xlt.config import SourceConfig, faults
 from xlt.data.examples import Example
 from xlt.data.files import lines_of
 from xlt.data.mix import LoadedSource
-from xlt.data.sources import read_source
+from xlt.data.sources import read_source, reader_of
 from xlt.engine.evaluation import evaluate as score
 from xlt.engine.kept_predictions import KeptPredictions
 from xlt.errors import UsageError
 from xlt.files import atomic_text
 from xlt.languages import language_fault
 from xlt.tasks.task import Task
+from xlt.use.gold import gold, in_one_scheme, is_as_predicted
 from xlt.use.loading import LoadedModel, UsedModules, load_model, read_modules, task_of
 from xlt.use.output import output_fault
-from xlt.use.texts import format_of
+from xlt.use.predict import columns_of
+from xlt.use.texts import Reading, format_of
 
 _READERS = {"words": "conll"}
 
@@ -53,6 +56,8 @@ class EvaluateSettings:
     precision: str = "fp32"
     device: str = "auto"
     threads: int | None = None
+    replace: bool = False
+    into: str | None = None
 
 
 @dataclass(frozen=True)
@@ -85,9 +90,11 @@ def evaluate(settings: EvaluateSettings) -> list[Scores]:
         raise UsageError(f"--language={settings.language}: {fault}")
     modules = read_modules(settings.modules, settings.language_modules, settings.model, settings.revision)
     task = task_of(modules.main, settings.task, settings.settings)
-    sources = {**_files(settings, task), **_named_sources(settings)}
+    files = _files(settings, task)
+    sources = {**{name: source for name, (source, _) in files.items()}, **_named_sources(settings)}
     _check(settings, task, modules, sources)
-    data = {name: _examples(name, source, task) for name, source in sources.items()}
+    readings = {name: reading for name, (_, reading) in files.items()}
+    data = {name: _examples(name, source, task, readings.get(name)) for name, source in sources.items()}
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     loaded = load_model(modules, task, model=settings.model, device=settings.device, revision=settings.revision)
@@ -129,15 +136,30 @@ def _score(
     return Scores(name, language, metrics, len(examples), task.signatures(source.features))
 
 
-def _examples(name: str, source: SourceConfig, task: Task) -> list[Example]:
-    examples = list(read_source(name, source, seed=0, entity_column=task.entity_column))
+def _examples(name: str, source: SourceConfig, task: Task, reading: Reading | None) -> list[Example]:
+    """Returns the labelled examples of a source or file; `reading` says how a file is read."""
+    if reading is None:
+        examples = list(read_source(name, source, seed=0, entity_column=task.entity_column))
+    elif is_as_predicted(str(source.path), reading, task):
+        if reading.format == "tsv":
+            columns = {"text": "0"}
+            next(
+                iter(reader_of(source).read(dataclasses.replace(source, fields=columns))), None
+            )  # refuses quoted cells
+        examples = list(gold(str(source.path), reading, task))
+        if not examples:
+            raise UsageError(f"--input={source.path}: there is no example in it")
+    else:
+        examples = list(read_source(name, source, seed=0))
+    if reading is not None and task.entity_column is not None and "words" in task.reads:
+        examples = in_one_scheme(examples, task.entity_column, name)
     task.check(examples, name)
     return examples
 
 
-def _files(settings: EvaluateSettings, task: Task) -> dict[str, SourceConfig]:
-    """Returns name -> source, for the files."""
-    result: dict[str, SourceConfig] = {}
+def _files(settings: EvaluateSettings, task: Task) -> dict[str, tuple[SourceConfig, Reading]]:
+    """Returns name -> source, and how it is read where its labels stand as xlt predict writes them, for the files."""
+    result: dict[str, tuple[SourceConfig, Reading]] = {}
     base = _base_source() if settings.inputs else {}
     for word in settings.inputs:
         code, sign, path = word.partition("=")
@@ -151,20 +173,23 @@ def _files(settings: EvaluateSettings, task: Task) -> dict[str, SourceConfig]:
         name = f"{code} {Path(path).name}".strip() if len(settings.inputs) > 1 else Path(path).name
         if name in result:
             raise UsageError(f"--input={word}: a second file of this name and language")
-        result[name] = SourceConfig(**{**base, **_of_file(path, code, format, settings, task)})
+        separator = {"tab": "\t"}.get(settings.separator or "", settings.separator)
+        reading = Reading(format, task.reads, settings.fields, code or None, into=settings.into, separator=separator)
+        result[name] = (SourceConfig(**{**base, **_of_file(path, code, format, settings, task)}), reading)
     return result
 
 
 def _of_file(path: str, code: str, format: str, settings: EvaluateSettings, task: Task) -> dict[str, Any]:
     fields = dict(settings.fields)
     if not fields and format in ("jsonl", "tsv", "csv"):
-        columns = _word_columns(task)
+        columns = columns_of(task)
         parts = [*task.reads, *(columns or ["label"])] if task.labels() else [*task.reads, "answers"]
         fields = {part: part for part in parts if part not in ("choices", "turns")}
     if format == "jsonl" and "words" in fields and "text" not in fields and _has_texts(path):
         fields["text"] = "text"  # in which the words stand; xlt predict writes and reads it, too
     if not fields and format == "conll":
-        fields = {"words": "0", **dict.fromkeys(_word_columns(task), "-1")}
+        columns = columns_of(task)
+        fields = {"words": "0", **{column: str(at - len(columns)) for at, column in enumerate(columns)}}
     return {
         "reader": _READERS.get(format, format),
         "language": code,
@@ -187,10 +212,6 @@ def _has_texts(path: str) -> bool:
     return False
 
 
-def _word_columns(task: Task) -> list[str]:
-    return list(task.blank(Example("", words=("a",))).columns) if "words" in task.reads else []
-
-
 def _base_source() -> dict[str, Any]:
     """Returns the settings of a source that says nothing, as conf/source has them."""
     with hydra_ready():
@@ -207,6 +228,14 @@ def _named_sources(settings: EvaluateSettings) -> dict[str, SourceConfig]:
     words = [f"+source@data.evaluation.{name}={name}" for name in settings.sources]
     splits = [f"data.evaluation.{name}.split=test" for name in settings.sources]
     with hydra_ready():
+        known = group_options("source")
+        lines = [
+            f"--source={name}: no such file in conf/source{suggestion(name, known)}"
+            for name in settings.sources
+            if name not in known
+        ]
+        if lines:
+            raise UsageError(*lines)
         config = one_source_per_language(compose(["data=empty", *words, *splits, *settings.overrides]))
         found = OmegaConf.to_container(config.data.evaluation, resolve=True, structured_config_mode=SCMode.INSTANTIATE)
     assert isinstance(found, dict)
@@ -222,8 +251,13 @@ def _check(settings: EvaluateSettings, task: Task, modules: UsedModules, sources
         lines += faults(blind, name)
     if settings.predictions is not None and not task.compares:
         lines.append(f"--predictions={settings.predictions}: task {task.name} makes no predictions to keep")
-    if settings.predictions is not None and (fault := output_fault(Path(settings.predictions))) is not None:
-        lines.append(f"--predictions={settings.predictions}: {fault}")
+    if settings.predictions is not None:
+        fault = output_fault(Path(settings.predictions), replace=settings.replace)
+        lines += [f"--predictions={settings.predictions}: {fault}"] if fault is not None else []
+    if task.translates and settings.inputs and settings.into is None:
+        lines.append("--into: missing; a translator needs the code of the language into which it translates")
+    if settings.into is not None and not (task.translates and settings.inputs):
+        lines.append(f"--into={settings.into}: is for the files of a task that translates")
     if settings.batch_size < 1:
         lines.append(f"--batch-size={settings.batch_size}: must be at least 1")
     if lines:

@@ -29,6 +29,7 @@ from xlt.use.cards import model_card
 from xlt.use.checkpoints import export_checkpoint
 from xlt.use.hub import push_to_hub
 from xlt.use.loading import UsedModule, UsedModules, load_model, read_module, read_modules, task_of
+from xlt.use.output import output_fault, output_folder_fault
 from xlt.use.plain_delta import write_plain
 from xlt.writers import remove_left_overs
 
@@ -52,6 +53,7 @@ class ExportSettings:
     revision: str | None = None
     task: str | None = None
     settings: Sequence[str] = ()
+    replace: bool = False
 
 
 def export(settings: ExportSettings) -> str:
@@ -63,6 +65,8 @@ def export(settings: ExportSettings) -> str:
     output = Path(settings.output).expanduser()
     if settings.to == "hub":
         _refuse_several(settings)
+        if settings.replace:
+            raise UsageError("--replace: --to=hub adds a commit to the repository; leave the option out")
         return push_to_hub(settings.modules[0], settings.output)
     _check(settings, output)
     remove_left_overs(output.absolute().parent)
@@ -169,11 +173,11 @@ def _check(settings: ExportSettings, output: Path) -> None:
     lines = []
     if settings.language is not None and (fault := language_fault(settings.language)) is not None:
         lines.append(f"--language={settings.language}: {fault}")
-    if not output.absolute().parent.is_dir():
-        lines.append(f"--output={settings.output}: there is no folder {output.parent}")
-    elif settings.to in _FILES and output.is_dir():
-        lines.append(f"--output={settings.output}: this is a folder; give a file")
-    elif settings.to not in _FILES and output.exists() and (not output.is_dir() or any(output.iterdir())):
-        lines.append(f"--output={settings.output}: exists and is not an empty folder; give another one or remove it")
+    is_file = settings.to in _FILES
+    fault = output_fault(output, replace=settings.replace) if is_file else output_folder_fault(output)
+    if fault is not None:
+        lines.append(f"--output={settings.output}: {fault}")
+    if settings.replace and not is_file:
+        lines.append(f"--replace: --to={settings.to} writes a folder, and no folder is replaced; remove it first")
     if lines:
         raise UsageError(*lines)

@@ -31,12 +31,13 @@ class GrowingOutput:
         path: of the file; `STANDARD` for standard output, which cannot be continued.
         identity: JSON values that must be the same for an earlier part to be continued.
         resumable: whether the input can be read again from its beginning.
+        replace: whether an earlier file of this name may be replaced.
 
     Attributes:
         done: number of parts that an interrupted command has written.
     """
 
-    def __init__(self, path: str, identity: Mapping[str, Any], *, resumable: bool) -> None:
+    def __init__(self, path: str, identity: Mapping[str, Any], *, resumable: bool, replace: bool = False) -> None:
         self._path = Path(path)
         self._identity = json.loads(json.dumps(identity))
         self._standard, self._resumable = path == STANDARD, resumable
@@ -45,7 +46,7 @@ class GrowingOutput:
         self.done = 0
         self._bytes = 0
         self._recorded = time.monotonic()
-        if not self._standard and (fault := output_fault(self._path)) is not None:
+        if not self._standard and (fault := output_fault(self._path, replace=replace)) is not None:
             raise UsageError(f"--output={path}: {fault}")
         if not self._standard and resumable:
             self._look_for_part()
@@ -109,10 +110,28 @@ class GrowingOutput:
         self.done, self._bytes = record["parts"], record["bytes"]
 
 
-def output_fault(path: Path) -> str | None:
-    """Returns why a file cannot be written; None if it can be."""
+def output_fault(path: Path, *, replace: bool = False) -> str | None:
+    """Returns why a command must not write a file; None if it can. Every command that writes one asks before it begins.
+
+    Args:
+        path: of the file.
+        replace: whether a file of this name may be replaced, as the option --replace says.
+    """
     if path.is_dir():
         return "this is a folder; give a file"
     if not path.absolute().parent.is_dir():
         return f"there is no folder {path.parent}"
+    if path.exists() and not path.is_file():
+        return "this is a device or a pipe; give a file"
+    if path.exists() and not replace:
+        return "exists already; give another file, or --replace"
     return folder_fault(path.absolute().parent)
+
+
+def output_folder_fault(path: Path) -> str | None:
+    """Returns why a command must not write a folder; None if it can. A folder with files in it is never replaced."""
+    if not path.absolute().parent.is_dir():
+        return f"there is no folder {path.parent}"
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        return "exists and is not an empty folder; give another one or remove it"
+    return folder_fault(path.absolute())

@@ -22,6 +22,7 @@ from xlt.use.annotating import annotate, chunk_size, chunks
 from xlt.use.loading import UsedModules, load_model, read_modules, task_of
 from xlt.use.output import GrowingOutput, output_fault
 from xlt.use.texts import STANDARD, Entry, Layout, Reading, format_of, texts
+from xlt.use.unspaced import UnspacedTexts
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class PredictSettings:
     device: str = "auto"
     threads: int | None = None
     quiet: bool = False
+    replace: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,12 @@ def predict(settings: PredictSettings) -> PredictReport:
     total, languages = (None, {}) if settings.input == STANDARD else survey(settings.input, reading, task)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    output = GrowingOutput(settings.output, _identity(settings, modules), resumable=settings.input != STANDARD)
+    output = GrowingOutput(
+        settings.output,
+        _identity(settings, modules),
+        resumable=settings.input != STANDARD,
+        replace=settings.replace,
+    )
     loaded = load_model(modules, task, model=settings.model, device=settings.device, revision=settings.revision)
     loaded.check_languages(languages)
     _note_languages(modules)
@@ -89,6 +96,7 @@ def predict(settings: PredictSettings) -> PredictReport:
         progress = None if settings.quiet else ProgressBar("predict", unit="example")
         count = done_before = 0
         begun = False
+        unspaced = UnspacedTexts()
         size = chunk_size(loaded, list(languages))
         for number, chunk in enumerate(chunks(entries, patient=settings.input != STANDARD, size=size)):
             examples = sum(entry.example is not None for entry in chunk)
@@ -101,6 +109,9 @@ def predict(settings: PredictSettings) -> PredictReport:
             begun = True
             if total is None:
                 _check_chunk(task, chunk)
+                if not unspaced.found:
+                    unspaced.look_at(chunk)
+                    unspaced.say()
                 loaded.check_languages(_languages(chunk))
             annotations = annotate(
                 loaded,
@@ -149,19 +160,24 @@ def reading_of(settings: PredictSettings, task: Task) -> Reading:
 def survey(path: str, reading: Reading, task: Task) -> tuple[int, dict[str | None, str]]:
     """Reads a file once and checks it; returns the number of examples, and language -> place of its first example.
 
+    A line warns of texts in scripts without spaces, whose words the task cannot know.
+
     Raises:
         UsageError: the file has a fault, or no example.
     """
     count = 0
     languages: dict[str | None, str] = {}
+    unspaced = UnspacedTexts()
     with texts(path, reading) as (_, entries):
         for chunk in chunks(entries, patient=True):
             count += sum(entry.example is not None for entry in chunk)
             _check_chunk(task, chunk)
+            unspaced.look_at(chunk)
             for language, place in _languages(chunk).items():
                 languages.setdefault(language, place)
     if not count:
         raise UsageError(f"--input={path}: there is nothing to annotate in it")
+    unspaced.say()
     return count, languages
 
 
@@ -186,10 +202,11 @@ def check_settings(settings: PredictSettings, task: Task, modules: UsedModules) 
         lines.append(f"--threads={settings.threads}: must be at least 1")
     if settings.language is not None and settings.language_field is not None:
         lines.append("--language, --language-field: give one of them")
-    if settings.output != STANDARD and (fault := output_fault(Path(settings.output))) is not None:
-        lines.append(f"--output={settings.output}: {fault}")
     if settings.output != STANDARD and settings.output == settings.input:
         lines.append(f"--output={settings.output}: this is the input; give another file")
+    elif settings.output != STANDARD:
+        fault = output_fault(Path(settings.output), replace=settings.replace)
+        lines += [f"--output={settings.output}: {fault}"] if fault is not None else []
     if lines:
         raise UsageError(*lines)
 
@@ -238,7 +255,7 @@ def _note_languages(modules: UsedModules) -> None:
 def _identity(settings: PredictSettings, modules: UsedModules) -> dict[str, Any]:
     """Returns what must be the same for an interrupted output to be continued."""
     files = [*modules.tasks, *modules.languages.values()]
-    ignored = ("output", "quiet", "threads", "modules", "language_modules")
+    ignored = ("output", "replace", "quiet", "threads", "modules", "language_modules")
     options = {name: value for name, value in vars(settings).items() if name not in ignored}
     return {
         "xlt": xlt.__version__,

@@ -40,6 +40,7 @@ from xlt.use.evaluate import evaluate as score
 from xlt.use.loading import LoadedModel, read_module, read_modules, task_of
 from xlt.use.loading import load_model as load_base
 from xlt.use.texts import Entry, words_of
+from xlt.use.unspaced import UnspacedTexts
 
 __all__ = [
     "Annotation", "LoadedModel", "ModuleArtefact", "ModuleStack", "Scores", "TrainedRun", "compose_config", "evaluate",
@@ -177,6 +178,9 @@ def predict(
     for number, entry in enumerate(entries, start=1):
         places.setdefault(entry.language, f"text {number}")
     model.check_languages(places)
+    unspaced = UnspacedTexts()
+    unspaced.look_at(entries)
+    unspaced.say()
     return [one for one in annotate(model, entries, batch_size=batch_size) if one is not None]
 
 
@@ -212,9 +216,10 @@ def _entry(text: Text, place: str, model: LoadedModel, language: str | None) -> 
     language = parts.pop("language", language)
     if unknown := sorted(parts.keys() - {"text", "pair", "words", "choices"}):
         raise UsageError(f"{place}: unknown parts {', '.join(unknown)}; there are text, pair, words, choices, language")
-    if "words" in model.task.reads and "words" not in parts:
+    was_split = "words" in model.task.reads and "words" not in parts
+    if was_split:
         parts["words"] = words_of(str(parts.get("text") or ""))
         if not parts["words"]:
             raise UsageError(f"{place}: there are no words")
     tuples: dict[str, Any] = {name: tuple(parts[name]) for name in ("words", "choices") if name in parts}
-    return Entry(Example(place, **(parts | tuples)), language)
+    return Entry(Example(place, **(parts | tuples)), language, was_split=was_split)

@@ -50,6 +50,7 @@ _USUAL_NAMES = {
     "messages": ("messages", "conversation"),
     "id": ("id",),
 }
+_CHOICE = regex.compile(r"choice_\d+")
 _COMMENT = regex.compile(r"#\s*([^=]*?)\s*=\s*(.*?)\s*")
 # A word, or a punctuation mark or symbol at either side of one.
 _OUTER = regex.compile(r"[^\p{L}\p{M}\p{N}]")
@@ -82,6 +83,7 @@ class Entry:
         lines: as they are in the file, with their ends; empty for formats without such lines.
         words_at: numbers of the lines that hold the words.
         record: column or key -> value, for tables and JSON.
+        was_split: whether the words of the example were split from its text.
     """
 
     example: Example | None
@@ -89,6 +91,7 @@ class Entry:
     lines: Sequence[str] = ()
     words_at: Sequence[int] = ()
     record: Mapping[str, Any] = field(default_factory=dict)
+    was_split: bool = False
 
 
 @dataclass(frozen=True)
@@ -192,7 +195,8 @@ def _of_lines(lines: Iterable[tuple[int, str]], name: str, reading: Reading) -> 
             continue
         words = tuple(text.split()) if reading.format == "words" else None
         example = Example(f"{name}:{number}", text=text, words=words)
-        yield Entry(_with_words(example, reading), reading.language, (line,))
+        whole = _with_words(example, reading)
+        yield Entry(whole, reading.language, (line,), was_split=whole is not example)
 
 
 def _of_conllu(lines: Iterable[tuple[int, str]], name: str, reading: Reading) -> Iterator[Entry]:
@@ -287,7 +291,8 @@ def _of_squad(lines: Iterable[tuple[int, str]], name: str, reading: Reading) -> 
         if not isinstance(asked, str):
             raise UsageError(f"{place}: there is no 'question', or it is no text")
         example = Example(place, text=whole_characters(asked, place), pair=question["context"], id=question["id"])
-        yield Entry(example, reading.language, record={"id": question["id"], "question": asked})
+        record = {"id": question["id"], "question": asked, "context": question["context"]}
+        yield Entry(example, reading.language, record=record)
 
 
 def _of_table(lines: Iterable[tuple[int, str]], name: str, reading: Reading) -> tuple[Layout, Iterator[Entry]]:
@@ -325,29 +330,30 @@ def _of_rows(
 def _of_record(record: Mapping[str, Any], place: str, reading: Reading) -> Entry:
     """Makes an entry of a record; only the parts that the task reads are taken."""
     fields: dict[str, str] = {}
+    given = record
     for part in (*reading.reads, "id"):
         if part == "choices":
-            fields |= {name: name for name in record if name.startswith("choice_")}
+            fields |= {name: name for name in record if _CHOICE.fullmatch(name)}
             fields |= {name: column for name, column in reading.fields.items() if name.startswith("choice_")}
             continue
         for name in ("messages", "text") if part == "turns" else ("words", "text") if part == "words" else (part,):
             taken = [column for role, column in fields.items() if role != name]
             usual = (one for one in _USUAL_NAMES.get(name, ()) if one in record and one not in taken)
             column = reading.fields.get(name) or next(usual, None)
-            if column is not None and not (name == "words" and isinstance(record.get(column), str)):
-                fields[name] = column
-                if name == "words" and isinstance(record.get(reading.fields.get("text", "text")), str):
-                    fields["text"] = reading.fields.get("text", "text")  # the text in which the words stand
-                break
             if column is not None:
-                fields["text"] = column  # words as one text, with blanks between them
+                if name == "words" and isinstance(record.get(column), str):  # in a cell, with blanks between them
+                    given = {**record, column: record[column].split()}
+                fields[name] = column
+                text = reading.fields.get("text", "text")
+                if name == "words" and text != column and isinstance(record.get(text), str) and record[text]:
+                    fields["text"] = text  # the text in which the words stand
                 break
         else:
             if part != "id":
                 raise UsageError(
                     f"{place}: no column for {part}; the columns are {columns_in(record)}; give --field={part}=COLUMN"
                 )
-    example = example_of(record, fields, place)
+    example = example_of(given, fields, place)
     if "choices" in reading.reads and isinstance(record.get("choices"), list) and not example.choices:
         example = replace(example, choices=tuple(map(str, record["choices"])))
     language = reading.language
@@ -359,7 +365,8 @@ def _of_record(record: Mapping[str, Any], place: str, reading: Reading) -> Entry
                 f"{place}: no column {reading.language_field!r} (--language-field); the columns are "
                 f"{columns_in(record)}"
             ) from error
-    return Entry(_with_words(example, reading), language, record=record)
+    whole = _with_words(example, reading)
+    return Entry(whole, language, record=record, was_split=whole is not example)
 
 
 def _with_words(example: Example, reading: Reading) -> Example:

@@ -72,6 +72,24 @@ def test_a_wrong_key_is_answered_without_heavy_libraries_and_as_the_command_answ
 
 
 @pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ("experiment=nano_fields", "foo=3", "method.densty=1", "data.evaluation.fao.spltt=dev"),
+            ["no such key foo", "did you mean method.density?", "did you mean data.evaluation.fao.split?"],
+        ),
+        (("experiment=nano_feilds",), ["no experiment/nano_feilds in conf/; did you mean nano_fields?"]),
+    ],
+)
+def test_unknown_groups_files_and_keys_of_methods_and_sources_need_no_heavy_library(
+    words: tuple[str, ...], said: list[str]
+) -> None:
+    code, _, lines = xlt(*words)
+    assert code == 2 and lines[-1] == ""
+    assert len(lines) == len(said) + 1 and all(fact in line for fact, line in zip(said, lines, strict=False))
+
+
+@pytest.mark.parametrize(
     ("line", "offered"),
     [
         ("xlt train.batch", "train.batch_size="),
@@ -88,7 +106,19 @@ def test_completion_imports_no_heavy_library(line: str, offered: str) -> None:
 def test_only_what_is_surely_no_key_is_taken_for_one() -> None:
     for word in ("bath=2", "train.bath_size=8", "model.student.layer=2", "seed.x=1", "tracker.projekt=a"):
         assert _is_unknown(word) == (word != "seed.x=1"), word
-    for word in ("train.batch_size=8", "method.whatever=1", "experiment=pos", "recipe=x", "source@data.sources.a=ud"):
+    for word in ("method.whatever=1", "task.whatever=1", "experiment=posx", "data.sources.eng.capp=3"):
+        assert _is_unknown(word), word
+    for word in ("train.batch_size=8", "method.density=1", "experiment=pos", "recipe=x", "source@data.sources.a=ud"):
         assert not _is_unknown(word)
-    for word in ("data.sources.eng.cap=3", "+bath=2", "~bath", "hydra.x=1", "search=x", "debug=fast", "a/b=c", "=", ""):
+    for word in (
+        "data.sources.eng.cap=3",
+        "+bath=2",
+        "~bath",
+        "hydra.x=1",
+        "search=learning_rate",
+        "debug=fast",
+        "a/b=c",
+        "=",
+        "",
+    ):
         assert not _is_unknown(word)

@@ -21,11 +21,18 @@ def _identity(seed: int, code: str = "old", **more: Any) -> dict[str, Any]:
     return {"settings": {"seed": seed}, "code": {"xlt.methods.mine": code}, **more}
 
 
-def _finish(store: RunStore, identity: dict[str, Any], seconds: float = 1.0, kind: str = "pos", day: int = 1) -> str:
+def _finish(
+    store: RunStore,
+    identity: dict[str, Any],
+    seconds: float = 1.0,
+    kind: str = "pos",
+    day: int = 1,
+    config: dict[str, Any] | None = None,
+) -> str:
     fingerprint = digest(identity)
     folder = store.folder(fingerprint)
     folder.mkdir(parents=True, exist_ok=True)
-    facts = {"fingerprint": fingerprint, "kind": kind, "identity": identity, "config": {}, "depends_on": {}}
+    facts = {"fingerprint": fingerprint, "kind": kind, "identity": identity, "config": config or {}, "depends_on": {}}
     facts |= {"finished": f"2026-01-0{day}", "seconds": seconds, "versions": {"xlt": "1"}, "commit": None}
     write_sealed(folder / "manifest.json", facts)
     write_sealed(folder / "result.json", {"fingerprint": fingerprint, "training": {"seconds": seconds}})
@@ -64,6 +71,17 @@ def test_medians_are_of_every_kind_and_each_file_is_read_once_for_all_commands(
     assert pickle.loads(pickle.dumps(store)).seconds_of_kinds() == store.seconds_of_kinds()
     _finish(store, _identity(0), 6.0)  # a file that changes is read again, and only this one
     assert RunStore(tmp_path).seconds_of_kinds()["pos"] == 6.0 and len(reads) == 9
+
+
+def test_runs_with_debug_are_a_kind_of_their_own(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    _finish(store, _identity(1), 60.0, config={"choices": {"debug": "none"}})
+    for seed, choice in enumerate(("fast", "fast", "overfit"), start=2):  # those of earlier versions have no such kind
+        _finish(store, _identity(seed), 1.0, config={"choices": {"debug": choice}})
+    _finish(store, _identity(5), 2.0, "debug=fast/pos", config={"choices": {"debug": "fast"}})
+    kinds = {"pos": 60.0, "debug=fast/pos": 1.0, "debug=overfit/pos": 1.0}
+    assert store.seconds_of_kinds() == kinds
+    assert store.seconds_of_evaluations() == {kind: seconds / 2 for kind, seconds in kinds.items()}
 
 
 def test_a_damaged_index_is_built_again_and_a_damaged_manifest_does_not_count(tmp_path: Path) -> None:

@@ -129,6 +129,7 @@ def predicted(tmp_path: Path, modules: Mapping[str, Path]) -> Callable[..., str]
                 str(file),
                 str(out),
                 output_format=to,
+                replace=True,
                 quiet=True,
                 device="cpu",
                 **options,

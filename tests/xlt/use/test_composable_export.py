@@ -118,7 +118,7 @@ def test_a_language_module_with_embeddings_and_language_model_head_comes_out_rig
     torch.testing.assert_close(theirs(input_ids=IDS, attention_mask=MASK).logits, expected, atol=1e-5, rtol=1e-5)
     untied = SparseDelta(dataclasses.replace(header, untied=True), entries)
     untied.save(tmp_path / "untied.safetensors")
-    settings = ExportSettings([str(tmp_path / "untied.safetensors")], str(file), to="composable-sft")
+    settings = ExportSettings([str(tmp_path / "untied.safetensors")], str(file), to="composable-sft", replace=True)
     assert "untied" in export(settings)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -438,3 +439,48 @@ def test_places_that_cannot_be_read_or_written_are_refused(modules: Mapping[str,
     assert line(str(tmp_path / "in.txt"), absent) == f"--model={absent}: there is no such folder"
     with pytest.raises(UsageError, match="--output=/proc/x: "), GrowingOutput("/proc/x", {}, resumable=False):
         pass  # a folder in which no file can be made
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("ban\nประเทศไทย\nไทย\n", ["2 of 3 texts", "in.txt:2", "Thai script", "each letter", "--from words"]),
+        ("ひらがなと漢字\n", ["in.txt:1", "Japanese", "each letter"]),
+        ("中文\n", ["Chinese"]),
+        ("កម្ពុជា\n", ["Khmer"]),
+        ("ລາວ\n", ["Lao"]),
+        ("မြန်မာ\n", ["Burmese"]),
+        ("བོད་ཡིག\n", ["Tibetan"]),
+        ("ꦲꦏ꧀ꦱꦫ\n", ["Javanese", "all that stands between two blanks"]),
+        ("한국어 문장\nthe letter 中 and я\n", []),
+    ],
+)
+def test_a_script_without_spaces_between_words_is_a_line_before_the_model_is_loaded(
+    predicted: Callable[..., str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    text: str, said: list[str],
+) -> None:  # fmt: skip
+    predicted("topic", "in.txt", text)
+    predicted("pos", "in.txt", text, input_format="words")
+    assert "script" not in capsys.readouterr().err
+    monkeypatch.setattr("xlt.use.predict.load_model", None)
+    with pytest.raises(TypeError):
+        predicted("pos", "in.txt", text)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "script" in line]
+    assert len(lines) == bool(said) and all(fact in line for line in lines for fact in said)
+
+
+def test_a_script_without_spaces_in_a_stream_or_from_python_is_one_line(
+    modules: Mapping[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stream:
+        buffer = io.BufferedReader(io.BytesIO("ประเทศ\n".encode() * 200))
+
+    monkeypatch.setattr("xlt.use.texts.sys.stdin", Stream)
+    monkeypatch.setattr("xlt.use.output.sys.stdout", io.TextIOWrapper(io.BytesIO()))
+    predict(PredictSettings([str(modules["pos"])], "-", "-", input_format="text", quiet=True, device="cpu"))
+    assert capsys.readouterr().err.count("Thai script") == 1
+    import xlt
+
+    xlt.predict(loaded_model(modules, "pos"), ["ban", "ประเทศ", ("ประเทศ", "ไทย")])
+    err = capsys.readouterr().err
+    assert err.count("Thai script") == 1 and "1 of 2 texts, first text 2" in err

@@ -7,10 +7,10 @@ from xlt.tables.grid import Grid
 from xlt.tables.page.curves import round_bounds
 from xlt.tables.page.markup import Markup, joined, tag
 
-_WIDTH, _ROW, _RIGHT, _TOP, _BOTTOM = 640, 24, 14, 6, 22
+_WIDTH, _ROW, _RIGHT, _TOP, _BOTTOM = 420, 20, 12, 4, 20  # as wide as a phone, where it is drawn in about this size
 _LONGEST = 26  # characters of a label
-_CHARACTER = 9.5  # width of a character on a phone, where letters are largest
-_GAP = 12
+_CHARACTER = 7.5  # width of a character on a phone, where letters are largest
+_GAP = 8
 _MOST_SYSTEMS = 24
 
 
@@ -31,18 +31,18 @@ def average_chart(grid: Grid) -> Markup | None:
         return round(left + (value - low) / (high - low) * (_WIDTH - left - _RIGHT), 1)
 
     parts = [tag("line", x1=x(v), x2=x(v), y1=_TOP, y2=bottom, class_="rule") for v in ticks]
-    parts += [tag("text", f"{v:g}", x=x(v), y=bottom + 15, class_="tick middle") for v in ticks]
+    parts += [tag("text", f"{v:g}", x=x(v), y=bottom + 14, class_="tick middle") for v in ticks]
     for number, (name, cell) in enumerate(means.items()):
         y = _TOP + _ROW * number + _ROW / 2
-        parts.append(tag("text", labels[name], x=left - _GAP, y=y + 4, class_="system"))
+        parts.append(tag("text", labels[name], x=left - _GAP, y=y + 3.5, class_="system"))
         theirs = published[name]
         if theirs is not None:
-            corners = f"{x(theirs)},{y - 5} {x(theirs) + 5},{y} {x(theirs)},{y + 5} {x(theirs) - 5},{y}"
+            corners = f"{x(theirs)},{y - 4} {x(theirs) + 4},{y} {x(theirs)},{y + 4} {x(theirs) - 4},{y}"
             parts.append(tag("polygon", points=corners, class_="theirs"))
         if cell.spread is not None:
             low_end, high_end = x(cell.mean - cell.spread), x(cell.mean + cell.spread)
             parts.append(tag("line", x1=low_end, x2=high_end, y1=y, y2=y, class_="whisker"))
-        parts.append(tag("circle", cx=x(cell.mean), cy=y, r=4.5, class_="mean"))
+        parts.append(tag("circle", cx=x(cell.mean), cy=y, r=3.5, class_="mean"))
     spoken = "; ".join(
         f"{grid.config.systems[name].label} {cell.mean:.1f}"
         + (f", published {published[name]:.1f}" if published[name] is not None else "")
