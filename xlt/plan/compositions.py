@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xlt.config import NO_MODULE, RunConfig
+from xlt.config import NO_MODULE, RunConfig, SourceConfig
 from xlt.config.run import LANGUAGE, TASK
 from xlt.engine.build import method_class, method_name, task_class, task_name
 from xlt.engine.composed import ComposedModule
 from xlt.engine.run import ModuleFile
+from xlt.engine.weights import search_content
 from xlt.errors import UsageError
 from xlt.modules import ModuleArtefact, load_module
 from xlt.modules.composition.expression import (
@@ -22,6 +23,7 @@ from xlt.modules.composition.expression import (
     operation,
     operations,
     operators,
+    searches,
 )
 from xlt.plan.modules import PlannedModule, evaluates_with_language_modules, goes_without_module
 from xlt.plan.runs import Planner, Run
@@ -55,7 +57,16 @@ def is_evaluated(config: RunConfig, key: str, expression: Operation, language: s
         return not has_modules or config.language_modules.evaluate_without
     if key == _BASE:
         return True
+    if searches(expression) and not search_sources(config, language):
+        return False
     return has_modules or (key != _WITH_LANGUAGE and LANGUAGE not in leaves(expression))
+
+
+def search_sources(config: RunConfig, language: str | None) -> tuple[tuple[str, SourceConfig], ...]:
+    """Returns key -> few-shot source, as pairs, for those of a language on which weights are searched for."""
+    return tuple(
+        (f"data.search.{name}", source) for name, source in config.data.search.items() if source.language == language
+    )
 
 
 def needs_language_modules(config: RunConfig, labels: Collection[str] | None = None) -> bool:
@@ -86,11 +97,25 @@ def requested_faults(config: RunConfig, expressions: Mapping[str, Operation], bl
             whole = f"method {method_name(config.method)}" if method.leaves_checkpoint else "a student"
             if key not in (_WITH_LANGUAGE, _ALONE):
                 yield f"{key}: {whole} leaves a model of its own, with which no other module is combined"
+        yield from (f"{key}: {fault}" for fault in _search_faults(config, expression))
         for one in operations(expression):
             yield from (f"{key}: {fault}" for fault in _head_faults(config, one))
             fits = operators()[one.operator].SCHEMA.model_fault
             if blocks is not None and (fault := fits(one.settings, blocks)) is not None:
                 yield f"{key}: {one}: {fault}"
+
+
+def _search_faults(config: RunConfig, expression: Operation) -> Iterator[str]:
+    """Yields the reason why the weights in an expression cannot be found."""
+    found = searches(expression)
+    if len(found) > 1:
+        yield f"{expression}: the weights of {' and '.join(map(str, found))} are searched for; only one can have such"
+    languages = {source.language for source in config.data.evaluation.values()}
+    if found and not any(source.language in languages for source in config.data.search.values()):
+        yield (
+            f"{expression}: its weights are found on labelled examples in an evaluated language, but data.search has "
+            "none; add some, as +source@data.search.few=NAME data.search.few.cap=20"
+        )
 
 
 def _head_faults(config: RunConfig, one: Operation) -> Iterator[str]:
@@ -190,7 +215,9 @@ class AvailableModules:
             raise UsageError(f"{key}: {one}: its modules are of different base models")
         _check_kinds(key, one, classes)
         files = tuple((name, planned[0].file) for name, planned in parts.items())
-        return ComposedModule(Path(str(one)), parts=files, operation=one)
+        search = search_sources(self.config, language) if searches(one) else ()
+        content = search_content(search, self.config.seed) if search else ""
+        return ComposedModule(Path(str(one)), parts=files, operation=one, search=search, search_content=content)
 
     def _class(self, module: PlannedModule) -> type[ModuleArtefact] | None:
         """Returns the class of a module; None if only a generator knows."""

@@ -202,6 +202,7 @@ CASES: dict[str, Case] = {
     "data.evaluation": Case(value={}),
     "data.benchmarks": Case(value={"gsm": BenchmarkConfig(["gsm"], "acc", None, 0, None, None, False, None, False)}),
     "data.excluded": Case(("+source@data.excluded.fao=ud_fao",), value={}),
+    "data.search": Case(("+source@data.search.fao=ud_fao",), value={}),
     "data.sampling.exponent": Case(("data.sampling.by=size",)),
     "data.sampling.ceiling": Case(("data.sampling.by=size",)),
     "data.sampling.task_exponent": Case(("data.sampling.by=size",), value=0.25),
