@@ -121,12 +121,12 @@ def _search_faults(config: RunConfig, expression: Operation) -> Iterator[str]:
 def _head_faults(config: RunConfig, one: Operation) -> Iterator[str]:
     """Yields the reason why the heads of several task modules cannot become one."""
     trained = [name for name in leaves(one) if name == TASK or name in config.evaluation.runs]
-    related = config.start.run is not None or config.start.path is not None
+    related = config.start.run is not None  # a module says which run it started from, but not which file
     combines = one.operator != STACK and operators()[one.operator].SCHEMA.heads is None
     if combines and len(trained) > 1 and task_class(config.task).has_head and not related:
         yield (
-            f"{one}: the heads of {', '.join(trained)} are drawn independently, so they have no average; train one run "
-            "first and begin all with it (start.run)"
+            f"{one}: the heads of {', '.join(trained)} are drawn independently, so they have no average; begin all "
+            "runs with one (start=head_first)"
         )
 
 
@@ -210,6 +210,7 @@ class AvailableModules:
             if len(twins) > 1:
                 raise UsageError(f"{key}: {one}: {' and '.join(twins)} are the same module")
         classes = {name: self._class(planned[0]) for name, planned in parts.items()}
+        self._check_heads(key, one, {name: planned[0] for name, planned in parts.items()})
         bases = {self._base(planned[0]) for planned in parts.values()} - {None}
         if len(bases) > 1:
             raise UsageError(f"{key}: {one}: its modules are of different base models")
@@ -218,6 +219,24 @@ class AvailableModules:
         search = search_sources(self.config, language) if searches(one) else ()
         content = search_content(search, self.config.seed) if search else ""
         return ComposedModule(Path(str(one)), parts=files, operation=one, search=search, search_content=content)
+
+    def _check_heads(self, key: str, one: Operation, parts: Mapping[str, PlannedModule]) -> None:
+        """Refuses an operation, or one in it, that makes one head of those of modules with several starts.
+
+        Raises:
+            UsageError: runs whose heads would be merged did not start from one module.
+        """
+        runs = {name: self.plan.runs[module.run] for name, module in parts.items() if module.run is not None}
+        starts = {
+            name: run.depends_on.get("start") for name, run in runs.items() if task_class(run.config.task).has_head
+        }
+        for inner in operations(one):
+            merged = {name: starts[name] for name in leaves(inner) if name in starts}
+            if operators()[inner.operator].SCHEMA.heads is None and len({*merged.values()}) > 1:
+                raise UsageError(
+                    f"{key}: {inner}: {' and '.join(merged)} do not start from one run, so their heads have no average;"
+                    " begin all with one (start=head_first, which gives the seed)"
+                )
 
     def _class(self, module: PlannedModule) -> type[ModuleArtefact] | None:
         """Returns the class of a module; None if only a generator knows."""
