@@ -337,6 +337,10 @@ class DataConfig:
         "allow sources in `validation` whose language is no source language",
         no_module="it only decides whether a config is accepted",
     )
+    other_languages: bool = key(
+        "allow a language module to be learned from other languages' text, as language_modules.learned_from does",
+        no_module="it only decides whether a config is accepted",
+    )
     cap: int | None = key(
         "most examples of all training sources together, and of any other source; null: no limit",
         low=1,

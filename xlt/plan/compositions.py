@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from xlt.config import NO_MODULE, RunConfig, SourceConfig
-from xlt.config.run import LANGUAGE, TASK
+from xlt.config.run import LANGUAGE, NEAREST, TASK
 from xlt.engine.build import method_class, method_name, task_class, task_name
 from xlt.engine.composed import ComposedModule
 from xlt.engine.run import ModuleFile
@@ -59,7 +60,13 @@ def is_evaluated(config: RunConfig, key: str, expression: Operation, language: s
         return True
     if searches(expression) and not search_sources(config, language):
         return False
-    return has_modules or (key != _WITH_LANGUAGE and LANGUAGE not in leaves(expression))
+    return has_modules or (key != _WITH_LANGUAGE and LANGUAGE not in leaves(expression) and not nearest(expression))
+
+
+def nearest(expression: Operation) -> dict[str, int]:
+    """Returns name -> number of the nearest languages whose modules an expression names: `nearest.2` -> 2."""
+    matches = {name: re.fullmatch(rf"{NEAREST}\.([1-9]\d*)", name) for name in leaves(expression)}
+    return {name: int(match[1]) for name, match in matches.items() if match is not None}
 
 
 def search_sources(config: RunConfig, language: str | None) -> tuple[tuple[str, SourceConfig], ...]:
@@ -86,11 +93,13 @@ def requested_faults(config: RunConfig, expressions: Mapping[str, Operation], bl
     task, method = task_class(config.task), method_class(config.method)
     for key, expression in expressions.items():
         names = leaves(expression)
-        if LANGUAGE in names and key != _WITH_LANGUAGE and not evaluates_with_language_modules(config):
+        near = nearest(expression)
+        if (near or LANGUAGE in names) and key != _WITH_LANGUAGE and not evaluates_with_language_modules(config):
             yield f"{key}: names the language's module, but the run has none; choose language_modules"
         if key == _BASE:
             continue  # `addition_faults` refuses it
         others = [name for name in names if name.partition(".")[0] not in (LANGUAGE, TASK)]
+        others = [name for name in others if name not in near]
         if task.has_head and TASK not in names and not others:
             yield f"{key}: {expression} has no module with a head of task {task_name(config.task)}; add task"
         if (method.leaves_checkpoint or config.model.student is not None) and names != [TASK]:
@@ -140,6 +149,7 @@ class AvailableModules:
         added: name -> further task module, below the run's own.
         named: name in an expression -> its module.
         of_language: language -> its module.
+        near: name (`nearest.1`) and language -> module of a near language.
     """
 
     plan: Planner
@@ -149,6 +159,7 @@ class AvailableModules:
     added: dict[str, PlannedModule] = field(default_factory=dict)
     named: dict[str, PlannedModule] = field(default_factory=dict)
     of_language: dict[str, PlannedModule] = field(default_factory=dict)
+    near: dict[tuple[str, str], PlannedModule] = field(default_factory=dict)
     _classes: dict[str, type[ModuleArtefact]] = field(default_factory=dict)
 
     def modules(
@@ -187,6 +198,8 @@ class AvailableModules:
             return [*self.added.values(), *([] if self.own is None else [self.own])]
         if name == LANGUAGE:
             return [self.of_language[language]] if language in self.of_language else []
+        if (near := self.near.get((name, language or ""))) is not None:
+            return [near]
         return [self.named[name]]
 
     def _roles(self, name: str, language: str | None) -> dict[str, str]:

@@ -37,6 +37,7 @@ _SILENT = (
     "data.evaluation.",
     "data.excluded.",
     "data.search",
+    "data.other_languages",
     "data.leaks",
     "task_modules.",
     "compositions.",

@@ -243,6 +243,7 @@ CASES: dict[str, Case] = {
         MADE | {"language_modules.overrides": ["method=pfeiffer"], "language_modules.stand_in": {"eng": "fao"}},
     ),
     "language_modules.cap_words": Case(("language_modules=mono",), value=10),
+    "language_modules.learned_from": Case(("language_modules=mono",), value={"eng": ["eng", "fao"]}),
     "language_modules.stand_in": Case(("language_modules=mono",), value={"eng": "fao"}),
     "language_modules.among": Case(
         ("language_modules=mono",), {"language_modules.typology": "{places}/a.npz"}, ["fao", "bxr"]
