@@ -24,6 +24,7 @@ from xlt.errors import UsageError
 from xlt.files import atomic_text
 from xlt.languages import language_fault
 from xlt.tasks.task import Task
+from xlt.use.compositions import read_composition, with_composition
 from xlt.use.loading import LoadedModel, UsedModules, load_model, read_modules, task_of
 from xlt.use.output import output_fault
 from xlt.use.texts import format_of
@@ -53,6 +54,7 @@ class EvaluateSettings:
     precision: str = "fp32"
     device: str = "auto"
     threads: int | None = None
+    composition: str | None = None
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,14 @@ def evaluate(settings: EvaluateSettings) -> list[Scores]:
         raise UsageError(f"--language={settings.language}: {fault}")
     modules = read_modules(settings.modules, settings.language_modules, settings.model, settings.revision)
     task = task_of(modules.main, settings.task, settings.settings)
+    expression = None if settings.composition is None else read_composition(settings.composition, modules)
     sources = {**_files(settings, task), **_named_sources(settings)}
     _check(settings, task, modules, sources)
     data = {name: _examples(name, source, task) for name, source in sources.items()}
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     loaded = load_model(modules, task, model=settings.model, device=settings.device, revision=settings.revision)
+    loaded = with_composition(loaded, expression)
     languages = {name: source.language or None for name, source in sources.items()}
     loaded.check_languages({language: f"--input/--source {name}" for name, language in languages.items()})
     kept: list[dict[str, Any]] = []

@@ -21,7 +21,7 @@ from xlt.plan.store import RunStore
 MEAN = ("+composition@compositions.mean=average", "compositions.mean.of=[task,second]")
 SECOND = "+evaluation.runs.second=['seed=2']"
 DATA = tuple(word for word in TAGGING if "evaluation" not in word)
-HEAD = ("method=head", "language_modules=none", "data=empty", *DATA, "train.learning_rate=0.1")
+HEAD = ("method=head_only", "language_modules=none", "data=empty", *DATA, "train.learning_rate=0.1")
 
 
 def begun(*overrides: str) -> tuple[str, ...]:
@@ -72,7 +72,7 @@ def test_heads_with_several_starts_or_none_are_refused_before_anything_is_traine
 def test_a_file_of_a_head_is_what_every_method_starts_from(
     plan: Plan, planned: Callable[..., Run], words: tuple[str, ...], tmp_path: Path
 ) -> None:
-    run = planned(*words, "method=head", "train.learning_rate=0.1")
+    run = planned(*words, "method=head_only", "train.learning_rate=0.1")
     assert carry_out(plan, None, silent).failures == {}
     file = plan.store.module_file(run.fingerprint)
     head = load_module(file)
@@ -88,5 +88,5 @@ def test_a_file_of_a_head_is_what_every_method_starts_from(
 
 
 def test_a_head_alone_is_trained_for_tasks_that_have_one(planned: Callable[..., Run], words: tuple[str, ...]) -> None:
-    with pytest.raises(UsageError, match="method head: task mlm has no head of its own to train"):
-        planned(*words, "method=head", "task=mlm_mini")
+    with pytest.raises(UsageError, match="method head_only: task mlm has no head of its own to train"):
+        planned(*words, "method=head_only", "task=mlm_mini")
