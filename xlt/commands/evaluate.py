@@ -69,6 +69,7 @@ def carry_out(options: argparse.Namespace) -> int:
         precision=options.precision,
         device=options.device,
         threads=options.threads,
+        composition=options.composition,
     )
     with command_line(overrides):
         scores = evaluate(settings)

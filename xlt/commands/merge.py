@@ -13,7 +13,7 @@ averages and `layers`). `layers` takes the blocks from --first to --last, counte
 everything else from the second; --transition blocks on either side are mixed. `ties` keeps the share --density of each
 module's entries and averages those of the elected sign; `dare` drops entries with probability --drop and rescales the
 others; `weighted` is a sum whose weights depend on the names of tensors. A head is taken from the one module that has
-it; heads of several are averaged if all runs began with one module (start.run), because independent heads have no
+it; heads of several are averaged if all runs began with one (start=head_first), because independent heads have no
 average. The output is a module file like any other: predict, evaluate and export take it, and so do
 language_modules.paths and task_modules.paths.
 """

@@ -68,6 +68,7 @@ def carry_out(options: argparse.Namespace) -> int:
         device=options.device,
         threads=options.threads,
         quiet=options.quiet,
+        composition=options.composition,
     )
     report = predict(settings)
     if not options.quiet:
@@ -122,6 +123,10 @@ def add_model_options(options: Options) -> None:
     model.add_argument(
         "--language-module", action="append", default=[], metavar="CODE=FILE",
         help="module of a language, also one of another language, or a generator",
+    )  # fmt: skip
+    model.add_argument(
+        "--composition", metavar="NAME",
+        help="how modules are combined: a file of conf/composition, or {operator: ..., of: [language, task]}",
     )  # fmt: skip
     model.add_argument("--model", metavar="FOLDER", help="base model, if it is not where the header says")
     model.add_argument("--revision", help="of a base model on the hub")

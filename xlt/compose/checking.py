@@ -22,7 +22,7 @@ from xlt.compose.instantiating import instantiated
 from xlt.compose.messages import one_line
 from xlt.compose.suggestions import suggestion
 from xlt.compose.trusted import permission_faults
-from xlt.config import PARTS, RunConfig, faults, frozen
+from xlt.config import ALL_PARTS, RunConfig, faults, frozen
 from xlt.errors import UsageError
 
 # Last parts of the keys whose values are paths.
@@ -115,7 +115,7 @@ def _refuse_absent_data_dir(config: DictConfig) -> None:
     assert isinstance(raw, dict)
     starting = [
         f"data.{part}.{name}.path={source['path']}"
-        for part in PARTS
+        for part in ALL_PARTS
         for name, source in (raw.get(part) or {}).items()
         if "${data_dir}" in str(source.get("path"))
         or ("${data:" in str(source.get("path")) and source.get("hub") is None)

@@ -340,7 +340,7 @@ def one_source_per_language(config: DictConfig) -> DictConfig:
         UsageError: the languages of a source cannot be listed, or two sources have a language and no task to tell them
             apart; the line names their keys.
     """
-    for part in shared.PARTS if "data" in config else ():
+    for part in shared.ALL_PARTS if "data" in config else ():
         sources = config.data[part]
         for name, source in sources.items():
             if EVERY in _listed_languages(source):
@@ -386,7 +386,7 @@ def _listed_languages(source: DictConfig) -> Sequence[str]:
 
 def _cap_sources(data: DictConfig) -> None:
     """Lowers the caps of all sources to what `data.cap` allows, in place."""
-    for part in shared.PARTS:
+    for part in shared.ALL_PARTS:
         most = max(_FEWEST, data.cap // max(len(data[part]), 1)) if part == "sources" else data.cap
         for source in data[part].values():
             given = None if OmegaConf.is_missing(source, "cap") else source.cap

@@ -79,10 +79,25 @@ def compose_language_run(parent: DictConfig, language: str) -> DictConfig:
     if language in reference.texts:
         for source in child.data.sources.values():
             source.path, source.reader, source.hub, source.files = reference.texts[language], "text", None, {}
+    if language in reference.learned_from:
+        _learn_from(child, list(reference.learned_from[language]))
     if reference.cap_words is not None:
         for source in child.data.sources.values():
             source.cap_words = reference.cap_words
     return child
+
+
+def _learn_from(child: DictConfig, languages: Sequence[str]) -> None:
+    """Replaces each training source of a language run by one for each of several languages; changes `child`."""
+    given = {name: child.data.sources._get_node(name) for name in child.data.sources}
+    child.data.other_languages = True
+    with open_dict(child.data.sources):
+        for name, source in given.items():
+            del child.data.sources[name]
+            for language in languages:
+                own = copy.deepcopy(source)
+                own.language = language
+                child.data.sources[language if len(given) == 1 else f"{name}_{language}"] = own
 
 
 def compose_start_run(parent: DictConfig) -> DictConfig:

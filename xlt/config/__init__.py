@@ -6,6 +6,7 @@ and yields a line for each fault; `frozen` makes a checked config read-only.
 """
 
 from xlt.config.data import (
+    ALL_PARTS,
     PARTS,
     BenchmarkConfig,
     DataConfig,
@@ -29,6 +30,7 @@ from xlt.config.run import (
 from xlt.config.schema import QUOTE_IT, RunFacts, faults, key, optional, used_keys
 
 __all__ = [
+    "ALL_PARTS",
     "NO_MODULE",
     "PARTS",
     "QUOTE_IT",

@@ -16,6 +16,9 @@ from xlt.languages import key_faults, language_fault
 PARTS = ("sources", "validation", "evaluation", "excluded")
 """The parts of a run's data; each is a mapping of names to sources."""
 
+ALL_PARTS = (*PARTS, "search")
+"""The same with the sources on which weights of compositions are found."""
+
 TASK, LANGUAGE = "task", "language"
 """The features that each example has without being named in its source."""
 
@@ -315,6 +318,10 @@ class DataConfig:
     excluded: dict[str, SourceConfig] = key(
         "sources whose texts are left out of training and validation", known_by="the content of each"
     )
+    search: dict[str, SourceConfig] = key(
+        "few-shot sources by name; in their languages, weights of learned compositions are found",
+        no_module="it is about the evaluation",
+    )
     sampling: SamplingConfig = key("rule by which batches are taken from the sources")
     held_out_fraction: float = key(
         "share held out of each source if `validation` is empty; equal ids are treated alike in all",
@@ -328,6 +335,10 @@ class DataConfig:
     )
     select_on_targets: bool = key(
         "allow sources in `validation` whose language is no source language",
+        no_module="it only decides whether a config is accepted",
+    )
+    other_languages: bool = key(
+        "allow a language module to be learned from other languages' text, as language_modules.learned_from does",
         no_module="it only decides whether a config is accepted",
     )
     cap: int | None = key(
@@ -361,6 +372,11 @@ class DataConfig:
         for name, source in self.sources.items():
             if source.split == "test":
                 yield f"{prefix}.sources.{name}.split=test: training on a test split is refused"
+        for name, source in self.search.items():
+            if source.split == "test":
+                yield f"{prefix}.search.{name}.split=test: weights that are found on a test split are refused"
+            if source.translation is not None:
+                yield f"{prefix}.search.{name}.translation: weights are not found on translated data; leave it out"
         yield from self._selection_faults(prefix)
 
     def held_out_of(self, language: str) -> float:

@@ -30,6 +30,9 @@ NO_MODULE = "none"
 LANGUAGE, TASK, BASE = MODULE_NAMES = ("language", "task", "base")
 """Names in compositions: the module of the evaluated language, the run's own module, and no module."""
 
+NEAREST = "nearest"
+"""In compositions, `nearest.2`: the module of the second nearest language to the evaluated one."""
+
 
 @dataclass
 class LanguageModulesConfig:
@@ -44,6 +47,9 @@ class LanguageModulesConfig:
     cap_words: int | None = key("words of text that `experiment` trains on, drawn by seed; null: all", low=1)
     start_from_generator: bool = key("`experiment` starts from the module that `generator` makes (MAD-G-ft)")
     texts: dict[str, str] = key("language -> text file from which `experiment` learns its module, in place of its data")
+    learned_from: dict[str, list[str]] = key(
+        "language -> languages whose text `experiment` learns its module from, for instance a pair or a family"
+    )
     stand_in: dict[str, str] = key(
         "language -> language whose module it uses, or none; key targets: all evaluation languages"
     )
@@ -71,6 +77,16 @@ class LanguageModulesConfig:
             yield from key_faults(f"{prefix}.{part}", getattr(self, part))
         if self.texts and self.experiment is None:
             yield f"{prefix}.texts: {prefix}.experiment is null, so nothing is learned from them"
+        for language, others in self.learned_from.items():
+            for code in (language, *others):
+                if (fault := language_fault(code)) is not None:
+                    yield f"{prefix}.learned_from.{language}={list(others)}: {code} is {fault}"
+            if not others or len(set(others)) < len(others):
+                yield f"{prefix}.learned_from.{language}={list(others)}: must be different languages, at least one"
+            if language in self.texts:
+                yield f"{prefix}: {language} is in texts and in learned_from; give it once"
+        if self.learned_from and self.experiment is None:
+            yield f"{prefix}.learned_from: {prefix}.experiment is null, so nothing is learned"
         for language, path in self.texts.items():
             if not Path(path).expanduser().is_file():
                 yield f"{prefix}.texts.{language}={path}: no such file; give a text with a sentence on each line"
@@ -316,7 +332,8 @@ class RunConfig:
         if own_fault is not None:
             yield f"language={self.language}: {own_fault}"
         for name, source in self.data.sources.items():
-            if self.language is not None and own_fault is None and source.language != self.language:
+            others = self.data.other_languages
+            if self.language is not None and own_fault is None and source.language != self.language and not others:
                 yield (
                     f"language={self.language}: data.sources.{name} is of language {source.language}; "
                     "a language module is learned from its own language"

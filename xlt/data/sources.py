@@ -23,7 +23,7 @@ from typing import Any, cast
 
 import torch
 
-from xlt.config import PARTS, DataConfig, SourceConfig, used_keys
+from xlt.config import ALL_PARTS, PARTS, DataConfig, SourceConfig, used_keys
 from xlt.config.data import LANGUAGE
 from xlt.data import readers
 from xlt.data.entities import entities_of_tags, written
@@ -159,7 +159,7 @@ def source_faults(data: DataConfig) -> list[str]:
     for training and for validation or evaluation.
     """
     lines = []
-    for part in PARTS:
+    for part in ALL_PARTS:
         for name, source in getattr(data, part).items():
             try:
                 _check_readable(source)
@@ -185,11 +185,14 @@ def _check_readable(source: SourceConfig) -> None:
 
 
 def _reused_splits(data: DataConfig) -> Iterator[str]:
-    """Yields a fault for each source of validation or evaluation whose rows are also used for training."""
+    """Yields a fault for each source of validation or evaluation whose rows are used for training or a search."""
     for part in ("validation", "evaluation"):
         for name, source in getattr(data, part).items():
             if any(_same_rows(source, learned) for learned in data.sources.values()):
                 yield f"data.{part}.{name}: the same split is in data.sources; choose another split or file"
+    for name, source in data.search.items():
+        if any(_same_rows(source, tested) for tested in data.evaluation.values()):
+            yield f"data.search.{name}: the same split is in data.evaluation; choose another split or file"
 
 
 def read_source(

@@ -141,6 +141,23 @@ class Typology:
         return self._complete_rows[row]
 
 
+def by_nearness(typology: Typology, code: str, among: Iterable[str]) -> list[str]:
+    """Returns languages by cosine similarity to another one; the first is `Typology.nearest`.
+
+    Args:
+        typology: has the vectors.
+        code: ISO 639-3 code of the language, if need be with a script.
+        among: codes of the others.
+    Raises:
+        UsageError: a language has no vector.
+    """
+    left, ordered = list(among), []
+    while left:
+        ordered.append(typology.nearest(code, left))
+        left.remove(ordered[-1])
+    return ordered
+
+
 @cache
 def load_typology(path: str | None) -> Typology:
     """Reads URIEL's vectors.

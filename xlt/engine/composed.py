@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
+from xlt.config import SourceConfig
 from xlt.data.streams import stream
 from xlt.engine.run import ModuleFile
 from xlt.modules import ModuleArtefact, ModuleFileError
-from xlt.modules.composition.expression import Operation, computed, operations
+from xlt.modules.composition.expression import Operation, computed, operations, with_weights
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,16 @@ class ComposedModule(ModuleFile):
     Attributes:
         parts: name in the operation -> module, as pairs.
         operation: computes the module; None does not occur.
+        weights: those that were found, if the operation had some that are searched for.
+        search: key -> few-shot source on which its weights are searched for, as pairs; empty if they are known.
+        search_content: digest of these sources at the time of planning.
     """
 
     parts: tuple[tuple[str, ModuleFile], ...] = ()
     operation: Operation | None = field(default=None, compare=False)  # the path says it, too
+    weights: tuple[float, ...] = ()
+    search: tuple[tuple[str, SourceConfig], ...] = field(default=(), compare=False)  # the digest says it, too
+    search_content: str = ""
 
     def load(self) -> ModuleArtefact:
         """Loads the parts and computes the module.
@@ -32,12 +39,27 @@ class ComposedModule(ModuleFile):
         Raises:
             ModuleFileError: a part is unusable, or the parts cannot be combined.
         """
-        assert self.operation is not None
-        modules = {name: _loaded(file, _changed(file)) for name, file in self.parts}
+        assert self.operation is not None and not self.search
+        modules = self.loaded_parts()
         try:
             return computed(self.operation, modules, stream)
         except ValueError as error:
             raise ModuleFileError(self.path, str(error).removeprefix(f"{self.path}: ")) from error
+
+    def loaded_parts(self) -> dict[str, ModuleArtefact]:
+        """Loads the modules that the operation is applied to; returns name -> module.
+
+        Raises:
+            ModuleFileError: one is unusable.
+        """
+        return {name: _loaded(file, _changed(file)) for name, file in self.parts}
+
+    def with_weights(self, weights: Sequence[float]) -> ComposedModule:
+        """Returns the module whose weights are known."""
+        assert self.operation is not None
+        operation = with_weights(self.operation, weights)
+        assert isinstance(operation, Operation)
+        return replace(self, operation=operation, weights=tuple(weights), search=(), search_content="")
 
 
 @lru_cache(maxsize=16)

@@ -37,11 +37,12 @@ from xlt.engine.training import Trainer
 from xlt.engine.watching import Silence, Watcher
 from xlt.errors import UsageError
 from xlt.files import atomic_folder, digests_of, write_sealed
-from xlt.methods.method import Method, Setting
+from xlt.methods.method import Method, Setting, head_parameters
 from xlt.models.loading import save_checkpoint
 from xlt.models.transfer import TransferModel
 from xlt.modules import ModuleArtefact, ModuleFileError, ModuleHeader, ModuleStack, check_base, load_module
 from xlt.modules.module_file import content_digest
+from xlt.modules.sparse_delta import is_head
 from xlt.repositories import module_path
 from xlt.tasks.task import Task
 
@@ -447,7 +448,7 @@ def _teacher_module(standing: Standing, teacher: TransferModel, task: Task) -> M
 
 
 def _start(method: Method, file: ModuleFile, model: TransferModel, task: Task) -> None:
-    """Loads the module that training starts from, and gives it to the method.
+    """Loads the module that training starts from, and gives it to the method; a head alone is written into the model.
 
     Raises:
         ModuleFileError: the file is unusable, of another base model, or not of the kind that the method trains.
@@ -457,9 +458,27 @@ def _start(method: Method, file: ModuleFile, model: TransferModel, task: Task) -
     _check_labels(module, file, task)
     try:
         module.check(model)
-        method.start_from(module)
+        if is_head(module):
+            _write_head(module, model)
+        else:
+            method.start_from(module)
     except ValueError as error:
         raise ModuleFileError(file.path, str(error)) from error
+
+
+def _write_head(module: ModuleArtefact, model: TransferModel) -> None:
+    """Writes the values of a head into that of a model, for good.
+
+    Raises:
+        ValueError: the model has no such head.
+    """
+    own = head_parameters(model)
+    values = getattr(module, "tensors", {})
+    if own.keys() != values.keys():
+        raise ValueError(f"its head has {', '.join(values) or 'nothing'}, the task's {', '.join(own) or 'nothing'}")
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(values[name])
 
 
 def _check_labels(module: ModuleArtefact, file: ModuleFile, task: Task) -> None:

@@ -20,6 +20,7 @@ from xlt.engine.run import Composition, evaluate_compositions, prepare
 from xlt.engine.state import RunState
 from xlt.engine.training import Interrupted
 from xlt.engine.watching import Silence, Watcher
+from xlt.engine.weights import learn_weights, searched
 from xlt.errors import UsageError
 from xlt.execution.quiet import quiet_all
 from xlt.execution.workers import JobResult, Workers
@@ -359,15 +360,19 @@ def _evaluate(run: Run, store: RunStore, requested: dict[str, Composition], watc
         watcher = watcher_for(run, store)
         try:
             began, finished = time.monotonic(), 0
+            learned: dict[str, dict[str, Any]] = {}
+            known = {key: one for key, one in missing.items() if searched(one) is None}
+            for key, composition, facts in learn_weights(
+                run.config, run.planned_data, run.evaluation_model, missing, watcher
+            ):
+                known[key], learned[key] = composition, facts
 
             def keep(key: str, about: str, records: Iterable[Mapping[str, Any]]) -> None:
                 store.keep_predictions(run.fingerprint, key, records)
 
-            evaluated = evaluate_compositions(
-                run.config, run.planned_data, run.evaluation_model, missing, watcher, keep
-            )
+            evaluated = evaluate_compositions(run.config, run.planned_data, run.evaluation_model, known, watcher, keep)
             for key, record in evaluated:  # each is stored at once, so that nothing is done again after an interruption
-                record = {**record, "identity": dict(missing[key].identity)}
+                record = {**record, **learned.get(key, {}), "identity": dict(missing[key].identity)}
                 files = files_of(missing[key].modules)
                 if from_hub := [name for file in files if (name := pinned_name(file.path)) is not None]:
                     record["hub_modules"] = from_hub

@@ -269,6 +269,11 @@ def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name.replace(".base_layer.", "."): tensor for name, tensor in named}
 
 
+def is_head(module: ModuleArtefact) -> bool:
+    """Returns whether a module has only tensors that were trained in full, as a task head, and no delta."""
+    return isinstance(module, SparseDelta) and not module.entries and bool(module.tensors)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Saved:
     """Values that a module displaced in one weight.

@@ -21,6 +21,8 @@ from xlt.languages import near_languages
 from xlt.modules import ModuleArtefact, ModuleFileError, ModuleHeader, load_module, same_base
 from xlt.modules.adapter import Adapter
 from xlt.modules.generator import Generator
+from xlt.modules.sparse_delta import is_head
+from xlt.plan.leavings import fresh_fault
 from xlt.repositories import module_path
 
 
@@ -70,8 +72,13 @@ def user_file_faults(config: RunConfig) -> list[str]:
             lines.append(f"{key}={path}: {module.header}: {fault}, so that it is no teacher's")
         if key.startswith("task_modules.paths.") and (fault := _fault_for_examples(module, config)) is not None:
             lines.append(f"{key}={path}: {fault}")
-        if key == "start.path" and not isinstance(module, (Adapter, Generator)):
-            lines.append(f"{key}={path}: {module.header} is no adapter, from which alone a method can start")
+        if key == "start.path" and not is_head(module):
+            if not method_class(config.method).starts_from_modules:
+                lines.append(f"{key}={path}: {fresh_fault(config)}")
+            elif not isinstance(module, (Adapter, Generator)):
+                lines.append(
+                    f"{key}={path}: {module.header} is no adapter and no head, from which alone runs can start"
+                )
     if config.model.student is not None:  # a student starts from a module of its own model, not of its teacher's
         headers.pop("start.path", None)
     first = next(iter(headers), "")
@@ -176,9 +183,8 @@ def contradictions(config: RunConfig) -> list[str]:
         if (fault := build_method(config.method).whole_fault(learned)) is not None:
             name = method_name(config.method)
             return [f"teacher.knows_task=true: method {name}: {fault}, so that its module is no teacher's; give false"]
-    if (config.start.path is not None or config.start.run is not None) and not method.starts_from_modules:
-        name = method_name(config.method)
-        return [f"start: method {name} begins with fresh values; leave start out, or take an adapter method"]
+    if getattr(method, "leaves_head", False) and not task.has_head:
+        return [f"method {method_name(config.method)}: task {task_name(config.task)} has no head of its own to train"]
     if config.train.averaging != "none" and not method.averages:
         return [
             f"train.averaging={config.train.averaging}: method {method_name(config.method)} changes which entries it "

@@ -13,14 +13,17 @@ from xlt.config import RunConfig, SourceConfig
 from xlt.data.planned import PlannedData
 from xlt.data.sources import parallel_languages, reading_module
 from xlt.engine.build import task_configs
-from xlt.engine.composed import files_of, operators_of
+from xlt.engine.composed import ComposedModule, files_of, operators_of
 from xlt.engine.run import ModuleFile
 from xlt.modules import ModuleFileError, load_module
+from xlt.modules.composition.expression import operators as known_operators
 from xlt.repositories import module_path
 from xlt.source_code import installed
 
 _TRAINING = ("xlt.engine.run.prepare", "xlt.engine.run.PreparedRun")
 _EVALUATION = "xlt.engine.run.evaluate_compositions"
+_OF_OPERATOR = ("compute", "learn", "resolved")
+_SEARCH = "xlt.engine.weights.learn_weights"
 _COMPOSED, _OPERATORS = "xlt.engine.composed.ComposedModule", "xlt.modules.composition"
 _TRANSLATION = "xlt.engine.translate.translate_source"
 
@@ -85,7 +88,12 @@ def evaluation_code(
     classes = [config.method._target_, *_tasks(config), *_classes_of(config.language_modules.paths.values())]
     classes += _classes_of(str(file.path) for file in files_of(composed) if file.content is not None)
     if operators := operators_of(composed):
-        classes += [_COMPOSED, *(f"{_OPERATORS}.{operator}.compute" for operator in operators)]
+        files = known_operators()
+        parts = [(name, part) for name in operators for part in _OF_OPERATOR if hasattr(files[name], part)]
+        classes += [_COMPOSED, *(f"{_OPERATORS}.{name}.{part}" for name, part in parts)]
+    search = [source for file in composed if isinstance(file, ComposedModule) for _, source in file.search]
+    if search:  # what a found sum is computed with is reached from the search
+        classes += [_SEARCH, *_readers(search)]
     if name in data.benchmarks:
         return _digests([_EVALUATION, *classes], config)
     return _digests([_EVALUATION, *classes, *_readers([data.evaluation[name].config])], config, _BENCHMARKS)

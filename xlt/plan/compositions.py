@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xlt.config import NO_MODULE, RunConfig
-from xlt.config.run import LANGUAGE, TASK
+from xlt.config import NO_MODULE, RunConfig, SourceConfig
+from xlt.config.run import LANGUAGE, NEAREST, TASK
 from xlt.engine.build import method_class, method_name, task_class, task_name
 from xlt.engine.composed import ComposedModule
 from xlt.engine.run import ModuleFile
+from xlt.engine.weights import search_content
 from xlt.errors import UsageError
 from xlt.modules import ModuleArtefact, load_module
 from xlt.modules.composition.expression import (
@@ -22,6 +24,7 @@ from xlt.modules.composition.expression import (
     operation,
     operations,
     operators,
+    searches,
 )
 from xlt.plan.modules import PlannedModule, evaluates_with_language_modules, goes_without_module
 from xlt.plan.runs import Planner, Run
@@ -55,7 +58,22 @@ def is_evaluated(config: RunConfig, key: str, expression: Operation, language: s
         return not has_modules or config.language_modules.evaluate_without
     if key == _BASE:
         return True
-    return has_modules or (key != _WITH_LANGUAGE and LANGUAGE not in leaves(expression))
+    if searches(expression) and not search_sources(config, language):
+        return False
+    return has_modules or (key != _WITH_LANGUAGE and LANGUAGE not in leaves(expression) and not nearest(expression))
+
+
+def nearest(expression: Operation) -> dict[str, int]:
+    """Returns name -> number of the nearest languages whose modules an expression names: `nearest.2` -> 2."""
+    matches = {name: re.fullmatch(rf"{NEAREST}\.([1-9]\d*)", name) for name in leaves(expression)}
+    return {name: int(match[1]) for name, match in matches.items() if match is not None}
+
+
+def search_sources(config: RunConfig, language: str | None) -> tuple[tuple[str, SourceConfig], ...]:
+    """Returns key -> few-shot source, as pairs, for those of a language on which weights are searched for."""
+    return tuple(
+        (f"data.search.{name}", source) for name, source in config.data.search.items() if source.language == language
+    )
 
 
 def needs_language_modules(config: RunConfig, labels: Collection[str] | None = None) -> bool:
@@ -75,22 +93,38 @@ def requested_faults(config: RunConfig, expressions: Mapping[str, Operation], bl
     task, method = task_class(config.task), method_class(config.method)
     for key, expression in expressions.items():
         names = leaves(expression)
-        if LANGUAGE in names and key != _WITH_LANGUAGE and not evaluates_with_language_modules(config):
+        near = nearest(expression)
+        if (near or LANGUAGE in names) and key != _WITH_LANGUAGE and not evaluates_with_language_modules(config):
             yield f"{key}: names the language's module, but the run has none; choose language_modules"
         if key == _BASE:
             continue  # `addition_faults` refuses it
         others = [name for name in names if name.partition(".")[0] not in (LANGUAGE, TASK)]
+        others = [name for name in others if name not in near]
         if task.has_head and TASK not in names and not others:
             yield f"{key}: {expression} has no module with a head of task {task_name(config.task)}; add task"
         if (method.leaves_checkpoint or config.model.student is not None) and names != [TASK]:
             whole = f"method {method_name(config.method)}" if method.leaves_checkpoint else "a student"
             if key not in (_WITH_LANGUAGE, _ALONE):
                 yield f"{key}: {whole} leaves a model of its own, with which no other module is combined"
+        yield from (f"{key}: {fault}" for fault in _search_faults(config, expression))
         for one in operations(expression):
             yield from (f"{key}: {fault}" for fault in _head_faults(config, one))
             fits = operators()[one.operator].SCHEMA.model_fault
             if blocks is not None and (fault := fits(one.settings, blocks)) is not None:
                 yield f"{key}: {one}: {fault}"
+
+
+def _search_faults(config: RunConfig, expression: Operation) -> Iterator[str]:
+    """Yields the reason why the weights in an expression cannot be found."""
+    found = searches(expression)
+    if len(found) > 1:
+        yield f"{expression}: the weights of {' and '.join(map(str, found))} are searched for; only one can have such"
+    languages = {source.language for source in config.data.evaluation.values()}
+    if found and not any(source.language in languages for source in config.data.search.values()):
+        yield (
+            f"{expression}: its weights are found on labelled examples in an evaluated language, but data.search has "
+            "none; add some, as +source@data.search.few=NAME data.search.few.cap=20"
+        )
 
 
 def _head_faults(config: RunConfig, one: Operation) -> Iterator[str]:
@@ -100,8 +134,8 @@ def _head_faults(config: RunConfig, one: Operation) -> Iterator[str]:
     combines = one.operator != STACK and operators()[one.operator].SCHEMA.heads is None
     if combines and len(trained) > 1 and task_class(config.task).has_head and not related:
         yield (
-            f"{one}: the heads of {', '.join(trained)} are drawn independently, so they have no average; train one run "
-            "first and begin all with it (start=run)"
+            f"{one}: the heads of {', '.join(trained)} are drawn independently, so they have no average; begin all "
+            "runs with one (start=head_first, or start=run)"
         )
 
 
@@ -115,6 +149,7 @@ class AvailableModules:
         added: name -> further task module, below the run's own.
         named: name in an expression -> its module.
         of_language: language -> its module.
+        near: name (`nearest.1`) and language -> module of a near language.
     """
 
     plan: Planner
@@ -124,6 +159,7 @@ class AvailableModules:
     added: dict[str, PlannedModule] = field(default_factory=dict)
     named: dict[str, PlannedModule] = field(default_factory=dict)
     of_language: dict[str, PlannedModule] = field(default_factory=dict)
+    near: dict[tuple[str, str], PlannedModule] = field(default_factory=dict)
     _classes: dict[str, type[ModuleArtefact]] = field(default_factory=dict)
 
     def modules(
@@ -162,6 +198,8 @@ class AvailableModules:
             return [*self.added.values(), *([] if self.own is None else [self.own])]
         if name == LANGUAGE:
             return [self.of_language[language]] if language in self.of_language else []
+        if (near := self.near.get((name, language or ""))) is not None:
+            return [near]
         return [self.named[name]]
 
     def _roles(self, name: str, language: str | None) -> dict[str, str]:
@@ -185,12 +223,33 @@ class AvailableModules:
             if len(twins) > 1:
                 raise UsageError(f"{key}: {one}: {' and '.join(twins)} are the same module")
         classes = {name: self._class(planned[0]) for name, planned in parts.items()}
+        self._check_heads(key, one, {name: planned[0] for name, planned in parts.items()})
         bases = {self._base(planned[0]) for planned in parts.values()} - {None}
         if len(bases) > 1:
             raise UsageError(f"{key}: {one}: its modules are of different base models")
         _check_kinds(key, one, classes)
         files = tuple((name, planned[0].file) for name, planned in parts.items())
-        return ComposedModule(Path(str(one)), parts=files, operation=one)
+        search = search_sources(self.config, language) if searches(one) else ()
+        content = search_content(search, self.config.seed) if search else ""
+        return ComposedModule(Path(str(one)), parts=files, operation=one, search=search, search_content=content)
+
+    def _check_heads(self, key: str, one: Operation, parts: Mapping[str, PlannedModule]) -> None:
+        """Refuses an operation, or one in it, that makes one head of those of modules with several starts.
+
+        Raises:
+            UsageError: runs whose heads would be merged did not start from one module.
+        """
+        runs = {name: self.plan.runs[module.run] for name, module in parts.items() if module.run is not None}
+        starts = {
+            name: run.depends_on.get("start") for name, run in runs.items() if task_class(run.config.task).has_head
+        }
+        for inner in operations(one):
+            merged = {name: starts[name] for name in leaves(inner) if name in starts}
+            if operators()[inner.operator].SCHEMA.heads is None and len({*merged.values()}) > 1:
+                raise UsageError(
+                    f"{key}: {inner}: {' and '.join(merged)} do not start from one run, so their heads have no average;"
+                    " begin all with one (start=head_first, which gives the seed)"
+                )
 
     def _class(self, module: PlannedModule) -> type[ModuleArtefact] | None:
         """Returns the class of a module; None if only a generator knows."""

@@ -15,10 +15,24 @@ from xlt.engine.build import method_class, task_class
 from xlt.engine.run import Composition, ModuleFile
 from xlt.modules.composition.expression import Operation, leaves
 from xlt.plan.checks import addition_faults
-from xlt.plan.compositions import AvailableModules, is_evaluated, needs_language_modules, requested, requested_faults
+from xlt.plan.compositions import (
+    AvailableModules,
+    is_evaluated,
+    nearest,
+    needs_language_modules,
+    requested,
+    requested_faults,
+)
 from xlt.plan.identity import digest, evaluated_identity, evaluation_identity
 from xlt.plan.model_checks import block_count
-from xlt.plan.modules import PlannedModule, added_module, language_modules, named_module, unusual_modules
+from xlt.plan.modules import (
+    PlannedModule,
+    added_module,
+    language_modules,
+    named_module,
+    nearest_module,
+    unusual_modules,
+)
 from xlt.plan.runs import Gathered, Planner, Run
 
 
@@ -102,12 +116,19 @@ def plan_evaluations(
             if not is_evaluated(run_config, key, expression, language):
                 continue
             with gathered:
+                near = nearest(expression)
+                for role, number in near.items():
+                    assert language is not None
+                    available.near[role, language] = nearest_module(plan, config, run_config, number, language)
+                    use(available.near[role, language])
                 files, roles = available.modules(key, expression, language)
                 composition = available.composition(expression)
                 key_of, identity = _evaluation(plan, run_config, data, run, name, roles, composition, files)
                 content = digest(evaluated_identity(data, name))
                 in_model = leaves(expression)
                 unusual = unusual_modules(run_config, language if LANGUAGE in in_model else None, TASK in in_model)
+                if near_codes := [str(available.near[role, language or ""].file.language) for role in near]:
+                    unusual = ", ".join(filter(None, [unusual, f"modules of {' and '.join(near_codes)}"]))
                 label = str(expression)
                 compositions[key_of] = Composition(name, label, files, entries[name], content, identity, unusual)
                 if LANGUAGE in in_model and language in available.of_language:
@@ -128,7 +149,7 @@ def _named(expressions: Mapping[str, Operation]) -> Iterator[tuple[str, str]]:
     """Yields the first key that names it, and the name, of each module besides the language's and the task's."""
     seen = {LANGUAGE, TASK}
     for key, expression in expressions.items():
-        yield from ((key, name) for name in leaves(expression) if name not in seen)
+        yield from ((key, name) for name in leaves(expression) if name not in seen | nearest(expression).keys())
         seen.update(leaves(expression))
 
 

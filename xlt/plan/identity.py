@@ -19,7 +19,9 @@ from xlt.data.held_out import HeldOut
 from xlt.data.planned import PlannedData, PlannedSource
 from xlt.data.sources import digest, parallel_languages, source_identity
 from xlt.engine.build import build_task
+from xlt.engine.composed import ComposedModule
 from xlt.engine.run import ModuleFile
+from xlt.engine.weights import search_identity
 from xlt.models.loading import model_identity
 from xlt.modules.module_file import content_digest
 from xlt.plan.code import evaluation_code, training_code, translation_code
@@ -139,6 +141,8 @@ def evaluation_identity(
     """
     facts = facts_of(config)
     batches = {"batch_size": config.train.evaluation_batch_size} if facts.validates_at_random else {}
+    composed_of = [file for file in composed if isinstance(file, ComposedModule)]
+    search = [search_identity(source, config.seed) for file in composed_of for _, source in file.search]
     return {
         **evaluated_identity(data, name),
         "modules": dict(modules),
@@ -146,6 +150,7 @@ def evaluation_identity(
         **batches,
         "code": digest(evaluation_code(config, data, name, composed)),
         **({} if composition is None else {"composition": dict(composition)}),
+        **({"search": search} if search else {}),
     }
 
 

@@ -1,9 +1,9 @@
-"""Checks that a run which another run needs leaves what the other needs: a whole model, a generator, an adapter."""
+"""Checks that a run which another run needs leaves what the other needs: a model, a generator, an adapter, a head."""
 
 from __future__ import annotations
 
 from xlt.config import RunConfig
-from xlt.engine.build import method_class, method_name
+from xlt.engine.build import method_class, method_name, task_class, task_name
 from xlt.errors import UsageError
 from xlt.modules.adapter import Adapter
 from xlt.modules.generator import Generator
@@ -47,16 +47,31 @@ def check_leaves_generator(key: str, config: RunConfig) -> None:
 def check_leaves_start(key: str, config: RunConfig, starting: RunConfig) -> None:
     """Refuses a run from whose module another run cannot start; see `check_leaves_model`.
 
+    Every method can start from the head that another run has trained; only some can from a whole module.
+
     Args:
         key, config: of the run that makes the module.
         starting: config of the run that starts from it.
     Raises:
-        UsageError: its module is neither an adapter nor a generator of adapters.
+        UsageError: its module is no head, adapter or generator of adapters, or the starting run has no use for it.
     """
-    if method_class(starting.method).starts_from_modules and not issubclass(
-        method_class(config.method).leaves, (Adapter, Generator)
-    ):
+    left = method_class(config.method)
+    if getattr(left, "leaves_head", False):
+        if not task_class(starting.task).has_head:
+            raise UsageError(f"{key}: leaves a head, but task {task_name(starting.task)} has none; leave start out")
+        return
+    if not method_class(starting.method).starts_from_modules:
+        raise UsageError(f"{key}: {fresh_fault(starting)}")
+    if not issubclass(left.leaves, (Adapter, Generator)):
         raise UsageError(
             f"{key}: {config.experiment_name} has method {method_name(config.method)}, which leaves no adapter; "
             f"method {method_name(starting.method)} can start from adapters only"
         )
+
+
+def fresh_fault(config: RunConfig) -> str:
+    """Returns the reason why a run cannot start from more than a head."""
+    return (
+        f"method {method_name(config.method)} begins with fresh values; leave start out, begin with a head alone "
+        "(start=head_first), or take an adapter method"
+    )

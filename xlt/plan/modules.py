@@ -16,8 +16,8 @@ from xlt.compose import (
     language_run_settings,
 )
 from xlt.config import NO_MODULE, LanguageModulesConfig, RunConfig
-from xlt.config.run import LANGUAGE, MODULE_NAMES
-from xlt.data.typology import load_typology
+from xlt.config.run import LANGUAGE, MODULE_NAMES, NEAREST
+from xlt.data.typology import by_nearness, load_typology
 from xlt.engine.build import build_method
 from xlt.engine.run import ModuleFile
 from xlt.errors import UsageError
@@ -156,8 +156,33 @@ def named_module(plan: Planner, config: DictConfig, run_config: RunConfig, name:
         return _of_file(given.paths[name])
     if name in given.runs:
         return _of_run(plan, plan.add(compose_varied_run(config, name), evaluate=False).fingerprint)
-    known = ", ".join([*MODULE_NAMES, f"{LANGUAGE}.CODE", *given.paths, *given.runs])
+    known = ", ".join([*MODULE_NAMES, f"{LANGUAGE}.CODE", f"{NEAREST}.1", *given.paths, *given.runs])
     raise UsageError(f"{key}: no module {name}; there are {known}; evaluation.paths and evaluation.runs name others")
+
+
+def nearest_module(
+    plan: Planner, config: DictConfig, run_config: RunConfig, number: int, language: str
+) -> PlannedModule:
+    """Plans the module of one of the nearest languages to another, of those in `language_modules.among`.
+
+    Args:
+        plan: the run that makes the module is added to it.
+        config: of the run, as composed.
+        run_config: the same config, checked.
+        number: 1 for the nearest language. The language itself does not count.
+        language: of the evaluation source.
+    Raises:
+        UsageError: there are too few languages, one has no vector in URIEL, or the module has faults.
+    """
+    settings = run_config.language_modules
+    others = [code for code in settings.among if code != language]
+    if number > len(others):
+        raise UsageError(
+            f"language_modules.among: {len(others)} languages besides {language}, but {NEAREST}.{number} is asked for; "
+            "list more"
+        )
+    ordered = by_nearness(load_typology(settings.typology), language, others)
+    return _language_module(plan, config, run_config, ordered[number - 1])
 
 
 def _of_file(path: str, language: str | None = None) -> PlannedModule:

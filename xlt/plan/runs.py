@@ -22,6 +22,7 @@ from xlt.engine.processes import Processes
 from xlt.engine.run import Composition, Standing, preflight
 from xlt.engine.run_data import RunData
 from xlt.engine.source_job import SourceJob
+from xlt.engine.weights import check_searches, searched
 from xlt.errors import UsageError
 from xlt.modules import ModuleFileError
 from xlt.plan.checks import division_faults, module_faults, package_faults, user_file_faults
@@ -37,6 +38,8 @@ _SILENT = (
     "data.validation.",
     "data.evaluation.",
     "data.excluded.",
+    "data.search",
+    "data.other_languages",
     "data.leaks",
     "task_modules.",
     "compositions.",
@@ -243,6 +246,8 @@ class Runs:
                     read.append((run, preflight(config, run.planned_data)))
             with gathered:
                 gathered.lines += self._leaks(run)
+            with gathered:
+                check_searches(config, run.planned_data, self.missing_evaluations(run).values())
             trains = run.job is None and run.fingerprint in untrained
             gathered.lines += [
                 *package_faults(config, trains=trains),
@@ -302,7 +307,7 @@ class Runs:
                 steps.append("resume" if begun else "train" if run.job is None else run.job.verb)
                 seconds.append(seconds_of_training.get(run.kind))
             if todo:
-                steps.append(f"evaluate {todo}")
+                steps.append(f"evaluate {todo}{_search_of(self.missing_evaluations(run).values())}")
                 seconds_each = seconds_of_evaluation.get(run.kind)
                 seconds.append(None if seconds_each is None else todo * seconds_each)
             known = [part for part in seconds if part is not None]
@@ -356,6 +361,13 @@ def _settings(run: Run) -> dict[str, str]:
         values |= {key: value for key, value in every.items() if key in said}
         values["data.sources"] = _shortened(",".join(sources))
     return {key: _NOTHING if value in (None, [], {}) else str(value) for key, value in values.items()}
+
+
+def _search_of(compositions: Iterable[Composition]) -> str:
+    """Returns words about the few-shot sources on which weights of compositions are found; empty if none are."""
+    modules = [one for composition in compositions if (one := searched(composition)) is not None]
+    names = dict.fromkeys(name for one in modules for name, _ in one.search)
+    return f" (weights from {_shortened(', '.join(names))})" if names else ""
 
 
 def _shortened(listed: str) -> str:

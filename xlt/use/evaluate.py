@@ -25,6 +25,7 @@ from xlt.errors import UsageError
 from xlt.files import atomic_text
 from xlt.languages import language_fault
 from xlt.tasks.task import Task
+from xlt.use.compositions import read_composition, with_composition
 from xlt.use.gold import gold, in_one_scheme, is_as_predicted
 from xlt.use.loading import LoadedModel, UsedModules, load_model, read_modules, task_of
 from xlt.use.output import output_fault
@@ -58,6 +59,7 @@ class EvaluateSettings:
     threads: int | None = None
     replace: bool = False
     into: str | None = None
+    composition: str | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ def evaluate(settings: EvaluateSettings) -> list[Scores]:
         raise UsageError(f"--language={settings.language}: {fault}")
     modules = read_modules(settings.modules, settings.language_modules, settings.model, settings.revision)
     task = task_of(modules.main, settings.task, settings.settings)
+    expression = None if settings.composition is None else read_composition(settings.composition, modules)
     files = _files(settings, task)
     sources = {**{name: source for name, (source, _) in files.items()}, **_named_sources(settings)}
     _check(settings, task, modules, sources)
@@ -98,6 +101,7 @@ def evaluate(settings: EvaluateSettings) -> list[Scores]:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     loaded = load_model(modules, task, model=settings.model, device=settings.device, revision=settings.revision)
+    loaded = with_composition(loaded, expression)
     languages = {name: source.language or None for name, source in sources.items()}
     loaded.check_languages({language: f"--input/--source {name}" for name, language in languages.items()})
     kept: list[dict[str, Any]] = []

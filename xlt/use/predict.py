@@ -19,6 +19,7 @@ from xlt.tasks.task import Task
 from xlt.tracking.progress import ProgressBar
 from xlt.use import annotated
 from xlt.use.annotating import annotate, chunk_size, chunks
+from xlt.use.compositions import read_composition, with_composition
 from xlt.use.loading import UsedModules, load_model, read_modules, task_of
 from xlt.use.output import GrowingOutput, output_fault
 from xlt.use.texts import STANDARD, Entry, Layout, Reading, format_of, texts
@@ -52,6 +53,7 @@ class PredictSettings:
     threads: int | None = None
     quiet: bool = False
     replace: bool = False
+    composition: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ def predict(settings: PredictSettings) -> PredictReport:
     modules = read_modules(settings.modules, settings.language_modules, settings.model, settings.revision)
     task = task_of(modules.main, settings.task, settings.settings)
     check_settings(settings, task, modules)
+    expression = None if settings.composition is None else read_composition(settings.composition, modules)
     if settings.most_new_tokens is not None:
         task.most_new_tokens = settings.most_new_tokens  # type: ignore[attr-defined]
     reading = reading_of(settings, task)
@@ -87,6 +90,7 @@ def predict(settings: PredictSettings) -> PredictReport:
         replace=settings.replace,
     )
     loaded = load_model(modules, task, model=settings.model, device=settings.device, revision=settings.revision)
+    loaded = with_composition(loaded, expression)
     loaded.check_languages(languages)
     _note_languages(modules)
     started = time.monotonic()

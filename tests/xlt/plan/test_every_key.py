@@ -202,6 +202,7 @@ CASES: dict[str, Case] = {
     "data.evaluation": Case(value={}),
     "data.benchmarks": Case(value={"gsm": BenchmarkConfig(["gsm"], "acc", None, 0, None, None, False, None, False)}),
     "data.excluded": Case(("+source@data.excluded.fao=ud_fao",), value={}),
+    "data.search": Case(("+source@data.search.fao=ud_fao",), value={}),
     "data.sampling.exponent": Case(("data.sampling.by=size",)),
     "data.sampling.ceiling": Case(("data.sampling.by=size",)),
     "data.sampling.task_exponent": Case(("data.sampling.by=size",), value=0.25),
@@ -242,6 +243,7 @@ CASES: dict[str, Case] = {
         MADE | {"language_modules.overrides": ["method=pfeiffer"], "language_modules.stand_in": {"eng": "fao"}},
     ),
     "language_modules.cap_words": Case(("language_modules=mono",), value=10),
+    "language_modules.learned_from": Case(("language_modules=mono",), value={"eng": ["eng", "fao"]}),
     "language_modules.stand_in": Case(("language_modules=mono",), value={"eng": "fao"}),
     "language_modules.among": Case(
         ("language_modules=mono",), {"language_modules.typology": "{places}/a.npz"}, ["fao", "bxr"]

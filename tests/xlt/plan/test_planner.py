@@ -17,6 +17,7 @@ from xlt.data.source_report import SourceReport
 from xlt.engine.build import devices_named
 from xlt.engine.run import ModuleFile
 from xlt.errors import UsageError
+from xlt.modules import Entries, ModuleHeader, SparseDelta
 from xlt.plan.checks import division_faults
 from xlt.plan.planner import Plan, Run
 from xlt.plan.runs import names_of
@@ -125,12 +126,14 @@ def test_targets_modules_are_fine_tuned_from_what_the_generator_makes_or_from_no
 
 
 def test_a_module_to_start_from_is_refused_where_the_method_cannot(
-    planned: Callable[..., Run], words: tuple[str, ...], tmp_path: Path
+    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...], tmp_path: Path
 ) -> None:
     file = tmp_path / "module.safetensors"
-    file.write_bytes(b"a module")
-    with pytest.raises(UsageError, match=r"start: method lt_sft begins with fresh values; leave start out"):
-        planned(*words, f"start.path={file}")
+    header = ModuleHeader(kind="sparse_delta", method="m", base_model="b", base_hash="h")
+    SparseDelta(header, {"w": Entries(torch.tensor([1]), torch.tensor([1.0]), (4,))}).save(file)
+    planned(*words, f"start.path={file}")
+    with pytest.raises(UsageError, match=r"start\.path=.*: method lt_sft begins with fresh values; leave start out"):
+        plan.preflight()
     with pytest.raises(UsageError, match=r"start\.path=nowhere: no such file"):
         planned(*words, "method=mad_x", "start.path=nowhere")
     assert planned(*words, "method=mad_x", f"start.path={file}").standing.start == ModuleFile(file)

@@ -8,8 +8,8 @@ The value is a module of the same kind. What is linear depends on the kind:
   factors of a network must add up to 1.
 
 Tensors that were trained in full, such as heads, are taken from the one module that has them. If several have one, it
-is averaged only if the modules were trained from one start (`start.run`, `start.path`): two heads that were drawn
-independently have nothing in common that an average would keep.
+is averaged only if the modules were trained from one start (`start.run`): two heads that were drawn independently have
+nothing in common that an average would keep.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def whole_tensors(modules: Sequence[ModuleArtefact], factor: Factor) -> dict[str
         if len(starts) > 1 or "None" in starts:
             raise ValueError(
                 f"tensor {name!r} was trained in full in {len(parts)} modules, which did not start from one module: "
-                "unrelated heads cannot be merged. Train one run first and begin all with it (start.run)"
+                "unrelated heads cannot be merged. Begin all runs with one head (start=head_first)"
             )
         shapes = {tuple(tensor.shape) for _, tensor in parts}
         factors = [factor(number, name) for number, _ in parts]

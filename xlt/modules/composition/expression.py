@@ -12,6 +12,10 @@ after the other are a `stack`, and written with the last one first: `task+langua
 A new operator is a file `NAME.py` with a dataclass `SCHEMA`, a subclass of `OperatorConfig`, and a function `compute`,
 which takes modules and the schema's own keys; a key `seed` arrives as the argument `random`, a function that returns
 the generator of a named stream.
+
+An operator whose weights are found on labelled data has, in place of `compute`, a function `learn`, which calls a loss
+with weights and returns the best, and a function `resolved`, which returns the operation that the found weights make
+of it.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ import dataclasses
 import functools
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, ClassVar, TypeAlias
@@ -174,6 +178,22 @@ def operations(expression: Expression) -> Iterator[Operation]:
         yield expression
         for part in expression.parts:
             yield from operations(part)
+
+
+def searches(expression: Expression) -> list[Operation]:
+    """Returns the operations in an expression whose weights are found on data."""
+    return [one for one in operations(expression) if hasattr(operators()[one.operator], "learn")]
+
+
+def with_weights(expression: Expression, weights: Sequence[float]) -> Expression:
+    """Returns an expression with the operation that given weights make of the one whose weights are searched for."""
+    if isinstance(expression, str):
+        return expression
+    file = operators()[expression.operator]
+    if hasattr(file, "learn"):
+        found: Operation = file.resolved(expression, weights)
+        return found
+    return dataclasses.replace(expression, parts=tuple(with_weights(part, weights) for part in expression.parts))
 
 
 def computed(

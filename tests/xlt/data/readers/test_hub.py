@@ -220,7 +220,7 @@ def test_a_nested_column_is_read_with_the_names_of_its_classes(tmp_path: Path) -
 def test_a_key_of_the_reader_of_files_is_no_fault_where_the_hub_is_read(tagged: Path) -> None:
     on_the_hub = on_hub(tagged, {"words": "tokens"}, subset="{code}", codes={"hau": "ha"})
     of_tsv = replace(on_the_hub, reader="tsv", quoting="rfc")
-    nothing: dict[str, Any] = dict(sources={}, validation={}, excluded={})
+    nothing: dict[str, Any] = dict(sources={}, validation={}, excluded={}, search={})
     assert source_faults(DataConfig(evaluation={"s": of_tsv}, **nothing)) == []
     of_conll = replace(on_the_hub, quoting="rfc")
     (line,) = source_faults(DataConfig(evaluation={"s": of_conll}, **nothing))

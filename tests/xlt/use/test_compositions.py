@@ -1,0 +1,120 @@
+"""`--composition` of predict and evaluate: the expressions that tables score, on texts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import sentences
+from xlt.errors import UsageError
+from xlt.modules import load_module
+from xlt.modules.composition.sum import sum_deltas
+from xlt.modules.composition.ties import ties
+from xlt.use.evaluate import EvaluateSettings, evaluate
+from xlt.use.predict import PredictSettings, predict
+
+HALF = "{operator: sum, of: [language, task], weights: [4, 0.25]}"
+
+
+@pytest.fixture
+def treebank(tmp_path: Path) -> Path:
+    blocks = []
+    for example in sentences("eng", 40):
+        rows = zip(example.words or (), example.columns["upos"], strict=True)
+        blocks.append("".join(f"{n}\t{word}\t_\t{tag}\t_\t_\t0\t_\t_\t_\n" for n, (word, tag) in enumerate(rows, 1)))
+    file = tmp_path / "gold.conllu"
+    file.write_text("\n".join(blocks) + "\n")
+    return file
+
+
+def tags(paths: list[Path], treebank: Path, composition: str | None = None, language: str = "fao") -> list[str]:
+    """The tags that evaluate keeps, after a check that predict writes the same."""
+    kept, out = treebank.with_suffix(".kept"), treebank.with_suffix(".out.conllu")
+    words = [str(path) for path in paths]
+    spoken = language if any("pos" not in path.name and "merged" not in path.name for path in paths) else None
+    evaluate(
+        EvaluateSettings(words, [str(treebank)], predictions=str(kept), device="cpu", composition=composition,
+                         language=spoken)
+    )  # fmt: skip
+    found = [tag for row in map(json.loads, kept.read_text().splitlines()) for tag in row["predicted"]["upos"]]
+    predict(
+        PredictSettings(words, str(treebank), str(out), quiet=True, device="cpu", composition=composition,
+                        language=spoken)
+    )  # fmt: skip
+    assert [line.split("\t")[3] for line in out.read_text().splitlines() if line] == found
+    out.unlink()
+    return found
+
+
+def test_a_composition_is_what_its_module_in_a_file_is(
+    modules: Mapping[str, Path], treebank: Path, tmp_path: Path
+) -> None:
+    both = [modules["pos"], modules["fao"], modules["eng"]]
+    task, fao, eng = (load_module(path) for path in both)
+    for number, (expression, module) in enumerate(
+        {
+            HALF: sum_deltas([fao, task], [4, 0.25]),
+            "{operator: ties, of: [task, language.eng], density: 0.5}": ties([task, eng], 0.5),
+        }.items()
+    ):
+        file = tmp_path / f"merged{number}.safetensors"
+        module.save(file)
+        composed = tags(both, treebank, expression)
+        assert composed == tags([file], treebank)
+        assert composed != tags(both, treebank)
+    usual = tags(both, treebank)
+    assert tags(both, treebank, "task+language") == usual
+    assert tags(both, treebank, "task") == tags([modules["pos"]], treebank) != usual
+
+
+def test_each_language_has_its_own_composition(modules: Mapping[str, Path], treebank: Path) -> None:
+    words = [str(modules[name]) for name in ("pos", "eng", "fao")]
+    inputs = [f"eng={treebank}", f"fao={treebank}"]
+    both = evaluate(EvaluateSettings(words, inputs, device="cpu", composition=HALF))
+    alone = [
+        evaluate(
+            EvaluateSettings(words, [str(treebank)], device="cpu", composition=HALF, language=language)
+        )[0].metrics
+        for language in ("eng", "fao")
+    ]  # fmt: skip
+    assert [one.metrics for one in both] == alone
+    assert tags([modules["pos"], modules["eng"]], treebank, HALF, "eng") != tags(
+        [modules["pos"], modules["fao"]], treebank, HALF
+    )
+
+
+@pytest.mark.parametrize(
+    ("composition", "said"),
+    [
+        ("tie", "no composition/tie in conf/; did you mean ties?"),
+        ("{operator: tie, of: [task]}", "--composition: no operator tie; there are average"),
+        ("{operator: ties, of: [task", "--composition: not to be read as {operator: NAME, of: [...]}"),
+        ("{operator: ties, of: [task, language], densty: 1}", "--composition.densty: no key of ties"),
+        ("{operator: sum, of: [language.tur, task]}", "no module of language tur is given"),
+        ("{operator: sum, of: [second, task]}", "no module second; there are language, task, and language.CODE"),
+        ("{operator: stack, of: [language]}", "language: it has no task module; add task"),
+        ("learned", "its weights are found in an evaluation; give sum with the weights that stand in its record"),
+    ],
+)
+def test_what_cannot_be_combined_is_said_before_the_model_is_loaded(
+    modules: Mapping[str, Path], treebank: Path, composition: str, said: str
+) -> None:
+    words = [str(modules[name]) for name in ("pos", "fao")]
+    settings = EvaluateSettings(words, [str(treebank)], language="fao", model="nowhere", composition=composition)
+    with pytest.raises(UsageError) as fault:
+        evaluate(settings)
+    assert said in str(fault.value)
+
+
+def test_two_heads_or_no_language_are_refused(modules: Mapping[str, Path], treebank: Path) -> None:
+    twice = [str(modules["pos"])] * 2
+    for words, composition, said in (
+        (twice, "{operator: sum, of: [task, task]}", "takes one module as task, but 2 are given"),
+        (twice[:1], HALF, "no module of a language is given"),
+    ):
+        with pytest.raises(UsageError) as fault:
+            evaluate(EvaluateSettings(words, [str(treebank)], composition=composition, model="nowhere"))
+        assert said in str(fault.value)
