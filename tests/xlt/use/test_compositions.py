@@ -36,12 +36,12 @@ def tags(paths: list[Path], treebank: Path, composition: str | None = None, lang
     words = [str(path) for path in paths]
     spoken = language if any("pos" not in path.name and "merged" not in path.name for path in paths) else None
     evaluate(
-        EvaluateSettings(words, [str(treebank)], predictions=str(kept), device="cpu", composition=composition,
+        EvaluateSettings(words, [str(treebank)], predictions=str(kept), replace=True, device="cpu", composition=composition,
                          language=spoken)
     )  # fmt: skip
     found = [tag for row in map(json.loads, kept.read_text().splitlines()) for tag in row["predicted"]["upos"]]
     predict(
-        PredictSettings(words, str(treebank), str(out), quiet=True, device="cpu", composition=composition,
+        PredictSettings(words, str(treebank), str(out), quiet=True, replace=True, device="cpu", composition=composition,
                         language=spoken)
     )  # fmt: skip
     assert [line.split("\t")[3] for line in out.read_text().splitlines() if line] == found
