@@ -36,8 +36,8 @@ def tags(paths: list[Path], treebank: Path, composition: str | None = None, lang
     words = [str(path) for path in paths]
     spoken = language if any("pos" not in path.name and "merged" not in path.name for path in paths) else None
     evaluate(
-        EvaluateSettings(words, [str(treebank)], predictions=str(kept), replace=True, device="cpu", composition=composition,
-                         language=spoken)
+        EvaluateSettings(words, [str(treebank)], predictions=str(kept), replace=True, device="cpu",
+                         composition=composition, language=spoken)
     )  # fmt: skip
     found = [tag for row in map(json.loads, kept.read_text().splitlines()) for tag in row["predicted"]["upos"]]
     predict(
