@@ -11,13 +11,19 @@ import torch
 
 
 def in_turn(
-    contenders: Mapping[str, Callable[[], Any]], rounds: int, *, warm_up: int = 1, device: torch.device | str = "cpu"
+    contenders: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    *,
+    warm_up: int = 1,
+    device: torch.device | str = "cpu",
+    clock: Callable[[], float] | None = None,
 ) -> dict[str, list[float]]:
     """Calls every contender once a round, in an order that rotates: A B C, B C A, C A B, ...
 
     Args:
         warm_up: rounds before the timed ones, for caches and lazily made state.
         device: on a GPU each call is timed until its kernels have ended.
+        clock: returns seconds; by default those of the wall.
     Returns:
         contender -> seconds of each of the `rounds` calls.
     """
@@ -26,7 +32,7 @@ def in_turn(
     for number in range(warm_up + rounds):
         first = number % len(names)
         for name in (*names[first:], *names[:first]):
-            seconds[name].append(seconds_of(contenders[name], device))
+            seconds[name].append(seconds_of(contenders[name], device, clock))
     return {name: times[warm_up:] for name, times in seconds.items()}
 
 
@@ -35,15 +41,18 @@ def repeat(call: Callable[[], Any], repeats: int, *, warm_up: int = 0) -> list[f
     return in_turn({"": call}, repeats, warm_up=warm_up)[""]
 
 
-def seconds_of(call: Callable[[], Any], device: torch.device | str = "cpu") -> float:
+def seconds_of(
+    call: Callable[[], Any], device: torch.device | str = "cpu", clock: Callable[[], float] | None = None
+) -> float:
+    clock = clock or time.perf_counter
     on_gpu = torch.device(device).type == "cuda"
     if on_gpu:
         torch.cuda.synchronize(device)
-    started = time.perf_counter()
+    started = clock()
     call()
     if on_gpu:
         torch.cuda.synchronize(device)
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def ratios(seconds: Mapping[str, Sequence[float]], contender: str, reference: str) -> list[float]:
