@@ -32,6 +32,7 @@ bench: $(VENV)/installed
 	mkdir -p outputs/bench
 	$(BIN)/python scripts/bench_modules.py --output outputs/bench/modules.json
 	$(BIN)/python scripts/bench_training.py --size small --output outputs/bench/training.json
+	$(BIN)/python scripts/bench_peers.py --size small --output outputs/bench/peers.json
 	$(BIN)/python scripts/bench_switching.py --output outputs/bench/switching.json
 	$(BIN)/python scripts/bench_dropout.py --output outputs/bench/dropout.json
 	$(BIN)/python scripts/bench_loader.py --output outputs/bench/loader.json

@@ -35,6 +35,11 @@ class AttentionInputs:
     scale: float
     mask: Tensor | None = None
 
+    def part(self, rows: slice) -> AttentionInputs:
+        """Returns the inputs of some sequences. Queries and keys are contiguous, so that no product copies them."""
+        mask = self.mask if self.mask is None or self.mask.shape[0] == 1 else self.mask[rows]
+        return AttentionInputs(self.query[rows].contiguous(), self.key[rows].contiguous(), self.scale, mask)
+
     def map(self, rows: slice = slice(None), length: int | None = None) -> Tensor:
         """Computes the distributions of the sequences `rows`, cut to their first `length` positions.
 

@@ -85,13 +85,15 @@ class _LeanAttention(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(query, key, value, inputs.mask, keep_mask)
         ctx.scale, ctx.dropout_scale = inputs.scale, dropout_scale
-        out = torch.empty(*query.shape[:3], value.shape[-1], dtype=value.dtype, device=value.device)
+        batch, heads, length, _ = query.shape
+        # The heads of a token lie side by side, as the layer after the attention needs them.
+        out = value.new_empty(batch, length, heads, value.shape[-1]).transpose(1, 2)
         with torch.autocast(query.device.type, enabled=False):
             for rows in _chunks(query, key):
-                attention = inputs.map(rows)
+                attention = inputs.part(rows).map()
                 if keep_mask is not None:
                     attention.mul_(dropout_factors(keep_mask[rows], dropout_scale, attention.dtype))
-                out[rows] = attention.to(value.dtype) @ value[rows]
+                out[rows] = attention.to(value.dtype) @ value[rows].contiguous()
         return out
 
     @staticmethod
@@ -102,10 +104,11 @@ class _LeanAttention(torch.autograd.Function):
         gradients = tuple(torch.empty_like(part) for part in (query, key, value))
         with torch.autocast(query.device.type, enabled=False):
             for rows in _chunks(query, key):
-                attention = inputs.map(rows)
+                part = inputs.part(rows)
+                attention = part.map()
                 wide = attention.dtype
-                upstream_rows = upstream[rows].to(value.dtype)
-                map_gradient = (upstream_rows @ value[rows].transpose(-1, -2)).to(wide)
+                upstream_rows = upstream[rows].to(value.dtype).contiguous()
+                map_gradient = (upstream_rows @ value[rows].contiguous().transpose(-1, -2)).to(wide)
                 dropped_map = attention
                 if keep_mask is not None:
                     weights = dropout_factors(keep_mask[rows], ctx.dropout_scale, wide)
@@ -115,8 +118,8 @@ class _LeanAttention(torch.autograd.Function):
                 # The gradient of the scores is map * (g - sum(map * g)), with g the gradient of the map.
                 mean = (map_gradient * attention).sum(-1, keepdim=True)
                 scores = map_gradient.sub_(mean).mul_(attention).mul_(ctx.scale).to(query.dtype)
-                gradients[0][rows] = scores @ key[rows]
-                gradients[1][rows] = scores.transpose(-1, -2) @ query[rows]
+                gradients[0][rows] = scores @ part.key
+                gradients[1][rows] = scores.transpose(-1, -2) @ part.query
         return *gradients, None, None, None
 
 

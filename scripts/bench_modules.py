@@ -142,7 +142,7 @@ def _sparse(coordinates: np.ndarray, values: torch.Tensor, shape: tuple[int, ...
     return torch.sparse_coo_tensor(torch.from_numpy(coordinates), values, shape, check_invariants=False).coalesce()
 
 
-def _peer_sparse(delta: SparseDelta) -> dict[str, torch.Tensor]:
+def peer_sparse(delta: SparseDelta) -> dict[str, torch.Tensor]:
     sparse = {}
     for name, entries in delta.entries.items():
         assert entries.indices is not None
@@ -151,7 +151,7 @@ def _peer_sparse(delta: SparseDelta) -> dict[str, torch.Tensor]:
     return sparse
 
 
-def _peer_save(diffs: dict[str, torch.Tensor], path: Path) -> None:
+def peer_save(diffs: dict[str, torch.Tensor], path: Path) -> None:
     coded = {}
     for name, diff in diffs.items():
         strides = np.cumprod([1, *diff.shape[:-1]], dtype=np.int64)
@@ -162,7 +162,7 @@ def _peer_save(diffs: dict[str, torch.Tensor], path: Path) -> None:
     torch.save({"diffs": coded, "abs": {}}, path)
 
 
-def _peer_load(path: Path) -> dict[str, torch.Tensor]:
+def peer_load(path: Path) -> dict[str, torch.Tensor]:
     sparse = {}
     for name, coded in torch.load(path, weights_only=False)["diffs"].items():  # written by this script
         flat = np.cumsum(coded["index_steps"], dtype=np.int64)
@@ -173,21 +173,21 @@ def _peer_load(path: Path) -> dict[str, torch.Tensor]:
 
 
 def measure_peer_save(folder: Path, dtype: str, size: str) -> dict[str, float]:
-    diffs = _peer_sparse(random_delta(size))
+    diffs = peer_sparse(random_delta(size))
     memory = PeakMemory()
-    seconds = median_seconds(lambda: _peer_save(diffs, folder / "peer"), repeats=1)
+    seconds = median_seconds(lambda: peer_save(diffs, folder / "peer"), repeats=1)
     return {"seconds": seconds, "peak_mb": memory.grown_mib(), "file_mb": (folder / "peer").stat().st_size / 1e6}
 
 
 def measure_peer_load(folder: Path, dtype: str, size: str) -> dict[str, float]:
     memory = PeakMemory()
-    return {"seconds": median_seconds(lambda: _peer_load(folder / "peer"), repeats=1), "peak_mb": memory.grown_mib()}
+    return {"seconds": median_seconds(lambda: peer_load(folder / "peer"), repeats=1), "peak_mb": memory.grown_mib()}
 
 
 def measure_peer_switch(folder: Path, dtype: str, size: str) -> dict[str, float]:
     model = random_model(size)
     base = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    diffs = _peer_load(folder / "peer")
+    diffs = peer_load(folder / "peer")
 
     @torch.no_grad()
     def change(sign: int) -> None:

@@ -1,8 +1,9 @@
-"""The engine's own training loop on random models and random sentences, and a watcher that times its steps."""
+"""The engine's own training loop on random models and random sentences, as a whole or step by step."""
 
 from __future__ import annotations
 
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from xlt.engine.activation import LanguageActivation
 from xlt.engine.build import build_method, build_task
 from xlt.engine.processes import Processes
 from xlt.engine.training import Trainer
-from xlt.engine.watching import Silence
+from xlt.engine.watching import Silence, Watcher
 from xlt.methods.method import Setting
 from xlt.models.transfer import TransferModel, split_pretrained
 from xlt.modules import Entries, ModuleHeader, SparseDelta
@@ -151,10 +152,10 @@ def tagging_trainer(
     return make_trainer(config, task, model, rows, languages, modules)
 
 
-def train(trainer: Trainer, clock: StepClock) -> None:
+def train(trainer: Trainer, watcher: Watcher) -> None:
     """Trains to the end, in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
-        trainer.train(Path(folder), clock)
+        trainer.train(Path(folder), watcher)
 
 
 def random_module(model: TransferModel, language: str, generator: torch.Generator) -> SparseDelta:
@@ -174,3 +175,74 @@ def random_module(model: TransferModel, language: str, generator: torch.Generato
         kind="sparse_delta", method="random_sft", base_model="random", base_hash="random", language=language
     )
     return SparseDelta(header, entries)
+
+
+class SteppedTrainer:
+    """The engine's loop, one step a call, so that it can take turns with other contenders in one process.
+
+    The loop runs in a thread of its own, which waits wherever a step of the phase has ended; so of all contenders only
+    one computes at any time.
+
+    Args:
+        trainer: with more steps in the phase than will be made.
+        phase: whose steps are made; the constructor trains the phases before it, and one step of it.
+    """
+
+    def __init__(self, trainer: Trainer, phase: str) -> None:
+        self._gate = _Gate(phase)
+        self._failures: list[BaseException] = []
+        self._thread = threading.Thread(target=self._run, args=(trainer,), daemon=True)
+        self._thread.start()
+        self._wait()
+
+    def step(self) -> None:
+        self._gate.go.release()
+        self._wait()
+
+    def close(self) -> None:
+        """Ends the loop and frees what it holds."""
+        self._gate.stops = True
+        self._gate.go.release()
+        self._thread.join()
+
+    def _run(self, trainer: Trainer) -> None:
+        try:
+            train(trainer, self._gate)
+            raise RuntimeError("the phase has too few steps for this benchmark")
+        except _Closed:
+            pass
+        except BaseException as error:
+            self._failures.append(error)
+            self._gate.waits.release()
+
+    def _wait(self) -> None:
+        self._gate.waits.acquire()
+        if self._failures:
+            raise self._failures[0]
+
+
+class _Closed(BaseException):
+    """Ends a loop whose trainer is no longer needed."""
+
+
+class _Gate(Silence):
+    """A watcher that holds the training back after each step of one phase.
+
+    Attributes:
+        go, waits: released when a step may be made, and when it has been made.
+        stops: whether the training is to end at the gate.
+    """
+
+    stops = False
+
+    def __init__(self, phase: str) -> None:
+        self._phase = phase
+        self.go, self.waits = threading.Semaphore(0), threading.Semaphore(0)
+
+    def metrics(self, phase: str, step: int, values: Mapping[str, float]) -> None:
+        if phase != self._phase or is_evaluation(values):
+            return
+        self.waits.release()
+        self.go.acquire()
+        if self.stops:
+            raise _Closed

@@ -36,7 +36,7 @@ def naive(dy: Tensor, x: Tensor, indices: Tensor, columns: int) -> Tensor:
 @pytest.fixture(params=["chosen", "slab only"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "slab only":
-        monkeypatch.setattr(module, "_has_sampled_product", lambda dtype: False)
+        monkeypatch.setattr(module, "_has_dots", lambda dtype: False)
 
 
 @pytest.mark.usefixtures("way")
@@ -159,20 +159,19 @@ def test_chunks_hold_entries_of_one_row_and_places_those_of_a_block() -> None:
 
 
 def test_blocks_choose_their_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_TILE_ENTRIES", 64 * 50)
-    rows, columns, tokens = 300, 50, 20
-    dense_rows = torch.arange(70 * columns, 90 * columns)  # in the second block of 64 rows
+    monkeypatch.setattr(module, "_TILE_ENTRIES", 64 * 400)
+    rows, columns, tokens = 300, 400, 20
+    dense_rows = torch.arange(70 * columns, 90 * columns)  # in the second block of 64 rows, 31% of it
     rest = torch.arange(130 * columns, rows * columns, 97)  # the first block has none
     pattern = SparsePattern.from_indices(torch.cat([dense_rows, rest]), rows, columns)
     calls = []
-    sampled_gradient(randn(2, rows, seed=1), randn(2, columns, seed=2), pattern)  # asks torch what it can, once
-    product = torch.sparse.sampled_addmm
+    product = module._dots
 
-    def counted(entries: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        calls.append(entries.shape[0])
-        return product(entries, *args, **kwargs)
+    def counted(dy: Tensor, *args: Tensor) -> Tensor:
+        calls.append(len(dy))
+        return product(dy, *args)
 
-    monkeypatch.setattr(torch.sparse, "sampled_addmm", counted)
+    monkeypatch.setattr(module, "_dots", counted)
     dy, x = randn(tokens, rows, seed=3), randn(tokens, columns, seed=4)
     found = sampled_gradient(dy, x, pattern)
     assert calls == [64, 64, 44]
@@ -303,8 +302,8 @@ def test_a_delta_used_twice_gets_both_gradients() -> None:
 
 
 def test_autocast_computes_in_bfloat16_and_accumulates_in_float32() -> None:
-    rows, columns, tokens = 41, 17, 300
-    _, bias, pattern, delta, weight = layer(rows, columns, 0.04)
+    rows, columns, tokens = 400, 600, 300  # large enough for dot products to be chosen
+    _, bias, pattern, delta, weight = layer(rows, columns, 0.01)
     bias.requires_grad_()
     x = randn(tokens, columns, seed=8).requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -20,6 +20,7 @@ from xlt_kernels.nf4_weight import Nf4Weight
 from xlt_kernels.sparse_linear import Receiver, sparse_linear
 from xlt_kernels.sparse_pattern import SparsePattern
 
+from xlt.models.sublayers import expanding_layers
 from xlt.models.transfer import TransferModel, is_transposed
 from xlt.modules import Entries
 
@@ -43,6 +44,12 @@ class SparseDeltas:
             if name in indices and indices[name].numel()
         }
         users = _users(model)
+        # On a CPU the layouts of a feed-forward network's inner layer save copies for the sampled gradient.
+        self._by_token = {
+            name
+            for name in (expanding_layers(model) if model.device.type == "cpu" else ())
+            if weights[name].dtype == torch.float32
+        }
         # 4-bit weights cannot hold deltas, which are added whenever such a weight is dequantised.
         self._four_bit = {
             name: Nf4Weight.of(weights[name], weights[name].quant_state)  # type: ignore[attr-defined]
@@ -187,7 +194,8 @@ class SparseDeltas:
                 watch.copy_values(self.deltas[name])
         if name in self._four_bit:
             return nf4_sparse_linear(x, self._four_bit[name], module.bias, delta, pattern, receiver)
-        return sparse_linear(x, module.weight, module.bias, delta, pattern, receiver, is_transposed(module))
+        by_token = name in self._by_token and not torch.is_autocast_enabled("cpu")
+        return sparse_linear(x, module.weight, module.bias, delta, pattern, receiver, is_transposed(module), by_token)
 
     def _embedding_forward(self, name: str, module: nn.Embedding, ids: Tensor) -> Tensor:
         return sparse_embedding(ids, module.weight, self.deltas[name], self.patterns[name], module.padding_idx)

@@ -54,8 +54,25 @@ class _CpuTraining(TorchFunctionMode):
         elif func is functional.dropout:
             values, probability, active = _dropout_arguments(*args, **kwargs)
             if active and 0 < probability < 1 and values.is_floating_point():
-                return dropout(values, probability)
+                order = _order_in_memory(values)
+                return dropout(values.permute(order), probability).permute(_inverse(order))
+        elif func is functional.gelu and not args[0].is_contiguous():
+            # torch's fast kernel takes contiguous tensors only; the other takes eight times as long
+            order = _order_in_memory(args[0])
+            return func(args[0].permute(order), *args[1:], **kwargs).permute(_inverse(order))
         return func(*args, **kwargs)
+
+
+def _order_in_memory(values: Tensor) -> list[int]:
+    """Returns the dimensions, the one with the widest stride first; in their order if `values` is contiguous."""
+    dimensions = list(range(values.dim()))
+    if values.is_contiguous():
+        return dimensions
+    return sorted(dimensions, key=lambda dimension: -values.stride(dimension))
+
+
+def _inverse(order: list[int]) -> list[int]:
+    return sorted(range(len(order)), key=order.__getitem__)
 
 
 def _learns_its_mask(

@@ -161,6 +161,21 @@ def reuses_layers(model: TransferModel) -> bool:
     return max(uses.values(), default=0) > 1
 
 
+def expanding_layers(model: TransferModel) -> set[str]:
+    """Returns the names of the weights of linear layers that a feed-forward network begins with.
+
+    Such a layer has more outputs than inputs, and of the layers after it in the model's order the first with another
+    shape has as many inputs. It is found by shapes alone, so an attention that is wider than the model counts, too.
+    """
+    layers = [(name, tuple(layer.weight.shape)) for name, layer in block_linear_layers(model).items()]
+    found = set()
+    for number, (name, shape) in enumerate(layers):
+        following = next((other for _, other in layers[number + 1 :] if other != shape), None)
+        if len(shape) == 2 and shape[0] > shape[1] and following == (shape[1], shape[0]):
+            found.add(name)
+    return found
+
+
 def layers_that_read_no_examples(model: TransferModel) -> list[str]:
     """Returns the names of the weights of linear layers in the blocks whose input has no entry for each example.
 

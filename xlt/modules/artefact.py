@@ -269,7 +269,8 @@ def check_values(tensors: Mapping[str, torch.Tensor]) -> None:
         if tensor.dtype not in _VALUE_DTYPES:
             allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in _VALUE_DTYPES)
             raise ValueError(f"{name!r} has dtype {tensor.dtype}: it must be one of {allowed}")
-        if not bool(torch.isfinite(tensor).all()):
+        # Extremes are finite only if all values are: a NaN is passed on. `isfinite` takes six times as long.
+        if tensor.numel() and not all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor)):
             raise ValueError(f"{name!r} contains NaN or infinity: values must be finite")
 
 

@@ -37,13 +37,15 @@ def encode_indices(indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(codes), torch.from_numpy(gaps[escape_places].astype(wide))
 
 
-def decode_indices(gaps: torch.Tensor, escapes: torch.Tensor) -> torch.Tensor:
+def decode_indices(gaps: torch.Tensor, escapes: torch.Tensor, total: int | None = None) -> torch.Tensor:
     """Decodes what `encode_indices` encoded.
 
     Args:
         gaps, escapes: (N,) and (M,), of the dtypes that `encode_indices` returns.
+        total: entries of the tensor, None if unknown.
     Returns:
-        (N,) int64. The caller must check their order and range, because a damaged file can contain any gaps.
+        (N,) int64, or int32 if `total` and the dtypes allow it. The caller must check their order and range, because a
+        damaged file can contain any gaps; an index that is too large for int32 becomes negative, so out of order.
     Raises:
         ValueError: dtypes or dimensions are wrong, or the number of escapes is not that of the marks in `gaps`.
     """
@@ -52,7 +54,8 @@ def decode_indices(gaps: torch.Tensor, escapes: torch.Tensor) -> torch.Tensor:
     codes, wide = gaps.numpy(), escapes.numpy()
     if codes.dtype not in (*_CODE_DTYPES, *_PLAIN_DTYPES) or wide.dtype not in _PLAIN_DTYPES:
         raise ValueError(f"gaps have dtype {codes.dtype} and escapes {wide.dtype}: this index coding is unknown")
-    steps = codes.astype(np.int64)
+    narrow = total is not None and total <= np.iinfo(np.int32).max and np.int64 not in (codes.dtype, wide.dtype)
+    steps = codes.astype(np.int32 if narrow else np.int64)
     escape_places = (
         np.flatnonzero(codes == _escape_mark(codes.dtype)) if codes.dtype in _CODE_DTYPES else np.empty(0, np.int64)
     )
@@ -62,8 +65,9 @@ def decode_indices(gaps: torch.Tensor, escapes: torch.Tensor) -> torch.Tensor:
         )
     steps[escape_places] = wide
     steps += 1
+    if steps.size:
+        steps[0] -= 1
     np.cumsum(steps, out=steps)
-    steps -= 1
     return torch.from_numpy(steps)
 
 

@@ -19,8 +19,9 @@ _STORED_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _FAULTS_SHOWN = 3
 
 # Entries that are saved and then written together, so that the write finds the cache lines of the read. For an
-# embedding of 92M entries of which 4% change, this takes 0.6 of the time of two separate passes.
-_CPU_BLOCK = 2**15
+# embedding of 92M entries of which 4% change, this takes 0.6 of the time of two separate passes. The lines of a block
+# take half a megabyte, which fits into the second cache of a core.
+_CPU_BLOCK = 2**13
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -248,7 +249,7 @@ class SparseDelta(ModuleArtefact):
         for name, shape in layout["entries"].items():
             gaps = tensors.pop(f"gaps:{name}", None)
             escapes = tensors.pop(f"escapes:{name}", torch.empty(0, dtype=torch.int32))
-            indices = None if gaps is None else decode_indices(gaps, escapes)
+            indices = None if gaps is None else decode_indices(gaps, escapes, math.prod(shape))
             entries[name] = Entries(indices, tensors.pop(f"values:{name}"), shape)
         whole = {}
         for key, tensor in tensors.items():
@@ -292,7 +293,10 @@ class _Saved:
         if self.indices is None:
             self.weight.copy_(self.values)
         else:
-            restore_entries(self.weight, self.indices.to(self.weight.device), self.values.to(self.weight.device))
+            indices = self.indices.to(self.weight.device)
+            if self.weight.device.type == "cpu":
+                gather_entries(self.weight, indices)  # brings the lines into the cache, faster than writes alone do
+            restore_entries(self.weight, indices, self.values.to(self.weight.device))
 
 
 def _joined(saved: Sequence[_Saved]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -129,3 +129,19 @@ def test_a_mask_that_is_learned_has_its_gradient(dropout: float) -> None:
     with fast_training(_CPU):
         functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout).sum().backward()
     assert bias.grad is not None and bias.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (2, 3, 4)])
+def test_values_that_do_not_lie_in_the_order_of_their_dimensions_stay_as_they_lie(shape: tuple[int, ...]) -> None:
+    backwards = [*reversed(range(len(shape)))]
+    values = torch.randn(shape[::-1], generator=torch.Generator().manual_seed(0)).permute(backwards).requires_grad_()
+    expected = functional.gelu(values.detach().contiguous(), approximate="tanh")
+    with fast_training(torch.device("cpu")):
+        found = functional.gelu(values, approximate="tanh")
+        dropped = functional.dropout(values, 0.5)
+    torch.testing.assert_close(found, expected)
+    assert found.stride() == dropped.stride() == values.stride()
+    kept = dropped != 0
+    torch.testing.assert_close(dropped[kept], 2 * values[kept])
+    (gradient,) = torch.autograd.grad(dropped.sum(), values)
+    assert torch.equal(gradient, 2.0 * kept)

@@ -10,7 +10,7 @@ import transformers as hf
 from tests import model_families
 from tests.translators import translator
 from xlt.models.loading import skeleton
-from xlt.models.sublayers import Block, find_blocks, layers_that_read_no_examples, output_embeddings
+from xlt.models.sublayers import Block, expanding_layers, find_blocks, layers_that_read_no_examples, output_embeddings
 from xlt.models.transfer import TransferModel, split_pretrained
 
 SIZE: dict[str, Any] = {
@@ -86,3 +86,16 @@ def test_layers_that_read_positions_are_found_without_weights(name: str, wrong: 
     assert model.device.type == "meta"
     found = layers_that_read_no_examples(model)
     assert list(dict.fromkeys(weight.split(".")[-2] for weight in found)) == wrong
+
+
+def test_expanding_layers_are_those_that_a_feed_forward_network_begins_with() -> None:
+
+    sizes = {"vocab_size": 20, "hidden_size": 8, "intermediate_size": 24, "num_hidden_layers": 2}
+    bert = hf.BertForMaskedLM(hf.BertConfig(**sizes, num_attention_heads=2))
+    llama = hf.LlamaForCausalLM(hf.LlamaConfig(**sizes, num_attention_heads=2))
+    assert expanding_layers(TransferModel(*split_pretrained(bert), "bert", "b")) == {
+        f"backbone.encoder.layer.{number}.intermediate.dense.weight" for number in range(2)
+    }
+    assert expanding_layers(TransferModel(*split_pretrained(llama), "llama", "l")) == {
+        f"backbone.layers.{number}.mlp.{name}_proj.weight" for number in range(2) for name in ("gate", "up")
+    }

@@ -57,3 +57,17 @@ def test_unknown_codings_are_refused() -> None:
         decode_indices(torch.tensor([1.0]), torch.empty(0, dtype=torch.int32))
     with pytest.raises(ValueError, match="one dimension"):
         decode_indices(torch.zeros(1, 1, dtype=torch.uint8), torch.empty(0, dtype=torch.int32))
+
+
+def test_indices_of_a_tensor_that_int32_can_count_are_decoded_in_int32() -> None:
+    indices = torch.arange(1, 101) * 20
+    found = decode_indices(*encode_indices(indices), total=2001)
+    assert found.dtype == torch.int32 and found.tolist() == indices.tolist()
+
+
+def test_indices_that_are_too_large_for_the_tensor_come_back_out_of_range_or_out_of_order() -> None:
+    mark = torch.tensor([3, 255, 255], dtype=torch.uint8)
+    wrapped = decode_indices(mark, torch.tensor([2**31 - 1, 2**31 - 1], dtype=torch.int32), total=1000)
+    assert not bool((wrapped[1:] > wrapped[:-1]).all())
+    cut = decode_indices(mark, torch.tensor([2**32 + 5, 7]), total=1000)  # 5 in int32, which would be in range
+    assert cut.tolist() == [3, 2**32 + 9, 2**32 + 17]
