@@ -104,7 +104,7 @@ def measure_steps(row: str, options: argparse.Namespace) -> dict[str, Any]:
     else:
         ours = {name: our_steps(size, name, tokens, 0.01) for name in ("spiel_ag", "spiel_ma")}
         peers = {name: Peer(size, tokens, rank, options.lora_dropout) for name, rank in _LORA_RANKS.items()}
-    steps = {name: contender.step for name, contender in {**ours, **peers}.items()}
+    steps = {name: trainer.step for name, trainer in ours.items()} | {name: peer.step for name, peer in peers.items()}
     seconds = in_turn(steps, options.rounds, clock=_clock(options.threads))
     for trainer in ours.values():
         trainer.close()

@@ -68,7 +68,7 @@ def _order_in_memory(values: Tensor) -> list[int]:
     dimensions = list(range(values.dim()))
     if values.is_contiguous():
         return dimensions
-    return sorted(dimensions, key=lambda dimension: -values.stride(dimension))
+    return sorted(dimensions, key=values.stride().__getitem__, reverse=True)
 
 
 def _inverse(order: list[int]) -> list[int]:

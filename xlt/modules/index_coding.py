@@ -6,6 +6,8 @@ largest code marks its place, and a second array holds its value. Each tensor us
 uint16 and plain integers; the dtype of its gaps says which.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -55,7 +57,7 @@ def decode_indices(gaps: torch.Tensor, escapes: torch.Tensor, total: int | None 
     if codes.dtype not in (*_CODE_DTYPES, *_PLAIN_DTYPES) or wide.dtype not in _PLAIN_DTYPES:
         raise ValueError(f"gaps have dtype {codes.dtype} and escapes {wide.dtype}: this index coding is unknown")
     narrow = total is not None and total <= np.iinfo(np.int32).max and np.int64 not in (codes.dtype, wide.dtype)
-    steps = codes.astype(np.int32 if narrow else np.int64)
+    steps: Any = codes.astype(np.int32 if narrow else np.int64)
     escape_places = (
         np.flatnonzero(codes == _escape_mark(codes.dtype)) if codes.dtype in _CODE_DTYPES else np.empty(0, np.int64)
     )
