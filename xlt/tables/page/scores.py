@@ -46,7 +46,7 @@ def grid_scores(grid: Grid, page: Path) -> Markup:
         scrolling("Scores", _head(["system", *columns], AVERAGE), tag("tbody", *body), class_=f"scores {spread}"),
         average_chart(grid),
         tag("ul", *(tag("li", line) for line in lines), class_="note") if lines else None,
-        tag("p", config.note, class_="note") if config.note else None,
+        *(tag("p", line, class_="note") for line in (config.note or "").splitlines()),
         _every_value(grid, page),
     )
 

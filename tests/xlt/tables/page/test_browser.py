@@ -32,6 +32,8 @@ ASK = """
   const seen = { width: innerWidth, overflow: document.documentElement.scrollWidth - innerWidth,
                  ready: "ready" in root.dataset, paper: getComputedStyle(document.body).backgroundColor,
                  systems: [...document.querySelectorAll(".system")].map((e) => e.getBoundingClientRect().left),
+                 letters: Math.min(...[...document.querySelectorAll("svg text")].map((e) =>
+                   parseFloat(getComputedStyle(e).fontSize) * e.getCTM().a)),
                  scrolling: [...document.querySelectorAll(".scroll")].some((e) => e.scrollWidth > e.clientWidth) };
   const chart = document.querySelector(".chart svg");
   chart.focus();
@@ -103,6 +105,7 @@ def test_the_page_fits_a_phone_and_a_laptop_and_its_script_runs(
     seen = _seen(browse, page, *LIGHT, width=width)
     assert seen["ready"] and seen["width"] == width
     assert seen["overflow"] <= 0
+    assert seen["letters"] >= 10.5, "px on the screen"
     assert seen["scrolling"] == (width == 390)  # wide tables scroll in their own container
     assert len(seen["systems"]) == 2 and min(seen["systems"]) >= 0  # no label is cut off
 

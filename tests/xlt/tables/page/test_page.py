@@ -75,6 +75,11 @@ def test_a_table_has_mean_spread_and_published_number_with_the_best_in_bold(
     assert 'aria-label="Averages: LT-SFT 61.0, published 73.8; BitFit 50.0"' in text
 
 
+def test_each_line_of_a_note_is_a_paragraph(page_of: Callable[..., str], make_grid: Callable[..., Grid]) -> None:
+    grid = make_grid(note="Asked for with a=b\nEnglish is the source.")
+    assert '<p class="note">Asked for with a=b</p><p class="note">English' in page_of([], grid=grid)
+
+
 def test_everything_that_is_not_ours_is_escaped(
     page_of: Callable[..., str], make_grid: Callable[..., Grid], three: list[Run]
 ) -> None:
