@@ -338,7 +338,7 @@ class DataConfig:
         no_module="it only decides whether a config is accepted",
     )
     other_languages: bool = key(
-        "allow a language module to be learned from other languages' text, as language_modules.learned_from does",
+        "allow a language module to be learned from text of other languages (language_modules.learned_from)",
         no_module="it only decides whether a config is accepted",
     )
     cap: int | None = key(

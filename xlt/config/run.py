@@ -48,7 +48,7 @@ class LanguageModulesConfig:
     start_from_generator: bool = key("`experiment` starts from the module that `generator` makes (MAD-G-ft)")
     texts: dict[str, str] = key("language -> text file from which `experiment` learns its module, in place of its data")
     learned_from: dict[str, list[str]] = key(
-        "language -> languages whose text `experiment` learns its module from, for instance a pair or a family"
+        "language -> languages whose text `experiment` learns its module from, such as a pair or family"
     )
     stand_in: dict[str, str] = key(
         "language -> language whose module it uses, or none; key targets: all evaluation languages"

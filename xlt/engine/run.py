@@ -37,7 +37,7 @@ from xlt.engine.training import Trainer
 from xlt.engine.watching import Silence, Watcher
 from xlt.errors import UsageError
 from xlt.files import atomic_folder, digests_of, write_sealed
-from xlt.methods.method import Method, Setting, head_parameters
+from xlt.methods.method import Method, Setting, write_head
 from xlt.models.loading import save_checkpoint
 from xlt.models.transfer import TransferModel
 from xlt.modules import ModuleArtefact, ModuleFileError, ModuleHeader, ModuleStack, check_base, load_module
@@ -459,26 +459,11 @@ def _start(method: Method, file: ModuleFile, model: TransferModel, task: Task) -
     try:
         module.check(model)
         if is_head(module):
-            _write_head(module, model)
+            write_head(model, getattr(module, "tensors", {}))
         else:
             method.start_from(module)
     except ValueError as error:
         raise ModuleFileError(file.path, str(error)) from error
-
-
-def _write_head(module: ModuleArtefact, model: TransferModel) -> None:
-    """Writes the values of a head into that of a model, for good.
-
-    Raises:
-        ValueError: the model has no such head.
-    """
-    own = head_parameters(model)
-    values = getattr(module, "tensors", {})
-    if own.keys() != values.keys():
-        raise ValueError(f"its head has {', '.join(values) or 'nothing'}, the task's {', '.join(own) or 'nothing'}")
-    with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(values[name])
 
 
 def _check_labels(module: ModuleArtefact, file: ModuleFile, task: Task) -> None:

@@ -422,3 +422,17 @@ def head_parameters(model: TransferModel) -> dict[str, nn.Parameter]:
 def trained_head(model: TransferModel) -> dict[str, Tensor]:
     """Returns name -> copy of the task head's tensors on the CPU, for a module."""
     return {name: parameter.detach().cpu().clone() for name, parameter in head_parameters(model).items()}
+
+
+@torch.no_grad()
+def write_head(model: TransferModel, values: Mapping[str, Tensor]) -> None:
+    """Writes the values of a head into that of a model, for good; `values` are named as by `trained_head`.
+
+    Raises:
+        ValueError: the model has no such head.
+    """
+    own = head_parameters(model)
+    if own.keys() != values.keys():
+        raise ValueError(f"its head has {', '.join(values) or 'nothing'}, the task's {', '.join(own) or 'nothing'}")
+    for name, parameter in own.items():
+        parameter.copy_(values[name])
