@@ -161,7 +161,8 @@ class _SparseLinear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         if ctx.transposed and weight is not None:
             weight = weight.t()
-        dx, dbias, rows = input_and_bias_gradients(ctx, dy, weight, *ctx.dtypes, x_by_token=ctx.x_by_token)
+        x_dtype, bias_dtype = ctx.dtypes
+        dx, dbias, rows = input_and_bias_gradients(ctx, dy, weight, x_dtype, bias_dtype, ctx.x_by_token)
         ddelta = None
         if ctx.needs_input_grad[3]:
             by_row, by_column = (x.reshape(-1, x.shape[-1]), rows) if ctx.transposed else (rows, x)
