@@ -19,12 +19,13 @@ from .sparse_pattern import SparsePattern
 
 # What the ways to a sampled gradient cost on a CPU, in multiply-adds of the dense product: a dot product, for each
 # token of an entry, and a copy of an operand by token, for each number copied. Measured with
-# `scripts/bench_sparse_linear.py` and torch 2.13 on one thread. In float32 on an Intel Xeon (AVX-512) 5 to 7 and 70 to
-# 130. On an AMD EPYC (AVX-512) only their sum was measured, by torch's slower sampled product: 5.3 to 6.6 an entry of
-# 768 x 768 at density 0.15, so a dot product takes at most 3.9 to 5.2 there if a copy takes 80. In bfloat16, whose
-# dense product is twice as fast and reads its operands as they are, the sum was 13 to 20 at density 0.06 there. A wrong
-# constant costs little: it matters only between the densities at which the ways cross by the wrong and by the right
-# one, and there one way takes at most as much longer as the constants differ.
+# `scripts/bench_sparse_linear.py` and torch 2.13 on one thread. In float32 on an Intel Xeon (AVX-512) a dot product
+# took 5 to 7 at 256 columns, 6.5 to 9 at 768 and at most 11, a copy 70 to 130. On an AMD EPYC (AVX-512) only their sum
+# was measured, by torch's slower sampled product: 5.3 to 6.6 an entry of 768 x 768 at density 0.15, so a dot product
+# takes at most 3.9 to 5.2 there if a copy takes 80. In bfloat16, whose dense product is twice as fast and reads its
+# operands as they are, the sum was 13 to 20 at density 0.06 there. A wrong constant costs little: it matters only
+# between the densities at which the ways cross by the wrong and by the right one, and there one way takes at most as
+# much longer as the constants differ.
 # These are constants and not measured at run time, because the choice changes the order of summation, and a resumed run
 # must end in the same bits.
 _DOT_COST, _COPY_COST = 5.5, 80.0
@@ -310,8 +311,7 @@ def sampled_gradient(dy: Tensor, x: Tensor, pattern: SparsePattern, shared: _Inp
                 slab, operand = x.new_empty(height, pattern.columns, dtype=slab_dtype), x.to(slab_dtype)
             block = slab[: bottom - top]
             torch.mm(dy[:, top:bottom].to(slab_dtype).t(), operand, out=block)
-            local = pattern.indices[start:stop].long() - top * pattern.columns
-            gradient[start:stop] = block.view(-1).index_select(0, local)
+            gradient[start:stop] = block.view(-1).index_select(0, pattern.within(top, bottom, start, stop))
     return gradient
 
 

@@ -9,15 +9,17 @@ class SparsePattern:
 
     Attributes:
         rows, columns: the matrix's shape.
-        indices: (N,) flat row-major indices, strictly ascending; int32 if rows * columns fits into it, else int64.
+        indices: (N,) flat row-major indices, strictly ascending; int32 if rows * columns fits into it, else int64. A
+            pattern `without_indices` makes them anew at each use.
         crow: (rows + 1,) number of the first entry of each row, as in the CSR format; int32 if rows, columns and N fit
             into it, else int64.
         col: (N,) column of each entry, of the dtype of `crow`.
     """
 
-    def __init__(self, rows: int, columns: int, indices: Tensor, crow: Tensor, col: Tensor) -> None:
+    def __init__(self, rows: int, columns: int, indices: Tensor | None, crow: Tensor, col: Tensor) -> None:
         self.rows, self.columns = rows, columns
-        self.indices, self.crow, self.col = indices, crow, col
+        self.crow, self.col = crow, col
+        self._indices = indices
         self._chunks: dict[int, Tensor] = {}
         self._places: tuple[int, list[int]] | None = None
 
@@ -51,11 +53,36 @@ class SparsePattern:
         col = (indices % max(1, columns)).to(csr_dtype)
         return cls(rows, columns, indices.to(flat_dtype), crow, col)
 
+    @property
+    def indices(self) -> Tensor:
+        if self._indices is not None:
+            return self._indices
+        fits = self.rows * self.columns <= torch.iinfo(torch.int32).max
+        return self.within(0, self.rows, 0, len(self)).to(torch.int32 if fits else torch.int64)
+
+    def without_indices(self) -> "SparsePattern":
+        """Returns the same pattern, which holds rows and columns only: 4 bytes an entry less."""
+        return SparsePattern(self.rows, self.columns, None, self.crow, self.col)
+
+    def within(self, top: int, bottom: int, start: int, stop: int) -> Tensor:
+        """Returns the places of entries in a block of rows.
+
+        Args:
+            top, bottom: the block's first row, and the row after its last.
+            start, stop: number of the block's first entry, and of the one after its last.
+        Returns:
+            (stop - start,) int64 flat row-major indices in the (bottom - top, columns) block.
+        """
+        if self._indices is not None:
+            return self._indices[start:stop].long() - top * self.columns
+        counts = self.crow[top : bottom + 1].diff().long()
+        rows = torch.arange(bottom - top, device=counts.device)
+        return torch.repeat_interleave(rows, counts, output_size=stop - start) * self.columns + self.col[start:stop]
+
     def to(self, device: torch.device | str) -> "SparsePattern":
         """Returns the pattern on another device."""
-        return SparsePattern(
-            self.rows, self.columns, self.indices.to(device), self.crow.to(device), self.col.to(device)
-        )
+        indices = None if self._indices is None else self._indices.to(device)
+        return SparsePattern(self.rows, self.columns, indices, self.crow.to(device), self.col.to(device))
 
     def chunks(self, most: int) -> Tensor:
         """Returns where chunks of the entries begin, each of at most `most` entries of one row.
@@ -85,7 +112,7 @@ class SparsePattern:
         return self._places[1]
 
     def __len__(self) -> int:
-        return len(self.indices)
+        return len(self.col)
 
     def __repr__(self) -> str:
         return f"SparsePattern({len(self)} of {self.rows} x {self.columns})"

@@ -401,6 +401,25 @@ def test_a_pattern_holds_rows_and_columns_of_its_indices(dtype: torch.dtype) -> 
     assert len(moved) == 5 and torch.equal(moved.col, pattern.col) and repr(moved) == "SparsePattern(5 of 4 x 3)"
 
 
+@pytest.mark.parametrize("rows, columns", [(5, 7), (1, 9), (6, 1)])
+def test_a_pattern_without_indices_makes_the_same_ones(rows: int, columns: int) -> None:
+    draw = torch.Generator().manual_seed(rows)
+    indices = (torch.rand(rows * columns, generator=draw) < 0.4).nonzero().flatten()
+    whole = SparsePattern.from_indices(indices, rows, columns)
+    bare = whole.without_indices()
+    assert torch.equal(bare.indices, whole.indices) and bare.indices.dtype == whole.indices.dtype
+    assert len(bare) == len(whole) and torch.equal(bare.to("cpu").indices, whole.indices)
+    height = 2
+    places = whole.places(height)
+    for number, top in enumerate(range(0, rows, height)):
+        block = (top, min(top + height, rows), *places[number : number + 2])
+        dense = torch.zeros(rows, columns, dtype=torch.bool).view(-1).index_fill(0, indices, True).view(rows, columns)
+        expected = dense[block[0] : block[1]].reshape(-1).nonzero().flatten()
+        assert torch.equal(bare.within(*block), expected) and torch.equal(whole.within(*block), expected)
+    dy, x = torch.randn(4, rows, generator=draw), torch.randn(4, columns, generator=draw)
+    assert torch.equal(sampled_gradient(dy, x, bare), sampled_gradient(dy, x, whole))
+
+
 @pytest.mark.parametrize(
     ("indices", "message"),
     [

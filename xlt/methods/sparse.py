@@ -231,7 +231,7 @@ class _Watch:
 
     def __init__(self, active: Tensor, watched: Tensor, delta: Tensor, shape: torch.Size, has_values: bool) -> None:
         union, order = torch.cat([active, watched.to(active)]).sort()
-        self.pattern = SparsePattern.from_indices(union, *shape)
+        self.pattern = SparsePattern.from_indices(union, *shape).without_indices()
         # Receives the joint gradient; a value that stands for all of them has no memory.
         zeros = delta.new_zeros(len(union)) if has_values else delta.new_zeros(1).expand(len(union))
         self.probe = nn.Parameter(zeros)
