@@ -15,7 +15,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -196,8 +196,7 @@ def _page(record: Mapping[str, Any], claims: Sequence[Mapping[str, Any]]) -> str
         said = [claim for claim in claims if claim["verdict"] == word]
         if said:
             lines += [f"## {len(said)} of {len(claims)} claims: {word}", ""]
-            lines += [line for claim in said for line in _claim_lines(claim, effects=word != "not tested")]
-            lines.append("")
+            lines += [*map(_claim_line, said), ""]
     lines += [
         "Every test, with its interval and the runs behind it, is in [claims.md](claims.md).",
         "",
@@ -215,12 +214,13 @@ def _page(record: Mapping[str, Any], claims: Sequence[Mapping[str, Any]]) -> str
     return "\n".join([*lines, ""])
 
 
-def _claim_lines(claim: Mapping[str, Any], *, effects: bool) -> Iterator[str]:
-    yield f"- {claim['says']}"
-    for label, test in claim["tests"].items() if effects else ():
+def _claim_line(claim: Mapping[str, Any]) -> str:
+    effects = []
+    for label, test in claim["tests"].items():
         if test["mean"] is not None:
             interval = "" if test["interval"] is None else " [{:+.1f}, {:+.1f}]".format(*test["interval"])
-            yield f"    - {label}: {test['mean']:+.1f}{interval} ({test['units']} {test['unit']}), {test['verdict']}"
+            effects.append(f"{label} {test['mean']:+.1f}{interval}, {test['units']} {test['unit']}, {test['verdict']}")
+    return f"- {claim['says']}{' *' + '; '.join(effects) + '*' if effects else ''}"
 
 
 def _is_of(stem: str, table: str) -> bool:

@@ -11,7 +11,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-PAGES = (README, *sorted((ROOT / "docs").rglob("*.md")))
+_RESULTS = ROOT / "docs" / "results"
+PAGES = (
+    README,
+    *(
+        page
+        for page in sorted((ROOT / "docs").rglob("*.md"))
+        if not page.is_relative_to(_RESULTS) or page == _RESULTS / "README.md"  # the others are numbers
+    ),
+)
 _FENCED = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"(?:^    .*\n(?:\n+(?=    ))?)+", re.MULTILINE)
 _COMMAND = re.compile(r"^(?:\$ )?(?=(?:xlt|python|make) )", re.MULTILINE)

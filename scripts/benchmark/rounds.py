@@ -16,14 +16,15 @@ def in_turn(
     *,
     warm_up: int = 1,
     device: torch.device | str = "cpu",
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float] | None = None,
 ) -> dict[str, list[float]]:
     """Calls every contender once a round, in an order that rotates: A B C, B C A, C A B, ...
 
     Args:
         warm_up: rounds before the timed ones, for caches and lazily made state.
         device: on a GPU each call is timed until its kernels have ended.
-        clock: `time.process_time` counts the seconds of the CPU, for a machine on which other programs run.
+        clock: `time.process_time` counts the seconds of the CPU, for a machine on which other programs run; None: those
+            of the wall.
     Returns:
         contender -> seconds of each of the `rounds` calls.
     """
@@ -42,9 +43,10 @@ def repeat(call: Callable[[], Any], repeats: int, *, warm_up: int = 0) -> list[f
 
 
 def seconds_of(
-    call: Callable[[], Any], device: torch.device | str = "cpu", clock: Callable[[], float] = time.perf_counter
+    call: Callable[[], Any], device: torch.device | str = "cpu", clock: Callable[[], float] | None = None
 ) -> float:
     """Seconds of one call."""
+    clock = clock or time.perf_counter
     on_gpu = torch.device(device).type == "cuda"
     if on_gpu:
         torch.cuda.synchronize(device)

@@ -87,7 +87,7 @@ def test_the_key_of_a_wrong_name_is_the_whole_key_of_the_config(folder: Path) ->
     from types import SimpleNamespace
 
     wrong = source_config("text", "fao", str(folder), split="train", files={"train": "/a.txt"})
-    data = SimpleNamespace(sources={"fao": wrong}, validation={}, evaluation={}, excluded={})
+    data = SimpleNamespace(sources={"fao": wrong}, validation={}, evaluation={}, search={}, excluded={})
     (line,) = source_faults(data)  # type: ignore[arg-type]
     assert line.startswith("data.sources.fao.files.train=/a.txt: ")
 
