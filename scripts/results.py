@@ -57,6 +57,7 @@ def make(words: Sequence[str], *, carry_out: bool) -> int:
         config = compose_claims([word for word in words if _is_setting(word)])
     others = [word for word in words if not _is_setting(word)]
     tables: dict[str, Any] = {}
+    seconds: dict[str, float] = {}
     shutil.rmtree(FOLDER / "tables", ignore_errors=True)  # those of the last time
     for name, store in _tables(config).items():
         if store == "decoder" or (store == "encoder" and not any(word.startswith("data_dir=") for word in others)):
@@ -71,7 +72,7 @@ def make(words: Sequence[str], *, carry_out: bool) -> int:
         if code < 0 or code >= 128:  # a signal
             return code % 256
         try:
-            tables[name] = _save_table(name, asked)
+            tables[name] = _save_table(name, asked, seconds)
         except UsageError as error:
             tables[name] = {"not run": _without_places(error.lines[0], words)}
     folder = Path(config.output_dir).expanduser()
@@ -88,6 +89,7 @@ def make(words: Sequence[str], *, carry_out: bool) -> int:
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "seeds": list(config.seeds),
         "scale": config.scale,
+        "core hours of training": round(sum(seconds.values()) / 3600, 2),
         "tables": tables,
     }
     write_json(FOLDER / "manifest.json", record)
@@ -146,20 +148,27 @@ def _planned(asked: Sequence[str]) -> tuple[TableRequest, Mapping[str, Table], P
     return request, tables, plan
 
 
-def _save_table(name: str, asked: Sequence[str]) -> dict[str, Any]:
-    """Writes a table as far as its runs are finished; returns what the manifest says of it."""
+def _save_table(name: str, asked: Sequence[str], seconds: dict[str, float]) -> dict[str, Any]:
+    """Writes a table as far as its runs are finished; returns what the manifest says of it.
+
+    Args:
+        name: of the table.
+        asked: words of its command.
+        seconds: fingerprint of a run -> core seconds of its training; those of the table's runs are added.
+    """
     _, tables, plan = _planned(asked)
     grids = {heading: table.grid(plan.store, {}) for heading, table in tables.items()}
     if not any(cell.values for grid in grids.values() for row in grid.cells.values() for cell in row.values()):
         return {"not run": "none of its runs is finished"}
-    seconds, runs, commits, versions, missing = 0.0, [], set(), {}, []
+    own, runs, commits, versions, missing = 0.0, [], set(), {}, []
     for heading, grid in grids.items():
         grid.save(table_markdown(grid), FOLDER / "tables")
         missing += [f"{heading}: {row}" for row, cells in grid.cells.items() if any(c.reason for c in cells.values())]
     for run in plan.runs.values():
         manifest = plan.store.manifest(run.fingerprint)
         if manifest is not None and plan.store.is_trained(run.fingerprint):
-            seconds += float(manifest["seconds"]) * int(manifest["threads"])
+            seconds[run.fingerprint] = float(manifest["seconds"]) * int(manifest["threads"])
+            own += seconds[run.fingerprint]
             commits.add(manifest["commit"])
             versions = manifest["versions"]
     for table in tables.values():
@@ -167,7 +176,7 @@ def _save_table(name: str, asked: Sequence[str]) -> dict[str, Any]:
     return {
         "words": [word for word in asked if not word.startswith((*_PLACES, "table=", "seeds="))],
         "runs": sorted(set(runs)),
-        "core hours of training": round(seconds / 3600, 2),
+        "core hours of training": round(own / 3600, 2),
         "commits": sorted(filter(None, commits)),
         "versions": versions,
         **({"rows with gaps": missing} if missing else {}),
@@ -183,7 +192,7 @@ def _without_places(text: str, words: Sequence[str]) -> str:
 
 def _page(record: Mapping[str, Any], claims: Sequence[Mapping[str, Any]]) -> str:
     """Returns the page of the results as Markdown."""
-    hours = sum(about.get("core hours of training", 0.0) for about in record["tables"].values())
+    hours = record["core hours of training"]
     lines = [
         "# Results",
         "",
