@@ -25,6 +25,10 @@ MISTAKES: Mistakes = {
         [["device=gpu: must be cpu, cuda, cuda:N, auto, or several GPUs as in cuda:0+cuda:1"]],
     ),
     "one device twice": (("device=cuda:1+cuda:1",), [["device=cuda:1+cuda:1: a device is named twice"]]),
+    "several devices for several runs": (
+        ("device=cuda:0+cuda:1", "launcher=parallel"),
+        [["device=cuda:0+cuda:1: launcher.workers=2 gives each run one GPU"]],
+    ),
     "several ranges and contradictions": (
         ("train.batch_size=0", "train.clip_norm=-1", "seed=-1", "data.validation.eng.split=test", "language=xx"),
         [

@@ -353,6 +353,8 @@ class RunConfig:
             yield f"device={self.device}: must be cpu, cuda, cuda:N, auto, or several GPUs as in cuda:0+cuda:1"
         elif len(names := self.device.split("+")) > len({*names}):
             yield f"device={self.device}: a device is named twice"
+        elif len(names) > 1 and workers > 1:
+            yield f"device={self.device}: launcher.workers={workers} gives each run one GPU; give launcher.workers=1"
 
 
 def _most_processes() -> int:
