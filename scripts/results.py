@@ -228,7 +228,10 @@ def _claim_line(claim: Mapping[str, Any]) -> str:
     for label, test in claim["tests"].items():
         if test["mean"] is not None:
             interval = "" if test["interval"] is None else " [{:+.1f}, {:+.1f}]".format(*test["interval"])
-            effects.append(f"{label} {test['mean']:+.1f}{interval}, {test['units']} {test['unit']}, {test['verdict']}")
+            over = f" over the margin of {test['margin']:+.1f}" if test["margin"] else ""
+            effects.append(
+                f"{label} {test['mean']:+.1f}{interval}{over}, {test['units']} {test['unit']}, {test['verdict']}"
+            )
     return f"- {claim['says']}{' *' + '; '.join(effects) + '*' if effects else ''}"
 
 
