@@ -227,11 +227,12 @@ def _claim_line(claim: Mapping[str, Any]) -> str:
     effects = []
     for label, test in claim["tests"].items():
         if test["mean"] is not None:
-            interval = "" if test["interval"] is None else " [{:+.1f}, {:+.1f}]".format(*test["interval"])
-            over = f" over the margin of {test['margin']:+.1f}" if test["margin"] else ""
-            effects.append(
-                f"{label} {test['mean']:+.1f}{interval}{over}, {test['units']} {test['unit']}, {test['verdict']}"
-            )
+            margin = test["margin"]  # which mean and interval do not have any more
+            ends = [end + margin for end in test["interval"] or ()]
+            interval = " [{:+.1f}, {:+.1f}]".format(*ends) if ends else ""
+            above = f", must be above {margin:g}" if margin else ""
+            effect = f"{label} {test['mean'] + margin:+.1f}{interval}{above}"
+            effects.append(f"{effect}, {test['units']} {test['unit']}, {test['verdict']}")
     return f"- {claim['says']}{' *' + '; '.join(effects) + '*' if effects else ''}"
 
 
