@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conftest import LABELS
+from tests.conftest import LABELS, sentences
 from xlt.data.encoding import Encoder
 from xlt.engine.build import build_task, with_head
 from xlt.models.loading import load_pretrained, load_tokenizer
@@ -110,6 +110,18 @@ def _header(base_hash: str, **facts: Any) -> ModuleHeader:
     return ModuleHeader(
         kind="sparse_delta", method="lt_sft", base_model="tiny-bert", base_hash=base_hash, fingerprint=None, **facts
     )
+
+
+@pytest.fixture
+def treebank(tmp_path: Path) -> Path:
+    """A file of labelled CoNLL-U."""
+    blocks = []
+    for example in sentences("eng", 40):
+        rows = zip(example.words or (), example.columns["upos"], strict=True)
+        blocks.append("".join(f"{n}\t{word}\t_\t{tag}\t_\t_\t0\t_\t_\t_\n" for n, (word, tag) in enumerate(rows, 1)))
+    file = tmp_path / "gold.conllu"
+    file.write_text("\n".join(blocks) + "\n")
+    return file
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import sentences
 from xlt.errors import UsageError
 from xlt.modules import load_module
 from xlt.modules.composition.sum import sum_deltas
@@ -17,17 +16,6 @@ from xlt.use.evaluate import EvaluateSettings, evaluate
 from xlt.use.predict import PredictSettings, predict
 
 HALF = "{operator: sum, of: [language, task], weights: [4, 0.25]}"
-
-
-@pytest.fixture
-def treebank(tmp_path: Path) -> Path:
-    blocks = []
-    for example in sentences("eng", 40):
-        rows = zip(example.words or (), example.columns["upos"], strict=True)
-        blocks.append("".join(f"{n}\t{word}\t_\t{tag}\t_\t_\t0\t_\t_\t_\n" for n, (word, tag) in enumerate(rows, 1)))
-    file = tmp_path / "gold.conllu"
-    file.write_text("\n".join(blocks) + "\n")
-    return file
 
 
 def tags(paths: list[Path], treebank: Path, composition: str | None = None, language: str = "fao") -> list[str]:

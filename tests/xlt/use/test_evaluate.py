@@ -16,17 +16,6 @@ from xlt.use.evaluate import EvaluateSettings, Scores, evaluate
 from xlt.use.predict import PredictSettings, predict
 
 
-@pytest.fixture
-def treebank(tmp_path: Path) -> Path:
-    blocks = []
-    for example in sentences("eng", 40):
-        rows = zip(example.words or (), example.columns["upos"], strict=True)
-        blocks.append("".join(f"{n}\t{word}\t_\t{tag}\t_\t_\t0\t_\t_\t_\n" for n, (word, tag) in enumerate(rows, 1)))
-    file = tmp_path / "gold.conllu"
-    file.write_text("\n".join(blocks) + "\n")
-    return file
-
-
 def scores(modules: Mapping[str, Path], names: tuple[str, ...], *inputs: str, **options: Any) -> list[Scores]:
     return evaluate(EvaluateSettings([str(modules[name]) for name in names], inputs, device="cpu", **options))
 
