@@ -37,7 +37,8 @@ def counted_before(model: TransferModel, task: Task, modules: Iterable[ModuleArt
     """
     config = model.backbone.config.to_json_string()  # type: ignore[union-attr,operator]
     kind = f"{type(task).__module__}.{type(task).__qualname__}"
-    return _counted(str(model), config, kind, task.head_name, *(module.layers() for module in modules))
+    sizes = str([(name, *parameter.shape) for name, parameter in model.named_parameters()])  # str(model) lacks some
+    return _counted(str(model), sizes, config, kind, task.head_name, *(module.layers() for module in modules))
 
 
 @functools.cache

@@ -79,6 +79,17 @@ def test_models_that_differ_in_their_weights_only_are_counted_together(
     assert inference_cost(models[1], task, source, encoder, known[1]) == cost
 
 
+def test_a_parameter_of_another_size_is_another_model(make_model, make_task) -> None:
+    """Also one that the text of the model does not show, such as that of a biaffine head."""
+    task = make_task("tagging")
+    known = []
+    for size in (2, 3):
+        model = make_model(task)
+        model.head.register_parameter("biaffine", torch.nn.Parameter(torch.zeros(size, 4, 4)))
+        known.append((str(model), counted_before(model, task, [])))
+    assert known[0][0] == known[1][0] and known[0][1] is not known[1][1]
+
+
 def test_adapters_of_other_sizes_or_places_are_counted_anew(make_model, make_task, make_source, encoder) -> None:
     task = make_task("tagging")
     model, source = make_model(task), make_source(task, "eng", examples=1)
