@@ -21,20 +21,33 @@ def sm3_step_definition(
     decay: float = 0.0,
     momentum: float = 0.0,
     buffer: Tensor | None = None,
+    variant: str = "II",
 ) -> None:
     """Defines `sm3_step` in plain torch."""
     row = torch.repeat_interleave(pattern.crow.long().diff())
     column = pattern.col.long()
     g = gradient.to(rows.dtype)
-    estimate = torch.minimum(rows[row], columns[column]) + g * g
-    rows.scatter_reduce_(0, row, estimate, "amax")
-    columns.scatter_reduce_(0, column, estimate, "amax")
+    if variant == "I":
+        add_largest_squares(gradient, pattern, rows, columns)
+        estimate = torch.minimum(rows[row], columns[column])
+    else:
+        estimate = torch.minimum(rows[row], columns[column]) + g * g
+        rows.scatter_reduce_(0, row, estimate, "amax")
+        columns.scatter_reduce_(0, column, estimate, "amax")
     step = g / torch.sqrt(estimate + epsilon)
     if momentum:
         assert buffer is not None
         buffer.copy_(momentum * buffer + (1 - momentum) * step)
         step = buffer
     delta.copy_((1 - rate * decay) * delta - rate * step)
+
+
+def add_largest_squares(gradient: Tensor, pattern: SparsePattern, rows: Tensor, columns: Tensor) -> None:
+    """Adds the largest squared gradient of each row and column to the accumulators of SM3-I, see `sm3_step`."""
+    square = gradient.to(rows.dtype).square()
+    row = torch.repeat_interleave(pattern.crow.long().diff())
+    rows += torch.zeros_like(rows).scatter_reduce_(0, row, square, "amax")
+    columns += torch.zeros_like(columns).scatter_reduce_(0, pattern.col.long(), square, "amax")
 
 
 @torch.no_grad()
@@ -49,6 +62,7 @@ def sm3_step(
     decay: float = 0.0,
     momentum: float = 0.0,
     buffer: Tensor | None = None,
+    variant: str = "II",
 ) -> None:
     """Does one optimiser step on the delta of one matrix, in place.
 
@@ -57,6 +71,12 @@ def sm3_step(
         estimate  = min(rows_i, columns_j) + g^2
         rows_i    = max(rows_i, the estimates in row i);  columns_j likewise
         delta     = (1 - rate decay) delta - rate g / sqrt(estimate + epsilon)
+
+    This is SM3-II. SM3-I, the first variant of the same paper, sums up the largest squares, so that its steps are never
+    longer:
+
+        rows_i    = rows_i + the largest g^2 in row i;  columns_j likewise
+        estimate  = min(rows_i, columns_j)
 
     With momentum, an exponential mean of g / sqrt(estimate + epsilon) takes the place of this term. Everything is
     computed in the accumulators' dtype.
@@ -71,8 +91,9 @@ def sm3_step(
         decay: decoupled weight decay of the delta, >= 0; a step multiplies the delta by 1 - rate decay.
         momentum: factor of the exponential mean, in [0, 1); with 0 no buffer is needed.
         buffer: (N,) exponential mean, of delta's dtype, changed in place; None without momentum.
+        variant: "I" or "II".
     """
-    arguments = (delta, gradient, pattern, rows, columns, rate, epsilon, decay, momentum, buffer)
+    arguments = (delta, gradient, pattern, rows, columns, rate, epsilon, decay, momentum, buffer, variant)
     if uses_triton(delta):
         from .sm3_triton import launch_sm3_step
 

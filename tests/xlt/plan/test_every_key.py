@@ -302,6 +302,7 @@ CASES: dict[str, Case] = {
     "spiel_ag/method.adam_betas": Case(REPLACING, value=[0.8, 0.9]),
     "spiel_ag/method.sm3_momentum": Case(REPLACING, {"method.growth": "momentum"}, value=0.5),
     "spiel_ag/method.sm3_epsilon": Case(REPLACING, {"method.growth": "momentum"}),
+    "spiel_ag/method.sm3_variant": Case(REPLACING, {"method.growth": "momentum"}),
     "spiel_ag/method.candidates": Case(REPLACING, value=2.0),
     "spiel_ag/method.candidates_from": Case(REPLACING, value="micro_batch"),
     "pos/task.name": Case(value="other"),

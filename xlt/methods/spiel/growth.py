@@ -82,6 +82,7 @@ class GradientGrowth(Growth):
         parts: how a tensor's gradient of a step comes: "one", by one call of the backward pass; "sum", by several,
             which are added up before candidates are chosen; "first", by several, and candidates are chosen by the first
             micro-batch; "first sum", the same for a tensor that a forward pass uses several times.
+        moments: how moments of grown entries begin, see `AgedAdam.seeds`.
         betas, epsilon: of Adam.
     """
 
@@ -91,11 +92,13 @@ class GradientGrowth(Growth):
         estimation_steps: int,
         candidates: float,
         parts: str,
+        moments: str,
         betas: tuple[float, float],
         epsilon: float,
     ) -> None:
         super().__init__(deltas)
         self.estimation_steps, self.candidates, self.parts = estimation_steps, candidates, parts
+        self.moments = moments
         self.betas, self.epsilon = betas, epsilon
         self._whole: dict[str, Tensor] = {}
         self._candidates: dict[str, Tensor] = {}  # until they are watched
@@ -162,11 +165,10 @@ class GradientGrowth(Growth):
     def grow(self, name: str, count: int, draw: Draw) -> tuple[Tensor, dict[str, Tensor]]:
         if name not in self._mean:  # the layer was not used in the step that chose candidates
             empty = self.deltas.deltas[name].new_empty(0)
-            return empty.long(), self._adam.seeds(empty, empty, self.estimation_steps)
+            return empty.long(), self._seeds(empty, empty)
         none = torch.arange(0, device=self._mean[name].device)
         chosen = select_largest(self._mean[name].clone(), min(count, len(self._mean[name])), none, draw(name))
-        seeds = self._adam.seeds(self._mean[name][chosen], self._square[name][chosen], self.estimation_steps)
-        return self._candidates_of(name)[chosen], seeds
+        return self._candidates_of(name)[chosen], self._seeds(self._mean[name][chosen], self._square[name][chosen])
 
     def state(self) -> dict[str, Tensor]:
         candidates = {name: self._candidates_of(name) for name in self._candidates or self.deltas.watched()}
@@ -182,6 +184,9 @@ class GradientGrowth(Growth):
                 for name, tensor in state.items()
                 if name.startswith(f"{part}/")
             )
+
+    def _seeds(self, mean: Tensor, square: Tensor) -> dict[str, Tensor]:
+        return self._adam.seeds(mean, square, self.estimation_steps, self.moments)
 
     def _watch(self) -> None:
         """Hands the candidates, and their sample of this step, over to the deltas, one tensor after the other."""
@@ -225,12 +230,12 @@ class MomentumGrowth(Growth):
 
     Args:
         deltas: the model's trainable deltas.
-        momentum, epsilon: of SM3.
+        momentum, epsilon, variant: of SM3.
     """
 
-    def __init__(self, deltas: SparseDeltas, momentum: float, epsilon: float) -> None:
+    def __init__(self, deltas: SparseDeltas, momentum: float, epsilon: float, variant: str) -> None:
         super().__init__(deltas)
-        self.momentum, self.epsilon = momentum, epsilon
+        self.momentum, self.epsilon, self.variant = momentum, epsilon, variant
         self._name = {id(delta): name for name, delta in deltas.deltas.items()}
 
     def optimiser(self, head: Mapping[str, nn.Parameter], rate: float, decay: float) -> EntryOptimiser:
@@ -242,6 +247,7 @@ class MomentumGrowth(Growth):
             lambda delta: self.deltas.patterns[self._name[id(delta)]],
             self.momentum,
             self.epsilon,
+            self.variant,
         )
         return self._sm3
 

@@ -47,26 +47,33 @@ class SpielConfig:
     update_interval: int = key("number of steps between updates of the entries (S)", low=1)
     replacement_rate: float = key("initial share of entries that an update replaces (xi)", low=0, high=1)
     schedule: str = key("how the replacement rate falls", choices=("linear", "cosine"))
+    first_update: str = key("share of entries that the first update replaces: all, or that of the schedule",
+                            choices=("all", "schedule"))  # fmt: skip
     drop_by: str = key("drop entries with the smallest deltas (value), or that changed least since the last update "
                        "(change)", choices=("value", "change"))  # fmt: skip
     estimation_steps: int = key("SpIEL-AG: steps over which gradients of candidates are averaged (gamma)", low=1)
     candidates: float = key("SpIEL-AG: number of candidates as a multiple of a tensor's tuned entries", low=1)
     candidates_from: str = key("SpIEL-AG: what candidates are chosen by; micro_batch: the first one of a step, which "
                                "saves memory", choices=("step", "micro_batch"), recipe=True)  # fmt: skip
+    grown_moments: str = key("SpIEL-AG: how moments of grown entries begin; see docs/reference/fidelity.md",
+                             choices=("corrected", "text", "code"))  # fmt: skip
     adam_betas: tuple[float, float] = key("SpIEL-AG: decay rates of Adam's moments")
     adam_epsilon: float = key("SpIEL-AG: epsilon of Adam", above=0, high=1)
     sm3_momentum: float = key("SpIEL-MA: momentum of SM3; 0: none", low=0, high=1)
     sm3_epsilon: float = key("SpIEL-MA: epsilon of SM3, added under the square root", above=0,
                              high=1)  # fmt: skip
+    sm3_variant: str = key("SpIEL-MA: what SM3 accumulates; I: sums of largest squares; II: largest estimates",
+                           choices=("I", "II"))  # fmt: skip
 
     def unused(self, facts: RunFacts) -> Iterator[str]:
         """The share of what, where a rank says how many entries; the keys of the other kind of growth."""
         if self.density is None:
             yield "density_of"
         if self.growth == "gradient":
-            yield from ("sm3_momentum", "sm3_epsilon")
+            yield from ("sm3_momentum", "sm3_epsilon", "sm3_variant")
         else:
-            yield from ("estimation_steps", "candidates", "candidates_from", "adam_betas", "adam_epsilon")
+            yield from ("estimation_steps", "candidates", "candidates_from", "grown_moments")
+            yield from ("adam_betas", "adam_epsilon")
 
     def faults(self, prefix: str) -> Iterator[str]:
         if not all(0 <= beta < 1 for beta in self.adam_betas):
@@ -98,9 +105,11 @@ class Spiel(Method):
     largest estimated momentum (`MomentumGrowth`, with SM3). An update does not grow an entry that it drops. After the
     last step nothing is replaced.
 
-    The texts disagree on two points. Entries are dropped by |phi| as §7.3.1 says, or by |phi - phi0| as Algorithms 2
+    The texts disagree on some points. Entries are dropped by |phi| as §7.3.1 says, or by |phi - phi0| as Algorithms 2
     and 3 do (`drop_by`). Updates are at multiples of S (§7.3.1), and the first one replaces every entry (Eq. 7.6, where
-    gamma is the period); the reference code updates at gamma, S + gamma, ....
+    gamma is the period) unless Eq. E.1 is taken by its letter (`first_update`); the reference code updates at gamma,
+    S + gamma, .... `AgedAdam.seeds` says how grown entries begin (`grown_moments`), `sm3_step` what is accumulated
+    (`sm3_variant`).
 
     The weights of the GPT-2 family are (in, out), those of other families (out, in); rows and columns are the weight's
     own.
@@ -125,22 +134,26 @@ class Spiel(Method):
         update_interval: int,
         replacement_rate: float,
         schedule: str,
+        first_update: str,
         drop_by: str,
         estimation_steps: int,
         candidates: float,
         candidates_from: str,
+        grown_moments: str,
         adam_betas: tuple[float, float],
         adam_epsilon: float,
         sm3_momentum: float,
         sm3_epsilon: float,
+        sm3_variant: str,
     ) -> None:
         self.name, self.growth = _NAMES[growth], growth
         self.density, self.density_of, self.rank = density, density_of, rank
         self.update_interval, self.replacement_rate, self.schedule = update_interval, replacement_rate, schedule
-        self.drop_by, self.estimation_steps, self.candidates = drop_by, estimation_steps, candidates
-        self.candidates_from = candidates_from
+        self.first_update, self.drop_by = first_update, drop_by
+        self.estimation_steps, self.candidates, self.candidates_from = estimation_steps, candidates, candidates_from
+        self.grown_moments = grown_moments
         self.adam_betas, self.adam_epsilon = (adam_betas[0], adam_betas[1]), adam_epsilon
-        self.sm3_momentum, self.sm3_epsilon = sm3_momentum, sm3_epsilon
+        self.sm3_momentum, self.sm3_epsilon, self.sm3_variant = sm3_momentum, sm3_epsilon, sm3_variant
         self._loaded_state: dict[str, Tensor] = {}
         self._sparse: SparseDeltas | None = None
 
@@ -292,8 +305,16 @@ class Spiel(Method):
 
     def _new_growth(self, sparse: SparseDeltas, parts: str) -> Growth:
         if self.name == "spiel_ma":
-            return MomentumGrowth(sparse, self.sm3_momentum, self.sm3_epsilon)
-        return GradientGrowth(sparse, self.estimation_steps, self.candidates, parts, self.adam_betas, self.adam_epsilon)
+            return MomentumGrowth(sparse, self.sm3_momentum, self.sm3_epsilon, self.sm3_variant)
+        return GradientGrowth(
+            sparse,
+            self.estimation_steps,
+            self.candidates,
+            parts,
+            self.grown_moments,
+            self.adam_betas,
+            self.adam_epsilon,
+        )
 
     def _restore_state(self, state: Mapping[str, Tensor]) -> None:
         if not state:
@@ -307,7 +328,15 @@ class Spiel(Method):
         )
 
     def _replacements(self, step: int, entries: int) -> int:
-        return replacements(step, self._steps, self.update_interval, self.replacement_rate, self.schedule, entries)
+        return replacements(
+            step,
+            self._steps,
+            self.update_interval,
+            self.replacement_rate,
+            self.schedule,
+            entries,
+            self.first_update,
+        )
 
     def _prepare(self) -> None:
         """Tells the growth criterion how many steps there are until the next update."""

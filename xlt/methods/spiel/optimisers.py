@@ -110,22 +110,28 @@ class AgedAdam(EntryOptimiser):
         parameter.mul_(1 - rate * decay)
         parameter.addcdiv_(first / first_bias, (second / second_bias).sqrt_().add_(self.epsilon), value=-rate)
 
-    def seeds(self, mean: Tensor, square: Tensor, samples: int) -> dict[str, Tensor]:
+    def seeds(self, mean: Tensor, square: Tensor, samples: int, begin: str = "corrected") -> dict[str, Tensor]:
         """Computes the initial state of grown entries whose gradients have been averaged.
 
-        After the bias correction its moments equal the averages. The reference code stores the averages as moments,
-        which the correction at age `samples` then enlarges, the second moment two hundred times; so the first steps of
-        its grown entries are a sixth as long.
+        "text" stores the averages as moments of entries of age 0 (thesis §7.3.1). Then the next correction takes them
+        for the moments of one gradient: it divides the new second moment by 0.001, not by 1, and a first step is 0.32
+        times as long as the learning rate, if all gradients are alike. "code" does the same at age `samples`, as the
+        reference code: 0.17 after five. "corrected" scales the averages so that they are what the correction gives at
+        age `samples`: 1.0.
 
         Args:
             mean, square: (M,) averages of gradients and of their squares.
             samples: number of gradients in the averages.
+            begin: "corrected", "text" or "code".
         Returns:
             slot -> (M,) values, for `exchange`.
         """
+        age = torch.full_like(mean, 0 if begin == "text" else samples, dtype=torch.int32)
+        if begin != "corrected":
+            return {"age": age, "first": mean, "second": square}
         first_beta, second_beta = self.betas
         return {
-            "age": torch.full_like(mean, samples, dtype=torch.int32),
+            "age": age,
             "first": mean * (1 - first_beta**samples),
             "second": square * (1 - second_beta**samples),
         }
@@ -143,6 +149,7 @@ class SparseSm3(EntryOptimiser):
         pattern: returns the present entries of a delta.
         momentum: of the steps; with 0 there is no state per entry.
         epsilon: added under the square root, > 0.
+        variant: "II", or "I", see `sm3_step`.
     """
 
     keeps_other_shapes = True
@@ -156,9 +163,10 @@ class SparseSm3(EntryOptimiser):
         pattern: Callable[[nn.Parameter], SparsePattern],
         momentum: float,
         epsilon: float,
+        variant: str = "II",
     ) -> None:
         super().__init__(deltas, head, rate, decay)
-        self.momentum, self.epsilon = momentum, epsilon
+        self.momentum, self.epsilon, self.variant = momentum, epsilon, variant
         self._pattern = pattern
         self._full = {id(parameter): _every_entry(parameter) for parameter in head.values()}
 
@@ -181,6 +189,7 @@ class SparseSm3(EntryOptimiser):
             decay,
             self.momentum,
             None if buffer is None else buffer.view(-1),
+            self.variant,
         )
 
     def _slots_by_entry(self) -> tuple[str, ...]:

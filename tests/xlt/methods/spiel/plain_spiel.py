@@ -39,6 +39,9 @@ class PlainSpiel:
     clip: float = math.inf
     first_part: Callable[[], Tensor] | None = None  # the loss of a step's first micro-batch, if it alone chooses
     preferred: dict[str, set[int]] = field(default_factory=dict)
+    all_at_first: bool = True
+    moments: str = "corrected"
+    variant: str = "II"
     t: int = 0
     phi: dict[str, Tensor] = field(default_factory=dict)
 
@@ -98,6 +101,11 @@ class PlainSpiel:
     def _change(self, name: str, g: Tensor) -> Tensor:
         if self.momentum_growth:
             matrix = g.reshape(g.shape[0], -1)
+            if self.variant == "I":
+                self.rows[name] = self.rows[name] + (matrix**2).max(1).values
+                self.columns[name] = self.columns[name] + (matrix**2).max(0).values
+                seen = torch.minimum(self.rows[name][:, None], self.columns[name][None, :])
+                return (matrix / (seen + self.sm3_epsilon).sqrt()).view_as(g)
             seen = torch.minimum(self.rows[name][:, None], self.columns[name][None, :]) + matrix**2
             counted = self._masked(name, seen) if name in self.phi else seen
             self.rows[name] = torch.maximum(self.rows[name], counted.max(1).values)
@@ -129,7 +137,7 @@ class PlainSpiel:
     def _count(self, entries: int) -> int:
         if self.t % self.interval or self.t >= self.steps:
             return 0
-        if self.t == self.interval:
+        if self.t == self.interval and self.all_at_first:
             return entries
         if self.schedule == "linear":
             return round(self.xi * (self.steps - self.t) / self.steps * entries)
@@ -149,9 +157,10 @@ class PlainSpiel:
             self.active[name] = (self.active[name] - set(dropped)) | set(grown)
             if not self.momentum_growth:
                 values = torch.stack([sample[name].view(-1) for sample in self.samples])[:, grown]
-                age[grown] = self.gamma
-                first[grown] = values.mean(0) * (1 - 0.9**self.gamma)
-                second[grown] = (values**2).mean(0) * (1 - 0.999**self.gamma)
+                age[grown] = 0 if self.moments == "text" else self.gamma
+                scaled = self.moments == "corrected"
+                first[grown] = values.mean(0) * (1 - 0.9**self.gamma if scaled else 1)
+                second[grown] = (values**2).mean(0) * (1 - 0.999**self.gamma if scaled else 1)
             self.phi0[name] = self.phi[name].clone()
 
     def _grown(self, name: str, count: int) -> list[int]:

@@ -75,6 +75,9 @@ def _plain(trainer: Any, drawn: list[Snapshot], seed: int = 1, first_rows: int |
         recipe.learning_rate,
         recipe.weight_decay,
         clip=recipe.clip_norm or float("inf"),
+        all_at_first=method.first_update == "all",
+        moments=method.grown_moments,
+        variant=method.sm3_variant,
     )
     mix = Mix(trainer.sources, recipe.batch_size, seed, "train")
     notes = []
@@ -119,6 +122,31 @@ def test_every_update_is_that_of_the_plain_algorithm(
     expected = _plain(make_trainer(make_method(name, *options), "tagging", **RECIPE), notes)
     _same(notes, expected)
     assert any(notes[6][n][0] != notes[7][n][0] for n in notes[6])  # an update that replaced some, not all
+
+
+READINGS = [
+    ("spiel_ag", "method.grown_moments=text"),
+    ("spiel_ag", "method.grown_moments=code"),
+    ("spiel_ag", "method.first_update=schedule"),
+    ("spiel_ma", "method.first_update=schedule"),
+    ("spiel_ma", "method.sm3_variant=I"),
+]
+"""Where our reading of the thesis is another than its own text or code, see docs/reference/fidelity.md."""
+
+
+@pytest.mark.parametrize(("name", "reading"), READINGS)
+def test_other_readings_of_the_thesis_are_those_of_the_plain_algorithm(
+    name: str, reading: str, make_method, make_trainer, tmp_path: Path
+) -> None:
+    trainer = make_trainer(make_method(name, *SETTINGS, reading), "tagging", **RECIPE)
+    notes = _watched(trainer)
+    trainer.train(tmp_path / "run", Silence())
+    _same(notes, _plain(make_trainer(make_method(name, *SETTINGS, reading), "tagging", **RECIPE), notes))
+    usual = make_trainer(make_method(name, *SETTINGS), "tagging", **RECIPE)
+    usual_notes = _watched(usual)
+    usual.train(tmp_path / "usual", Silence())
+    last, other = (run[-1][next(iter(run[-1]))] for run in (notes, usual_notes))
+    assert last[0] != other[0] or not torch.equal(last[1], other[1])  # the reading matters
 
 
 FIRST = (*SETTINGS, "method.candidates_from=micro_batch")
