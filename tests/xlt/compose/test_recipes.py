@@ -39,7 +39,12 @@ VARIED: dict[str, tuple[str, str]] = {
         r"train\.(epochs|max_steps)|method\.(leave_out_last|reduction_factor)",
         "chapter 3: 15,000 steps, adapters in all blocks and of 48 units for every task",
     ),
-    "flix|flix_(languages|nano|joint|mixtures|dropout|diversity)": (
+    "flix": (
+        r"method\.(rank|alpha|dropout|feature_dropout|density|dense_max_steps)"
+        r"|train\.(max_steps|evaluate_every_steps|precision)",
+        "as the other tables of FLix; runs of one task have a third of the steps, language modules half of theirs",
+    ),
+    "flix_(languages|nano|joint|mixtures|dropout|diversity)": (
         r"method\.(rank|alpha|dropout|feature_dropout|density)",
         "LoRA and LT-SFT of FLix's size, LoRA of its scale, and FLix without feature dropout",
     ),
