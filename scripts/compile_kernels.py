@@ -153,10 +153,11 @@ def _sm3_step() -> Iterator[tuple[Any, ...]]:
         for index in _INDICES:
             pattern = _pattern(index)
             size = len(pattern)
-            for momentum in (0.0, 0.9):
-                buffer = torch.zeros(size) if momentum else None
-                gradient, rows, columns = torch.zeros(size, dtype=dtype), torch.zeros(256), torch.zeros(384)
-                yield torch.zeros(size), gradient, pattern, rows, columns, 1e-3, 1e-8, 0.1, momentum, buffer
+            gradient, rows, columns = torch.zeros(size, dtype=dtype), torch.zeros(256), torch.zeros(384)
+            start = torch.zeros(size), gradient, pattern, rows, columns, 1e-3, 1e-8, 0.1
+            for variant in ("I", "II"):
+                yield *start, 0.0, None, variant
+                yield *start, 0.9, torch.zeros(size), variant
 
 
 def _products() -> Iterator[tuple[Any, ...]]:

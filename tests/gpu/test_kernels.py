@@ -98,8 +98,9 @@ def test_the_gradient_of_embedding_rows(dtype: torch.dtype, device: torch.device
     assert torch.equal(found, again)
 
 
+@pytest.mark.parametrize("variant", ["I", "II"])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_ten_steps_of_sm3(momentum: float, device: torch.device) -> None:
+def test_ten_steps_of_sm3(momentum: float, variant: str, device: torch.device) -> None:
     states = []
     for place, step in ((torch.device("cpu"), sm3_step_definition), (device, sm3_step)):
         pattern = some_pattern(0.02, place)
@@ -107,7 +108,8 @@ def test_ten_steps_of_sm3(momentum: float, device: torch.device) -> None:
         rows, columns = torch.zeros(ROWS, device=place), torch.zeros(COLUMNS, device=place)
         for number in range(10):
             gradient = draw(len(pattern), seed=number).to(place)
-            step(delta, gradient, pattern, rows, columns, 0.01, 1e-8, 0.1, momentum, buffer if momentum else None)
+            mean = buffer if momentum else None
+            step(delta, gradient, pattern, rows, columns, 0.01, 1e-8, 0.1, momentum, mean, variant)
         states.append([part.cpu() for part in (delta, rows, columns)])
     for ours, definition in zip(states[1], states[0], strict=True):
         torch.testing.assert_close(ours, definition, rtol=1e-5, atol=1e-6)  # ten steps of a few float32 operations

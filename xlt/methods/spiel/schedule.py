@@ -11,8 +11,8 @@ def replacements(
     """Returns k(i, t), the number of a tensor's entries that are replaced after a step.
 
     Thesis §7.3.1, Eq. 7.6, and Eq. E.1. Entries are replaced after every `interval` steps. The first time all are
-    replaced, because they were drawn at random; Eq. E.1 does not say so (`first`). Later the share is xi (T - t) / T (linear) or
-    xi / 2 (1 + cos(pi t / T)) (cosine); the number is rounded to the nearest.
+    replaced, because they were drawn at random; Eq. E.1 does not say so (`first`). Later the share is
+    xi (T - t) / T (linear) or xi / 2 (1 + cos(pi t / T)) (cosine); the number is rounded to the nearest.
 
     Args:
         step: t, from 1.
