@@ -108,7 +108,8 @@ class Peak:
 
     Attributes:
         parts: category -> bytes; together they are the peak.
-        moment: phase and number of the step, for instance `train 3`; `start` while a method is attached.
+        moment: phase, number and stage of the step, for instance `train 3, backward`; `start` while a method is
+            attached.
         trained: how many numbers the optimiser updated then.
     """
 
@@ -153,7 +154,15 @@ class _Steps(StepClock):
 
 
 def peak_of(trainer: Trainer, ledger: Ledger, last: tuple[str, int] | None = None) -> Peak:
-    """Trains without validation or saved state, and returns the peak; called inside the ledger.
+    """Trains without validation or saved state, and returns the peak; the arguments are those of `peaks_of`."""
+    return max(peaks_of(trainer, ledger, last).values(), key=lambda peak: peak.total)
+
+
+def peaks_of(trainer: Trainer, ledger: Ledger, last: tuple[str, int] | None = None) -> dict[str, Peak]:
+    """Trains without validation or saved state, and returns the peak of every moment; called inside the ledger.
+
+    A moment is a stage of a step: the forward passes, the backward passes with what follows them, or the update with
+    what follows it.
 
     Args:
         trainer: with an untouched method, whose `loss` and `optimizer` are replaced.
@@ -169,8 +178,9 @@ def peak_of(trainer: Trainer, ledger: Ledger, last: tuple[str, int] | None = Non
     ledger.restart(observer.note)
     with contextlib.suppress(_Enough):
         train(trainer, observer.steps)
+    observer.end_stage()
     ledger.on_growth = lambda: None
-    return observer.peak()
+    return observer.peaks
 
 
 class _Observer:
@@ -184,14 +194,18 @@ class _Observer:
         self.activations: set[int] = set()
         self.in_forward = False
         self.last: _Snapshot | None = None
+        self.moment = "start"
+        self.peaks: dict[str, Peak] = {}
 
     def around_loss(self, loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def noted(*arguments: Any) -> Tensor:
             self.kept, self.activations, self.in_forward = set(self.ledger.live), set(), True
+            self.begin_stage("forward")
             value = loss(*arguments)
             self.in_forward, self.activations = False, self.ledger.live.keys() - self.kept
             if self.last is not None and self.last.in_forward:
                 self.last.activations, self.last.in_forward = self.activations, False
+            self.begin_stage("backward")
             return value
 
         return noted
@@ -199,9 +213,21 @@ class _Observer:
     def around_optimizer(self, optimizer: Callable[..., torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
         def noted(*arguments: Any) -> torch.optim.Optimizer:
             self.optimizer = optimizer(*arguments)
+            self.optimizer.register_step_pre_hook(lambda *_: self.begin_stage("update"))
             return self.optimizer
 
         return noted
+
+    def begin_stage(self, stage: str) -> None:
+        self.end_stage()
+        self.moment = f"{self.steps.now}, {stage}"
+        self.ledger.restart(self.note)
+
+    def end_stage(self) -> None:
+        """Keeps the peak of the stage that ends, if the same stage of this step has not had a larger one."""
+        found = self.peak()
+        if found.total > (self.peaks[found.moment].total if found.moment in self.peaks else 0):
+            self.peaks[found.moment] = found
 
     def note(self) -> None:
         """Notes what the storages that are in use now are for."""
@@ -219,8 +245,8 @@ class _Observer:
         gradients = self.ledger.numbers_of(owner.grad for owner in owners if owner.grad is not None)
         category.update(dict.fromkeys(gradients, GRADIENTS))
         entries = sum(tensor.numel() for tensor in trainable)
-        now = self.steps.now
-        self.last = _Snapshot(dict(self.ledger.live), category, now, entries, self.in_forward, self.activations)
+        live = dict(self.ledger.live)
+        self.last = _Snapshot(live, category, self.moment, entries, self.in_forward, self.activations)
 
     def peak(self) -> Peak:
         """Returns the peak; what it grew by since the last note, less than half a percent, counts as temporary."""

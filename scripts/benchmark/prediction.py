@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from benchmark.hollow import hollow
-from benchmark.ledger import CATEGORIES, Peak, peak_of
+from benchmark.ledger import CATEGORIES, Peak, peaks_of
 from xlt.console import Terminal
 from xlt.engine.training import Trainer
 
@@ -17,17 +17,20 @@ _FEW, _MORE = 2, 4  # layers of the models that are trained; all that is counted
 STEPS = ("train.max_steps=5",)
 SETTINGS: dict[str, tuple[str, ...]] = {
     "lt_sft": ("method.dense_max_steps=3",),
-    "spiel_ag": ("method.update_interval=4", "method.estimation_steps=2"),
+    "spiel_ag": ("method.update_interval=4", "method.estimation_steps=3"),
     "spiel_ma": ("method.update_interval=4",),
 }
 """Overrides with which every kind of step of a method is among the first three of its last phase.
 
-SpIEL-AG chooses candidates in the third; the replacement after the fourth, where no activations are left, needs less.
+SpIEL-AG chooses candidates in the second and has their averages in the third; the replacement after the fourth, where
+no activations are left, needs less.
 """
 
 
 def predicted(make: Callable[[int], Trainer], layers: int) -> Peak:
     """Predicts the peak of a training on a GPU from the ledgers of two models of few layers.
+
+    In a deeper model another moment can be the one that needs most, so each is predicted by itself.
 
     Args:
         make: returns a trainer of a model with so many layers.
@@ -39,14 +42,21 @@ def predicted(make: Callable[[int], Trainer], layers: int) -> Peak:
     def grown(fewer: int, larger: int) -> int:
         return round(fewer + extra * (larger - fewer))
 
-    parts = {name: grown(few.parts[name], more.parts[name]) for name in CATEGORIES}
-    return Peak(parts, more.moment, grown(few.trained, more.trained))
+    peaks = [
+        Peak(
+            {name: grown(few[moment].parts[name], peak.parts[name]) for name in CATEGORIES},
+            moment,
+            grown(few[moment].trained, peak.trained),
+        )
+        for moment, peak in more.items()
+    ]
+    return max(peaks, key=lambda peak: peak.total)
 
 
-def _ledger(make: Callable[[int], Trainer], layers: int) -> Peak:
+def _ledger(make: Callable[[int], Trainer], layers: int) -> dict[str, Peak]:
     with hollow() as ledger:
         trainer = make(layers)
-        return peak_of(trainer, ledger, (trainer.phases[-1].name, 3))
+        return peaks_of(trainer, ledger, (trainer.phases[-1].name, 3))
 
 
 def record(peak: Peak, thesis: float | None) -> dict[str, Any]:

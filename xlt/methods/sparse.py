@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from xlt_kernels.delta_write import gather_entries, restore_entries, write_delta
+from xlt_kernels.devices import uses_triton
 from xlt_kernels.embedding_rows import sparse_embedding
 from xlt_kernels.nf4 import nf4_sparse_linear
 from xlt_kernels.nf4_weight import Nf4Weight
@@ -133,8 +134,7 @@ class SparseDeltas:
             indices: (M,) ascending flat indices, none of them active.
         """
         self._receivers.pop(name, None)
-        delta, four_bit = self.deltas[name], name in self._four_bit
-        self._watches[name] = _Watch(self.indices[name], indices, delta, self._shapes[name], four_bit)
+        self._watches[name] = _Watch(self.indices[name], indices, self.deltas[name], self._shapes[name])
 
     def receive(self, name: str, receiver: Receiver) -> None:
         """From now on calls `receiver` with the whole gradient of a linear layer's weight in each backward pass."""
@@ -191,7 +191,7 @@ class SparseDeltas:
         if watch is not None and torch.is_grad_enabled():
             delta, pattern = watch.probe, watch.pattern
             if name in self._four_bit:
-                watch.copy_values(self.deltas[name])
+                delta = watch.probe_with_values(self.deltas[name])
         if name in self._four_bit:
             return nf4_sparse_linear(x, self._four_bit[name], module.bias, delta, pattern, receiver)
         by_token = name in self._by_token and not torch.is_autocast_enabled("cpu")
@@ -226,30 +226,37 @@ class _Watch:
         active, watched: (A,) and (M,) ascending flat indices.
         delta: (A,) of the active entries.
         shape: of the tensor.
-        has_values: whether the products need the values of the deltas, as those with a 4-bit weight do.
     """
 
-    def __init__(self, active: Tensor, watched: Tensor, delta: Tensor, shape: torch.Size, has_values: bool) -> None:
+    def __init__(self, active: Tensor, watched: Tensor, delta: Tensor, shape: torch.Size) -> None:
         union, order = torch.cat([active, watched.to(active)]).sort()
         self.pattern = SparsePattern.from_indices(union, *shape).without_indices()
-        # Receives the joint gradient; a value that stands for all of them has no memory.
-        zeros = delta.new_zeros(len(union)) if has_values else delta.new_zeros(1).expand(len(union))
-        self.probe = nn.Parameter(zeros)
+        # Receives the joint gradient; one value that stands for all has no memory.
+        self.probe = nn.Parameter(delta.new_zeros(1).expand(len(union)))
         self.probe.register_post_accumulate_grad_hook(lambda probe: self._distribute(delta))
         self.gradient = delta.new_zeros(len(watched))
-        places = torch.empty_like(union)
-        places[order] = torch.arange(len(union), dtype=union.dtype, device=union.device)
-        self._active, self._watched = places.split([len(active), len(watched)])
+        is_watched = order >= len(active)
+        # On a GPU a byte an entry says which are watched. On a CPU, where to select by a mask is slow, four say where.
+        self._mask = is_watched if uses_triton(delta) else None
+        parts = () if uses_triton(delta) else (~is_watched, is_watched)
+        self._places = [part.nonzero().view(-1).to(union.dtype) for part in parts]
 
     @property
     def indices(self) -> Tensor:
         """(M,) ascending flat indices of the watched entries."""
-        return self.pattern.indices.index_select(0, self._watched)
+        return self._part(self.pattern.indices, len(self.gradient), watched=True)
 
-    @torch.no_grad()
-    def copy_values(self, delta: nn.Parameter) -> None:
-        """Copies the deltas into the probe, for a 4-bit weight, which does not hold them; watched entries have zero."""
-        self.probe.index_copy_(0, self._active.long(), delta)
+    def probe_with_values(self, delta: nn.Parameter) -> Tensor:
+        """Returns the probe with the deltas as values, for a 4-bit weight, which does not hold them; others have zero.
+
+        The values are made for each forward pass, so that recomputed activations keep them for one block at a time.
+        """
+        values = delta.new_zeros(len(self.probe))
+        if self._mask is None:
+            values.index_copy_(0, self._places[0].long(), delta.detach())
+        else:
+            values.masked_scatter_(~self._mask, delta.detach())
+        return cast(Tensor, _Valued.apply(self.probe, values))
 
     @torch.no_grad()
     def _distribute(self, delta: Tensor) -> None:
@@ -259,9 +266,29 @@ class _Watch:
         """
         gradient, self.probe.grad = self.probe.grad, None
         assert gradient is not None
-        own = gradient.index_select(0, self._active)
+        own = self._part(gradient, len(delta), watched=False)
         delta.grad = own if delta.grad is None else delta.grad.add_(own)
-        self.gradient += gradient.index_select(0, self._watched)
+        self.gradient += self._part(gradient, len(self.gradient), watched=True)
+
+    def _part(self, values: Tensor, count: int, *, watched: bool) -> Tensor:
+        """Returns the `count` values of the watched or of the active entries; the host does not wait for a GPU."""
+        if self._mask is None:
+            return values.index_select(0, self._places[watched])
+        mask = self._mask if watched else ~self._mask
+        places = mask.cumsum(0).sub_(1).masked_fill_(~mask, count)  # the other values go to a place of their own
+        return values.new_empty(count + 1).scatter_(0, places, values)[:count]
+
+
+class _Valued(torch.autograd.Function):
+    """Gives other values to a tensor; the gradient goes to the tensor."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, values: Tensor) -> Tensor:
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return gradient, None
 
 
 def _master_dtype(weight: Tensor) -> torch.dtype:

@@ -109,6 +109,21 @@ def test_two_small_models_predict_a_larger_one(method: str) -> None:
     found = predicted(lambda layers: tagger(method, layers=layers), 7)
     assert found.total == pytest.approx(whole.total, rel=0.01)
     assert found.trained == whole.trained and found.moment == whole.moment
+    assert min(found.parts.values()) >= 0
+
+
+def test_the_moment_that_needs_most_may_be_another_in_a_deeper_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At one moment 100 MiB + 10 a layer are in use, at another 40 + 12 a layer: more from 31 layers on."""
+
+    def ledger(_: object, layers: int) -> dict[str, Peak]:
+        sizes = {"first": ("kept", 100 + 10 * layers), "second": ("gradients", 40 + 12 * layers)}
+        none = dict.fromkeys(CATEGORIES, 0)
+        return {moment: Peak({**none, part: size}, moment, layers) for moment, (part, size) in sizes.items()}
+
+    monkeypatch.setattr("benchmark.prediction._ledger", ledger)
+    for layers, moment, total in ((20, "first", 300), (40, "second", 520)):
+        found = predicted(lambda _: None, layers)  # type: ignore[arg-type, return-value]
+        assert (found.moment, found.total, found.trained) == (moment, total, layers)
 
 
 @pytest.mark.slow

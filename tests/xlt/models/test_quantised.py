@@ -14,6 +14,7 @@ from transformers import BertConfig, BertForMaskedLM
 from tests.tolerance import summation_tolerance
 from xlt.engine.watching import Silence
 from xlt.errors import UsageError
+from xlt.methods.sparse import SparseDeltas
 from xlt.models.quantised import quantise_blocks, round_to_nf4
 from xlt.models.transfer import TransferModel, block_linear_layers, split_pretrained
 
@@ -89,6 +90,31 @@ def test_deltas_over_four_bits_are_those_over_the_dequantised_weights(
     wanted = _output(trainers[0].model)
     tolerance = summation_tolerance(32 + 64, torch.float32)  # hidden and feed-forward size of the tiny model
     torch.testing.assert_close(_output(fresh), wanted, atol=tolerance * float(wanted.abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize("as_on_a_gpu", [False, True])
+def test_what_watches_four_bit_weights_keeps_no_second_copy_of_the_deltas(
+    as_on_a_gpu: bool, make_trainer, make_method, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xlt.methods.sparse.uses_triton", lambda _: as_on_a_gpu)
+    model = make_trainer(make_method("full")).model
+    quantise_blocks(model)
+    name, layer = next(iter(block_linear_layers(model).items()))
+    sparse = SparseDeltas(model, {name: torch.arange(0, 200, 2)})
+    sparse.watch(name, torch.arange(1, 200, 2))
+    with torch.no_grad():
+        sparse.deltas[name].copy_(torch.arange(100.0))
+    watch = sparse._watches[name]
+    assert watch.probe.untyped_storage().nbytes() == 4
+    expected = torch.zeros(200)
+    expected[::2] = torch.arange(100.0)
+    assert torch.equal(watch.probe_with_values(sparse.deltas[name]), expected)
+    x = torch.randn(3, layer.in_features, generator=torch.Generator().manual_seed(1))
+    layer(x).sum().backward()  # a row's gradient is the sum of x, whatever the row
+    gradient = x.sum(0).repeat(layer.out_features)[:200]
+    torch.testing.assert_close(sparse.deltas[name].grad, gradient[::2])
+    torch.testing.assert_close(sparse.watched()[name], gradient[1::2])
+    assert torch.equal(sparse.watched_indices(name), torch.arange(1, 200, 2, dtype=torch.int32))
 
 
 def test_lora_over_four_bits_trains_and_its_module_fits_the_dense_model(

@@ -84,6 +84,7 @@ class GradientGrowth(Growth):
             micro-batch; "first sum", the same for a tensor that a forward pass uses several times.
         moments: how moments of grown entries begin, see `AgedAdam.seeds`.
         betas, epsilon: of Adam.
+        steps: number of steps of the phase.
     """
 
     def __init__(
@@ -95,11 +96,12 @@ class GradientGrowth(Growth):
         moments: str,
         betas: tuple[float, float],
         epsilon: float,
+        steps: int,
     ) -> None:
         super().__init__(deltas)
         self.estimation_steps, self.candidates, self.parts = estimation_steps, candidates, parts
         self.moments = moments
-        self.betas, self.epsilon = betas, epsilon
+        self.betas, self.epsilon, self.steps = betas, epsilon, steps
         self._whole: dict[str, Tensor] = {}
         self._candidates: dict[str, Tensor] = {}  # until they are watched
         self._sample: dict[str, Tensor] = {}
@@ -108,7 +110,8 @@ class GradientGrowth(Growth):
         self._choosing = self._estimating = False
 
     def optimiser(self, head: Mapping[str, nn.Parameter], rate: float, decay: float) -> EntryOptimiser:
-        self._adam = AgedAdam(self.deltas.deltas, head, rate, decay, self.betas, self.epsilon)
+        most = self.steps + self.estimation_steps
+        self._adam = AgedAdam(self.deltas.deltas, head, rate, decay, self.betas, self.epsilon, most)
         return self._adam
 
     def prepare(self, until_update: int | None, draw: Draw) -> None:

@@ -25,7 +25,7 @@ from xlt.methods.method import (
 from xlt.methods.random_sft import pack_indices, sparse_report, unpack_indices
 from xlt.methods.sparse import SparseDeltas
 from xlt.methods.spiel.growth import GradientGrowth, Growth, MomentumGrowth
-from xlt.methods.spiel.optimisers import EntryOptimiser
+from xlt.methods.spiel.optimisers import EntryOptimiser, count_dtype
 from xlt.methods.spiel.schedule import replacements
 from xlt.models.sublayers import reuses_layers
 from xlt.models.transfer import TransferModel, block_linear_layers, stored_shape
@@ -215,7 +215,8 @@ class Spiel(Method):
         self._sparse = SparseDeltas(model, indices)
         self._growth = self._new_growth(self._sparse, parts)
         self._step = 0
-        self._grown_at = {n: torch.zeros_like(i, dtype=torch.int32) for n, i in self._sparse.indices.items()}
+        steps = count_dtype(phase.steps)
+        self._grown_at = {name: torch.zeros_like(i, dtype=steps) for name, i in self._sparse.indices.items()}
         self._last: dict[str, Tensor] = {}
         if self.drop_by == "change":
             self._last = {name: torch.zeros_like(delta) for name, delta in self._sparse.deltas.items()}
@@ -314,6 +315,7 @@ class Spiel(Method):
             self.grown_moments,
             self.adam_betas,
             self.adam_epsilon,
+            self._steps,
         )
 
     def _restore_state(self, state: Mapping[str, Tensor]) -> None:

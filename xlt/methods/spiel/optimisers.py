@@ -12,6 +12,11 @@ from xlt_kernels.sm3 import sm3_step
 from xlt_kernels.sparse_pattern import SparsePattern
 
 
+def count_dtype(most: int) -> torch.dtype:
+    """Returns the integer dtype of counts up to `most`, one per entry: of two bytes if they suffice, else of four."""
+    return torch.int16 if most <= torch.iinfo(torch.int16).max else torch.int32
+
+
 class EntryOptimiser(torch.optim.Optimizer):
     """An optimiser with state per entry of a delta, which can follow a replacement of entries.
 
@@ -80,7 +85,12 @@ class AgedAdam(EntryOptimiser):
     """Adam with a bias correction per entry, by the entry's age (thesis §7.3.1).
 
     The age is the number of gradients in the entry's moments. Moments have the deltas' dtype, float32 or float64; ages
-    are int32, which is exact.
+    are integers.
+
+    Args:
+        deltas, head, rate, decay: as for `EntryOptimiser`.
+        betas, epsilon: of Adam.
+        most: the largest age that an entry can reach.
     """
 
     def __init__(
@@ -91,14 +101,15 @@ class AgedAdam(EntryOptimiser):
         decay: float,
         betas: tuple[float, float],
         epsilon: float,
+        most: int,
     ) -> None:
         super().__init__(deltas, head, rate, decay)
-        self.betas, self.epsilon = betas, epsilon
+        self.betas, self.epsilon, self._ages = betas, epsilon, count_dtype(most)
 
     def update(self, parameter: nn.Parameter, gradient: Tensor, rate: float, decay: float) -> None:
         state = self.state[parameter]
         if not state:
-            state["age"] = torch.zeros_like(parameter, dtype=torch.int32)
+            state["age"] = torch.zeros_like(parameter, dtype=self._ages)
             state["first"], state["second"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
         first_beta, second_beta = self.betas
         age = state["age"].add_(1)

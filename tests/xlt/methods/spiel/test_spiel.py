@@ -16,6 +16,7 @@ from xlt.engine.processes import Processes
 from xlt.engine.watching import Silence
 from xlt.errors import UsageError
 from xlt.methods.spiel import Spiel
+from xlt.methods.spiel.optimisers import count_dtype
 from xlt.models.transfer import block_linear_layers, recompute_activations
 
 STEPS = 14
@@ -320,6 +321,13 @@ def test_ages_are_exact_and_say_when_entries_grew(make_method, make_trainer, mod
     counts = {int(step): count for step, count in module.header.provenance["entries_grown_at_step"].items()}
     assert set(counts) <= {4, 8, 12}  # none is as old as the first draw
     assert sum(counts.values()) == module.num_entries
+    held = [trainer.method.state(), trainer.method._optimizer.state_dict()["state"][0]]
+    ages = [tensor for state in held for name, tensor in state.items() if name.startswith(("grown_at/", "age"))]
+    assert {age.dtype for age in ages} == {torch.int16}  # two bytes an entry
+
+
+def test_counts_of_steps_have_the_bytes_that_they_need() -> None:
+    assert [count_dtype(most) for most in (1, 32767, 32768)] == [torch.int16, torch.int16, torch.int32]
 
 
 @pytest.mark.parametrize(
