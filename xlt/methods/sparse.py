@@ -186,7 +186,8 @@ class SparseDeltas:
         self.indices[name] = self.patterns[name].indices
 
     def _linear_forward(self, name: str, module: Any, x: Tensor) -> Tensor:
-        watch, delta, pattern = self._watches.get(name), self.deltas[name], self.patterns[name]
+        watch, pattern = self._watches.get(name), self.patterns[name]
+        delta: Tensor = self.deltas[name]
         receiver = self._receivers.get(name)
         if watch is not None and torch.is_grad_enabled():
             delta, pattern = watch.probe, watch.pattern
@@ -246,7 +247,7 @@ class _Watch:
         """(M,) ascending flat indices of the watched entries."""
         return self._part(self.pattern.indices, len(self.gradient), watched=True)
 
-    def probe_with_values(self, delta: nn.Parameter) -> Tensor:
+    def probe_with_values(self, delta: Tensor) -> Tensor:
         """Returns the probe with the deltas as values, for a 4-bit weight, which does not hold them; others have zero.
 
         The values are made for each forward pass, so that recomputed activations keep them for one block at a time.
@@ -287,7 +288,7 @@ class _Valued(torch.autograd.Function):
         return values.view_as(values)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient, None
 
 
