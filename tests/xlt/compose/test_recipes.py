@@ -41,11 +41,11 @@ VARIED: dict[str, tuple[str, str]] = {
     ),
     "flix": (
         r"method\.(rank|alpha|dropout|feature_dropout|density|dense_max_steps)"
-        r"|train\.(max_steps|evaluate_every_steps|precision)",
+        r"|train\.(max_steps|evaluate_every_steps|precision|learning_rate)",
         "as the other tables of FLix; runs of one task have a third of the steps, language modules half of theirs",
     ),
     "flix_(languages|nano|joint|mixtures|dropout|diversity)": (
-        r"method\.(rank|alpha|dropout|feature_dropout|density)",
+        r"method\.(rank|alpha|dropout|feature_dropout|density)|train\.learning_rate",
         "LoRA and LT-SFT of FLix's size, LoRA of its scale, and FLix without feature dropout",
     ),
     "bistil": (r"train\.evaluate_every_\w+|method\.density", "chapter 5: validation each epoch, and 8% for questions"),
