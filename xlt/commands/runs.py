@@ -66,21 +66,27 @@ def _print(lines: Iterator[str]) -> int:
 def list_runs(words: Sequence[str]) -> Iterator[str]:
     """Yields a line for each finished run, the newest first: with its kind, the languages it learns from, and its seed.
 
+    Runs that are the same in these have up to three of the settings that differ.
+
     Raises:
         UsageError: there is no folder of runs.
     """
+    from xlt.plan.runs import kept_settings, told_apart
+
     store, words = _store(words)
-    count = 0
+    shown, names = [], {}
     for one in sorted(store.finished().values(), key=lambda one: one["finished"], reverse=True):
         languages, seed = _languages_and_seed(store, one["fingerprint"])
         known = f"{one['kind']} {','.join(languages)} {seed}".lower()
         if all(word.lower() in known for word in words):
-            count += 1
-            yield (
-                f"{one['fingerprint'][:_SHOWN_DIGITS]}  {one['finished'][:16].replace('T', ' ')}  "
-                f"{one['seconds']:8.0f} s  {one['kind']}  {_shortened(languages)} {seed}"
-            )
-    yield f"{count} finished runs"
+            shown.append(one)
+            names[one["fingerprint"]] = f"{one['kind']}  {_shortened(languages)} {seed}"
+    told = told_apart(names, lambda fingerprint: kept_settings(store.manifest(fingerprint).get("config", {})))
+    for one in shown:
+        finished = one["finished"][:16].replace("T", " ")
+        name = told[one["fingerprint"]]
+        yield f"{one['fingerprint'][:_SHOWN_DIGITS]}  {finished}  {one['seconds']:8.0f} s  {name}"
+    yield f"{len(shown)} finished runs"
 
 
 def _languages_and_seed(store: Any, fingerprint: str) -> tuple[list[str], str]:

@@ -330,21 +330,33 @@ def names_of(runs: Iterable[Run], given: Mapping[str, str] | None = None) -> dic
         runs: the runs to be named.
         given: fingerprint -> name to use instead of the run's label.
     """
-    alike: dict[str, list[Run]] = {}
-    for run in runs:
-        alike.setdefault((given or {}).get(run.fingerprint, run.label), []).append(run)
-    names = {}
+    by_fingerprint = {run.fingerprint: run for run in runs}
+    names = {fingerprint: (given or {}).get(fingerprint, run.label) for fingerprint, run in by_fingerprint.items()}
+    return told_apart(names, lambda fingerprint: _settings(by_fingerprint[fingerprint]))
+
+
+def told_apart(names: Mapping[str, str], settings_of: Callable[[str], dict[str, str]]) -> dict[str, str]:
+    """Returns the names with up to three differing settings added to equal ones.
+
+    Args:
+        names: fingerprint -> name.
+        settings_of: returns dotted key -> value of a run; is called for those of equal names only.
+    """
+    alike: dict[str, list[str]] = {}
+    for fingerprint, name in names.items():
+        alike.setdefault(name, []).append(fingerprint)
+    told = {}
     for name, namesakes in alike.items():
-        settings: list[dict[str, str]] = [_settings(run) for run in namesakes] if len(namesakes) > 1 else [{}]
+        settings = [settings_of(fingerprint) for fingerprint in namesakes] if len(namesakes) > 1 else [{}]
         keys = dict.fromkeys(key for one in settings for key in one)
         for key in list(keys):
             values = {one.get(key, _NOTHING) for one in settings}
             if len(values) == 1 or (key.startswith(_SOURCES) and not all(key in one for one in settings)):
                 del keys[key]
-        for run, one in zip(namesakes, settings, strict=True):
+        for fingerprint, one in zip(namesakes, settings, strict=True):
             words = [f"{key.removeprefix(_SOURCES)}={one.get(key, _NOTHING)}" for key in [*keys][:_MOST_WORDS]]
-            names[run.fingerprint] = " ".join([name, *words])
-    return names
+            told[fingerprint] = " ".join([name, *words])
+    return told
 
 
 def _settings(run: Run) -> dict[str, str]:
@@ -361,6 +373,14 @@ def _settings(run: Run) -> dict[str, str]:
         values |= {key: value for key, value in every.items() if key in said}
         values["data.sources"] = _shortened(",".join(sources))
     return {key: _NOTHING if value in (None, [], {}) else str(value) for key, value in values.items()}
+
+
+def kept_settings(config: Mapping[str, Any]) -> dict[str, str]:
+    """Returns dotted key -> value of a manifest's config, but for sources and what does not tell runs apart."""
+    silent = (*_SILENT, _SOURCES, "choices.", "device", "model.path")
+    every = _flat(dict(config)).items()
+    told = {key: value for key, value in every if not key.startswith(silent) and not key.endswith("_target_")}
+    return {key: _NOTHING if value in (None, [], {}) else str(value) for key, value in told.items()}
 
 
 def _search_of(compositions: Iterable[Composition]) -> str:

@@ -37,6 +37,17 @@ def test_a_run_is_listed_and_shown_and_a_new_one_says_which_setting_differs(
     assert len(parts) == 2
 
 
+def test_runs_of_one_name_are_listed_with_the_settings_that_differ(
+    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...]
+) -> None:
+    for rate in (0.5, 0.25):
+        planned(*words, f"train.learning_rate={rate}")
+    carry_out(plan, None, lambda *_: Silence())
+    *listed, count = list_runs([f"output_dir={plan.store.root}"])
+    assert sorted(line.split()[-1] for line in listed) == ["train.learning_rate=0.25", "train.learning_rate=0.5"]
+    assert count.startswith("2 ")
+
+
 def test_differences_are_the_leaves_that_differ() -> None:
     found = differences({"a": {"x": 1, "y": 2}, "b": []}, {"a": {"x": 1, "y": 3}, "c": {}})
     assert [(one.part, one.mine, one.other) for one in found] == [
