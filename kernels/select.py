@@ -83,6 +83,107 @@ def select_most_changed_definition(
 
 
 @torch.no_grad()
+def select_with_overlap(
+    after: Mapping[str, Tensor],
+    before: Mapping[str, Tensor],
+    k: int,
+    shared: int,
+    others: Mapping[str, Tensor | None],
+) -> dict[str, Tensor]:
+    """Returns the `k` entries that changed most, of which exactly `shared` are among the entries `others`.
+
+    These are the `shared` entries of `others` that changed most, and the `k - shared` entries outside of them that
+    changed most (thesis §4.5.2 proposes such masks). Ties are decided as in `select_most_changed`. The memory is that
+    of `others` and of a mask of the largest tensor.
+
+    Args:
+        after, before: as for `select_most_changed`, contiguous and with equal dtypes. `after` is changed in place: at
+            the entries `others` it gets the values of `before`.
+        k: over all tensors together, 0 <= k <= number of entries.
+        shared: 0 <= shared <= k.
+        others: name -> (M,) int32 or int64 flat row-major indices, ascending; None: every entry. Names that are not in
+            `after` do not count.
+    Returns:
+        name -> (n,) int64, sorted flat row-major indices, on the device of `after`; every name is present.
+    Raises:
+        ValueError: names, shapes or dtypes differ, there are too few entries in or outside of `others`, or a difference
+            is NaN.
+    """
+    _check_pairs(after, before, k)
+    for name, a in after.items():
+        if a.dtype != before[name].dtype:
+            raise ValueError(f"tensor {name} has dtypes {a.dtype} and {before[name].dtype}: they must be equal")
+    places = {n: _flat_places(others[n], a) for n, a in after.items() if n in others}
+    members = sum(after[n].numel() if own is None else len(own) for n, own in places.items())
+    free = sum(a.numel() for a in after.values()) - members
+    if not 0 <= shared <= min(k, members) or k - shared > free:
+        raise ValueError(
+            f"k={k}, shared={shared}: there are {members} entries of `others` and {free} outside of them, too few"
+        )
+    inside = [{n: _at(tensors[n], own) for n, own in places.items()} for tensors in (after, before)]
+    for name in places:
+        if bool((inside[0][name] - inside[1][name]).isnan().any()):
+            raise ValueError(f"tensor {name}: a difference is NaN: the entries cannot be ordered")
+    chosen = select_most_changed(inside[0], inside[1], shared)
+    for name, own in places.items():
+        flat = after[name].detach().view(-1)
+        if own is None:
+            flat.copy_(inside[1][name])
+        else:
+            chosen[name] = own[chosen[name]]
+            flat[own] = inside[1][name]
+    rest = _without(select_most_changed(after, before, k - shared), after, places)
+    _fill(rest, after, places, k - shared)
+    return {n: torch.cat([own, chosen[n]]).sort().values if n in chosen else own for n, own in rest.items()}
+
+
+def _at(tensor: Tensor, places: Tensor | None) -> Tensor:
+    flat = tensor.detach().view(-1)
+    return flat if places is None else flat[places]
+
+
+def _flat_places(indices: Tensor | None, tensor: Tensor) -> Tensor | None:
+    return None if indices is None else indices.to(tensor.device, torch.int64)
+
+
+def _without(
+    selection: Mapping[str, Tensor], after: Mapping[str, Tensor], places: Mapping[str, Tensor | None]
+) -> dict[str, Tensor]:
+    """Returns the selection without the entries `places`."""
+    rest = dict(selection)
+    for name, own in places.items():
+        if own is None:
+            rest[name] = selection[name][:0]
+        elif len(selection[name]):
+            rest[name] = selection[name][~_marked(after[name], own)[selection[name]]]
+    return rest
+
+
+def _fill(rest: dict[str, Tensor], after: Mapping[str, Tensor], places: Mapping[str, Tensor | None], k: int) -> None:
+    """Adds the first entries that are neither selected nor in `places`, until there are `k`; changes `rest`.
+
+    If entries are missing, entries without a change were selected, so that no other entry has one.
+    """
+    missing = k - sum(len(own) for own in rest.values())
+    for name, a in after.items():
+        own = places.get(name, a.new_zeros(0, dtype=torch.int64))
+        if missing == 0 or own is None:
+            continue
+        free = ~_marked(a, own, rest[name])
+        added = free.nonzero().view(-1)[:missing]
+        rest[name] = torch.cat([rest[name], added])
+        missing -= len(added)
+
+
+def _marked(tensor: Tensor, *places: Tensor) -> Tensor:
+    """Returns a flat bool mask of a tensor's entries that is true at some places."""
+    mask = torch.zeros(tensor.numel(), dtype=torch.bool, device=tensor.device)
+    for indices in places:
+        mask[indices] = True
+    return mask
+
+
+@torch.no_grad()
 def select_largest(values: Tensor, k: int, excluded: Tensor, generator: torch.Generator) -> Tensor:
     """Returns the `k` entries of one tensor with the largest magnitude, among those that are not excluded.
 

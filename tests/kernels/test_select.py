@@ -10,6 +10,7 @@ from xlt_kernels.select import (
     select_largest,
     select_most_changed,
     select_most_changed_definition,
+    select_with_overlap,
 )
 
 Tensors = dict[str, Tensor]
@@ -269,3 +270,58 @@ def test_the_triton_kernel_counts_the_same_bits(dtype: torch.dtype, expanded: bo
     upper = int(high.argmax())
     low = torch.bincount(bits[bits >> 16 == upper] & 0xFFFF, minlength=1 << 16)
     assert torch.equal(launch_counts(after, before, upper << 16, 0, 1 << 16).cpu(), low)
+
+
+def naive_with_overlap(
+    after: Tensors, before: Tensors, k: int, shared: int, others: dict[str, Tensor | None]
+) -> dict[str, list[int]]:
+    """Selects inside and outside of `others` with Python's own sort."""
+    entries: tuple[list[tuple[float, int, int]], list[tuple[float, int, int]]] = ([], [])
+    for place, name in enumerate(after):
+        changes = (after[name].double() - before[name].double()).abs().float().reshape(-1).tolist()
+        given = others.get(name, torch.empty(0))
+        own = set(range(len(changes))) if given is None else set(given.tolist())
+        for index, change in enumerate(changes):
+            entries[index not in own].append((-change, place, index))
+    chosen = sorted(entries[0])[:shared] + sorted(entries[1])[: k - shared]
+    return {name: sorted(i for _, p, i in chosen if p == place) for place, name in enumerate(after)}
+
+
+def some_entries(tensors: Tensors, share: float, seed: int) -> dict[str, Tensor | None]:
+    """A mask with an entry in some tensors, every entry in one, and a name that is in no tensor."""
+    g = torch.Generator().manual_seed(seed)
+    drawn = {n: (torch.rand(t.numel(), generator=g) < share).nonzero().view(-1) for n, t in tensors.items()}
+    return {"odd": drawn["odd"].int(), "deep": None, "vector": drawn["vector"], "elsewhere": torch.tensor([3])}
+
+
+@pytest.mark.parametrize("changed", [1.0, 0.1, 0.0])
+@pytest.mark.parametrize(("k", "shared"), [(0, 0), (1, 0), (1, 1), (60, 0), (60, 21), (60, 60), (300, 150), (500, 60)])
+def test_exactly_so_many_of_the_selected_entries_are_among_others(k: int, shared: int, changed: float) -> None:
+    """Also where fewer entries changed than are selected, and where most changes are equal."""
+    for dtype in (torch.float32, torch.bfloat16):
+        after, before = pairs(8, dtype)
+        g = torch.Generator().manual_seed(9)
+        for name, a in after.items():
+            still = torch.rand(a.shape, generator=g) >= changed
+            after[name] = torch.where(still, before[name], a)
+        others = some_entries(after, 0.25, 10)
+        expected = naive_with_overlap(after, before, k, shared, others)
+        found = select_with_overlap({n: a.clone() for n, a in after.items()}, before, k, shared, others)
+        assert {n: i.tolist() for n, i in found.items()} == expected
+        assert all(i.dtype == torch.int64 for i in found.values())
+
+
+def test_a_selection_that_the_others_do_not_allow_is_refused() -> None:
+    after, before = pairs(11)
+    others = some_entries(after, 0.25, 12)
+    members = sum(105 if own is None else len(own) for name, own in others.items() if name in after)
+    total = sum(a.numel() for a in after.values())
+    for k, shared in ((10, 11), (total, members - 1), (members + 1, members + 1), (5, -1)):
+        with pytest.raises(ValueError, match=f"there are {members} entries of `others` and {total - members} outside"):
+            select_with_overlap(after, before, k, shared, others)
+    with pytest.raises(ValueError, match="they must be equal"):
+        select_with_overlap(after, {n: b.double() for n, b in before.items()}, 1, 0, others)
+    place = int(others["odd"][0])  # type: ignore[index]
+    after["odd"].view(-1)[place] = math.nan
+    with pytest.raises(ValueError, match="tensor odd: a difference is NaN"):
+        select_with_overlap(after, before, 1, 0, others)

@@ -6,7 +6,8 @@
     xlt export swa.safetensors --to composable-sft --output pytorch_diff.bin
 
 --to transformers (the default) merges the base model and the modules into a checkpoint with the class of the task, its
-labels, and the tokenizer; `pipeline` of transformers loads it. --to peft writes LoRA and (IA)^3 modules as a folder of
+labels, and the tokenizer; `pipeline` of transformers loads it; --composition combines the modules otherwise than as
+their sum. --to peft writes LoRA and (IA)^3 modules as a folder of
 the peft library. --to composable-sft writes a sparse delta as pytorch_diff.bin of that library, and --to plain as a
 safetensors file of indices and values, which docs/module_file.md describes. --to hub uploads a module with a model card
 to a repository (--output ORG/NAME), and --to card only writes the card, made from the module's header and the files of
@@ -20,7 +21,7 @@ from collections.abc import Sequence
 
 from xlt.commands.ending import guarded
 from xlt.commands.options import Options
-from xlt.commands.predict import add_replace_option, pairs
+from xlt.commands.predict import add_composition_option, add_replace_option, pairs
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -48,6 +49,7 @@ def carry_out(options: argparse.Namespace) -> int:
         task=options.task,
         settings=tuple(options.set),
         replace=options.replace,
+        composition=options.composition,
     )
     print(export(settings))
     return 0
@@ -70,6 +72,7 @@ def parser() -> Options:
         "--language-module", action="append", default=[], metavar="CODE=FILE",
         help="module of a language, also one of another language, or a generator",
     )  # fmt: skip
+    add_composition_option(options)
     options.add_argument("--model", metavar="FOLDER", help="base model, if it is not where the header says")
     options.add_argument("--revision", help="of a base model on the hub")
     options.add_argument("--task", metavar="NAME", help="one of several tasks; or a file of conf/task, for old modules")

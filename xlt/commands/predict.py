@@ -117,6 +117,14 @@ def add_reading_options(text: argparse._ArgumentGroup) -> None:
     text.add_argument("--separator", metavar="C", help="between the cells of a table: one character, or tab")
 
 
+def add_composition_option(group: argparse._ActionsContainer) -> None:
+    """Adds the option that says how the given modules are combined."""
+    group.add_argument(
+        "--composition", metavar="NAME",
+        help="how modules are combined: a file of conf/composition, or {operator: ..., of: [language, task]}",
+    )  # fmt: skip
+
+
 def add_model_options(options: Options) -> None:
     """Adds the options that say which model and which modules are used."""
     model = options.add_argument_group("model")
@@ -124,10 +132,7 @@ def add_model_options(options: Options) -> None:
         "--language-module", action="append", default=[], metavar="CODE=FILE",
         help="module of a language, also one of another language, or a generator",
     )  # fmt: skip
-    model.add_argument(
-        "--composition", metavar="NAME",
-        help="how modules are combined: a file of conf/composition, or {operator: ..., of: [language, task]}",
-    )  # fmt: skip
+    add_composition_option(model)
     model.add_argument("--model", metavar="FOLDER", help="base model, if it is not where the header says")
     model.add_argument("--revision", help="of a base model on the hub")
     model.add_argument("--task", metavar="NAME", help="one of several tasks; or a file of conf/task, for old modules")

@@ -104,6 +104,7 @@ class Standing:
         language_modules: ISO 639-3 code of a source language -> its module; empty without language adaptation. For a
             student with a teacher, these are the teacher's modules.
         start: the module that training starts from; None: new values.
+        overlap: the language module whose entries the method's own are chosen by; None: there is none.
         teacher_path: folder or hub id of the whole model, the teacher; None without a teacher.
         teacher_module: the teacher's task module; None if it has only language modules.
         student_module: module of the run that made the student; None if this run makes the student.
@@ -114,6 +115,7 @@ class Standing:
     model_path: str | None
     language_modules: Mapping[str, ModuleFile] = field(default_factory=dict)
     start: ModuleFile | None = None
+    overlap: ModuleFile | None = None
     teacher_path: str | None = None
     teacher_module: ModuleFile | None = None
     student_module: ModuleFile | None = None
@@ -269,6 +271,9 @@ def prepare(config: RunConfig, standing: Standing, planned: PlannedData | None =
     method = build_method(config.method)
     if standing.start is not None:
         _start(method, standing.start, model, task)
+    other = None if standing.overlap is None else standing.overlap.load()
+    if standing.overlap is not None and other is not None:
+        check_base(other.header, model.base_hash, standing.overlap.path)
     languages_of = [source.language for source in (*sources, *validation)]
     trainer = Trainer(
         model=model,
@@ -279,7 +284,7 @@ def prepare(config: RunConfig, standing: Standing, planned: PlannedData | None =
         validation=validation,
         activation=LanguageActivation(model, modules if teacher is None else {}, languages_of, teacher),
         recipe=config.train,
-        setting=Setting(task.adapts_language, random=lambda *name: stream(config.seed, "method", *name)),
+        setting=Setting(task.adapts_language, random=lambda *name: stream(config.seed, "method", *name), other=other),
         sampling=_sampling(config.data.sampling),
         mixed_batches=config.data.sampling.mixed_batches,
         seed=config.seed,

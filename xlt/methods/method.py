@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar, NotRequired, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -95,6 +95,7 @@ class Setting:
         processes: number of processes that share a step.
         languages: ISO 639-3 codes of the sources, sorted.
         described: for each source, name -> value of the features of its examples: task, language, and further ones.
+        other: the module whose entries the method's own are chosen by, see `Method.overlaps_with`; None: there is none.
     """
 
     adapts_language: bool
@@ -103,6 +104,7 @@ class Setting:
     processes: int = 1
     languages: Sequence[str] = ()
     described: Sequence[Mapping[str, str]] = ()
+    other: ModuleArtefact | None = None
 
     @property
     def in_parts(self) -> bool:
@@ -120,10 +122,12 @@ class ModuleReport(TypedDict):
         tuned_entries: how many numbers were trained; the task head is left out.
         density: tuned entries / parameters of the pre-trained model, a fraction, not a percentage. Above 0; a generator
             of adapters may have more than 1. Figures of kind `sizes` put scores over it.
+        shared_entries: how many of the tuned entries are also entries of `Setting.other`; only if there is one.
     """
 
     tuned_entries: int
     density: float
+    shared_entries: NotRequired[int]
 
 
 class Method(ABC):
@@ -143,8 +147,8 @@ class Method(ABC):
         packages: optional package that the method imports -> extra of xlt that installs it.
         spreads: whether the method can train a model whose blocks lie on several devices.
 
-    `leaves_checkpoint`, `starts_from_modules`, `averages`, `leaves`, `packages`, `spreads` and `name_of` are facts of
-    the class: a plan reads them without building the method.
+    `leaves_checkpoint`, `starts_from_modules`, `averages`, `leaves`, `packages`, `spreads`, `name_of` and
+    `overlaps_with` are facts of the class: a plan reads them without building the method.
     """
 
     name: str
@@ -163,6 +167,17 @@ class Method(ABC):
             config: of the method, an instance of its schema.
         """
         return cls.name
+
+    @classmethod
+    def overlaps_with(cls, config: Any) -> str | None:
+        """Returns the language whose module's entries the method's own are chosen by; None: those of no module.
+
+        The run then stands on this language's module, which must be a sparse delta; `attach` gets it in the setting.
+
+        Args:
+            config: of the method, an instance of its schema; the language is its `overlap_with`.
+        """
+        return None
 
     def phases(self, budget: Budget) -> list[Phase]:
         """Returns the phases of a run in their order; by default there is one."""

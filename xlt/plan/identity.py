@@ -35,6 +35,7 @@ def run_identity(
     start: str | None = None,
     student_run: str | None = None,
     teacher_module: str | None = None,
+    overlap: str | None = None,
 ) -> dict[str, Any]:
     """Returns the identity of a run, which is all that determines its module, as JSON values.
 
@@ -46,6 +47,7 @@ def run_identity(
         start: identity of the module that training starts from; None for new values.
         student_run: fingerprint of the run that makes the student; None if no other run does.
         teacher_module: identity of the teacher's task module; None if it has none.
+        overlap: identity of the module whose entries the method's own are chosen by; None if there is none.
     Raises:
         UsageError: a data file, the model or a source file of the code is missing.
     """
@@ -57,6 +59,7 @@ def run_identity(
         "language_modules": dict(modules),
         "code": training_code(config),
         **({"start": start} if start is not None else {}),
+        **({"overlap": overlap} if overlap is not None else {}),
         **({"teacher": {"model": whole, "module": teacher_module}} if config.teacher.losses else {}),
     }
 

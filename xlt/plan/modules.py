@@ -18,10 +18,11 @@ from xlt.compose import (
 from xlt.config import NO_MODULE, LanguageModulesConfig, RunConfig
 from xlt.config.run import LANGUAGE, MODULE_NAMES, NEAREST
 from xlt.data.typology import by_nearness, load_typology
-from xlt.engine.build import build_method
+from xlt.engine.build import build_method, method_class
 from xlt.engine.run import ModuleFile
 from xlt.errors import UsageError
 from xlt.languages import language_fault, near_languages
+from xlt.modules import SparseDelta
 from xlt.plan.checks import task_module_faults
 from xlt.plan.identity import file_identity
 from xlt.plan.leavings import check_leaves_generator, check_leaves_start
@@ -108,6 +109,33 @@ def start_module(plan: Planner, config: DictConfig, run_config: RunConfig) -> Pl
     run = plan.add(compose_start_run(config), evaluate=False)
     check_leaves_start("start.run", run.config, run_config)
     return _of_run(plan, run.fingerprint, run_config.language)
+
+
+def overlap_module(plan: Planner, config: DictConfig, run_config: RunConfig) -> PlannedModule | None:
+    """Plans the language module whose entries the method's own are chosen by; returns None if there is none.
+
+    It is the module that the language is evaluated with.
+
+    Raises:
+        UsageError: there is no such module, or it is no sparse delta.
+    """
+    language = method_class(run_config.method).overlaps_with(run_config.method)
+    if language is None:
+        return None
+    key = f"method.overlap_with={language}"
+    try:
+        used = _used_language(run_config.language_modules, language, "evaluation")
+        if used == NO_MODULE:
+            raise UsageError("language_modules.stand_in says that it has no module")
+        module = _language_module(plan, config, run_config, used)
+    except UsageError as error:
+        raise UsageError(*(f"{key}: {line}" for line in error.lines)) from error
+    kind = method_class(plan.runs[module.run].config.method).leaves if module.run else type(module.file.load())
+    if not issubclass(kind, SparseDelta):
+        raise UsageError(
+            f"{key}: its module is of kind {kind.kind}, which has no entries; give that of a sparse method"
+        )
+    return module
 
 
 def teacher_module(plan: Planner, config: DictConfig, run_config: RunConfig) -> PlannedModule:

@@ -26,6 +26,7 @@ from xlt.plan.identity import digest, run_identity
 from xlt.plan.leavings import check_leaves_model
 from xlt.plan.modules import (
     language_modules,
+    overlap_module,
     start_module,
     teacher_module,
     trains_on_language_modules,
@@ -161,10 +162,16 @@ class Plan(Runs):
             start = start_module(self, config, run_config)
             if start is not None and start.run is not None:
                 depends_on["start"] = start.run
+        overlap = None
+        with gathered:
+            overlap = overlap_module(self, config, run_config)
+            if overlap is not None and overlap.run is not None:
+                depends_on["overlap"] = overlap.run
         gathered.refuse()
         identities = {language: module.identity for language, module in modules.items()}
         begins = None if start is None else start.identity
-        identity = run_identity(run_config, data, model_run, identities, begins, student_run, teacher.identity)
+        shares = None if overlap is None else overlap.identity
+        identity = run_identity(run_config, data, model_run, identities, begins, student_run, teacher.identity, shares)
         fingerprint, identity = self.other_code.chosen(identity, run_config.other_code)
         if fingerprint not in self.runs:
             standing = Standing(
@@ -172,6 +179,7 @@ class Plan(Runs):
                 model_path,
                 {language: module.file for language, module in modules.items()},
                 None if start is None else start.file,
+                None if overlap is None else overlap.file,
                 teacher.path,
                 teacher.module,
                 None if student_run is None else ModuleFile(self.store.module_file(student_run), run=student_run),

@@ -96,10 +96,11 @@ class Run:
 
     @property
     def hub_modules(self) -> dict[str, str]:
-        """Language, start or teacher -> ORG/NAME@COMMIT, for the modules of the training that are from the hub."""
+        """Language, start, overlap or teacher -> ORG/NAME@COMMIT, for the modules of the training that the hub has."""
         files = {
             **self.standing.language_modules,
             "start": self.standing.start,
+            "overlap": self.standing.overlap,
             "teacher": self.standing.teacher_module,
         }
         pinned = {role: pinned_name(file.path) for role, file in files.items() if file is not None}

@@ -15,6 +15,7 @@ from xlt.data.language_facts import LanguageFacts
 from xlt.engine.benchmarks import SCORE
 from xlt.files import DamagedFileError, atomic_text, read_sealed, set_aside, write_sealed
 from xlt.tables.config import AVERAGE, GridConfig, SystemConfig
+from xlt.tables.pareto import LOWER_IS_BETTER, pareto_set
 
 INCOMPLETE = ".incomplete"
 """Added to the name of a grid that has fewer values than the one that was saved under its name."""
@@ -48,6 +49,21 @@ class Cell:
     def spread(self) -> float | None:
         """The standard deviation over the seeds; None for fewer than two values."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+
+@dataclass(frozen=True)
+class ParetoSet:
+    """The settings of a search that no other setting beats in the columns of a grid.
+
+    Attributes:
+        settings: their names, `KEY=VALUE ...`.
+        complete: how many settings have a value in every column; only these are compared.
+        searched: how many settings there are.
+    """
+
+    settings: list[str]
+    complete: int
+    searched: int
 
 
 @dataclass
@@ -85,6 +101,25 @@ class Grid:
         }
         return {name: columns for name, columns in stand_ins.items() if columns}
 
+    @property
+    def pareto_sets(self) -> dict[str, ParetoSet]:
+        """Searched system -> its settings that no other setting beats, for searches with several columns.
+
+        A setting that lacks a value in a column does not count.
+        """
+        sets = {}
+        for name in self.config.searches:
+            rows = {system: row for system, row in self.cells.items() if system.startswith(f"{name} ")}
+            whole = {
+                system: [row[column].mean for column in self.config.columns]
+                for system, row in rows.items()
+                if all(row[column].values and row[column].reason is None for column in self.config.columns)
+            }
+            if len(whole) > 1 and len(self.config.columns) > 1:
+                best = pareto_set(whole, greater_is_better=self.config.metric not in LOWER_IS_BETTER)
+                sets[name] = ParetoSet([system.removeprefix(f"{name} ") for system in best], len(whole), len(rows))
+        return sets
+
     def save(self, markdown: str, folder: Path) -> str:
         """Writes `NAME.md` and `NAME.json`; the latter has every value with the fingerprint of its run, and a checksum.
 
@@ -112,6 +147,7 @@ class Grid:
                 system: {column: _cell_record(cell) for column, cell in row.items()}
                 for system, row in self.cells.items()
             },
+            **({"pareto": {n: dataclasses.asdict(s) for n, s in self.pareto_sets.items()}} if self.pareto_sets else {}),
             **({"languages": {c: dataclasses.asdict(f) for c, f in self.languages.items()}} if self.languages else {}),
         }
         write_sealed(folder / f"{name}.json", json.loads(json.dumps(record)))

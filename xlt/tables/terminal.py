@@ -338,19 +338,31 @@ def best_systems(grid: Grid) -> dict[str, set[str]]:
 
 
 def best_settings(grid: Grid) -> list[str]:
-    """Returns a line for each search: the setting with the best average, and the published best one."""
+    """Returns lines about each search: the setting with the best average, the published best one, the Pareto set."""
     lines = []
     for name, search in grid.config.searches.items():
+        label = next(
+            (
+                one.label.removesuffix(system.removeprefix(f"{name} "))
+                for system, one in grid.config.systems.items()
+                if system.startswith(f"{name} ")
+            ),
+            name,
+        )
         means = {
             system.removeprefix(f"{name} "): row[AVERAGE].mean
             for system, row in grid.cells.items()
             if system.startswith(f"{name} ") and row[AVERAGE].values
         }
         if means:
-            label = next(s.label for system, s in grid.config.systems.items() if system.startswith(f"{name} "))
-            label = label.removesuffix(next(iter(means)))
             published = f"; {grid.config.reference_name}: {search.best}" if search.best is not None else ""
             lines.append(f"{label.strip()}: {max(means, key=means.__getitem__)} is best{published}")
+        if (found := grid.pareto_sets.get(name)) is not None:
+            columns = ", ".join(grid.config.columns)
+            lines.append(
+                f"{label.strip()}: Pareto set over {columns} ({len(found.settings)} of {found.complete} settings; no "
+                f"other is better in one and worse in none): {'; '.join(found.settings)}"
+            )
     return lines
 
 

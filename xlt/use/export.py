@@ -27,6 +27,7 @@ from xlt.tasks.tagging import TaggingConfig
 from xlt.tasks.task import Task
 from xlt.use.cards import model_card
 from xlt.use.checkpoints import export_checkpoint
+from xlt.use.compositions import read_composition, with_composition
 from xlt.use.hub import push_to_hub
 from xlt.use.loading import UsedModule, UsedModules, load_model, read_module, read_modules, task_of
 from xlt.use.output import output_fault, output_folder_fault
@@ -54,6 +55,7 @@ class ExportSettings:
     task: str | None = None
     settings: Sequence[str] = ()
     replace: bool = False
+    composition: str | None = None
 
 
 def export(settings: ExportSettings) -> str:
@@ -63,6 +65,11 @@ def export(settings: ExportSettings) -> str:
         UsageError, ModuleFileError: modules, model and format do not fit together.
     """
     output = Path(settings.output).expanduser()
+    if settings.composition is not None and settings.to != "transformers":
+        raise UsageError(
+            f"--composition={settings.composition}: --to={settings.to} takes a module as it is; write the combined one "
+            "with xlt merge, and export that"
+        )
     if settings.to == "hub":
         _refuse_several(settings)
         if settings.replace:
@@ -86,8 +93,10 @@ def export(settings: ExportSettings) -> str:
     if settings.to == "peft":
         return _to_peft(settings, output)
     modules = read_modules(settings.modules, settings.language_modules, settings.model, settings.revision)
+    expression = None if settings.composition is None else read_composition(settings.composition, modules)
     task = task_of(modules.main, settings.task, settings.settings)
     loaded = load_model(modules, task, model=settings.model, device="cpu", revision=settings.revision)
+    loaded = with_composition(loaded, expression)
     language = settings.language
     codes = [code for code in modules.languages if code is not None]
     if language is None and len(codes) > 1:

@@ -35,6 +35,7 @@ from xlt.repositories import forget_versions, published_module
 from xlt.tasks.task import Annotation
 from xlt.tracking.watch import watch
 from xlt.use.annotating import annotate
+from xlt.use.compositions import read_composition, with_composition
 from xlt.use.evaluate import EvaluateSettings, Scores
 from xlt.use.evaluate import evaluate as score
 from xlt.use.loading import LoadedModel, read_module, read_modules, task_of
@@ -140,6 +141,7 @@ def load_model(
     task: str | None = None,
     settings: Sequence[str] = (),
     device: str = "auto",
+    composition: str | None = None,
 ) -> LoadedModel:
     """Loads the base model of modules, for `predict`.
 
@@ -150,12 +152,16 @@ def load_model(
         task: one of the tasks of a module of several; or the name of a file of conf/task, for modules of old versions.
         settings: KEY=VALUE, settings of the task.
         device: cpu, cuda, cuda:N, auto, or several GPUs as in cuda:0+cuda:1.
+        composition: how modules are combined, as --composition of `xlt predict` says it: a file of conf/composition, or
+            `{operator: ..., of: [language, task]}`; None: the language's and then the task's.
     Raises:
         UsageError, ModuleFileError: they do not fit together.
     """
     forget_versions()
     used = read_modules([str(module) for module in modules], language_modules or {}, model)
-    return load_base(used, task_of(used.main, task, settings), model=model, device=device)
+    expression = None if composition is None else read_composition(composition, used)
+    loaded = load_base(used, task_of(used.main, task, settings), model=model, device=device)
+    return with_composition(loaded, expression)
 
 
 def predict(

@@ -35,7 +35,7 @@ NEVER = 10_000  # an evaluation interval that leaves only the end of the phase
 def _lt_sft(
     density: float = 0.05, l1: float = 0.0, freeze_layer_norm: bool = False, dense_max_steps: int | None = None
 ) -> LtSft:
-    return LtSft(density, l1, freeze_layer_norm, None, dense_max_steps, None)
+    return LtSft(density, l1, freeze_layer_norm, None, dense_max_steps, None, among=[], overlap=None, overlap_with=None)
 
 
 def algorithm_1(

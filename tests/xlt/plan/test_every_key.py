@@ -132,6 +132,7 @@ MODEL_RUN = {"model.path": None, "model.run": RunReference("generator", [*GENERA
 STUDENT_RUN = {"model.student.run": RunReference("generator", [*GENERATOR[:3], "method=pretrain"])}
 SEVERAL = [*GENERATOR, "+source@data.sources.fao=mono", "data.sources.fao.language=fao"]
 MADE = {"method.typology": None, "language_modules.generator": RunReference("generator", SEVERAL)}
+OVERLAP = {"method.overlap": 0.5, "method.overlap_with": "eng"}
 START = {"start.run": RunReference("generator", [*GENERATOR[:3], "method=mad_x"])}
 
 # By key, or by the longest key above it.
@@ -289,6 +290,9 @@ CASES: dict[str, Case] = {
     "lt_sft/method.dense_epochs": Case(value=2.0),
     "lt_sft/method.dense_max_steps": Case(value=3),
     "lt_sft/method.dense_learning_rate": Case(value=0.5),
+    "lt_sft/method.among": Case(value=["*.layer.0.*"]),
+    "lt_sft/method.overlap": Case(("language_modules=mono",), OVERLAP, 0.25),
+    "lt_sft/method.overlap_with": Case(("language_modules=mono",), OVERLAP, "fao"),
     "flix/method.ranks": Case(value={"task": 2, "language": 4}),
     "flix/method.layers": Case(value=["query"]),
     "lora/method.layers": Case(value=["query"]),

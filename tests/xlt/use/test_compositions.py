@@ -1,18 +1,22 @@
-"""`--composition` of predict and evaluate: the expressions that tables score, on texts."""
+"""`--composition` of predict, evaluate and export, and in Python: the expressions that tables score, in use."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
+import xlt
 from xlt.errors import UsageError
 from xlt.modules import load_module
 from xlt.modules.composition.sum import sum_deltas
 from xlt.modules.composition.ties import ties
 from xlt.use.evaluate import EvaluateSettings, evaluate
+from xlt.use.export import ExportSettings, export
 from xlt.use.predict import PredictSettings, predict
 
 HALF = "{operator: sum, of: [language, task], weights: [4, 0.25]}"
@@ -106,3 +110,46 @@ def test_two_heads_or_no_language_are_refused(modules: Mapping[str, Path], treeb
         with pytest.raises(UsageError) as fault:
             evaluate(EvaluateSettings(words, [str(treebank)], composition=composition, model="nowhere"))
         assert said in str(fault.value)
+
+
+def test_python_and_an_export_use_the_composed_module(
+    modules: Mapping[str, Path], tmp_path: Path, bits: Callable[..., dict[str, bytes]]
+) -> None:
+    both = [str(modules[name]) for name in ("pos", "fao")]
+    merged = tmp_path / "merged.safetensors"
+    sum_deltas([load_module(modules["fao"]), load_module(modules["pos"])], [4, 0.25]).save(merged)
+    words = ["Hetta", "er", "ein", "setningur", "."]
+
+    def scored(*paths: str, language: str | None = "fao", **options: str) -> list[Any]:
+        return [
+            one.scores
+            for one in xlt.predict(xlt.load_model(*paths, device="cpu", **options), [words], language=language)
+        ]
+
+    assert scored(*both, composition=HALF) == scored(str(merged), language=None) != scored(*both)
+    assert scored(*both, composition="task") == scored(both[0], language=None)
+    weights = {}
+    for name, settings in {
+        "composed": ExportSettings(both, str(tmp_path / "composed"), composition=HALF),
+        "merged": ExportSettings([str(merged)], str(tmp_path / "merged")),
+        "usual": ExportSettings(both, str(tmp_path / "usual")),
+    }.items():
+        export(settings)
+        weights[name] = bits(load_file(tmp_path / name / "model.safetensors"))
+    assert weights["composed"] == weights["merged"] != weights["usual"]
+
+
+def test_python_and_an_export_refuse_what_predict_does(modules: Mapping[str, Path], tmp_path: Path) -> None:
+    both = [str(modules[name]) for name in ("pos", "fao")]
+    with pytest.raises(UsageError, match="no module of language tur is given"):
+        xlt.load_model(*both, model="nowhere", composition="{operator: sum, of: [language.tur, task]}")
+    with pytest.raises(UsageError, match="no module of language tur is given"):
+        export(
+            ExportSettings(
+                both, str(tmp_path / "new"), model="nowhere", composition="{operator: sum, of: [language.tur, task]}"
+            )
+        )
+    for form in ("peft", "plain", "composable-sft", "hub", "card"):
+        with pytest.raises(UsageError, match=f"--composition=ties: --to={form} takes a module as it is; .*xlt merge"):
+            export(ExportSettings(both[:1], str(tmp_path / "new"), to=form, composition="ties"))
+    assert not (tmp_path / "new").exists()

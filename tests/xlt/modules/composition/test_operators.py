@@ -150,6 +150,23 @@ def test_ties_is_pefts_on_loras_of_equal_shape(density: float) -> None:
             torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("drop", [0.4, 0.9])
+def test_dare_is_pefts_on_loras_of_equal_shape(drop: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """peft draws what stays from torch's own generator; here it gets the draws of our streams."""
+    merge_utils = pytest.importorskip("peft.utils.merge_utils")
+    modules = [low_rank(seed, rank=3) for seed in (1, 2, 3)]
+    weights = [1.0, 0.5, 2.0]
+    merged = dare(modules, drop=drop, random=RANDOM, weights=weights)
+    assert isinstance(merged, LowRankDelta) and merged.scale == 1
+    roots = torch.tensor([(weight * module.scale) ** 0.5 for weight, module in zip(weights, modules, strict=True)])
+    for name, pair in merged.factors.items():
+        for side, ours in enumerate(pair):
+            draws = (torch.rand(ours.shape, generator=RANDOM("dare", n, name, "ab"[side])) for n in range(3))
+            monkeypatch.setattr(torch, "bernoulli", lambda _, draws=draws: (next(draws) >= drop).float())
+            theirs = merge_utils.dare_linear([module.factors[name][side] for module in modules], roots, 1 - drop)
+            torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
 def test_dare_keeps_a_share_rescales_it_and_repeats_itself() -> None:
     count = 20_000
     big = SparseDelta(header(), {"w": Entries(torch.arange(count), torch.ones(count), (count * 2,))})
@@ -180,12 +197,19 @@ def adapter(seed: int, *, size: int = 2, inverse: bool = True, **changes: Any) -
 
 def test_adapters_are_averaged_by_parameter_and_have_no_other_sum() -> None:
     one, two = adapter(1), adapter(2)
+    mine = {**one.adapters["layer.1"].state_dict()}
+    for same in (average([one]), sum_deltas([one])):  # laws: of one module both are the module, and the mean commutes
+        assert isinstance(same, Adapter)
+        assert all(torch.equal(tensor, mine[name]) for name, tensor in same.adapters["layer.1"].state_dict().items())
+    turned = average([two, one])
+    assert isinstance(turned, Adapter)
     mean = average([one, two])
     assert isinstance(mean, Adapter) and mean.invertible is not None and mean.ends == one.ends
     for path, network in mean.adapters.items():
         for name, value in network.state_dict().items():
             first, second = one.adapters[path].state_dict()[name], two.adapters[path].state_dict()[name]
             torch.testing.assert_close(value.double(), (first.double() + second.double()) / 2)
+            assert torch.equal(value, turned.adapters[path].state_dict()[name])
     swapped = layers(one, two, 1, 1)
     assert isinstance(swapped, Adapter)
     for number, source in enumerate((two, one, two)):
