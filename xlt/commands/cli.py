@@ -237,9 +237,9 @@ def run(
     with collected_less():
         config = one_source_per_language(config)
         requested, evaluations = plan.ask(config) if evaluate else (plan.add(config, evaluate=False), {})
-    if planned is not None:
-        planned(plan, requested)
-    print_notes(plan.preflight(), console)
+        if planned is not None:
+            planned(plan, requested)
+        print_notes(plan.preflight(), console)
     check_account(plan.to_do())
     if len(plan.runs) > 1:
         print_plan(plan, console)

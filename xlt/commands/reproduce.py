@@ -11,7 +11,7 @@ from rich.text import Text
 
 from xlt.commands.ending import FAILURE, guarded
 from xlt.commands.help_texts import HELP
-from xlt.compose import command_line, hydra_ready
+from xlt.compose import collected_less, command_line, hydra_ready
 from xlt.console import Terminal
 from xlt.engine.training import Interrupted
 from xlt.errors import UsageError
@@ -53,28 +53,29 @@ def reproduce(words: list[str]) -> int:
     if len(options) > 1:
         raise UsageError(f"{' '.join(options)}: give one of them")
     console = Terminal(stderr=True)
-    with hydra_ready():
-        if "--list" in options:
-            print_catalogue(Terminal())
+    with collected_less():
+        with hydra_ready():
+            if "--list" in options:
+                print_catalogue(Terminal())
+                return 0
+            key = "figure" if any(word.startswith("figure=") for word in words) else "table"
+            request = request_table([word for word in words if word not in _OPTIONS], key)
+            plan = Plan(RunStore(request.config.output_dir))
+            tables, faulty = request.tables(plan)
+        if faulty:
+            raise UsageError(*faulty)
+        name_in_table(request.name, tables.values(), plan.runs.values())
+        started = time.monotonic()
+        remaining = len(plan.to_train()) + len(plan.to_evaluate())
+        if "--show" in options:
+            show(request, tables, plan, {}, console)
+            console.print(f"{remaining} jobs to do" if remaining else "nothing to do", highlight=False)
             return 0
-        key = "figure" if any(word.startswith("figure=") for word in words) else "table"
-        request = request_table([word for word in words if word not in _OPTIONS], key)
-        plan = Plan(RunStore(request.config.output_dir))
-        tables, faulty = request.tables(plan)
-    if faulty:
-        raise UsageError(*faulty)
-    name_in_table(request.name, tables.values(), plan.runs.values())
-    started = time.monotonic()
-    remaining = len(plan.to_train()) + len(plan.to_evaluate())
-    if "--show" in options:
-        show(request, tables, plan, {}, console)
-        console.print(f"{remaining} jobs to do" if remaining else "nothing to do", highlight=False)
-        return 0
-    if remaining or "--plan" in options:
-        print_notes(plan.preflight(), console)
-        print_plan(plan, console)
-    if "--plan" in options:
-        return 0
+        if remaining or "--plan" in options:
+            print_notes(plan.preflight(), console)
+            print_plan(plan, console)
+        if "--plan" in options:
+            return 0
     check_account(plan.to_do())
     workers = make_workers(request.config.launcher, plan.store.root / "cluster")
     outcome = Outcome()

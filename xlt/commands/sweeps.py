@@ -145,9 +145,10 @@ class Sweep:
             config.tracker.group = self._title(config)
         try:
             alone = Plan(store)
-            alone.add(config)
+            planned = alone.ask(config)
             self._notes |= dict.fromkeys(alone.preflight())
-            job.run, job.evaluations = self._plan.ask(config)
+            job.existed = not alone.to_train() and not alone.to_evaluate()
+            job.run, job.evaluations = planned if self._plan.absorb(alone) else self._plan.ask(config)
         except (UsageError, ModuleFileError) as error:
             self._refuse(job, error.lines if isinstance(error, UsageError) else [str(error)])
             return
@@ -158,7 +159,6 @@ class Sweep:
             _print_lines(job, [job.error])
             return
         self._launcher = self._launcher or job.run.config.launcher
-        job.existed = not alone.to_train() and not alone.to_evaluate()
         SweepFolder.used = True
 
     def carry_out(self) -> int:

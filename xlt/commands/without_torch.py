@@ -12,7 +12,7 @@ import re
 import types
 import typing
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,16 @@ from xlt.compose import (
     COMPOSITION_ERRORS,
     CONFIG_MODULE,
     VERSION_BASE,
+    checked,
     command_line,
     hydra_ready,
     is_composition_error,
+    one_source_per_language,
     override_faults,
     register_schemas,
     word_faults,
 )
-from xlt.compose.composing import light_schemas
+from xlt.compose.composing import composed, light_schemas
 from xlt.compose.light_schemas import COMPOSITION
 from xlt.compose.recipes import register_recipes
 from xlt.config import RunConfig
@@ -41,6 +43,9 @@ from xlt.errors import UsageError
 from xlt.plug_ins import config_folders
 
 _COMPLETION = ("-sc", "--shell-completion", "--shell_completion")
+_SWEEP = ("-m", "--multirun")
+_OF_SEARCHES = ("hydra", "search")  # first words of keys by which another sweeper may be chosen
+_STRANGE = ": no such key in "
 
 
 def complete(words: Sequence[str]) -> bool:
@@ -68,28 +73,64 @@ def refuse_unknown_keys(words: Sequence[str]) -> None:
 
     Nothing happens if there is no such key, or if it is not sure. Then `xlt` goes on as if it had not been called.
     """
-    if any(word.startswith("-") or is_stray(word) for word in words) or os.environ.get("XLT_TRACEBACK"):
+    overrides = [word for word in words if word not in _SWEEP]
+    sweep = len(overrides) < len(words)
+    if any(word.startswith("-") or is_stray(word) for word in overrides) or os.environ.get("XLT_TRACEBACK"):
         return
-    if any(COMPOSITION in word for word in words):  # nothing here can check expressions
+    if any(COMPOSITION in word for word in overrides):  # nothing here can check expressions
+        return
+    if sweep and any(word.lstrip("+").startswith(_OF_SEARCHES) for word in overrides):
         return
     try:
-        if config_folders() or not any(map(_is_unknown, words)) or word_faults(words):
+        added = not sweep and any(map(_adds_unknown, overrides))  # each job of a sweep is checked by itself
+        unknown = any(_is_unknown(word) or _names_nothing(word, overrides) for word in overrides)
+        if config_folders() or not (added or unknown) or word_faults(overrides):
             return
-        with command_line(words), light_schemas(), hydra_ready():
-            lines = _faults(words)
+        with command_line(overrides), light_schemas(), hydra_ready():
+            lines = override_faults(overrides, sweep=True) if sweep else _faults(overrides, added=added)
     except Exception:  # the command itself says what it is
         return
     if lines:
         refuse(lines)
 
 
-def _faults(words: Sequence[str]) -> list[str]:
+def _faults(words: Sequence[str], *, added: bool) -> list[str]:
+    """Returns why the words do not compose, or, with `added`, what is wrong with what they compose."""
     try:
         loader = GlobalHydra.instance().config_loader()
         loader.load_configuration("config", list(words), RunMode.RUN)
+        if added:
+            checked(one_source_per_language(composed("config", words)))
+    except UsageError as error:
+        return error.lines if any(_STRANGE in line for line in error.lines) else []
     except COMPOSITION_ERRORS as error:
         return override_faults(words) if is_composition_error(error) else []
     return []
+
+
+def _adds_unknown(word: str) -> bool:
+    """Returns whether a word adds a key that is surely in no schema. This composes, but is refused afterwards."""
+    return word.startswith("+") and _is_unknown(word.lstrip("+"))
+
+
+def _names_nothing(word: str, words: Sequence[str]) -> bool:
+    """Returns whether a word sets a part of a mapping's entry whose name no config file has, and no other word."""
+    steps = word.partition("=")[0].split(".")
+    schema: Any = RunConfig
+    for step in steps:
+        if typing.get_origin(schema) is dict:
+            others = (other for other in words if other is not word)
+            key = re.compile(rf"(?<![\w-]){re.escape(step)}[\"']?:")
+            return not any(step in other for other in others) and not any(map(key.search, _config_texts()))
+        if not dataclasses.is_dataclass(schema) or step not in {item.name for item in dataclasses.fields(schema)}:
+            return False
+        schema = _plain_type(typing.get_type_hints(schema)[step])
+    return False
+
+
+def _config_texts() -> Iterator[str]:
+    folder = Path(str(importlib.resources.files(CONFIG_MODULE)))
+    return (file.read_text(encoding="utf-8") for file in folder.rglob("*.yaml"))
 
 
 def _is_unknown(word: str) -> bool:

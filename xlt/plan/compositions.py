@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from xlt.modules import ModuleArtefact, load_module
 from xlt.modules.composition.expression import (
     STACK,
     Operation,
+    OperatorConfig,
     kinds_fault,
     leaves,
     operation,
@@ -82,13 +83,15 @@ def needs_language_modules(config: RunConfig, labels: Collection[str] | None = N
     return evaluates_with_language_modules(config) and any(LANGUAGE in leaves(one) for one in asked)
 
 
-def requested_faults(config: RunConfig, expressions: Mapping[str, Operation], blocks: int | None) -> Iterator[str]:
+def requested_faults(
+    config: RunConfig, expressions: Mapping[str, Operation], blocks: Callable[[], int | None]
+) -> Iterator[str]:
     """Yields a line for each composition that the run's task, method or model cannot have, whatever the modules are.
 
     Args:
         config: of the run.
         expressions: of `requested`.
-        blocks: of the base model; None if it is not known.
+        blocks: counts those of the base model, for operations that depend on it; None if it is not known.
     """
     task, method = task_class(config.task), method_class(config.method)
     for key, expression in expressions.items():
@@ -110,7 +113,9 @@ def requested_faults(config: RunConfig, expressions: Mapping[str, Operation], bl
         for one in operations(expression):
             yield from (f"{key}: {fault}" for fault in _head_faults(config, one))
             fits = operators()[one.operator].SCHEMA.model_fault
-            if blocks is not None and (fault := fits(one.settings, blocks)) is not None:
+            if fits is OperatorConfig.model_fault or (count := blocks()) is None:
+                continue
+            if (fault := fits(one.settings, count)) is not None:
                 yield f"{key}: {one}: {fault}"
 
 

@@ -84,7 +84,10 @@ def plan_evaluations(
     whole = method_class(run_config.method).leaves_checkpoint and not task_class(run_config.task).has_head
     run.evaluation_model = str(plan.store.checkpoint(run.fingerprint)) if whole else run.standing.model_path
     expressions = requested(run_config, labels)
-    blocks = block_count(run_config, _first_config(plan, run))
+
+    def blocks() -> int | None:
+        return block_count(run_config, _first_config(plan, run))
+
     gathered = Gathered([*addition_faults(run_config), *requested_faults(run_config, expressions, blocks)])
     gathered.refuse()
 

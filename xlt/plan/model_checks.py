@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from xlt.config import ModelConfig, RunConfig
@@ -12,7 +14,7 @@ from xlt.data.encoding import Encoder
 from xlt.data.sources import parallel_languages
 from xlt.engine.build import build_method, build_task, task_class, task_name
 from xlt.errors import UsageError
-from xlt.models.checkpoint import load_config
+from xlt.models.checkpoint import expanded, load_config
 from xlt.models.families import (
     ENCODER,
     ENCODER_DECODER,
@@ -31,6 +33,7 @@ from xlt.models.student import kept_blocks
 from xlt.models.transfer import TransferModel
 from xlt.models.vocabulary import train_tokenizer
 
+_X_MOD = "xmod"  # the one type of model whose languages matter; see `built_in_languages`
 _NO_WORD = 300  # size of a vocabulary that has all bytes but no words
 
 
@@ -160,7 +163,7 @@ def _pretrained_faults(config: RunConfig, base: ModelConfig, shape: Any, encoder
 
 def network_faults(config: RunConfig) -> list[str]:
     """Returns a line for each language of a run's data for which its model, an X-MOD, has no network."""
-    if config.model.path is None:
+    if config.model.path is None or _named_type(config.model.path) not in (None, _X_MOD):
         return []
     try:
         model = config.model
@@ -227,6 +230,17 @@ def _skeleton(path: str, revision: str | None, trust_remote_code: bool, needs_lm
 def _pretrained_config(path: str, revision: str | None, trust_remote_code: bool) -> Any:
     """Loads the transformers config of a pre-trained model; see `load_config`. Nobody may change it."""
     return load_config(path, revision, trust_remote_code=trust_remote_code)
+
+
+@lru_cache(maxsize=32)
+def _named_type(path: str) -> str | None:
+    """Returns the type of model that config.json of a local folder names, without transformers; None if it does not."""
+    try:
+        content = json.loads((Path(expanded(path)) / "config.json").read_text(encoding="utf-8"))
+        named = content.get("model_type")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return named if isinstance(named, str) else None
 
 
 @lru_cache(maxsize=4)

@@ -67,6 +67,22 @@ class Plan(Runs):
         """
         return self._add(config, evaluate=True, labels=labels)
 
+    def absorb(self, other: Plan) -> bool:
+        """Takes over the runs of another plan for the same store, instead of planning their configs again.
+
+        Returns:
+            Whether it was possible; if not, nothing is changed. It is not if this plan has a run that the other one
+            evaluates, because the data of the two may differ.
+        """
+        if any(run.evaluations and fingerprint in self.runs for fingerprint, run in other.runs.items()):
+            return False
+        for fingerprint, run in other.runs.items():
+            self.runs.setdefault(fingerprint, run)
+        self._known |= other._known
+        self._once |= other._once
+        self.other_code.used |= other.other_code.used
+        return True
+
     def once(self, settings: Any, compose_run: Callable[..., DictConfig], *arguments: Any) -> Run:
         """Adds the run that `compose_run(*arguments)` composes, unless a run with equal settings was added before.
 

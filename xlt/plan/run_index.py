@@ -16,6 +16,7 @@ from typing import Any
 
 from xlt.data.sources import digest
 from xlt.files import DamagedFileError, read_sealed, write_sealed
+from xlt.plan.parsed_files import stamp_of
 
 INDEX_FILE = ".locks/index.json"
 """Beside the locks, the other files of a store that are about no single run."""
@@ -55,9 +56,9 @@ class RunIndex:
         facts: dict[str, Facts] = {}
         changed = False
         for name in self._names():
-            stamp = _stamp(self.runs / name / file)
-            if stamp is None:
+            if (found := stamp_of(self.runs / name / file)) is None:
                 continue
+            stamp = [*found]
             key = f"{name}/{file}"
             entry = kept.get(key)
             if entry is None or entry["stamp"] != stamp:
@@ -94,15 +95,6 @@ class RunIndex:
         with suppress(OSError):  # the store may be read-only
             (self.runs / INDEX_FILE).parent.mkdir(exist_ok=True)
             write_sealed(self.runs / INDEX_FILE, {"format": _FORMAT, "entries": self._lasting})
-
-
-def _stamp(path: Path) -> list[int] | None:
-    """Returns size, time of the last change in nanoseconds and number of a file; None if there is none."""
-    try:
-        state = path.stat()
-    except OSError:
-        return None
-    return [state.st_size, state.st_mtime_ns, state.st_ino]
 
 
 def kind_with_debug(kind: str, config: Any) -> str:

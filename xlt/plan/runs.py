@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -25,6 +26,7 @@ from xlt.engine.source_job import SourceJob
 from xlt.engine.weights import check_searches, searched
 from xlt.errors import UsageError
 from xlt.modules import ModuleFileError
+from xlt.plan.checked_models import CheckedModel, forms_matter
 from xlt.plan.checks import division_faults, module_faults, package_faults, user_file_faults
 from xlt.plan.identity import digest
 from xlt.plan.model_checks import model_faults, model_notes, network_faults
@@ -256,14 +258,18 @@ class Runs:
                 *module_faults(config.language_modules),
                 *user_file_faults(config),
             ]
+            gathered.lines += network_faults(config)
             made_by = model_runs[-1].config if model_runs else None
             if is_new(config.model, config.task, config.method, made_by and made_by.model, _spoken(run)):
-                faults = model_faults(config, made_by, _spoken(run))
-                gathered.lines += faults
-                models |= dict.fromkeys([] if faults else model_notes(config))
-            gathered.lines += network_faults(config)
+                known = CheckedModel(self.store.root, config, made_by)
+                if (notes := known.notes()) is None and (faults := model_faults(config, made_by, _spoken(run))):
+                    gathered.lines += faults
+                    continue
+                if notes is None:
+                    known.has_no_faults(notes := model_notes(config))
+                models |= dict.fromkeys(notes)
         gathered.refuse()
-        return [*models, *made_notes, *_notes(read)]
+        return [*models, *made_notes, *_notes(read, self.store.root)]
 
     def _leaks(self, run: Run) -> list[str]:
         """Returns a line for each training source of other runs that has texts of this run's evaluation data.
@@ -458,10 +464,14 @@ def reading_of(run: Run) -> dict[str, Any]:
     return {key: values for key, report in reports.items() if (values := report.as_json())}
 
 
-def _notes(read: Sequence[tuple[Run, RunData]]) -> list[str]:
+def _notes(read: Sequence[tuple[Run, RunData]], root: Path) -> list[str]:
     """Returns lines about the data of runs, each once; one line has the sources that are in different Unicode forms.
 
     Forms differ within a run, or for a language in several runs. They are told if a model's tokenizer sees them.
+
+    Args:
+        read: runs with their data, which were checked.
+        root: folder of the store.
     """
     of_runs = [[(run, key, report) for key, report in data.reports().items()] for run, data in read]
     lines = [line for of_run in of_runs for _, key, report in of_run for line in report.notes(key)]
@@ -478,8 +488,12 @@ def _notes(read: Sequence[tuple[Run, RunData]]) -> list[str]:
     samples: dict[tuple[str | None, str | None], list[SourceReport]] = {}
     for run, _, report in itertools.chain(*differ):
         samples.setdefault((run.config.model.path, run.config.model.revision), []).append(report)
-    data_of = {(run.config.model.path, run.config.model.revision): data for run, data in read}
-    matter = {model for model, reports in samples.items() if data_of[model].forms_matter(reports)}
+    of_model = {(run.config.model.path, run.config.model.revision): (run.config.model, data) for run, data in read}
+    matter = set()
+    for model, reports in samples.items():
+        config, data = of_model[model]
+        if forms_matter(root, config, reports, partial(data.forms_matter, reports)):
+            matter.add(model)
     told: dict[str, SourceReport] = {}
     known: set[tuple[str, str | None]] = set()
     for run, key, report in itertools.chain(*differ):

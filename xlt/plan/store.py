@@ -37,6 +37,7 @@ from xlt.plan.damage import (
     sound_metrics,
 )
 from xlt.plan.locks import abandoned, forget_holder, held, note_holder
+from xlt.plan.parsed_files import ParsedFiles
 from xlt.plan.run_index import RunIndex, comparable, kind_with_debug
 from xlt.writers import remove_left_overs
 
@@ -77,6 +78,7 @@ class RunStore:
             _is_run,
         )
         self._held: set[Path] = set()
+        self._parsed = ParsedFiles()
 
     def folder(self, fingerprint: str) -> Path:
         """Returns the folder of a run, which may not exist yet."""
@@ -147,7 +149,8 @@ class RunStore:
 
     def result(self, fingerprint: str) -> dict[str, Any]:
         """Returns the content of `result.json`; empty if the run is not trained. A damaged file is set aside."""
-        return self._read(fingerprint, RESULT_FILE, check_result, "the run is made again")
+        path, remedy = self.folder(fingerprint) / RESULT_FILE, "the run is made again"
+        return self._parsed.content(path, lambda: self._read(fingerprint, path.name, check_result, remedy))
 
     def evaluations(self, fingerprint: str) -> dict[str, dict[str, Any]]:
         """Returns key -> record for the finished evaluations of the run's module; records contain the identity.
@@ -155,14 +158,18 @@ class RunStore:
         Of a damaged file, a copy is kept, and the sound records are written again.
         """
         path, name = self.folder(fingerprint) / EVALUATION_FILE, self.folder(fingerprint).name
-        sound, fault = sound_evaluations(self._read(fingerprint, EVALUATION_FILE, None, _EVALUATED_AGAIN), name)
+
+        def read() -> tuple[dict[str, dict[str, Any]], str | None]:
+            return sound_evaluations(self._read(fingerprint, EVALUATION_FILE, None, _EVALUATED_AGAIN), name)
+
+        sound, fault = self._parsed.content(path, read, is_sound=lambda content: content[1] is None)
         if fault is None:
             return sound
         with self.lock_if_free(fingerprint) as is_mine:
             if not is_mine:
                 report(path, f"{fault}; another process works on the run")
                 return sound
-            sound, fault = sound_evaluations(self._read(fingerprint, EVALUATION_FILE, None, _EVALUATED_AGAIN), name)
+            sound, fault = read()
             if fault is not None:
                 set_aside(path, fault, _EVALUATED_AGAIN)
                 if sound and not path.exists():
@@ -312,10 +319,6 @@ class RunStore:
 
     def _evaluation_facts(self, name: str) -> tuple[dict[str, Any] | None, bool]:
         return self._evaluation_time(name) or None, True
-
-    def seconds_of_kind(self, kind: str) -> float | None:
-        """Returns the median training time, in seconds, of past runs of a kind; None if there are none."""
-        return self.seconds_of_kinds().get(kind)
 
     def seconds_of_kinds(self) -> dict[str, float]:
         """Returns kind -> median training time, in seconds, of past runs of the kind."""

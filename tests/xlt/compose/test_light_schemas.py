@@ -14,7 +14,7 @@ from typing import Any, get_type_hints
 import pytest
 from omegaconf import OmegaConf
 
-from xlt.commands.without_torch import _is_unknown
+from xlt.commands.without_torch import _is_unknown, _names_nothing
 from xlt.compose.light_schemas import LightGroup, light_schema
 
 ROOT = Path(__file__).parents[3]
@@ -79,6 +79,15 @@ def test_a_wrong_key_is_answered_without_heavy_libraries_and_as_the_command_answ
             ["no such key foo", "did you mean method.density?", "did you mean data.evaluation.fao.split?"],
         ),
         (("experiment=nano_feilds",), ["no experiment/nano_feilds in conf/; did you mean nano_fields?"]),
+        (
+            ("experiment=nano_fields", "+sede=3", "method.density=3"),
+            ["sede=3: no such key in RunConfig; did you mean seed?", "method.density=3.0: must be in (0, 1]"],
+        ),
+        (
+            ("experiment=nano_fields", "data.sources.end.cap=3"),
+            ["data.sources.end.cap=3: no data.sources.end; did you mean data.sources.eng?"],
+        ),
+        (("-m", "experiment=nano_fields", "seed=1,2", "seeed=1"), ["seeed=1: no such key seeed; did you mean seed?"]),
     ],
 )
 def test_unknown_groups_files_and_keys_of_methods_and_sources_need_no_heavy_library(
@@ -101,6 +110,23 @@ def test_completion_imports_no_heavy_library(line: str, offered: str) -> None:
     code, shown, lines = xlt("-sc", "query=bash", line=line)
     assert (code, lines) == (0, [""])
     assert offered in shown
+
+
+def test_a_name_in_a_mapping_is_missing_if_no_config_file_and_no_other_word_has_it() -> None:
+    for word, others in (
+        ("data.sources.end.cap=3", ()),
+        ("compositions.nope.of=[task]", ()),
+        ("data.evaluation.foa.cap=3", ("+source@data.sources.fao=ud_fao",)),
+    ):
+        assert _names_nothing(word, [word, *others]), word
+    for word, others in (
+        ("data.sources.eng.cap=3", ()),
+        ("data.sources.end.cap=3", ("+source@data.sources.end=ud_eng",)),
+        ("+data.sources.end.cap=3", ()),
+        ("train.bath_size=8", ()),
+        ("seed=3", ()),
+    ):
+        assert not _names_nothing(word, [word, *others]), word
 
 
 def test_only_what_is_surely_no_key_is_taken_for_one() -> None:

@@ -78,7 +78,7 @@ def _read(root: Path, fingerprint: str) -> dict[str, Any]:
         "manifest": store.manifest(fingerprint),
         "failure": store.failure(fingerprint),
         "manifests": {one["fingerprint"]: one for one in store.finished().values()},
-        "seconds": store.seconds_of_kind("tagging"),
+        "seconds": store.seconds_of_kinds().get("tagging"),
         "seconds of evaluation": store.seconds_of_evaluations().get("tagging"),
         "lacks manifest": store.lacks_manifest(fingerprint),
         "unfinished": sorted(store.unfinished()),

@@ -14,10 +14,13 @@ from xlt.compose import compose
 from xlt.config import PARTS, RunConfig
 from xlt.data.planned import PlannedData
 from xlt.data.source_report import SourceReport
+from xlt.data.sources import digest
 from xlt.engine.build import devices_named
 from xlt.engine.run import ModuleFile
 from xlt.errors import UsageError
+from xlt.files import write_sealed
 from xlt.modules import Entries, ModuleHeader, SparseDelta
+from xlt.plan import planner, store
 from xlt.plan.checks import division_faults
 from xlt.plan.planner import Plan, Run
 from xlt.plan.runs import names_of
@@ -320,6 +323,70 @@ def test_what_runs_have_in_common_is_looked_at_once(
     planned(*words, "task.max_length=30")
     plan.preflight()
     assert looked[5:] == [*once, "data, seed 1", "model"]
+
+
+def test_a_plan_takes_over_the_runs_of_another_as_if_it_had_planned_their_configs(
+    adapted: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = RunStore(tmp_path / "outputs")
+    configs = [
+        compose([*adapted, f"output_dir={own.root}", *more])
+        for more in ((), ("seed=2",), ("method=bitfit",), ("data.evaluation.fao.split=dev",))
+    ]
+    direct, joint = Plan(own), Plan(own)
+    expected = [direct.ask(config) for config in configs]
+    identified: list[int] = []
+    original = planner.run_identity
+
+    def counted(config: RunConfig, *others: object) -> dict[str, object]:
+        identified.append(config.seed)
+        return original(config, *others)
+
+    monkeypatch.setattr(planner, "run_identity", counted)
+    for number, (config, (run, evaluations)) in enumerate(zip(configs, expected, strict=True)):
+        alone = Plan(own)
+        taken = alone.ask(config)
+        before = len(identified)
+        is_new = joint.absorb(alone)  # the last config is the first's, but with other data to evaluate on
+        assert is_new == (number < 3)
+        found, asked = taken if is_new else joint.ask(config)
+        assert (found.fingerprint, asked.keys()) == (run.fingerprint, evaluations.keys())
+        assert len(identified) == before + (not is_new)
+        assert joint.runs[run.fingerprint] is found
+    assert list(joint.runs) == list(direct.runs)
+    for fingerprint, run in direct.runs.items():
+        taken_over = joint.runs[fingerprint]
+        assert (taken_over.identity, taken_over.depends_on, taken_over.evaluations.keys()) == (
+            run.identity,
+            run.depends_on,
+            run.evaluations.keys(),
+        )
+        assert taken_over.evaluation_needs == run.evaluation_needs
+
+
+def test_a_plan_of_many_runs_reads_each_manifest_of_the_store_once(
+    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = 6
+    for number in range(kept):
+        identity = {"settings": {"seed": number}, "code": {}}
+        folder = plan.store.folder(digest(identity))
+        folder.mkdir(parents=True)
+        facts = {"fingerprint": digest(identity), "kind": "pos", "identity": identity, "seconds": 1.0}
+        write_sealed(folder / "manifest.json", facts)
+        write_sealed(folder / "result.json", {"training": {"seconds": 1.0}})
+    reads: Counter[str] = Counter()
+    original = store.read_sealed
+
+    def counted(path: Path) -> dict[str, object]:
+        reads[path.name] += path.is_file()
+        return original(path)
+
+    monkeypatch.setattr(store, "read_sealed", counted)
+    for seed in range(4):
+        planned(*words, "method=bitfit", f"seed={seed}", "other_code=use")
+    assert len(plan.rows()) == 4 and not plan.made_by_other_code()
+    assert reads == Counter({"manifest.json": kept})
 
 
 def test_unicode_forms_are_told_in_one_line_for_all_runs_if_a_tokenizer_sees_them(

@@ -61,7 +61,7 @@ def test_medians_are_of_every_kind_and_each_file_is_read_once_for_all_commands(
     for seed, seconds in enumerate((1.0, 5.0, 9.0)):
         _finish(store, _identity(seed), seconds)
     _finish(store, _identity(7), 100.0, kind="ner")
-    assert store.seconds_of_kinds() == {"pos": 5.0, "ner": 100.0} and store.seconds_of_kind("none") is None
+    assert store.seconds_of_kinds() == {"pos": 5.0, "ner": 100.0}
     assert store.seconds_of_evaluations() == {"pos": 2.5, "ner": 50.0}
     assert sorted(set(reads)) == ["evaluation_time.json", "manifest.json"] and len(reads) == 8
     for again in (store, RunStore(tmp_path)):
@@ -71,6 +71,17 @@ def test_medians_are_of_every_kind_and_each_file_is_read_once_for_all_commands(
     assert pickle.loads(pickle.dumps(store)).seconds_of_kinds() == store.seconds_of_kinds()
     _finish(store, _identity(0), 6.0)  # a file that changes is read again, and only this one
     assert RunStore(tmp_path).seconds_of_kinds()["pos"] == 6.0 and len(reads) == 9
+
+
+def test_a_result_is_read_once_by_a_plan_that_asks_again_and_again(tmp_path: Path, reads: list[str]) -> None:
+    store = RunStore(tmp_path)
+    fingerprints = [_finish(store, _identity(seed)) for seed in range(3)]
+    for _ in range(3):
+        assert all(store.is_trained(one) and not store.evaluations(one) for one in fingerprints)
+    assert reads.count("result.json") == 3
+    write_sealed(store.folder(fingerprints[1]) / "result.json", {"training": {"seconds": 8.0}})
+    assert store.result(fingerprints[1]) == {"training": {"seconds": 8.0}} and reads.count("result.json") == 4
+    assert len(pickle.dumps(store)) < 2000
 
 
 def test_runs_with_debug_are_a_kind_of_their_own(tmp_path: Path) -> None:
