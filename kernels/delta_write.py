@@ -9,6 +9,11 @@ from torch import Tensor
 
 from .devices import uses_triton
 
+# Entries that a CPU reads and then writes together, so that each write finds the cache lines of its read. The lines of
+# a block take half a megabyte, which fits into the second cache of a core. A swap of 8% of an embedding of 15M entries
+# takes 15 ns an entry with it, of which memory takes some 8; twice or half as many entries make no difference.
+_CPU_BLOCK = 2**13
+
 
 @torch.no_grad()
 def gather_entries(weight: Tensor, indices: Tensor) -> Tensor:
@@ -85,7 +90,60 @@ def swap_delta(weight: Tensor, old_indices: Tensor, old_base: Tensor, indices: T
         from .delta_write_triton import launch_swap_delta
 
         return launch_swap_delta(weight, old_indices, old_base, indices, delta)
+    if _is_in_blocks(weight):
+        return _swap_in_blocks(weight, old_indices, old_base, indices, delta)
     return swap_delta_definition(weight, old_indices, old_base, indices, delta)
+
+
+@torch.no_grad()
+def add_delta(weight: Tensor, indices: Tensor, delta: Tensor) -> Tensor:
+    """Writes base + delta into a `weight` that holds the base: `gather_entries`, then `write_delta`, in one pass.
+
+    Args:
+        weight: any shape, changed in place.
+        indices: (N,) int32 or int64 ascending flat row-major indices.
+        delta: (N,) master values, normally float32.
+    Returns:
+        (N,) the base values at `indices`, of the weight's dtype.
+    """
+    if _is_in_blocks(weight):
+        return _swap_in_blocks(weight, indices[:0], weight.new_empty(0), indices, delta)
+    base_values = gather_entries(weight, indices)
+    write_delta(weight, indices, base_values, delta)
+    return base_values
+
+
+def _is_in_blocks(weight: Tensor) -> bool:
+    return weight.device.type == "cpu" and weight.is_contiguous()
+
+
+def _swap_in_blocks(weight: Tensor, old_indices: Tensor, old_base: Tensor, indices: Tensor, delta: Tensor) -> Tensor:
+    """Does what `swap_delta` does on a CPU, one block of the new entries after another.
+
+    The old entries of a block are those before the first entry of the next block, so they are restored before any new
+    entry near them is read. If a block fails, those before it are undone, and the rest of the old delta is still there.
+    """
+    if old_base.dtype != weight.dtype:
+        raise ValueError(f"old_base has dtype {old_base.dtype}, the weight has {weight.dtype}: they must be equal")
+    flat = weight.view(-1)
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    base_values = torch.empty(len(indices), dtype=weight.dtype)
+    firsts = indices[_CPU_BLOCK::_CPU_BLOCK].to(old_indices.dtype).contiguous()
+    ends = torch.searchsorted(old_indices, firsts).tolist()
+    old_parts = zip(old_indices.tensor_split(ends), old_base.tensor_split(ends), strict=True)
+    parts = zip(*(one.split(_CPU_BLOCK) for one in (indices, delta, base_values)), strict=True)
+    read = 0
+    try:
+        for (old_at, old_values), (at, values, base) in zip(old_parts, parts, strict=True):
+            flat.index_copy_(0, old_at.long(), old_values)
+            at = at.long()
+            torch.index_select(flat, 0, at, out=base)
+            read += len(at)
+            flat.index_copy_(0, at, (base.to(wide) + values.to(wide)).to(weight.dtype))
+    except BaseException:
+        restore_entries(weight, indices[:read], base_values[:read])
+        raise
+    return base_values
 
 
 @torch.no_grad()
@@ -101,7 +159,11 @@ def restore_entries(weight: Tensor, indices: Tensor, values: Tensor) -> None:
     """
     if values.dtype != weight.dtype:
         raise ValueError(f"values have dtype {values.dtype}, the weight has {weight.dtype}: they must be equal")
-    if weight.is_contiguous():
+    if _is_in_blocks(weight):
+        flat = weight.view(-1)
+        for at, of_block in zip(indices.split(_CPU_BLOCK), values.split(_CPU_BLOCK), strict=True):
+            flat.index_copy_(0, at.long(), of_block)
+    elif weight.is_contiguous():
         weight.view(-1).index_copy_(0, indices.long(), values)
     else:
         weight[_coordinates(indices, weight.shape)] = values

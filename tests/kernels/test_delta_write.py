@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 from xlt_kernels.delta_write import (
+    add_delta,
     gather_entries,
     restore_entries,
     swap_delta,
@@ -117,11 +118,14 @@ def test_values_of_another_dtype_are_refused() -> None:
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-@pytest.fixture(params=["definition", "triton"])
-def way(request: pytest.FixtureRequest) -> Any:
-    """`write_delta` and `swap_delta` as plain torch, and as Triton kernels."""
+@pytest.fixture(params=["definition", "blocks", "triton"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`write_delta` and `swap_delta` as plain torch, in blocks as on a CPU, and as Triton kernels."""
     if request.param == "definition":
         return write_delta_definition, swap_delta_definition
+    if request.param == "blocks":
+        monkeypatch.setattr("xlt_kernels.delta_write._CPU_BLOCK", 7)
+        return write_delta, swap_delta
     pytest.importorskip("triton", reason="Triton is not installed")
     from xlt_kernels.delta_write_triton import launch_swap_delta, launch_write_delta
 
@@ -170,4 +174,39 @@ def test_after_a_swap_the_weight_is_the_base_plus_the_new_delta(
     assert_same_bits(weight, expected)
     assert torch.equal(new_base, gather_entries(base, new))
     restore_entries(weight, new, new_base)
+    assert torch.equal(weight, base)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_delta_is_added_in_one_pass(dtype: torch.dtype, transposed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xlt_kernels.delta_write._CPU_BLOCK", 7)
+    weight, indices = some_weight(dtype), some_indices(100, torch.int32)
+    weight = weight.t().contiguous().t() if transposed else weight
+    expected, delta = weight.clone(), torch.randn(100, generator=torch.Generator().manual_seed(1))
+    write_delta_definition(expected, indices, gather_entries(weight, indices), delta)
+    before = gather_entries(weight, indices)
+    assert torch.equal(add_delta(weight, indices, delta), before)
+    assert torch.equal(weight, expected)
+
+
+def test_a_swap_that_fails_in_a_block_leaves_no_entry_of_the_new_delta(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xlt_kernels.delta_write._CPU_BLOCK", 7)
+    base, old, new = some_weight(torch.float32), some_indices(50), some_indices(60)
+    weight = base.clone()
+    old_base = add_delta(weight, old, torch.ones(50))
+    real, calls = torch.index_select, []
+
+    def failing(*arguments: Any, **named: Any) -> Tensor:
+        calls.append(1)
+        if len(calls) == 4:
+            raise MemoryError
+        return real(*arguments, **named)
+
+    monkeypatch.setattr("torch.index_select", failing)
+    with pytest.raises(MemoryError):
+        swap_delta(weight, old, old_base, new, torch.ones(60))
+    changed = set((weight != base).flatten().nonzero().flatten().tolist())
+    assert changed < set(old.tolist()), "what is left is of the old delta"
+    restore_entries(weight, old, old_base)
     assert torch.equal(weight, base)

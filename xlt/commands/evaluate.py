@@ -63,6 +63,7 @@ def carry_out(options: argparse.Namespace) -> int:
         input_format=getattr(options, "from"),
         fields=dict(pairs(options.field, "--field", "PART=COLUMN")),
         language=options.language,
+        language_field=options.language_field,
         into=language_of(options.into, "--into"),
         separator=options.separator,
         batch_size=options.batch_size,
@@ -103,6 +104,10 @@ def parser() -> Options:
         help="column of words, text, pair, label, or of the labels of words",
     )  # fmt: skip
     data.add_argument("--language", "-l", metavar="CODE", help="language of all files")
+    data.add_argument(
+        "--language-field", metavar="COLUMN",
+        help="column or key with the language of each example; in conllu a comment # COLUMN = CODE",
+    )  # fmt: skip
     data.add_argument("--into", metavar="CODE", help="language into which a translator translates")
     data.add_argument("--separator", metavar="C", help="between the cells of csv: one character, or tab")
     data.add_argument("--predictions", metavar="FILE", help="JSON lines: gold and predicted, for each example")

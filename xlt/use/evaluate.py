@@ -30,9 +30,10 @@ from xlt.use.gold import gold, in_one_scheme, is_as_predicted
 from xlt.use.loading import LoadedModel, UsedModules, load_model, read_modules, task_of
 from xlt.use.output import output_fault
 from xlt.use.predict import columns_of
-from xlt.use.texts import Reading, format_of
+from xlt.use.texts import Reading, format_of, texts
 
 _READERS = {"words": "conll"}
+_WITH_LANGUAGES = ("conllu", "jsonl", "tsv", "csv")  # formats that can say the language of each example
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class EvaluateSettings:
     input_format: str | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
     language: str | None = None
+    language_field: str | None = None
     separator: str | None = None
     batch_size: int = 32
     precision: str = "fp32"
@@ -64,10 +66,10 @@ class EvaluateSettings:
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores on one source.
+    """The scores on one source, or on the examples of one language of a file with several.
 
     Attributes:
-        source: name of the source, or of the file.
+        source: name of the source, or of the file, here with the language if the file has several.
         language: of its texts; None if nothing says it.
         metrics: name -> value; accuracies and F1 are in percent.
         examples: number of examples.
@@ -97,12 +99,20 @@ def evaluate(settings: EvaluateSettings) -> list[Scores]:
     sources = {**{name: source for name, (source, _) in files.items()}, **_named_sources(settings)}
     _check(settings, task, modules, sources)
     readings = {name: reading for name, (_, reading) in files.items()}
-    data = {name: _examples(name, source, task, readings.get(name)) for name, source in sources.items()}
+    data: dict[str, list[Example]] = {}
+    languages: dict[str, str | None] = {}
+    for name, source in sources.items():
+        reading = readings.get(name)
+        examples = _examples(name, source, task, reading)
+        if reading is None or reading.language_field is None:
+            data[name], languages[name] = examples, source.language or None
+            continue
+        for code, own in _by_language(examples, str(source.path), reading).items():
+            data[f"{name} {code}"], languages[f"{name} {code}"] = own, code
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     loaded = load_model(modules, task, model=settings.model, device=settings.device, revision=settings.revision)
     loaded = with_composition(loaded, expression)
-    languages = {name: source.language or None for name, source in sources.items()}
     loaded.check_languages({language: f"--input/--source {name}" for name, language in languages.items()})
     kept: list[dict[str, Any]] = []
     found = []
@@ -161,6 +171,29 @@ def _examples(name: str, source: SourceConfig, task: Task, reading: Reading | No
     return examples
 
 
+def _by_language(examples: Sequence[Example], path: str, reading: Reading) -> dict[str, list[Example]]:
+    """Returns language -> its examples, in the order of the file, which says the language of each.
+
+    Args:
+        examples: of the file, with the number of their line at the end of their places.
+        path, reading: of the file.
+    Raises:
+        UsageError: an example has no language, or one that is unknown.
+    """
+    of_line: dict[str, str | None] = {}
+    with texts(path, dataclasses.replace(reading, reads=(), into=None)) as (_, entries):
+        for entry in entries:
+            if entry.example is not None:
+                of_line[entry.example.place.rpartition(":")[2]] = entry.language
+    result: dict[str, list[Example]] = {}
+    for example in examples:
+        language = of_line.get(example.place.rpartition(":")[2])
+        if language is None:
+            raise UsageError(f"{example.place}: nothing says the language of the example")
+        result.setdefault(language, []).append(example)
+    return result
+
+
 def _files(settings: EvaluateSettings, task: Task) -> dict[str, tuple[SourceConfig, Reading]]:
     """Returns name -> source, and how it is read where its labels stand as xlt predict writes them, for the files."""
     result: dict[str, tuple[SourceConfig, Reading]] = {}
@@ -169,6 +202,8 @@ def _files(settings: EvaluateSettings, task: Task) -> dict[str, tuple[SourceConf
         code, sign, path = word.partition("=")
         if not (sign and language_fault(code) is None):
             code, path = settings.language or "", word
+        elif settings.language_field is not None:
+            raise UsageError(f"--input={word}: --language-field says the languages; give the file without {code}=")
         if not Path(path).is_file():
             raise UsageError(f"--input={word}: there is no such file")
         format = format_of(path, settings.input_format)
@@ -177,8 +212,15 @@ def _files(settings: EvaluateSettings, task: Task) -> dict[str, tuple[SourceConf
         name = f"{code} {Path(path).name}".strip() if len(settings.inputs) > 1 else Path(path).name
         if name in result:
             raise UsageError(f"--input={word}: a second file of this name and language")
+        if settings.language_field is not None and format not in _WITH_LANGUAGES:
+            raise UsageError(
+                f"--language-field={settings.language_field}: {format} says no language of an example; the formats "
+                f"that do are {', '.join(_WITH_LANGUAGES)}"
+            )
         separator = {"tab": "\t"}.get(settings.separator or "", settings.separator)
-        reading = Reading(format, task.reads, settings.fields, code or None, into=settings.into, separator=separator)
+        reading = Reading(
+            format, task.reads, settings.fields, code or None, settings.language_field, settings.into, separator
+        )
         result[name] = (SourceConfig(**{**base, **_of_file(path, code, format, settings, task)}), reading)
     return result
 
@@ -262,6 +304,10 @@ def _check(settings: EvaluateSettings, task: Task, modules: UsedModules, sources
         lines.append("--into: missing; a translator needs the code of the language into which it translates")
     if settings.into is not None and not (task.translates and settings.inputs):
         lines.append(f"--into={settings.into}: is for the files of a task that translates")
+    if settings.language_field is not None and settings.language is not None:
+        lines.append("--language, --language-field: give one of them")
+    if settings.language_field is not None and not settings.inputs:
+        lines.append(f"--language-field={settings.language_field}: is for files (--input)")
     if settings.batch_size < 1:
         lines.append(f"--batch-size={settings.batch_size}: must be at least 1")
     if lines:

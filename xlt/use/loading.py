@@ -329,7 +329,7 @@ class LoadedModel:
             languages: at least two.
         Returns:
             A function to call before each batch with the languages of its examples. None if the modules cannot be used
-            together, or the model not with one row for each example; nothing is changed then.
+            together, or the model not with one row for each example, or it lies on several devices; nothing is changed.
         """
         if not self._has_a_row_for_each_example() or built_in_languages(self.model.backbone.config) is not None:
             return None
@@ -364,9 +364,9 @@ class LoadedModel:
         return layers_for_examples(self.model)
 
     def _has_a_row_for_each_example(self) -> bool:
-        """Whether the model is called once for a batch, with one row for each row of features."""
-        task = self.task
-        return task.has_head and not task.translates and not {"choices", "turns"} & set(task.reads)
+        """Whether the model, on one device, is called once for a batch, with one row for each row of features."""
+        task, devices = self.task, {parameter.device for parameter in self.model.parameters()}
+        return len(devices) == 1 and task.has_head and not task.translates and not {"choices", "turns"} & {*task.reads}
 
     def _applied(self, language: str | None) -> list[ModuleArtefact]:
         if language not in self._languages:

@@ -18,7 +18,7 @@ from xlt.files import file_digest
 from xlt.tasks.task import Task
 from xlt.tracking.progress import ProgressBar
 from xlt.use import annotated
-from xlt.use.annotating import annotate, chunk_size, chunks
+from xlt.use.annotating import annotate, chunk_rule, chunk_size, chunks
 from xlt.use.compositions import read_composition, with_composition
 from xlt.use.loading import UsedModules, load_model, read_modules, task_of
 from xlt.use.output import GrowingOutput, output_fault
@@ -266,4 +266,5 @@ def _identity(settings: PredictSettings, modules: UsedModules) -> dict[str, Any]
         "options": {name: list(v) if isinstance(v, tuple) else v for name, v in options.items()},
         "modules": [file_digest(used.path) for used in files],
         "input": None if settings.input == STANDARD else file_digest(Path(settings.input)),
+        "chunks": chunk_rule(),
     }

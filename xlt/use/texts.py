@@ -52,6 +52,8 @@ _USUAL_NAMES = {
 }
 _CHOICE = regex.compile(r"choice_\d+")
 _COMMENT = regex.compile(r"#\s*([^=]*?)\s*=\s*(.*?)\s*")
+# It separates words as a blank does, but is none to `str.split`.
+_ZERO_WIDTH_SPACE = "\u200b"
 # A word, or a punctuation mark or symbol at either side of one.
 _OUTER = regex.compile(r"[^\p{L}\p{M}\p{N}]")
 
@@ -380,13 +382,13 @@ def _with_words(example: Example, reading: Reading) -> Example:
 
 
 def words_of(text: str) -> list[str]:
-    """Splits a text at blanks, and takes punctuation marks off both sides of each word.
+    """Splits a text at blanks and zero-width spaces, and takes punctuation marks off both sides of each word.
 
     In a script without spaces between words, each letter with its marks is a word; give such texts as words.
     """
     words = []
-    for start, end in word_spans(text):
-        word = text[start:end]
+    spans = (text[start:end] for start, end in word_spans(text))
+    for word in (part for span in spans for part in span.split(_ZERO_WIDTH_SPACE)):
         before: list[str] = []
         after: list[str] = []
         while word and _OUTER.match(word[0]):

@@ -203,17 +203,27 @@ def test_modules_of_many_languages_are_switched_seldom(
 ) -> None:
     used = read_modules([str(modules["pos"])], {})
     plain = used.languages
-    codes = [f"q{letter}a" for letter in "abcdefghijklmnop"]
+    codes = [f"q{letter}a" for letter in "abcdefghijklmnopqrst"]
     plain |= {
         code: UsedModule(tmp_path, SparseDelta(header("sparse_delta", base.base_hash, code), {})) for code in codes
     }
     switched = load_model(used, task_of(used.main), device="cpu")
-    assert chunk_size(switched, codes) > chunk_size(switched, codes[:3])
+    assert [chunk_size(switched, codes[:n]) for n in (3, 8, 20)] == [1024, 1024, 128 * 20]
+    assert chunk_size(switched, codes * 10) == 16_384
     plain |= {code: UsedModule(tmp_path, adapter(base, code)) for code in codes}
     together = load_model(used, task_of(used.main), device="cpu")
     assert chunk_size(together, codes) == chunk_size(switched, codes[:3])
     entries = mixed_entries(9)
     assert list(map(len, chunks(entries * 20, patient=True, size=100))) == [64, 100, 16]
+
+
+def test_on_several_devices_modules_are_switched(
+    modules: Mapping[str, Path], base: TransferModel, tmp_path: Path
+) -> None:
+    loaded = loaded_with(modules, "pos", {code: adapter(base, code) for code in LANGUAGES}, tmp_path)
+    assert loaded.speak_all(["eng", "fao"]) is not None
+    loaded.model.backbone.encoder.layer[1].to("meta")
+    assert loaded.speak_all(["eng", "fao"]) is None
 
 
 def test_adapters_with_several_placements_are_switched(

@@ -65,6 +65,40 @@ def test_each_file_is_scored_with_its_languages_module(modules: Mapping[str, Pat
     assert [one.language for one in both] == ["eng", "fao"]
 
 
+def test_the_examples_of_each_language_of_a_file_are_scored_with_its_module(
+    modules: Mapping[str, Path], tmp_path: Path
+) -> None:
+    """Formats that the readers of data sets read, and one that only `xlt predict` writes."""
+    texts: dict[tuple[str, str], str] = {}
+    for number, example in enumerate(sentences("eng", 30)):
+        words, code = example.words or (), ("eng", "fao")[number % 3 == 0]
+        tags = example.columns["upos"]
+        pairs = enumerate(zip(words, tags, strict=True), 1)
+        rows = [f"{n}\t{word}\t_\t{tag}\t_\t_\t0\t_\t_\t_\n" for n, (word, tag) in pairs]
+        added = {
+            "conllu": f"# lang = {code}\n{''.join(rows)}\n",
+            "jsonl": json.dumps({"words": words, "upos": tags, "lang": code}) + "\n",
+            "tsv": f"{' '.join(words)}\t{' '.join(tags)}\t{code}\n",
+        }
+        for format, text in added.items():
+            head = "words\tupos\tlang\n" if format == "tsv" else ""
+            for name in ("mixed", code):
+                texts[name, format] = texts.get((name, format), head) + text
+    for (name, format), text in texts.items():
+        (tmp_path / f"{name}.{format}").write_text(text, encoding="utf-8")
+    for format in ("conllu", "jsonl", "tsv"):
+        mixed = str(tmp_path / f"mixed.{format}")
+        found = scores(modules, ("pos", "eng", "fao"), mixed, language_field="lang")
+        alone = [
+            scores(modules, ("pos", code), str(tmp_path / f"{code}.{format}"), language=code)[0]
+            for code in ("fao", "eng")
+        ]
+        assert [one.metrics for one in found] == [one.metrics for one in alone], format
+        described = [(one.source, one.language, one.examples) for one in found]
+        assert described == [(f"mixed.{format} fao", "fao", 10), (f"mixed.{format} eng", "eng", 20)]
+    assert found[0].metrics != found[1].metrics
+
+
 def test_tables_and_a_data_set_of_conf_source_are_scored(
     modules: Mapping[str, Path], treebank: Path, tmp_path: Path
 ) -> None:
@@ -93,6 +127,10 @@ def test_tables_and_a_data_set_of_conf_source_are_scored(
         (("{folder}/bad.conllu",), {}, ["bad.conllu:1", "NOPE", "verb"]),
         (("{treebank}",), {"predictions": "{folder}"}, ["--predictions", "folder"]),
         (("{treebank}",), {"language": "english"}, ["--language=english"]),
+        (("{treebank}",), {"language": "eng", "language_field": "lang"}, ["--language, --language-field"]),
+        (("{treebank}",), {"language_field": "lang"}, ["gold.conllu:1", "# lang = CODE"]),
+        (("eng={treebank}",), {"language_field": "lang"}, ["--input=eng=", "without eng="]),
+        (("{treebank}",), {"language_field": "lang", "input_format": "conll"}, ["conll says no language", "jsonl"]),
     ],
 )
 def test_wrong_data_are_refused_before_the_model_is_loaded(

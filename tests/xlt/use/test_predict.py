@@ -138,6 +138,10 @@ def test_raw_text_is_split_at_punctuation_and_conllu_says_so(predicted: Callable
     assert columns(out, 1) == ["«", "ban", "»", ",", "kon-mos", "!"]
     assert columns(out, 9) == ["SpaceAfter=No", "SpaceAfter=No", "SpaceAfter=No", "_", "SpaceAfter=No", "_"]
     assert out.startswith("# text = «ban», kon-mos!\n")
+    out = predicted("pos", "zero.txt", "\u200bban\u200bkon,\u200b mos \u200b\n")  # zero-width spaces
+    assert columns(out, 1) == ["ban", "kon", ",", "mos"]
+    assert columns(out, 9) == ["_", "SpaceAfter=No", "_", "_"]
+    assert out.startswith("# text = \u200bban\u200bkon,\u200b mos \u200b\n")
 
 
 def test_conll_lines_get_a_column_or_one_is_replaced(predicted: Callable[..., str]) -> None:
@@ -204,9 +208,11 @@ def test_each_sentence_is_annotated_with_its_languages_module(predicted: Callabl
     assert alone["eng"] != alone["fao"] != predicted("pos", "in.txt", lines, "text").splitlines()
 
 
+@pytest.mark.parametrize(("size", "done"), [(50, 64 + 50), (60, 0)])  # of chunks in the second command
 def test_an_interrupted_output_is_continued_and_equals_an_uninterrupted_one(
-    modules: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    modules: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, done: int
 ) -> None:
+    """If the rule changes by which the input is cut into chunks, what is there cannot be continued."""
     text = "".join(" ".join(example.words or ()) + "\n" for example in sentences("eng", 200))
     (tmp_path / "in.txt").write_text(text)
     monkeypatch.setattr("xlt.use.annotating._CHUNK", 50)
@@ -236,7 +242,11 @@ def test_an_interrupted_output_is_continued_and_equals_an_uninterrupted_one(
     with (tmp_path / "out.partial").open("a") as file:
         file.write('{"half')
     monkeypatch.setattr(module, "annotate", original)
-    assert run("out") == 64 + 50
+    monkeypatch.setattr("xlt.use.annotating._CHUNK", size)
+    assert run("out") == done
+    if not done:  # other batches, so other last digits
+        (tmp_path / "whole").unlink()
+        run("whole")
     assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
     assert sorted(path.name for path in tmp_path.glob("out*")) == ["out"]
 
