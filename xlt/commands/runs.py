@@ -71,7 +71,7 @@ def list_runs(words: Sequence[str]) -> Iterator[str]:
     Raises:
         UsageError: there is no folder of runs.
     """
-    from xlt.plan.runs import kept_settings, told_apart
+    from xlt.plan.run_names import kept_settings, told_apart
 
     store, words = _store(words)
     shown, names = [], {}

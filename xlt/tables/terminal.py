@@ -15,7 +15,7 @@ from rich.text import Text
 from xlt.engine.run import Composition
 from xlt.escapes import markdown_text
 from xlt.plan.planner import Plan, Run
-from xlt.plan.runs import names_of
+from xlt.plan.run_names import names_of
 from xlt.plan.store import RunStore
 from xlt.tables.blocks import Shown, print_blocks
 from xlt.tables.config import AVERAGE

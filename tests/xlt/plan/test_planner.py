@@ -23,7 +23,7 @@ from xlt.modules import Entries, ModuleHeader, SparseDelta
 from xlt.plan import planner, store
 from xlt.plan.checks import division_faults
 from xlt.plan.planner import Plan, Run
-from xlt.plan.runs import names_of
+from xlt.plan.run_names import names_of
 from xlt.plan.store import RunStore
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import xlt
 from xlt.files import atomic_text
 from xlt.plan.planner import Plan, Run
-from xlt.plan.runs import names_of
+from xlt.plan.run_names import names_of
 from xlt.plan.store import RunStore
 from xlt.tables.grid import Grid
 from xlt.tables.page.about import lineage, state_of
