@@ -13,13 +13,13 @@ class SparsePattern:
             pattern `without_indices` makes them anew at each use.
         crow: (rows + 1,) number of the first entry of each row, as in the CSR format; int32 if rows, columns and N fit
             into it, else int64.
-        col: (N,) column of each entry, of the dtype of `crow`.
+        col: (N,) column of each entry, of the dtype of `crow`. A pattern `without_columns` makes them anew at each use.
     """
 
-    def __init__(self, rows: int, columns: int, indices: Tensor | None, crow: Tensor, col: Tensor) -> None:
+    def __init__(self, rows: int, columns: int, indices: Tensor | None, crow: Tensor, col: Tensor | None) -> None:
         self.rows, self.columns = rows, columns
-        self.crow, self.col = crow, col
-        self._indices = indices
+        self.crow = crow
+        self._indices, self._col = indices, col
         self._chunks: dict[int, Tensor] = {}
         self._places: tuple[int, list[int]] | None = None
 
@@ -50,8 +50,7 @@ class SparsePattern:
         csr_dtype = torch.int32 if max(rows, columns, len(indices)) <= fits else torch.int64
         starts = torch.arange(rows + 1, dtype=torch.int64, device=indices.device) * columns
         crow = torch.searchsorted(indices.long(), starts).to(csr_dtype)
-        col = (indices % max(1, columns)).to(csr_dtype)
-        return cls(rows, columns, indices.to(flat_dtype), crow, col)
+        return cls(rows, columns, indices.to(flat_dtype), crow, _columns(indices, columns, csr_dtype))
 
     @property
     def indices(self) -> Tensor:
@@ -60,9 +59,23 @@ class SparsePattern:
         fits = self.rows * self.columns <= torch.iinfo(torch.int32).max
         return self.within(0, self.rows, 0, len(self)).to(torch.int32 if fits else torch.int64)
 
+    @property
+    def col(self) -> Tensor:
+        return _columns(self.indices, self.columns, self.crow.dtype) if self._col is None else self._col
+
     def without_indices(self) -> "SparsePattern":
         """Returns the same pattern, which holds rows and columns only: 4 bytes an entry less."""
         return SparsePattern(self.rows, self.columns, None, self.crow, self.col)
+
+    def without_columns(self) -> "SparsePattern":
+        """Returns the same pattern, which holds rows and flat indices only: 4 bytes an entry less."""
+        return SparsePattern(self.rows, self.columns, self.indices, self.crow, None)
+
+    def with_columns(self) -> "SparsePattern":
+        """Returns the same pattern, which holds its columns."""
+        if self._col is not None:
+            return self
+        return SparsePattern(self.rows, self.columns, self._indices, self.crow, self.col)
 
     def within(self, top: int, bottom: int, start: int, stop: int) -> Tensor:
         """Returns the places of entries in a block of rows.
@@ -82,7 +95,8 @@ class SparsePattern:
     def to(self, device: torch.device | str) -> "SparsePattern":
         """Returns the pattern on another device."""
         indices = None if self._indices is None else self._indices.to(device)
-        return SparsePattern(self.rows, self.columns, indices, self.crow.to(device), self.col.to(device))
+        col = None if self._col is None else self._col.to(device)
+        return SparsePattern(self.rows, self.columns, indices, self.crow.to(device), col)
 
     def chunks(self, most: int) -> Tensor:
         """Returns where chunks of the entries begin, each of at most `most` entries of one row.
@@ -112,7 +126,13 @@ class SparsePattern:
         return self._places[1]
 
     def __len__(self) -> int:
-        return len(self.col)
+        held = self._indices if self._col is None else self._col
+        assert held is not None
+        return len(held)
 
     def __repr__(self) -> str:
         return f"SparsePattern({len(self)} of {self.rows} x {self.columns})"
+
+
+def _columns(indices: Tensor, columns: int, dtype: torch.dtype) -> Tensor:
+    return (indices % max(1, columns)).to(dtype)

@@ -402,7 +402,7 @@ def test_a_pattern_holds_rows_and_columns_of_its_indices(dtype: torch.dtype) -> 
 
 
 @pytest.mark.parametrize("rows, columns", [(5, 7), (1, 9), (6, 1)])
-def test_a_pattern_without_indices_makes_the_same_ones(rows: int, columns: int) -> None:
+def test_a_pattern_without_indices_or_columns_makes_the_same_ones(rows: int, columns: int) -> None:
     draw = torch.Generator().manual_seed(rows)
     indices = (torch.rand(rows * columns, generator=draw) < 0.4).nonzero().flatten()
     whole = SparsePattern.from_indices(indices, rows, columns)
@@ -418,6 +418,14 @@ def test_a_pattern_without_indices_makes_the_same_ones(rows: int, columns: int) 
         assert torch.equal(bare.within(*block), expected) and torch.equal(whole.within(*block), expected)
     dy, x = torch.randn(4, rows, generator=draw), torch.randn(4, columns, generator=draw)
     assert torch.equal(sampled_gradient(dy, x, bare), sampled_gradient(dy, x, whole))
+    flat = whole.without_columns()
+    again = flat.with_columns()
+    assert (flat._col, len(flat), len(flat.to("cpu"))) == (None, len(whole), len(whole)) and again._col is not None
+    for other in (flat, flat.to("cpu"), again):
+        assert torch.equal(other.col, whole.col) and other.col.dtype == whole.col.dtype
+        assert torch.equal(other.indices, whole.indices)
+    assert again.with_columns() is again
+    assert torch.equal(sampled_gradient(dy, x, flat), sampled_gradient(dy, x, whole))
 
 
 @pytest.mark.parametrize(

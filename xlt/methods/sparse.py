@@ -134,15 +134,19 @@ class SparseDeltas:
             indices: (M,) ascending flat indices, none of them active.
         """
         self._receivers.pop(name, None)
+        self.patterns[name] = self.patterns[name].without_columns()  # steps use those of the watch
         self._watches[name] = _Watch(self.indices[name], indices, self.deltas[name], self._shapes[name])
 
     def receive(self, name: str, receiver: Receiver) -> None:
         """From now on calls `receiver` with the whole gradient of a linear layer's weight in each backward pass."""
-        self._watches.pop(name, None)
+        if self._watches.pop(name, None) is not None:
+            self.patterns[name] = self.patterns[name].with_columns()
         self._receivers[name] = receiver
 
     def stop_watching(self) -> None:
         """Ends every `watch` and `receive`."""
+        for name in self._watches:
+            self.patterns[name] = self.patterns[name].with_columns()
         self._watches.clear()
         self._receivers.clear()
 

@@ -105,7 +105,7 @@ def test_what_watches_four_bit_weights_keeps_no_second_copy_of_the_deltas(
     with torch.no_grad():
         sparse.deltas[name].copy_(torch.arange(100.0))
     watch = sparse._watches[name]
-    assert watch.probe.untyped_storage().nbytes() == 4
+    assert watch.probe.untyped_storage().nbytes() == 4 and sparse.patterns[name]._col is None
     expected = torch.zeros(200)
     expected[::2] = torch.arange(100.0)
     assert torch.equal(watch.probe_with_values(sparse.deltas[name]), expected)
@@ -115,6 +115,8 @@ def test_what_watches_four_bit_weights_keeps_no_second_copy_of_the_deltas(
     torch.testing.assert_close(sparse.deltas[name].grad, gradient[::2])
     torch.testing.assert_close(sparse.watched()[name], gradient[1::2])
     assert torch.equal(sparse.watched_indices(name), torch.arange(1, 200, 2, dtype=torch.int32))
+    sparse.stop_watching()
+    assert sparse.patterns[name]._col is not None
 
 
 def test_lora_over_four_bits_trains_and_its_module_fits_the_dense_model(
