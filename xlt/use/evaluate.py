@@ -30,10 +30,9 @@ from xlt.use.gold import gold, in_one_scheme, is_as_predicted
 from xlt.use.loading import LoadedModel, UsedModules, load_model, read_modules, task_of
 from xlt.use.output import output_fault
 from xlt.use.predict import columns_of
-from xlt.use.texts import Reading, format_of, texts
+from xlt.use.texts import Reading, format_of, language_field_fault, texts
 
 _READERS = {"words": "conll"}
-_WITH_LANGUAGES = ("conllu", "jsonl", "tsv", "csv")  # formats that can say the language of each example
 
 
 @dataclass(frozen=True)
@@ -212,11 +211,8 @@ def _files(settings: EvaluateSettings, task: Task) -> dict[str, tuple[SourceConf
         name = f"{code} {Path(path).name}".strip() if len(settings.inputs) > 1 else Path(path).name
         if name in result:
             raise UsageError(f"--input={word}: a second file of this name and language")
-        if settings.language_field is not None and format not in _WITH_LANGUAGES:
-            raise UsageError(
-                f"--language-field={settings.language_field}: {format} says no language of an example; the formats "
-                f"that do are {', '.join(_WITH_LANGUAGES)}"
-            )
+        if (fault := language_field_fault(settings.language_field, format)) is not None:
+            raise UsageError(fault)
         separator = {"tab": "\t"}.get(settings.separator or "", settings.separator)
         reading = Reading(
             format, task.reads, settings.fields, code or None, settings.language_field, settings.into, separator

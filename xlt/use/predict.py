@@ -22,7 +22,7 @@ from xlt.use.annotating import annotate, chunk_rule, chunk_size, chunks
 from xlt.use.compositions import read_composition, with_composition
 from xlt.use.loading import UsedModules, load_model, read_modules, task_of
 from xlt.use.output import GrowingOutput, output_fault
-from xlt.use.texts import STANDARD, Entry, Layout, Reading, format_of, texts
+from xlt.use.texts import STANDARD, Entry, Layout, Reading, format_of, language_field_fault, texts
 from xlt.use.unspaced import UnspacedTexts
 
 
@@ -149,9 +149,16 @@ def _heed(stop: StopSignals) -> None:
 
 
 def reading_of(settings: PredictSettings, task: Task) -> Reading:
-    """Returns how the input is read."""
+    """Returns how the input is read.
+
+    Raises:
+        UsageError: the format is not known, or cannot say the language of each example.
+    """
+    format = format_of(settings.input, settings.input_format)
+    if (fault := language_field_fault(settings.language_field, format)) is not None:
+        raise UsageError(fault)
     return Reading(
-        format_of(settings.input, settings.input_format),
+        format,
         task.reads,
         settings.fields,
         settings.language,

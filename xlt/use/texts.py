@@ -30,6 +30,7 @@ from xlt.languages import language_fault
 STANDARD = "-"
 """The name of standard input and output."""
 
+_WITH_LANGUAGES = ("conllu", "jsonl", "tsv", "csv")  # formats that can say the language of each example
 FORMATS = ("text", "words", "conllu", "conll", "jsonl", "tsv", "csv", "squad")
 _BY_ENDING = {
     ".txt": "text",
@@ -117,6 +118,16 @@ class Reading:
     language_field: str | None = None
     into: str | None = None
     separator: str | None = None
+
+
+def language_field_fault(field: str | None, format: str) -> str | None:
+    """Returns why a format cannot say the language of each example; None if it can, or is not asked to."""
+    if field is None or format in _WITH_LANGUAGES:
+        return None
+    return (
+        f"--language-field={field}: {format} says no language of an example; the formats that do are "
+        f"{', '.join(_WITH_LANGUAGES)}"
+    )
 
 
 def format_of(path: str, given: str | None) -> str:

@@ -293,6 +293,8 @@ def test_bad_input_is_refused_with_file_and_line_before_the_model_is_loaded(
 def test_languages_without_a_module_are_refused_with_their_place(predicted: Callable[..., str]) -> None:
     line = refusal(lambda: predicted("pos", "in.tsv", "text\tl\na\teng\nb\tdeu\n", None, ("eng",), language_field="l"))
     assert "in.tsv:3" in line and "deu" in line and "eng" in line
+    line = refusal(lambda: predicted("pos", "in.txt", "a b\n", None, ("eng",), language_field="l"))
+    assert "--language-field=l: text says no language" in line and "jsonl" in line
     line = refusal(lambda: predicted("pos", "in.tsv", "text\tl\na\tenglish\n", None, ("eng",), language_field="l"))
     assert "in.tsv:2" in line and "english" in line
     line = refusal(lambda: predicted("pos", "in.txt", "a\n", None, ("eng",)))
