@@ -6,7 +6,8 @@
     python scripts/results.py --check                               # which committed results are older than the code
 
 Runs that are in the store are used again, so it can be stopped and started as often as one likes; `--existing` carries
-out none. A table that could not be made stands on the page with the reason. No path of the machine is written.
+out none. A table that could not be made stands on the page with the reason. No path of the machine is written. What the
+numbers mean is written by hand, in docs/results/reading.md, and stands at the top of the page.
 """
 
 from __future__ import annotations
@@ -201,6 +202,9 @@ def _page(record: Mapping[str, Any], claims: Sequence[Mapping[str, Any]]) -> str
         "and steps few: this tests whether the findings of the papers show at a size that two cores can train.",
         "",
     ]
+    by_hand = FOLDER / "reading.md"
+    if by_hand.is_file():
+        lines += [by_hand.read_text(encoding="utf-8").strip(), ""]
     for word in WORDS:
         said = [claim for claim in claims if claim["verdict"] == word]
         if said:
