@@ -32,7 +32,7 @@ MISTAKES: Mistakes = {
     "added key": (("+sede=3",), [["sede=3: no such key in RunConfig; did you mean seed?"]]),
     "added hyperparameter": (
         ("+method.top_k=3",),
-        [["method.top_k=3: no such key in LtSftConfig; there are dense_epochs"]],
+        [["method.top_k=3: no such key in LtSftConfig; there are among, dense_epochs"]],
     ),
     "text for a number": (("seed=abc",), [["seed=abc", "'abc' of type 'str' could not be converted to Integer"]]),
     "fraction for an integer": (("train.batch_size=3.5",), [["train.batch_size=3.5", "converted to Integer"]]),

@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NotRequired, TypedDict
+from typing import Any, ClassVar, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -112,7 +112,12 @@ class Setting:
         return self.micro_batches or self.processes > 1
 
 
-class ModuleReport(TypedDict):
+class _Counts(TypedDict):
+    tuned_entries: int
+    density: float
+
+
+class ModuleReport(_Counts, total=False):
     """Numbers about a trained module.
 
     `result.json` has them under "module", where the engine adds `bytes`, the size of the module's file. W&B shows all
@@ -125,9 +130,7 @@ class ModuleReport(TypedDict):
         shared_entries: how many of the tuned entries are also entries of `Setting.other`; only if there is one.
     """
 
-    tuned_entries: int
-    density: float
-    shared_entries: NotRequired[int]
+    shared_entries: int
 
 
 class Method(ABC):
