@@ -206,17 +206,16 @@ def _one_of_several(
         module: the task module.
         stored: settings of the tasks together.
         labels: of all tasks, as the header has them.
-        name: of the task among them.
+        name: of the task among them; None: there is only one.
         settings: KEY=VALUE, settings that replace the task's own.
     Raises:
         UsageError: `name` is none of them, or the settings of one are wrong.
     """
     parts = {str(part): dict(values) for part, values in stored["tasks"].items() if isinstance(values, Mapping)}
+    name = next(iter(parts)) if name is None and len(parts) == 1 else name
     if name not in parts:
-        given = "" if name is None else f"--task={name}: "
-        raise UsageError(
-            f"{given}{module.path}: it learned several tasks at once; give --task=NAME, one of {', '.join(parts)}"
-        )
+        given = f"{module.path}: " if name is None else f"--task={name}: {module.path}: "
+        raise UsageError(f"{given}it learned several tasks at once; give --task=NAME, one of {', '.join(parts)}")
     tasks_by_name = {}
     for part, values in parts.items():
         schema = _schema_of(str(values.pop("_target_", "")), module.path)

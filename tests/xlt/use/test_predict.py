@@ -399,6 +399,21 @@ def test_of_a_module_of_several_tasks_one_is_chosen(several: Path, predicted: Ca
     assert any(misc.strip().removeprefix("NER=") in ENTITIES for misc in columns(found, 9)) and found != alone
 
 
+def test_the_one_task_of_a_module_of_several_needs_no_name(several: Path, predicted: Callable[..., str]) -> None:
+    """A run of several tasks of which all but one were left out, for instance."""
+    alone = predicted("pos", "in.conllu", TREEBANK)
+    module = load_module(several)
+    facts = module.header.provenance
+    task = facts["task"] | {"tasks": {"pos": facts["task"]["tasks"]["pos"]}}
+    labels = [label for label in facts["labels"] if label.startswith("pos:")]
+    header = dataclasses.replace(module.header, provenance=facts | {"task": task, "labels": labels})
+    heads = {name: head for name, head in module.tensors.items() if "ner" not in name}
+    SparseDelta(header, module.entries, heads).save(several.parent / "one.safetensors")
+    predict(PredictSettings([str(several.parent / "one.safetensors")], str(several.parent / "in.conllu"),
+                            str(several.parent / "one"), quiet=True, device="cpu"))  # fmt: skip
+    assert (several.parent / "one").read_bytes().decode() == alone
+
+
 @pytest.mark.parametrize(("task", "facts"), [(None, []), ("parsing", ["--task=parsing"])])
 def test_of_a_module_of_several_tasks_one_must_be_named(task: str | None, facts: list[str], several: Path) -> None:
     (several.parent / "in.txt").write_text("ban kon\n")
