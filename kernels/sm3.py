@@ -28,7 +28,8 @@ def sm3_step_definition(
     column = pattern.col.long()
     g = gradient.to(rows.dtype)
     if variant == "I":
-        add_largest_squares(gradient, pattern, rows, columns)
+        for accumulators, largest in zip((rows, columns), pattern.largest(g * g), strict=True):
+            accumulators += largest
         estimate = torch.minimum(rows[row], columns[column])
     else:
         estimate = torch.minimum(rows[row], columns[column]) + g * g
@@ -40,14 +41,6 @@ def sm3_step_definition(
         buffer.copy_(momentum * buffer + (1 - momentum) * step)
         step = buffer
     delta.copy_((1 - rate * decay) * delta - rate * step)
-
-
-def add_largest_squares(gradient: Tensor, pattern: SparsePattern, rows: Tensor, columns: Tensor) -> None:
-    """Adds the largest squared gradient of each row and column to the accumulators of SM3-I, see `sm3_step`."""
-    square = gradient.to(rows.dtype).square()
-    row = torch.repeat_interleave(pattern.crow.long().diff())
-    rows += torch.zeros_like(rows).scatter_reduce_(0, row, square, "amax")
-    columns += torch.zeros_like(columns).scatter_reduce_(0, pattern.col.long(), square, "amax")
 
 
 @torch.no_grad()

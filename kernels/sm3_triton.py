@@ -5,7 +5,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .sm3 import add_largest_squares
 from .sparse_pattern import SparsePattern
 
 _BLOCK = 1024
@@ -62,7 +61,8 @@ def launch_sm3_step(
         return
     before = (rows.clone(), columns.clone()) if variant == "II" else (rows, columns)
     if variant == "I":
-        add_largest_squares(gradient, pattern, rows, columns)
+        for accumulators, largest in zip((rows, columns), pattern.largest(gradient.float().square()), strict=True):
+            accumulators += largest
     _sm3_kernel[(triton.cdiv(len(pattern), _BLOCK),)](
         delta, gradient.contiguous(), pattern.indices, *before, rows, columns,
         delta if buffer is None else buffer,

@@ -92,6 +92,18 @@ class SparsePattern:
         rows = torch.arange(bottom - top, device=counts.device)
         return torch.repeat_interleave(rows, counts, output_size=stop - start) * self.columns + self.col[start:stop]
 
+    def largest(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the largest value in each row, and in each column; zero where there is none.
+
+        Args:
+            values: (N,) of the entries, floating, at least 0.
+        Returns:
+            (rows,) and (columns,), of the dtype of `values`.
+        """
+        row = torch.repeat_interleave(self.crow.long().diff())
+        rows, columns = values.new_zeros(self.rows), values.new_zeros(self.columns)
+        return rows.scatter_reduce_(0, row, values, "amax"), columns.scatter_reduce_(0, self.col.long(), values, "amax")
+
     def to(self, device: torch.device | str) -> "SparsePattern":
         """Returns the pattern on another device."""
         indices = None if self._indices is None else self._indices.to(device)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from xlt.compose import plain, recorded
-
-if TYPE_CHECKING:
-    from xlt.plan.runs import Run
+from xlt.config import RunConfig
+from xlt.engine.source_job import SourceJob
 
 # Settings ignored when runs of one name are told apart.
 _SILENT = (
@@ -33,7 +32,23 @@ _MOST_WORDS = 3
 _NOTHING = "null"
 
 
-def names_of(runs: Iterable[Run], given: Mapping[str, str] | None = None) -> dict[str, str]:
+class Named(Protocol):
+    """A run, as far as its name depends on it."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def config(self) -> RunConfig: ...
+
+    @property
+    def job(self) -> SourceJob | None: ...
+
+
+def names_of(runs: Iterable[Named], given: Mapping[str, str] | None = None) -> dict[str, str]:
     """Returns fingerprint -> name of the run; up to three differing settings are added to equal names.
 
     Args:
@@ -69,7 +84,7 @@ def told_apart(names: Mapping[str, str], settings_of: Callable[[str], dict[str, 
     return told
 
 
-def _settings(run: Run) -> dict[str, str]:
+def _settings(run: Named) -> dict[str, str]:
     """Returns dotted key -> value, for the settings that can distinguish runs of the same name."""
     if run.job is not None:
         values = _flat(plain(run.job.settings))
