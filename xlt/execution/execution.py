@@ -182,7 +182,7 @@ class _Execution:
                     self._settle(cast(Job, key), result)
         except (KeyboardInterrupt, Interrupted) as stop:
             workers.stop()
-            raise stop if isinstance(stop, Interrupted) else Interrupted(signal.SIGINT) from stop
+            raise stop if isinstance(stop, Interrupted) else Interrupted(_number_of(stop)) from stop
         finally:
             signal.signal(signal.SIGTERM, before)
             workers.close()
@@ -202,8 +202,8 @@ def _do(job: Job, arguments: tuple[Any, ...]) -> JobResult:
             _evaluate(run, store, evaluations, watcher_for)
     except Interrupted as stop:
         return JobResult("interrupted", interrupted=stop.signal)
-    except KeyboardInterrupt:
-        return JobResult("interrupted", interrupted=signal.SIGINT)
+    except KeyboardInterrupt as stop:
+        return JobResult("interrupted", interrupted=_number_of(stop))
     except (UsageError, ModuleFileError) as error:
         return JobResult("; ".join(str(error).splitlines()), refused=True)
     except Exception as error:
@@ -418,9 +418,27 @@ def _terminating(alone: bool) -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, _raise_interrupted)
     try:
         yield
+    except _Signalled as stop:  # between two jobs
+        raise Interrupted(stop.number) from stop
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
+class _Signalled(KeyboardInterrupt):
+    """What a signal raises wherever the process is; no `except Exception`, as around the loading of models, takes it.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+def _number_of(stop: KeyboardInterrupt) -> int:
+    return stop.number if isinstance(stop, _Signalled) else signal.SIGINT
+
+
 def _raise_interrupted(number: int, frame: object) -> None:
-    raise Interrupted(number)
+    raise _Signalled(number)

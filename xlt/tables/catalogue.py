@@ -108,7 +108,8 @@ def find_table(name: str, word: str = "table") -> NamedTable:
     numbers = [p for e in entries for p in e.stands_for if word == "table" or p.startswith("Figure")]
     options = [entry.name for entry in entries if word == "table" or entry.has_figure]
     options += [published.rpartition(" ")[2] for published in numbers]
-    raise UsageError(f"{word}={name}: no such {word}{_near(name, options)}; --list prints all")
+    near = _near(name, options)
+    raise UsageError(f"{word}={name}: no such {word}{f'{near} ' if near else '; '}--list prints all")
 
 
 def _mentions(option: str, published: str) -> bool:

@@ -259,7 +259,7 @@ def _note_languages(modules: UsedModules) -> None:
     if trained_with and not modules.languages:
         say(
             f"xlt: {modules.main.path}: it was trained with language modules ({', '.join(trained_with)}), but none is "
-            "given, so it is used alone"
+            "given, so it is used alone; to add one: xlt predict MODULE LANGUAGE_MODULE --language CODE"
         )
 
 

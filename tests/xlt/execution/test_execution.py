@@ -172,7 +172,14 @@ def test_sigterm_in_an_evaluation_stops_the_plan_as_in_training(
 ) -> None:
     run = planned(*words)
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(execution, "_evaluate", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+
+    def load(*_: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Exception as error:  # as where a model is loaded, which can raise anything
+            raise UsageError("the model cannot be loaded") from error
+
+    monkeypatch.setattr(execution, "_evaluate", load)
     with pytest.raises(Interrupted) as raised:
         carry_out(plan, None, silent)
     assert raised.value.signal == signal.SIGTERM and signal.getsignal(signal.SIGTERM) is before
