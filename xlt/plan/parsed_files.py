@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import pickle
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 Content = TypeVar("Content")
 
@@ -24,7 +24,7 @@ def stamp_of(path: Path) -> tuple[int, int, int] | None:
 class ParsedFiles:
     """The contents of files that a plan asks for again and again; to parse one and to check its seals takes longer."""
 
-    _known: dict[Path, tuple[Any, bytes]] = field(default_factory=dict)
+    _known: dict[Path, tuple[Any, Any]] = field(default_factory=dict)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves out what was read, because a store is sent to every worker with every job."""
@@ -41,9 +41,8 @@ class ParsedFiles:
         stamp = stamp_of(path)
         known = self._known.get(path)
         if known is not None and stamp is not None and known[0] == stamp:
-            content: Content = pickle.loads(known[1])  # made below, from JSON values
-            return content
+            return cast(Content, copy.deepcopy(known[1]))
         content = read()
         if stamp is not None and is_sound(content) and stamp_of(path) == stamp:  # the file may have been written since
-            self._known[path] = stamp, pickle.dumps(content)
+            self._known[path] = stamp, copy.deepcopy(content)
         return content
