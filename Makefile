@@ -71,6 +71,7 @@ table: $(VENV)/installed
 
 # torch first and in its own step: the constraints name one build for it and for everything after it.
 $(VENV)/installed: pyproject.toml constraints.txt
+	@echo "Installing PyTorch and the other packages into $(VENV): about 3 GB, some minutes without a word"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
