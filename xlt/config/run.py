@@ -25,7 +25,7 @@ RATE_HINT = "Adam and SM3 change each value by about the rate in each step, and 
 
 
 NO_MODULE = "none"
-"""In `language_modules.stand_in`: the language is evaluated without a language module."""
+"""In `language_modules.stand_in`: the language is evaluated, or trained on, without a language module."""
 
 LANGUAGE, TASK, BASE = MODULE_NAMES = ("language", "task", "base")
 """Names in compositions: the module of the evaluated language, the run's own module, and no module."""

@@ -57,22 +57,24 @@ def language_modules(
         part: "sources" or "evaluation".
         gathered: faults are added to it; a language with a fault is not in the result.
     Returns:
-        Language -> its module. Languages that are evaluated without one are not in it.
+        Language -> its module. Languages that go without one are not in it.
     """
-    modules = {}
+    modules, without = {}, []
     for language in sorted({source.language for source in getattr(run_config.data, part).values()}):
         if any(f"language={language}:" in line for line in gathered.lines):
             continue  # the fault has already been reported
         with gathered:
             used = _used_language(run_config.language_modules, language, part)
-            if used == NO_MODULE and part == "evaluation":
-                continue
             if used == NO_MODULE:
-                raise UsageError(
-                    f"language_modules.stand_in.{language}=none: the run is trained with the module of this language; "
-                    "only languages that it is evaluated on can go without"
-                )
-            modules[language] = _language_module(plan, config, run_config, used)
+                without.append(language)
+            else:
+                modules[language] = _language_module(plan, config, run_config, used)
+    if part == "sources" and modules and without:
+        with gathered:
+            raise UsageError(
+                f"language_modules.stand_in.{without[0]}=none: the run is trained with a module of "
+                f"{', '.join(modules)}; of the languages that it is trained on, all go without a module, or none"
+            )
     return modules
 
 

@@ -53,6 +53,7 @@ VARIED: dict[str, tuple[str, str]] = {
         r"train\.(averaging|average_last|ema_decay|learning_rate|evaluate_every_\w+)",
         "the averages, a high rate, and more validations than a best checkpoint needs",
     ),
+    "levers.*": (r"(train|method|task)\..+", "what each value of the recipe does, on languages kept for choosing it"),
     "mask_overlap.*": (r"method\.(overlap|overlap_with|among)", "the entries that modules share"),
     "translation_pairs": (r"train\.(max_steps|learning_rate)", "a translator before it is adapted"),
 }

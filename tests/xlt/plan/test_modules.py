@@ -169,5 +169,25 @@ def test_a_language_that_goes_without_a_module_is_marked_and_needs_no_text(
     assert [module.language for module in composed["fao"].modules] == [None]
     keys = {one.source: key for key, one in run.evaluations.items() if one.label != "task+language"}
     assert keys.get("fao") not in {key for key, one in run.evaluations.items() if one.label == "task+language"}
-    with pytest.raises(UsageError, match=r"stand_in\.eng=none: the run is trained with the module"):
-        planned(*words, "+language_modules.stand_in.eng=none", "+language_modules.stand_in.fao=none")
+
+
+def test_training_without_language_modules_is_that_of_a_run_that_has_none(
+    planned: Callable[..., Run], words: tuple[str, ...], module: Callable[[str], Path]
+) -> None:
+    modules = [f"+language_modules.paths.{language}={module(language)}" for language in ("eng", "fao")]
+    plain, usual = planned(*words), planned(*words, *modules)
+    on_base = planned(*words, *modules, "+language_modules.stand_in.eng=none")
+    assert on_base.fingerprint == plain.fingerprint != usual.fingerprint
+    assert on_base.standing.language_modules == {} and [*usual.standing.language_modules] == ["eng"]
+    composed = {one.source: one for one in on_base.evaluations.values() if one.label == "task+language"}
+    assert composed["fao"].modules[0].language == "fao" and composed["fao"].unusual == ""
+    assert composed["eng"].unusual == "no language module"
+
+
+def test_of_two_source_languages_not_one_alone_goes_without_a_module(
+    planned: Callable[..., Run], words: tuple[str, ...], module: Callable[[str], Path]
+) -> None:
+    faroese = ["+source@data.sources.fao=ud_fao", "data.sources.fao.split=train"]
+    modules = [f"+language_modules.paths.{language}={module(language)}" for language in ("eng", "fao")]
+    with pytest.raises(UsageError, match=r"stand_in\.eng=none: the run is trained with a module of fao; .* or none"):
+        planned(*words, *faroese, *modules, "+language_modules.stand_in.eng=none")
