@@ -38,6 +38,8 @@ from xlt.tables.terminal import table_markdown
 FOLDER = Path(__file__).parents[1] / "docs" / "results"
 _PLACES = ("data_dir=", "model.path=", "output_dir=")  # words that say where something lies on this machine
 _OPTIONS = ("--check", "--existing")
+_BESIDE = {"levers_nano": "nano", "weights_nano": "nano"}
+"""Tables that no claim stands on -> their store."""
 
 
 def main() -> None:
@@ -128,9 +130,10 @@ def _is_setting(word: str) -> bool:
 
 
 def _tables(config: ClaimsConfig) -> dict[str, str]:
-    """Returns name of a table -> its store, for all tables of the requested claims."""
+    """Returns name of a table -> its store, for all tables of the requested claims; if all are, those beside them."""
     tests = [test for claim in requested_claims(config).values() for test in claim.tests.values()]
-    return {test.table: test.store for test in tests if config.scale not in test.lacking}
+    tables = {test.table: test.store for test in tests if config.scale not in test.lacking}
+    return tables if config.only else tables | _BESIDE
 
 
 def _words_of(config: ClaimsConfig, store: str, others: Sequence[str]) -> list[str]:
