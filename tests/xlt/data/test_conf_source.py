@@ -60,6 +60,12 @@ def test_a_source_has_every_key_and_a_licence_and_codes_of_real_languages(name: 
     assert [code for code in codes if language_fault(code) is not None] == []
 
 
+@pytest.mark.parametrize("name", ["locale_expressions", "locale_pairs"])
+def test_the_embedded_corpus_names_its_licence(name: str) -> None:
+    config = compose([f"+source@data.sources.x={name}", "language=hau", "data.sources.x.language=hau"])
+    assert config.data.sources.x.licence == "Unicode-3.0"
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in HUB_ONLY])
 def test_with_a_data_folder_a_source_is_read_from_it(name: str, tmp_path: Path) -> None:
     source = composed(name, str(tmp_path))
