@@ -42,6 +42,9 @@ _PAPERS = {
     "Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning. NeurIPS.",
 }
 
+_COUNTS = ("words",)
+"""Metrics that say how much was scored, not how well."""
+
 
 def model_card(used: UsedModule, repository: str) -> str:
     """Returns the card of a module in Markdown: what it is, its data and scores, and how it is used.
@@ -81,7 +84,7 @@ def _about(used: UsedModule) -> Iterator[str]:
     yield f"# {what[0].upper()}{what[1:]}"
     yield ""
     yield (
-        f"This is a {what}, a small change of the model `{markdown_text(header.base_model)}`, learned with the method "
+        f"This is a {what}, a small change of {_base(used)}, learned with the method "
         f"`{markdown_text(header.method)}` by xlt {markdown_text(str(used.facts.get('xlt', '')))}. It can be used with "
         f"this base model and no other: the hash of its weights is `{header.base_hash}`."
     )
@@ -93,6 +96,15 @@ def _about(used: UsedModule) -> Iterator[str]:
         yield ""
         yield f"The run that made it has the fingerprint `{header.fingerprint}`."
     yield ""
+
+
+def _base(used: UsedModule) -> str:
+    """Names the base model. One that another run has made lies in a file whose name says nothing."""
+    model = used.model_facts()
+    made = (model.get("student") or {}).get("run") or model.get("run")
+    if isinstance(made, Mapping) and made.get("experiment"):
+        return f"the model that `xlt experiment={markdown_text(str(made['experiment']))}` makes"
+    return f"the model `{markdown_text(used.module.header.base_model)}`"
 
 
 def _data(used: UsedModule) -> Iterator[str]:
@@ -107,8 +119,7 @@ def _data(used: UsedModule) -> Iterator[str]:
     yield "| use | source | language | split | origin | licence |"
     yield "|---|---|---|---|---|---|"
     for part, name, source in rows:
-        language = str(source.get("language"))
-        named = f"{language_name(language)} ({language})" if _known(language) else language
+        named = _named(str(source.get("language")))
         cells = [{"sources": "training"}.get(part, part), name, named, source.get("split"), source.get("origin")]
         licence = source.get("licence") or "not known"
         yield "| " + " | ".join(markdown_text(str(cell)) for cell in (*cells, licence)) + " |"
@@ -134,10 +145,11 @@ def _scores(used: UsedModule) -> Iterator[str]:
     yield "| data | language | modules in the model | scores | mean and spread over seeds |"
     yield "|---|---|---|---|---|"
     for record in sorted(records, key=lambda one: (str(one.get("source")), str(one.get("composition")))):
-        metrics = ", ".join(f"{name} {value:.2f}" for name, value in record["metrics"].items())
+        metrics = ", ".join(_score(name, value) for name, value in record["metrics"].items())
         alike = [one for of_seed in others.values() for one in of_seed if _same_evaluation(one, record)]
         spread = ", ".join(_spreads([record, *alike])) if alike else "-"
-        cells = (record.get("source"), record.get("language", ""), record.get("composition"), metrics, spread)
+        language = _named(str(record.get("language") or ""))
+        cells = (record.get("source"), language, record.get("composition"), metrics, spread)
         yield "| " + " | ".join(markdown_text(str(cell)) for cell in cells) + " |"
     yield ""
 
@@ -145,8 +157,12 @@ def _scores(used: UsedModule) -> Iterator[str]:
 def _spreads(records: list[Mapping[str, Any]]) -> Iterator[str]:
     for name in records[0]["metrics"]:
         values = [one["metrics"][name] for one in records if name in one["metrics"]]
-        if len(values) > 1:
+        if len(values) > 1 and name not in _COUNTS:
             yield f"{name} {statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f} (n={len(values)})"
+
+
+def _score(name: str, value: float) -> str:
+    return f"{value:.0f} {name}" if name in _COUNTS else f"{name} {value:.2f}"
 
 
 def _same_evaluation(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -240,6 +256,11 @@ def _citation(used: UsedModule) -> Iterator[str]:
     yield f"- {_THESIS}"
     if (paper := _PAPERS.get(used.module.header.method)) is not None:
         yield f"- {paper}"
+
+
+def _named(code: str) -> str:
+    """Returns name and code of a language."""
+    return f"{language_name(code)} ({code})" if _known(code) else code
 
 
 def _known(code: Any) -> bool:

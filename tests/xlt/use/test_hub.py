@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -112,11 +113,12 @@ def test_the_card_of_a_run_has_its_data_and_scores(
     carry_out(plan, None, lambda *_: Silence())
     card = model_card(read_module(str(plan.store.folder(run.fingerprint))), "org/name")
     for record in plan.store.evaluations(run.fingerprint).values():
-        assert (
-            f"| {record['source']} | {record['language']} | task | accuracy {record['metrics']['accuracy']:.2f}" in card
-        )
+        named = {"eng": "English (eng)", "fao": "Faroese (fao)"}[record["language"]]
+        scores = f"accuracy {record['metrics']['accuracy']:.2f}, {record['metrics']['words']:.0f} words"
+        assert f"| {record['source']} | {named} | task | {scores} |" in card
     assert "| training | eng | English (eng) | train | gold | CC BY-SA 4.0 |" in card
     assert run.fingerprint in card and "xlt predict org/name" in card
+    assert "a small change of the model `tiny-bert" in card
     export(ExportSettings([str(plan.store.folder(run.fingerprint))], str(tmp_path / "card.md"), to="card"))
     assert (tmp_path / "card.md").read_text().count("##") == card.count("##") == 4
     assert 'xlt.load_model("org/name", model="BASE_MODEL")' in card and "Alan Ansell (2024)" in card
@@ -140,5 +142,20 @@ def test_the_card_has_the_spread_over_runs_that_differ_only_in_their_seed(
             if one["source"] == record["source"]
         ]
         spread = f"accuracy {statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f} (n=3)"
-        assert f"| {record['source']} | {record['language']} | task | accuracy {values[0]:.2f}" in card
-        assert spread in card, (spread, card)
+        assert f"({record['language']}) | task | accuracy {values[0]:.2f}" in card
+        assert f"| {spread} |" in card, (spread, card)
+
+
+@pytest.mark.parametrize(
+    ("model", "made_by"),
+    [
+        ({"run": {"experiment": "nano_pretrain"}, "student": None}, "nano_pretrain"),
+        ({"run": {"experiment": "nano_pretrain"}, "student": {"run": {"experiment": "nano_bistil"}}}, "nano_bistil"),
+    ],
+)
+def test_the_card_says_how_a_base_model_that_a_run_has_made_is_made(
+    modules: Mapping[str, Path], model: Mapping[str, object], made_by: str
+) -> None:
+    used = read_module(str(modules["fao"]))
+    card = model_card(dataclasses.replace(used, manifest={"config": {"model": model}}), "org/name")
+    assert f"a small change of the model that `xlt experiment={made_by}` makes" in card
