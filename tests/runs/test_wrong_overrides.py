@@ -54,6 +54,10 @@ MISTAKES: Mistakes = {
     "interpolation of nothing": (("model.path=${{nope}}",), [["model.path: Interpolation key 'nope' not found"]]),
     "open quote": (("model.path='a",), [["not to be read as key=value", "quoted twice"]]),
     "equals sign in a value": (("model.path=a=b",), [["model.path=a=b", "quoted twice"]]),
+    "equals signs in a list": (
+        ("language_modules.overrides=[train.max_steps=3,method.density=0.1]",),
+        [["each entry", "\"language_modules.overrides=['train.max_steps=3','method.density=0.1']\""]],
+    ),
     "sweep without -m": (("seed=1,2",), [["seed=1,2: several values; sweep over them with -m"]]),
     "range without -m": (("seed=range(1,3)",), [["seed=range(1,3): several values; sweep over them with -m"]]),
     "word that is no override": (("foo",), [["foo: not an override; write KEY=VALUE"]]),

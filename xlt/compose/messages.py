@@ -55,12 +55,13 @@ def is_composition_error(error: Exception) -> bool:
     return not isinstance(error, ValueError) or isinstance(error, OmegaConfBaseException) or _NO_OPTION in str(error)
 
 
-def one_line(error: BaseException, overrides: Sequence[str] = ()) -> str:
+def one_line(error: BaseException, overrides: Sequence[str] = (), written: str = "") -> str:
     """Describes an error of Hydra or OmegaConf in one line, with a suggestion of what the user may have meant.
 
     Args:
         error: the error.
         overrides: overrides that compose; the suggestion is a key of the config that they make.
+        written: the override that the error is about, as the user wrote it, if it is one.
     """
     text = str(error)
     if (match := re.search(r"In '.*?': Could not (?:find|load) '(.*?)'", text)) is not None:
@@ -98,7 +99,7 @@ def one_line(error: BaseException, overrides: Sequence[str] = ()) -> str:
     if "requires --multirun" in text:
         return "several values; sweep over them with -m"
     if "override_grammar" in text or "LexerNoViable" in text:
-        return "not to be read as key=value; a value with special characters is quoted twice: 'KEY=\"VALUE\"'"
+        return f"not to be read as key=value; {_quoted(written)}"
     if (match := re.search(r"Cannot find primary config '(.*?)'", text)) is not None:
         return f"--config-name={match.group(1)}: no such file in conf/ or --config-dir"
     if (match := re.search(r"Key '(.*?)' not in '(.*?)'.*?full_key: (\S+)", text, re.DOTALL)) is not None:
@@ -111,6 +112,14 @@ def one_line(error: BaseException, overrides: Sequence[str] = ()) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     kept = [line for line in lines if not line.startswith(("object_type", "reference_type", "full_key", "Set the"))]
     return " ".join(kept) or type(error).__name__
+
+
+def _quoted(override: str) -> str:
+    """Says how the value of an override is quoted that Hydra's grammar does not read."""
+    if (match := re.fullmatch(r"([^=]+)=\[([^\[\]'\"]*=[^\[\]'\"]*)\]", override)) is not None:
+        entries = ",".join(f"'{entry.strip()}'" for entry in match[2].split(","))
+        return f'each entry of the list is quoted: "{match[1]}=[{entries}]"'
+    return "a value with special characters is quoted twice: 'KEY=\"VALUE\"'"
 
 
 def _no_such_key(name: str, overrides: Sequence[str]) -> str:

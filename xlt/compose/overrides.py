@@ -49,7 +49,7 @@ def override_faults(overrides: Sequence[str], config_name: str = "config", sweep
         except COMPOSITION_ERRORS as error:
             if not is_composition_error(error):
                 raise
-            lines.append(f"{_shown(override)}: {one_line(error)}")
+            lines.append(f"{_shown(override)}: {one_line(error, written=override)}")
     right: list[tuple[str, list[str]]] = []
     words: list[str] = []
     while remaining:
@@ -60,12 +60,12 @@ def override_faults(overrides: Sequence[str], config_name: str = "config", sweep
             override, alternatives = remaining[sound]
             refusal = _refusal([*words, alternatives[0]], config_name)
             assert refusal is not None
-            lines.append(f"{_shown(override)}: {renamed(override) or one_line(refusal, words)}")
+            lines.append(f"{_shown(override)}: {renamed(override) or one_line(refusal, words, override)}")
         remaining = remaining[sound + 1 :]
     for number, (override, alternatives) in enumerate(right):
         for other in alternatives[1:]:
             if (refusal := _refusal([*words[:number], other, *words[number + 1 :]], config_name)) is not None:
-                lines.append(f"{_shown(override)}: {one_line(refusal, words)}")
+                lines.append(f"{_shown(override)}: {one_line(refusal, words, other)}")
     if lines and words:
         lines += _faults_of_given_keys(words, config_name)
     return lines

@@ -205,7 +205,7 @@ def _apply(words: Sequence[str], composed: DictConfig) -> None:
         except COMPOSITION_ERRORS as error:
             if not is_composition_error(error):
                 raise
-            lines.append(f"{word}: {_no_such_key(word, composed) or one_line(error)}")
+            lines.append(f"{word}: {_no_such_key(word, composed) or one_line(error, written=word)}")
     if lines:
         raise UsageError(*lines)
 
