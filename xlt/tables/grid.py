@@ -102,6 +102,16 @@ class Grid:
         return {name: columns for name, columns in stand_ins.items() if columns}
 
     @property
+    def greater_is_better(self) -> bool:
+        """Whether a greater value of the metric is better."""
+        return self.config.metric not in LOWER_IS_BETTER
+
+    @property
+    def decimals(self) -> int:
+        """With how many decimals a score is shown: percentages with one, a loss in nats with three."""
+        return 3 if self.config.metric == "loss" else 1
+
+    @property
     def pareto_sets(self) -> dict[str, ParetoSet]:
         """Searched system -> its settings that no other setting beats, for searches with several columns.
 
@@ -116,7 +126,7 @@ class Grid:
                 if all(row[column].values and row[column].reason is None for column in self.config.columns)
             }
             if len(whole) > 1 and len(self.config.columns) > 1:
-                best = pareto_set(whole, greater_is_better=self.config.metric not in LOWER_IS_BETTER)
+                best = pareto_set(whole, greater_is_better=self.greater_is_better)
                 sets[name] = ParetoSet([system.removeprefix(f"{name} ") for system in best], len(whole), len(rows))
         return sets
 

@@ -320,26 +320,28 @@ def _scores(by_label: Mapping[str, float], labels: Sequence[str]) -> list[Shown]
 
 def _cell(grid: Grid, system: str, column: str) -> str:
     cell: Cell = grid.cells[system][column]
-    spread = f"±{cell.spread:.1f}" if cell.spread is not None else ""
+    decimals = grid.decimals
+    spread = f"±{cell.spread:.{decimals}f}" if cell.spread is not None else ""
     mark = "†" if cell.stand_in is not None else ""
-    text = f"{cell.mean:.1f}{spread}{mark}" if cell.values else "-"
+    text = f"{cell.mean:.{decimals}f}{spread}{mark}" if cell.values else "-"
     published = grid.config.reference.get(system, {}).get(column)
-    return text if published is None else f"{text} ({published:.1f})"
+    return text if published is None else f"{text} ({published:.{decimals}f})"
 
 
 def best_systems(grid: Grid) -> dict[str, set[str]]:
-    """Returns column -> the systems with the highest mean in it, after rounding to one decimal."""
-    best = {}
+    """Returns column -> the systems with the best mean in it, as rounded for the table."""
+    choose, best = max if grid.greater_is_better else min, {}
     for column in grid.columns:
         means = {name: row[column].mean for name, row in grid.cells.items() if row[column].values}
-        top = max((round(mean, 1) for mean in means.values()), default=None)
-        best[column] = {name for name, mean in means.items() if round(mean, 1) == top}
+        shown = {name: round(mean, grid.decimals) for name, mean in means.items()}
+        top = choose(shown.values(), default=None)
+        best[column] = {name for name, mean in shown.items() if mean == top}
     return best
 
 
 def best_settings(grid: Grid) -> list[str]:
     """Returns lines about each search: the setting with the best average, the published best one, the Pareto set."""
-    lines = []
+    choose, lines = max if grid.greater_is_better else min, []
     for name, search in grid.config.searches.items():
         label = next(
             (
@@ -356,7 +358,7 @@ def best_settings(grid: Grid) -> list[str]:
         }
         if means:
             published = f"; {grid.config.reference_name}: {search.best}" if search.best is not None else ""
-            lines.append(f"{label.strip()}: {max(means, key=means.__getitem__)} is best{published}")
+            lines.append(f"{label.strip()}: {choose(means, key=means.__getitem__)} is best{published}")
         if (found := grid.pareto_sets.get(name)) is not None:
             columns = ", ".join(grid.config.columns)
             lines.append(

@@ -15,8 +15,9 @@ from xlt.plan.planner import Plan
 from xlt.plan.store import RunStore
 from xlt.tables.config import FigureConfig, GridConfig, PartConfig, SearchConfig, SystemConfig
 from xlt.tables.grid import Cell, Grid, averages
+from xlt.tables.page.scores import grid_scores
 from xlt.tables.table import Table
-from xlt.tables.terminal import duration, print_plan, print_table, table_markdown
+from xlt.tables.terminal import best_systems, duration, print_plan, print_table, table_markdown
 
 EXPERIMENT = "pos"
 BARE = ("data=empty", "language_modules=none")
@@ -370,6 +371,22 @@ def test_the_best_setting_of_a_search_is_said_beside_the_published_one(
     grid = Grid("search", config, [1], cells)
     text = table_markdown(grid)
     assert "full FT: learning_rate=0.2 is best; Table 1: learning_rate=0.1" in text
+
+
+@pytest.mark.parametrize(("metric", "best", "shown"), [("accuracy", "0.2", "60.0"), ("loss", "0.1", "50.000")])
+def test_the_best_of_a_loss_is_the_smallest(
+    make_table: Callable[..., tuple[Table, Plan]], tmp_path: Path, metric: str, best: str, shown: str
+) -> None:
+    search = SearchConfig({"train.learning_rate": ["0.1", "0.2"]}, best=None)
+    table, _ = make_table()
+    config = dataclasses.replace(table.config, metric=metric, searches={"full": search}, reference={}).searched()
+    scores = {"full learning_rate=0.1": [50.0], "full learning_rate=0.2": [60.0], "bitfit": [55.0]}
+    cells = {name: {column: Cell(list(of)) for column in ("eng", "fao", "avg")} for name, of in scores.items()}
+    grid = Grid("search", config, [1], cells)
+    assert best_systems(grid)["fao"] == {f"full learning_rate={best}"}
+    text = table_markdown(grid)
+    assert f"learning_rate={best} is best" in text and f"**{shown}**" in text
+    assert f'<b class="ours">{shown}</b>' in str(grid_scores(grid, tmp_path / "search.html"))
 
 
 def test_a_grid_without_columns_may_have_a_figure(make_table: Callable[..., tuple[Table, Plan]]) -> None:

@@ -37,7 +37,7 @@ def grid_scores(grid: Grid, page: Path) -> Markup:
     body = []
     for name, system in config.systems.items():
         published = config.reference.get(name, {})
-        cells = [_cell(grid.cells[name][c], published.get(c), name in best[c], c == AVERAGE) for c in columns]
+        cells = [_cell(grid, grid.cells[name][c], published.get(c), name in best[c], c == AVERAGE) for c in columns]
         body.append(tag("tr", tag("th", system.label, scope="row"), *cells))
     spread = "spreads" if len(grid.seeds) > 1 else ""
     lines = [*best_settings(grid), *stand_in_lines(grid), *holes(grid)]
@@ -134,11 +134,12 @@ def _head(columns: Sequence[str], average: str | None = None, words: int = 1) ->
     return tag("thead", tag("tr", *cells))
 
 
-def _cell(cell: Cell, published: float | None, is_best: bool, is_average: bool) -> Markup:
-    ours = tag("b" if is_best else "span", f"{cell.mean:.1f}" if cell.values else _NOTHING, class_="ours")
-    spread = tag("span", f"±{cell.spread:.1f}", class_="spread") if cell.spread is not None else None
+def _cell(grid: Grid, cell: Cell, published: float | None, is_best: bool, is_average: bool) -> Markup:
+    decimals = grid.decimals
+    ours = tag("b" if is_best else "span", f"{cell.mean:.{decimals}f}" if cell.values else _NOTHING, class_="ours")
+    spread = tag("span", f"±{cell.spread:.{decimals}f}", class_="spread") if cell.spread is not None else None
     mark = tag("span", "†", title=f"with the module of {cell.stand_in}") if cell.stand_in is not None else None
-    theirs = tag("span", f"{published:.1f}", class_="published") if published is not None else None
+    theirs = tag("span", f"{published:.{decimals}f}", class_="published") if published is not None else None
     return tag("td", tag("span", ours, spread, mark, theirs, class_="cell"), class_=_classes(False, is_average))
 
 
