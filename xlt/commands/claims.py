@@ -46,6 +46,7 @@ from xlt.findings.report import claims_markdown, print_claims
 from xlt.plan.planner import Plan
 from xlt.plan.store import RunStore
 from xlt.tables.config import GridConfig
+from xlt.tables.pareto import LOWER_IS_BETTER
 from xlt.tables.request import request_table
 from xlt.tables.table import Table
 
@@ -176,7 +177,7 @@ def _run_words(config: ClaimsConfig, name: str) -> Iterator[list[str]]:
         for system in shown.systems.values():
             words = [f"experiment={system.experiment}", f"scale={config.scale}", *shown.overrides, *system.overrides]
             choices = tuple(
-                word.replace("{column}", shown.sources[0])
+                word.replace("{column}", next(iter(shown.sources), ""))
                 for word in words
                 if "." not in word.partition("=")[0] and (changes_mix or not word.startswith("data="))
             )
@@ -263,6 +264,8 @@ class TableScores:
         config = self.config()
         if system not in config.systems:
             raise UsageError(f"table {self._name} has no system {system}; there are {', '.join(config.systems)}")
+        if cost is None and config.metric in LOWER_IS_BETTER:
+            raise UsageError(f"table {self._name} has a {config.metric}, of which less is better; a claim needs scores")
         languages = list(dict.fromkeys([*self.languages([]), *self.languages(self._named)]))
         shown = dataclasses.replace(
             config,

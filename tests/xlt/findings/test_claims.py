@@ -434,6 +434,15 @@ def test_what_a_store_lacks_is_said_of_that_store(tmp_path: Path, capfd: pytest.
     assert "spiel_ag - lora: with stores.decoder.overrides: model: exactly one of model.path, " in out
 
 
+def test_a_table_of_a_loss_is_not_taken_for_one_of_scores(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    prefix = "claims.mad_x_over_bitfit.tests.fields"
+    words = [f"{prefix}.table=instruct_curves", f"{prefix}.heading=loss", f"{prefix}.better=spiel_ag"]
+    words += [f"{prefix}.worse=lora", "only=[mad_x_over_bitfit]", f"output_dir={tmp_path}"]
+    assert check_claims(words) == 0
+    out = " ".join(capfd.readouterr().out.split())
+    assert "table instruct_curves has a loss, of which less is better; a claim needs scores" in out
+
+
 REFUSED = {
     "seeds=[]": "seeds=[]: must be different numbers from 0",
     "seeds=[1,1]": "seeds=[1, 1]: must be different numbers from 0",
