@@ -55,8 +55,9 @@ def _second(process: subprocess.Popen[str]) -> int:
 def test_one_of_two_killed_stops_the_other_and_resumed_they_end_in_the_same_bits(
     method: str, words: tuple[str, ...], tmp_path: Path
 ) -> None:
-    intervals = ["method.update_interval=5"] if method.startswith("spiel") else []
-    given = [*words, *_LONG, f"method={method}", *intervals]
+    grows = ["method.update_interval=5"]
+    own = {"spiel_ag": grows, "spiel_ma": grows, "lora": ["method.rank=4"]}
+    given = [*words, *_LONG, f"method={method}", *own.get(method, [])]
     whole, killed = _ends(given, tmp_path / "whole"), tmp_path / "killed"
     process = _start(given, killed)
     while process.poll() is None and not list(killed.glob("runs/*/state.safetensors")):
