@@ -227,7 +227,8 @@ def run(
     from xlt.execution.workers import make_workers
     from xlt.plan.planner import Plan
     from xlt.plan.store import RunStore
-    from xlt.tables.terminal import JobReport, print_evaluations, print_notes, print_other_code, print_plan
+    from xlt.tables.terminal import print_evaluations, print_notes, print_other_code, print_plan
+    from xlt.tracking.job_report import JobReport
     from xlt.tracking.wandb import check_account
     from xlt.tracking.watch import send_unsent, watch
 
@@ -245,9 +246,12 @@ def run(
         print_plan(plan, console)
     else:
         print_other_code(plan, console)
-    remaining = len(plan.to_train()) + len(plan.to_evaluate())
-    report = JobReport(console, remaining, plan) if len(plan.runs) > 1 else lambda *_: None
-    outcome = carry_out(plan, make_workers(requested.config.launcher, store.root / "cluster"), watch, report)
+    workers = make_workers(requested.config.launcher, store.root / "cluster")
+    if len(plan.runs) > 1:
+        with JobReport(console, plan, requested.config.launcher) as report:
+            outcome = carry_out(plan, workers, report.watcher_for, report)
+    else:
+        outcome = carry_out(plan, workers, watch)
     send_unsent(plan.runs.values(), store)
     if outcome.refused:
         raise UsageError(*(outcome.failures[fingerprint] for fingerprint in outcome.refused))
