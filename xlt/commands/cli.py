@@ -21,7 +21,7 @@ from xlt.commands.ending import FAILURE, USAGE, guarded, refuse
 from xlt.commands.learned import OVERFIT, learned_line
 from xlt.commands.run_mode import mode_from_command_line
 from xlt.commands.searches import Search
-from xlt.commands.subcommands import carry_out_subcommand, is_stray, near_subcommand, without_plug_ins
+from xlt.commands.subcommands import carry_out_subcommand, is_stray, without_plug_ins, wrong_command
 from xlt.commands.sweeps import Sweep, SweepFolder, TrialFailed, is_gathered, is_sweep
 from xlt.commands.usage import register_help
 from xlt.compose import (
@@ -61,6 +61,8 @@ def main() -> None:
         return
     if carry_out_subcommand(sys.argv[1:]):
         return
+    if (line := wrong_command(sys.argv[1:])) is not None:
+        refuse([line])
     sys.argv[1:] = _options_first(without_plug_ins(sys.argv[1:]))
     try:
         options = _options(sys.argv[1:])
@@ -166,7 +168,7 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
     parser = get_args_parser()
     parser.error = lambda message: _refuse_option(parser, message)
     options = parser.parse_args(words)
-    lines = [f"{word}: {_advice(word)}" for word in options.overrides if is_stray(word)]
+    lines = [f"{word}: not an override; write KEY=VALUE" for word in options.overrides if is_stray(word)]
     hopeless = word_faults(options.overrides)
     if options.experimental_rerun is not None:
         lines.append("--experimental-rerun: refused, it would unpickle a file; give the overrides again")
@@ -189,13 +191,6 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
             right = [word for word in options.overrides if not is_stray(word)]
             refuse([*lines, *override_faults(right, options.config_name or "config", options.multirun)])
     return options
-
-
-def _advice(word: str) -> str:
-    """Says of a word that is no override what would be right."""
-    if (near := near_subcommand(word)) is not None:
-        return f"not an override; did you mean the command xlt {near}? It stands before all overrides"
-    return "not an override; write KEY=VALUE"
 
 
 def _refuse_option(parser: argparse.ArgumentParser, message: str) -> NoReturn:
