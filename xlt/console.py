@@ -30,3 +30,10 @@ class Terminal(Console):
         for segment in super().render(renderable, options):
             text = segment.text if segment.control else terminal_text(segment.text)
             yield Segment(text, segment.style, segment.control)
+
+
+def duration(seconds: float) -> str:
+    """Formats seconds for people, as "90 s", "12 min" or "2.5 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -27,6 +27,7 @@ def test_a_table_is_made_from_nothing_and_a_second_call_does_nothing(
     assert "LT-SFT TA-only" in said.out and "hole" not in said.out
     # the encoder, two language modules, one task module; the two systems share all of them
     assert "4 runs: 0 exist, 4 to do" in said.err
+    assert "[0/4 runs] " in said.err and "[4/4 runs, " in said.err and "\n4 runs in " in said.err
     out = Path(next(word for word in table if word.startswith("output_dir=")).partition("=")[2])
     (file,) = (path for path in (out / "tables").glob("quickstart-*.json") if ".figure" not in path.name)
     saved = json.loads(file.read_text(encoding="utf-8"))
@@ -67,15 +68,28 @@ def test_an_interrupted_table_is_shown_as_it_stands_and_so_it_is_to_who_asks(
         raise Interrupted(signal.SIGTERM)
 
     monkeypatch.setattr("xlt.execution.execution._do", interrupted)
-    with pytest.raises(Interrupted):
+    with pytest.raises(Interrupted, match="SIGTERM; 0 of 1 runs finished, 1 begun; all that was done is saved"):
         reproduce(two_seeds)
     at_the_signal = capsys.readouterr().out
-    assert "hole: LT-SFT, seed 2: not run" in at_the_signal and "seed 1" not in at_the_signal
+    assert "hole: all systems, seed 2: not run" in at_the_signal and "seed 1" not in at_the_signal
     assert reproduce([*two_seeds, "--show"]) == 0
     asked = capsys.readouterr()
-    assert asked.out == at_the_signal and "2 jobs to do" in asked.err
+    assert asked.out == at_the_signal and "\n1 run to do" in asked.err
     assert reproduce([*table, "--show"]) == 0
     assert capsys.readouterr().out == complete
+
+
+def test_a_table_that_is_interrupted_before_its_first_number_is_not_shown(
+    table: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise Interrupted(signal.SIGINT)
+
+    monkeypatch.setattr("xlt.execution.execution._do", interrupted)
+    words = [word for word in table if not word.startswith("output_dir=")]
+    with pytest.raises(Interrupted, match="0 of 4 runs finished, 1 begun"):
+        reproduce([*words, f"output_dir={tmp_path / 'elsewhere'}"])
+    assert capsys.readouterr().out == "" and not (tmp_path / "elsewhere" / "tables").exists()
 
 
 def test_a_plan_and_a_table_are_not_asked_for_at_once() -> None:

@@ -64,7 +64,7 @@ def test_what_jobs_share_is_trained_once_and_a_repeat_does_nothing(
     jobs = [Path(path) for path in ended.left if re.fullmatch(r"out/sweeps/[^/]+/\d+", path)]
     assert [path.is_symlink() and (path / "module.safetensors").is_file() for path in jobs] == [True, True]
     said = "\n".join(ended.lines)
-    assert "[0/6] " in said and "begins" in said and re.search(r"\[3/6 .*, about .* left\] ", said)
+    assert "[0/4 runs] " in said and "begins" in said and re.search(r"\[3/4 runs, .*, about .* left\] ", said)
     again = command(*words, "seed=1,2,3")
     assert [row["state"] for row in summary(again)] == ["existed", "existed", "done"]
     assert summary(again)[:2] == [row | {"state": "existed"} for row in summary(ended)]

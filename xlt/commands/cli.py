@@ -21,7 +21,7 @@ from xlt.commands.ending import FAILURE, USAGE, guarded, refuse
 from xlt.commands.learned import OVERFIT, learned_line
 from xlt.commands.run_mode import mode_from_command_line
 from xlt.commands.searches import Search
-from xlt.commands.subcommands import carry_out_subcommand, is_stray, near_subcommand, without_plug_ins
+from xlt.commands.subcommands import carry_out_subcommand, is_stray, without_plug_ins, wrong_command
 from xlt.commands.sweeps import Sweep, SweepFolder, TrialFailed, is_gathered, is_sweep
 from xlt.commands.usage import register_help
 from xlt.compose import (
@@ -61,6 +61,8 @@ def main() -> None:
         return
     if carry_out_subcommand(sys.argv[1:]):
         return
+    if (line := wrong_command(sys.argv[1:])) is not None:
+        refuse([line])
     sys.argv[1:] = _options_first(without_plug_ins(sys.argv[1:]))
     try:
         options = _options(sys.argv[1:])
@@ -166,7 +168,7 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
     parser = get_args_parser()
     parser.error = lambda message: _refuse_option(parser, message)
     options = parser.parse_args(words)
-    lines = [f"{word}: {_advice(word)}" for word in options.overrides if is_stray(word)]
+    lines = [f"{word}: not an override; write KEY=VALUE" for word in options.overrides if is_stray(word)]
     hopeless = word_faults(options.overrides)
     if options.experimental_rerun is not None:
         lines.append("--experimental-rerun: refused, it would unpickle a file; give the overrides again")
@@ -189,13 +191,6 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
             right = [word for word in options.overrides if not is_stray(word)]
             refuse([*lines, *override_faults(right, options.config_name or "config", options.multirun)])
     return options
-
-
-def _advice(word: str) -> str:
-    """Says of a word that is no override what would be right."""
-    if (near := near_subcommand(word)) is not None:
-        return f"not an override; did you mean the command xlt {near}? It stands before all overrides"
-    return "not an override; write KEY=VALUE"
 
 
 def _refuse_option(parser: argparse.ArgumentParser, message: str) -> NoReturn:
@@ -227,7 +222,8 @@ def run(
     from xlt.execution.workers import make_workers
     from xlt.plan.planner import Plan
     from xlt.plan.store import RunStore
-    from xlt.tables.terminal import JobReport, print_evaluations, print_notes, print_other_code, print_plan
+    from xlt.tables.terminal import print_evaluations, print_notes, print_other_code, print_plan
+    from xlt.tracking.job_report import JobReport
     from xlt.tracking.wandb import check_account
     from xlt.tracking.watch import send_unsent, watch
 
@@ -245,9 +241,12 @@ def run(
         print_plan(plan, console)
     else:
         print_other_code(plan, console)
-    remaining = len(plan.to_train()) + len(plan.to_evaluate())
-    report = JobReport(console, remaining, plan) if len(plan.runs) > 1 else lambda *_: None
-    outcome = carry_out(plan, make_workers(requested.config.launcher, store.root / "cluster"), watch, report)
+    workers = make_workers(requested.config.launcher, store.root / "cluster")
+    if len(plan.runs) > 1:
+        with JobReport(console, plan, requested.config.launcher) as report:
+            outcome = carry_out(plan, workers, report.watcher_for, report)
+    else:
+        outcome = carry_out(plan, workers, watch)
     send_unsent(plan.runs.values(), store)
     if outcome.refused:
         raise UsageError(*(outcome.failures[fingerprint] for fingerprint in outcome.refused))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from xlt.commands.subcommands import carry_out_subcommand
+from xlt.commands.subcommands import carry_out_subcommand, wrong_command
 
 
 def main() -> None:
@@ -18,6 +18,10 @@ def main() -> None:
 
         print(f"xlt {xlt.__version__}, Hydra {version('hydra-core')}")
         return
+    if (line := wrong_command(sys.argv[1:])) is not None:
+        from xlt.commands.ending import refuse
+
+        refuse([line])
     if sys.argv[1:] in (["--help"], ["-h"]):
         from xlt.commands.usage import plain_help
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from xlt.commands.ending import FAILURE, guarded
 from xlt.commands.help_texts import HELP
 from xlt.compose import collected_less, command_line, hydra_ready
-from xlt.console import Terminal
+from xlt.console import Terminal, duration
 from xlt.engine.training import Interrupted
 from xlt.errors import UsageError
 from xlt.execution.execution import Outcome, carry_out
@@ -25,9 +25,10 @@ from xlt.tables.grid import Grid, averages
 from xlt.tables.page import save_page
 from xlt.tables.request import TableRequest, request_table
 from xlt.tables.table import Table
-from xlt.tables.terminal import JobReport, duration, print_notes, print_plan, print_table, table_markdown
+from xlt.tables.terminal import print_notes, print_plan, print_table, table_markdown
+from xlt.tracking.job_report import JobReport
 from xlt.tracking.wandb import check_account, name_in_table
-from xlt.tracking.watch import send_unsent, watch
+from xlt.tracking.watch import send_unsent
 
 _OPTIONS = ("--plan", "--show", "--list")
 
@@ -44,7 +45,7 @@ def reproduce(words: list[str]) -> int:
 
     Raises:
         UsageError: overrides or configs are wrong; a line for each fault.
-        Interrupted: a signal came; running jobs saved their state, and the table so far was printed.
+        Interrupted: a signal came; running jobs saved their state, and the table was printed if it has any numbers.
     """
     if not words or "--help" in words or "-h" in words:
         print(HELP["table"])
@@ -66,10 +67,10 @@ def reproduce(words: list[str]) -> int:
             raise UsageError(*faulty)
         name_in_table(request.name, tables.values(), plan.runs.values())
         started = time.monotonic()
-        remaining = len(plan.to_train()) + len(plan.to_evaluate())
+        remaining = len(plan.to_do())
         if "--show" in options:
             show(request, tables, plan, {}, console)
-            console.print(f"{remaining} jobs to do" if remaining else "nothing to do", highlight=False)
+            console.print(_runs(remaining, "to do") if remaining else "nothing to do", highlight=False)
             return 0
         if remaining or "--plan" in options:
             print_notes(plan.preflight(), console)
@@ -80,9 +81,11 @@ def reproduce(words: list[str]) -> int:
     workers = make_workers(request.config.launcher, plan.store.root / "cluster")
     outcome = Outcome()
     try:
-        carry_out(plan, workers, watch, JobReport(console, remaining, plan), outcome)
+        with JobReport(console, plan, request.config.launcher) as report:
+            carry_out(plan, workers, report.watcher_for, report, outcome)
     except Interrupted:
-        show(request, tables, plan, outcome.failures, console)
+        if any(table.grid(plan.store, {}).has_values for table in tables.values()):
+            show(request, tables, plan, outcome.failures, console)
         raise
     grids = show(request, tables, plan, outcome.failures, console)
     if request.figures:
@@ -91,9 +94,14 @@ def reproduce(words: list[str]) -> int:
         for line in [*lines, *([f"figure: {picture}"] if picture is not None else [])]:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
     send_unsent(plan.runs.values(), plan.store)
-    done = f"{len(outcome.done)} jobs in {duration(time.monotonic() - started)}" if outcome.done else "nothing to do"
-    console.print(done, highlight=False)
+    done = len({fingerprint for _, fingerprint in outcome.done})
+    passed = duration(time.monotonic() - started)
+    console.print(_runs(done, f"in {passed}") if done else "nothing to do", highlight=False)
     return FAILURE if outcome.failures else 0
+
+
+def _runs(count: int, what: str) -> str:
+    return f"{count} {'run' if count == 1 else 'runs'} {what}"
 
 
 def print_catalogue(console: Terminal) -> None:

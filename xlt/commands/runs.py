@@ -129,11 +129,14 @@ def show_run(words: Sequence[str]) -> Iterator[str]:
         yield f"needs        {role}: {needed[:_SHOWN_DIGITS]}"
     if (metric := result.get("metric")) is not None and f"best/{metric}" in result["training"]:
         yield f"validation   {metric} {result['training'][f'best/{metric}']:.2f}"
-    for key, record in sorted(store.evaluations(fingerprint).items(), key=lambda item: item[1]["source"]):
+    evaluations = sorted(store.evaluations(fingerprint).items(), key=lambda item: item[1]["source"])
+    files = {key: file for key, _ in evaluations if (file := store.predictions_file(fingerprint, key)).is_file()}
+    if files:
+        yield f"predictions  {next(iter(files.values())).parent}"
+    for key, record in evaluations:
         scores = "  ".join(f"{name} {value:.2f}" for name, value in record["metrics"].items())
-        yield f"{record['source']:12} {record['composition']}: {scores}"
-        if (file := store.predictions_file(fingerprint, key)).is_file():
-            yield f"{'':12} predictions: {file}"
+        kept = f"  in {files[key].name}" if key in files else ""
+        yield f"{record['source']:12} {record['composition']}: {scores}{kept}"
 
 
 def say_why(words: Sequence[str]) -> Iterator[str]:

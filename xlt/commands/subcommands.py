@@ -43,7 +43,15 @@ SUBCOMMANDS = {
 }
 _CONFIG_DIR = ("--config-dir", "-cd")
 _PLUG_INS = ("--plugins",)
-_WITH_VALUE = (*_CONFIG_DIR, *_PLUG_INS)
+_BEFORE_VALUES = (
+    *(*_CONFIG_DIR, *_PLUG_INS, "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"),
+    *("--info", "-i", "--experimental-rerun"),
+)
+_OF_COMMANDS = {"table": "table", "figure": "table", "only": "claims"}
+"""Keys that no run has -> the command whose keys they are."""
+_INSTEAD = {"help": "xlt --help", "version": "xlt --version", "train": "xlt experiment=NAME ..., without a command"}
+"""Words that people try as commands -> what they should write."""
+_SHORTEST_BEGINNING = 3
 
 
 def carry_out_subcommand(words: Sequence[str]) -> bool:
@@ -56,7 +64,7 @@ def carry_out_subcommand(words: Sequence[str]) -> bool:
     """
     at = 0
     while at < len(words) and words[at].startswith("-"):
-        at += 2 if words[at] in _WITH_VALUE else 1
+        at += 2 if words[at] in _BEFORE_VALUES else 1
     if at >= len(words) or words[at] not in SUBCOMMANDS:
         return False
     carry_out_named(words[at], [*words[:at], *words[at + 1 :]])
@@ -129,8 +137,38 @@ def _taken(words: Sequence[str], names: Sequence[str]) -> tuple[list[str], list[
 
 
 def near_subcommand(word: str) -> str | None:
-    """Returns the name of the subcommand that a word may stand for; None if it is like none."""
-    return next(iter(difflib.get_close_matches(word, SUBCOMMANDS, n=1, cutoff=0.7)), None)
+    """Returns the name of the subcommand that a word is or may stand for; None if it is like none."""
+    word = word.lower().replace("_", "-")
+    begun = [name for name in SUBCOMMANDS if len(word) >= _SHORTEST_BEGINNING and name.startswith(word)]
+    begun += [name for name in SUBCOMMANDS if word.startswith(name)]
+    return next(iter(begun or difflib.get_close_matches(word, SUBCOMMANDS, n=1, cutoff=0.7)), None)
+
+
+def wrong_command(words: Sequence[str]) -> str | None:
+    """Returns a line about a command line whose command is misspelt, misplaced or left out; None if it is not so.
+
+    It is one line, because only the command that is meant knows what the other words are. Nothing is composed for it.
+
+    Args:
+        words: of a command line that names no subcommand where one should be.
+    """
+    before = ""
+    is_first = True
+    for word in words:
+        is_value, before = before in _BEFORE_VALUES, word
+        if is_value or word.startswith("-"):
+            continue
+        key, sign, _ = word.partition("=")
+        if sign and (command := _OF_COMMANDS.get(key)) is not None:
+            return f"{word}: {key} belongs to the command xlt {command}; write xlt {command} {word}"
+        if is_stray(word) and (instead := _INSTEAD.get(word)) is not None:
+            return f"{word}: no such command; write {instead}"
+        if is_stray(word) and (near := near_subcommand(word)) is not None:
+            if is_first:
+                return f"{word}: no such command; did you mean xlt {near}?"
+            return f"{word}: not an override; did you mean the command xlt {near}? It stands before all overrides"
+        is_first = False
+    return None
 
 
 def is_stray(word: str) -> bool:

@@ -30,10 +30,11 @@ from xlt.modules import ModuleFileError
 from xlt.plan.planner import Plan, Run
 from xlt.plan.store import RunStore
 from xlt.tables.page import JobScores, save_page
-from xlt.tables.terminal import JobReport, SweepRow, mean_scores, print_notes, print_plan, print_sweep
+from xlt.tables.terminal import SweepRow, mean_scores, print_notes, print_plan, print_sweep
 from xlt.tracebacks import failure_line
+from xlt.tracking.job_report import JobReport
 from xlt.tracking.wandb import check_account
-from xlt.tracking.watch import send_unsent, watch
+from xlt.tracking.watch import send_unsent
 
 _LONGEST_SHOWN = 1000  # characters of a job's overrides in a line about its faults
 _GRID_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
@@ -173,15 +174,15 @@ class Sweep:
         plan, console = self._plan, Terminal(stderr=True)
         if plan is None or self._launcher is None:
             return USAGE if refused else FAILURE if failed else 0
-        remaining = len(plan.to_train()) + len(plan.to_evaluate())
-        if remaining:
+        if plan.to_do():
             print_notes(self._notes, console)
             print_plan(plan, console)
         check_account(plan.to_do())
         workers = make_workers(self._launcher, plan.store.root / "cluster")
         outcome = Outcome()
         try:
-            carry_out(plan, workers, watch, JobReport(console, remaining, plan), outcome)
+            with JobReport(console, plan, self._launcher) as report:
+                carry_out(plan, workers, report.watcher_for, report, outcome)
         finally:  # also when it is stopped
             rows = [self._row(job, plan, outcome) for job in self.jobs]
             print_sweep(rows, Terminal())

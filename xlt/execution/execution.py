@@ -37,6 +37,8 @@ Job = tuple[str, str]
 """What to do ("train" or "evaluate"), and the fingerprint of the run."""
 
 _CHANGED = "its files have changed since this was planned; give the same command again"
+_STOPPING = (signal.SIGTERM, signal.SIGINT)
+"""Signals that stop a command, also one that began with SIGINT ignored, as those in the background of a script do."""
 _PATIENCE = timedelta(minutes=2)
 """How long a failed process waits for the other processes, which may fail for the same reason."""
 
@@ -160,7 +162,7 @@ class _Execution:
 
     def _run_side_by_side(self, workers: Workers) -> None:
         running = 0
-        before = signal.signal(signal.SIGTERM, _raise_interrupted)
+        before = {number: signal.signal(number, _raise_interrupted) for number in _STOPPING}
         try:
             while True:
                 ready: dict[Hashable, Callable[[], JobResult]] = {}
@@ -184,7 +186,8 @@ class _Execution:
             workers.stop()
             raise stop if isinstance(stop, Interrupted) else Interrupted(_number_of(stop)) from stop
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
             workers.close()
 
 
@@ -407,7 +410,7 @@ def _code_of(run: Run, composition: Composition) -> dict[str, str]:
 
 @contextmanager
 def _terminating(alone: bool) -> Iterator[None]:
-    """Makes SIGTERM an interruption also outside of training, for instance in an evaluation.
+    """Makes signals that stop a command interruptions also outside of training, for instance in an evaluation.
 
     Args:
         alone: whether this process works alone; of several, the launcher ends all.
@@ -415,13 +418,14 @@ def _terminating(alone: bool) -> Iterator[None]:
     if not alone or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _raise_interrupted)
+    before = {number: signal.signal(number, _raise_interrupted) for number in _STOPPING}
     try:
         yield
     except _Signalled as stop:  # between two jobs
         raise Interrupted(stop.number) from stop
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Signalled(KeyboardInterrupt):

@@ -170,6 +170,11 @@ class Grid:
         """Whether no cell lacks a value."""
         return all(cell.reason is None for row in self.cells.values() for cell in row.values())
 
+    @property
+    def has_values(self) -> bool:
+        """Whether any cell has a value."""
+        return self._values() > 0
+
     def _values(self) -> int:
         return sum(len(cell.values) for row in self.cells.values() for cell in row.values())
 

@@ -119,9 +119,11 @@ class Table:
         config = self.config
         row = {column: Cell() for column in [*config.columns, *config.sources, AVERAGE]}
         means = {AVERAGE: self._averaged(), **config.groups}
+        missing: dict[str, dict[str, list[int]]] = {column: {} for column in row}
         for seed in self.seeds:
             scores: dict[str, float] = {}
             behind: dict[str, str] = {}
+            lacking: dict[str, str] = {}
             for column in config.sources_of(name):
                 run, evaluations = self._run_and_evaluations(name, seed, column)
                 key, composition = self._shown(evaluations, name, column)
@@ -140,22 +142,29 @@ class Table:
                         row[column].predictions.append(file)
                     row[column].costs += [record["cost"]] if record and record.get("cost") else []
                 elif record is not None:
-                    row[column].reason = f"seed {seed}: the evaluation has no metric {metric}"
+                    lacking[column] = f"the evaluation has no metric {metric}"
                 else:
-                    reason = failures.get(run.fingerprint) or store.failure(run.fingerprint) or "not run"
-                    row[column].reason = f"seed {seed}: {reason}"
+                    lacking[column] = failures.get(run.fingerprint) or store.failure(run.fingerprint) or "not run"
             for column, members in means.items():
                 if members and all(member in scores for member in members):
                     row[column].values.append(statistics.fmean(scores[member] for member in members))
                     row[column].backed_by += dict.fromkeys(behind[member] for member in members)
                 elif column != AVERAGE:
-                    row[column].reason = next(row[m].reason for m in members if m not in scores)
+                    lacking[column] = next(lacking[m] for m in members if m not in scores)
+            for column, reason in lacking.items():
+                missing[column].setdefault(reason, []).append(seed)
+        for column, reasons in missing.items():
+            row[column].reason = "; ".join(f"{_seeds(seeds)}: {reason}" for reason, seeds in reasons.items()) or None
         return row
 
     def _averaged(self) -> list[str]:
         """Returns the names in data.evaluation over which the average is taken; groups are replaced by members."""
         config = self.config
         return [name for column in config.average or config.columns for name in config.groups.get(column, [column])]
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
 def _stand_in(run: Run, composition: Composition | None) -> str | None:

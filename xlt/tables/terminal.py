@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +11,10 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from xlt.console import duration
 from xlt.engine.run import Composition
 from xlt.escapes import markdown_text
 from xlt.plan.planner import Plan, Run
-from xlt.plan.run_names import names_of
 from xlt.plan.store import RunStore
 from xlt.tables.blocks import Shown, print_blocks
 from xlt.tables.config import AVERAGE
@@ -276,44 +275,6 @@ def print_sweep(rows: Sequence[SweepRow], console: Console) -> None:
     console.print(", ".join(f"{count} {state}" for state, count in counts.items()), highlight=False)
 
 
-class JobReport:
-    """A progress report that prints a line when the first job begins, and one for each finished job.
-
-    The time that is left is estimated from the mean time of the jobs so far, so it is far off where jobs differ much.
-
-    Args:
-        console: output.
-        total: number of jobs.
-        plan: the runs of the jobs.
-    """
-
-    def __init__(self, console: Console, total: int, plan: Plan) -> None:
-        self._console, self._total, self._names = console, total, names_of(plan.runs.values())
-        self._done, self._started, self._begun = 0, time.monotonic(), False
-
-    def __call__(self, what: str, run: Run, message: str) -> None:
-        if what == "start":
-            if not self._begun:
-                self._begun = True
-                about = f"[0/{self._total}] {self._names[run.fingerprint]}: {message} begins"
-                self._console.print(about, highlight=False, markup=False, soft_wrap=True)
-            return
-        self._done += 1
-        style = {"failed": "red", "skipped": "yellow"}.get(what, "")
-        passed, left = time.monotonic() - self._started, self._total - self._done
-        rest = f", about {duration(passed / self._done * left)} left" if left > 0 else ""
-        at = f"[{self._done}/{self._total} {duration(passed)}{rest}]"
-        text = f"{at} {self._names[run.fingerprint]}: {message}"
-        self._console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
-
-
-def duration(seconds: float) -> str:
-    """Formats seconds for people, as "90 s", "12 min" or "2.5 h"."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
 def _scores(by_label: Mapping[str, float], labels: Sequence[str]) -> list[Shown]:
     return [(f"{by_label[label]:.1f}" if label in by_label else "-", "") for label in labels]
 
@@ -386,11 +347,13 @@ def stand_in_lines(grid: Grid) -> list[str]:
 
 
 def holes(grid: Grid) -> list[str]:
-    """Returns a line for each reason why cells are missing."""
-    reasons = {
-        f"{grid.config.systems[name].label}, {cell.reason}"
-        for name, row in grid.cells.items()
-        for cell in row.values()
-        if cell.reason
-    }
-    return sorted(reasons)
+    """Returns a line for each reason why cells are missing, with the systems that it concerns."""
+    systems: dict[str, dict[str, None]] = {}
+    for name, row in grid.cells.items():
+        for reason in {cell.reason for cell in row.values() if cell.reason}:
+            systems.setdefault(reason, {})[grid.config.systems[name].label] = None
+    number = len({system.label for system in grid.config.systems.values()})
+    return sorted(
+        f"{'all systems' if len(labels) == number > 1 else ', '.join(labels)}, {reason}"
+        for reason, labels in systems.items()
+    )

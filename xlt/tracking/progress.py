@@ -27,7 +27,7 @@ class ProgressBar:
     def __init__(self, label: str, unit: str = "step") -> None:
         self._console = Terminal(stderr=True)
         self._label, self._unit = label, unit
-        self._live = self._console.is_terminal
+        self._live = self._console.is_terminal and not self._console.is_dumb_terminal
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._latest: dict[str, float] = {}
@@ -52,9 +52,8 @@ class ProgressBar:
             self._progress.start()
 
     def metrics(self, phase: str, step: int, values: Mapping[str, float]) -> None:
-        validated = {k.removeprefix("validation/"): v for k, v in values.items() if k.startswith("validation/")}
-        if validated:
-            self.note(f"{self._unit} {step}: validation " + _format(validated))
+        if (line := validation_line(self._unit, step, values)) is not None:
+            self.note(line)
             return
         self._latest = {name: values[name] for name in ("loss", "rate") if name in values}
         if self._progress is not None and self._task is not None:
@@ -82,6 +81,12 @@ class ProgressBar:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+def validation_line(unit: str, step: int, values: Mapping[str, float]) -> str | None:
+    """Returns a line about the metrics of a validation; None if the values are those of a step."""
+    validated = {k.removeprefix("validation/"): v for k, v in values.items() if k.startswith("validation/")}
+    return f"{unit} {step}: validation {_format(validated)}" if validated else None
 
 
 def _format(values: Mapping[str, float]) -> str:

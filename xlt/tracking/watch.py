@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from xlt.engine.processes import Processes
@@ -14,6 +15,7 @@ from xlt.errors import UsageError
 from xlt.escapes import say
 from xlt.plan.planner import Run
 from xlt.plan.store import RunStore
+from xlt.tracking.at_work import Relay
 from xlt.tracking.csv_files import CsvFiles
 from xlt.tracking.jsonl import MetricsFile
 from xlt.tracking.progress import ProgressBar
@@ -71,11 +73,20 @@ class Watchers:
                 watcher.close()
 
 
-def watch(run: Run, store: RunStore) -> Watcher:
-    """Returns the watchers that the run's config asks for, combined into one."""
+def watch(run: Run, store: RunStore, relay: Path | None = None, in_worker: bool = False) -> Watcher:
+    """Returns the watchers that the run's config asks for, combined into one.
+
+    Args:
+        run: that is watched.
+        store: with its folder.
+        relay: folder of the command that shows the runs at work; None: it shows none.
+        in_worker: whether the run has no terminal of its own: with `relay`, the command alone writes to it.
+    """
     tracker = run.config.tracker
     watchers: list[Watcher] = [MetricsFile(store.folder(run.fingerprint))]
-    if tracker.progress:
+    if relay is not None and (in_worker or not tracker.progress):
+        watchers.append(Relay(relay, run.fingerprint, notes=tracker.progress))
+    elif tracker.progress:
         watchers.append(ProgressBar(run.label))
     watchers += _file_trackers(run, store)
     if tracker.wandb != "off":

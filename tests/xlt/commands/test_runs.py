@@ -27,6 +27,16 @@ def test_a_run_is_listed_and_shown_and_a_new_one_says_which_setting_differs(
     assert next(list_runs([folder, "seed=2"])).startswith("0 ")
     shown = "\n".join(show_run([run.fingerprint[:8], folder]))
     assert run.fingerprint in shown and str(plan.store.folder(run.fingerprint)) in shown and "accuracy" in shown
+    assert "predictions" not in shown
+    evaluations = plan.store.evaluations(run.fingerprint)
+    for key in evaluations:
+        plan.store.keep_predictions(run.fingerprint, key, [])
+    file = plan.store.predictions_file(run.fingerprint, next(iter(evaluations)))
+    lines = [*show_run([run.fingerprint[:8], folder])]
+    assert lines.count(f"predictions  {file.parent}") == 1 and sum(str(file.parent) in line for line in lines) == 1
+    assert sorted(line.rpartition("  in ")[2] for line in lines if "  in " in line) == sorted(
+        f"{key}.jsonl" for key in evaluations
+    )
     *_, same = say_why([*words, folder])
     assert same.startswith("0 of 1 runs are new")
     lines = [*say_why([*words, folder, "seed=9", "train.learning_rate=0.5"])]

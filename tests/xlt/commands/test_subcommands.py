@@ -7,9 +7,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra._internal.utils import get_args_parser
 
+from xlt.commands.entry import main
 from xlt.commands.options import Options
-from xlt.commands.subcommands import SUBCOMMANDS, carry_out_subcommand, near_subcommand
+from xlt.commands.subcommands import (
+    _BEFORE_VALUES,
+    SUBCOMMANDS,
+    carry_out_subcommand,
+    near_subcommand,
+    wrong_command,
+)
 
 
 @pytest.mark.parametrize("name", SUBCOMMANDS)
@@ -72,3 +80,50 @@ def test_the_help_that_is_shown_without_composing_is_the_one_that_hydra_makes() 
         for words in (["--help"], ["--help", "--help"])  # the second form is left to Hydra
     ]
     assert shown[0].rstrip() == shown[1].rstrip()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("tabel table=quickstart", "tabel: no such command; did you mean xlt table?"),
+        ("--plan tabel table=4.2", "tabel: no such command; did you mean xlt table?"),
+        ("tabel --help", "tabel: no such command; did you mean xlt table?"),
+        ("-m Runs list", "Runs: no such command; did you mean xlt runs?"),
+        ("--config-dir table tables", "tables: no such command; did you mean xlt table?"),
+        ("--config-name table tables", "tables: no such command; did you mean xlt table?"),
+        ("eval a.safetensors", "eval: no such command; did you mean xlt evaluate?"),
+        ("new_method ffn", "new_method: no such command; did you mean xlt new-method?"),
+        ("help", "help: no such command; write xlt --help"),
+        ("train experiment=pos", "train: no such command; write xlt experiment=NAME ..., without a command"),
+        (
+            "experiment=pos table",
+            "table: not an override; did you mean the command xlt table? It stands before all overrides",
+        ),
+        (
+            "table=quickstart seeds=[1]",
+            "table=quickstart: table belongs to the command xlt table; write xlt table table=quickstart",
+        ),
+    ],
+)
+def test_a_wrong_command_is_one_line_and_nothing_is_composed_for_it(
+    words: str, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["xlt", *words.split()])
+    monkeypatch.setattr("xlt.commands.without_torch.complete", None)  # whoever calls it fails
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2 and capsys.readouterr().err == f"xlt: {line}\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["experiment=pos", "--cfg job experiment=pos", "--info table", "~data.sources.et", "foo", "-m seed=1,2", ""],
+)
+def test_what_is_no_command_is_left_to_the_run(words: str) -> None:
+    assert wrong_command(words.split()) is None
+
+
+def test_the_options_with_a_value_are_those_of_hydra() -> None:
+    actions = [one for one in get_args_parser()._actions if one.nargs in (None, "?") and one.option_strings]
+    with_value = {name for action in actions for name in action.option_strings}
+    assert with_value | {"--plugins"} == {*_BEFORE_VALUES}

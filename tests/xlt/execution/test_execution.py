@@ -167,22 +167,30 @@ def test_an_interruption_stops_the_plan(
     assert not any(plan.store.is_trained(fingerprint) for fingerprint in plan.runs)
 
 
-def test_sigterm_in_an_evaluation_stops_the_plan_as_in_training(
-    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_an_evaluation_stops_the_plan_as_in_training(
+    number: signal.Signals,
+    plan: Plan,
+    planned: Callable[..., Run],
+    words: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = planned(*words)
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.signal(number, signal.SIG_IGN)  # as in a command that a script has put into the background
 
     def load(*_: object) -> None:
         try:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         except Exception as error:  # as where a model is loaded, which can raise anything
             raise UsageError("the model cannot be loaded") from error
 
     monkeypatch.setattr(execution, "_evaluate", load)
-    with pytest.raises(Interrupted) as raised:
-        carry_out(plan, None, silent)
-    assert raised.value.signal == signal.SIGTERM and signal.getsignal(signal.SIGTERM) is before
+    try:
+        with pytest.raises(Interrupted) as raised:
+            carry_out(plan, None, silent)
+        assert raised.value.signal == number and signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
     assert plan.store.is_trained(run.fingerprint)
 
 

@@ -17,7 +17,7 @@ from xlt.tables.config import FigureConfig, GridConfig, PartConfig, SearchConfig
 from xlt.tables.grid import Cell, Grid, averages
 from xlt.tables.page.scores import grid_scores
 from xlt.tables.table import Table
-from xlt.tables.terminal import best_systems, duration, print_plan, print_table, table_markdown
+from xlt.tables.terminal import best_systems, print_plan, print_table, table_markdown
 
 EXPERIMENT = "pos"
 BARE = ("data=empty", "language_modules=none")
@@ -89,8 +89,10 @@ def test_a_hole_says_why(make_table: Callable[..., tuple[Table, Plan]]) -> None:
     grid = table.grid(plan.store, {broken: "FloatingPointError: the loss is nan"}).cells
     assert grid["full"]["fao"].values == [50.0] and grid["full"]["fao"].spread is None
     assert grid["full"]["fao"].reason == "seed 2: FloatingPointError: the loss is nan"
-    assert grid["bitfit"]["eng"].values == [] and grid["bitfit"]["eng"].reason == "seed 2: not run"
+    assert grid["bitfit"]["eng"].values == [] and grid["bitfit"]["eng"].reason == "seeds 1, 2: not run"
     assert grid["bitfit"]["avg"].values == []
+    broken = table.run("bitfit", 1, "eng").fingerprint
+    assert table.grid(plan.store, {broken: "killed"}).cells["bitfit"]["eng"].reason == "seed 1: killed; seed 2: not run"
 
 
 def test_a_failure_of_an_earlier_sitting_is_the_reason_too(make_table: Callable[..., tuple[Table, Plan]]) -> None:
@@ -98,7 +100,7 @@ def test_a_failure_of_an_earlier_sitting_is_the_reason_too(make_table: Callable[
     fingerprint = table.run("bitfit", 2, "eng").fingerprint
     plan.store.folder(fingerprint).mkdir(parents=True)
     plan.store.record_failure(fingerprint, "killed")
-    assert table.grid(plan.store, {}).cells["bitfit"]["eng"].reason == "seed 2: killed"
+    assert table.grid(plan.store, {}).cells["bitfit"]["eng"].reason == "seed 1: not run; seed 2: killed"
 
 
 def test_a_group_shows_the_mean_of_its_members_and_keeps_them(
@@ -113,7 +115,7 @@ def test_a_group_shows_the_mean_of_its_members_and_keeps_them(
     assert grid.columns == ["seen", "all"]
     assert grid.cells["full"]["all"].values == [70.0, 75.0]
     assert grid.cells["full"]["seen"].values == [90.0, 94.0]
-    assert grid.cells["bitfit"]["all"].values == [] and grid.cells["bitfit"]["all"].reason == "seed 2: not run"
+    assert grid.cells["bitfit"]["all"].values == [] and grid.cells["bitfit"]["all"].reason == "seeds 1, 2: not run"
     grid.save(table_markdown(grid), tmp_path / "tables")
     saved = json.loads((tmp_path / "tables" / "small.json").read_text())["cells"]
     assert saved["full"]["fao"]["values"] == [50.0, 56.0]
@@ -193,7 +195,7 @@ def test_the_saved_table_names_the_run_behind_every_value(
     assert cell["values"] == [90.0] and cell["runs"] == [table.run("full", 1, "eng").fingerprint]
     assert saved["cells"]["bitfit"]["eng"] == {
         "mean": None,
-        "missing": "seed 2: not run",
+        "missing": "seeds 1, 2: not run",
         "runs": [],
         "spread": None,
         "values": [],
@@ -273,11 +275,6 @@ def test_the_plan_shows_what_is_to_be_done_and_how_much_exists(
     print_plan(plan, Console(file=out, width=100))
     assert "4 runs: 1 exist, 3 to do" in out.getvalue()
     assert "pos bitfit eng seed=2" in out.getvalue() and "train + evaluate 2" in out.getvalue()
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(7.4, "7 s"), (99.0, "99 s"), (600, "10 min"), (7200, "2.0 h")])
-def test_durations_are_said_as_people_say_them(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 def test_a_system_with_a_column_in_its_overrides_has_a_run_for_each_that_is_evaluated_there_alone(

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from xlt.console import duration
 from xlt.plan.planner import Plan, Run
 from xlt.tables.page.about import State, anchor, files_of
 from xlt.tables.page.board import scrolling
 from xlt.tables.page.markup import Markup, joined, tag
-from xlt.tables.terminal import duration
 
 # Each state has a sign of its own shape, for readers who cannot tell the colours apart.
 _SIGNS = {"exists": "●", "partial": "◐", "failed": "✕", "missing": "○"}
