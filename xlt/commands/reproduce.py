@@ -74,7 +74,7 @@ def reproduce(words: list[str]) -> int:
             return 0
         if remaining or "--plan" in options:
             print_notes(plan.preflight(), console)
-            print_plan(plan, console)
+            print_plan(plan, console, short="--plan" not in options)
         if "--plan" in options:
             return 0
     check_account(plan.to_do())

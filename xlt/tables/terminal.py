@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -30,6 +31,7 @@ from xlt.tables.scoreboard import (
 )
 
 _SYSTEMS_AS_COLUMNS = 6
+_MOST_ROWS = 40  # of a plan that are read
 _WORTH_SAYING_BYTES = 100_000_000
 
 
@@ -135,27 +137,46 @@ def _print_scoreboard(grid: Grid, console: Console) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def print_plan(plan: Plan, console: Console, show_existing: bool = True) -> None:
-    """Prints which runs exist, which will be carried out in which order, and how long similar past runs took."""
+def print_plan(plan: Plan, console: Console, *, short: bool = False) -> None:
+    """Prints which runs exist, which will be carried out in which order, and how long similar past runs took.
+
+    Args:
+        plan: the runs.
+        console: output.
+        short: of a plan of very many runs, print only how many there are of each experiment and method.
+    """
     rows = plan.rows()
+    short = short and len(rows) > _MOST_ROWS
     drawn = RichTable(title="Plan", title_justify="left")
-    drawn.add_column("run", overflow="fold")
+    drawn.add_column("runs" if short else "run", overflow="fold")
     drawn.add_column("to do", overflow="fold")
     drawn.add_column("past runs took", justify="right", overflow="fold")
     existing = sum(state == "exists" for _, state, _ in rows)
-    for label, state, seconds in rows:
-        if state != "exists" or show_existing:
-            drawn.add_row(Text(label), Text(state), "" if seconds is None else duration(seconds))
+    for label, state, seconds in _by_kind(rows) if short else rows:
+        drawn.add_row(Text(label), Text(state), "" if seconds is None else duration(seconds))
     known = [seconds for _, _, seconds in rows if seconds is not None]
     console.print(drawn)
     total = f"; past runs of their kinds took {duration(sum(known))} one after the other" if known else ""
     console.print(f"{len(rows)} runs: {existing} exist, {len(rows) - existing} to do{total}", highlight=False)
+    if short:
+        console.print("--plan lists them one by one", highlight=False)
     print_other_code(plan, console)
     count, size = plan.abandoned_state()
     if size >= _WORTH_SAYING_BYTES:
         command = f"xlt state output_dir={plan.store.root}"
         line = f"{count} unfinished runs outside of this plan keep {size / 1e9:.1f} GB of state; {command} lists them"
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _by_kind(rows: Sequence[tuple[str, str, float | None]]) -> Iterator[tuple[str, str, float | None]]:
+    """Yields a row for each experiment and method: its name, how many runs have what to do, and the seconds of all."""
+    kinds: dict[str, list[tuple[str, float | None]]] = {}
+    for label, state, seconds in rows:
+        kinds.setdefault(" ".join(label.split()[:2]), []).append((re.sub(r" \d+", "", state), seconds))
+    for kind, runs in kinds.items():
+        counts = Counter(state for state, _ in runs)
+        known = [seconds for _, seconds in runs if seconds is not None]
+        yield kind, ", ".join(f"{count} {state}" for state, count in counts.items()), sum(known) if known else None
 
 
 def print_notes(notes: Iterable[str], console: Console) -> None:

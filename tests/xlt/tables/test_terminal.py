@@ -53,6 +53,27 @@ def test_a_plan_shows_brackets_in_the_names_of_runs(
         assert "[fao,mlt]" in out.getvalue() and "12345" in out.getvalue() and "…" not in out.getvalue()
 
 
+def test_a_plan_of_very_many_runs_is_counted_by_experiment_and_method(
+    planned: Callable[..., Run], plan: Plan, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned(*words)
+    rows = [(f"nano_language lt_sft fao seed={seed}", "train", 60.0) for seed in range(30)]
+    rows += [(f"nano_fields lt_sft eng seed={seed} density=0.1", f"train + evaluate {seed}", None) for seed in range(9)]
+    rows += [("nano_fields lt_sft eng seed=9", "exists", None), ("nano_fields full eng seed=1", "resume", 5.0)]
+    monkeypatch.setattr(plan, "rows", lambda: rows)
+    console, out = _console(100)
+    print_plan(plan, console, short=True)
+    text = " ".join(out.getvalue().split())
+    assert "seed=" not in text and "--plan lists them one by one" in text
+    assert "nano_language lt_sft │ 30 train │ 30 min" in text
+    assert "nano_fields lt_sft │ 9 train + evaluate, 1 exists │" in text and "nano_fields full │ 1 resume │ 5 s" in text
+    assert "41 runs: 1 exist, 40 to do" in text
+    monkeypatch.setattr(plan, "rows", lambda: rows[:40])
+    console, out = _console(100)
+    print_plan(plan, console, short=True)
+    assert "seed=29" in out.getvalue() and "--plan" not in out.getvalue()
+
+
 def test_a_run_shows_brackets_in_the_names_of_sources(
     planned: Callable[..., Run], plan: Plan, words: tuple[str, ...]
 ) -> None:
