@@ -11,7 +11,7 @@ from pathlib import Path
 from omegaconf import OmegaConf, SCMode
 
 from xlt.commands.ending import guarded
-from xlt.commands.help_texts import HELP
+from xlt.commands.help_texts import help_of
 from xlt.commands.subcommands import is_stray
 from xlt.compose import (
     COMPOSITION_ERRORS,
@@ -69,7 +69,7 @@ def check_claims(words: list[str]) -> int:
         UsageError: wrong overrides or values.
     """
     if "--help" in words or "-h" in words:
-        print(HELP["claims"])
+        print(help_of("claims"))
         return 0
     if wrong := [word for word in words if is_stray(word)]:
         raise UsageError(*(f"{word}: neither an option nor an override; write KEY=VALUE" for word in wrong))

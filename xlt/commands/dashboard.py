@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from xlt.commands.ending import FAILURE, guarded
-from xlt.commands.help_texts import HELP
+from xlt.commands.help_texts import help_of
 from xlt.compose import command_line, hydra_ready
 from xlt.escapes import say
 from xlt.tables.columns import list_columns
@@ -28,7 +28,7 @@ def dashboard(words: list[str]) -> int:
         UsageError: overrides are wrong, or the W&B client is not installed.
     """
     if not words or "--help" in words or "-h" in words:
-        print(HELP["dashboard"])
+        print(help_of("dashboard"))
         return 0
     workspace = workspace_of(words)
     if not has_account():

@@ -35,13 +35,18 @@ def guarded(action: Callable[[], int], output_dir: str | None = None) -> None:
         refuse(error.lines)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
-    except BrokenPipeError:  # whoever read the output has ended, as in `xlt runs list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
+    except BrokenPipeError:
+        end_unread()
     except Exception as error:
         code = _ending_of(error, output_dir)
     if code:
         sys.exit(code)
+
+
+def end_unread() -> NoReturn:
+    """Ends a command whose output nobody reads any more, as in `xlt runs list | head`."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(128 + signal.SIGPIPE)
 
 
 def _ending_of(error: Exception, output_dir: str | None) -> int:

@@ -9,6 +9,15 @@ from xlt.commands.subcommands import carry_out_subcommand, wrong_command
 
 def main() -> None:
     """Runs the command `xlt`, or the subcommand that its first word names."""
+    try:
+        _main()
+    except BrokenPipeError:
+        from xlt.commands.ending import end_unread
+
+        end_unread()
+
+
+def _main() -> None:
     if carry_out_subcommand(sys.argv[1:]):
         return
     if "--version" in sys.argv[1:]:
@@ -23,10 +32,11 @@ def main() -> None:
 
         refuse([line])
     if sys.argv[1:] in (["--help"], ["-h"]):
+        from xlt.commands.fitting import fitted, help_width
         from xlt.commands.usage import plain_help
 
         if (text := plain_help()) is not None:
-            print(text)
+            print(fitted(text, help_width()), flush=True)
             return
     from xlt.commands.without_torch import complete, refuse_unknown_keys
 

@@ -63,9 +63,10 @@ def parser() -> Options:
     add_replace_option(options)
     options.add_argument(
         "--to",
-        choices=("transformers", "peft", "composable-sft", "plain", "hub", "card"),
+        choices=(formats := ("transformers", "peft", "composable-sft", "plain", "hub", "card")),
         default="transformers",
-        help="see above",
+        metavar="FORMAT",
+        help=f"{', '.join(formats[:-1])} or {formats[-1]}, see above",
     )
     options.add_argument("--language", "-l", metavar="CODE", help="language whose module is merged")
     options.add_argument(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from xlt.commands.fitting import fitted, help_width
+
 HELP = {
     "table": """\
 usage: xlt table table=NAME [seeds=[1,2,3]] [launcher=NAME] [--plan | --show]
@@ -49,3 +51,8 @@ Lists the saved state of runs that were begun and not finished; --remove removes
 it. Such runs then start from the beginning. What another process is working on
 is left alone.""",
 }
+
+
+def help_of(name: str) -> str:
+    """Returns the help of a subcommand in `HELP`, as wide as the terminal."""
+    return fitted(HELP[name], help_width())

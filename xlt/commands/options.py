@@ -1,4 +1,4 @@
-"""The parser of the options of a subcommand: its help fits 80 columns, and a fault is one line with exit code 2."""
+"""The parser of the options of a subcommand: its help fits the terminal, and a fault is one line with exit code 2."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from xlt.commands.ending import refuse
+from xlt.commands.fitting import fitted, help_width
 
-_WIDTH = 79
 _NEGATIVE = re.compile(r"-\.?\d")  # the beginning of a number, which no option has
 
 
@@ -26,11 +26,14 @@ class Options(argparse.ArgumentParser):
 
     def __init__(self, name: str, description: str) -> None:
         parts = re.split(r"\n\s*\n", description.strip("\n"))
-        kept = (part if part[:1] == " " else textwrap.fill(" ".join(part.split()), _WIDTH) for part in parts)
+        width = help_width()
+        kept = (
+            fitted(part, width) if part[:1] == " " else textwrap.fill(" ".join(part.split()), width) for part in parts
+        )
         super().__init__(
             prog=f"xlt {name}",
             description="\n\n".join(kept),
-            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=_WIDTH),
+            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=width),
             allow_abbrev=False,
         )
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from xlt.commands.ending import guarded
-from xlt.commands.help_texts import HELP
+from xlt.commands.help_texts import help_of
 from xlt.commands.reproduce import figure_panels
 from xlt.compose import command_line, hydra_ready
 from xlt.console import Terminal
@@ -32,7 +32,7 @@ def plot(words: list[str]) -> int:
         UsageError: overrides are wrong, there is no such figure, or none of its runs is finished.
     """
     if not words or "--help" in words or "-h" in words:
-        print(HELP["plot"])
+        print(help_of("plot"))
         return 0
     figures = [word.partition("=")[2] for word in words if word.startswith("figure=")]
     if len(figures) != 1:

@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from xlt.commands.ending import FAILURE, guarded
-from xlt.commands.help_texts import HELP
+from xlt.commands.help_texts import help_of
 from xlt.compose import collected_less, command_line, hydra_ready
 from xlt.console import Terminal, duration
 from xlt.engine.training import Interrupted
@@ -48,7 +48,7 @@ def reproduce(words: list[str]) -> int:
         Interrupted: a signal came; running jobs saved their state, and the table was printed if it has any numbers.
     """
     if not words or "--help" in words or "-h" in words:
-        print(HELP["table"])
+        print(help_of("table"))
         return 0
     options = [word for word in words if word in _OPTIONS]
     if len(options) > 1:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from xlt.commands.ending import guarded
-from xlt.commands.help_texts import HELP
+from xlt.commands.help_texts import help_of
 from xlt.console import Terminal
 from xlt.errors import UsageError
 from xlt.plan.store import RunStore
@@ -29,7 +29,7 @@ def show_state(words: Sequence[str]) -> int:
         UsageError: a word is unknown, or there is no folder of runs.
     """
     if not words or "--help" in words or "-h" in words:
-        print(HELP["state"])
+        print(help_of("state"))
         return 0
     if unknown := [word for word in words if word != _REMOVE and not word.startswith(_KEY)]:
         raise UsageError(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NamedTuple
 
-from xlt.commands.help_texts import HELP
+from xlt.commands.help_texts import HELP, help_of
 
 
 class Subcommand(NamedTuple):
@@ -82,7 +82,7 @@ def carry_out_named(name: str, words: Sequence[str] | None = None) -> None:
     words, config_dirs = _taken(sys.argv[1:] if words is None else words, _CONFIG_DIR)
     words = without_plug_ins(words)
     if name in HELP and not {"--help", "-h"}.isdisjoint(words):
-        print(HELP[name])
+        print(help_of(name), flush=True)
         return
     main = import_module(subcommand.module).main
     if not config_dirs:

@@ -38,17 +38,15 @@ _LARGEST_SHARE_OF_SAVING = 0.05
 class Interrupted(Exception):
     """A signal stopped the run; its state is saved, and the same command resumes it.
 
-    Args:
-        number: of the signal.
-        kept: what is saved, and how to go on; None: what holds for a single run.
     Attributes:
         signal: number of the signal.
     """
 
-    def __init__(self, number: int, kept: str | None = None) -> None:
+    def __init__(self, number: int) -> None:
         self.signal = number
-        kept = kept or "the state is saved, the same command resumes the run"
-        super().__init__(f"stopped by {signal.Signals(number).name}; {kept}")
+        super().__init__(
+            f"stopped by {signal.Signals(number).name}; the state is saved, the same command resumes the run"
+        )
 
 
 @dataclass

@@ -16,7 +16,7 @@ class Watcher(Protocol):
         """Receives numbers of a step: loss, rate and gradient norm, or those of an evaluation (`validation/...`)."""
 
     def note(self, message: str) -> None:
-        """Receives one line of text for the user."""
+        """Receives one line of text for the user; of equal ones about settings (`KEY=VALUE: ...`) one may be shown."""
 
     def rewind(self, lines: int) -> None:
         """A resumed run goes back to the state in which `lines` metric records had been written."""

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from xlt.console import Terminal, duration
-from xlt.tracking.progress import validation_line
+from xlt.tracking.progress import is_new, validation_line
 
 _SECONDS_BETWEEN_WRITES = 0.5
 _SECONDS_BETWEEN_LINES = 30.0
@@ -141,6 +141,7 @@ class RunsAtWork:
         self._console = console
         self._is_live = console.is_terminal and not console.is_dumb_terminal
         self._rows: dict[str, _Row] = {}
+        self._said: set[str] = set()
         self._display: Live | None = None
         self._closed, self._thread = threading.Event(), threading.Thread(target=self._poll_often, daemon=True)
 
@@ -198,7 +199,8 @@ class RunsAtWork:
         for line in notes[row.notes :]:
             if line.endswith("\n"):  # the others are not written to their end yet
                 row.notes += 1
-                self._console.print(f"  {row.name}: {json.loads(line)}", soft_wrap=True)
+                if is_new(note := json.loads(line), self._said):
+                    self._console.print(f"  {row.name}: {note}", soft_wrap=True)
 
     def _table(self) -> Table:
         now = time.monotonic()

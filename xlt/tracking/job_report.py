@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import signal
 import statistics
 import time
 from collections.abc import Callable
@@ -20,6 +21,19 @@ from xlt.tracking.at_work import RunsAtWork
 from xlt.tracking.watch import watch
 
 _ABOUT_TO = {"train": "prepares training", "evaluate": "evaluates"}
+
+
+class PlanInterrupted(Interrupted):
+    """A signal stopped the runs of a plan.
+
+    Args:
+        number: of the signal.
+        kept: what is saved, and how to go on.
+    """
+
+    def __init__(self, number: int, kept: str) -> None:
+        super().__init__(number)
+        self.args = (f"stopped by {signal.Signals(number).name}; {kept}",)
 
 
 class JobReport:
@@ -43,6 +57,7 @@ class JobReport:
         self._done: dict[str, list[str]] = {}
         self._ended: set[str] = set()
         self._skipped = 0
+        self._said: set[str] = set()
         self._began, self._begun_at = time.monotonic(), dict[tuple[str, str], float]()
         self._on_cluster = launcher is not None and launcher.cluster is not None
         several = launcher is not None and launcher.workers > 1 and Processes.join().count == 1
@@ -58,7 +73,8 @@ class JobReport:
         """Makes the watcher of a run, which tells this report where the run is; it can be pickled."""
         if self._on_cluster:  # its machines do not share the folder
             return watch
-        return functools.partial(watch, relay=self._at_work.folder, in_worker=self._in_workers)
+        relay, alone = self._at_work.folder, not self._in_workers
+        return functools.partial(watch, relay=relay, in_worker=not alone, said=self._said if alone else None)
 
     def __enter__(self) -> JobReport:
         return self
@@ -94,11 +110,11 @@ class JobReport:
             else:
                 self._end(run, message, "red")
 
-    def _stopped(self, stop: Interrupted) -> Interrupted:
+    def _stopped(self, stop: Interrupted) -> PlanInterrupted:
         finished = sum(not self._left[fingerprint] for fingerprint in self._done)
         at_work = len({fingerprint for fingerprint, _ in self._begun_at})
         begun = f", {at_work} begun" if at_work else ""
-        return Interrupted(
+        return PlanInterrupted(
             stop.signal,
             f"{finished} of {self._total} runs finished{begun}; all that was done is saved, "
             "and the same command goes on from there",

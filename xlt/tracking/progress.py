@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from rich.text import Text
 from xlt.console import Terminal
 
 _SECONDS_BETWEEN_LINES = 30.0
+_ABOUT_SETTINGS = re.compile(r"[a-z_.]+=|phase \w+: ")
 
 
 class ProgressBar:
@@ -22,9 +24,11 @@ class ProgressBar:
     Args:
         label: what is worked on.
         unit: what is counted, in the singular.
+        said: lines about settings that were shown; they are not shown again, and others are added.
     """
 
-    def __init__(self, label: str, unit: str = "step") -> None:
+    def __init__(self, label: str, unit: str = "step", said: set[str] | None = None) -> None:
+        self._said = set[str]() if said is None else said
         self._console = Terminal(stderr=True)
         self._label, self._unit = label, unit
         self._live = self._console.is_terminal and not self._console.is_dumb_terminal
@@ -44,7 +48,8 @@ class ProgressBar:
         self.close()
         phase = f" phase {name}" if name else ""
         where = f", resumed at {self._unit} {start}" if start else ""
-        self._console.print(Text(self._label, "bold") + Text(f"{phase}: {steps} {self._unit}s{where}"))
+        line = Text(self._label, "bold") + Text(f"{phase}: {steps} {self._unit}s{where}")
+        self._console.print(line, soft_wrap=True)
         if self._live:
             columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
             self._progress = Progress(*columns, console=self._console, transient=True)
@@ -65,7 +70,8 @@ class ProgressBar:
             self.note(f"{self._unit} {step}/{self._steps} {_format(self._latest)}, {math.ceil(left / 60)} min left")
 
     def note(self, message: str) -> None:
-        self._console.print(f"  {message}", highlight=False, markup=False)
+        if is_new(message, self._said):
+            self._console.print(f"  {message}", highlight=False, markup=False, soft_wrap=True)
         sys.stderr.flush()
 
     def rewind(self, lines: int) -> None: ...
@@ -81,6 +87,20 @@ class ProgressBar:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+def is_new(note: str, said: set[str]) -> bool:
+    """Returns whether a note is to be shown; one about settings (`KEY=VALUE: ...`, or a phase) only once.
+
+    Args:
+        note: a line from a run.
+        said: lines about settings that were shown; the note is added if it is one.
+    """
+    if not _ABOUT_SETTINGS.match(note):
+        return True
+    is_first = note not in said
+    said.add(note)
+    return is_first
 
 
 def validation_line(unit: str, step: int, values: Mapping[str, float]) -> str | None:

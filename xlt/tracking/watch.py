@@ -73,7 +73,9 @@ class Watchers:
                 watcher.close()
 
 
-def watch(run: Run, store: RunStore, relay: Path | None = None, in_worker: bool = False) -> Watcher:
+def watch(
+    run: Run, store: RunStore, relay: Path | None = None, in_worker: bool = False, said: set[str] | None = None
+) -> Watcher:
     """Returns the watchers that the run's config asks for, combined into one.
 
     Args:
@@ -81,13 +83,14 @@ def watch(run: Run, store: RunStore, relay: Path | None = None, in_worker: bool 
         store: with its folder.
         relay: folder of the command that shows the runs at work; None: it shows none.
         in_worker: whether the run has no terminal of its own: with `relay`, the command alone writes to it.
+        said: lines about settings that the command has shown; they are not shown again, and others are added.
     """
     tracker = run.config.tracker
     watchers: list[Watcher] = [MetricsFile(store.folder(run.fingerprint))]
     if relay is not None and (in_worker or not tracker.progress):
         watchers.append(Relay(relay, run.fingerprint, notes=tracker.progress))
     elif tracker.progress:
-        watchers.append(ProgressBar(run.label))
+        watchers.append(ProgressBar(run.label, said=said))
     watchers += _file_trackers(run, store)
     if tracker.wandb != "off":
         tracked = WandbRun(run, store)

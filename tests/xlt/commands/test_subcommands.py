@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from hydra._internal.utils import get_args_parser
 
 from xlt.commands.entry import main
+from xlt.commands.fitting import fitted
 from xlt.commands.options import Options
 from xlt.commands.subcommands import (
     _BEFORE_VALUES,
@@ -29,6 +31,67 @@ def test_the_help_of_a_subcommand_fits_80_columns_and_names_it(name: str, capsys
     shown = capsys.readouterr().out
     assert shown.startswith(f"usage: xlt {name}")
     assert max(map(len, shown.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_the_help_of_a_subcommand_fits_a_narrow_terminal_and_says_the_same(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = []
+    for columns in ("80", "60"):
+        monkeypatch.setenv("COLUMNS", columns)
+        with contextlib.suppress(SystemExit):
+            carry_out_subcommand([name, "--help"])
+        shown.append(capsys.readouterr().out)
+        assert max(map(len, shown[-1].splitlines())) <= int(columns)
+    wide, narrow = (sorted("".join(text.split())) for text in shown)
+    assert wide == narrow
+
+
+def test_the_help_of_all_fits_a_narrow_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["xlt", "--help"])
+    shown = []
+    for columns in ("80", "60"):
+        monkeypatch.setenv("COLUMNS", columns)
+        main()
+        shown.append(capsys.readouterr().out)
+        assert max(map(len, shown[-1].splitlines())) <= int(columns)
+    assert shown[0].split() == shown[1].split()
+
+
+def test_a_help_text_is_wrapped_by_rows_paragraphs_and_commands() -> None:
+    text = """\
+usage: xlt table table=NAME [seeds=[1,2]] [launcher=NAME here]
+                 [override ...]
+       xlt table --list
+
+A paragraph of two lines that are
+joined.
+
+    xlt runs remove FINGERPRINT ... [output_dir=outputs]
+    xlt runs list
+  table=4.2        a table of the thesis by
+                   its number
+  other            rest"""
+    assert fitted(text, 40).splitlines() == [
+        "usage: xlt table table=NAME",
+        "    [seeds=[1,2]] [launcher=NAME here]",
+        "    [override ...]",
+        "       xlt table --list",
+        "",
+        "A paragraph of two lines that are",
+        "joined.",
+        "",
+        "    xlt runs remove FINGERPRINT ...",
+        "        [output_dir=outputs]",
+        "    xlt runs list",
+        "  table=4.2        a table of the thesis",
+        "                   by its number",
+        "  other            rest",
+    ]
+    assert fitted(text, 79) == text
 
 
 def test_a_run_is_no_subcommand_and_options_before_the_name_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:

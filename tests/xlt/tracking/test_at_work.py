@@ -92,6 +92,14 @@ def test_lines_of_a_run_have_its_name_and_come_once(shown: RunsAtWork, console: 
     assert len(_said(console)) == 3 and len(shown) == 0
 
 
+def test_a_line_about_settings_comes_from_one_run(shown: RunsAtWork, console: Terminal) -> None:
+    for name in ("cym", "fao"):
+        shown.begin(name, name, "prepares training")
+        Relay(shown.folder, name, notes=True).note("train.batch_size=32: the largest source has 30 examples")
+        shown.end(name)
+    assert _said(console) == ["  cym: train.batch_size=32: the largest source has 30 examples"]
+
+
 def test_a_file_that_is_written_at_this_moment_changes_nothing(shown: RunsAtWork, console: Terminal) -> None:
     now = time.monotonic()
     shown.begin("f", "run", "prepares training")
