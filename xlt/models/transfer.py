@@ -285,9 +285,11 @@ def recompute_activations(model: TransferModel) -> None:
         raise ValueError(
             f"train.activation_checkpointing=true: {type(backbone).__name__} does not support it; set false"
         )
-    backbone.gradient_checkpointing_enable(
-        gradient_checkpointing_kwargs={"use_reentrant": False, "context_fn": checkpoint_contexts}
-    )
+    settings = {"use_reentrant": False, "context_fn": checkpoint_contexts}
+    if hasattr(backbone, "activation_checkpointing_enable"):
+        backbone.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
+    else:  # the older name
+        backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
 
 
 def layer_norm_parameters(model: nn.Module) -> set[str]:
