@@ -363,7 +363,7 @@ def stand_in_lines(grid: Grid) -> list[str]:
     for name, columns in grid.stand_ins.items():
         pairs = ", ".join(f"{column}: {language}" for column, language in columns.items())
         label = grid.config.systems[name].label
-        lines.append(f"† {label}, evaluated with another language's module, or with none: {pairs}")
+        lines.append(f"† {label}: the model has a module of another language, or none: {pairs}")
     return lines
 
 
