@@ -438,7 +438,7 @@ def test_a_cell_without_a_module_among_those_with_one_bears_a_mark_too(
     grid = table.grid(plan.store, {})
     assert grid.cells["bitfit"]["fao"].stand_in == "none" and grid.cells["bitfit"]["eng"].stand_in is None
     (line,) = [line for line in table_markdown(grid).splitlines() if line.startswith("- †")]
-    assert "with none: fao: none" in line
+    assert "or none: fao: none" in line
 
 
 def test_a_system_that_is_evaluated_alone_asks_for_no_language_module_of_the_targets(
