@@ -1,23 +1,26 @@
-"""Writes the pages of the documentation that are made from the code: docs/reference/keys.md, commands.md and tables.md.
+"""Writes the pages that are made from the code: keys.md, commands.md, tables.md and python.md of docs/reference.
 
     python scripts/write_reference.py            # `make reference` is the same
     python scripts/write_reference.py --check    # write nothing; exit code 1 if a page is older than the code
 
 Keys come from the schema (the dataclasses that every config is checked against), commands from their --help, tables
-from the files of conf/table and conf/claims.yaml.
+from the files of conf/table and conf/claims.yaml, functions and classes from their docstrings.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import dataclasses
 import importlib
+import inspect
 import io
 import os
 import pkgutil
 import re
 import sys
+import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +36,19 @@ GROUPS = (
     ("Tasks", "xlt.tasks", "task"),
     ("Composition operators", "xlt.modules.composition", "compositions.NAME"),
 )
+OF_PYTHON = {
+    "Functions": [
+        f"xlt.use.python.{name}"
+        for name in ("train", "compose_config", "load_model", "load_module", "predict", "evaluate")
+    ],
+    "What they return": [
+        *(f"xlt.use.python.{name}" for name in ("TrainedRun", "LoadedModel", "Scores")),
+        "xlt.tasks.task.Annotation",
+    ],
+    "Modules on a model": ["xlt.modules.ModuleStack"],
+    "What a method and a task can do": ["xlt.methods.method.Method", "xlt.tasks.task.Task"],
+}
+"""Title of a section of the page about Python -> the functions and classes in it."""
 SAME_MODULE = "no"
 """What stands in the column "new run" of a key whose value changes no module."""
 
@@ -203,6 +219,48 @@ def commands() -> str:
     return MADE + "\n".join(parts).rstrip() + "\n"
 
 
+def python() -> str:
+    """The page of the functions and classes of Python: their source, of which only the docstrings are left.
+
+    Between the comments of an object the site has what mkdocstrings makes of it; see `scripts/site_hook.py`.
+    """
+    parts = [
+        "# Python\n",
+        "`import xlt` offers these names; `help(xlt.train)` shows the same text.",
+        "[From Python](../how-to/python.md) shows them at work.\n",
+    ]
+    for title, names in OF_PYTHON.items():
+        parts.append(f"## {title}\n")
+        for name in names:
+            module, _, last = name.rpartition(".")
+            shown = _stub(getattr(importlib.import_module(module), last))
+            parts += [f"<!-- ::: {name} -->", f"### {last}\n", f"```py\n{shown}\n```", "<!-- end -->\n"]
+    return MADE + "\n".join(parts).rstrip() + "\n"
+
+
+def _stub(thing: Any) -> str:
+    """Returns the source of a function or class up to its docstring, with the fields and public methods of a class."""
+    text = textwrap.dedent(inspect.getsource(thing))
+    (node,) = ast.parse(text).body
+    assert isinstance(node, ast.FunctionDef | ast.ClassDef)
+    lines = text.splitlines()
+    return "\n".join(_shown_lines(node, lines))
+
+
+def _shown_lines(node: ast.FunctionDef | ast.ClassDef, lines: list[str]) -> Iterator[str]:
+    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+    has_docstring = ast.get_docstring(node) is not None
+    last = node.body[0].end_lineno if has_docstring else node.body[0].lineno - 1
+    yield from lines[first - 1 : last]
+    if isinstance(node, ast.FunctionDef):
+        return
+    for part in node.body[has_docstring:]:
+        if isinstance(part, ast.AnnAssign):
+            yield from ("", *lines[part.lineno - 1 : part.end_lineno])
+        elif isinstance(part, ast.FunctionDef) and not part.name.startswith("_") and ast.get_docstring(part):
+            yield from ("", *_shown_lines(part, lines))
+
+
 def tables() -> str:
     """The page of all tables and findings, from their files."""
     from xlt.commands.claims import compose_claims
@@ -232,7 +290,12 @@ def tables() -> str:
     return MADE + "\n".join(parts) + "\n"
 
 
-PAGES: dict[str, Callable[[], str]] = {"keys.md": keys, "commands.md": commands, "tables.md": tables}
+PAGES: dict[str, Callable[[], str]] = {
+    "keys.md": keys,
+    "commands.md": commands,
+    "tables.md": tables,
+    "python.md": python,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.pages import README, blocks
 from xlt.commands.reproduce import reproduce
+from xlt.commands.runs import list_runs
+from xlt.commands.subcommands import carry_out_subcommand
 from xlt.engine.training import Interrupted
 from xlt.errors import UsageError
 
@@ -46,6 +51,32 @@ def test_a_table_is_made_from_nothing_and_a_second_call_does_nothing(
     assert again.out == said.out
     assert "nothing to do" in again.err
     assert {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*")} == before
+
+
+def test_the_modules_of_the_quickstart_are_used_as_the_readme_says(
+    table: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert reproduce(table) == 0
+    (block,) = [block.text for block in blocks(README) if "xlt predict" in block.text]
+    out = Path(next(word for word in table if word.startswith("output_dir=")).partition("=")[2])
+    assert out.name == "outputs"
+    monkeypatch.chdir(out.parent)
+    variables: dict[str, str] = {}
+    for line in block.splitlines():
+        words = [variables.get(word, word) for word in shlex.split(line, comments=True)]
+        if said := re.fullmatch(r'echo "(.*)" > (\S+)', line):
+            Path(said[2]).write_text(f"{said[1]}\n", encoding="utf-8")
+        elif folder := re.fullmatch(r"(\w+)=(\S+)\$\(xlt runs list (.*) \| head -n 1 \| cut -c 1-12\)", line):
+            variables[f"${folder[1]}"] = folder[2] + next(list_runs(folder[3].split()))[:12]
+        else:
+            capsys.readouterr()
+            assert words[0] == "xlt" and carry_out_subcommand(words[1:])
+            if words[1] == "evaluate":
+                assert re.search(r"2000 examples  accuracy \d", capsys.readouterr().out)
+    assert len(variables) == 2 and all((Path(folder) / "module.safetensors").is_file() for folder in variables.values())
+    annotated = Path("dates.conllu").read_text(encoding="utf-8")
+    assert annotated.startswith("# text = 3. mai 2021") and "Field=" in annotated
+    assert (Path("faroese-tagger") / "model.safetensors").is_file()
 
 
 def test_the_plan_of_a_table_is_shown_without_doing_anything(

@@ -17,6 +17,7 @@ import torch
 import yaml
 
 import scripts.draw_concepts as drawing
+import scripts.site_hook as site_hook
 import scripts.write_reference as reference
 import xlt.use.python
 from tests.pages import PAGES, README, ROOT, anchors, blocks, links, python_blocks, shown_files
@@ -63,6 +64,25 @@ def test_every_page_is_in_the_navigation_and_can_be_reached_from_the_first() -> 
     linked = {(first.parent / link.partition("#")[0]).resolve() for link in links(first)}
     assert {DOCS / name for name in pages} - {first} <= linked
     assert {file.resolve() for file in (DOCS / "notebooks").glob("*.ipynb")} <= linked
+
+
+def test_the_page_about_python_is_read_on_the_disk_and_made_by_mkdocstrings_on_the_site() -> None:
+    text = (DOCS / "reference" / "python.md").read_text(encoding="utf-8")
+    names = [name for names in reference.OF_PYTHON.values() for name in names]
+    directives = [f"::: {name}" for name in names]
+    assert not [line for line in text.splitlines() if line.startswith(":::")]
+    for part in (
+        "def train(*overrides: str) -> TrainedRun:",
+        "class Method",
+        "    def attach(",
+        '"""Trains a run and all',
+    ):
+        assert part in text
+    assert "    def _" not in text and not re.search(r"^ +return ", text, re.MULTILINE)
+    made = site_hook.on_page_markdown(text)
+    assert [line for line in made.splitlines() if line.startswith(":::")] == directives
+    assert "def train" not in made and made.startswith(text[: text.index("<!-- :::")])
+    assert SITE["hooks"] == ["scripts/site_hook.py"]
 
 
 @pytest.mark.slow

@@ -103,7 +103,7 @@ def parser() -> Options:
         "--field", action="append", default=[], metavar="PART=COLUMN",
         help="column of words, text, pair, label, or of the labels of words",
     )  # fmt: skip
-    data.add_argument("--language", "-l", metavar="CODE", help="language of all files")
+    data.add_argument("--language", "-l", metavar="CODE", help="language of all files, and of data sets of many")
     data.add_argument(
         "--language-field", metavar="COLUMN",
         help="column or key with the language of each example; in conllu a comment # COLUMN = CODE",

@@ -48,7 +48,8 @@ class ProgressBar:
         self.close()
         phase = f" phase {name}" if name else ""
         where = f", resumed at {self._unit} {start}" if start else ""
-        line = Text(self._label, "bold") + Text(f"{phase}: {steps} {self._unit}s{where}")
+        units = self._unit if steps == 1 else f"{self._unit}s"
+        line = Text(self._label, "bold") + Text(f"{phase}: {steps} {units}{where}")
         self._console.print(line, soft_wrap=True)
         if self._live:
             columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())

@@ -269,6 +269,8 @@ def _named_sources(settings: EvaluateSettings) -> dict[str, SourceConfig]:
         return {}
     words = [f"+source@data.evaluation.{name}={name}" for name in settings.sources]
     splits = [f"data.evaluation.{name}.split=test" for name in settings.sources]
+    if settings.language is not None:
+        splits.append(f"language={settings.language}")  # of the sources that have any
     with hydra_ready():
         known = group_options("source")
         lines = [
@@ -278,7 +280,13 @@ def _named_sources(settings: EvaluateSettings) -> dict[str, SourceConfig]:
         ]
         if lines:
             raise UsageError(*lines)
-        config = one_source_per_language(compose(["data=empty", *words, *splits, *settings.overrides]))
+        config = compose(["data=empty", *words, *splits, *settings.overrides])
+        if config.language is None:
+            sources = config.data.evaluation
+            of_any = [name for name in settings.sources if OmegaConf.is_interpolation(sources[name], "language")]
+            if of_any:
+                raise UsageError(*(f"--source={name}: has many languages; give --language CODE" for name in of_any))
+        config = one_source_per_language(config)
         found = OmegaConf.to_container(config.data.evaluation, resolve=True, structured_config_mode=SCMode.INSTANTIATE)
     assert isinstance(found, dict)
     return {str(name): source for name, source in found.items()}

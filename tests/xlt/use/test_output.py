@@ -116,3 +116,8 @@ def test_negative_weights_need_no_sign_of_equality(ran: Callable[..., tuple[int,
 def test_a_misspelt_source_is_one_line(ran: Callable[..., tuple[int, str]]) -> None:
     code, said = ran("evaluate", "--source", "ud_faoo")
     assert code == 2 and said == "xlt: --source=ud_faoo: no such file in conf/source; did you mean ud_fao?\n"
+
+
+def test_a_source_of_many_languages_needs_one(ran: Callable[..., tuple[int, str]]) -> None:
+    code, said = ran("evaluate", "--source", "mono")
+    assert code == 2 and said == "xlt: --source=mono: has many languages; give --language CODE\n"
