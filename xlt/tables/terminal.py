@@ -188,14 +188,14 @@ def print_notes(notes: Iterable[str], console: Console) -> None:
 def print_other_code(plan: Plan, console: Console) -> None:
     """Prints a line about runs of other code that the plan uses, and one about those that it could use."""
     for runs, advice in (
-        (plan.made_by_other_code(), "they are trained again; other_code=use takes them instead"),
-        (list(plan.other_code.used.values()), "they are used as they are; other_code=train trains them again"),
+        (plan.made_by_other_code(), "trained again; other_code=use takes {} instead"),
+        (list(plan.other_code.used.values()), "used unchanged; other_code=train trains {} again"),
     ):
         if runs:
             last = max(runs, key=lambda run: run.finished)
-            exist = "1 run exists" if len(runs) == 1 else f"{len(runs)} runs exist"
-            about = f"{exist} that other code made ({last})"
-            console.print(f"{about}: {advice}", highlight=False, markup=False, soft_wrap=True)
+            those, are, them = ("1 run", "is", "it") if len(runs) == 1 else (f"{len(runs)} runs", "are", "them")
+            line = f"{those} that other code made ({last}) {are} {advice.format(them)}"
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def print_evaluations(run: Run, evaluations: Mapping[str, Composition], store: RunStore, console: Console) -> None:
