@@ -45,6 +45,9 @@ MISTAKES: Mistakes = {
     ),
     "unknown option": (("table=pos_unseen", "--nope"), [["--nope: neither an option nor an override"]]),
     "word that is no override": (("table=pos_unseen", "foo"), [["foo: neither an option nor an override"]]),
+    "name without its key": (("quickstart", "seeds=[1]"), [["quickstart: write table=quickstart"]]),
+    "number without its key": (("4.2",), [["4.2: write table=4.2"]]),
+    "misspelt key of the table": (("tabel=quickstart",), [["tabel: did you mean table=?"]]),
     "absent data": (
         ("table=pos_unseen", "data_dir=/no/such/folder", "model.path={model}"),
         [["data_dir=/no/such/folder: no such folder"]],

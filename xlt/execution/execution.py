@@ -22,6 +22,7 @@ from xlt.engine.training import Interrupted
 from xlt.engine.watching import Silence, Watcher
 from xlt.engine.weights import learn_weights, searched
 from xlt.errors import UsageError
+from xlt.escapes import say
 from xlt.execution.quiet import quiet_all
 from xlt.execution.workers import JobResult, Workers
 from xlt.modules import ModuleFileError
@@ -183,6 +184,8 @@ class _Execution:
                         )
                     self._settle(cast(Job, key), result)
         except (KeyboardInterrupt, Interrupted) as stop:
+            if running:
+                say("stopping: the runs at work save their state first")
             workers.stop()
             raise stop if isinstance(stop, Interrupted) else Interrupted(_number_of(stop)) from stop
         finally:

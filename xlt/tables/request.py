@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import re
 from collections.abc import Sequence
@@ -116,10 +117,14 @@ def request_table(words: Sequence[str], word: str = "table") -> TableRequest:
     """
     _register()
     words = [_renamed_key(one, word) for one in words]
-    _refuse_non_overrides(words)
+    _refuse_non_overrides(words, word)
     naming = [one for one in words if one.lstrip("+").startswith("table=")]
-    if len(naming) != 1:
-        raise UsageError(f"{' '.join(naming)}: give one {word}" if naming else f"{word}: give one, as {word}=4.2")
+    if len(naming) > 1:
+        raise UsageError(f"{' '.join(naming)}: give one {word}")
+    if not naming:
+        keys = [one.partition("=")[0] for one in words]
+        near = difflib.get_close_matches(word, keys, n=1, cutoff=0.7)
+        raise UsageError(f"{near[0]}: did you mean {word}=?" if near else f"{word}: give one, as {word}=4.2")
     named_table = find_table(naming[0].partition("=")[2], word)
     settings = [
         one for one in words if one.partition("=")[0].lstrip("+~").split(".")[0] in _COMMAND_KEYS and one != naming[0]
@@ -157,10 +162,19 @@ def _renamed_key(word: str, key: str) -> str:
     return f"table={word.partition('=')[2]}" if word.startswith(f"{key}=") else word
 
 
-def _refuse_non_overrides(words: Sequence[str]) -> None:
+def _refuse_non_overrides(words: Sequence[str], key: str) -> None:
     wrong = [word for word in words if word.startswith(("=", "-")) or ("=" not in word and not word.startswith("~"))]
     if wrong:
-        raise UsageError(*(f"{word}: neither an option nor an override; write KEY=VALUE" for word in wrong))
+        raise UsageError(*(f"{one}: {_instead_of(one, key)}" for one in wrong))
+
+
+def _instead_of(word: str, key: str) -> str:
+    """Says of a word that is no override what would be right."""
+    try:
+        find_table(word, key)
+    except UsageError:
+        return "neither an option nor an override; write KEY=VALUE"
+    return f"write {key}={word}"
 
 
 def _changes_table(word: str) -> bool:

@@ -150,11 +150,13 @@ def print_plan(plan: Plan, console: Console, *, short: bool = False) -> None:
     drawn = RichTable(title="Plan", title_justify="left")
     drawn.add_column("runs" if short else "run", overflow="fold")
     drawn.add_column("to do", overflow="fold")
-    drawn.add_column("past runs took", justify="right", overflow="fold")
+    known = [seconds for _, _, seconds in rows if seconds is not None]
+    if known:
+        drawn.add_column("past runs took", justify="right", overflow="fold")
     existing = sum(state == "exists" for _, state, _ in rows)
     for label, state, seconds in _by_kind(rows) if short else rows:
-        drawn.add_row(Text(label), Text(state), "" if seconds is None else duration(seconds))
-    known = [seconds for _, _, seconds in rows if seconds is not None]
+        took = ["" if seconds is None else duration(seconds)] if known else []
+        drawn.add_row(Text(label), Text(state), *took)
     console.print(drawn)
     total = f"; past runs of their kinds took {duration(sum(known))} one after the other" if known else ""
     console.print(f"{len(rows)} runs: {existing} exist, {len(rows) - existing} to do{total}", highlight=False)

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -192,6 +192,34 @@ def test_a_signal_in_an_evaluation_stops_the_plan_as_in_training(
     finally:
         signal.signal(number, before)
     assert plan.store.is_trained(run.fingerprint)
+
+
+def test_an_interruption_of_workers_says_that_they_are_waited_for(
+    plan: Plan, planned: Callable[..., Run], words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupting:
+        count = 1
+        asked: ClassVar[list[str]] = []
+
+        def start(self, calls: object) -> None:
+            self.asked.append("start")
+
+        def finished(self) -> list[Any]:
+            raise KeyboardInterrupt
+
+        def stop(self) -> None:
+            self.asked.append("stop")
+            assert capsys.readouterr().err == "stopping: the runs at work save their state first\n"
+
+        def close(self) -> None:
+            self.asked.append("close")
+
+    planned(*words)
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with pytest.raises(Interrupted) as raised:
+        carry_out(plan, Interrupting(), silent)
+    assert raised.value.signal == signal.SIGINT and Interrupting.asked == ["start", "stop", "close"]
+    assert before == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
 
 
 def test_an_unexpected_error_shows_its_traceback_to_who_asks_for_it(

@@ -275,6 +275,18 @@ def test_the_plan_shows_what_is_to_be_done_and_how_much_exists(
     print_plan(plan, Console(file=out, width=100))
     assert "4 runs: 1 exist, 3 to do" in out.getvalue()
     assert "pos bitfit eng seed=2" in out.getvalue() and "train + evaluate 2" in out.getvalue()
+    assert "past runs took" not in out.getvalue()  # there were none
+
+
+def test_the_plan_shows_how_long_runs_of_the_kind_took(
+    make_table: Callable[..., tuple[Table, Plan]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, plan = make_table()
+    monkeypatch.setattr(RunStore, "seconds_of_kinds", lambda self: {table.run("full", 1, "eng").kind: 700.0})
+    out = io.StringIO()
+    print_plan(plan, Console(file=out, width=100))
+    assert "past runs took" in out.getvalue() and out.getvalue().count("12 min") == 2
+    assert "past runs of their kinds took 23 min one after the other" in out.getvalue()
 
 
 def test_a_system_with_a_column_in_its_overrides_has_a_run_for_each_that_is_evaluated_there_alone(
