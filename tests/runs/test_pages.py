@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,9 +22,11 @@ import scripts.site_hook as site_hook
 import scripts.write_reference as reference
 import xlt.use.python
 from tests.pages import PAGES, README, ROOT, anchors, blocks, links, python_blocks, shown_files
+from xlt.compose import hydra_ready
 from xlt.models.loading import load_pretrained
 from xlt.modules import Entries, ModuleHeader, SparseDelta
 from xlt.plug_ins import VARIABLE
+from xlt.tables.request import request_table
 
 DOCS = ROOT / "docs"
 WEIGHT = "backbone.encoder.layer.0.attention.self.query.weight"
@@ -130,6 +133,19 @@ def test_the_numbers_of_the_readme_are_those_that_the_picture_was_drawn_from() -
         for ((share, mean, spread, _),) in sorted(numbers.values(), key=lambda points: -points[0][1])
     ]
     assert [row[1:] for row in rows] == expected and len(rows) == 6
+
+
+def test_the_quickstart_makes_the_runs_that_the_readme_says_in_languages_of_the_whole_table() -> None:
+    (line,) = re.findall(r"(table=quickstart .*\\\n.*)\n", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    words = [word for word in shlex.split(line.replace("\\\n", " ")) if not word.startswith("launcher=")]
+    with hydra_ready():
+        grid, whole = (request_table(asked).grids["fields"] for asked in (words, ["table=quickstart"]))
+    assert grid.systems.keys() == whole.systems.keys()
+    assert grid.columns == ["eng", *grid.average] and set(grid.average) < set(whole.average)
+    methods = grid.systems.keys() - {"lt_sft_ta"}  # which is LT-SFT's runs without their language modules
+    runs = 1 + 3 * len(methods) + len(methods - {"full"}) * len(grid.columns)
+    assert f"trains {runs} small runs" in README.read_text(encoding="utf-8")
+    assert f"{runs} small runs" in (DOCS / "index.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", reference.PAGES)

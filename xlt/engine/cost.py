@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,8 +23,26 @@ from xlt.tasks.task import Task
 _EXAMPLES = 16
 _EXAMPLES_WRITTEN = 2  # fewer, because writing is token by token and each product is counted
 
-Counted = dict[tuple[Any, ...], int]
-"""Shapes of a batch's tensors, and its number of predictions -> operations, for models that do the same operations."""
+
+class _Tensor(NamedTuple):
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+
+
+@dataclass
+class Counted:
+    """Operations that were counted for models that do the same ones, whatever their weights.
+
+    Attributes:
+        batches: shapes of a batch's tensors, and its number of predictions -> operations.
+        bodies: the model's device, and shapes of the arguments of `TransferModel.encode` -> its operations, and what it
+            returns, without values. Batches of one length differ in their number of predictions, which only the head
+            sees.
+    """
+
+    batches: dict[tuple[Any, ...], int] = field(default_factory=dict)
+    bodies: dict[tuple[Any, ...], tuple[int, _Tensor]] = field(default_factory=dict)
 
 
 def counted_before(model: TransferModel, task: Task, modules: Iterable[ModuleArtefact]) -> Counted:
@@ -43,7 +63,7 @@ def counted_before(model: TransferModel, task: Task, modules: Iterable[ModuleArt
 
 @functools.cache
 def _counted(*about: str | None) -> Counted:
-    return {}
+    return Counted()
 
 
 @torch.no_grad()
@@ -58,10 +78,9 @@ def inference_cost(
         source: some of its rows, spread evenly, are each a batch of their own, so that padding does not count.
         encoder: the tokenizer.
         counted: operations of rows of models that do the same, which are not counted again and to which this source's
-            are added. A task that writes texts does not use it, because how many operations
-            it needs depends on what it writes. None: count those of every row.
+            are added. A task that writes texts does not use it, because how many operations it needs depends on what
+            it writes. None: count those of every row.
     """
-    counted = {} if counted is None or task.writes else counted
     training = model.training
     model.eval()
     rows = source.features
@@ -71,18 +90,58 @@ def inference_cost(
     try:
         for at in row_numbers:
             batch = task.collate([rows[at]], encoder, stream(0, "evaluation"))
-            alike = (tuple((name, tuple(part.shape)) for name, part in batch.items()), task.targets(batch))
-            if alike not in counted or task.writes:
-                counted[alike] = _operations(model, task, batch, [rows[at]])
-            flops += counted[alike]
+            flops += _operations(model, task, batch, [rows[at]], None if task.writes else counted)
     finally:
         model.train(training)
     return {**parameter_report(model), "flops": flops / len(row_numbers)}
 
 
-def _operations(model: TransferModel, task: Task, batch: dict[str, Tensor], rows: list[Features]) -> int:
-    """Counts the operations of a batch."""
+def _operations(
+    model: TransferModel, task: Task, batch: dict[str, Tensor], rows: list[Features], counted: Counted | None
+) -> int:
+    """Returns the operations of a batch; counts only what `counted` does not have, and adds it there."""
+    alike = (_shapes(batch), task.targets(batch))
+    if counted is not None and alike in counted.batches:
+        return counted.batches[alike]
     # torch's counter does not count fused attention on a CPU; plain attention computes the same products.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        task.score(model, {name: part.to(model.device) for name, part in batch.items()}, rows)
-    return int(counter.get_total_flops())
+        with nullcontext(list[int]()) if counted is None else _known_bodies(model, counted, counter) as known:
+            task.score(model, {name: part.to(model.device) for name, part in batch.items()}, rows)
+        operations = int(counter.get_total_flops()) + sum(known)
+    if counted is not None:
+        counted.batches[alike] = operations
+    return operations
+
+
+@contextmanager
+def _known_bodies(model: TransferModel, counted: Counted, counter: FlopCounterMode) -> Iterator[list[int]]:
+    """Makes `model.encode` return zeros where the operations for such arguments are known; the head then has its input.
+
+    Yields:
+        the operations of the calls that were not computed.
+    """
+    encode, known = model.encode, list[int]()
+
+    def counting(*args: Any, **named: Any) -> Tensor:
+        alike = (model.device, _shapes(dict(enumerate(args))), _shapes(named))
+        if alike in counted.bodies:
+            operations, like = counted.bodies[alike]
+            known.append(operations)
+            return torch.zeros(like.shape, dtype=like.dtype, device=like.device)
+        before = counter.get_total_flops()
+        hidden = encode(*args, **named)
+        counted.bodies[alike] = (
+            int(counter.get_total_flops() - before),
+            _Tensor(hidden.shape, hidden.dtype, hidden.device),
+        )
+        return hidden
+
+    model.encode = counting  # type: ignore[method-assign]
+    try:
+        yield known
+    finally:
+        del model.encode
+
+
+def _shapes(tensors: Mapping[Any, Tensor | None]) -> tuple[Any, ...]:
+    return tuple((name, None if part is None else tuple(part.shape)) for name, part in tensors.items())

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from xlt.data.mix import LoadedSource
-from xlt.engine.cost import counted_before, inference_cost
+from xlt.engine.cost import Counted, counted_before, inference_cost
 from xlt.models.sublayers import find_blocks
 from xlt.modules import ModuleHeader, ModuleStack, SparseDelta
 from xlt.modules.adapter import Adapter, BottleneckAdapter
@@ -46,7 +46,7 @@ def test_rows_alike_are_counted_once_and_the_cost_stays_the_same(
     kind: str, make_model, make_task, make_source, encoder
 ) -> None:
     task = make_task(kind)
-    model, counted = make_model(task), {}
+    model, counted = make_model(task), Counted()
     passes = []
     model.backbone.register_forward_hook(lambda module, inputs, output: passes.append(1))
     sources = [make_source(task, language, examples=40) for language in ("eng", "deu", "fao")]
@@ -54,10 +54,24 @@ def test_rows_alike_are_counted_once_and_the_cost_stays_the_same(
     of_each_alone = len(passes)
     passes.clear()
     assert [inference_cost(model, task, source, encoder, counted) for source in sources] == alone
-    assert len(passes) == len(counted) < of_each_alone
+    assert len(passes) == len(counted.bodies) <= len(counted.batches) < of_each_alone
     passes.clear()
     inference_cost(model, task, sources[0], encoder, counted)
     assert passes == []
+
+
+def test_rows_of_one_length_go_through_the_body_once(make_model, make_task, make_source, encoder) -> None:
+    task = make_task("tagging")
+    model, (row,) = make_model(task), make_source(task, "eng", examples=1).features
+    places = [at for at, label in enumerate(row["labels"]) if label != -100]
+    fewer = [-100 if at == places[0] else label for at, label in enumerate(row["labels"])]
+    sources = [LoadedSource("eng", "eng", [one], 1) for one in (row, row | {"labels": fewer})]
+    alone = [inference_cost(model, task, source, encoder) for source in sources]
+    counted, passes = Counted(), []
+    model.backbone.register_forward_hook(lambda module, inputs, output: passes.append(1))
+    assert [inference_cost(model, task, source, encoder, counted) for source in sources] == alone
+    assert len(passes) == 1 and alone[0]["flops"] - alone[1]["flops"] == 2 * 32 * 3  # a word of the head
+    assert "encode" not in vars(model)
 
 
 def test_models_that_differ_in_their_weights_only_are_counted_together(
@@ -75,7 +89,7 @@ def test_models_that_differ_in_their_weights_only_are_counted_together(
         ModuleStack(model).apply(module)
         known.append(counted_before(model, task, [module]))
     cost = inference_cost(models[0], task, source, encoder, known[0])
-    assert known[0] is known[1] and known[0]
+    assert known[0] is known[1] and known[0].batches
     assert inference_cost(models[1], task, source, encoder, known[1]) == cost
 
 

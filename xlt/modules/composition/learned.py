@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy.optimize import minimize
 
 from xlt.config.schema import optional
 from xlt.modules.composition.expression import LINEAR, Operation, OperatorConfig
@@ -83,6 +82,8 @@ def learn(
     Raises:
         ValueError: no loss is a number.
     """
+    from scipy.optimize import minimize  # not imported by those who only read the schema
+
     found: dict[tuple[float, ...], float] = {}
 
     def objective(weights: Sequence[float]) -> float:
