@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.translators import translator, write_shelf
 from xlt.compose import compose
+from xlt.data.examples import Example
+from xlt.data.sources import read_source
 from xlt.engine.translate import TranslationJob
 from xlt.engine.watching import Silence
 from xlt.errors import UsageError
@@ -225,6 +228,40 @@ def test_preflight_reads_what_is_translated_and_not_what_its_translator_does_not
     planned(*words, *translated("sources", data), "data.sources.t.translation.fields=[text,pair]")
     with pytest.raises(UsageError, match=r"train.tsv:1: no pair to translate; give translation.fields"):
         plan.preflight()
+
+
+def test_a_later_command_reads_what_is_translated_again_only_if_it_or_the_task_is_another(
+    plan: Plan, words: tuple[str, ...], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    (plan.store.root / "cache").mkdir(parents=True)
+    swap = [word.replace(str(data), str(tmp_path / "data")) for word in (*words, *translated("sources", data))]
+    read: list[str] = []
+
+    def counted(name: str, *others: Any) -> Iterator[Example]:
+        read.append(name)
+        return read_source(name, *others)
+
+    monkeypatch.setattr("xlt.data.selection.read_source", counted)
+
+    def preflight() -> list[str]:
+        """Returns the keys of the sources that a new command reads."""
+        for results in ("engine.run_data._CHECKED", "engine.run_data._APART", "plan.checked_data._FOUND"):
+            monkeypatch.setattr(f"xlt.{results}", {} if results.endswith("CHECKED") else set())  # as in a new process
+        read.clear()
+        fresh = Plan(plan.store)
+        fresh.add(compose([*swap, f"output_dir={plan.store.root}"]))
+        fresh.preflight()
+        return list(read)
+
+    assert "data.sources.t" in preflight()
+    assert preflight() == []
+    with (tmp_path / "data" / "smsa" / "train.tsv").open("a", encoding="utf-8") as file:
+        file.write("satu lagi\tsedih\n")
+    with pytest.raises(UsageError, match="sedih"):
+        preflight()
+    with pytest.raises(UsageError, match="sedih"):  # a fault is found again
+        preflight()
 
 
 def _leaking(data: Path, tmp_path: Path, words: tuple[str, ...], *languages: str) -> list[str]:
