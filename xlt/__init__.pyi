@@ -12,3 +12,4 @@ from xlt.use.python import predict as predict
 from xlt.use.python import train as train
 
 __version__: str
+LOADED_NS: int

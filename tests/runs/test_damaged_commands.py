@@ -30,6 +30,7 @@ from xlt.commands import cli, plot, reproduce, state
 from xlt.data import where
 from xlt.engine import run_data
 from xlt.engine.training import Trainer
+from xlt.plan import checked_data
 
 _EXPORT = Path(__file__).parents[2] / "scripts" / "convert_module.py"
 _TABLE_WORDS = ("table=", "seeds=", "~table", "table.", "output_dir=")
@@ -67,7 +68,7 @@ def forget_what_was_read() -> None:
         for value in list(vars(module).values()):
             if isinstance(value, functools._lru_cache_wrapper) and not value.__module__.startswith(_OWN):
                 value.cache_clear()
-    for kept in (run_data._CHECKED, run_data._APART, where._COUNTS, files._REPORTED):
+    for kept in (run_data._CHECKED, run_data._APART, checked_data._FOUND, where._COUNTS, files._REPORTED):
         kept.clear()
 
 

@@ -20,6 +20,7 @@ FLOORS = (
     (
         *("xlt", "xlt.errors", "xlt.escapes", "xlt.console", "xlt.languages", "xlt.language_codes", "xlt.files"),
         *("xlt.source_code", "xlt.tracebacks", "xlt.writers", "xlt.python_names", "xlt.repositories", "xlt.plug_ins"),
+        "xlt.code_state",
     ),
     ("xlt.config",),
     ("xlt.models", "xlt.data", "xlt.modules"),

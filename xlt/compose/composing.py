@@ -10,6 +10,7 @@ import pkgutil
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 from xlt import config as shared
 from xlt import plug_ins
 from xlt.compose.environment import register_environment
+from xlt.compose.kept_configs import composed_before
 from xlt.compose.light_schemas import LightGroup
 from xlt.compose.loading import compose_faster, refuse_emptied
 from xlt.compose.recipes import register_recipes
@@ -273,10 +275,21 @@ def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
         else:
             chosen.append(word)
     words = ("groups", config_name, *chosen)
-    config = kept(words) or keep(words, _with_choices(hydra.compose(config_name, chosen, return_hydra_config=True)))
+    config = kept(words)
+    if config is None:
+        config = keep(
+            words, composed_before((config_name, *chosen), [*import_failures], partial(_choose, config_name, chosen))
+        )
     ConfigLoaderImpl._apply_overrides_to_config(values, config)
     refuse_foreign_classes(config)
     return config
+
+
+def _choose(config_name: str, chosen: Sequence[str]) -> tuple[DictConfig, bool]:
+    """Composes the choices of groups; also returns whether the config names no further places of configs."""
+    config = hydra.compose(config_name, list(chosen), return_hydra_config=True)
+    adds_places = bool(config.hydra.searchpath)
+    return _with_choices(config), not adds_places
 
 
 def _with_choices(config: DictConfig) -> DictConfig:

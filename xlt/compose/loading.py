@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 import importlib.resources
-import os
 import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +34,7 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 from yaml import YAMLError
 
+from xlt.code_state import files_in
 from xlt.compose.merging import merged
 from xlt.compose.parsing import parse_faster
 from xlt.errors import UsageError
@@ -258,7 +258,7 @@ def _state_of(sources: Sequence[ConfigSource]) -> int | None:
         if source.scheme() == "structured":
             parts.append(tuple(_nodes(ConfigStore.instance().repo)))
         elif (folder := folder_of(source)) is not None:
-            files = tuple(islice(_files(folder), _MOST_FILES + 1)) if folder.is_dir() else ()
+            files = tuple(islice(files_in(folder), _MOST_FILES + 1)) if folder.is_dir() else ()
             if len(files) > _MOST_FILES:
                 return None
             parts.append((str(folder), files))
@@ -303,32 +303,6 @@ def folder_of(source: ConfigSource) -> Path | None:
             return None
         return found if isinstance(found, Path) else None
     return None
-
-
-def _files(folder: Path | str, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[tuple[Any, ...]]:
-    """Yields path, time of the last change (ns), size (bytes) and inode of everything in a folder.
-
-    What cannot be read, such as a link to nothing, is yielded by its path alone. A link to a folder around it is not
-    followed.
-
-    Args:
-        above: device and inode of the folders around it.
-    """
-    try:
-        own = Path(folder).stat()
-        entries = list(os.scandir(folder))
-    except OSError:
-        yield (str(folder),)
-        return
-    around = above | {(own.st_dev, own.st_ino)}
-    for entry in entries:
-        try:
-            about = entry.stat()
-            yield entry.path, about.st_mtime_ns, about.st_size, about.st_ino
-            if entry.is_dir() and entry.name != "__pycache__" and (about.st_dev, about.st_ino) not in around:
-                yield from _files(entry.path, around)
-        except OSError:
-            yield (entry.path,)
 
 
 def _pickled(value: Any) -> bytes | None:

@@ -369,12 +369,13 @@ def evaluate_compositions(
         watcher.note(f"{composition.source}, {composition.label}: {metric} {metrics[metric]:.2f}{signature}")
 
 
-def preflight(config: RunConfig, planned: PlannedData) -> RunData:
+def preflight(config: RunConfig, planned: PlannedData, kind: type[RunData] = RunData) -> RunData:
     """Reads and checks a run's data before a model is loaded, so that faults are reported early.
 
     Args:
         config: of the run.
         planned: data of the run, with all evaluation data.
+        kind: what reads and checks them.
     Returns:
         The checked data.
     Raises:
@@ -383,7 +384,7 @@ def preflight(config: RunConfig, planned: PlannedData) -> RunData:
     device_of(config)
     if wrong := list(benchmark_faults(planned.benchmarks, config.task)):
         raise UsageError(*wrong)
-    data = RunData(config, build_task(config.task), planned)
+    data = kind(config, build_task(config.task), planned)
     data.check()
     for path in config.language_modules.paths.values():
         load_module(module_path(path))

@@ -17,8 +17,8 @@ from xlt.engine.composed import ComposedModule, files_of, operators_of
 from xlt.engine.run import ModuleFile
 from xlt.modules import ModuleFileError, load_module
 from xlt.modules.composition.expression import operators as known_operators
+from xlt.plan.kept_digests import code_digests
 from xlt.repositories import module_path
-from xlt.source_code import installed
 
 _TRAINING = ("xlt.engine.run.prepare", "xlt.engine.run.PreparedRun")
 _EVALUATION = "xlt.engine.run.evaluate_compositions"
@@ -117,7 +117,7 @@ def _tasks(config: RunConfig) -> list[str]:
 
 def _digests(roots: Iterable[str], config: RunConfig, *without: str) -> dict[str, str]:
     unused = [name for name, condition in ONLY_IF.items() if not condition(config)]
-    return installed().digests(roots, {*NO_RESULT, *unused, *without})
+    return code_digests([*roots], {*NO_RESULT, *unused, *without})
 
 
 def _readers(sources: Iterable[SourceConfig]) -> list[str]:

@@ -20,12 +20,13 @@ from xlt.data.sources import parallel_languages
 from xlt.data.where import row_count
 from xlt.engine.build import build_task, method_name, task_class
 from xlt.engine.processes import Processes
-from xlt.engine.run import Composition, Standing, preflight
+from xlt.engine.run import Composition, Standing
 from xlt.engine.run_data import RunData
 from xlt.engine.source_job import SourceJob
 from xlt.engine.weights import check_searches, searched
 from xlt.errors import UsageError
 from xlt.modules import ModuleFileError
+from xlt.plan.checked_data import CheckedData, preflight
 from xlt.plan.checked_models import CheckedModel, forms_matter
 from xlt.plan.checks import division_faults, module_faults, package_faults, user_file_faults
 from xlt.plan.identity import digest
@@ -360,7 +361,7 @@ def missing_evaluations(store: RunStore, run: Run, requested: Mapping[str, Compo
 
 
 def _data_of(run: Run) -> RunData:
-    return RunData(run.config, build_task(run.config.task), run.planned_data)
+    return CheckedData(run.config, build_task(run.config.task), run.planned_data)
 
 
 def reading_of(run: Run) -> dict[str, Any]:

@@ -16,9 +16,11 @@ from omegaconf import DictConfig, OmegaConf, SCMode
 
 from xlt.compose import COMPOSITION_ERRORS, compose, is_composition_error, one_line, register_schema, strangers
 from xlt.compose.environment import count_asked, refuse_environment
+from xlt.compose.kept_configs import configs_kept_in
 from xlt.compose.messages import suggestion
 from xlt.config import faults
 from xlt.errors import UsageError
+from xlt.plan.kept_digests import digests_kept_in
 from xlt.plan.planner import Plan
 from xlt.tables.catalogue import NamedTable, find_table
 from xlt.tables.columns import list_columns
@@ -97,12 +99,14 @@ class TableRequest:
         """
         tables: dict[str, Table] = {}
         faulty: list[str] = []
-        for heading, grid in self.grids.items():
-            try:
-                grid = self.grids[heading] = list_columns(grid, self.overrides)
-                tables[heading] = Table(self.grid_name(heading), grid, self.config.seeds, self.overrides, plan)
-            except UsageError as error:
-                faulty += error.lines
+        cache = plan.store.root / "cache"
+        with configs_kept_in(cache), digests_kept_in(cache):
+            for heading, grid in self.grids.items():
+                try:
+                    grid = self.grids[heading] = list_columns(grid, self.overrides)
+                    tables[heading] = Table(self.grid_name(heading), grid, self.config.seeds, self.overrides, plan)
+                except UsageError as error:
+                    faulty += error.lines
         return tables, faulty
 
 

@@ -10,7 +10,7 @@ from xlt.config import RunConfig
 from xlt.engine import run_data
 from xlt.engine.build import build_task
 from xlt.engine.run_data import RunData
-from xlt.plan import code
+from xlt.plan import code, kept_digests
 from xlt.plan.planner import Plan, Run
 from xlt.plan.store import RunStore
 from xlt.source_code import SourceCode, installed, read_source
@@ -32,7 +32,7 @@ def edited(words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
         with monkeypatch.context() as patch:
             sources = SourceCode(read)
-            patch.setattr(code, "installed", lambda: sources)
+            patch.setattr(kept_digests, "installed", lambda: sources)
             patch.setattr(run_data, "installed", lambda: sources)
             return Plan(RunStore(tmp_path / "outputs")).add(compose([*words, *overrides]))
 

@@ -246,8 +246,8 @@ def test_a_later_command_reads_what_is_translated_again_only_if_it_or_the_task_i
 
     def preflight() -> list[str]:
         """Returns the keys of the sources that a new command reads."""
-        for results in ("_CHECKED", "_APART"):
-            monkeypatch.setattr(f"xlt.engine.run_data.{results}", {} if results == "_CHECKED" else set())
+        for results in ("engine.run_data._CHECKED", "engine.run_data._APART", "plan.checked_data._FOUND"):
+            monkeypatch.setattr(f"xlt.{results}", {} if results.endswith("CHECKED") else set())  # as in a new process
         read.clear()
         fresh = Plan(plan.store)
         fresh.add(compose([*swap, f"output_dir={plan.store.root}"]))
