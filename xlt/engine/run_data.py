@@ -41,13 +41,10 @@ _NO_FEATURES = (
     *("xlt.errors", "xlt.files", "xlt.languages", "xlt.language_codes", "xlt.data.leaks", "xlt.data.source_report"),
 )
 
-# Code that decides whether a training source has texts of evaluation data.
-_LEAKS = ("xlt.data.leaks.EvaluationTexts", "xlt.data.leaks.leak_fault")
-
 # Results of checks in this process: marker of a source without faults -> what was noticed while it was read; and
-# markers of pairs of training and evaluation sources that share no text.
+# digests of pairs of training and evaluation sources that share no text.
 _CHECKED: dict[Path, SourceReport] = {}
-_APART: set[Path] = set()
+_APART: set[str] = set()
 
 
 class RunData:
@@ -123,27 +120,23 @@ class RunData:
     def leaks(self, learners: Iterable[tuple[str, RunData]]) -> list[str]:
         """Returns a line for each training source of other runs that has texts of this run's evaluation data.
 
-        A source without such texts is not read again, by this or a later command, as long as it, the evaluation data
-        and the code that reads and compares them stay as they are.
+        A source without such texts is not read again at a later call.
 
         Args:
             learners: for each of the other runs a key, for messages, and its data; texts that it excludes do not count.
         """
         evaluation = [self._readable_identity("evaluation", name) for name in self.sources("evaluation")]
-        code = installed().digests(_LEAKS)
         lines = []
         for prefix, learner in learners:
             for name in learner.sources("sources"):
-                pair = digest([evaluation, learner._readable_identity("sources", name), code])
-                marker = self._cache / "checked" / f"apart-{pair}"
-                if marker in _APART or marker.exists():
+                pair = digest([evaluation, learner._readable_identity("sources", name)])
+                if pair in _APART:
                     continue
                 key = f"{prefix}.{name}"
                 examples = learner._selection.readable("sources", name, key)
                 fault = leak_fault(key, self._evaluation_texts.leaks(examples))
                 if fault is None:
-                    _APART.add(marker)
-                    self._keep(marker, None)
+                    _APART.add(pair)
                 else:
                     lines.append(fault)
         return lines
@@ -203,9 +196,7 @@ class RunData:
     def _check(self, part: str, name: str) -> None:
         source = self._selection.data.part(part)[name]
         task = self._task_of(source.config)
-        read = readable(source)
-        # A source that another run must make is checked by its original; it is checked itself when it is there.
-        marker = self._marker(part, name) if read is source else self._marker_of_original(part, name)
+        marker = self._marker(part, name)
         if marker in _CHECKED or marker.exists():
             return
         ids: list[str | None] = []
@@ -227,28 +218,21 @@ class RunData:
             raise UsageError(*lines)
         if part == "sources":
             self._selection.check_held_out(name, ids)
-        if (count := row_count(read.config)) is not None:
+        if (count := row_count(readable(source).config)) is not None:
             report.rows, report.left_out = count.rows, dict(count.left_out)
         if part == "sources" and source.config.cap_words is None and len(ids) < (source.config.cap or 0):
             report.cap, report.examples = source.config.cap or 0, len(ids)
         if task.entity_column is not None:
             report.scheme = recognised(labels_key(source, task.entity_column))
-        _CHECKED[marker] = report
-        self._keep(marker, report)
-
-    def _keep(self, marker: Path, report: SourceReport | None) -> None:
-        """Writes a marker for later commands."""
-        if self._cache.is_dir():  # a plan alone makes no folder
-            with contextlib.suppress(OSError):  # and may be asked of a store that only others can write
-                _mark(marker, report)
+        if readable(source) is source:  # else another run must make the source before it can be checked
+            _CHECKED[marker] = report
+            if self._cache.is_dir():  # a plan alone makes no folder
+                with contextlib.suppress(OSError):  # and may be asked of a store that only others can write
+                    _mark(marker, report)
 
     def _marker(self, part: str, name: str) -> Path:
         """Returns the file that says that a source has no faults; it holds the source's report."""
         return self._cache / "checked" / digest(self._identity(part, name))
-
-    def _marker_of_original(self, part: str, name: str) -> Path:
-        """Returns the file that says that the original of a source that another run must make has no faults."""
-        return self._cache / "checked" / f"original-{digest(self._readable_identity(part, name))}"
 
     def _features(self, part: str, name: str, encoder: Encoder) -> Iterator[Features]:
         examples, task = self._selection.examples(part, name), self._task_of(self.sources(part)[name].config)

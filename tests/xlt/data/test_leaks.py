@@ -136,7 +136,13 @@ def test_another_run_that_learned_such_texts_is_named(run_data: Callable[..., Ru
 def test_what_has_no_leaks_is_not_read_again_unless_it_or_the_evaluation_changes(
     run_data: Callable[..., RunData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("xlt.data.selection.read_source", counted := _Counted())
+    read = []
+
+    def counted(name: str, *others: Any) -> Iterator[Example]:
+        read.append(name)
+        return read_source(name, *others)
+
+    monkeypatch.setattr("xlt.data.selection.read_source", counted)
 
     def leaks() -> list[str]:
         data = run_data("data.leaks=allow")
@@ -144,42 +150,7 @@ def test_what_has_no_leaks_is_not_read_again_unless_it_or_the_evaluation_changes
 
     assert len(leaks()) == len(leaks()) == 1  # a fault is said again
     (tmp_path / "evaluated.txt").write_text("yang lain sama sekali\n", encoding="utf-8")
-    counted.names.clear()
-    assert leaks() == leaks() == [] and counted.names == ["data.sources.text", "data.evaluation.x"]
+    read.clear()
+    assert leaks() == leaks() == [] and read == ["data.sources.text", "data.evaluation.x"]
     (tmp_path / "learned.txt").write_text("juga yang lain sama sekali\nyang lain sama sekali\n", encoding="utf-8")
     assert len(leaks()) == 1
-
-
-def test_a_later_command_reads_again_what_had_no_leaks_only_if_data_or_code_is_another(
-    run_data: Callable[..., RunData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "outputs" / "cache").mkdir(parents=True)
-    monkeypatch.setattr("xlt.data.selection.read_source", counted := _Counted())
-
-    def leaks(*words: str) -> list[str]:
-        monkeypatch.setattr("xlt.engine.run_data._APART", set())  # as in another process
-        counted.names.clear()
-        data = run_data("data.leaks=allow", *words)
-        return data.leaks([("data.sources", data)])
-
-    assert len(leaks()) == len(leaks()) == 1  # a fault is found again
-    (tmp_path / "evaluated.txt").write_text("yang lain sama sekali\n", encoding="utf-8")
-    assert leaks() == [] and counted.names
-    assert leaks() == [] and not counted.names
-    assert leaks("seed=2") == [] and counted.names  # other lines may be held out
-    monkeypatch.setattr("xlt.engine.run_data._LEAKS", ("xlt.data.leaks.leak_fault",))
-    assert leaks() == [] and counted.names
-    assert leaks() == [] and not counted.names
-    (tmp_path / "learned.txt").write_text("juga yang lain\nyang lain sama sekali\n", encoding="utf-8")
-    assert len(leaks()) == 1
-
-
-class _Counted:
-    """Reads sources as `read_source` does, and keeps their names."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-
-    def __call__(self, name: str, *others: Any) -> Iterator[Example]:
-        self.names.append(name)
-        return read_source(name, *others)
