@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import types
 import typing
 from collections import defaultdict
 from typing import Any
@@ -18,7 +19,13 @@ from omegaconf.base import ContainerMetadata, Metadata
 _VALUES = {kind.__name__: kind for kind in (AnyNode, BooleanNode, FloatNode, IntegerNode, StringNode)}
 _CONTAINERS = {kind.__name__: kind for kind in (DictConfig, ListConfig)}
 _PLAIN = {"str": str, "int": int, "float": float, "bool": bool, "dict": dict, "list": list, "Any": Any}
-_GENERIC = {dict: ("Dict", typing.Dict), list: ("List", typing.List), typing.Union: ("Union", typing.Union)}  # noqa: UP006
+# typing.Optional[str] and str | None are equal, so that typing's own cache may give either one for the other.
+_GENERIC = {
+    dict: ("Dict", typing.Dict),  # noqa: UP006
+    list: ("List", typing.List),  # noqa: UP006
+    typing.Union: ("Union", typing.Union),
+    types.UnionType: ("Union", typing.Union),
+}
 _OF_NAME: dict[str, Any] = {name: kind for name, kind in _GENERIC.values()}
 _ABOUT_VALUE = ("ref_type", "object_type", "optional", "flags", "flags_root")
 _ABOUT_CONTAINER = (*_ABOUT_VALUE, "key_type", "element_type")
