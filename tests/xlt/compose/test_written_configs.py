@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Optional
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
@@ -48,6 +49,13 @@ def test_a_copy_shares_nothing_with_another() -> None:
     assert other.choices.method != "another" and not other._get_flag("readonly")
     other.seed = 5
     assert read_again(value).seed == 1
+
+
+def test_a_type_may_be_written_in_either_way_of_python() -> None:
+    for kind in (Optional[str], str | None):  # noqa: UP045
+        config = OmegaConf.create({"a": {"b": "c"}})
+        config.a._metadata.element_type = kind
+        assert again(config).a._metadata.element_type == kind
 
 
 @pytest.mark.parametrize("value", [{"a": b"bytes"}, {1: "a key that is no text"}, {"a": float("nan")}])
