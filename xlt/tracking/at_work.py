@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from xlt.console import Terminal, duration
+from xlt.engine.watching import Silence
 from xlt.tracking.progress import is_new, validation_line
 
 _SECONDS_BETWEEN_WRITES = 0.5
@@ -29,7 +30,7 @@ _SHORTEST_NAME = 12
 _NOTES = ".notes"
 
 
-class Relay:
+class Relay(Silence):
     """A watcher that writes where its run is into a small file; `RunsAtWork` reads it, in whatever process that is.
 
     It only serves the display: what cannot be written is not shown, and the run goes on.
@@ -58,17 +59,6 @@ class Relay:
         if self._notes:
             with contextlib.suppress(OSError), self._file.with_suffix(_NOTES).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(message) + "\n")
-
-    def rewind(self, lines: int) -> None: ...
-
-    def written(self) -> int:
-        return 0
-
-    def trained(self) -> None: ...
-
-    def evaluated(self, records: Mapping[str, Mapping[str, Any]]) -> None: ...
-
-    def close(self) -> None: ...
 
     def _write(self, step: int) -> None:
         self._written_at = time.monotonic()
