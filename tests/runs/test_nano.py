@@ -84,7 +84,7 @@ def test_the_plan_of_a_table_is_shown_without_doing_anything(
 ) -> None:
     words = [word for word in table if not word.startswith("output_dir=")]
     assert reproduce([*words, f"output_dir={tmp_path / 'elsewhere'}", "--plan"]) == 0
-    assert "4 runs: 0 exist, 4 to do" in capsys.readouterr().err
+    assert "4 runs: 0 exist, 4 to do" in capsys.readouterr().out
     assert not (tmp_path / "elsewhere").exists()
 
 

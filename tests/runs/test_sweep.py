@@ -71,6 +71,45 @@ def test_what_jobs_share_is_trained_once_and_a_repeat_does_nothing(
     assert trained(again) == trained(ended) + 1
 
 
+def test_a_plan_alone_lists_the_runs_of_a_sweep_and_leaves_nothing(
+    command: Callable[..., Any], words: tuple[str, ...]
+) -> None:
+    ended = command(*words, "--plan", "seed=1,2")
+    assert (ended.code, ended.left) == (0, [])
+    assert "4 runs: 0 exist, 4 to do" in ended.out and "swept bitfit eng seed=2" in ended.out
+    wrong = command(*words, "train.batch_size=4,0", "--plan")
+    assert (wrong.code, wrong.left) == (2, [])
+    assert "train.batch_size=0" in wrong.lines[0] and "3 runs: 0 exist, 3 to do" in wrong.out
+    assert command(*words, "seed=1", "language_modules=none").code == 0
+    assert "1 runs: 1 exist, 0 to do" in command(*words, "seed=1", "language_modules=none", "--plan").out
+
+
+def test_a_plan_alone_lists_what_one_run_needs_and_leaves_nothing(
+    command: Callable[..., Any], words: tuple[str, ...]
+) -> None:
+    one = [word for word in words if word != "-m"]
+    ended = command(*one, "--plan")
+    assert (ended.code, ended.left) == (0, [])
+    assert "3 runs: 0 exist, 3 to do" in ended.out
+    alone = command(*one, "language_modules=none", "--plan")
+    assert "1 runs: 0 exist, 1 to do" in alone.out
+    wrong = command("--plan", *one, "train.batch_siz=2")
+    assert (wrong.code, wrong.lines) == (
+        2,
+        ["xlt: train.batch_siz=2: no such key train.batch_siz; did you mean train.batch_size?"],
+    )
+    both = command(*one, "--plan", "--cfg", "job")
+    assert (both.code, both.lines) == (2, ["xlt: --plan --cfg: give one of them"])
+
+
+def test_a_search_cannot_be_planned(command: Callable[..., Any], words: tuple[str, ...]) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    ended = command(*words, "language_modules=none", "search=learning_rate", "--plan")
+    assert (ended.code, ended.left) == (2, [])
+    line = "jobs of a search, or of another Hydra launcher, are not known before; leave it out"
+    assert ended.lines == [f"xlt: --plan: {line}"]
+
+
 def test_a_job_that_fails_is_named_with_its_reason_and_tried_again(
     command: Callable[..., Any], words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

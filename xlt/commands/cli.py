@@ -21,7 +21,7 @@ from xlt.commands.ending import FAILURE, USAGE, guarded, refuse
 from xlt.commands.learned import OVERFIT, learned_line
 from xlt.commands.run_mode import mode_from_command_line
 from xlt.commands.searches import Search
-from xlt.commands.subcommands import carry_out_subcommand, is_stray, without_plug_ins, wrong_command
+from xlt.commands.subcommands import PLAN, carry_out_subcommand, is_stray, without_plug_ins, wrong_command
 from xlt.commands.sweeps import Sweep, SweepFolder, TrialFailed, is_gathered, is_sweep
 from xlt.commands.usage import register_help
 from xlt.compose import (
@@ -55,6 +55,7 @@ def main() -> None:
     """Runs the command `xlt`; its entry point.
 
     Exit codes: 0 done; 1 a run failed; 2 wrong input; 128 + N stopped by signal N after the state was saved.
+    With `--plan` a run or a sweep is planned and checked, and its plan printed; nothing is carried out.
     """
     if "--version" in sys.argv[1:]:
         print(f"xlt {xlt.__version__}, Hydra {hydra.__version__}")
@@ -63,7 +64,9 @@ def main() -> None:
         return
     if (line := wrong_command(sys.argv[1:])) is not None:
         refuse([line])
-    sys.argv[1:] = _options_first(without_plug_ins(sys.argv[1:]))
+    words = without_plug_ins(sys.argv[1:])
+    Sweep.plan_alone = PLAN in words
+    sys.argv[1:] = _options_first([word for word in words if word != PLAN])
     try:
         options = _options(sys.argv[1:])
         register_schemas()
@@ -99,7 +102,7 @@ def main() -> None:
     except OSError as error:  # of Hydra; those of a job are caught in it
         refuse([os_error_line(error)])
     finally:
-        Sweep.gathered = None
+        Sweep.gathered, Sweep.plan_alone = None, False
         Search.finish()
         SweepFolder.remove_if_unused()
 
@@ -176,6 +179,8 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
         lines.append("--resolve: needs --cfg job")
     modes = (("--run", options.run), ("--cfg", options.cfg), ("--multirun", options.multirun), ("--info", options.info))
     given = [name for name, value in modes if value]
+    if Sweep.plan_alone and (options.cfg or options.info):
+        given.insert(0, PLAN)
     if len(given) > 1:
         lines.append(f"{' '.join(given)}: give one of them")
     config_dir = options.config_dir
@@ -236,9 +241,12 @@ def run(
         if planned is not None:
             planned(plan, requested)
         print_notes(plan.preflight(), console)
+    if Sweep.plan_alone:
+        print_plan(plan, Terminal(quiet=console.quiet))
+        return 0, None
     check_account(plan.to_do())
     if len(plan.runs) > 1:
-        print_plan(plan, console)
+        print_plan(plan, console, short=True)
     else:
         print_other_code(plan, console)
     workers = make_workers(requested.config.launcher, store.root / "cluster")

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from xlt.commands.ending import FAILURE, guarded
 from xlt.commands.help_texts import help_of
+from xlt.commands.subcommands import PLAN
 from xlt.compose import collected_less, command_line, hydra_ready
 from xlt.console import Terminal, duration
 from xlt.engine.training import Interrupted
@@ -30,7 +31,7 @@ from xlt.tracking.job_report import JobReport
 from xlt.tracking.wandb import check_account, name_in_table
 from xlt.tracking.watch import send_unsent
 
-_OPTIONS = ("--plan", "--show", "--list")
+_OPTIONS = (PLAN, "--show", "--list")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -72,11 +73,13 @@ def reproduce(words: list[str]) -> int:
             show(request, tables, plan, {}, console)
             console.print(_runs(remaining, "to do") if remaining else "nothing to do", highlight=False)
             return 0
-        if remaining or "--plan" in options:
+        if remaining or PLAN in options:
             print_notes(plan.preflight(), console)
-            print_plan(plan, console, short="--plan" not in options)
-        if "--plan" in options:
+        if PLAN in options:
+            print_plan(plan, Terminal())
             return 0
+        if remaining:
+            print_plan(plan, console, short=True)
     check_account(plan.to_do())
     workers = make_workers(request.config.launcher, plan.store.root / "cluster")
     outcome = Outcome()

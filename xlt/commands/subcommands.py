@@ -43,6 +43,8 @@ SUBCOMMANDS = {
 }
 _CONFIG_DIR = ("--config-dir", "-cd")
 _PLUG_INS = ("--plugins",)
+PLAN = "--plan"
+"""The option by which runs, sweeps and tables are planned alone, and nothing is carried out."""
 _BEFORE_VALUES = (
     *(*_CONFIG_DIR, *_PLUG_INS, "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"),
     *("--info", "-i", "--experimental-rerun"),

@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from xlt.commands.ending import FAILURE, USAGE, new_traceback_file
+from xlt.commands.subcommands import PLAN
 from xlt.compose import is_composition_error
 from xlt.config import LauncherConfig
 from xlt.console import Terminal
@@ -65,6 +66,9 @@ class SweepFolder(Callback):
     used: ClassVar[bool] = False
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if Sweep.plan_alone and not _are_gathered(config.hydra):
+            say(f"xlt: {PLAN}: jobs of a search, or of another Hydra launcher, are not known before; leave it out")
+            sys.exit(USAGE)
         folder = Path(str(config.hydra.sweep.dir)).absolute()
         if (fault := folder_fault(folder)) is not None:
             shown = str(folder)[:_LONGEST_SHOWN]
@@ -122,9 +126,11 @@ class Sweep:
 
     Attributes:
         gathered: the sweep whose jobs Hydra currently passes to `xlt`; None if there is none.
+        plan_alone: whether the command line asks for the plan of a run or sweep, and nothing is to be carried out.
     """
 
     gathered: ClassVar[Sweep | None] = None
+    plan_alone: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self.jobs: list[SweepJob] = []
@@ -160,7 +166,7 @@ class Sweep:
             _print_lines(job, [job.error])
             return
         self._launcher = self._launcher or job.run.config.launcher
-        SweepFolder.used = True
+        SweepFolder.used = not Sweep.plan_alone
 
     def carry_out(self) -> int:
         """Trains and evaluates what is missing for all jobs, and prints and saves the result of each.
@@ -174,9 +180,13 @@ class Sweep:
         plan, console = self._plan, Terminal(stderr=True)
         if plan is None or self._launcher is None:
             return USAGE if refused else FAILURE if failed else 0
-        if plan.to_do():
+        if plan.to_do() or Sweep.plan_alone:
             print_notes(self._notes, console)
-            print_plan(plan, console)
+        if Sweep.plan_alone:
+            print_plan(plan, Terminal())
+            return USAGE if refused else FAILURE if failed else 0
+        if plan.to_do():
+            print_plan(plan, console, short=True)
         check_account(plan.to_do())
         workers = make_workers(self._launcher, plan.store.root / "cluster")
         outcome = Outcome()
@@ -277,5 +287,8 @@ def is_gathered() -> bool:
     They are not known if a sweeper searches, because it chooses jobs by the results of others. Jobs are also not
     gathered with another Hydra launcher, because it carries out each job in its own process.
     """
-    settings = HydraConfig.get()
+    return _are_gathered(HydraConfig.get())
+
+
+def _are_gathered(settings: Any) -> bool:
     return str(settings.sweeper._target_) == _GRID_SWEEPER and str(settings.launcher._target_) == _SERIAL_LAUNCHER

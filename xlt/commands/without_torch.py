@@ -21,7 +21,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 from xlt.commands.ending import refuse
-from xlt.commands.subcommands import is_stray
+from xlt.commands.subcommands import PLAN, is_stray
 from xlt.compose import (
     COMPOSITION_ERRORS,
     CONFIG_MODULE,
@@ -73,8 +73,8 @@ def refuse_unknown_keys(words: Sequence[str]) -> None:
 
     Nothing happens if there is no such key, or if it is not sure. Then `xlt` goes on as if it had not been called.
     """
-    overrides = [word for word in words if word not in _SWEEP]
-    sweep = len(overrides) < len(words)
+    overrides = [word for word in words if word not in (*_SWEEP, PLAN)]
+    sweep = any(word in _SWEEP for word in words)
     if any(word.startswith("-") or is_stray(word) for word in overrides) or os.environ.get("XLT_TRACEBACK"):
         return
     if any(COMPOSITION in word for word in overrides):  # nothing here can check expressions
