@@ -9,7 +9,9 @@ are CPU seconds of the process with one thread, and seconds of the clock with se
 rounds of the ratio within the round, beside its quartiles.
 
     lt_sft    a step of LT-SFT's sparse phase; the peer is full fine-tuning of transformers' token classifier
-    spiel     an ordinary step of SpIEL-AG and SpIEL-MA; the peer is LoRA of `peft` on all linear layers of the blocks
+    spiel     an ordinary step of SpIEL-AG and SpIEL-MA; the peer is LoRA of `peft` on all linear layers of the blocks.
+              `frozen` trains the classifier and one bias below all blocks: what every method has to compute that tunes
+              something in each block, and so the bound of what they can reach beside LoRA
     files     load, apply and remove a delta of 4.3% of the entries (7.6M for mbert); the peer is the re-implementation
               of composable-sft in `bench_modules.py`
     adapters  what `bench_adapters.py` measures, by the interpreter that --adapters names
@@ -59,10 +61,11 @@ _LAYERS = r".*encoder\.layer\..*\.(query|key|value|dense)"
 class Peer:
     """A model of transformers, adapted by a library, with one batch to train on."""
 
-    def __init__(self, size: str, tokens: int, rank: int | None, lora_dropout: float) -> None:
+    def __init__(self, size: str, tokens: int, rank: int | None, lora_dropout: float, *, frozen: bool = False) -> None:
         """
         Args:
             rank: of peft's LoRA; None means that all weights are trained.
+            frozen: all weights are frozen except the classifier's and one bias below all blocks.
         """
         from peft import LoraConfig, get_peft_model
         from transformers import BertForTokenClassification
@@ -73,6 +76,9 @@ class Peer:
             lora = LoraConfig(r=rank, lora_alpha=16, lora_dropout=lora_dropout, target_modules=_LAYERS)
             self._model = get_peft_model(self._model, lora)
             self._model.get_submodule("base_model.model.classifier").requires_grad_(True)
+        if frozen:
+            self._model.requires_grad_(False).get_submodule("classifier").requires_grad_(True)
+            self._model.get_parameter("bert.embeddings.LayerNorm.bias").requires_grad_(True)
         self._model.train()
         self._trained = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
         self._optimizer = torch.optim.AdamW(self._trained, lr=1e-5, fused=True)
@@ -104,11 +110,13 @@ def measure_steps(row: str, options: argparse.Namespace) -> dict[str, Any]:
     else:
         ours = {name: our_steps(size, name, tokens, 0.01) for name in ("spiel_ag", "spiel_ma")}
         peers = {name: Peer(size, tokens, rank, options.lora_dropout) for name, rank in _LORA_RANKS.items()}
+        peers["frozen"] = Peer(size, tokens, None, 0.0, frozen=True)
     steps = {name: trainer.step for name, trainer in ours.items()} | {name: peer.step for name, peer in peers.items()}
     seconds = in_turn(steps, options.rounds, clock=_clock(options.threads))
     for trainer in ours.values():
         trainer.close()
-    return compared(seconds, ours, peers)
+    bound = [name for name in peers if name == "frozen"]
+    return compared(seconds, [*ours, *bound], peers)
 
 
 def measure_files(options: argparse.Namespace) -> dict[str, Any]:
@@ -162,7 +170,9 @@ def compared(seconds: Mapping[str, list[float]], ours: Iterable[str], peers: Ite
     peers = list(peers)
     return {
         "seconds": {name: statistics.median(times) for name, times in seconds.items()},
-        "ratios": {name: {peer: spread(ratios(seconds, name, peer)) for peer in peers} for name in ours},
+        "ratios": {
+            name: {peer: spread(ratios(seconds, name, peer)) for peer in peers if peer != name} for name in ours
+        },
     }
 
 
