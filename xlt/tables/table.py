@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, open_dict
@@ -59,8 +59,34 @@ class Table:
                     self._runs[system_name, seed, column] = plan.ask(composed, {label})
                 except UsageError as error:
                     faults += error.lines
+        faults = faults or self._rows_made_equal(overrides)
         if faults:
             raise UsageError(*faults)
+
+    def _rows_made_equal(self, overrides: Sequence[str]) -> list[str]:
+        """Returns a line for each of the user's overrides by which rows become equal that their names tell apart.
+
+        An override comes after those of a row. Without this check each row would show the numbers of the same runs.
+        """
+        alike: dict[Hashable, list[str]] = {}
+        for name in self.config.systems:
+            shown = [
+                (seed, column, run.fingerprint, frozenset(evaluations), self._labels[name, column])
+                for (system, seed, column), (run, evaluations) in self._runs.items()
+                if system == name
+            ]
+            alike.setdefault(frozenset(shown), []).append(name)
+        lines = []
+        for names in (names for names in alike.values() if len(names) > 1):
+            keys = {_key(word) for name in names for word in self.config.systems[name].overrides}
+            labels = " and ".join(f'"{self.config.systems[name].label}"' for name in names)
+            lines += [
+                f"{word}: takes the place of what rows set: {labels} would show the same runs; leave it out, or one of "
+                f"the rows: ~table.parts.PART.systems.{names[-1]}"
+                for word in overrides
+                if any(_overlap(key, _key(word)) for key in keys)
+            ]
+        return lines
 
     def runs(self) -> dict[str, list[Run]]:
         """Returns label of a system -> its runs in the order of the seeds, for all columns."""
@@ -165,6 +191,15 @@ class Table:
 
 def _seeds(seeds: Sequence[int]) -> str:
     return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
+
+
+def _overlap(key: str, other: str) -> bool:
+    """Returns whether keys are equal, or one is part of the other, as model.path is of the group model."""
+    return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
 
 
 def _stand_in(run: Run, composition: Composition | None) -> str | None:
