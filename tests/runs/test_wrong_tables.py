@@ -44,6 +44,10 @@ MISTAKES: Mistakes = {
         [["columns: qqq not in data.evaluation"]],
     ),
     "unknown option": (("table=pos_unseen", "--nope"), [["--nope: neither an option nor an override"]]),
+    "one seed": (
+        ("table=pos_unseen", "seed=5"),
+        [["seed=5: a table has a run for each of several seeds; write seeds=[5]"]],
+    ),
     "word that is no override": (("table=pos_unseen", "foo"), [["foo: neither an option nor an override"]]),
     "name without its key": (("quickstart", "seeds=[1]"), [["quickstart: write table=quickstart"]]),
     "number without its key": (("4.2",), [["4.2: write table=4.2"]]),

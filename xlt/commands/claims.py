@@ -131,6 +131,8 @@ def _unfit_overrides(config: ClaimsConfig, name: str) -> list[str]:
     say why there are no numbers.
     """
     overrides = config.stores[name].overrides
+    if seed := [word for word in overrides if word.lstrip("+~").startswith("seed=")]:
+        return [f"{seed[0]}: claims are tested on several seeds; write seeds=[1,2,3]"]
     unfit, first = list(overrides), None
     for words in _run_words(config, name) if overrides else ():
         first = first or words

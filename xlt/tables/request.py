@@ -170,6 +170,10 @@ def _refuse_non_overrides(words: Sequence[str], key: str) -> None:
     wrong = [word for word in words if word.startswith(("=", "-")) or ("=" not in word and not word.startswith("~"))]
     if wrong:
         raise UsageError(*(f"{one}: {_instead_of(one, key)}" for one in wrong))
+    for one in words:
+        name, _, value = one.lstrip("+~").partition("=")
+        if name == "seed":
+            raise UsageError(f"{one}: a table has a run for each of several seeds; write seeds=[{value or 1}]")
 
 
 def _instead_of(word: str, key: str) -> str:

@@ -450,6 +450,7 @@ REFUSED = {
     "enough_languages=1": "enough_languages=1: must be at least 2",
     "model.pth=7": "model.pth=7: no such key model.pth; did you mean model.path?",
     "+colour=blue": "colour=blue: no such key in RunConfig",
+    "seed=3": "seed=3: claims are tested on several seeds; write seeds=[1,2,3]",
     "threads=many": "threads=many: ",
     "stores.decoder.overrides=['model.pth=7']": "with stores.decoder.overrides: model.pth=7: no such key model.pth",
 }
