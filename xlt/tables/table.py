@@ -53,10 +53,11 @@ class Table:
                     if (composed := composed_for.get(column)) is None:
                         composed = compose(run_words(config, system, overrides, column))
                         _evaluate_only(composed, [column] if column else columns)
+                        self._labels[system_name, column] = shown_label(composed)
                         composed_for[column] = composed
                     composed.seed = seed
-                    label = self._labels[system_name, column] = shown_label(composed)
-                    self._runs[system_name, seed, column] = plan.ask(composed, {label})
+                    shown = {self._labels[system_name, column]}
+                    self._runs[system_name, seed, column] = plan.ask(composed, shown)
                 except UsageError as error:
                     faults += error.lines
         faults = faults or self._rows_made_equal(overrides)
