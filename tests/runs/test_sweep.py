@@ -81,7 +81,7 @@ def test_a_plan_alone_lists_the_runs_of_a_sweep_and_leaves_nothing(
     assert (wrong.code, wrong.left) == (2, [])
     assert "train.batch_size=0" in wrong.lines[0] and "3 runs: 0 exist, 3 to do" in wrong.out
     assert command(*words, "seed=1", "language_modules=none").code == 0
-    assert "1 runs: 1 exist, 0 to do" in command(*words, "seed=1", "language_modules=none", "--plan").out
+    assert "1 run: 1 exist, 0 to do" in command(*words, "seed=1", "language_modules=none", "--plan").out
 
 
 def test_a_plan_alone_lists_what_one_run_needs_and_leaves_nothing(
@@ -92,7 +92,7 @@ def test_a_plan_alone_lists_what_one_run_needs_and_leaves_nothing(
     assert (ended.code, ended.left) == (0, [])
     assert "3 runs: 0 exist, 3 to do" in ended.out
     alone = command(*one, "language_modules=none", "--plan")
-    assert "1 runs: 0 exist, 1 to do" in alone.out
+    assert "1 run: 0 exist, 1 to do" in alone.out
     wrong = command("--plan", *one, "train.batch_siz=2")
     assert (wrong.code, wrong.lines) == (
         2,

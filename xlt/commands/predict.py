@@ -75,7 +75,7 @@ def carry_out(options: argparse.Namespace) -> int:
         new = report.examples - report.done_before
         before = f", {report.done_before} had been done before" if report.done_before else ""
         rate = f", {new / report.seconds:.3g} a second" if report.seconds > 0 else ""
-        say(f"{new} examples in {report.seconds:.1f} s{rate}{before}")
+        say(f"{new} {'example' if new == 1 else 'examples'} in {report.seconds:.1f} s{rate}{before}")
     return 0
 
 

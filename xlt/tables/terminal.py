@@ -159,7 +159,8 @@ def print_plan(plan: Plan, console: Console, *, short: bool = False) -> None:
         drawn.add_row(Text(label), Text(state), *took)
     console.print(drawn)
     total = f"; past runs of their kinds took {duration(sum(known))} one after the other" if known else ""
-    console.print(f"{len(rows)} runs: {existing} exist, {len(rows) - existing} to do{total}", highlight=False)
+    noun = "run" if len(rows) == 1 else "runs"
+    console.print(f"{len(rows)} {noun}: {existing} exist, {len(rows) - existing} to do{total}", highlight=False)
     if short:
         console.print("--plan lists them one by one", highlight=False)
     print_other_code(plan, console)
