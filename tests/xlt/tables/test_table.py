@@ -291,6 +291,13 @@ def test_an_override_that_makes_rows_equal_is_refused_since_their_names_would_li
     with pytest.raises(UsageError, match=r'model\.path=\S+: .* "encoder_mini" and "mbert" would show'):
         make_table(systems=models)  # the words of these tests give model.path
     assert make_table(["train.learning_rate=0.5"], systems={"slow": systems["slow"], "short": systems["short"]})
+    composed = {
+        name: SystemConfig(name, EXPERIMENT, ["data=empty", "language_modules=mono", "method=bitfit"], name)
+        for name in ("task+language", "task")
+    }
+    assert make_table(systems=composed)
+    with pytest.raises(UsageError, match=r'^composition@\S+=task: .* "task\+language" and "task" would show'):
+        make_table(["composition@compositions.shown=task"], systems=composed)
     twice = {"recipe": systems["recipe"], "again": dataclasses.replace(systems["recipe"], label="again")}
     assert make_table(["train.learning_rate=0.5"], systems=twice)  # a table's own rows may be equal
 
