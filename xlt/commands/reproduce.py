@@ -127,8 +127,8 @@ def show(
     grids = {heading: table.grid(plan.store, failures) for heading, table in tables.items()}
     grids_and_tables = [(grid, [tables[heading]]) for heading, grid in grids.items()]
     if request.has_averages:
-        table = request.config.table
-        grids_and_tables.append((averages(request.name, table.title, table.note, grids), list(tables.values())))
+        title = request.config.table.title
+        grids_and_tables.append((averages(request.name, title, request.note, grids), list(tables.values())))
     names = []
     for grid, grid_tables in grids_and_tables:
         names.append(grid.save(table_markdown(grid), folder))

@@ -356,7 +356,18 @@ def legend(grid: Grid) -> str:
     """Returns a line that says what the numbers of the table are."""
     config, seeds = grid.config, len(grid.seeds)
     text = f"{config.metric}, mean ± standard deviation over {seeds} seeds" if seeds > 1 else config.metric
-    return text + (f"; in brackets: {config.reference_name}" if config.reference else "")
+    has_average = AVERAGE in grid.columns and config.scoreboard is None
+    averaged = f"; {AVERAGE} {over}" if has_average and (over := _averaged_over(grid)) else ""
+    return text + averaged + (f"; in brackets: {config.reference_name}" if config.reference else "")
+
+
+def _averaged_over(grid: Grid) -> str:
+    """Says which columns the average is over; empty if it is over all."""
+    over = grid.config.average or grid.config.columns
+    others = [column for column in grid.config.columns if column not in over]
+    if not others:
+        return ""
+    return f"without {', '.join(others)}" if len(others) <= len(over) else f"over {', '.join(over)}"
 
 
 def stand_in_lines(grid: Grid) -> list[str]:
