@@ -152,7 +152,7 @@ def request_table(words: Sequence[str], word: str = "table") -> TableRequest:
         raise UsageError(
             f"{word}={named_table.file}: nothing to show at scale={config.scale}{'; ' + why if why else ''}"
         )
-    changes = [one for one in (*settings, *run_words) if _changes_table(one)]
+    changes = [one for one in (*settings, *run_words) if changes_table(one)]
     digest = hashlib.blake2b("\n".join(sorted(changes)).encode(), digest_size=8).hexdigest()[:_DIGITS]
     name = f"{named_table.file}-{digest}" if changes else named_table.file
     for grid in grids.values():
@@ -195,7 +195,8 @@ def _instead_of(word: str, key: str) -> str:
     return f"write {key}={word}"
 
 
-def _changes_table(word: str) -> bool:
+def changes_table(word: str) -> bool:
+    """Returns whether a word of a command changes what a table shows, not only where files are or how runs are done."""
     key = word.partition("=")[0].lstrip("+~")
     if key.partition(".")[0] in _COMMAND_KEYS:
         return key.startswith("table.")
