@@ -229,6 +229,8 @@ def test_jobs_that_differ_in_nothing_that_is_learned_are_one_run(
     assert ended.code == 0, ended.lines
     assert trained(ended) == 1
     assert [row["state"] for row in summary(ended)] == ["done", "done"]
+    assert "note: jobs 0 = 1 have one result each: threads changes nothing in it" in ended.lines
+    assert "\naccuracy, fao\njobs 0 = 1 have one result each: threads changes nothing in it\n" in ended.out
 
 
 def test_a_search_hands_the_validation_metric_to_the_sweeper(
