@@ -30,6 +30,7 @@ from xlt.files import folder_fault, write_json
 from xlt.modules import ModuleFileError
 from xlt.plan.planner import Plan, Run
 from xlt.plan.store import RunStore
+from xlt.plan.unheeded import unheeded
 from xlt.tables.page import JobScores, save_page
 from xlt.tables.sweep_notes import PlannedJob, mean_lines, same_result_lines
 from xlt.tables.terminal import SweepRow, mean_scores, print_notes, print_plan, print_sweep
@@ -157,6 +158,7 @@ class Sweep:
             self._notes |= dict.fromkeys(alone.preflight())
             job.existed = not alone.to_train() and not alone.to_evaluate()
             job.run, job.evaluations = planned if self._plan.absorb(alone) else self._plan.ask(config)
+            self._notes |= dict.fromkeys(unheeded(job.run.config, job.words, config))
         except (UsageError, ModuleFileError) as error:
             self._refuse(job, error.lines if isinstance(error, UsageError) else [str(error)])
             return

@@ -54,8 +54,8 @@ def mean_lines(averaged: Mapping[int, Mapping[str, Sequence[str]]], metrics: Map
         metrics: number of a job -> its metric.
     """
     jobs: dict[tuple[str, tuple[str, ...]], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for number, labels in averaged.items():
-        for label, sources in labels.items():
+    for number, by_label in averaged.items():
+        for label, sources in by_label.items():
             jobs[metrics[number], tuple(sources)][label].append(number)
     lines = []
     for (metric, sources), labels in jobs.items():
