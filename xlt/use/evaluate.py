@@ -29,7 +29,7 @@ from xlt.use.compositions import read_composition, with_composition
 from xlt.use.gold import gold, in_one_scheme, is_as_predicted
 from xlt.use.loading import LoadedModel, UsedModules, load_model, read_modules, task_of
 from xlt.use.output import output_fault
-from xlt.use.predict import columns_of
+from xlt.use.predict import columns_of, note_languages
 from xlt.use.texts import Reading, format_of, language_field_fault, texts
 
 _READERS = {"words": "conll"}
@@ -128,6 +128,7 @@ def evaluate(settings: EvaluateSettings) -> list[Scores]:
     loaded = load_model(modules, task, model=settings.model, device=settings.device, revision=settings.revision)
     loaded = with_composition(loaded, expression)
     loaded.check_languages({language: f"--input/--source {name}" for name, language in languages.items()})
+    note_languages(modules, "evaluate")
     kept: list[dict[str, Any]] = []
     found = []
     for name, examples in data.items():

@@ -13,6 +13,7 @@ import pytest
 from tests.conftest import sentences
 from xlt.errors import UsageError
 from xlt.use.evaluate import EvaluateSettings, Scores, evaluate
+from xlt.use.loading import UsedModule
 from xlt.use.predict import PredictSettings, predict
 
 
@@ -181,3 +182,20 @@ def test_what_would_have_no_effect_is_refused(
     ]
     (line,) = lines(sources=["ud_eng"], overrides=[own], language="fao")
     assert line == "--language=fao: nothing that is scored is of this language: ud_eng is of eng"
+
+
+def test_a_score_without_the_language_module_that_a_module_was_trained_with_says_so(
+    modules: Mapping[str, Path],
+    treebank: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    scores(modules, ("pos",), str(treebank))
+    assert "language modules" not in capfd.readouterr().err
+    facts = UsedModule.facts.fget  # type: ignore[attr-defined]
+    trained = {"depends_on": {"eng": "f" * 64}, "languages": ["eng"]}
+    monkeypatch.setattr(UsedModule, "facts", property(lambda one: {**facts(one), **trained}))
+    scores(modules, ("pos",), str(treebank))
+    said = capfd.readouterr().err
+    assert "it was trained with language modules (eng), but none is given, so it is used alone" in said
+    assert "xlt evaluate MODULE LANGUAGE_MODULE" in said
