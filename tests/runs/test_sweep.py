@@ -93,6 +93,9 @@ def test_a_plan_alone_lists_what_one_run_needs_and_leaves_nothing(
     assert "3 runs: 0 exist, 3 to do" in ended.out
     alone = command(*one, "language_modules=none", "--plan")
     assert "1 run: 0 exist, 1 to do" in alone.out
+    ignored = "note: train.ema_decay=0.5: has no effect here: the other settings of the run leave it unused"
+    assert ignored in command(*one, "language_modules=none", "train.ema_decay=0.5", "--plan").lines
+    assert ignored in command(*words, "language_modules=none", "train.ema_decay=0.5", "seed=1,2", "--plan").lines
     wrong = command("--plan", *one, "train.batch_siz=2")
     assert (wrong.code, wrong.lines) == (
         2,
@@ -229,6 +232,8 @@ def test_jobs_that_differ_in_nothing_that_is_learned_are_one_run(
     assert ended.code == 0, ended.lines
     assert trained(ended) == 1
     assert [row["state"] for row in summary(ended)] == ["done", "done"]
+    assert "note: jobs 0 = 1 have one result each: threads changes nothing in it" in ended.lines
+    assert "\naccuracy, fao\njobs 0 = 1 have one result each: threads changes nothing in it\n" in ended.out
 
 
 def test_a_search_hands_the_validation_metric_to_the_sweeper(

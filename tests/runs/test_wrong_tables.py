@@ -29,6 +29,18 @@ MISTAKES: Mistakes = {
         ("table=pos_unseen", "table.average=[eng,xxx]"),
         [["table.average: no part has a column xxx"]],
     ),
+    "average over a column that is not asked for": (
+        ("table=pos_unseen", "table.columns=[fao]", "table.average=[fao,sme]"),
+        [["table.average: sme not in table.columns=['fao']"]],
+    ),
+    "what would count or be shown twice": (
+        ("table=pos_unseen", "table.columns=[fao,sme,fao]", "table.rows=[lt_sft,lt_sft]", "table.average=[sme,sme]"),
+        [
+            ["table.rows: lt_sft more than once"],
+            ["table.columns: fao more than once"],
+            ["table.average: sme more than once"],
+        ],
+    ),
     "typo in a key of its runs": (
         ("table=pos_unseen", "seeed=1", "data_dir={data}", "model.path={model}"),
         [["seeed=1: no such key seeed; did you mean seed?"]],

@@ -47,7 +47,7 @@ from xlt.plan.planner import Plan
 from xlt.plan.store import RunStore
 from xlt.tables.config import GridConfig
 from xlt.tables.pareto import LOWER_IS_BETTER
-from xlt.tables.request import request_table
+from xlt.tables.request import changes_table, request_table
 from xlt.tables.table import Table
 
 _COMMAND_KEYS = tuple(item.name for item in dataclasses.fields(ClaimsConfig))
@@ -88,12 +88,18 @@ def check_claims(words: list[str]) -> int:
     claims = requested_claims(config)
     records = [as_record(name, findings[name], config) for name in claims]
     trial = dataclasses.asdict(config.trial)
+    asked = {name: changes for name, store in config.stores.items() if (changes := _changes(store.overrides))}
+    record = {"scale": config.scale, "trial": trial, **({"asked_for_with": asked} if asked else {}), "claims": records}
     with _writing(folder):
-        write_json(folder / "claims.json", {"scale": config.scale, "trial": trial, "claims": records})
-        (folder / "claims.md").write_text(claims_markdown(claims, findings, config), encoding="utf-8")
-    print_claims(claims, findings, config, Terminal())
+        write_json(folder / "claims.json", record)
+        (folder / "claims.md").write_text(claims_markdown(claims, findings, config, asked), encoding="utf-8")
+    print_claims(claims, findings, config, Terminal(), asked)
     Terminal(stderr=True).print(f"{folder / 'claims'}.md and .json", highlight=False, soft_wrap=True)
     return 0
+
+
+def _changes(overrides: Sequence[str]) -> list[str]:
+    return [word for word in overrides if changes_table(word)]
 
 
 @contextmanager
@@ -231,6 +237,7 @@ class TableScores:
         self._named = columns
         self._config: GridConfig | None = None
         self._rows: dict[tuple[str, int, str | None], Row | UsageError] = {}
+        self._told_apart: dict[tuple[str, ...], UsageError | None] = {}
 
     def languages(self, columns: Sequence[str]) -> list[str]:
         """Replaces groups among columns by their members; without columns, takes those of the table's average.
@@ -249,8 +256,14 @@ class TableScores:
         """Returns the scores of a system, or its costs per example, that are in the store.
 
         Raises:
-            UsageError: the table has no such system, or the system cannot be composed.
+            UsageError: the table has no such system, the system cannot be composed, or an override makes the systems of
+                the comparison equal.
         """
+        systems = (comparison.better, comparison.worse, *comparison.over)
+        if systems not in self._told_apart:
+            self._told_apart[systems] = self._made_equal(systems, seed)
+        if (equal := self._told_apart[systems]) is not None:
+            raise equal
         key = (system, seed, comparison.cost)
         if key not in self._rows:
             try:
@@ -262,16 +275,23 @@ class TableScores:
             raise row
         return row
 
-    def _look_up(self, system: str, seed: int, cost: str | None) -> Row:
-        config = self.config()
-        if system not in config.systems:
-            raise UsageError(f"table {self._name} has no system {system}; there are {', '.join(config.systems)}")
-        if cost is None and config.metric in LOWER_IS_BETTER:
-            raise UsageError(f"table {self._name} has a {config.metric}, of which less is better; a claim needs scores")
+    def _made_equal(self, systems: Sequence[str], seed: int) -> UsageError | None:
+        """Returns the error if an override takes the place of what tells systems apart; their difference would be 0."""
+        if not _changes(self._overrides) or any(name not in self.config().systems for name in systems):
+            return None
         languages = list(dict.fromkeys([*self.languages([]), *self.languages(self._named)]))
-        shown = dataclasses.replace(
+        try:
+            Table(self._name, self._shown(systems, languages), [seed], self._overrides, Plan(self._plan.store))
+        except UsageError as error:
+            return self._of_store(error)
+        return None
+
+    def _shown(self, systems: Sequence[str], languages: list[str]) -> GridConfig:
+        """Returns the config of the grid with some of its systems, and with languages as its columns."""
+        config = self.config()
+        return dataclasses.replace(
             config,
-            systems={system: config.systems[system]},
+            systems={name: config.systems[name] for name in systems},
             searches={},
             reference={},
             columns=languages,
@@ -279,13 +299,25 @@ class TableScores:
             average=[],
             figure=None,
         )
+
+    def _of_store(self, error: UsageError) -> UsageError:
+        """Returns the error with the name of the store whose overrides are wrong, unless it is the usual one."""
+        if self._store == _DEFAULT_STORE:
+            return error
+        return UsageError(*(f"with stores.{self._store}.overrides: {line}" for line in error.lines))
+
+    def _look_up(self, system: str, seed: int, cost: str | None) -> Row:
+        config = self.config()
+        if system not in config.systems:
+            raise UsageError(f"table {self._name} has no system {system}; there are {', '.join(config.systems)}")
+        if cost is None and config.metric in LOWER_IS_BETTER:
+            raise UsageError(f"table {self._name} has a {config.metric}, of which less is better; a claim needs scores")
+        languages = list(dict.fromkeys([*self.languages([]), *self.languages(self._named)]))
         try:
-            table = Table(self._name, shown, [seed], self._overrides, self._plan)
+            table = Table(self._name, self._shown([system], languages), [seed], self._overrides, self._plan)
             return self._values(table, system, seed, languages, cost)
         except UsageError as error:
-            if self._store == _DEFAULT_STORE:
-                raise
-            raise UsageError(*(f"with stores.{self._store}.overrides: {line}" for line in error.lines)) from error
+            raise self._of_store(error) from error
 
     def _values(self, table: Table, system: str, seed: int, languages: list[str], cost: str | None) -> Row:
         if cost is not None:

@@ -127,7 +127,8 @@ def _carry_out(config: DictConfig) -> float | None:
 
     def action() -> int:
         nonlocal value
-        code, value = run(config, evaluate=not is_sweep(), planned=None if search is None else search.plan_made)
+        words, planned = HydraConfig.get().overrides.task, None if search is None else search.plan_made
+        code, value = run(config, words, evaluate=not is_sweep(), planned=planned)
         return code
 
     try:
@@ -212,12 +213,17 @@ def _refuse_option(parser: argparse.ArgumentParser, message: str) -> NoReturn:
 
 
 def run(
-    config: DictConfig, *, evaluate: bool = True, planned: Callable[[Plan, Run], None] | None = None
+    config: DictConfig,
+    words: Sequence[str] = (),
+    *,
+    evaluate: bool = True,
+    planned: Callable[[Plan, Run], None] | None = None,
 ) -> tuple[int, float | None]:
     """Plans the runs of one config, trains and evaluates what is missing, and prints the scores.
 
     Args:
         config: composed, not yet checked.
+        words: the user's overrides; of those without effect a note is printed.
         evaluate: also evaluate the module on `data.evaluation`; False in a search, which must not use test sets.
         planned: is called with the plan and the requested run before anything is trained.
     Returns:
@@ -227,6 +233,7 @@ def run(
     from xlt.execution.workers import make_workers
     from xlt.plan.planner import Plan
     from xlt.plan.store import RunStore
+    from xlt.plan.unheeded import unheeded
     from xlt.tables.terminal import print_evaluations, print_notes, print_other_code, print_plan
     from xlt.tracking.job_report import JobReport
     from xlt.tracking.wandb import check_account
@@ -240,7 +247,7 @@ def run(
         requested, evaluations = plan.ask(config) if evaluate else (plan.add(config, evaluate=False), {})
         if planned is not None:
             planned(plan, requested)
-        print_notes(plan.preflight(), console)
+        print_notes([*plan.preflight(), *unheeded(requested.config, words, config)], console)
     if Sweep.plan_alone:
         print_plan(plan, Terminal(quiet=console.quiet))
         return 0, None

@@ -20,6 +20,7 @@ from xlt.execution.execution import Outcome, carry_out
 from xlt.execution.workers import make_workers
 from xlt.plan.planner import Plan
 from xlt.plan.store import RunStore
+from xlt.plan.unheeded import unheeded_by_all
 from xlt.tables.catalogue import catalogue
 from xlt.tables.figures import FigurePanel, save_panels
 from xlt.tables.grid import Grid, averages
@@ -74,7 +75,8 @@ def reproduce(words: list[str]) -> int:
             console.print(_runs(remaining, "to do") if remaining else "nothing to do", highlight=False)
             return 0
         if remaining or PLAN in options:
-            print_notes(plan.preflight(), console)
+            firsts = (runs[0].config for table in tables.values() for runs in table.runs().values())
+            print_notes([*plan.preflight(), *unheeded_by_all(firsts, request.overrides)], console)
         if PLAN in options:
             print_plan(plan, Terminal())
             return 0
@@ -127,8 +129,8 @@ def show(
     grids = {heading: table.grid(plan.store, failures) for heading, table in tables.items()}
     grids_and_tables = [(grid, [tables[heading]]) for heading, grid in grids.items()]
     if request.has_averages:
-        table = request.config.table
-        grids_and_tables.append((averages(request.name, table.title, table.note, grids), list(tables.values())))
+        title = request.config.table.title
+        grids_and_tables.append((averages(request.name, title, request.note, grids), list(tables.values())))
     names = []
     for grid, grid_tables in grids_and_tables:
         names.append(grid.save(table_markdown(grid), folder))

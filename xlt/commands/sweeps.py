@@ -30,7 +30,9 @@ from xlt.files import folder_fault, write_json
 from xlt.modules import ModuleFileError
 from xlt.plan.planner import Plan, Run
 from xlt.plan.store import RunStore
+from xlt.plan.unheeded import unheeded
 from xlt.tables.page import JobScores, save_page
+from xlt.tables.sweep_notes import PlannedJob, mean_lines, same_result_lines
 from xlt.tables.terminal import SweepRow, mean_scores, print_notes, print_plan, print_sweep
 from xlt.tracebacks import failure_line
 from xlt.tracking.job_report import JobReport
@@ -156,6 +158,7 @@ class Sweep:
             self._notes |= dict.fromkeys(alone.preflight())
             job.existed = not alone.to_train() and not alone.to_evaluate()
             job.run, job.evaluations = planned if self._plan.absorb(alone) else self._plan.ask(config)
+            self._notes |= dict.fromkeys(unheeded(job.run.config, job.words, config))
         except (UsageError, ModuleFileError) as error:
             self._refuse(job, error.lines if isinstance(error, UsageError) else [str(error)])
             return
@@ -180,8 +183,15 @@ class Sweep:
         plan, console = self._plan, Terminal(stderr=True)
         if plan is None or self._launcher is None:
             return USAGE if refused else FAILURE if failed else 0
+        same = same_result_lines(
+            [
+                PlannedJob(job.number, job.words, (job.run.fingerprint, frozenset(job.evaluations)))
+                for job in self.jobs
+                if job.run is not None
+            ]
+        )
         if plan.to_do() or Sweep.plan_alone:
-            print_notes(self._notes, console)
+            print_notes([*self._notes, *same], console)
         if Sweep.plan_alone:
             print_plan(plan, Terminal())
             return USAGE if refused else FAILURE if failed else 0
@@ -195,7 +205,7 @@ class Sweep:
                 carry_out(plan, workers, report.watcher_for, report, outcome)
         finally:  # also when it is stopped
             rows = [self._row(job, plan, outcome) for job in self.jobs]
-            print_sweep(rows, Terminal())
+            print_sweep(rows, Terminal(), [*self._mean_lines(plan.store), *same])
             self._save(rows, plan, outcome)
         send_unsent(plan.runs.values(), plan.store)
         return USAGE if refused else FAILURE if outcome.failures or failed else 0
@@ -212,6 +222,17 @@ class Sweep:
         reason = outcome.failures.get(fingerprint)
         state = "not tried" if fingerprint in outcome.skipped else "not finished" if reason is None else "failed"
         return SweepRow(job.number, self._overrides(job), state, scores, reason)
+
+    def _mean_lines(self, store: RunStore) -> list[str]:
+        averaged: dict[int, dict[str, list[str]]] = {}
+        metrics: dict[int, str] = {}
+        for job in self.jobs:
+            if job.run is not None and (shown := mean_scores(job.run, job.evaluations, store)):
+                metrics[job.number] = str(store.result(job.run.fingerprint).get("metric", ""))
+                averaged[job.number] = {
+                    label: [one.source for one in job.evaluations.values() if one.label == label] for label in shown
+                }
+        return mean_lines(averaged, metrics)
 
     def _overrides(self, job: SweepJob) -> str:
         """Returns the overrides of a job that not all jobs have; for a single job, all its overrides."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from rich.console import Console
 from rich.text import Text
@@ -19,8 +20,20 @@ _SHOWN_RUNS = 8
 Findings = Mapping[str, Mapping[str, Finding]]
 
 
-def print_claims(claims: Mapping[str, ClaimConfig], findings: Findings, config: ClaimsConfig, console: Console) -> None:
-    """Prints each claim with its verdict, and a line for each of its tests."""
+def print_claims(
+    claims: Mapping[str, ClaimConfig],
+    findings: Findings,
+    config: ClaimsConfig,
+    console: Console,
+    asked: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> None:
+    """Prints each claim with its verdict, and a line for each of its tests.
+
+    Args:
+        claims, findings, config: claim -> what it says, and the results of its tests.
+        console: output.
+        asked: store -> overrides by which its runs are not those of the tables' recipes.
+    """
     for number, (name, claim) in enumerate(claims.items(), 1):
         word = config.verdict(name, findings[name].values())
         head = Text(f"{number}. {claim.says} ")
@@ -34,16 +47,28 @@ def print_claims(claims: Mapping[str, ClaimConfig], findings: Findings, config: 
         if not findings[name]:
             console.print(f"   no table tests it: {config.untested[name]}", markup=False, highlight=False)
     console.print(_summary(claims, findings, config), markup=False, highlight=False)
+    for line in _asked_lines(asked):
+        console.print(line, markup=False, highlight=False)
     console.print(_method(config), markup=False, highlight=False)
 
 
-def claims_markdown(claims: Mapping[str, ClaimConfig], findings: Findings, config: ClaimsConfig) -> str:
-    """Returns a table with a row for each test, followed by the runs behind each test."""
+def _asked_lines(asked: Mapping[str, Sequence[str]]) -> list[str]:
+    return [f"Runs of store {name}: asked for with {' '.join(words)}" for name, words in asked.items()]
+
+
+def claims_markdown(
+    claims: Mapping[str, ClaimConfig],
+    findings: Findings,
+    config: ClaimsConfig,
+    asked: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> str:
+    """Returns a table with a row for each test, followed by the runs behind each test; see `print_claims`."""
     lines = [
         f"# Claims of the thesis and of papers, {config.scale} scale",
         "",
         _summary(claims, findings, config),
         "",
+        *(line for text in _asked_lines(asked) for line in (markdown_text(text), "")),
         _method(config),
         "",
     ]

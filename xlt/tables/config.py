@@ -7,7 +7,7 @@ import itertools
 import pkgutil
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,10 @@ class PartConfig:
     def faults(self, prefix: str) -> Iterator[str]:
         if not self.metrics:
             yield f"{prefix}.metrics: empty; give a heading and its metric, as {{POS: accuracy}}"
+        yield from _repeated(self, ("columns", "average"), prefix)
+        for name, members in self.groups.items():
+            if len({*members}) < len(members):
+                yield f"{prefix}.groups.{name}={list(members)}: a name is there twice, so it would count twice"
         for name in self.average:
             if name not in self.columns and EVERY not in self.columns:
                 yield f"{prefix}.average: {name} is not in {prefix}.columns"
@@ -164,6 +168,9 @@ class TableConfig:
     thesis: Any = optional("what is otherwise at this scale", None)
 
     def faults(self, prefix: str) -> Iterator[str]:
+        yield from _repeated(self, ("headings", "rows", "columns", "average"), prefix)
+        if self.columns and (others := [column for column in self.average if column not in self.columns]):
+            yield f"{prefix}.average: {', '.join(others)} not in {prefix}.columns={list(self.columns)}"
         known = [heading for part in self.parts.values() for heading in part.metrics]
         for heading in (heading for heading, count in Counter(known).items() if count > 1):
             yield f"{prefix}.parts: {heading} is a heading of two parts; give each a heading of its own"
@@ -188,6 +195,13 @@ class TableConfig:
                 if column not in columns and EVERY not in columns:
                     known_columns = ", ".join(dict.fromkeys(columns))
                     yield f"{prefix}.{where}: no part has a column {column}; there are {known_columns}"
+
+
+def _repeated(config: Any, names: Sequence[str], prefix: str) -> Iterator[str]:
+    """Yields a line for each list of names in which one is repeated: it would be shown, or count in a mean, twice."""
+    for name in names:
+        if twice := [one for one, count in Counter(getattr(config, name)).items() if count > 1]:
+            yield f"{prefix}.{name}: {', '.join(twice)} more than once; give each once"
 
 
 @dataclass

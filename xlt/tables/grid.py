@@ -233,8 +233,7 @@ def averages(name: str, title: str, note: str, grids: Mapping[str, Grid]) -> Gri
                 reference.setdefault(system, {})[heading] = numbers[AVERAGE]
     cells = {
         system: {
-            heading: dataclasses.replace(grid.cells[system][AVERAGE]) if system in grid.cells else Cell()
-            for heading, grid in grids.items()
+            heading: _average_cell(grid, system) if system in grid.cells else Cell() for heading, grid in grids.items()
         }
         for system in systems
     }
@@ -250,3 +249,11 @@ def averages(name: str, title: str, note: str, grids: Mapping[str, Grid]) -> Gri
     )
     seeds = next(iter(grids.values())).seeds
     return Grid(name, config, seeds, cells, has_average=False)
+
+
+def _average_cell(grid: Grid, system: str) -> Cell:
+    """Returns the cell of a system's average; if it lacks values, it says why: a column that it is over lacks one."""
+    row, config = grid.cells[system], grid.config
+    over = [name for column in config.average or config.columns for name in config.groups.get(column, [column])]
+    reasons = dict.fromkeys(row[name].reason for name in over if name in row and row[name].reason)
+    return dataclasses.replace(row[AVERAGE], reason="; ".join(filter(None, reasons)) or None)

@@ -75,6 +75,11 @@ class TableRequest:
         return any(shown.show == AVERAGES for shown in stands_for.values())
 
     @property
+    def note(self) -> str:
+        """The line under the grid of averages: what the command changes, and the table's note."""
+        return _noted(self.changes, self.config.table.note)
+
+    @property
     def figures(self) -> dict[str, FigureConfig]:
         """Heading -> the figure of its grid, for headings with a figure."""
         whole = self.config.table.figure
@@ -147,13 +152,18 @@ def request_table(words: Sequence[str], word: str = "table") -> TableRequest:
         raise UsageError(
             f"{word}={named_table.file}: nothing to show at scale={config.scale}{'; ' + why if why else ''}"
         )
-    changes = [one for one in (*settings, *run_words) if _changes_table(one)]
+    changes = [one for one in (*settings, *run_words) if changes_table(one)]
     digest = hashlib.blake2b("\n".join(sorted(changes)).encode(), digest_size=8).hexdigest()[:_DIGITS]
     name = f"{named_table.file}-{digest}" if changes else named_table.file
-    for grid in grids.values() if changes else ():
-        grid.note = "\n".join(filter(None, [f"Asked for with {' '.join(changes)}", grid.note]))
+    for grid in grids.values():
+        grid.note = _noted(changes, grid.note)
     overrides = [f"tracker.group={name}", *run_words, f"scale={config.scale}", f"output_dir={config.output_dir}"]
     return TableRequest(named_table.file, name, config, grids, named_table.published, overrides, changes)
+
+
+def _noted(changes: Sequence[str], note: str) -> str:
+    """Returns the note of a grid, after a line with the words of the command that change what it shows."""
+    return "\n".join(filter(None, [f"Asked for with {' '.join(changes)}" if changes else "", note]))
 
 
 def _register() -> None:
@@ -185,7 +195,8 @@ def _instead_of(word: str, key: str) -> str:
     return f"write {key}={word}"
 
 
-def _changes_table(word: str) -> bool:
+def changes_table(word: str) -> bool:
+    """Returns whether a word of a command changes what a table shows, not only where files are or how runs are done."""
     key = word.partition("=")[0].lstrip("+~")
     if key.partition(".")[0] in _COMMAND_KEYS:
         return key.startswith("table.")

@@ -44,15 +44,12 @@ class Table:
         self._runs: dict[tuple[str, int, str | None], tuple[Run, dict[str, Composition]]] = {}
         self._labels: dict[tuple[str, str | None], str] = {}
         faults: list[str] = []
-        for system_name, system in config.systems.items():
-            columns = config.sources_of(system_name)
-            own: list[str | None] = [*columns] if _is_per_column(system) else [None]
+        for system_name in config.systems:
             composed_for: dict[str | None, DictConfig] = {}  # a plan changes no config
-            for seed, column in itertools.product(seeds, own):
+            for seed, column in itertools.product(seeds, _columns_of_runs(config, system_name)):
                 try:
                     if (composed := composed_for.get(column)) is None:
-                        composed = compose(run_words(config, system, overrides, column))
-                        _evaluate_only(composed, [column] if column else columns)
+                        composed = _composed(config, system_name, overrides, column)
                         self._labels[system_name, column] = shown_label(composed)
                         composed_for[column] = composed
                     composed.seed = seed
@@ -60,11 +57,11 @@ class Table:
                     self._runs[system_name, seed, column] = plan.ask(composed, shown)
                 except UsageError as error:
                     faults += error.lines
-        faults = faults or self._rows_made_equal(overrides)
+        faults = faults or self._rows_made_equal(overrides, plan.store)
         if faults:
             raise UsageError(*faults)
 
-    def _rows_made_equal(self, overrides: Sequence[str]) -> list[str]:
+    def _rows_made_equal(self, overrides: Sequence[str], store: RunStore) -> list[str]:
         """Returns a line for each of the user's overrides by which rows become equal that their names tell apart.
 
         An override comes after those of a row. Without this check each row would show the numbers of the same runs.
@@ -84,10 +81,30 @@ class Table:
             lines += [
                 f"{word}: takes the place of what rows set: {labels} would show the same runs; leave it out, or one of "
                 f"the rows: ~table.parts.PART.systems.{names[-1]}"
-                for word in overrides
-                if any(_overlap(key, _key(word)) for key in keys)
+                for word in dict.fromkeys(overrides)
+                if any(_overlap(key, _key(word)) for key in keys) or self._differ_without(word, names, overrides, store)
             ]
         return lines
+
+    def _differ_without(self, word: str, names: Sequence[str], overrides: Sequence[str], store: RunStore) -> bool:
+        """Returns whether rows that are equal would differ without one of the overrides, as with another composition.
+
+        Overrides without which the runs cannot be planned, such as the folder of the data, are not the reason.
+        """
+        rest, plan = [other for other in overrides if other != word], Plan(store)
+        shown = set()
+        for name in names:
+            row = []
+            for column in _columns_of_runs(self.config, name):
+                try:
+                    composed = _composed(self.config, name, rest, column)
+                    composed.seed, label = self.seeds[0], shown_label(composed)
+                    run, evaluations = plan.ask(composed, {label})
+                except UsageError:
+                    return False
+                row.append((column, run.fingerprint, frozenset(evaluations), label))
+            shown.add(frozenset(row))
+        return len(shown) > 1
 
     def runs(self) -> dict[str, list[Run]]:
         """Returns label of a system -> its runs in the order of the seeds, for all columns."""
@@ -221,6 +238,22 @@ def _stand_in(run: Run, composition: Composition | None) -> str | None:
 
 def _is_per_column(system: SystemConfig) -> bool:
     return any("{column}" in word for word in system.overrides)
+
+
+def _columns_of_runs(config: GridConfig, system: str) -> list[str | None]:
+    """Returns the columns for which a system has runs of their own; [None] if a run is for all of them."""
+    return [*config.sources_of(system)] if _is_per_column(config.systems[system]) else [None]
+
+
+def _composed(config: GridConfig, system: str, overrides: Sequence[str], column: str | None) -> DictConfig:
+    """Composes a system's run for a column, or for all columns if it is None.
+
+    Raises:
+        UsageError: the config cannot be composed, or lacks a column.
+    """
+    composed = compose(run_words(config, config.systems[system], overrides, column))
+    _evaluate_only(composed, [column] if column else config.sources_of(system))
+    return composed
 
 
 def _evaluate_only(composed: DictConfig, columns: Sequence[str]) -> None:

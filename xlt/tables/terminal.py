@@ -267,18 +267,21 @@ def mean_scores(run: Run, evaluations: Mapping[str, Composition], store: RunStor
             the same label, so `run.evaluations` must not be averaged.
         store: the store with the scores.
     Returns:
-        Label -> mean; without labels for which no evaluation is finished.
+        Label -> mean; without labels of which an evaluation is not finished, since a mean over fewer is another number.
     """
     metric, done = store.result(run.fingerprint).get("metric", ""), store.evaluations(run.fingerprint)
-    scores: dict[str, list[float]] = {}
+    keys: dict[str, list[str]] = {}
     for key, composition in evaluations.items():
-        if key in done:
-            scores.setdefault(composition.label, []).append(score_of(done[key], metric))
-    return {label: statistics.fmean(values) for label, values in scores.items()}
+        keys.setdefault(composition.label, []).append(key)
+    return {
+        label: statistics.fmean(score_of(done[key], metric) for key in own)
+        for label, own in keys.items()
+        if all(key in done for key in own)
+    }
 
 
-def print_sweep(rows: Sequence[SweepRow], console: Console) -> None:
-    """Prints the result of each job, and below the table the reasons of jobs without one."""
+def print_sweep(rows: Sequence[SweepRow], console: Console, notes: Iterable[str] = ()) -> None:
+    """Prints the result of each job, and below the table notes about them and the reasons of jobs without one."""
     labels = list(dict.fromkeys(label for row in rows for label in row.scores))
     styles = {"failed": "red", "refused": "red", "not tried": "yellow", "not finished": "yellow"}
     console.print(Text("Sweep", style="table.title"))
@@ -291,6 +294,8 @@ def print_sweep(rows: Sequence[SweepRow], console: Console) -> None:
         ],
         corner="job",
     )
+    for note in notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
     for row in rows:
         if row.reason is not None and row.state != "refused":
             line = f"job {row.number} {row.state}: {row.reason}"
@@ -357,7 +362,18 @@ def legend(grid: Grid) -> str:
     """Returns a line that says what the numbers of the table are."""
     config, seeds = grid.config, len(grid.seeds)
     text = f"{config.metric}, mean ± standard deviation over {seeds} seeds" if seeds > 1 else config.metric
-    return text + (f"; in brackets: {config.reference_name}" if config.reference else "")
+    has_average = AVERAGE in grid.columns and config.scoreboard is None
+    averaged = f"; {AVERAGE} {over}" if has_average and (over := _averaged_over(grid)) else ""
+    return text + averaged + (f"; in brackets: {config.reference_name}" if config.reference else "")
+
+
+def _averaged_over(grid: Grid) -> str:
+    """Says which columns the average is over; empty if it is over all."""
+    over = grid.config.average or grid.config.columns
+    others = [column for column in grid.config.columns if column not in over]
+    if not others:
+        return ""
+    return f"without {', '.join(others)}" if len(others) <= len(over) else f"over {', '.join(over)}"
 
 
 def stand_in_lines(grid: Grid) -> list[str]:

@@ -29,7 +29,7 @@ from xlt.use.compositions import read_composition, with_composition
 from xlt.use.gold import gold, in_one_scheme, is_as_predicted
 from xlt.use.loading import LoadedModel, UsedModules, load_model, read_modules, task_of
 from xlt.use.output import output_fault
-from xlt.use.predict import columns_of
+from xlt.use.predict import columns_of, note_languages
 from xlt.use.texts import Reading, format_of, language_field_fault, texts
 
 _READERS = {"words": "conll"}
@@ -61,6 +61,21 @@ class EvaluateSettings:
     replace: bool = False
     into: str | None = None
     composition: str | None = None
+
+
+_OPTIONS = {
+    "model.path": "--model",
+    "model.revision": "--revision",
+    "device": "--device",
+    "threads": "--threads",
+    "train.evaluation_batch_size": "--batch-size",
+    "train.precision": "--precision",
+}
+"""Keys of a run for which the command has an option."""
+_NOT_OF_DATA = (
+    "compositions", "device", "evaluation", "language_modules", "launcher", "method", "model", "seed", "start",
+    "student", "task", "task_modules", "teacher", "threads", "tracker", "train",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -113,6 +128,7 @@ def evaluate(settings: EvaluateSettings) -> list[Scores]:
     loaded = load_model(modules, task, model=settings.model, device=settings.device, revision=settings.revision)
     loaded = with_composition(loaded, expression)
     loaded.check_languages({language: f"--input/--source {name}" for name, language in languages.items()})
+    note_languages(modules, "evaluate")
     kept: list[dict[str, Any]] = []
     found = []
     for name, examples in data.items():
@@ -312,10 +328,33 @@ def _check(settings: EvaluateSettings, task: Task, modules: UsedModules, sources
         lines.append("--language, --language-field: give one of them")
     if settings.language_field is not None and not settings.inputs:
         lines.append(f"--language-field={settings.language_field}: is for files (--input)")
+    if not settings.inputs:
+        given = {"--from": settings.input_format, "--field": settings.fields, "--separator": settings.separator}
+        lines += [f"{name}: is for files (--input); data sets of conf/source say it" for name in given if given[name]]
+    lines += _unheeded(settings)
+    languages = {name: source.language for name, source in sources.items()}
+    if settings.language is not None and languages and settings.language not in languages.values():
+        known = ", ".join(f"{name} is of {code}" for name, code in languages.items())
+        lines.append(f"--language={settings.language}: nothing that is scored is of this language: {known}")
     if settings.batch_size < 1:
         lines.append(f"--batch-size={settings.batch_size}: must be at least 1")
     if lines:
         raise UsageError(*lines)
+
+
+def _unheeded(settings: EvaluateSettings) -> list[str]:
+    """Returns a line for each override that would change nothing: they are of the data sets alone."""
+    lines = []
+    for word in settings.overrides:
+        key = word.partition("=")[0].lstrip("+~")
+        group = key.partition(".")[0].partition("@")[0]
+        if not settings.sources:
+            lines.append(f"{word}: an override is of a data set of conf/source (--source), and none is given")
+        elif key in _OPTIONS or group in _NOT_OF_DATA:
+            instead = _OPTIONS.get(key, "--set" if group == "task" else "")
+            advice = f"give {instead}" if instead else "leave it out"
+            lines.append(f"{word}: has no effect here, where overrides are of data sets; {advice}")
+    return lines
 
 
 def as_table(scores: Sequence[Scores], task_metric: str | None = None) -> Iterator[str]:

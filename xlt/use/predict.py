@@ -92,7 +92,7 @@ def predict(settings: PredictSettings) -> PredictReport:
     loaded = load_model(modules, task, model=settings.model, device=settings.device, revision=settings.revision)
     loaded = with_composition(loaded, expression)
     loaded.check_languages(languages)
-    _note_languages(modules)
+    note_languages(modules, "predict")
     started = time.monotonic()
     with output, StopSignals() as stop, texts(settings.input, reading) as (layout, entries):
         writer = _writer(settings, task, layout)
@@ -251,15 +251,15 @@ def _languages(chunk: Sequence[Entry]) -> dict[str | None, str]:
     return found
 
 
-def _note_languages(modules: UsedModules) -> None:
-    """Says that a task module was trained with language modules if none is given."""
+def note_languages(modules: UsedModules, command: str) -> None:
+    """Says that a task module was trained with language modules if none is given to a command."""
     facts = modules.main.facts
     depends, learned = dict(facts.get("depends_on") or {}), facts.get("languages") or ()
     trained_with = sorted(role for role in depends if role in learned)
     if trained_with and not modules.languages:
         say(
             f"xlt: {modules.main.path}: it was trained with language modules ({', '.join(trained_with)}), but none is "
-            "given, so it is used alone; to add one: xlt predict MODULE LANGUAGE_MODULE --language CODE"
+            f"given, so it is used alone; to add one: xlt {command} MODULE LANGUAGE_MODULE --language CODE"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -441,6 +442,20 @@ def test_a_table_of_a_loss_is_not_taken_for_one_of_scores(tmp_path: Path, capfd:
     assert check_claims(words) == 0
     out = " ".join(capfd.readouterr().out.split())
     assert "table instruct_curves has a loss, of which less is better; a claim needs scores" in out
+
+
+def test_an_override_that_makes_the_systems_of_a_test_equal_leaves_no_verdict(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["only=[mad_x_over_bitfit]", f"output_dir={tmp_path}", "stores.nano.overrides=['method=bitfit']"]
+    assert check_claims(words) == 0
+    out = " ".join(capfd.readouterr().out.split())
+    reason = 'with stores.nano.overrides: method=bitfit: takes the place of what rows set: "MAD-X" and "BitFit" would'
+    assert reason in out
+    assert "Runs of store nano: asked for with method=bitfit" in out
+    assert "Runs of store nano: asked for with method=bitfit" in (tmp_path / "claims.md").read_text(encoding="utf-8")
+    record = json.loads((tmp_path / "claims.json").read_text(encoding="utf-8"))
+    assert record["asked_for_with"] == {"nano": ["method=bitfit"]}
 
 
 REFUSED = {

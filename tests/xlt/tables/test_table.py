@@ -17,7 +17,7 @@ from xlt.tables.config import FigureConfig, GridConfig, PartConfig, SearchConfig
 from xlt.tables.grid import Cell, Grid, averages
 from xlt.tables.page.scores import grid_scores
 from xlt.tables.table import Table
-from xlt.tables.terminal import best_systems, print_plan, print_table, table_markdown
+from xlt.tables.terminal import best_systems, legend, print_plan, print_table, table_markdown
 
 EXPERIMENT = "pos"
 BARE = ("data=empty", "language_modules=none")
@@ -153,7 +153,7 @@ def test_markdown_has_means_spreads_references_bold_bests_and_holes(scored_table
     assert rows[""] == "| | eng | fao | avg |"
     assert rows["full FT"] == "| full FT | 92.0±2.8 | **52.0±2.8 (55.5)** | **52.0±2.8 (50.0)** |"
     assert rows["BitFit"] == "| BitFit | **95.0** | 40.0 | 40.0 |"
-    assert "mean ± standard deviation over 2 seeds; in brackets: Table 1" in text
+    assert "mean ± standard deviation over 2 seeds; avg without eng; in brackets: Table 1" in text
     assert "- BitFit, seed 2: not run" in text
     assert "a note" in text
 
@@ -291,6 +291,13 @@ def test_an_override_that_makes_rows_equal_is_refused_since_their_names_would_li
     with pytest.raises(UsageError, match=r'model\.path=\S+: .* "encoder_mini" and "mbert" would show'):
         make_table(systems=models)  # the words of these tests give model.path
     assert make_table(["train.learning_rate=0.5"], systems={"slow": systems["slow"], "short": systems["short"]})
+    composed = {
+        name: SystemConfig(name, EXPERIMENT, ["data=empty", "language_modules=mono", "method=bitfit"], name)
+        for name in ("task+language", "task")
+    }
+    assert make_table(systems=composed)
+    with pytest.raises(UsageError, match=r'^composition@\S+=task: .* "task\+language" and "task" would show'):
+        make_table(["composition@compositions.shown=task"], systems=composed)
     twice = {"recipe": systems["recipe"], "again": dataclasses.replace(systems["recipe"], label="again")}
     assert make_table(["train.learning_rate=0.5"], systems=twice)  # a table's own rows may be equal
 
@@ -378,6 +385,31 @@ def test_a_table_of_averages_has_the_systems_of_its_parts_and_their_averages(
     text = table_markdown(grid)
     assert "| full FT | **51.5±0.7 (50.0)** | **51.5±0.7 (50.0)** |" in text
     assert "| BitFit | 40.0±0.0 | - |" in text
+    assert grid.is_complete and "Holes" not in text
+
+
+def test_a_table_of_averages_says_which_of_them_are_over_fewer_seeds(
+    make_table: Callable[..., tuple[Table, Plan]],
+) -> None:
+    table, plan = make_table()
+    _score(table, plan, "full", 1, eng=90.0, fao=51.0)
+    _score(table, plan, "full", 2, eng=90.0, fao=52.0)
+    _score(table, plan, "bitfit", 1, fao=40.0)  # the average is over Faroese alone
+    _score(table, plan, "bitfit", 2, eng=80.0)
+    grid = averages("all", "A table", "", {"POS": table.grid(plan.store, {})})
+    assert (grid.cells["bitfit"]["POS"].values, grid.cells["bitfit"]["POS"].reason) == ([40.0], "seed 2: not run")
+    assert not grid.is_complete and grid.cells["full"]["POS"].reason is None
+    assert "Holes:\n\n- BitFit, seed 2: not run\n" in table_markdown(grid)
+
+
+def test_a_table_says_over_which_columns_its_average_is(make_table: Callable[..., tuple[Table, Plan]]) -> None:
+    table, plan = make_table()
+    assert legend(table.grid(plan.store, {})).endswith("over 2 seeds; avg without eng; in brackets: Table 1")
+    config = dataclasses.replace(table.config, columns=["a", "b", "c"], average=["b"], reference={})
+    grid = Grid("wide", config, [1], {})
+    assert legend(grid) == "accuracy; avg over b"
+    assert legend(dataclasses.replace(grid, has_average=False)) == "accuracy"
+    assert legend(dataclasses.replace(grid, config=dataclasses.replace(config, average=[]))) == "accuracy"
 
 
 def test_a_search_becomes_a_row_for_every_combination(make_table: Callable[..., tuple[Table, Plan]]) -> None:

@@ -104,6 +104,9 @@ def test_only_the_evaluations_that_were_asked_for_are_shown_and_averaged(
     scores = {key: 10.0 if key.startswith("other-") else 50.0 for key in run.evaluations}
     plan.store.add_evaluations(run.fingerprint, {key: {"metrics": {"accuracy": of}} for key, of in scores.items()})
     assert mean_scores(run, asked, plan.store) == {"task": 50.0}
+    one = next(iter(asked.values()))
+    unfinished = {**asked, "unfinished": one, "alone": dataclasses.replace(one, label="other")}
+    assert len(asked) > 1 and mean_scores(run, unfinished, plan.store) == {}  # a mean over fewer is another number
     console, out = _console()
     print_evaluations(run, asked, plan.store, console)
     assert "50.0" in out.getvalue() and "10.0" not in out.getvalue()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 from tests.conftest import sentences
 from xlt.errors import UsageError
 from xlt.use.evaluate import EvaluateSettings, Scores, evaluate
+from xlt.use.loading import UsedModule
 from xlt.use.predict import PredictSettings, predict
 
 
@@ -150,3 +151,51 @@ def test_wrong_data_are_refused_before_the_model_is_loaded(
         )
     (line,) = refused.value.lines
     assert all(fact in line for fact in facts), line
+
+
+def test_what_would_have_no_effect_is_refused(
+    modules: Mapping[str, Path], treebank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xlt.use.evaluate.load_model", None)
+
+    def lines(inputs: Sequence[str] = (), **options: object) -> list[str]:
+        with pytest.raises(UsageError) as refused:
+            scores(modules, ("pos",), *inputs, **options)
+        return refused.value.lines
+
+    (line,) = lines([str(treebank)], overrides=["data_dir=x"])
+    assert line.startswith("data_dir=x: an override is of a data set of conf/source (--source), and none is given")
+    (line,) = lines([f"fao={treebank}"], language="eng")
+    assert line == f"--language=eng: nothing that is scored is of this language: {treebank.name} is of fao"
+    folder = tmp_path / "data" / "ud" / "UD_English-EWT"
+    folder.mkdir(parents=True)
+    (folder / "en_ewt-ud-test.conllu").write_bytes(treebank.read_bytes())
+    own = f"data_dir={tmp_path / 'data'}"
+    words = [own, "data.evaluation.ud_eng.cap=3", "model.path=x", "threads=1", "task.max_length=9", "method=full"]
+    found = lines(sources=["ud_eng"], overrides=words, fields={"text": "0"})
+    assert [line.partition(": ")[0] for line in found] == ["--field", *words[2:]]
+    assert [line.rpartition("; ")[2] for line in found[1:]] == [
+        "give --model",
+        "give --threads",
+        "give --set",
+        "leave it out",
+    ]
+    (line,) = lines(sources=["ud_eng"], overrides=[own], language="fao")
+    assert line == "--language=fao: nothing that is scored is of this language: ud_eng is of eng"
+
+
+def test_a_score_without_the_language_module_that_a_module_was_trained_with_says_so(
+    modules: Mapping[str, Path],
+    treebank: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    scores(modules, ("pos",), str(treebank))
+    assert "language modules" not in capfd.readouterr().err
+    facts = UsedModule.facts.fget  # type: ignore[attr-defined]
+    trained = {"depends_on": {"eng": "f" * 64}, "languages": ["eng"]}
+    monkeypatch.setattr(UsedModule, "facts", property(lambda one: {**facts(one), **trained}))
+    scores(modules, ("pos",), str(treebank))
+    said = capfd.readouterr().err
+    assert "it was trained with language modules (eng), but none is given, so it is used alone" in said
+    assert "xlt evaluate MODULE LANGUAGE_MODULE" in said
