@@ -16,6 +16,7 @@ from tests.runs.refusals import Mistakes, assert_refused
 MISTAKES: Mistakes = {
     "typo in a key": (("seeed=3",), [["seeed=3: no such key seeed; did you mean seed?"]]),
     "typo in a group's key": (("train.bath_size=8",), [["train.bath_size", "did you mean train.batch_size?"]]),
+    "another spelling": (("method=LT-SFT",), [["method=LT-SFT: no method/LT-SFT in conf/; did you mean lt_sft?"]]),
     "typo in a group": (("metod=full",), [["metod=full: no such key metod; did you mean method?"]]),
     "typo in a group that is no key": (
         ("experimnt=pos",),

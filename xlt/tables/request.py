@@ -38,7 +38,8 @@ from xlt.tables.table import Table
 # Keys of the command itself; all other words are overrides of the runs.
 _COMMAND_KEYS = ("table", "seeds", "launcher", "output_dir", "scale")
 # Overrides that do not change what the table shows: they only say where files are and how runs are executed.
-_NEUTRAL = ("data_dir", "output_dir", "model.path", "model.revision", "device", "threads", "tracker", "launcher")
+_NEUTRAL = ("data_dir", "output_dir", "device", "threads", "tracker", "launcher")
+_USUAL_SCALE = "mini"
 _DIGITS = 6
 
 
@@ -197,9 +198,9 @@ def _instead_of(word: str, key: str) -> str:
 
 def changes_table(word: str) -> bool:
     """Returns whether a word of a command changes what a table shows, not only where files are or how runs are done."""
-    key = word.partition("=")[0].lstrip("+~")
+    key, _, value = word.lstrip("+~").partition("=")
     if key.partition(".")[0] in _COMMAND_KEYS:
-        return key.startswith("table.")
+        return key.startswith("table.") or (key == "scale" and value != _USUAL_SCALE)
     return not any(key == neutral or key.startswith(f"{neutral}.") for neutral in _NEUTRAL)
 
 

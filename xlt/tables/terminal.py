@@ -160,7 +160,9 @@ def print_plan(plan: Plan, console: Console, *, short: bool = False) -> None:
     console.print(drawn)
     total = f"; past runs of their kinds took {duration(sum(known))} one after the other" if known else ""
     noun = "run" if len(rows) == 1 else "runs"
-    console.print(f"{len(rows)} {noun}: {existing} exist, {len(rows) - existing} to do{total}", highlight=False)
+    console.print(
+        f"{len(rows)} {noun}: {existing} exist, {len(rows) - existing} to do{total}", highlight=False, soft_wrap=True
+    )
     if short:
         console.print("--plan lists them one by one", highlight=False)
     print_other_code(plan, console)

@@ -252,7 +252,10 @@ def _languages(chunk: Sequence[Entry]) -> dict[str | None, str]:
 
 
 def note_languages(modules: UsedModules, command: str) -> None:
-    """Says that a task module was trained with language modules if none is given to a command."""
+    """Says that several task modules are added up, and that one was trained with language modules if none is given."""
+    if len(modules.tasks) > 1:
+        names = ", ".join(str(one.path) for one in modules.tasks)
+        say(f"xlt: {len(modules.tasks)} task modules are added up ({names}); the head is that of the last")
     facts = modules.main.facts
     depends, learned = dict(facts.get("depends_on") or {}), facts.get("languages") or ()
     trained_with = sorted(role for role in depends if role in learned)

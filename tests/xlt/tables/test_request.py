@@ -57,7 +57,7 @@ def test_each_metric_of_a_part_is_a_grid_of_the_same_runs() -> None:
 def test_a_scale_lays_what_it_has_otherwise_over_the_rest() -> None:
     mini, thesis = (request_table(["table=small", f"scale={scale}"]).grids for scale in ("mini", "thesis"))
     assert mini["UAS"].columns == ["fao"] and thesis["UAS"].columns == ["fao", "hsb", "yor"]
-    assert mini["UAS"].note == "" and thesis["UAS"].note == "at full size"
+    assert mini["UAS"].note == "" and thesis["UAS"].note == "Asked for with scale=thesis\nat full size"
     assert mini["POS"].columns == thesis["POS"].columns == ["fao", "hsb"]
 
 
@@ -99,9 +99,18 @@ def test_a_published_table_shows_its_own_headings_and_averages_only_if_it_is_one
 
 
 def test_where_things_lie_and_how_runs_are_done_does_not_change_a_tables_name() -> None:
-    neutral = ["data_dir=x", "model.path=y", "threads=1", "launcher=parallel", "tracker=silent", "seeds=[1,2]"]
+    neutral = ["data_dir=x", "threads=1", "launcher=parallel", "tracker=silent", "seeds=[1,2]", "scale=mini"]
     assert request_table(["table=small", *neutral]).name == "small"
     assert request_table(["table=9.1"]).grid_name("UAS") == "small_UAS"
+
+
+def test_tables_of_two_encoders_or_of_two_scales_do_not_replace_each_other_and_say_what_they_are_of() -> None:
+    asked = [["model.path=a"], ["model.path=b"], ["model.path=a", "model.revision=c"], ["scale=thesis"], []]
+    requests = [request_table(["table=small", *words]) for words in asked]
+    assert len({request.name for request in requests}) == len(requests)
+    for words, request in zip(asked, requests, strict=True):
+        told = f"Asked for with {' '.join(words)}" if words else ""
+        assert request.note.startswith(told) and all(grid.note.startswith(told) for grid in request.grids.values())
 
 
 def test_a_picture_is_named_as_it_was_asked_for_and_one_of_a_changed_table_otherwise() -> None:

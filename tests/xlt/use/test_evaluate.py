@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,15 @@ def test_what_would_have_no_effect_is_refused(
     ]
     (line,) = lines(sources=["ud_eng"], overrides=[own], language="fao")
     assert line == "--language=fao: nothing that is scored is of this language: ud_eng is of eng"
+
+
+def test_two_task_modules_are_added_up_and_a_line_says_so(
+    modules: Mapping[str, Path], treebank: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    again = shutil.copy(modules["pos"], tmp_path / "again.safetensors")
+    evaluate(EvaluateSettings([str(modules["pos"]), str(again)], (str(treebank),), device="cpu"))
+    said = f"xlt: 2 task modules are added up ({modules['pos']}, {again}); the head is that of the last"
+    assert said in capfd.readouterr().err
 
 
 def test_a_score_without_the_language_module_that_a_module_was_trained_with_says_so(

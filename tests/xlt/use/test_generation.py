@@ -112,7 +112,8 @@ def test_a_continuation_is_that_of_the_exported_checkpoint(
     ours = texts_of(said(file, [{"text": text} for text in TEXTS], most_new_tokens=8), "causal_lm")
     export(ExportSettings([str(file)], str(tmp_path / "out")))
     write = pipeline("text-generation", str(tmp_path / "out"), device="cpu")
-    theirs = [write(text, max_new_tokens=8, do_sample=False, return_full_text=False)[0]["generated_text"].strip() for text in TEXTS]
+    settings: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False, "return_full_text": False}
+    theirs = [write(text, **settings)[0]["generated_text"].strip() for text in TEXTS]
     assert theirs == ours and len(set(ours)) > 1
 
 
