@@ -151,8 +151,13 @@ def test_a_wrong_setting_gets_one_line_and_leaves_nothing(
     assert_refused(command, input_files, *MISTAKES[name])
 
 
-def test_no_arguments_get_two_lines_that_say_what_is_missing(command: Callable[..., Ended]) -> None:
-    refused(command(), [["model: exactly one of", "for instance model.path="], ["data.sources: empty; add one"]])
+def test_no_arguments_get_a_line_that_says_how_to_begin(command: Callable[..., Ended]) -> None:
+    refused(command(), [["give what to run, for instance: xlt experiment=nano_fields; xlt --help has the rest"]])
+
+
+def test_a_run_without_model_and_data_gets_a_line_for_each(command: Callable[..., Ended]) -> None:
+    lines = [["model: exactly one of", "for instance model.path="], ["data.sources: empty; add one"]]
+    refused(command("seed=1"), lines)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -147,13 +147,15 @@ def near_subcommand(word: str) -> str | None:
 
 
 def wrong_command(words: Sequence[str]) -> str | None:
-    """Returns a line about a command line whose command is misspelt, misplaced or left out; None if it is not so.
+    """Returns a line about a command line without words, or whose command is misspelt, misplaced or left out, or None.
 
     It is one line, because only the command that is meant knows what the other words are. Nothing is composed for it.
 
     Args:
         words: of a command line that names no subcommand where one should be.
     """
+    if not words:
+        return "give what to run, for instance: xlt experiment=nano_fields; xlt --help has the rest"
     before = ""
     is_first = True
     for word in words:

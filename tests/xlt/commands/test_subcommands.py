@@ -166,6 +166,7 @@ def test_the_help_that_is_shown_without_composing_is_the_one_that_hydra_makes() 
             "table=quickstart seeds=[1]",
             "table=quickstart: table belongs to the command xlt table; write xlt table table=quickstart",
         ),
+        ("", "give what to run, for instance: xlt experiment=nano_fields; xlt --help has the rest"),
     ],
 )
 def test_a_wrong_command_is_one_line_and_nothing_is_composed_for_it(
@@ -180,7 +181,7 @@ def test_a_wrong_command_is_one_line_and_nothing_is_composed_for_it(
 
 @pytest.mark.parametrize(
     "words",
-    ["experiment=pos", "--cfg job experiment=pos", "--info table", "~data.sources.et", "foo", "-m seed=1,2", ""],
+    ["experiment=pos", "--cfg job experiment=pos", "--info table", "~data.sources.et", "foo", "-m seed=1,2"],
 )
 def test_what_is_no_command_is_left_to_the_run(words: str) -> None:
     assert wrong_command(words.split()) is None
