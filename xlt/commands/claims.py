@@ -47,7 +47,7 @@ from xlt.plan.planner import Plan
 from xlt.plan.store import RunStore
 from xlt.tables.config import GridConfig
 from xlt.tables.pareto import LOWER_IS_BETTER
-from xlt.tables.request import changes_table, request_table
+from xlt.tables.request import as_shown, changes_table, request_table
 from xlt.tables.table import Table
 
 _COMMAND_KEYS = tuple(item.name for item in dataclasses.fields(ClaimsConfig))
@@ -99,7 +99,7 @@ def check_claims(words: list[str]) -> int:
 
 
 def _changes(overrides: Sequence[str]) -> list[str]:
-    return [word for word in overrides if changes_table(word)]
+    return [as_shown(word) for word in overrides if changes_table(word)]
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -54,7 +55,7 @@ class TableRequest:
         grids: heading -> its grid.
         published: key of `stands_for` that the command named; None if it named the file.
         overrides: Hydra overrides for every run.
-        changes: the words of the command that change what the table shows; they are printed in its note.
+        changes: the words of the command that change what the table shows; its note has them as they are shown.
     """
 
     file: str
@@ -164,7 +165,14 @@ def request_table(words: Sequence[str], word: str = "table") -> TableRequest:
 
 def _noted(changes: Sequence[str], note: str) -> str:
     """Returns the note of a grid, after a line with the words of the command that change what it shows."""
-    return "\n".join(filter(None, [f"Asked for with {' '.join(changes)}" if changes else "", note]))
+    return "\n".join(filter(None, [f"Asked for with {' '.join(map(as_shown, changes))}" if changes else "", note]))
+
+
+def as_shown(word: str) -> str:
+    """Returns a word of a command as a table shows it: of the folder of a model, the last part of the path."""
+    key, _, value = word.partition("=")
+    is_hub_id = value.count("/") <= 1 and not value.startswith(("/", ".", "~"))
+    return word if key.lstrip("+~") != "model.path" or is_hub_id else f"{key}={PurePath(value).name}"
 
 
 def _register() -> None:

@@ -113,6 +113,15 @@ def test_tables_of_two_encoders_or_of_two_scales_do_not_replace_each_other_and_s
         assert request.note.startswith(told) and all(grid.note.startswith(told) for grid in request.grids.values())
 
 
+def test_a_note_has_the_name_of_a_models_folder_and_not_where_it_lies() -> None:
+    for path, shown in (("/home/me/models/small", "small"), ("../small", "small"), ("org/small", "org/small")):
+        assert request_table(["table=small", f"model.path={path}"]).note == f"Asked for with model.path={shown}"
+    assert (
+        request_table(["table=small", "model.path=/a/b/c"]).name
+        != request_table(["table=small", "model.path=/b/c"]).name
+    )
+
+
 def test_a_picture_is_named_as_it_was_asked_for_and_one_of_a_changed_table_otherwise() -> None:
     assert request_table(["figure=small"], "figure").picture_name == "small"
     assert request_table(["figure=9.1"], "figure").picture_name == "figure_9_1"
