@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from xlt.compose import hydra_ready
+from xlt.plan.planner import Plan
+from xlt.plan.store import RunStore
+from xlt.tables.config import GridConfig, SystemConfig
+from xlt.tables.table import Table
+
+EXPERIMENT = "pos"
+BARE = ("data=empty", "language_modules=none")
 
 _FILES = {
     "table/small.yaml": """
@@ -94,3 +102,30 @@ def tables_ready(tables_folder: Path) -> Iterator[Callable[[str, str], None]]:
             yield write
     finally:
         GlobalHydra.instance().hydra = hydra
+
+
+@pytest.fixture
+def make_table(tmp_path: Path, words: tuple[str, ...]) -> Callable[..., tuple[Table, Plan]]:
+    """A table of full FT and BitFit on English and Faroese, over two seeds; nothing is trained."""
+
+    def make(asked: Sequence[str] = (), **changes: Any) -> tuple[Table, Plan]:
+        plan = Plan(RunStore(tmp_path / "outputs"))
+        own = [word for word in words if not word.startswith(("data_dir", "model.path"))]
+        user = [word for word in words if word.startswith(("data_dir", "model.path"))]
+        values: dict[str, Any] = {
+            "overrides": own,
+            "systems": {
+                name: SystemConfig(label, EXPERIMENT, [*BARE, f"method={name}"], "task")
+                for name, label in (("full", "full FT"), ("bitfit", "BitFit"))
+            },
+            "metric": "accuracy",
+            "columns": ["eng", "fao"],
+            "average": ["fao"],
+            "reference": {"full": {"fao": 55.5, "avg": 50.0}},
+            "reference_name": "Table 1",
+            "note": "a note",
+        }
+        config = GridConfig(title="A table", **{**values, **changes})
+        return Table("small", config, [1, 2], [*user, *asked, f"output_dir={tmp_path / 'outputs'}"], plan), plan
+
+    return make

@@ -3,51 +3,21 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
 
+from tests.xlt.tables.conftest import BARE, EXPERIMENT
 from xlt.errors import UsageError
 from xlt.plan.planner import Plan
 from xlt.plan.store import RunStore
-from xlt.tables.config import FigureConfig, GridConfig, PartConfig, SearchConfig, SystemConfig
+from xlt.tables.config import FigureConfig, PartConfig, SearchConfig, SystemConfig
 from xlt.tables.grid import Cell, Grid, averages
 from xlt.tables.page.scores import grid_scores
 from xlt.tables.table import Table
 from xlt.tables.terminal import best_systems, legend, print_plan, print_table, table_markdown
-
-EXPERIMENT = "pos"
-BARE = ("data=empty", "language_modules=none")
-
-
-@pytest.fixture
-def make_table(tmp_path: Path, words: tuple[str, ...]) -> Callable[..., tuple[Table, Plan]]:
-    """A table of full FT and BitFit on English and Faroese, over two seeds; nothing is trained."""
-
-    def make(asked: Sequence[str] = (), **changes: Any) -> tuple[Table, Plan]:
-        plan = Plan(RunStore(tmp_path / "outputs"))
-        own = [word for word in words if not word.startswith(("data_dir", "model.path"))]
-        user = [word for word in words if word.startswith(("data_dir", "model.path"))]
-        values: dict[str, Any] = {
-            "overrides": own,
-            "systems": {
-                name: SystemConfig(label, EXPERIMENT, [*BARE, f"method={name}"], "task")
-                for name, label in (("full", "full FT"), ("bitfit", "BitFit"))
-            },
-            "metric": "accuracy",
-            "columns": ["eng", "fao"],
-            "average": ["fao"],
-            "reference": {"full": {"fao": 55.5, "avg": 50.0}},
-            "reference_name": "Table 1",
-            "note": "a note",
-        }
-        config = GridConfig(title="A table", **{**values, **changes})
-        return Table("small", config, [1, 2], [*user, *asked, f"output_dir={tmp_path / 'outputs'}"], plan), plan
-
-    return make
 
 
 def _score(table: Table, plan: Plan, system: str, seed: int, **scores: float) -> None:
@@ -261,45 +231,6 @@ def test_faults_of_all_systems_are_gathered(make_table: Callable[..., tuple[Tabl
     with pytest.raises(UsageError) as raised:
         make_table(systems=systems)
     assert [line.partition(":")[0] for line in raised.value.lines] == ["seeed=1", "train.batch_size=0"]
-
-
-def test_an_override_that_makes_rows_equal_is_refused_since_their_names_would_lie(
-    make_table: Callable[..., tuple[Table, Plan]],
-) -> None:
-    own = [*BARE, "method=full"]
-    systems = {
-        name: SystemConfig(label, EXPERIMENT, [*own, *words], "task")
-        for name, label, words in (
-            ("recipe", "the recipe", []),
-            ("slow", "slower", ["train.learning_rate=0.01"]),
-            ("short", "shorter", ["train.max_steps=3"]),
-        )
-    }
-    assert len(make_table(["train.batch_size=2"], systems=systems)[1].runs) == 6
-    with pytest.raises(UsageError) as raised:
-        make_table(["++train.learning_rate=0.5"], systems=systems)
-    (line,) = raised.value.lines
-    assert line.startswith(
-        '++train.learning_rate=0.5: takes the place of what rows set: "the recipe" and "slower" would'
-    )
-    assert line.endswith("would show the same runs; leave it out, or one of the rows: ~table.parts.PART.systems.slow")
-    with pytest.raises(UsageError, match=r'method=bitfit: .* "full FT" and "BitFit" would show'):
-        make_table(["method=bitfit"])
-    models = {
-        name: SystemConfig(name, EXPERIMENT, [*BARE, f"model={name}"], "task") for name in ("encoder_mini", "mbert")
-    }
-    with pytest.raises(UsageError, match=r'model\.path=\S+: .* "encoder_mini" and "mbert" would show'):
-        make_table(systems=models)  # the words of these tests give model.path
-    assert make_table(["train.learning_rate=0.5"], systems={"slow": systems["slow"], "short": systems["short"]})
-    composed = {
-        name: SystemConfig(name, EXPERIMENT, ["data=empty", "language_modules=mono", "method=bitfit"], name)
-        for name in ("task+language", "task")
-    }
-    assert make_table(systems=composed)
-    with pytest.raises(UsageError, match=r'^composition@\S+=task: .* "task\+language" and "task" would show'):
-        make_table(["composition@compositions.shown=task"], systems=composed)
-    twice = {"recipe": systems["recipe"], "again": dataclasses.replace(systems["recipe"], label="again")}
-    assert make_table(["train.learning_rate=0.5"], systems=twice)  # a table's own rows may be equal
 
 
 def test_the_plan_shows_what_is_to_be_done_and_how_much_exists(
