@@ -25,6 +25,7 @@ from xlt.compose import (
 )
 from xlt.compose.composing import composed
 from xlt.compose.environment import count_asked, refuse_environment
+from xlt.compose.overrides import key_of
 from xlt.config import faults
 from xlt.console import Terminal
 from xlt.errors import UsageError
@@ -73,7 +74,7 @@ def check_claims(words: list[str]) -> int:
         return 0
     if wrong := [word for word in words if is_stray(word)]:
         raise UsageError(*(f"{word}: neither an option nor an override; write KEY=VALUE" for word in wrong))
-    settings = [word for word in words if word.partition("=")[0].lstrip("+~").split(".")[0] in _COMMAND_KEYS]
+    settings = [word for word in words if key_of(word).split(".")[0] in _COMMAND_KEYS]
     with hydra_ready():
         config = compose_claims(settings)
         config.stores[_DEFAULT_STORE].overrides += [word for word in words if word not in settings]
@@ -137,7 +138,7 @@ def _unfit_overrides(config: ClaimsConfig, name: str) -> list[str]:
     say why there are no numbers.
     """
     overrides = config.stores[name].overrides
-    if seed := [word for word in overrides if word.lstrip("+~").startswith("seed=")]:
+    if seed := [word for word in overrides if key_of(word) == "seed"]:
         return [f"{seed[0]}: claims are tested on several seeds; write seeds=[1,2,3]"]
     unfit, first = list(overrides), None
     for words in _run_words(config, name) if overrides else ():

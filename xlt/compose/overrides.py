@@ -20,12 +20,17 @@ _LONGEST_SHOWN = 300  # in characters
 _LONGEST_KEY = 255  # in characters; Hydra looks for a file of a group's name, and file systems take no longer one
 
 
+def key_of(override: str) -> str:
+    """Returns the key of an override: `train.max_steps` of `++train.max_steps=3`."""
+    return override.partition("=")[0].lstrip("+~")
+
+
 def word_faults(words: Sequence[str]) -> list[str]:
     """Returns a line for each override that cannot fit, whatever the configs are; nothing is composed for it."""
     every_run_has = {item.name for item in dataclasses.fields(RunConfig)}
     lines = []
     for word in words:
-        key = word.partition("=")[0].lstrip("+~")
+        key = key_of(word)
         if len(key) > _LONGEST_KEY:
             lines.append(f"{key[:40]}...: a key of {len(key)} characters; none has more than {_LONGEST_KEY}")
         elif word.startswith("~") and (name := key.partition("@")[0]) in every_run_has:
@@ -112,7 +117,7 @@ def _alternatives(override: str) -> list[str]:
 
 def _faults_of_given_keys(overrides: Sequence[str], config_name: str) -> list[str]:
     """Returns faults of values that the overrides set. Other faults may be caused by overrides that were left out."""
-    given = {override.partition("=")[0].lstrip("+~") for override in overrides}
+    given = {key_of(override) for override in overrides}
     try:
         checked(composed(config_name, overrides))
     except UsageError as error:

@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from xlt.compose.overrides import key_of
 from xlt.config import RunConfig
 from xlt.plan.identity import facts_of
 
@@ -28,7 +29,7 @@ def unheeded(config: RunConfig, words: Sequence[str], composed: DictConfig | Non
         words: Hydra overrides of the command. Those that choose a file of a config group are not looked at.
         composed: the config, composed but not resolved; None: whether anything uses `target` is not said.
     """
-    given = {key: word for word in words if "=" in word and "@" not in (key := word.partition("=")[0].lstrip("+~"))}
+    given = {key: word for word in words if "=" in word and "@" not in (key := key_of(word))}
     lines = []
     for key, word in given.items():
         try:

@@ -19,6 +19,7 @@ from xlt.compose import COMPOSITION_ERRORS, compose, is_composition_error, one_l
 from xlt.compose.environment import count_asked, refuse_environment
 from xlt.compose.kept_configs import configs_kept_in
 from xlt.compose.messages import suggestion
+from xlt.compose.overrides import key_of
 from xlt.config import faults
 from xlt.errors import UsageError
 from xlt.plan.kept_digests import digests_kept_in
@@ -137,9 +138,7 @@ def request_table(words: Sequence[str], word: str = "table") -> TableRequest:
         near = difflib.get_close_matches(word, keys, n=1, cutoff=0.7)
         raise UsageError(f"{near[0]}: did you mean {word}=?" if near else f"{word}: give one, as {word}=4.2")
     named_table = find_table(naming[0].partition("=")[2], word)
-    settings = [
-        one for one in words if one.partition("=")[0].lstrip("+~").split(".")[0] in _COMMAND_KEYS and one != naming[0]
-    ]
+    settings = [one for one in words if key_of(one).split(".")[0] in _COMMAND_KEYS and one != naming[0]]
     run_words = [one for one in words if one not in settings and one != naming[0]]
     config = _checked(named_table, settings, word)
     table = config.table
@@ -255,7 +254,7 @@ def _apply(words: Sequence[str], composed: DictConfig) -> None:
 def _no_such_key(word: str, composed: DictConfig) -> str | None:
     """Returns what is wrong with the key of a word if the table has no such key; None if it has."""
     node: Any = composed
-    path = word.partition("=")[0].lstrip("+~")
+    path = key_of(word)
     for number, name in enumerate(path.split(".")):
         if not isinstance(node, DictConfig) or name not in node:
             keys = [str(key) for key in node] if isinstance(node, DictConfig) else []

@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
+from xlt.compose.overrides import key_of
+
 _MOST_GROUPS = 8
 _MOST_SOURCES = 8
 
@@ -37,7 +39,7 @@ def same_result_lines(jobs: Sequence[PlannedJob]) -> list[str]:
     for group in (group for group in groups.values() if len(group) > 1):
         common = set.intersection(*({*job.words} for job in group))
         words = (word for job in group for word in job.words if word not in common)
-        keys = tuple(dict.fromkeys(word.partition("=")[0].lstrip("+~") for word in words))
+        keys = tuple(dict.fromkeys(map(key_of, words)))
         by_keys[keys].append(" = ".join(str(job.number) for job in group))
     return [
         f"jobs {_cut(equal, _MOST_GROUPS)} have one result each: "

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, open_dict
 
 from xlt.compose import compose
+from xlt.compose.overrides import key_of
 from xlt.config import NO_MODULE
 from xlt.config.run import LANGUAGE
 from xlt.data.language_facts import LanguageFacts
@@ -76,13 +77,14 @@ class Table:
             alike.setdefault(frozenset(shown), []).append(name)
         lines = []
         for names in (names for names in alike.values() if len(names) > 1):
-            keys = {_key(word) for name in names for word in self.config.systems[name].overrides}
+            keys = {key_of(word) for name in names for word in self.config.systems[name].overrides}
             labels = " and ".join(f'"{self.config.systems[name].label}"' for name in names)
             lines += [
                 f"{word}: takes the place of what rows set: {labels} would show the same runs; leave it out, or one of "
                 f"the rows: ~table.parts.PART.systems.{names[-1]}"
                 for word in dict.fromkeys(overrides)
-                if any(_overlap(key, _key(word)) for key in keys) or self._differ_without(word, names, overrides, store)
+                if any(_overlap(key, key_of(word)) for key in keys)
+                or self._differ_without(word, names, overrides, store)
             ]
         return lines
 
@@ -209,10 +211,6 @@ class Table:
 
 def _seeds(seeds: Sequence[int]) -> str:
     return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
-
-
-def _key(override: str) -> str:
-    return override.partition("=")[0].lstrip("+~")
 
 
 def _overlap(key: str, other: str) -> bool:

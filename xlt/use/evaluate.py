@@ -13,6 +13,7 @@ import torch
 from omegaconf import OmegaConf, SCMode
 
 from xlt.compose import compose, group_options, hydra_ready, one_source_per_language
+from xlt.compose.overrides import key_of
 from xlt.compose.suggestions import suggestion
 from xlt.config import SourceConfig, faults
 from xlt.data.examples import Example
@@ -29,7 +30,7 @@ from xlt.use.compositions import read_composition, with_composition
 from xlt.use.gold import gold, in_one_scheme, is_as_predicted
 from xlt.use.loading import LoadedModel, UsedModules, load_model, read_modules, task_of
 from xlt.use.output import output_fault
-from xlt.use.predict import columns_of, note_languages
+from xlt.use.predict import columns_of, note_modules
 from xlt.use.texts import Reading, format_of, language_field_fault, texts
 
 _READERS = {"words": "conll"}
@@ -128,7 +129,7 @@ def evaluate(settings: EvaluateSettings) -> list[Scores]:
     loaded = load_model(modules, task, model=settings.model, device=settings.device, revision=settings.revision)
     loaded = with_composition(loaded, expression)
     loaded.check_languages({language: f"--input/--source {name}" for name, language in languages.items()})
-    note_languages(modules, "evaluate")
+    note_modules(modules, "evaluate")
     kept: list[dict[str, Any]] = []
     found = []
     for name, examples in data.items():
@@ -346,7 +347,7 @@ def _unheeded(settings: EvaluateSettings) -> list[str]:
     """Returns a line for each override that would change nothing: they are of the data sets alone."""
     lines = []
     for word in settings.overrides:
-        key = word.partition("=")[0].lstrip("+~")
+        key = key_of(word)
         group = key.partition(".")[0].partition("@")[0]
         if not settings.sources:
             lines.append(f"{word}: an override is of a data set of conf/source (--source), and none is given")

@@ -92,7 +92,7 @@ def predict(settings: PredictSettings) -> PredictReport:
     loaded = load_model(modules, task, model=settings.model, device=settings.device, revision=settings.revision)
     loaded = with_composition(loaded, expression)
     loaded.check_languages(languages)
-    note_languages(modules, "predict")
+    note_modules(modules, "predict")
     started = time.monotonic()
     with output, StopSignals() as stop, texts(settings.input, reading) as (layout, entries):
         writer = _writer(settings, task, layout)
@@ -251,7 +251,7 @@ def _languages(chunk: Sequence[Entry]) -> dict[str | None, str]:
     return found
 
 
-def note_languages(modules: UsedModules, command: str) -> None:
+def note_modules(modules: UsedModules, command: str) -> None:
     """Says that several task modules are added up, and that one was trained with language modules if none is given."""
     if len(modules.tasks) > 1:
         names = ", ".join(str(one.path) for one in modules.tasks)
