@@ -18,11 +18,12 @@ from xlt.compose.environment import (
     remember_references,
     written_down,
 )
-from xlt.compose.instantiating import instantiated
+from xlt.compose.instantiating import instantiated, names_of, unresolved
 from xlt.compose.messages import one_line
 from xlt.compose.suggestions import suggestion
 from xlt.compose.trusted import permission_faults
 from xlt.config import ALL_PARTS, RunConfig, faults, frozen
+from xlt.config.schema import fields_of
 from xlt.errors import UsageError
 
 # Last parts of the keys whose values are paths.
@@ -58,8 +59,8 @@ def checked(config: DictConfig) -> RunConfig:
 
 def strangers(config: DictConfig, prefix: str = "") -> Iterator[str]:
     """Yields a line for each key that is in no schema. Hydra's `+` adds such keys anywhere, but no code reads them."""
-    schema = OmegaConf.get_type(config)
-    known = {item.name for item in dataclasses.fields(schema)} if dataclasses.is_dataclass(schema) else None
+    schema: Any = config._metadata.object_type
+    known = names_of(schema)
     content = config.__dict__["_content"]  # there may be thousands of nodes, and OmegaConf's own loop takes longer
     for name, node in content.items() if isinstance(content, dict) else ():
         if known is not None and name not in known:
@@ -111,8 +112,7 @@ def _path_fault(path: str) -> str | None:
 def _refuse_absent_data_dir(config: DictConfig) -> None:
     if config.data_dir is not None:
         return
-    raw = OmegaConf.to_container(config.data, resolve=False)
-    assert isinstance(raw, dict)
+    raw = unresolved(config._get_node("data"))
     starting = [
         f"data.{part}.{name}.path={source['path']}"
         for part in ALL_PARTS
@@ -149,8 +149,10 @@ def _without_echoes(lines: Sequence[str], config: DictConfig) -> list[str]:
 
 def plain(config: Any) -> Any:
     """Converts a config object to JSON values, with keys in order."""
+    if config is None or type(config) in (str, int, float, bool):
+        return config
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        return {item.name: plain(getattr(config, item.name)) for item in dataclasses.fields(config)}
+        return {item.name: plain(getattr(config, item.name)) for item in fields_of(type(config))}
     if isinstance(config, dict):
         return {str(name): plain(value) for name, value in config.items()}
     if isinstance(config, (list, tuple)):

@@ -1,4 +1,4 @@
-"""Makes an object of a composed config: the dataclasses that its schemas are, with all interpolations resolved."""
+"""Makes objects of a composed config: the dataclasses that its schemas are, or plain values, faster than OmegaConf."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from functools import lru_cache
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf, SCMode
+
+from xlt.config.schema import fields_of
 
 _MISSING = "???"
 
@@ -26,6 +28,16 @@ def instantiated(config: DictConfig) -> Any:
         return OmegaConf.to_container(
             config, resolve=True, throw_on_missing=False, structured_config_mode=SCMode.INSTANTIATE
         )
+
+
+def unresolved(node: Any) -> Any:
+    """Returns what `OmegaConf.to_container` makes of a node of a config: plain values, with `${...}` as they are."""
+    content = node._value() if hasattr(node, "_metadata") else node
+    if isinstance(node, DictConfig) and type(content) is dict:
+        return {name: unresolved(part) for name, part in content.items()}
+    if isinstance(node, ListConfig) and type(content) is list:
+        return [unresolved(part) for part in content]
+    return unresolved(content) if hasattr(content, "_metadata") else content  # the value of a union is a node
 
 
 class _Unusual(Exception):
@@ -59,7 +71,9 @@ def _object(node: Any) -> Any:
 
 
 def _instance(kind: Any, values: dict[str, Any]) -> Any:
-    names = _names(kind)
+    names = _arguments(kind)
+    if names is None:
+        raise _Unusual
     result = kind(**{name: value for name, value in values.items() if name in names})
     for name, value in values.items():
         if name not in names:
@@ -68,12 +82,14 @@ def _instance(kind: Any, values: dict[str, Any]) -> Any:
 
 
 @lru_cache(maxsize=1024)
-def _names(schema: Any) -> frozenset[str]:
-    """Returns the names of the arguments of a dataclass.
+def names_of(schema: Any) -> frozenset[str] | None:
+    """Returns the names of the fields of a dataclass; None if it is another class."""
+    names = frozenset(item.name for item in fields_of(schema))
+    return names if dataclasses.is_dataclass(schema) else None
 
-    Raises:
-        _Unusual: it is no dataclass.
-    """
-    if not dataclasses.is_dataclass(schema):
-        raise _Unusual
-    return frozenset(item.name for item in dataclasses.fields(schema) if item.init)
+
+@lru_cache(maxsize=1024)
+def _arguments(schema: Any) -> frozenset[str] | None:
+    """Returns the names of the arguments of a dataclass; None if it is another class."""
+    names = frozenset(item.name for item in fields_of(schema) if item.init)
+    return names if dataclasses.is_dataclass(schema) else None

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from xlt.compose.composing import composed, keep, kept, one_source_per_language, with_values
+from xlt.compose.instantiating import unresolved
 from xlt.compose.merging import replace_content
 from xlt.compose.messages import COMPOSITION_ERRORS, is_composition_error, one_line
 from xlt.compose.overrides import override_faults, word_faults
@@ -194,10 +195,7 @@ def language_run_settings(parent: DictConfig) -> Any:
 
 
 def _unresolved(config: DictConfig, names: Sequence[str]) -> dict[str, Any]:
-    whole = {name: config._get_node(name) for name in names}
-    return {
-        n: OmegaConf.to_container(node) if OmegaConf.is_config(node) else node._value() for n, node in whole.items()
-    }
+    return {name: unresolved(config._get_node(name)) for name in names}
 
 
 def _compose_child(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, NoReturn
 
+from xlt.config.schema import fields_of
+
 _MARK = "_frozen"
 
 
@@ -23,10 +25,12 @@ def frozen(config: Any) -> Any:
     Returns:
         The same dataclass instance; for a dict or a list, a read-only copy that compares equal to it.
     """
+    if config is None or type(config) in (str, int, float, bool):
+        return config
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         _guard(type(config))
         if not is_frozen(config):
-            for item in dataclasses.fields(config):
+            for item in fields_of(type(config)):
                 setattr(config, item.name, frozen(getattr(config, item.name)))
             config.__dict__[_MARK] = True
         return config

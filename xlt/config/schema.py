@@ -9,6 +9,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,12 @@ def used_keys(config: Any, facts: RunFacts | None = None) -> list[str]:
     ]
 
 
+@lru_cache(maxsize=1024)
+def fields_of(kind: Any) -> tuple[dataclasses.Field[Any], ...]:
+    """Returns the fields of a dataclass; none if it is another class. A large table asks a million times."""
+    return dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+
+
 def faults(config: Any, prefix: str = "") -> Iterator[str]:
     """Yields a line for every fault of a composed config object: ranges, choices, missing files, contradictions.
 
@@ -118,10 +125,9 @@ def faults(config: Any, prefix: str = "") -> Iterator[str]:
     if (fault := _number_fault(config)) is not None:
         yield f"{prefix}={_shown(config)}: {fault}"
         return
-    if not dataclasses.is_dataclass(config):
-        return
+    kind: Any = type(config)
     broken = False
-    for item in dataclasses.fields(config):
+    for item in fields_of(kind):
         name = f"{prefix}.{item.name}" if prefix else item.name
         value = getattr(config, item.name, MISSING)
         if isinstance(value, str) and value == MISSING:
@@ -130,9 +136,9 @@ def faults(config: Any, prefix: str = "") -> Iterator[str]:
         elif (fault := _range_fault(value, item.metadata)) is not None:
             broken = True
             yield f"{name}={_shown(value)}: {fault}"
-        else:
+        elif value is not None and type(value) not in (str, bool):
             yield from faults(value, name)
-    if not broken and hasattr(config, "faults"):
+    if not broken and dataclasses.is_dataclass(kind) and hasattr(config, "faults"):
         yield from config.faults(prefix)
 
 

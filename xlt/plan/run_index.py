@@ -56,7 +56,7 @@ class RunIndex:
         facts: dict[str, Facts] = {}
         changed = False
         for name in self._names():
-            if (found := stamp_of(self.runs / name / file)) is None:
+            if (found := stamp_of(Path(f"{self.runs}/{name}/{file}"))) is None:
                 continue
             stamp = [*found]
             key = f"{name}/{file}"

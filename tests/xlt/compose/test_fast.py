@@ -13,7 +13,7 @@ from omegaconf.errors import MissingMandatoryValue
 
 from tests.xlt.compose.test_loading import everything
 from xlt.compose import compose, hydra_ready, merging, parsing
-from xlt.compose.instantiating import _object, instantiated
+from xlt.compose.instantiating import _object, instantiated, unresolved
 from xlt.compose.merging import replace_content
 
 CONF = Path(xlt_conf.__path__[0])
@@ -65,6 +65,16 @@ def test_the_object_of_a_config_is_omegaconfs(words: list[str]) -> None:
     assert repr(made) == repr(expected)
     assert made == expected and type(made) is type(expected)
     assert made is not instantiated(config) and made.data.sources is not instantiated(config).data.sources
+
+
+@pytest.mark.parametrize("words", WORDS, ids=" ".join)
+def test_a_config_that_is_not_resolved_is_omegaconfs(words: list[str]) -> None:
+    with hydra_ready():
+        config = compose(words)
+    ours, expected = unresolved(config), OmegaConf.to_container(config)
+    assert ours == expected and repr(ours) == repr(expected)
+    assert "${" in repr(ours), "there is something that could have been resolved"
+    assert ours["data"] is not unresolved(config)["data"], "the caller may change it"
 
 
 def test_what_is_missing_is_said_by_omegaconf() -> None:
