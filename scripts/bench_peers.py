@@ -14,12 +14,15 @@ rounds of the ratio within the round, beside its quartiles.
               something in each block, and so the bound of what they can reach beside LoRA
     files     load, apply and remove a delta of 4.3% of the entries (7.6M for mbert); the peer is the re-implementation
               of composable-sft in `bench_modules.py`
+    lengths   four steps of full fine-tuning, on the same 32 sentences of the lengths that those of a corpus have; the
+              peer pads each batch to its longest sentence, as transformers' Trainer does
     adapters  what `bench_adapters.py` measures, by the interpreter that --adapters names
 
 Models have random weights, dropout 0.1, and a batch of 8 sequences. LoRA has no dropout of its own, as is peft's
 default; the thesis's is 0.1, which makes the steps of peft's LoRA much slower. A peer's step is forward pass, backward
-pass, clipping as transformers' Trainer does it, and torch's fused AdamW, always on the same batch. Ours is the engine's
-whole step, with the making of the batch. SpIEL's updates are not in its ordinary steps; `bench_training.py` has them.
+pass, clipping as transformers' Trainer does it, and torch's fused AdamW, on batches that are made before. Ours is the
+engine's whole step, with the making of the batch. SpIEL's updates are not in its ordinary steps; `bench_training.py`
+has them.
 """
 
 from __future__ import annotations
@@ -47,23 +50,30 @@ from xlt.modules import ModuleStack, SparseDelta
 
 _BATCH, _LABELS, _LIMIT = 8, 13, 1.0
 _MANY_STEPS, _NEVER = 1_000_000, 100_000  # no phase ends here, and SpIEL replaces no entries
-ROWS = ("lt_sft", "spiel", "files", "adapters")
+ROWS = ("lt_sft", "spiel", "files", "lengths", "adapters")
 # Contender of ours -> method, phase, overrides.
 _OURS: dict[str, tuple[str, str, list[str]]] = {
     "lt_sft": ("lt_sft", "sparse", ["method.dense_max_steps=1"]),
+    "full": ("full", "train", []),
     "spiel_ag": ("spiel_ag", "train", ["method.density=0.01", f"method.update_interval={_NEVER}"]),
     "spiel_ma": ("spiel_ma", "train", ["method.density=0.01", f"method.update_interval={_NEVER}"]),
 }
+# Tokens of sentences: quantiles of the 2,109 of MasakhaNER's Swahili training set, by a vocabulary of 40,000 pieces.
+_LENGTHS = [10, 15, 17, 20, 21, 23, 25, 28, 30, 31, 33, 35, 36, 38, 39, 41]
+_LENGTHS += [42, 44, 46, 47, 49, 51, 53, 54, 56, 58, 61, 65, 68, 73, 80, 93]
 _LORA_RANKS = {"lora_8": 8, "lora_64": 64}
 _LAYERS = r".*encoder\.layer\..*\.(query|key|value|dense)"
 
 
 class Peer:
-    """A model of transformers, adapted by a library, with one batch to train on."""
+    """A model of transformers, adapted by a library, with batches to train on."""
 
-    def __init__(self, size: str, tokens: int, rank: int | None, lora_dropout: float, *, frozen: bool = False) -> None:
+    def __init__(
+        self, size: str, tokens: int | list[int], rank: int | None, lora_dropout: float, *, frozen: bool = False
+    ) -> None:
         """
         Args:
+            tokens: of each sentence of a batch; or those of all sentences, which are put into batches at random.
             rank: of peft's LoRA; None means that all weights are trained.
             frozen: all weights are frozen except the classifier's and one bias below all blocks.
         """
@@ -82,19 +92,25 @@ class Peer:
         self._model.train()
         self._trained = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
         self._optimizer = torch.optim.AdamW(self._trained, lr=1e-5, fused=True)
-        shape = (_BATCH, tokens)
-        ids = torch.randint(5, ENCODERS[size].vocabulary, shape)
-        labels = torch.randint(_LABELS, shape)
-        self._batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+        lengths = torch.tensor([tokens] * _BATCH if isinstance(tokens, int) else tokens)
+        self._batches = []
+        for of_batch in lengths[torch.randperm(len(lengths))].split(_BATCH):
+            shape = len(of_batch), int(of_batch.max())
+            mask = torch.arange(shape[1]) < of_batch[:, None]
+            ids = torch.randint(5, ENCODERS[size].vocabulary, shape) * mask
+            labels = torch.randint(_LABELS, shape).masked_fill(~mask, -100)
+            self._batches.append({"input_ids": ids, "attention_mask": mask.long(), "labels": labels})
 
-    def step(self) -> None:
-        self._model(**self._batch).loss.backward()
-        nn.utils.clip_grad_norm_(self._trained, _LIMIT)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+    def steps(self) -> None:
+        """Trains on each batch once."""
+        for batch in self._batches:
+            self._model(**batch).loss.backward()
+            nn.utils.clip_grad_norm_(self._trained, _LIMIT)
+            self._optimizer.step()
+            self._optimizer.zero_grad(set_to_none=True)
 
 
-def our_steps(size: str, name: str, tokens: int, density: float) -> SteppedTrainer:
+def our_steps(size: str, name: str, tokens: int | list[int], density: float) -> SteppedTrainer:
     method, phase, overrides = _OURS[name]
     words = [*overrides, f"train.max_steps={_MANY_STEPS}", f"train.batch_size={_BATCH}"]
     words += [f"method.density={density}"] if name == "lt_sft" else []
@@ -111,12 +127,26 @@ def measure_steps(row: str, options: argparse.Namespace) -> dict[str, Any]:
         ours = {name: our_steps(size, name, tokens, 0.01) for name in ("spiel_ag", "spiel_ma")}
         peers = {name: Peer(size, tokens, rank, options.lora_dropout) for name, rank in _LORA_RANKS.items()}
         peers["frozen"] = Peer(size, tokens, None, 0.0, frozen=True)
-    steps = {name: trainer.step for name, trainer in ours.items()} | {name: peer.step for name, peer in peers.items()}
+    steps = {name: trainer.step for name, trainer in ours.items()} | {name: peer.steps for name, peer in peers.items()}
     seconds = in_turn(steps, options.rounds, clock=_clock(options.threads))
     for trainer in ours.values():
         trainer.close()
     bound = [name for name in peers if name == "frozen"]
     return compared(seconds, [*ours, *bound], peers)
+
+
+def measure_lengths(options: argparse.Namespace) -> dict[str, Any]:
+    """Full fine-tuning on sentences of several lengths, each of which both sides train on once a turn."""
+    ours, peer = our_steps(options.size, "full", _LENGTHS, 0.0), Peer(options.size, _LENGTHS, None, 0.0)
+
+    def our_turn() -> None:
+        for _ in range(len(_LENGTHS) // _BATCH):
+            ours.step()
+
+    contenders = {"xlt": our_turn, "transformers": peer.steps}
+    seconds = in_turn(contenders, options.rounds, clock=_clock(options.threads))
+    ours.close()
+    return compared(seconds, ["xlt"], ["transformers"])
 
 
 def measure_files(options: argparse.Namespace) -> dict[str, Any]:
@@ -186,13 +216,13 @@ def show(row: str, found: Mapping[str, Any]) -> None:
         for name, of_peers in result["ratios"].items() if isinstance(result, dict) else ():
             for peer, ratio in of_peers.items():
                 median, low, high = ratio["median"], ratio["low"], ratio["high"]
-                print(f"{part:14} {name:9} / {peer:8} {median:5.2f}  ({low:.2f} to {high:.2f})", flush=True)
+                print(f"{part:14} {name:9} / {peer:12} {median:5.2f}  ({low:.2f} to {high:.2f})", flush=True)
 
 
 def main() -> None:
     line = CommandLine(__doc__, rounds=9, threads=1, tokens=128)
     line.add_argument("--size", choices=ENCODERS, default="small", help="of the model; default: %(default)s")
-    line.add_argument("--rows", nargs="+", choices=ROWS, default=["lt_sft", "spiel", "files"])
+    line.add_argument("--rows", nargs="+", choices=ROWS, default=["lt_sft", "spiel", "files", "lengths"])
     line.add_argument("--density", type=float, default=0.043, help="of LT-SFT; default: %(default)s")
     line.add_argument(
         "--lora-dropout", type=float, default=0.0, help="of peft's LoRA; default: %(default)s, as in peft"
@@ -206,8 +236,9 @@ def main() -> None:
     for row in options.rows:
         if row == "adapters":
             found = measure_adapters(options)
-        elif row == "files":
-            found = in_own_process(measure_files, options, threads=options.threads)
+        elif row in ("files", "lengths"):
+            measure = measure_files if row == "files" else measure_lengths
+            found = in_own_process(measure, options, threads=options.threads)
         else:
             found = in_own_process(measure_steps, row, options, threads=options.threads)
         record["rows"][row] = found

@@ -111,7 +111,7 @@ def tagging_trainer(
     size: str,
     method: str,
     overrides: Sequence[str],
-    tokens: int,
+    tokens: int | Sequence[int],
     languages: Sequence[str] = ("eng",),
     layers: int | None = None,
 ) -> Trainer:
@@ -122,7 +122,7 @@ def tagging_trainer(
     Args:
         size: a key of `ENCODERS`.
         overrides: of the experiment nano_fields.
-        tokens: in each sentence.
+        tokens: in each of 64 sentences; or the lengths of all sentences.
         layers: of the model; None: those of its size.
     """
     from transformers import BertForMaskedLM
@@ -131,20 +131,21 @@ def tagging_trainer(
     shape = bert_config(size, **({} if layers is None else {"num_hidden_layers": layers}))
     model = TransferModel(*split_pretrained(BertForMaskedLM(shape)), "random", size)
     model.lm_head = None
-    words = ["experiment=nano_fields", f"method={method}", f"task.max_length={tokens}", *overrides]
+    lengths = [tokens] * _SENTENCES if isinstance(tokens, int) else list(tokens)
+    words = ["experiment=nano_fields", f"method={method}", f"task.max_length={max(lengths)}", *overrides]
     config = run_config(words)
     task = build_task(config.task)
     model.head = task.head(model.hidden_size)
     generator = torch.Generator().manual_seed(0)
     rows = [
         {
-            "input_ids": torch.randint(5, int(shape.vocab_size), (tokens,), generator=generator).tolist(),
-            "labels": (labels := torch.randint(0, _FIELDS, (tokens,), generator=generator).tolist()),
+            "input_ids": torch.randint(5, int(shape.vocab_size), (length,), generator=generator).tolist(),
+            "labels": (labels := torch.randint(0, _FIELDS, (length,), generator=generator).tolist()),
             "last_labels": labels,  # each token is a word
             "example": number,
             "window": 0,
         }
-        for number in range(_SENTENCES)
+        for number, length in enumerate(lengths)
     ]
     modules = {}
     if len(languages) > 1:

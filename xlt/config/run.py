@@ -118,7 +118,7 @@ class TrainConfig:
     max_steps: int | None = key("largest number of steps of a phase; null: no limit", low=1)
     min_steps: int = key("smallest number of steps of a phase", low=0)
     batch_size: int = key("examples per step, of all processes together", low=1)
-    micro_batch_size: int | None = key("examples per forward pass; null: the whole batch", low=1)
+    micro_batch_size: int | None = key("examples per forward pass; null: all, on a CPU all of similar length", low=1)
     group_by_length: bool = key("batch examples of similar length: less padding, but a less random order")
     learning_rate: float = key("peak learning rate", above=0, high=LARGEST_RATE, hint=RATE_HINT)
     head_learning_rate: float | None = key(

@@ -23,6 +23,7 @@ from xlt.data.streams import stream, stream_seed
 from xlt.engine.activation import LanguageActivation
 from xlt.engine.averaging import Averaging, averaging_of
 from xlt.engine.evaluation import autocast, evaluate
+from xlt.engine.micro_batches import micro_batches, micro_batches_by_length, rows_of
 from xlt.engine.processes import Processes
 from xlt.engine.state import Position, RunState, copy_into, load_optimizer
 from xlt.engine.watching import Watcher
@@ -33,6 +34,9 @@ from xlt.models.transfer import TransferModel
 from xlt.tasks.task import Task
 
 _LARGEST_SHARE_OF_SAVING = 0.05
+# Padded tokens that a CPU computes in the time that one more micro-batch takes for its calls, and to add its gradients
+# to those before.
+_COST_OF_MICRO_BATCH = 200
 
 
 class Interrupted(Exception):
@@ -231,9 +235,8 @@ class Trainer:
         # micro-batches and processes.
         whole = task.collate(batch.features, self.encoder, stream(self.seed, "collate", phase.name, step))
         mine = self.processes.share(len(batch.features))
-        size = self.recipe.micro_batch_size or max(len(mine), 1)
-        parts = [mine[at : at + size] for at in range(0, len(mine), size)]
-        batches = [_rows(whole, rows, has_targets=self.model.decodes) for rows in parts]
+        parts = self._micro_batches(whole, mine)
+        batches = [rows_of(whole, rows, has_targets=self.model.decodes) for rows in parts]
         targets = self.processes.sum(sum(task.targets(part) for part in batches))
         torch.manual_seed(stream_seed(self.seed, "dropout", phase.name, step, self.processes.rank))
         self.activation.enter(batch.language)
@@ -257,7 +260,18 @@ class Trainer:
             )
         return mean, targets
 
-    def _announce(self, batch: Batch, rows: range, phase: Phase, step: int) -> None:
+    def _micro_batches(self, whole: Mapping[str, Tensor], mine: range) -> Sequence[Sequence[int]]:
+        """Divides this process's rows of a step. On a CPU, a step has micro-batches by length unless a size is given.
+
+        On a GPU, a step would have to be very large for this to pay.
+        """
+        mask, size = whole["attention_mask"], self.recipe.micro_batch_size
+        if size is not None or self.model.device.type != "cpu" or self.method.wants_whole_steps or mask.dim() > 2:
+            return micro_batches(mine, size or max(len(mine), 1))
+        lengths = mask[mine.start : mine.stop].sum(1).tolist()
+        return [[mine[row] for row in part] for part in micro_batches_by_length(lengths, _COST_OF_MICRO_BATCH)]
+
+    def _announce(self, batch: Batch, rows: Sequence[int], phase: Phase, step: int) -> None:
         """Tells the method the features of a step's examples, and which of these the following micro-batch has."""
         random = stream(self.seed, "features", phase.name, step)
         self.method.examples(batch.described, MicroBatch(rows, len(batch.features), random))
@@ -435,20 +449,3 @@ class StopSignals:
         if self.number == signal.SIGINT == number:
             raise KeyboardInterrupt
         self.number = number
-
-
-def _rows(batch: Mapping[str, Tensor], rows: range, *, has_targets: bool) -> dict[str, Tensor]:
-    """Returns some rows of a right-padded batch, without the padding that only the other rows needed.
-
-    Args:
-        batch: name -> tensor; those of the attention mask's width are cut as it is.
-        rows: numbers of the rows.
-        has_targets: whether `labels` and `decoder_input_ids` have the length of an encoder-decoder's targets, and stay
-            as they are.
-    """
-    width = batch["attention_mask"].shape[1]
-    length = int(batch["attention_mask"][rows.start : rows.stop].sum(1).max())
-    part = {name: tensor[rows.start : rows.stop] for name, tensor in batch.items()}
-    whole = {"labels", "decoder_input_ids"} if has_targets else set()
-    cut = {name for name, tensor in part.items() if tensor.dim() > 1 and tensor.shape[1] == width} - whole
-    return {name: tensor[:, :length] if name in cut else tensor for name, tensor in part.items()}

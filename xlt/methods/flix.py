@@ -173,7 +173,7 @@ class Flix(Method):
             numbers = self._dropped(numbers.expand(part.count, -1), part.random)
             used = set(numbers.unique().tolist())
             self._untouched = {_tensor_name(number) for number in range(len(self._flat)) if number not in used}
-            numbers = numbers[part.rows.start : part.rows.stop]
+            numbers = numbers[list(part.rows)]
         self._active = ActiveDeltas(numbers, self._factors)
 
     def loss(self, model: TransferModel, batch: Mapping[str, Tensor], loss: Callable[..., Tensor]) -> Tensor:

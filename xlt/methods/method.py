@@ -79,7 +79,7 @@ class MicroBatch:
         random: a generator at the beginning of the step's stream, the same for all micro-batches and processes.
     """
 
-    rows: range
+    rows: Sequence[int]
     count: int
     random: torch.Generator
 
@@ -149,6 +149,8 @@ class Method(ABC):
         leaves: class of the module that `export` makes; the header that `export` gets has its kind.
         packages: optional package that the method imports -> extra of xlt that installs it.
         spreads: whether the method can train a model whose blocks lie on several devices.
+        wants_whole_steps: whether a step is divided only where the user asks for it, because several parts of a step
+            need more memory.
 
     `leaves_checkpoint`, `starts_from_modules`, `averages`, `leaves`, `packages`, `spreads`, `name_of` and
     `overlaps_with` are facts of the class: a plan reads them without building the method.
@@ -161,6 +163,7 @@ class Method(ABC):
     leaves: type[ModuleArtefact] = SparseDelta
     packages: ClassVar[Mapping[str, str]] = {}
     spreads: ClassVar[bool] = False
+    wants_whole_steps: ClassVar[bool] = False
 
     @classmethod
     def name_of(cls, config: Any) -> str:

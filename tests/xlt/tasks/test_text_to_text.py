@@ -19,7 +19,7 @@ from xlt.data.examples import Answer, Example, Turn
 from xlt.data.mix import LoadedSource
 from xlt.data.streams import stream
 from xlt.engine.evaluation import evaluate
-from xlt.engine.training import _rows
+from xlt.engine.micro_batches import rows_of
 from xlt.errors import UsageError
 from xlt.methods.flix import Flix
 from xlt.methods.method import Budget, Setting
@@ -300,7 +300,7 @@ def test_micro_batches_keep_whole_answers_where_prompts_and_answers_are_equally_
     long = TEXTS[3]
     batch = task.collate(task.features([_example("ok", long), _example(long, "ok")], encoder), encoder, stream(0, "x"))
     assert batch["labels"].shape == batch["input_ids"].shape and model.decodes
-    parts = [_rows(batch, range(row, row + 1), has_targets=model.decodes) for row in (0, 1)]
+    parts = [rows_of(batch, range(row, row + 1), has_targets=model.decodes) for row in (0, 1)]
     assert sum(map(task.targets, parts)) == task.targets(batch)
     assert parts[0]["input_ids"].shape[1] < parts[0]["labels"].shape[1]
     with torch.no_grad():

@@ -16,7 +16,7 @@ from xlt.data.examples import Example
 from xlt.data.mix import LoadedSource
 from xlt.data.streams import stream
 from xlt.engine.evaluation import evaluate
-from xlt.engine.training import _rows
+from xlt.engine.micro_batches import rows_of
 from xlt.errors import UsageError
 from xlt.models.loading import whole_pretrained
 from xlt.models.transfer import TransferModel
@@ -135,7 +135,7 @@ def test_micro_batches_have_the_loss_and_the_gradient_of_the_whole_batch(
 
     loss, count, whole = gradients([batch])
     rows = [range(len(examples))[at : at + size] for at in range(0, len(examples), size)]
-    parts = [_rows(batch, some, has_targets=True) for some in rows]
+    parts = [rows_of(batch, some, has_targets=True) for some in rows]
     assert parts[0]["input_ids"].shape[1] == int(parts[0]["attention_mask"].sum(1).max())
     cut_loss, cut_count, cut = gradients(parts)
     # Losses are added in float32, target by target.
@@ -151,7 +151,7 @@ def test_micro_batches_have_the_loss_and_the_gradient_of_the_whole_batch(
 def test_the_widths_coincide_in_the_example_of_the_trap(wide: tuple[TransferModel, Encoder]) -> None:
     batch = collated(_same_width(), wide[1])
     assert batch["input_ids"].shape == batch["labels"].shape
-    part = _rows(batch, range(1, 2), has_targets=True)
+    part = rows_of(batch, range(1, 2), has_targets=True)
     assert part["labels"].shape[1] > part["input_ids"].shape[1]
 
 

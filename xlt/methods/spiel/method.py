@@ -120,6 +120,7 @@ class Spiel(Method):
 
     averages = False
     spreads = True
+    wants_whole_steps = True
 
     @classmethod
     def name_of(cls, config: Any) -> str:
