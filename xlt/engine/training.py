@@ -30,13 +30,14 @@ from xlt.engine.watching import Watcher
 from xlt.errors import UsageError
 from xlt.methods.method import HEAD, Budget, Method, MicroBatch, Phase, Setting
 from xlt.models.cpu_training import fast_training
-from xlt.models.transfer import TransferModel
+from xlt.models.transfer import TransferModel, parameter_report
 from xlt.tasks.task import Task
 
 _LARGEST_SHARE_OF_SAVING = 0.05
-# Padded tokens that a CPU computes in the time that one more micro-batch takes for its calls, and to add its gradients
-# to those before.
-_COST_OF_MICRO_BATCH = 200
+# What one more micro-batch costs a CPU: to add its gradients to those before, in tokens; and for its calls, in tokens
+# times parameters outside the embeddings.
+_COST_OF_SUMS = 150
+_COST_OF_CALLS = 1e8
 
 
 class Interrupted(Exception):
@@ -88,6 +89,10 @@ class Trainer:
     mixed_batches: bool = False
     _attached: bool = field(default=False, init=False)
     _idle: Iterable[str] = field(default=(), init=False)
+
+    def __post_init__(self) -> None:
+        # Before a method adds parameters, so that a resumed run divides its steps in the same way.
+        self._cost = _COST_OF_SUMS + round(_COST_OF_CALLS / max(parameter_report(self.model)["body_parameters"], 1))
 
     def train(self, folder: Path, watcher: Watcher, run: str = "") -> dict[str, float]:
         """Trains all phases; afterwards the model holds the last phase's best checkpoint, or the mean of its weights.
@@ -269,7 +274,7 @@ class Trainer:
         if size is not None or self.model.device.type != "cpu" or self.method.wants_whole_steps or mask.dim() > 2:
             return micro_batches(mine, size or max(len(mine), 1))
         lengths = mask[mine.start : mine.stop].sum(1).tolist()
-        return [[mine[row] for row in part] for part in micro_batches_by_length(lengths, _COST_OF_MICRO_BATCH)]
+        return [[mine[row] for row in part] for part in micro_batches_by_length(lengths, self._cost)]
 
     def _announce(self, batch: Batch, rows: Sequence[int], phase: Phase, step: int) -> None:
         """Tells the method the features of a step's examples, and which of these the following micro-batch has."""

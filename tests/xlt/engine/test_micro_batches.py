@@ -65,10 +65,10 @@ def test_rows_lose_the_padding_of_others_and_nothing_else() -> None:
     [("full", None, True), ("lt_sft", None, True), ("full", 14, False), ("spiel_ag", None, False)],
 )
 def test_a_step_is_divided_by_length_unless_a_size_is_given_or_the_method_wants_it_whole(
-    method: str, size: int | None, divided: bool, make_method, make_trainer, monkeypatch: pytest.MonkeyPatch, tmp_path
+    method: str, size: int | None, divided: bool, make_method, make_trainer, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("xlt.engine.training._COST_OF_MICRO_BATCH", 0)
     trainer = make_trainer(make_method(method), batch_size=14, micro_batch_size=size)
+    trainer._cost = 0
     padded: list[bool] = []
 
     def look(_: object, arguments: object, named: dict[str, torch.Tensor]) -> None:
@@ -82,7 +82,8 @@ def test_a_step_is_divided_by_length_unless_a_size_is_given_or_the_method_wants_
 
 
 def test_a_resumed_run_divides_its_steps_as_before(make_method, make_trainer, monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("xlt.engine.training._COST_OF_MICRO_BATCH", 4)
+    monkeypatch.setattr("xlt.engine.training._COST_OF_SUMS", 4)
+    monkeypatch.setattr("xlt.engine.training._COST_OF_CALLS", 0)
     whole = make_trainer(make_method("full"), dropout=0.1)
     whole.train(tmp_path / "whole", Silence())
     cut = make_trainer(make_method("full"), dropout=0.1, save_every_seconds=0)
