@@ -32,7 +32,10 @@ _OTHER = {
     "bias": "none",
     "megatron_config": None,
     "alora_invocation_tokens": None,
+    "layer_replication": None,
 }
+# Beginnings of `init_lora_weights` with which peft changes the base's weights, each time that it loads the folder.
+_OTHER_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 def write_peft(module: ModuleArtefact, model: TransferModel, folder: Path, *, task_type: str | None = None) -> None:
@@ -139,7 +142,7 @@ def read_peft(
         folder: with `adapter_config.json` and `adapter_model.safetensors`.
         model: the base model.
         header: fields of the module's header.
-        without_head: leave out fully trained modules, such as a task's head.
+        without_head: leave out a task's head. Fully trained tensors of the model's body are always refused.
     Raises:
         ModuleFileError: the folder has something that no delta of weights computes, or does not fit the model.
     """
@@ -150,6 +153,13 @@ def read_peft(
     for name, usual in _OTHER.items():
         if settings.get(name, usual) not in (usual, None):
             raise ModuleFileError(folder / CONFIG, f"has {name}={settings[name]}, which a delta of weights cannot be")
+    start = str(settings.get("init_lora_weights", "")).lower()
+    if kind == "LORA" and start.startswith(_OTHER_BASE):
+        raise ModuleFileError(
+            folder / CONFIG,
+            f"has init_lora_weights={start}, with which peft changes the weights of the base model; save the LoRA with "
+            "path_initial_model_for_weight_conversion of peft's save_pretrained, which makes one for the base as it is",
+        )
     if not (folder / WEIGHTS).is_file():
         raise ModuleFileError(
             folder, f"has no {WEIGHTS}; other files of weights are not read, because they are pickles"
@@ -218,17 +228,23 @@ def _changed(
         model: the base model.
         tensors: of the folder.
         end: of the keys of the tensors that are looked for.
-        without_head: whether to pass over tensors of other modules.
+        without_head: whether to pass over tensors that are not of the model's body.
         also: part of the keys of tensors that belong to others, and are passed over.
     Raises:
         ModuleFileError: a tensor is of something else, or of a layer that the model does not have.
     """
     layers = block_linear_layers(model)
     names = {_path(name, model): name for name in layers}
+    body = tuple(f"{_PREFIX}{_path(name, model)}." for name, _ in model.backbone.named_children())
     for key in sorted(tensors):
         if also in key:
             continue
         if not key.endswith(end):
+            if key.startswith(body) and ".lora_" not in key and ".ia3_" not in key:
+                raise ModuleFileError(
+                    folder / WEIGHTS,
+                    f"has the tensor {key!r} of the model's body, trained in full, which a delta of weights cannot be",
+                )
             if not without_head or ".lora_" in key or ".ia3_" in key:
                 raise ModuleFileError(
                     folder / WEIGHTS,

@@ -33,7 +33,7 @@ def read_published(
         model: the base model on which it was trained: no format says its weights, so the caller is responsible.
         language: ISO 639-3 code of a language module.
         task: name of the task of a task module.
-        without_head: leave out fully trained modules in a folder of peft.
+        without_head: leave out a head in a folder of peft.
     Raises:
         ModuleFileError: it is damaged, of an unknown kind, or does not fit the model.
     """

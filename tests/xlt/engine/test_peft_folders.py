@@ -247,3 +247,52 @@ def test_what_no_delta_computes_is_refused(tiny_bert: Path, tmp_path: Path) -> N
         peft.get_peft_model(AutoModelForMaskedLM.from_pretrained(tiny_bert), config).save_pretrained(tmp_path / name)
         with pytest.raises(ModuleFileError, match=name):
             read_peft(tmp_path / name, model, about)
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+def test_a_lora_on_changed_base_weights_is_refused_until_peft_has_converted_it(
+    tiny_bert: Path, tmp_path: Path, start: str
+) -> None:
+    from transformers import AutoModelForMaskedLM
+
+    model = load_pretrained(str(tiny_bert))
+    about = {"base_model": "tiny", "base_hash": model.base_hash, "task": "pos"}
+    torch.manual_seed(1)
+    config = peft.LoraConfig(r=2, target_modules=["query", "value"], init_lora_weights=start)
+    changed = peft.get_peft_model(AutoModelForMaskedLM.from_pretrained(tiny_bert), config)
+    changed.peft_config["default"].init_lora_weights = True
+    changed.save_pretrained(tmp_path / "start")  # as peft's documentation says
+    changed.peft_config["default"].init_lora_weights = start
+    for name, parameter in changed.named_parameters():
+        if ".lora_" in name:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    changed.save_pretrained(tmp_path / "changed")
+    with pytest.raises(ModuleFileError, match=f"init_lora_weights={start}.*path_initial_model_for_weight_conversion"):
+        read_peft(tmp_path / "changed", model, about)
+    changed.save_pretrained(tmp_path / "plain", path_initial_model_for_weight_conversion=str(tmp_path / "start"))
+    back = read_peft(tmp_path / "plain", model, about)
+    expected = theirs(tmp_path / "changed", tiny_bert)
+    torch.testing.assert_close(ours(back, model), expected, atol=2e-5, rtol=1e-4)
+
+
+def test_without_head_never_leaves_out_what_was_trained_in_the_body(tiny_bert: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForTokenClassification
+
+    model = load_pretrained(str(tiny_bert))
+    about = {"base_model": "tiny", "base_hash": model.base_hash, "task": "pos"}
+    for name, options in {
+        "embeddings": {"modules_to_save": ["word_embeddings"]},
+        "LayerNorm": {"modules_to_save": ["LayerNorm"]},
+        "tokens": {"trainable_token_indices": {"word_embeddings": [7, 8]}},
+        "classifier": {"modules_to_save": ["classifier"]},
+    }.items():
+        config = peft.LoraConfig(r=2, target_modules=["query"], **options)
+        base = AutoModelForTokenClassification.from_pretrained(tiny_bert)
+        peft.get_peft_model(base, config).save_pretrained(tmp_path / name)
+        if name == "classifier":
+            with pytest.raises(ModuleFileError, match=r"classifier.*--without-head"):
+                read_peft(tmp_path / name, model, about)
+            assert len(read_peft(tmp_path / name, model, about, without_head=True).factors) == 2
+        else:
+            with pytest.raises(ModuleFileError, match="of the model's body"):
+                read_peft(tmp_path / name, model, about, without_head=True)
