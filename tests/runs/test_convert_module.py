@@ -103,6 +103,9 @@ def test_wrong_words_are_a_line_each_and_leave_nothing(
         ((tmp_path,), [str(tmp_path), "--language", "--task"]),
         ((tmp_path, "--language", "fo"), ["--language=fo", "ISO 639-3", "fao"]),
         ((tmp_path, "--language", "fao"), ["pytorch_diff.bin", "no such file"]),
+        ((adapter, "--name", "x", "--language", "fao"), ["--language", "no effect"]),
+        ((tmp_path, "--language", "fao", "--name", "x"), ["--name", "no effect"]),
+        ((tmp_path, "--language", "fao", "--without-head"), ["--without-head", "no effect"]),
     ):
         out = tmp_path / "out.safetensors"
         assert convert(*words, "--model", tiny_bert, "--output", out) == 2

@@ -59,6 +59,7 @@ def convert(options: argparse.Namespace) -> int:
     Raises:
         UsageError, ModuleFileError: the options contradict each other, or the input cannot be converted.
     """
+    from xlt.engine.peft_folders import is_peft
     from xlt.engine.published import read_published
     from xlt.models.loading import load_pretrained, quiet_libraries
     from xlt.models.sublayers import find_blocks
@@ -70,6 +71,8 @@ def convert(options: argparse.Namespace) -> int:
         raise UsageError(*faults)
     if is_repository(str(options.given)):
         options.given = published_folder(str(options.given))
+    if options.without_head and not ours and not is_peft(options.given):
+        raise UsageError(f"--without-head: has no effect: {options.given} is no folder of peft, nor one of our modules")
     remove_left_overs(options.output.absolute().parent)
     quiet_libraries()
     if ours:
@@ -111,6 +114,9 @@ def _faults(options: argparse.Namespace, ours: bool) -> list[str]:
         lines.append(f"{options.given}: one of our modules; give --name, the adapter's name at AdapterHub")
     elif not ours and (options.language is None) == (options.task is None):
         lines.append(f"{options.given}: give either --language or --task; the file does not say what the module is for")
+    idle = {"language": options.language, "task": options.task} if ours else {"name": options.name}
+    kind = "one of our modules, which says it" if ours else "no module of ours; only AdapterHub's format has a name"
+    lines += [f"--{name}: has no effect: {options.given} is {kind}" for name, value in idle.items() if value]
     if options.language is not None and (fault := language_fault(options.language)) is not None:
         lines.append(f"--language={options.language}: {fault}")
     if ours:

@@ -59,6 +59,7 @@ def merge(options: argparse.Namespace) -> int:
     if faults := list(_faults(options)):
         raise UsageError(*faults)
     from xlt.data.streams import stream
+    from xlt.files import file_digest
     from xlt.modules.composition.expression import computed, operation
     from xlt.use.loading import read_module
 
@@ -67,7 +68,13 @@ def merge(options: argparse.Namespace) -> int:
     if isinstance(given.get("weights"), (int, float)):
         given["weights"] = [given["weights"]]
     whole = operation({"operator": options.operator, "of": names, **given}, options.operator)
-    modules = [read_module(path).module for path in options.modules]
+    used = [read_module(path) for path in options.modules]
+    seen: dict[str, int] = {}
+    for number, one in enumerate(used):
+        if (first := seen.setdefault(file_digest(one.path), number)) != number:
+            twin = options.modules[first]
+            raise UsageError(f"{options.modules[number]}: the same module as {twin}; give each once")
+    modules = [one.module for one in used]
     try:
         module = computed(whole, dict(zip(names, modules, strict=True)), stream)
         module.check_storable()

@@ -146,11 +146,15 @@ def add_model_options(options: Options) -> None:
 
 
 def pairs(words: Sequence[str], option: str, form: str) -> Iterator[tuple[str, str]]:
-    """Yields the two sides of each KEY=VALUE; refuses other words."""
+    """Yields the two sides of each KEY=VALUE; refuses other words, and a key that comes twice."""
+    seen = set()
     for word in words:
         name, sign, value = word.partition("=")
         if not (name and sign and value):
             refuse([f"{option} {word}: must have the form {form}"])
+        if name in seen:
+            refuse([f"{option} {word}: {name} is given twice; give it once"])
+        seen.add(name)
         yield name, value
 
 

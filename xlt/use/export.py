@@ -37,6 +37,9 @@ from xlt.writers import remove_left_overs
 TARGETS = ("transformers", "peft", "composable-sft", "plain", "hub", "card")
 
 _FILES = ("composable-sft", "plain", "card")
+# Formats -> the options beside modules, output and format that they heed; a checkpoint heeds all.
+_OF_BASE = ("model", "revision", "task", "set")
+_HEEDED = {"peft": (*_OF_BASE, "language"), "composable-sft": _OF_BASE, "plain": (), "hub": (), "card": ()}
 # Classes of tasks -> name of the head's layer in the class of transformers, if it has just this layer.
 _HEADS = {TaggingConfig._target_: "classifier.", QuestionAnsweringConfig._target_: "qa_outputs."}
 
@@ -72,6 +75,7 @@ def export(settings: ExportSettings) -> str:
         )
     if settings.to == "hub":
         _refuse_several(settings)
+        _refuse_unheeded(settings)
         if settings.replace:
             raise UsageError("--replace: --to=hub adds a commit to the repository; leave the option out")
         return push_to_hub(settings.modules[0], settings.output)
@@ -177,8 +181,29 @@ def _refuse_several(settings: ExportSettings) -> None:
         raise UsageError(f"--to={settings.to}: writes one module, but {len(settings.modules)} are given")
 
 
+def _refuse_unheeded(settings: ExportSettings) -> None:
+    if settings.to == "transformers":
+        return
+    given = {
+        "language": settings.language,
+        "language-module": settings.language_modules,
+        "model": settings.model,
+        "revision": settings.revision,
+        "task": settings.task,
+        "set": settings.settings,
+    }
+    heeded = _HEEDED[settings.to]
+    if lines := [
+        f"--{name}: has no effect with --to={settings.to}, which writes the module as it is; leave it out"
+        for name, value in given.items()
+        if value and name not in heeded
+    ]:
+        raise UsageError(*lines)
+
+
 def _check(settings: ExportSettings, output: Path) -> None:
     _refuse_several(settings)
+    _refuse_unheeded(settings)
     lines = []
     if settings.language is not None and (fault := language_fault(settings.language)) is not None:
         lines.append(f"--language={settings.language}: {fault}")

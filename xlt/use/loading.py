@@ -28,7 +28,7 @@ from xlt.engine.build import build_task, place_model, with_head
 from xlt.engine.published import read_published
 from xlt.engine.run import CHECKPOINT_FOLDER, MODULE_FILE
 from xlt.errors import UsageError
-from xlt.files import DamagedFileError, read_sealed
+from xlt.files import DamagedFileError, file_digest, read_sealed
 from xlt.languages import language_fault
 from xlt.models.families import built_in_languages
 from xlt.models.language_tokens import add_language_tokens, initialise_language_embeddings
@@ -42,6 +42,7 @@ from xlt.plug_ins import activate, installed_entries
 from xlt.repositories import module_path, published_module, published_weights
 from xlt.tasks.task import Task
 from xlt.use.by_example import LanguageModulesByExample, by_example_fault, layers_for_examples
+from xlt.use.model_faults import named_model
 
 FOLDER_DIGITS = 12
 
@@ -110,14 +111,22 @@ def read_modules(
                 raise UsageError(f"{path}: a second module of language {header.language}; give one of each language")
             used.languages[header.language] = module
         elif header.task is None or isinstance(module.module, Generator):
+            if None in used.languages:
+                raise UsageError(f"{path}: a second module without a language, of which there can be one; it serves "
+                                 "all languages")  # fmt: skip
             used.languages[None] = module
         else:
+            if twin := next((one for one in used.tasks if file_digest(one.path) == file_digest(module.path)), None):
+                raise UsageError(f"{path}: the same module as {twin.path}; give it once, or it is added twice")
             used.tasks.append(module)
     for language, path in language_paths.items():
         if (fault := language_fault(language)) is not None:
             raise UsageError(f"--language-module={language}={path}: {language}: {fault}")
+        if language in used.languages:
+            raise UsageError(f"--language-module={language}={path}: a second module of language {language}, beside "
+                             f"{used.languages[language].path}; give one of them")  # fmt: skip
         if published_module(path) is None:
-            used.languages[language] = read_module(path)
+            used.languages[language] = _read_for_language(language, path)
     if not used.tasks:
         raise UsageError(f"{', '.join(paths)}: none of these is a task module; give one, which says what to predict")
     names = {module.module.header.task for module in used.tasks}
@@ -126,6 +135,14 @@ def read_modules(
                          "those of one")  # fmt: skip
     _add_published(used, language_paths, model, revision)
     return used
+
+
+def _read_for_language(language: str, path: str) -> UsedModule:
+    module = read_module(path)
+    header = module.module.header
+    if header.task is not None and not isinstance(module.module, Generator):
+        raise UsageError(f"--language-module={language}={path}: {header} is a task module; give one of a language")
+    return module
 
 
 def _add_published(
@@ -422,7 +439,7 @@ def load_model(
     facts = modules.main.model_facts()
     path, whole = base_path(modules.main, task, model)
     revision = revision or (facts.get("revision") if model is None else None)
-    with _named_model(model, modules.main, path):
+    with named_model(model, modules.main.path, path):
         tokenizer = load_tokenizer(path, revision)
         new = dict(facts.get("new_languages") or {})
         added = add_language_tokens(tokenizer, new)
@@ -448,23 +465,6 @@ def _initialiser(tokenizer: Any, new: dict[str, str], added: Any) -> Any:
             initialise_language_embeddings(pretrained, tokenizer, new, added)
 
     return initialise
-
-
-class _named_model:
-    """Replaces `model.path=` in faults by the option, or by the header that named the model."""
-
-    def __init__(self, given: str | None, module: UsedModule, path: str) -> None:
-        self._given, self._module, self._path = given, module, path
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if not isinstance(error, UsageError):
-            return
-        prefix = "--model" if self._given is not None else f"{self._module.path}: its base model"
-        advice = "" if self._given is not None else "; give --model=FOLDER if it is elsewhere"
-        lines = [line.replace("model.path", prefix, 1) + advice for line in error.lines]
-        raise UsageError(*lines) from error
 
 
 def base_path(module: UsedModule, task: Task, given: str | None = None) -> tuple[str, bool]:

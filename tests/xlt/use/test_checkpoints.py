@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -164,3 +165,21 @@ def test_a_class_that_computes_something_else_is_refused(encoder: Encoder, tmp_p
         else:
             assert export_checkpoint(loaded, None, tmp_path / name) == "ElectraForTokenClassification"
         assert (tmp_path / name).exists() is not refused
+
+
+def test_an_option_that_a_format_does_not_heed_is_refused(modules: Mapping[str, Path], tmp_path: Path) -> None:
+    given: dict[str, Any] = {
+        "language": "fao", "model": "nowhere", "revision": "v1", "task": "pos", "settings": ("max_length=9",),
+        "language_modules": {"fao": str(modules["fao"])},
+    }  # fmt: skip
+    names = {"settings": "set", "language_modules": "language-module"}
+    heeded = {"composable-sft": {"model", "revision", "task", "settings"}}
+    heeded["peft"] = heeded["composable-sft"] | {"language"}
+    for format in ("plain", "card", "hub", "composable-sft", "peft"):
+        for option in given.keys() - heeded.get(format, set()):
+            settings = ExportSettings(
+                [str(modules["pos"])], str(tmp_path / "out"), to=format, **{option: given[option]}
+            )
+            line = refusal(lambda settings=settings: export(settings))
+            assert line.startswith(f"--{names.get(option, option)}: has no effect with --to={format}")
+    assert not list(tmp_path.iterdir())

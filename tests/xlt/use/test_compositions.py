@@ -101,8 +101,9 @@ def test_what_cannot_be_combined_is_said_before_the_model_is_loaded(
     assert said in str(fault.value)
 
 
-def test_two_heads_or_no_language_are_refused(modules: Mapping[str, Path], treebank: Path) -> None:
-    twice = [str(modules["pos"])] * 2
+def test_two_heads_or_no_language_are_refused(modules: Mapping[str, Path], treebank: Path, tmp_path: Path) -> None:
+    sum_deltas([load_module(modules["pos"])], [2]).save(tmp_path / "doubled.safetensors")
+    twice = [str(modules["pos"]), str(tmp_path / "doubled.safetensors")]
     for words, composition, said in (
         (twice, "{operator: sum, of: [task, task]}", "takes one module as task, but 2 are given"),
         (twice[:1], HALF, "no module of a language is given"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ import pytest
 
 from tests.conftest import sentences
 from xlt.errors import UsageError
+from xlt.modules import load_module
+from xlt.modules.composition.sum import sum_deltas
 from xlt.use.evaluate import EvaluateSettings, Scores, evaluate
 from xlt.use.loading import UsedModule
 from xlt.use.predict import PredictSettings, predict
@@ -188,7 +189,8 @@ def test_what_would_have_no_effect_is_refused(
 def test_two_task_modules_are_added_up_and_a_line_says_so(
     modules: Mapping[str, Path], treebank: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    again = shutil.copy(modules["pos"], tmp_path / "again.safetensors")
+    again = tmp_path / "again.safetensors"
+    sum_deltas([load_module(modules["pos"])], [2]).save(again)
     evaluate(EvaluateSettings([str(modules["pos"]), str(again)], (str(treebank),), device="cpu"))
     said = f"xlt: 2 task modules are added up ({modules['pos']}, {again}); the head is that of the last"
     assert said in capfd.readouterr().err

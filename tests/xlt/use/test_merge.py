@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from tests.conftest import sentences
 from xlt.commands.merge import main
-from xlt.modules import SparseDelta, load_module
+from xlt.modules import Entries, SparseDelta, load_module
 from xlt.use.predict import PredictSettings, predict
 
 
@@ -121,3 +122,42 @@ def test_what_a_killed_writer_left_beside_the_output_is_removed(modules: Mapping
             export(ExportSettings([str(modules["pos"])], str(tmp_path / "p.safetensors"), to="plain"))
         assert not (tmp_path / dead[0]).exists() and not (tmp_path / dead[1]).exists()
         assert (tmp_path / names[0]).exists()
+
+
+def test_one_module_given_twice_is_refused(
+    modules: Mapping[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(modules["eng"].read_bytes())
+    for second in (modules["eng"], copy):
+        assert merged("average", modules["eng"], modules["fao"], second, "-o", tmp_path / "out.safetensors") == 2
+        assert f"{second}: the same module as {modules['eng']}" in capsys.readouterr().err
+    assert merged("ties", modules["eng"], modules["fao"], "--weights", "0,0", "-o", tmp_path / "out.safetensors") == 2
+    assert "nothing would be left" in capsys.readouterr().err
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_merged_module_names_the_languages_of_all_and_heads_of_other_labels_are_refused(
+    modules: Mapping[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = load_module(modules["pos"])
+    assert isinstance(first, SparseDelta)
+    facts = first.header.provenance | {"depends_on": {"start": "0123456789ab"}}
+    entries = {name: Entries(one.indices, one.values * 2, one.shape) for name, one in first.entries.items()}
+    for name, changes in {
+        "eng": {"languages": ["eng"]},
+        "deu": {"languages": ["deu", "nld"]},
+        "turned": {"labels": facts["labels"][::-1]},
+    }.items():
+        header = dataclasses.replace(first.header, provenance=facts | changes)
+        SparseDelta(header, entries, first.tensors).save(tmp_path / f"{name}.safetensors")
+    eng, deu, turned = (tmp_path / f"{name}.safetensors" for name in ("eng", "deu", "turned"))
+    out = tmp_path / "out.safetensors"
+    assert merged("average", eng, deu, "-o", out) == 0
+    assert load_module(out).header.provenance["languages"] == ["deu", "eng", "nld"]
+    assert merged("minus", eng, deu, "-o", out, "--replace") == 0
+    assert load_module(out).header.provenance["languages"] == ["eng"]
+    out.unlink()
+    capsys.readouterr()
+    assert merged("average", eng, turned, "-o", out) == 2
+    assert "different labels" in capsys.readouterr().err and not out.exists()

@@ -23,7 +23,7 @@ from xlt.engine.build import build_task
 from xlt.engine.evaluation import evaluate
 from xlt.engine.training import Interrupted
 from xlt.errors import UsageError
-from xlt.modules import SparseDelta, load_module
+from xlt.modules import Entries, SparseDelta, load_module
 from xlt.use.loading import LoadedModel, load_model, read_modules, task_of
 from xlt.use.output import GrowingOutput
 from xlt.use.predict import PredictSettings, predict
@@ -298,6 +298,27 @@ def test_languages_without_a_module_are_refused_with_their_place(predicted: Call
     assert "in.tsv:2" in line and "english" in line
     line = refusal(lambda: predicted("pos", "in.txt", "a\n", None, ("eng",)))
     assert "in.txt:1" in line and "--language" in line
+
+
+def test_a_module_that_would_count_twice_or_not_at_all_is_refused(
+    modules: Mapping[str, Path], tmp_path: Path, predicted: Callable[..., str]
+) -> None:
+    copy, general, other = (tmp_path / f"{name}.safetensors" for name in ("copy", "general", "other"))
+    copy.write_bytes(modules["pos"].read_bytes())
+    module = load_module(modules["eng"])
+    assert isinstance(module, SparseDelta)
+    for file, factor in ((general, 1.0), (other, 2.0)):
+        entries = {name: Entries(one.indices, one.values * factor, one.shape) for name, one in module.entries.items()}
+        SparseDelta(dataclasses.replace(module.header, language=None), entries).save(file)
+    pos, eng, fao = (str(modules[name]) for name in ("pos", "eng", "fao"))
+    for paths, of_language, said in (
+        ([pos, str(copy)], {}, "the same module as"),
+        ([pos], {"fao": str(copy)}, "is a task module"),
+        ([pos, str(general), str(other)], {}, "a second module without a language"),
+        ([pos, fao], {"fao": eng}, f"a second module of language fao, beside {fao}"),
+    ):
+        assert said in refusal(lambda paths=paths, of_language=of_language: read_modules(paths, of_language))
+    assert read_modules([pos, str(general)], {"fao": eng}).languages.keys() == {None, "fao"}
 
 
 def test_a_module_of_an_old_version_needs_the_task_and_says_so(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from xlt.config.schema import optional
 from xlt.modules.artefact import ModuleArtefact
-from xlt.modules.composition.arithmetic import check_alike, weights_of
+from xlt.modules.composition.arithmetic import check_alike, weight_faults, weights_of
 from xlt.modules.composition.expression import DELTAS, OperatorConfig
 from xlt.modules.composition.merging import merge
 
@@ -24,6 +24,10 @@ class TiesConfig(OperatorConfig):
     operator: str = "ties"
     density: float = optional("share of the entries of a module's tensor that is kept", 1.0, above=0, high=1)
     weights: list[float] | None = optional("one for each module; null: 1 for all", None)
+
+    def faults(self, prefix: str) -> Iterator[str]:
+        yield from super().faults(prefix)
+        yield from weight_faults(self.weights, self.of, prefix)
 
 
 SCHEMA = TiesConfig
