@@ -9,13 +9,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from xlt.errors import UsageError
 from xlt.escapes import markdown_text
 from xlt.files import DamagedFileError, read_sealed
 from xlt.languages import language_fault, language_name
 from xlt.plan.differences import differences
 from xlt.plan.store import EVALUATION_FILE, MANIFEST_FILE
 from xlt.repositories import REPOSITORY
-from xlt.use.loading import FOLDER_DIGITS, UsedModule
+from xlt.use.loading import FOLDER_DIGITS, UsedModule, task_of
 
 _THESIS = (
     "Alan Ansell (2024). Efficient and Composable Adaptation for Cross-Lingual Transfer. PhD thesis, University of "
@@ -81,12 +82,13 @@ def _about(used: UsedModule) -> Iterator[str]:
     what = f"task module for `{markdown_text(str(header.task))}`"
     if header.language is not None:
         what = f"language module for {language_name(header.language)} (`{header.language}`)"
+    elif header.task is None:
+        what = "module without a task or a language"
     yield f"# {what[0].upper()}{what[1:]}"
     yield ""
     yield (
-        f"This is a {what}, a small change of {_base(used)}, learned with the method "
-        f"`{markdown_text(header.method)}` by xlt {markdown_text(str(used.facts.get('xlt', '')))}. It can be used with "
-        f"this base model and no other: the hash of its weights is `{header.base_hash}`."
+        f"This is a {what}, a small change of {_base(used)}, {_origin(used)}. It can be used with this base model and "
+        f"no other: the hash of its weights is `{header.base_hash}`."
     )
     labels = [markdown_text(str(label)) for label in used.facts.get("labels") or ()]
     if labels:
@@ -96,6 +98,16 @@ def _about(used: UsedModule) -> Iterator[str]:
         yield ""
         yield f"The run that made it has the fingerprint `{header.fingerprint}`."
     yield ""
+
+
+def _origin(used: UsedModule) -> str:
+    """Says whether training, another library or an operator on modules made it."""
+    method, version = (markdown_text(str(one)) for one in (used.module.header.method, used.facts.get("xlt") or ""))
+    if parts := used.facts.get("parts"):
+        return f"computed from {len(parts)} other module{'s' * (len(parts) > 1)} with the operator `{method}` of xlt"
+    if (library := used.facts.get("imported_from")) is not None:
+        return f"of the method `{method}`, and converted from the format of {markdown_text(str(library))}"
+    return f"learned with the method `{method}` by xlt {version}".rstrip()
 
 
 def _base(used: UsedModule) -> str:
@@ -224,10 +236,13 @@ def _usage(used: UsedModule, repository: str) -> Iterator[str]:
     yield "## Use"
     yield ""
     yield "```sh"
-    if language is None:
-        yield f"xlt predict {repository} --model BASE_MODEL --input text.txt --output annotated.conllu"
+    command, example = _of_task(used)
+    if language is None and used.module.header.task is None:
+        yield f"xlt predict TASK_MODULE {repository} --language CODE --input text.txt --output annotated.jsonl"
+    elif language is None:
+        yield f"xlt predict {repository} --model BASE_MODEL {command}"
     else:
-        yield f"xlt predict TASK_MODULE {repository} --language {language} --input text.txt --output annotated.conllu"
+        yield f"xlt predict TASK_MODULE {repository} --language {language} --input text.txt --output annotated.jsonl"
         yield f"xlt experiment=pos +language_modules.paths.{language}={repository} model.path=BASE_MODEL ..."
     yield "```"
     yield ""
@@ -235,10 +250,11 @@ def _usage(used: UsedModule, repository: str) -> Iterator[str]:
     yield ""
     yield "```python"
     yield "import xlt"
-    if language is None:
+    if language is None and used.module.header.task is not None:
         yield ""
-        yield f'model = xlt.load_model("{repository}", model="BASE_MODEL")'
-        yield 'xlt.predict(model, ["A text."])'
+        several = ', task="TASK"' if "--task" in command else ""
+        yield f'model = xlt.load_model("{repository}", model="BASE_MODEL"{several})'
+        yield f"xlt.predict(model, [{example}])"
     else:
         yield "from xlt.models.loading import load_pretrained"
         yield ""
@@ -248,6 +264,24 @@ def _usage(used: UsedModule, repository: str) -> Iterator[str]:
     yield ""
     yield f"`{repository}@REVISION` names a branch, a tag or a commit; without it, the newest version is loaded."
     yield ""
+
+
+def _of_task(used: UsedModule) -> tuple[str, str]:
+    """Returns the options of `xlt predict` with which a task module annotates, and an example for `xlt.predict`."""
+    stored = used.facts.get("task")
+    parts = stored.get("tasks") if isinstance(stored, Mapping) else None
+    several = "--task TASK " if isinstance(parts, Mapping) and len(parts) > 1 else ""
+    try:
+        task = task_of(used, next(iter(parts)) if several and parts else None)
+    except UsageError:  # of an old version, or of a plug-in that is not installed
+        return "--task TASK --input text.txt --output annotated.jsonl", '"A text."'
+    into = "--into CODE " if task.translates else ""
+    if "pair" not in task.reads:
+        ending = "conllu" if "words" in task.reads else "jsonl"
+        return f"{several}{into}--input text.txt --output annotated.{ending}", '"A text."'
+    choices = ', "choices": ["One.", "Another."]' if "choices" in task.reads else ""
+    example = f'{{"text": "A text.", "pair": "Another."{choices}}}'
+    return f"{several}{into}--input examples.jsonl --output annotated.jsonl", example
 
 
 def _citation(used: UsedModule) -> Iterator[str]:

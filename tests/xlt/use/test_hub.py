@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,10 +14,13 @@ import pytest
 
 import xlt
 from tests.hub_cache import HubCache
+from xlt.commands.predict import carry_out as carry_out_prediction
+from xlt.commands.predict import parser as predict_parser
 from xlt.engine.watching import Silence
 from xlt.errors import UsageError
 from xlt.execution.execution import carry_out
-from xlt.modules import SparseDelta, write_composable_sft
+from xlt.modules import SparseDelta, load_module, write_composable_sft
+from xlt.modules.composition.average import average
 from xlt.plan.planner import Plan, Run
 from xlt.use.cards import model_card
 from xlt.use.export import ExportSettings, export
@@ -159,3 +163,30 @@ def test_the_card_says_how_a_base_model_that_a_run_has_made_is_made(
     used = read_module(str(modules["fao"]))
     card = model_card(dataclasses.replace(used, manifest={"config": {"model": model}}), "org/name")
     assert f"a small change of the model that `xlt experiment={made_by}` makes" in card
+
+
+@pytest.mark.parametrize("name", ["pos", "parsing", "topic", "nli", "qa", "choice", "eng"])
+def test_the_commands_of_a_card_run(modules: Mapping[str, Path], tmp_path: Path, name: str) -> None:
+    example = {"text": "the cat sat", "pair": "the mat", "choices": ["a cat", "a mat"]}
+    (tmp_path / "text.txt").write_text("the cat sat\n", encoding="utf-8")
+    (tmp_path / "examples.jsonl").write_text(json.dumps(example) + "\n", encoding="utf-8")
+    base = str(read_module(str(modules["pos"])).facts["model"]["path"])
+    card = model_card(read_module(str(modules[name])), str(modules[name]))
+    card = card.replace("BASE_MODEL", base).replace("TASK_MODULE", str(modules["topic"]))
+    (command,) = (line for line in card.splitlines() if line.startswith("xlt predict"))
+    words = [str(tmp_path / word) if "." in word and "/" not in word else word for word in command.split()[2:]]
+    carry_out_prediction(predict_parser().parse([*words, "--quiet", "--device", "cpu"]))
+    assert Path(words[words.index("--output") + 1]).stat().st_size > 20
+    exec(card.split("```python\n")[1].split("```")[0], {})  # what the card tells the reader to do
+
+
+def test_a_card_says_what_made_the_module(modules: Mapping[str, Path]) -> None:
+    used = read_module(str(modules["eng"]))
+    assert "learned with the method `lt_sft` by xlt" in model_card(used, "org/name")
+    merged = average([load_module(modules[name]) for name in ("eng", "fao")])
+    card = model_card(dataclasses.replace(used, module=merged), "org/name")
+    assert "computed from 2 other modules with the operator `average`" in card and "learned" not in card
+    assert "# Module without a task or a language" in card and "`None`" not in card
+    used.module.header.provenance["imported_from"] = "peft"
+    card = model_card(used, "org/name")
+    assert "converted from the format of peft" in card and "learned" not in card
