@@ -8,7 +8,7 @@ from pathlib import Path
 
 from xlt.engine.peft_folders import is_peft, read_peft
 from xlt.errors import UsageError
-from xlt.models.loading import load_pretrained, model_identity, quiet_libraries
+from xlt.models.loading import lm_head_names, load_pretrained, model_identity, quiet_libraries, whole_pretrained
 from xlt.models.sublayers import find_blocks, output_embeddings
 from xlt.models.transfer import TransferModel
 from xlt.modules import ModuleArtefact, ModuleFileError, read_adapter_hub, read_composable_sft
@@ -47,8 +47,11 @@ def read_published(
             path, model=model, blocks=blocks, output=output, language=language, task=task, **about
         )
     else:
-        prefix = str(model.backbone.base_model_prefix)
-        module = read_composable_sft(path, base_prefix=prefix, language=language, task=task, **about)
+        whole = whole_pretrained(model)
+        # A class for a task has a head of its own, whose names can be those of the language model's in another class.
+        names = {} if task is not None else {theirs: ours for ours, theirs in lm_head_names(model).items()}
+        prefix = "" if task is None and whole is model.backbone else str(model.backbone.base_model_prefix)
+        module = read_composable_sft(path, base_prefix=prefix, names=names, language=language, task=task, **about)
     try:
         module.check(model)
     except ValueError as error:

@@ -371,6 +371,21 @@ def whole_pretrained(model: TransferModel) -> Any:
     return model.backbone.__dict__["_xlt_pretrained"][0]
 
 
+def lm_head_names(model: TransferModel) -> dict[str, str]:
+    """Returns name of each tensor of the language-model head in `model` -> its name in the model of transformers."""
+    whole = whole_pretrained(model)
+    theirs: dict[int, list[str]] = {}
+    for name, parameter in whole.named_parameters(remove_duplicate=False):
+        if not name.startswith(f"{whole.base_model_prefix}."):
+            theirs.setdefault(id(parameter), []).append(name)
+    names = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if name.startswith("lm_head.") and (of_tensor := theirs.get(id(parameter))):
+            own = name.removeprefix("lm_head.")
+            names[name] = next((one for one in of_tensor if one.endswith(own)), of_tensor[0])
+    return names
+
+
 @cache
 def model_identity(path: str, revision: str | None) -> str:
     """Returns the identity of a model for a run's fingerprint: a digest of a local folder, or hub id and revision.

@@ -45,6 +45,7 @@ def read_composable_sft(
     base_model: str,
     base_hash: str,
     base_prefix: str,
+    names: Mapping[str, str] | None = None,
     language: str | None = None,
     task: str | None = None,
 ) -> SparseDelta:
@@ -56,7 +57,8 @@ def read_composable_sft(
             responsible.
         base_prefix: prefix of the base model's tensors in the file, transformers' `base_model_prefix` ("bert",
             "roberta"). It becomes `backbone.`; `cls.` and `lm_head.` become `lm_head.`; all other names get the prefix
-            `head.`, with `classifier.` for `qa_outputs.`.
+            `head.`, with `classifier.` for `qa_outputs.`. Empty: the file is of a body alone.
+        names: name in the file -> in the module, where it does not follow from this.
         language: ISO 639-3 code of a language module.
         task: name of the task of a task module.
     Returns:
@@ -73,11 +75,15 @@ def read_composable_sft(
         diffs, whole = _part(content, _DIFF_KEYS), _part(content, _WHOLE_KEYS)
         if not diffs and not whole:
             raise ValueError("contains neither differences nor tensors")
-        if diffs and not any(name.startswith(f"{base_prefix}.") for name in diffs):
+        if base_prefix and diffs and not any(name.startswith(f"{base_prefix}.") for name in diffs):
             raise ValueError(f"no name begins with {base_prefix!r}, one is {next(iter(diffs))!r}; check base_prefix")
         _check_size(diffs, len(data))
-        entries = {_convert_name(name, base_prefix): _decode(name, encoding) for name, encoding in diffs.items()}
-        tensors = {_convert_name(name, base_prefix): _tensor(name, tensor) for name, tensor in whole.items()}
+        entries = {
+            _convert_name(name, base_prefix, names or {}): _decode(name, encoding) for name, encoding in diffs.items()
+        }
+        tensors = {
+            _convert_name(name, base_prefix, names or {}): _tensor(name, tensor) for name, tensor in whole.items()
+        }
         if not any(values.numel() for values in (*(one.values for one in entries.values()), *tensors.values())):
             raise ValueError("is empty, so that it would change nothing")
         header = ModuleHeader(
@@ -151,7 +157,11 @@ def _part(content: object, keys: Sequence[str]) -> dict[str, Any]:
     return part
 
 
-def _convert_name(name: str, base_prefix: str) -> str:
+def _convert_name(name: str, base_prefix: str, names: Mapping[str, str]) -> str:
+    if name in names:
+        return names[name]
+    if not base_prefix:
+        return f"backbone.{name}"
     if name.startswith(f"{base_prefix}."):
         return f"backbone.{name.removeprefix(base_prefix + '.')}"
     for prefix in _LM_HEAD_PREFIXES:

@@ -47,7 +47,7 @@ def export_checkpoint(loaded: LoadedModel, language: str | None, folder: Path) -
     """
     refuse_layers(loaded)
     loaded.speak(language)
-    pretrained = _with_task_head(loaded) if loaded.task.has_head else _whole(loaded)
+    pretrained = with_task_head(loaded) if loaded.task.has_head else _whole(loaded)
     if getattr(pretrained.config, "languages", None) is not None and language is not None:
         pretrained.config.default_language = loaded.model.backbone.config.default_language  # type: ignore[union-attr]
     pretrained.config.architectures = [type(pretrained).__name__]
@@ -103,7 +103,12 @@ def _whole(loaded: LoadedModel) -> Any:
 
 
 @torch.no_grad()
-def _with_task_head(loaded: LoadedModel) -> Any:
+def with_task_head(loaded: LoadedModel) -> Any:
+    """Returns a model of the class of transformers for the task, with the weights of body and head as they are now.
+
+    Raises:
+        UsageError: transformers has no class that computes what the task's head computes.
+    """
     model, task = loaded.model, loaded.task
     head = task.head_of(model)
     kinds = {

@@ -10,7 +10,7 @@ from xlt.engine.peft_folders import write_peft
 from xlt.errors import UsageError
 from xlt.files import atomic_text
 from xlt.languages import language_fault
-from xlt.models.loading import load_pretrained, quiet_libraries, whole_pretrained
+from xlt.models.loading import lm_head_names, load_pretrained, quiet_libraries, whole_pretrained
 from xlt.models.transfer import TransferModel
 from xlt.modules import (
     FeatureMixture,
@@ -21,12 +21,11 @@ from xlt.modules import (
     check_base,
     write_composable_sft,
 )
-from xlt.modules.sparse_delta import LM_HEAD_PREFIX
-from xlt.tasks.question_answering import QuestionAnsweringConfig
-from xlt.tasks.tagging import TaggingConfig
+from xlt.tasks.question_answering import SpanHead
+from xlt.tasks.tagging import TaggingHead
 from xlt.tasks.task import Task
 from xlt.use.cards import model_card
-from xlt.use.checkpoints import export_checkpoint
+from xlt.use.checkpoints import export_checkpoint, with_task_head
 from xlt.use.compositions import read_composition, with_composition
 from xlt.use.hub import push_to_hub
 from xlt.use.loading import UsedModule, UsedModules, load_model, read_module, read_modules, task_of
@@ -40,8 +39,6 @@ _FILES = ("composable-sft", "plain", "card")
 # Formats -> the options beside modules, output and format that they heed; a checkpoint heeds all.
 _OF_BASE = ("model", "revision", "task", "set")
 _HEEDED = {"peft": (*_OF_BASE, "language"), "composable-sft": _OF_BASE, "plain": (), "hub": (), "card": ()}
-# Classes of tasks -> name of the head's layer in the class of transformers, if it has just this layer.
-_HEADS = {TaggingConfig._target_: "classifier.", QuestionAnsweringConfig._target_: "qa_outputs."}
 
 
 @dataclass(frozen=True)
@@ -117,15 +114,8 @@ def _to_composable_sft(settings: ExportSettings, output: Path) -> str:
     module = used.module
     if not isinstance(module, SparseDelta):
         raise UsageError(f"{used.path}: {module.header} is no sparse delta, which --to=composable-sft writes")
-    pretrained = whole_pretrained(_base_model(used, settings))
-    prefixes = {
-        "backbone.": f"{pretrained.base_model_prefix}.",
-        LM_HEAD_PREFIX: "cls." if hasattr(pretrained, "cls") else LM_HEAD_PREFIX,
-    }
-    task = used.facts.get("task")
-    if isinstance(task, Mapping) and task.get("_target_") in _HEADS:
-        prefixes["head.classifier."] = _HEADS[task["_target_"]]
-    head = [name for name in module.tensors if name.startswith("head.") and "head.classifier." not in prefixes]
+    prefixes = _names_of_transformers(used, settings)
+    head = [name for name in module.tensors if name.startswith("head.") and name not in prefixes]
     tensors = {name: tensor for name, tensor in module.tensors.items() if name not in head}
     try:
         write_composable_sft(SparseDelta(module.header, module.entries, tensors), output, prefixes)
@@ -135,6 +125,29 @@ def _to_composable_sft(settings: ExportSettings, output: Path) -> str:
     if module.header.untied:
         notes += "; its embeddings were untied in training, which the file cannot say"
     return f"{module!r} -> {output}{notes}"
+
+
+def _names_of_transformers(used: UsedModule, settings: ExportSettings) -> dict[str, str]:
+    """Returns beginning of a name in a sparse delta -> the same in the class of transformers that it is for.
+
+    The head of a task is among them only if transformers has a class that computes the same.
+    """
+    if used.module.header.task is None:
+        model = _base_model(used, settings)
+        whole = whole_pretrained(model)
+        return {"backbone.": "" if whole is model.backbone else f"{whole.base_model_prefix}.", **lm_head_names(model)}
+    task = task_of(used, settings.task, settings.settings)
+    loaded = load_model(UsedModules([used]), task, model=settings.model, device="cpu", revision=settings.revision)
+    prefixes = {"backbone.": f"{whole_pretrained(loaded.model).base_model_prefix}.", **lm_head_names(loaded.model)}
+    if isinstance(loaded.model.head, (TaggingHead, SpanHead)):
+        try:
+            whole = with_task_head(loaded)
+        except UsageError:
+            return prefixes
+        names = [name for name, _ in whole.named_parameters() if not name.startswith(prefixes["backbone."])]
+        prefixes |= {f"head.classifier.{part}": name for name in names for part in ("weight", "bias")
+                     if name.endswith(f".{part}")}  # fmt: skip
+    return prefixes
 
 
 def _to_peft(settings: ExportSettings, output: Path) -> str:

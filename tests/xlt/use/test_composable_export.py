@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from tests.model_families import save_family
+from tests.xlt.use.conftest import CONFIGS, save_module
+from xlt.engine.published import read_published
 from xlt.errors import UsageError
-from xlt.models.loading import load_pretrained
+from xlt.models.loading import load_pretrained, whole_pretrained
 from xlt.modules import Entries, ModuleHeader, SparseDelta, load_module, read_composable_sft, write_composable_sft
 from xlt.use.export import ExportSettings, export
 from xlt.use.loading import load_model, read_modules, task_of
@@ -139,3 +142,42 @@ def test_what_the_published_reader_would_decode_wrongly_is_refused(tmp_path: Pat
         with pytest.raises(ValueError, match="two dimensions"):
             write_composable_sft(module, tmp_path / "x", {"backbone.": "bert."})
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("family", ["DistilBERT", "ELECTRA", "ALBERT", "ModernBERT", "XLM", "mT5"])
+@torch.no_grad()
+def test_every_name_is_that_of_the_class_of_transformers(tmp_path: Path, family: str) -> None:
+    save_family(family, tmp_path / "base")
+    model = load_pretrained(str(tmp_path / "base")).eval()
+    header = ModuleHeader(
+        kind="sparse_delta", method="lt_sft", base_model="tiny", base_hash=model.base_hash, language="fao",
+        provenance={"model": {"path": str(tmp_path / "base")}},
+    )  # fmt: skip
+    torch.manual_seed(1)
+    entries = {
+        name: Entries(None, torch.randn(parameter.numel()) / 4, parameter.shape)
+        for name, parameter in model.named_parameters()
+    }
+    made = SparseDelta(header, entries)
+    made.save(tmp_path / "fao.safetensors")
+    file = tmp_path / "pytorch_diff.bin"
+    export(ExportSettings([str(tmp_path / "fao.safetensors")], str(file), to="composable-sft"))
+    whole = whole_pretrained(model)
+    theirs = type(whole).from_pretrained(tmp_path / "base").eval()
+    apply_as_published(file, theirs)
+    inputs = {"input_ids": IDS, "attention_mask": MASK}
+    inputs |= {"decoder_input_ids": IDS} if whole.config.is_encoder_decoder else {}
+    expected = theirs(**inputs)[0]
+    for module in (made, read_published(file, model, language="fao")):
+        module.apply(model)
+        torch.testing.assert_close(whole(**inputs)[0], expected, atol=1e-5, rtol=1e-5)
+        module.remove(model)
+
+
+def test_a_head_that_the_class_of_transformers_computes_otherwise_is_left_out(tmp_path: Path) -> None:
+    save_family("ModernBERT", tmp_path / "base")
+    weight = "backbone.layers.0.mlp.Wo.weight"
+    file = save_module(tmp_path / "base", CONFIGS["pos"], "pos", weight, tmp_path / "pos.safetensors")
+    said = export(ExportSettings([str(file)], str(tmp_path / "pytorch_diff.bin"), to="composable-sft"))
+    assert "without its head (2 tensors)" in said
+    assert torch.load(tmp_path / "pytorch_diff.bin", weights_only=True)["abs"] == {}
