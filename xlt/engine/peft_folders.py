@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 from torch import Tensor
 
@@ -164,12 +165,21 @@ def read_peft(
         raise ModuleFileError(
             folder, f"has no {WEIGHTS}; other files of weights are not read, because they are pickles"
         )
-    tensors = safetensors.torch.load(read_whole_file(folder / WEIGHTS, "expected a file of safetensors"))
+    data = read_whole_file(folder / WEIGHTS, "expected a file of safetensors")
+    try:
+        tensors = safetensors.torch.load(data)
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise ModuleFileError(folder / WEIGHTS, f"is damaged, or no file of safetensors: {error}") from error
     about, method = {"imported_from": "peft", "name": folder.name}, kind.lower()
     if kind == "IA3":
         factors, sizes = _read_ia3(folder, model, tensors, without_head=without_head)
         return Rescaling(ModuleHeader(kind=Rescaling.kind, method=method, provenance=about, **header), factors, sizes)
-    products = _read_lora(folder, model, tensors, settings, without_head=without_head)
+    try:
+        products = _read_lora(folder, model, tensors, settings, without_head=without_head)
+    except ModuleFileError:
+        raise
+    except (TypeError, ValueError, AttributeError, re.error) as error:  # numbers and patterns of the settings
+        raise ModuleFileError(folder / CONFIG, f"has settings that cannot be used: {error}") from error
     return LowRankDelta(ModuleHeader(kind=LowRankDelta.kind, method=method, provenance=about, **header), products, 1.0)
 
 
@@ -253,7 +263,11 @@ def _changed(
             continue
         path = key.removeprefix(_PREFIX).removesuffix(end)
         if path not in names:
-            raise ModuleFileError(folder / WEIGHTS, f"changes {path!r}, which is no linear layer of the model's blocks")
+            raise ModuleFileError(
+                folder / WEIGHTS,
+                f"changes {path!r}, which is no linear layer of the blocks of "
+                f"{type(whole_pretrained(model)).__name__}; give the model that peft had",
+            )
         yield path, names[path], layers[names[path]], key
 
 

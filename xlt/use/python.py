@@ -27,6 +27,7 @@ from xlt.engine.published import read_published
 from xlt.errors import UsageError
 from xlt.execution.execution import carry_out
 from xlt.execution.workers import make_workers
+from xlt.languages import language_fault
 from xlt.models.loading import load_pretrained
 from xlt.modules import ModuleArtefact, ModuleStack
 from xlt.plan.planner import Plan
@@ -127,10 +128,17 @@ def load_module(
     """
     forget_versions()
     if model is None:
+        if language is not None or task is not None:
+            raise UsageError(f"{path}: language and task are for modules of other libraries, with model; a module file "
+                             "says its own, so leave them out")  # fmt: skip
         return read_module(str(path)).module
     found = published_module(str(path))
     if found is None:
         raise UsageError(f"{path}: is no module of another library; leave out model")
+    if (language is None) == (task is None):
+        raise UsageError(f"{path}: give either language or task; the file does not say what the module is for")
+    if language is not None and (fault := language_fault(language)) is not None:
+        raise UsageError(f"language={language}: {fault}")
     return read_published(found, load_pretrained(model), language=language, task=task)
 
 

@@ -296,3 +296,20 @@ def test_without_head_never_leaves_out_what_was_trained_in_the_body(tiny_bert: P
         else:
             with pytest.raises(ModuleFileError, match="of the model's body"):
                 read_peft(tmp_path / name, model, about, without_head=True)
+
+
+def test_damaged_files_and_settings_are_one_line(tiny_bert: Path, tmp_path: Path) -> None:
+    model = load_pretrained(str(tiny_bert))
+    about = {"base_model": "tiny", "base_hash": model.base_hash, "task": "pos"}
+    write_peft(lora(model, {"query": 2}), model, tmp_path / "lora")
+    weights, config = (tmp_path / "lora" / name for name in ("adapter_model.safetensors", "adapter_config.json"))
+    sound, settings = weights.read_bytes(), json.loads(config.read_text())
+    for end in (4, 100, len(sound) - 8):
+        weights.write_bytes(sound[:end])
+        with pytest.raises(ModuleFileError, match="is damaged"):
+            read_peft(tmp_path / "lora", model, about)
+    weights.write_bytes(sound)
+    for changes in ({"lora_alpha": "x"}, {"lora_alpha": None}, {"alpha_pattern": {"(": 2}}, {"alpha_pattern": [2]}):
+        config.write_text(json.dumps(settings | changes))
+        with pytest.raises(ModuleFileError, match="settings that cannot be used"):
+            read_peft(tmp_path / "lora", model, about)

@@ -71,6 +71,15 @@ def test_a_published_language_module_is_used_as_its_module_file_is(
         xlt.load_module("org/sft")
     with pytest.raises(UsageError, match="leave out model"):
         xlt.load_module(modules["fao"], model=str(tiny_bert))
+    for words, fault in (
+        ({}, "either language or task"),
+        ({"language": "fao", "task": "pos"}, "either language or task"),
+        ({"language": "fo"}, "ISO 639-3"),
+    ):
+        with pytest.raises(UsageError, match=fault):
+            xlt.load_module("org/sft", model=str(tiny_bert), **words)
+    with pytest.raises(UsageError, match="says its own"):
+        xlt.load_module(modules["fao"], language="fao")
     given, out = tmp_path / "in.txt", tmp_path / "out.conllu"
     given.write_text("the cat sat\n", encoding="utf-8")
     predict(
