@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -155,8 +155,11 @@ def reading_of(settings: PredictSettings, task: Task) -> Reading:
         UsageError: the format is not known, or cannot say the language of each example.
     """
     format = format_of(settings.input, settings.input_format)
+    lines = list(_unheeded(settings, format, task))
     if (fault := language_field_fault(settings.language_field, format)) is not None:
-        raise UsageError(fault)
+        lines.append(fault)
+    if lines:
+        raise UsageError(*lines)
     return Reading(
         format,
         task.reads,
@@ -166,6 +169,20 @@ def reading_of(settings: PredictSettings, task: Task) -> Reading:
         settings.into,
         settings.separator,
     )
+
+
+def _unheeded(settings: PredictSettings, format: str, task: Task) -> Iterator[str]:
+    """Yields a line for each option that would change nothing in how an input of this format is read."""
+    if settings.separator is not None and format not in ("tsv", "csv"):
+        yield f"--separator={settings.separator}: has no effect, because {format} has no cells of a table; leave it out"
+    known = {"id", *task.reads, *(["text"] if "words" in task.reads else [])}
+    known |= {"messages", "text"} if "turns" in task.reads else set()
+    known |= {"conll": {"words", *columns_of(task)}}.get(format, set())
+    for part, column in settings.fields.items():
+        if format not in ("conll", "jsonl", "tsv", "csv"):
+            yield f"--field={part}={column}: has no effect, because {format} has no columns to choose; leave it out"
+        elif part not in known and not ("choices" in task.reads and part.startswith("choice_")):
+            yield f"--field={part}={column}: task {task.name} reads no {part}, but {', '.join(sorted(known))}"
 
 
 def survey(path: str, reading: Reading, task: Task) -> tuple[int, dict[str | None, str]]:

@@ -321,6 +321,20 @@ def test_a_module_that_would_count_twice_or_not_at_all_is_refused(
     assert read_modules([pos, str(general)], {"fao": eng}).languages.keys() == {None, "fao"}
 
 
+def test_how_an_input_is_read_is_refused_where_it_has_no_effect(predicted: Callable[..., str]) -> None:
+    for name, file, text, options, said in (
+        ("topic", "in.txt", "a b\n", {"separator": "\t"}, "text has no cells"),
+        ("topic", "in.txt", "a b\n", {"fields": {"text": "2"}}, "text has no columns to choose"),
+        ("pos", "in.conllu", TREEBANK, {"fields": {"words": "2"}}, "conllu has no columns to choose"),
+        ("topic", "in.tsv", "text\tx\na\tb\n", {"fields": {"txet": "x"}}, "task topic reads no txet, but id, text"),
+        ("pos", "in.conll", "a\tX\n\n", {"fields": {"ner": "-1"}}, "task pos reads no ner"),
+    ):
+        assert said in refusal(
+            lambda name=name, file=file, text=text, options=options: predicted(name, file, text, None, **options)
+        )
+    assert '"topic"' in predicted("topic", "in.tsv", "y;x\na;b\n", "jsonl", separator=";", fields={"text": "x"})
+
+
 def test_a_module_of_an_old_version_needs_the_task_and_says_so(
     modules: Mapping[str, Path], tmp_path: Path, tiny_bert: Path
 ) -> None:
