@@ -105,6 +105,7 @@ def test_wrong_words_are_a_line_each_and_leave_nothing(
         ((tmp_path, "--language", "fao"), ["pytorch_diff.bin", "no such file"]),
         ((adapter, "--name", "x", "--language", "fao"), ["--language", "no effect"]),
         ((tmp_path, "--language", "fao", "--name", "x"), ["--name", "no effect"]),
+        ((tmp_path, "--language", "fao", "--revision", "v1"), ["--revision=v1", "no revisions"]),
         ((tmp_path, "--language", "fao", "--without-head"), ["--without-head", "no effect"]),
     ):
         out = tmp_path / "out.safetensors"

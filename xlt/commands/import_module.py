@@ -65,10 +65,12 @@ def convert(options: argparse.Namespace) -> int:
     from xlt.models.sublayers import find_blocks
     from xlt.modules import load_module, write_adapter_hub
     from xlt.modules.adapter import Adapter
+    from xlt.use.model_faults import check_revision
 
     ours = options.given.is_file() and options.given.suffix == ".safetensors"
     if faults := list(_faults(options, ours)):
         raise UsageError(*faults)
+    check_revision(options.model, options.revision)
     if is_repository(str(options.given)):
         options.given = published_folder(str(options.given))
     if options.without_head and not ours and not is_peft(options.given):

@@ -24,7 +24,7 @@ import argparse
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
 
@@ -33,6 +33,9 @@ from xlt.commands.options import Options
 from xlt.commands.predict import add_replace_option
 from xlt.errors import UsageError
 from xlt.writers import remove_left_overs
+
+if TYPE_CHECKING:
+    from xlt.modules import ModuleArtefact
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -60,7 +63,7 @@ def merge(options: argparse.Namespace) -> int:
         raise UsageError(*faults)
     from xlt.data.streams import stream
     from xlt.files import file_digest
-    from xlt.modules.composition.expression import computed, operation
+    from xlt.modules.composition.expression import computed, operation, operators
     from xlt.use.loading import read_module
 
     names = [f"module {number}" for number in range(1, len(options.modules) + 1)]
@@ -75,8 +78,12 @@ def merge(options: argparse.Namespace) -> int:
             twin = options.modules[first]
             raise UsageError(f"{options.modules[number]}: the same module as {twin}; give each once")
     modules = [one.module for one in used]
+    _check_labels(modules[: operators()[options.operator].SCHEMA.heads], options.modules)
     try:
         module = computed(whole, dict(zip(names, modules, strict=True)), stream)
+        learned = {code for one in modules if one.header.task == module.header.task for code in _languages(one)}
+        if learned and options.operator != "minus":
+            module.header.provenance["languages"] = sorted(learned)
         module.check_storable()
     except ValueError as error:
         raise UsageError(f"merge {error}") from error
@@ -84,6 +91,24 @@ def merge(options: argparse.Namespace) -> int:
     module.save(options.output)
     print(f"{module!r} -> {options.output}")
     return 0
+
+
+def _languages(module: ModuleArtefact) -> list[str]:
+    return [str(code) for code in module.header.provenance.get("languages") or ()]
+
+
+def _check_labels(modules: Sequence[ModuleArtefact], paths: Sequence[str]) -> None:
+    """Refuses heads of one task whose labels differ, also in their order; a mean of them would mean nothing."""
+    first: dict[str | None, tuple[str, list[Any]]] = {}
+    for path, module in zip(paths, modules, strict=False):
+        labels = module.header.provenance.get("labels")
+        if labels and getattr(module, "tensors", {}):
+            where, known = first.setdefault(module.header.task, (path, list(labels)))
+            if known != list(labels):
+                theirs, ours = (", ".join(map(str, one)) for one in (labels, known))
+                raise UsageError(
+                    f"{path}: its head has the different labels {theirs:.80}; that of {where} has {ours:.80}"
+                )
 
 
 def _keys() -> dict[str, dict[str, dataclasses.Field[Any]]]:

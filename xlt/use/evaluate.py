@@ -223,6 +223,10 @@ def _files(settings: EvaluateSettings, task: Task) -> dict[str, tuple[SourceConf
         if not Path(path).is_file():
             raise UsageError(f"--input={word}: there is no such file")
         format = format_of(path, settings.input_format)
+        if settings.separator is not None and format not in ("tsv", "csv"):
+            raise UsageError(
+                f"--separator={settings.separator}: has no effect, because {format} has no cells of a table"
+            )
         if format == "text":
             raise UsageError(f"--input={word}: a text has no labels to compare with; xlt predict annotates texts")
         name = f"{code} {Path(path).name}".strip() if len(settings.inputs) > 1 else Path(path).name

@@ -29,6 +29,7 @@ from xlt.use.checkpoints import export_checkpoint, with_task_head
 from xlt.use.compositions import read_composition, with_composition
 from xlt.use.hub import push_to_hub
 from xlt.use.loading import UsedModule, UsedModules, load_model, read_module, read_modules, task_of
+from xlt.use.model_faults import check_revision
 from xlt.use.output import output_fault, output_folder_fault
 from xlt.use.plain_delta import write_plain
 from xlt.writers import remove_left_overs
@@ -173,6 +174,7 @@ def _base_model(used: UsedModule, settings: ExportSettings) -> TransferModel:
     path = settings.model or used.model_facts().get("path")
     if not isinstance(path, str):
         raise UsageError(f"{used.path}: its header does not say where its base model is; give --model=FOLDER")
+    check_revision(path, settings.revision)
     quiet_libraries()
     model = load_pretrained(path, settings.revision)
     check_base(used.module.header, model.base_hash, used.path)

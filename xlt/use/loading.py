@@ -42,7 +42,7 @@ from xlt.plug_ins import activate, installed_entries
 from xlt.repositories import module_path, published_module, published_weights
 from xlt.tasks.task import Task
 from xlt.use.by_example import LanguageModulesByExample, by_example_fault, layers_for_examples
-from xlt.use.model_faults import named_model
+from xlt.use.model_faults import check_revision, named_model
 
 FOLDER_DIGITS = 12
 
@@ -438,6 +438,7 @@ def load_model(
     quiet_libraries()
     facts = modules.main.model_facts()
     path, whole = base_path(modules.main, task, model)
+    check_revision(path, revision)
     revision = revision or (facts.get("revision") if model is None else None)
     with named_model(model, modules.main.path, path):
         tokenizer = load_tokenizer(path, revision)

@@ -23,3 +23,15 @@ class named_model:
         advice = "" if self._given is not None else "; give --model=FOLDER if it is elsewhere"
         lines = [line.replace("model.path", prefix, 1) + advice for line in error.lines]
         raise UsageError(*lines) from error
+
+
+def check_revision(path: str, revision: str | None) -> None:
+    """Refuses a revision that is given for a folder of this machine.
+
+    Raises:
+        UsageError: see above.
+    """
+    if revision is not None and Path(path).expanduser().is_dir():
+        raise UsageError(
+            f"--revision={revision}: the base model {path} is a folder, which has no revisions; leave it out"
+        )

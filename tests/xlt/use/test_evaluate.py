@@ -211,3 +211,8 @@ def test_a_score_without_the_language_module_that_a_module_was_trained_with_says
     said = capfd.readouterr().err
     assert "it was trained with language modules (eng), but none is given, so it is used alone" in said
     assert "xlt evaluate MODULE LANGUAGE_MODULE" in said
+
+
+def test_a_separator_for_a_file_without_cells_is_refused(modules: Mapping[str, Path], treebank: Path) -> None:
+    with pytest.raises(UsageError, match="--separator=;: has no effect, because conllu has no cells"):
+        evaluate(EvaluateSettings([str(modules["pos"])], (str(treebank),), separator=";"))

@@ -328,6 +328,7 @@ def test_how_an_input_is_read_is_refused_where_it_has_no_effect(predicted: Calla
         ("pos", "in.conllu", TREEBANK, {"fields": {"words": "2"}}, "conllu has no columns to choose"),
         ("topic", "in.tsv", "text\tx\na\tb\n", {"fields": {"txet": "x"}}, "task topic reads no txet, but id, text"),
         ("pos", "in.conll", "a\tX\n\n", {"fields": {"ner": "-1"}}, "task pos reads no ner"),
+        ("topic", "in.txt", "a b\n", {"revision": "v1"}, "--revision=v1: the base model"),
     ):
         assert said in refusal(
             lambda name=name, file=file, text=text, options=options: predicted(name, file, text, None, **options)

@@ -115,25 +115,13 @@ def header_of(modules: Sequence[ModuleArtefact], method: str, settings: Mapping[
 
     Its task is the one that all modules with a task have; it is then a task module, whatever languages are in it.
     Without a task, its language is the one that all modules with a language have. Its provenance is that of the first
-    module with the task, so that it can be used as that one, with the languages of all that have it; `parts` lists all.
-
-    Raises:
-        ValueError: the modules with the task have heads of different labels.
+    module with the task, so that it can be used as that one; `parts` lists all.
     """
     headers = [module.header for module in modules]
     language, task = (_common([getattr(header, name) for header in headers]) for name in ("language", "task"))
     if any(header.task is not None for header in headers):
         language = None
     main = next((header for header in headers if header.task == task), headers[0])
-    alike = [module for module in modules if module.header.task == task]
-    heads = [one.header.provenance.get("labels") for one in alike if getattr(one, "tensors", {})]
-    labels = [list(of_head) for of_head in heads if of_head]
-    if other := next((one for one in labels if one != labels[0]), None):
-        theirs, ours = (", ".join(map(str, one)) for one in (other, labels[0]))
-        raise ValueError(f"the modules have different labels, {ours:.80} and {theirs:.80}, so their heads differ")
-    about = dict(main.provenance)
-    if learned := {str(code) for one in alike for code in one.header.provenance.get("languages") or ()}:
-        about["languages"] = sorted(learned)
     parts = [
         {"method": one.method, "language": one.language, "task": one.task, "fingerprint": one.fingerprint}
         for one in headers
@@ -146,7 +134,7 @@ def header_of(modules: Sequence[ModuleArtefact], method: str, settings: Mapping[
         language=language,
         task=task,
         untied=any(header.untied for header in headers),
-        provenance={**about, "parts": parts, **({"settings": dict(settings)} if settings else {})},
+        provenance={**main.provenance, "parts": parts, **({"settings": dict(settings)} if settings else {})},
     )
 
 

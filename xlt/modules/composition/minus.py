@@ -38,9 +38,7 @@ def minus(module: ModuleArtefact, other: ModuleArtefact) -> ModuleArtefact:
     deltas_only.tensors = {}  # type: ignore[attr-defined]
     difference = combine([module, deltas_only], lambda number, _: (1.0, -1.0)[number], "minus", {})
     own = module.header
-    facts = dict(difference.header.provenance)
-    facts |= {"languages": own.provenance["languages"]} if "languages" in own.provenance else {}
-    difference.header = dataclasses.replace(difference.header, language=own.language, task=own.task, provenance=facts)
+    difference.header = dataclasses.replace(difference.header, language=own.language, task=own.task)
     return difference
 
 
