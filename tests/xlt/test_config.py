@@ -118,6 +118,8 @@ def test_what_a_schemas_class_takes_is_what_its_fields_are(schema: Any) -> None:
         ({"name": True}, [], "x=[]: empty; give at least one"),
         ({"name": True}, ["A", ""], "x=['A', '']: '' empty; give a name"),
         ({"name": True}, ["A", "B", "A"], "x=['A', 'B', 'A']: 'A' more than once; each must be another one"),
+        ({"name": True}, [-1, 0, 1], None),
+        ({"name": True}, [1, "1"], "x=[1, '1']: '1' more than once; each must be another one"),
         ({"choices": ("a", "b")}, "b", None),
         ({"choices": ("a", "b")}, "c", "x=c: must be one of a, b"),
         ({"low": 5}, None, None),

@@ -169,7 +169,7 @@ def _range_fault(value: Any, rules: Any) -> str | None:
     if rules["module"]:
         return module_fault(str(value))
     if rules["name"]:
-        return _names_fault(value) if isinstance(value, list) else name_fault(value)
+        return _names_fault([str(name) for name in value]) if isinstance(value, list) else name_fault(value)
     return None
 
 
