@@ -138,7 +138,7 @@ class Search:
 
     def _row(self, trial: Trial) -> SweepRow:
         scores = {} if trial.value is None else {f"validation {self._metric(trial)}": trial.value}
-        return SweepRow(trial.number, self._chosen(trial), trial.state, scores, None)
+        return SweepRow(trial.number, self._chosen(trial), trial.state, scores, None, self._metric(trial))
 
     def _about(self, trial: Trial) -> str:
         run = "" if trial.run is None else f" (run {trial.run.fingerprint[:12]})"

@@ -216,12 +216,14 @@ class Sweep:
             return SweepRow(job.number, self._overrides(job), state, {}, job.error or "; ".join(job.faults))
         store, fingerprint = plan.store, job.run.fingerprint
         scores = mean_scores(job.run, job.evaluations, store)
+        metric = str(store.result(fingerprint).get("metric", "")) if scores else ""
         finished = store.is_trained(fingerprint) and job.evaluations.keys() <= store.evaluations(fingerprint).keys()
         if finished:  # even if another job's evaluation of this run failed
-            return SweepRow(job.number, self._overrides(job), "existed" if job.existed else "done", scores, None)
+            state = "existed" if job.existed else "done"
+            return SweepRow(job.number, self._overrides(job), state, scores, None, metric)
         reason = outcome.failures.get(fingerprint)
         state = "not tried" if fingerprint in outcome.skipped else "not finished" if reason is None else "failed"
-        return SweepRow(job.number, self._overrides(job), state, scores, reason)
+        return SweepRow(job.number, self._overrides(job), state, scores, reason, metric)
 
     def _mean_lines(self, store: RunStore) -> list[str]:
         averaged: dict[int, dict[str, list[str]]] = {}

@@ -77,6 +77,7 @@ class Grid:
         cells: system -> column (and `avg`) -> cell.
         has_average: it may have a column of averages.
         languages: column -> facts about its language; empty if languages are not shown as rows.
+        metrics: column -> its metric, where it is not that of the config.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Grid:
     cells: dict[str, dict[str, Cell]]
     has_average: bool = True
     languages: dict[str, LanguageFacts] = field(default_factory=dict)
+    metrics: dict[str, str] = field(default_factory=dict)
 
     @property
     def columns(self) -> list[str]:
@@ -101,15 +103,17 @@ class Grid:
         }
         return {name: columns for name, columns in stand_ins.items() if columns}
 
-    @property
-    def greater_is_better(self) -> bool:
-        """Whether a greater value of the metric is better."""
-        return self.config.metric not in LOWER_IS_BETTER
+    def greater_is_better(self, column: str) -> bool:
+        """Returns whether a greater value of the column's metric is better."""
+        return self.metrics.get(column, self.config.metric) not in LOWER_IS_BETTER
 
-    @property
-    def decimals(self) -> int:
-        """With how many decimals a score is shown: percentages with one, a loss in nats with three."""
-        return 3 if self.config.metric == "loss" else 1
+    def decimals(self, column: str) -> int:
+        """Returns with how many decimals the scores of a column are shown."""
+        return decimals_of(self.metrics.get(column, self.config.metric))
+
+    def lacks_seeds(self, system: str, column: str) -> bool:
+        """Returns whether a cell has values, but not of every seed."""
+        return 0 < len(self.cells[system][column].values) < len(self.seeds)
 
     @property
     def pareto_sets(self) -> dict[str, ParetoSet]:
@@ -126,7 +130,7 @@ class Grid:
                 if all(row[column].values and row[column].reason is None for column in self.config.columns)
             }
             if len(whole) > 1 and len(self.config.columns) > 1:
-                best = pareto_set(whole, greater_is_better=self.greater_is_better)
+                best = pareto_set(whole, greater_is_better=self.greater_is_better(AVERAGE))
                 sets[name] = ParetoSet([system.removeprefix(f"{name} ") for system in best], len(whole), len(rows))
         return sets
 
@@ -192,6 +196,11 @@ def _saved(file: Path) -> tuple[int, set[int]]:
     return 0, set()
 
 
+def decimals_of(metric: str) -> int:
+    """Returns with how many decimals a metric is shown: percentages with one, a loss in nats with three."""
+    return 3 if metric == "loss" else 1
+
+
 def score_of(record: Mapping[str, Any], metric: str) -> float:
     """Returns the score of an evaluation that is shown where there is room for one.
 
@@ -248,7 +257,8 @@ def averages(name: str, title: str, note: str, grids: Mapping[str, Grid]) -> Gri
         note=note,
     )
     seeds = next(iter(grids.values())).seeds
-    return Grid(name, config, seeds, cells, has_average=False)
+    of_headings = {heading: grid.config.metric for heading, grid in grids.items()}
+    return Grid(name, config, seeds, cells, has_average=False, metrics=of_headings)
 
 
 def _average_cell(grid: Grid, system: str) -> Cell:

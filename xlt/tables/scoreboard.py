@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from xlt.data.language_facts import LanguageFacts, script_name
 from xlt.languages import language_name
-from xlt.tables.grid import Grid
+from xlt.tables.grid import Grid, decimals_of
 
 ALL = "all languages"
 UNKNOWN_SCRIPT = "script unknown"
@@ -87,6 +87,12 @@ def group_mean(grid: Grid, system: str, group: LanguageGroup) -> float | None:
     """Returns the mean of a system's scores over a group; None unless it has a score in every language of the group."""
     cells = [grid.cells[system][column] for column in group.columns]
     return statistics.fmean(cell.mean for cell in cells) if all(cell.values for cell in cells) else None
+
+
+def shown_mean(grid: Grid, system: str, group: LanguageGroup) -> str:
+    """Returns `group_mean` as it is shown; "–" if there is none."""
+    mean = group_mean(grid, system, group)
+    return "–" if mean is None else f"{mean:.{decimals_of(grid.config.metric)}f}"
 
 
 def extremes(grid: Grid, system: str) -> tuple[list[str], list[str]]:

@@ -19,17 +19,19 @@ from xlt.plan.planner import Plan, Run
 from xlt.plan.store import RunStore
 from xlt.tables.blocks import Shown, print_blocks
 from xlt.tables.config import AVERAGE
-from xlt.tables.grid import Cell, Grid, score_of
+from xlt.tables.grid import Cell, Grid, decimals_of, score_of
 from xlt.tables.scoreboard import (
     FACT_NAMES,
     extremes,
     fact_words,
-    group_mean,
     is_scoreboard,
     language_groups,
     name_of,
+    shown_mean,
 )
 
+FEWER_SEEDS = "‡"
+"""Mark of a cell whose mean is not over all seeds of the table."""
 _SYSTEMS_AS_COLUMNS = 6
 _MOST_ROWS = 40  # of a plan that are read
 _WORTH_SAYING_BYTES = 100_000_000
@@ -96,8 +98,7 @@ def _scoreboard_markdown(grid: Grid) -> list[str]:
     lines = [f"| group | languages | {' | '.join(labels)} |", f"|---|---:|{numbers}"]
     for group in language_groups(grid):
         name = f"{group.kind}: {group.name}" if group.kind else group.name
-        means = (group_mean(grid, system, group) for system in config.systems)
-        shown = ("–" if mean is None else f"{mean:.1f}" for mean in means)
+        shown = (shown_mean(grid, system, group) for system in config.systems)
         lines.append(f"| {markdown_text(name)} | {len(group.columns)} | {' | '.join(shown)} |")
     lines += ["", f"| code | language | {' | '.join(FACT_NAMES)} | {' | '.join(labels)} |"]
     lines.append("|---|---|---|---|---:|---:|---:|" + numbers)
@@ -123,15 +124,16 @@ def _print_scoreboard(grid: Grid, console: Console) -> None:
     console.print(Text(config.title, style="table.title"))
     rows = []
     for group in language_groups(grid):
-        means = [group_mean(grid, system, group) for system in config.systems]
-        shown: list[Shown] = [("–" if mean is None else f"{mean:.1f}", "") for mean in means]
+        shown: list[Shown] = [(shown_mean(grid, system, group), "") for system in config.systems]
         rows.append((f"{group.name} ({len(group.columns)})", shown))
     print_blocks(console, [system.label for system in config.systems.values()], rows)
     console.print(Text(legend(grid), style="table.caption"))
     for name, system in config.systems.items():
         for words, columns in zip(("largest", "smallest"), extremes(grid, name), strict=True):
             if columns:
-                scores = ", ".join(f"{column} {grid.cells[name][column].mean:.1f}" for column in columns)
+                scores = ", ".join(
+                    f"{column} {grid.cells[name][column].mean:.{grid.decimals(column)}f}" for column in columns
+                )
                 console.print(f"{system.label}, {words}: {scores}", highlight=False, markup=False, soft_wrap=True)
     for line in (*stand_in_lines(grid), *(f"hole: {hole}" for hole in holes(grid)), *filter(None, [config.note])):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -224,7 +226,7 @@ def print_evaluations(run: Run, evaluations: Mapping[str, Composition], store: R
     if grid:
         labels = list(dict.fromkeys(label for row in grid.values() for label in row))
         console.print(Text(f"{run.label}: {metric}", style="table.title"))
-        rows = [(source, _scores(row, labels)) for source, row in grid.items()]
+        rows = [(source, _scores(row, labels, metric)) for source, row in grid.items()]
         print_blocks(console, labels, rows)
     for signature in signatures:
         console.print(signature, highlight=False, markup=False, soft_wrap=True)
@@ -251,6 +253,7 @@ class SweepRow:
         state: done, existed, failed, not tried, not finished or refused.
         scores: label of a composition -> mean score over the evaluation data.
         reason: why the job has no result; None if it has one.
+        metric: of the scores; empty if there are none.
     """
 
     number: int
@@ -258,6 +261,7 @@ class SweepRow:
     state: str
     scores: dict[str, float]
     reason: str | None
+    metric: str = ""
 
 
 def mean_scores(run: Run, evaluations: Mapping[str, Composition], store: RunStore) -> dict[str, float]:
@@ -291,7 +295,10 @@ def print_sweep(rows: Sequence[SweepRow], console: Console, notes: Iterable[str]
         console,
         ["", *labels],
         [
-            (f"{row.number} {row.overrides}", [(row.state, styles.get(row.state, "")), *_scores(row.scores, labels)])
+            (
+                f"{row.number} {row.overrides}",
+                [(row.state, styles.get(row.state, "")), *_scores(row.scores, labels, row.metric)],
+            )
             for row in rows
         ],
         corner="job",
@@ -306,15 +313,16 @@ def print_sweep(rows: Sequence[SweepRow], console: Console, notes: Iterable[str]
     console.print(", ".join(f"{count} {state}" for state, count in counts.items()), highlight=False)
 
 
-def _scores(by_label: Mapping[str, float], labels: Sequence[str]) -> list[Shown]:
-    return [(f"{by_label[label]:.1f}" if label in by_label else "-", "") for label in labels]
+def _scores(by_label: Mapping[str, float], labels: Sequence[str], metric: str) -> list[Shown]:
+    decimals = decimals_of(metric)
+    return [(f"{by_label[label]:.{decimals}f}" if label in by_label else "-", "") for label in labels]
 
 
 def _cell(grid: Grid, system: str, column: str) -> str:
     cell: Cell = grid.cells[system][column]
-    decimals = grid.decimals
+    decimals = grid.decimals(column)
     spread = f"±{cell.spread:.{decimals}f}" if cell.spread is not None else ""
-    mark = "†" if cell.stand_in is not None else ""
+    mark = "†" * (cell.stand_in is not None) + FEWER_SEEDS * grid.lacks_seeds(system, column)
     text = f"{cell.mean:.{decimals}f}{spread}{mark}" if cell.values else "-"
     published = grid.config.reference.get(system, {}).get(column)
     return text if published is None else f"{text} ({published:.{decimals}f})"
@@ -322,10 +330,11 @@ def _cell(grid: Grid, system: str, column: str) -> str:
 
 def best_systems(grid: Grid) -> dict[str, set[str]]:
     """Returns column -> the systems with the best mean in it, as rounded for the table."""
-    choose, best = max if grid.greater_is_better else min, {}
+    best = {}
     for column in grid.columns:
+        choose = max if grid.greater_is_better(column) else min
         means = {name: row[column].mean for name, row in grid.cells.items() if row[column].values}
-        shown = {name: round(mean, grid.decimals) for name, mean in means.items()}
+        shown = {name: round(mean, grid.decimals(column)) for name, mean in means.items()}
         top = choose(shown.values(), default=None)
         best[column] = {name for name, mean in shown.items() if mean == top}
     return best
@@ -333,7 +342,7 @@ def best_systems(grid: Grid) -> dict[str, set[str]]:
 
 def best_settings(grid: Grid) -> list[str]:
     """Returns lines about each search: the setting with the best average, the published best one, the Pareto set."""
-    choose, lines = max if grid.greater_is_better else min, []
+    choose, lines = max if grid.greater_is_better(AVERAGE) else min, []
     for name, search in grid.config.searches.items():
         label = next(
             (
@@ -366,7 +375,9 @@ def legend(grid: Grid) -> str:
     text = f"{config.metric}, mean ± standard deviation over {seeds} seeds" if seeds > 1 else config.metric
     has_average = AVERAGE in grid.columns and config.scoreboard is None
     averaged = f"; {AVERAGE} {over}" if has_average and (over := _averaged_over(grid)) else ""
-    return text + averaged + (f"; in brackets: {config.reference_name}" if config.reference else "")
+    fewer = any(grid.lacks_seeds(name, column) for name in grid.cells for column in grid.columns)
+    marked = f"; {FEWER_SEEDS}: over fewer seeds" if fewer else ""
+    return text + averaged + (f"; in brackets: {config.reference_name}" if config.reference else "") + marked
 
 
 def _averaged_over(grid: Grid) -> str:

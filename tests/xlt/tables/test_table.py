@@ -122,8 +122,8 @@ def test_markdown_has_means_spreads_references_bold_bests_and_holes(scored_table
     rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("|")}
     assert rows[""] == "| | eng | fao | avg |"
     assert rows["full FT"] == "| full FT | 92.0±2.8 | **52.0±2.8 (55.5)** | **52.0±2.8 (50.0)** |"
-    assert rows["BitFit"] == "| BitFit | **95.0** | 40.0 | 40.0 |"
-    assert "mean ± standard deviation over 2 seeds; avg without eng; in brackets: Table 1" in text
+    assert rows["BitFit"] == "| BitFit | **95.0‡** | 40.0‡ | 40.0‡ |"
+    assert "mean ± standard deviation over 2 seeds; avg without eng; in brackets: Table 1; ‡: over fewer seeds" in text
     assert "- BitFit, seed 2: not run" in text
     assert "a note" in text
 
@@ -391,6 +391,39 @@ def test_the_best_of_a_loss_is_the_smallest(
     text = table_markdown(grid)
     assert f"learning_rate={best} is best" in text and f"**{shown}**" in text
     assert f'<b class="ours">{shown}</b>' in str(grid_scores(grid, tmp_path / "search.html"))
+
+
+def test_of_two_of_three_seeds_the_spread_is_marked_in_terminal_markdown_and_page(
+    make_table: Callable[..., tuple[Table, Plan]], tmp_path: Path
+) -> None:
+    table, _ = make_table()
+    config = dataclasses.replace(table.config, reference={})
+    scores = {"full": [50.0, 54.0], "bitfit": [40.0, 44.0, 48.0]}
+    cells = {name: {column: Cell(list(of)) for column in ("eng", "fao", "avg")} for name, of in scores.items()}
+    grid = Grid("fewer", config, [1, 2, 3], cells)
+    out = io.StringIO()
+    print_table(grid, Console(file=out, width=100))
+    for text in (table_markdown(grid), out.getvalue()):
+        assert "52.0±2.8‡" in text and "44.0±4.0 " in text and "44.0±4.0‡" not in text
+        assert "over 3 seeds; avg without eng; ‡: over fewer seeds" in text
+    assert '±2.8</span><span title="over 2 of 3 seeds">‡</span>' in str(grid_scores(grid, tmp_path / "fewer.html"))
+    cells["full"] = cells["bitfit"]
+    assert "‡" not in table_markdown(grid)
+
+
+def test_a_table_of_averages_shows_each_column_as_its_own_metric_is_shown(
+    make_table: Callable[..., tuple[Table, Plan]], tmp_path: Path
+) -> None:
+    table, _ = make_table()
+    config = dataclasses.replace(table.config, reference={})
+    cells = {name: {"avg": Cell([of])} for name, of in {"full": 2.25, "bitfit": 2.375}.items()}
+    grids = {
+        metric: Grid(metric, dataclasses.replace(config, metric=metric), [1], cells) for metric in ("accuracy", "loss")
+    }
+    grid = averages("all", "A table", "", grids)
+    assert best_systems(grid) == {"accuracy": {"bitfit"}, "loss": {"full"}}
+    assert "| full FT | 2.2 | **2.250** |" in table_markdown(grid)
+    assert '<b class="ours">2.250</b>' in str(grid_scores(grid, tmp_path / "all.html"))
 
 
 def test_a_grid_without_columns_may_have_a_figure(make_table: Callable[..., tuple[Table, Plan]]) -> None:

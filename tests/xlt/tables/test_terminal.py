@@ -32,6 +32,13 @@ def test_a_sweep_shows_brackets_in_overrides_compositions_and_reasons() -> None:
     assert "task[x]" in out.getvalue() and "job 11 failed: no module [red]here[/]\n" in out.getvalue()
 
 
+def test_losses_of_a_sweep_have_the_decimals_that_they_have_in_a_table() -> None:
+    console, out = _console()
+    rows = [SweepRow(at, f"seed={at}", "done", {"task": loss}, None, "loss") for at, loss in enumerate((3.456, 3.461))]
+    print_sweep(rows, console)
+    assert "│ 3.456 │" in out.getvalue() and "│ 3.461 │" in out.getvalue()
+
+
 @pytest.mark.parametrize("width", [24, 40, 50, 80])
 def test_a_sweep_in_a_narrow_terminal_keeps_its_numbers_whole(width: int) -> None:
     console, out = _console(width)

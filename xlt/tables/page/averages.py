@@ -43,9 +43,10 @@ def average_chart(grid: Grid) -> Markup | None:
             low_end, high_end = x(cell.mean - cell.spread), x(cell.mean + cell.spread)
             parts.append(tag("line", x1=low_end, x2=high_end, y1=y, y2=y, class_="whisker"))
         parts.append(tag("circle", cx=x(cell.mean), cy=y, r=3.5, class_="mean"))
+    decimals = grid.decimals(AVERAGE)
     spoken = "; ".join(
-        f"{grid.config.systems[name].label} {cell.mean:.1f}"
-        + (f", published {published[name]:.1f}" if published[name] is not None else "")
+        f"{grid.config.systems[name].label} {cell.mean:.{decimals}f}"
+        + (f", published {published[name]:.{decimals}f}" if published[name] is not None else "")
         for name, cell in means.items()
     )
     height = bottom + _BOTTOM

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from xlt.tables.grid import Cell, Grid
+from xlt.tables.grid import Grid
 from xlt.tables.page.markup import Markup, joined, tag
-from xlt.tables.scoreboard import FACT_NAMES, fact_words, group_mean, language_groups, name_of, tokenizer_group
-from xlt.tables.terminal import best_systems, holes, legend, stand_in_lines
+from xlt.tables.scoreboard import FACT_NAMES, fact_words, language_groups, name_of, shown_mean, tokenizer_group
+from xlt.tables.terminal import FEWER_SEEDS, best_systems, holes, legend, stand_in_lines
 
 _NOTHING = "–"
 _NAMES = ("code", "language")
@@ -43,8 +43,7 @@ def _groups(grid: Grid) -> Markup:
         if group.kind != kind:
             kind = group.kind
             body.append(tag("tr", tag("th", f"by {kind}", scope="colgroup", colspan=len(head)), class_="kind"))
-        means = [group_mean(grid, system, group) for system in systems]
-        cells = [tag("td", _NOTHING if mean is None else f"{mean:.1f}") for mean in means]
+        cells = [tag("td", shown_mean(grid, system, group)) for system in systems]
         body.append(tag("tr", tag("th", group.name, scope="row"), tag("td", str(len(group.columns))), *cells))
     heads = (tag("th", word, scope="col", class_=kind_of) for word, kind_of in head)
     return scrolling("Means of groups", tag("thead", tag("tr", *heads)), tag("tbody", *body), class_="groups")
@@ -60,7 +59,7 @@ def _languages(grid: Grid) -> Markup:
         script, family, *numbers = fact_words(grid.languages.get(column))
         cells = [
             tag("td", name_of(grid, column), class_="word"),
-            *(_score(grid.cells[name][column], name in best[column]) for name in config.systems),
+            *(_score(grid, name, column, name in best[column]) for name in config.systems),
             *(tag("td", word, class_="word") for word in (script, family, tokenizer_group(grid, column) or _NOTHING)),
             *(tag("td", number) for number in numbers),
         ]
@@ -74,13 +73,25 @@ def _sorter(word: str) -> Markup:
     return tag("button", word, type="button", class_="sorter")
 
 
-def _score(cell: Cell, is_best: bool) -> Markup:
+def _score(grid: Grid, system: str, column: str, is_best: bool) -> Markup:
+    cell, decimals = grid.cells[system][column], grid.decimals(column)
     if not cell.values:
         return tag("td", _NOTHING, class_="none")
-    spread = f"±{cell.spread:.1f}" if cell.spread is not None else ""
-    mark = tag("span", "†", title=f"with the module of {cell.stand_in}") if cell.stand_in is not None else None
-    number = tag("b" if is_best else "span", f"{cell.mean:.1f}")
-    return tag("td", number, tag("span", spread, class_="spread") if spread else None, mark)
+    spread = f"±{cell.spread:.{decimals}f}" if cell.spread is not None else ""
+    number = tag("b" if is_best else "span", f"{cell.mean:.{decimals}f}")
+    return tag(
+        "td", number, tag("span", spread, class_="spread") if spread else None, *cell_marks(grid, system, column)
+    )
+
+
+def cell_marks(grid: Grid, system: str, column: str) -> list[Markup]:
+    """Returns the marks of a cell: the module is that of another language, and the mean is over fewer seeds."""
+    cell, marks = grid.cells[system][column], []
+    if cell.stand_in is not None:
+        marks.append(tag("span", "†", title=f"with the module of {cell.stand_in}"))
+    if grid.lacks_seeds(system, column):
+        marks.append(tag("span", FEWER_SEEDS, title=f"over {len(cell.values)} of {len(grid.seeds)} seeds"))
+    return marks
 
 
 def _search() -> Markup:

@@ -10,6 +10,7 @@ from typing import Any
 from xlt.engine.build import build_task
 from xlt.plan.planner import Run
 from xlt.plan.store import RunStore
+from xlt.tables.grid import decimals_of
 from xlt.tables.page.about import anchor
 from xlt.tables.page.markup import Attribute, Markup, joined, tag
 
@@ -48,7 +49,7 @@ def _card(run: Run, name: str, store: RunStore) -> Markup | None:
     task = build_task(run.config.task)
     training = store.result(run.fingerprint).get("training", {})
     best = training.get(f"best/{task.metric}")
-    readout = f"best {best:.1f}" if best is not None and math.isfinite(best) else None
+    readout = f"best {best:.{decimals_of(task.metric)}f}" if best is not None and math.isfinite(best) else None
     last = _series(records, phases, "loss")[-1][1]
     at = phases[-1][1] + training.get("best/step", 0) if readout else None
     charts = (

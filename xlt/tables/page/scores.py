@@ -12,10 +12,10 @@ from xlt.engine.run import Composition
 from xlt.plan.planner import Run
 from xlt.plan.store import RunStore
 from xlt.tables.config import AVERAGE
-from xlt.tables.grid import Cell, Grid, score_of
+from xlt.tables.grid import Grid, decimals_of, score_of
 from xlt.tables.page.about import anchor, file_link
 from xlt.tables.page.averages import average_chart
-from xlt.tables.page.board import scoreboard, scrolling
+from xlt.tables.page.board import cell_marks, scoreboard, scrolling
 from xlt.tables.page.markup import Markup, joined, tag
 from xlt.tables.scoreboard import is_scoreboard
 from xlt.tables.terminal import best_settings, best_systems, holes, legend, stand_in_lines
@@ -37,7 +37,7 @@ def grid_scores(grid: Grid, page: Path) -> Markup:
     body = []
     for name, system in config.systems.items():
         published = config.reference.get(name, {})
-        cells = [_cell(grid, grid.cells[name][c], published.get(c), name in best[c], c == AVERAGE) for c in columns]
+        cells = [_cell(grid, name, c, published.get(c), name in best[c]) for c in columns]
         body.append(tag("tr", tag("th", system.label, scope="row"), *cells))
     spread = "spreads" if len(grid.seeds) > 1 else ""
     lines = [*best_settings(grid), *stand_in_lines(grid), *holes(grid)]
@@ -99,9 +99,9 @@ def run_scores(jobs: Sequence[JobScores], store: RunStore, page: Path) -> Markup
         cells = [
             tag(
                 "td",
-                file_link(f"{scores[c]:.1f}", link, page)
+                file_link(f"{scores[c]:.{decimals_of(metric)}f}", link, page)
                 if (link := kept.get((job.name, label, c))) is not None
-                else f"{scores[c]:.1f}",
+                else f"{scores[c]:.{decimals_of(metric)}f}",
                 class_=_classes(scores[c] == best.get(c), c == AVERAGE),
             )
             if c in scores
@@ -134,13 +134,15 @@ def _head(columns: Sequence[str], average: str | None = None, words: int = 1) ->
     return tag("thead", tag("tr", *cells))
 
 
-def _cell(grid: Grid, cell: Cell, published: float | None, is_best: bool, is_average: bool) -> Markup:
-    decimals = grid.decimals
+def _cell(grid: Grid, system: str, column: str, published: float | None, is_best: bool) -> Markup:
+    cell, decimals = grid.cells[system][column], grid.decimals(column)
     ours = tag("b" if is_best else "span", f"{cell.mean:.{decimals}f}" if cell.values else _NOTHING, class_="ours")
     spread = tag("span", f"±{cell.spread:.{decimals}f}", class_="spread") if cell.spread is not None else None
-    mark = tag("span", "†", title=f"with the module of {cell.stand_in}") if cell.stand_in is not None else None
+    marks = cell_marks(grid, system, column)
     theirs = tag("span", f"{published:.{decimals}f}", class_="published") if published is not None else None
-    return tag("td", tag("span", ours, spread, mark, theirs, class_="cell"), class_=_classes(False, is_average))
+    return tag(
+        "td", tag("span", ours, spread, *marks, theirs, class_="cell"), class_=_classes(False, column == AVERAGE)
+    )
 
 
 def _classes(best: bool, average: bool) -> str | None:
@@ -182,4 +184,4 @@ def _best(rows: Sequence[tuple[JobScores, str, str, dict[str, float]]], sources:
 
 def _validated(store: RunStore, run: Run, metric: str) -> str:
     value = store.result(run.fingerprint).get("training", {}).get(f"best/{metric}")
-    return _NOTHING if value is None else f"{value:.1f}"
+    return _NOTHING if value is None else f"{value:.{decimals_of(metric)}f}"
