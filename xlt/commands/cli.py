@@ -229,6 +229,7 @@ def run(
     Returns:
         The exit code, and the validation metric of the selected checkpoint.
     """
+    from xlt.commands.cut_texts import say_cut_texts
     from xlt.execution.execution import carry_out
     from xlt.execution.workers import make_workers
     from xlt.plan.planner import Plan
@@ -251,6 +252,7 @@ def run(
     if Sweep.plan_alone:
         print_plan(plan, Terminal(quiet=console.quiet))
         return 0, None
+    new = {composition.entry for composition in plan.missing_evaluations(requested).values()}
     check_account(plan.to_do())
     if len(plan.runs) > 1:
         print_plan(plan, console, short=True)
@@ -274,6 +276,7 @@ def run(
         return FAILURE, None
     if Processes.join().leads:
         print_evaluations(requested, evaluations, store, Terminal())
+        say_cut_texts(requested, new)
         if config.choices.get("debug") == OVERFIT:
             Terminal().print(learned_line(store.metrics(requested.fingerprint)), soft_wrap=True)
     result = store.result(requested.fingerprint)

@@ -13,6 +13,7 @@ from xlt.data.examples import Example
 from xlt.data.mix import Features
 from xlt.engine.evaluation import predictions
 from xlt.tasks.task import Annotation, Task
+from xlt.use.cut_texts import CutTexts
 from xlt.use.loading import LoadedModel
 from xlt.use.texts import Entry
 
@@ -79,6 +80,7 @@ def annotate(
     batch_size: int,
     precision: str = "fp32",
     after_batch: Callable[[int], None] = lambda _: None,
+    cut: CutTexts | None = None,
 ) -> list[Annotation | None]:
     """Returns the annotation of each entry, None where there is no example.
 
@@ -89,6 +91,7 @@ def annotate(
         batch_size: number of rows of a batch, at most.
         precision: "fp32" or "bf16".
         after_batch: is called after each batch with the number of its rows.
+        cut: counts the examples that lose tokens; None: nobody does.
     """
     by_language: dict[str | None, list[int]] = defaultdict(list)
     for number, entry in enumerate(entries):
@@ -105,6 +108,8 @@ def annotate(
             loaded.speak(entries[numbers[0]].language)
         examples = [example for number in numbers if (example := entries[number].example) is not None]
         rows = input_rows(task, examples, loaded)
+        if cut is not None:
+            cut.look_at(task, [task.blank(example) for example in examples], rows, loaded.encoder)
         language = {id(row): entries[numbers[row["example"]]].language for row in rows}
 
         def before(part: Sequence[Features], language: dict[int, str | None] = language) -> None:

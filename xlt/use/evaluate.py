@@ -27,6 +27,7 @@ from xlt.files import atomic_text
 from xlt.languages import language_fault
 from xlt.tasks.task import Task
 from xlt.use.compositions import read_composition, with_composition
+from xlt.use.cut_texts import CutTexts
 from xlt.use.gold import gold, in_one_scheme, is_as_predicted
 from xlt.use.loading import LoadedModel, UsedModules, load_model, read_modules, task_of
 from xlt.use.output import output_fault
@@ -89,6 +90,7 @@ class Scores:
         metrics: name -> value; accuracies and F1 are in percent.
         examples: number of examples.
         signatures: metric -> how it is computed, where its name alone does not say it.
+        cut: number of the examples that are longer than the task's `max_length` and lose tokens.
     """
 
     source: str
@@ -96,6 +98,7 @@ class Scores:
     metrics: Mapping[str, float]
     examples: int
     signatures: Mapping[str, str] = field(default_factory=dict)
+    cut: int = 0
 
 
 def evaluate(settings: EvaluateSettings) -> list[Scores]:
@@ -154,6 +157,9 @@ def _score(
     task = loaded.task
     loaded.speak(language)
     source = LoadedSource(name, language or "", task.features(examples, loaded.encoder))
+    cut = CutTexts()
+    cut.look_at(task, examples, source.features, loaded.encoder)
+    cut.say()
     metrics = score(
         loaded.model,
         task,
@@ -163,7 +169,7 @@ def _score(
         settings.precision,
         keep=None if keep is None else keep.keep,
     )
-    return Scores(name, language, metrics, len(examples), task.signatures(source.features))
+    return Scores(name, language, metrics, len(examples), task.signatures(source.features), cut.cut)
 
 
 def _examples(name: str, source: SourceConfig, task: Task, reading: Reading | None) -> list[Example]:

@@ -20,6 +20,7 @@ from xlt.tracking.progress import ProgressBar
 from xlt.use import annotated
 from xlt.use.annotating import annotate, chunk_rule, chunk_size, chunks
 from xlt.use.compositions import read_composition, with_composition
+from xlt.use.cut_texts import CutTexts
 from xlt.use.loading import UsedModules, load_model, read_modules, task_of
 from xlt.use.output import GrowingOutput, output_fault
 from xlt.use.texts import STANDARD, Entry, Layout, Reading, format_of, language_field_fault, texts
@@ -100,7 +101,7 @@ def predict(settings: PredictSettings) -> PredictReport:
         progress = None if settings.quiet else ProgressBar("predict", unit="example")
         count = done_before = 0
         begun = False
-        unspaced = UnspacedTexts()
+        unspaced, cut = UnspacedTexts(), CutTexts()
         size = chunk_size(loaded, list(languages))
         for number, chunk in enumerate(chunks(entries, patient=settings.input != STANDARD, size=size)):
             examples = sum(entry.example is not None for entry in chunk)
@@ -123,6 +124,7 @@ def predict(settings: PredictSettings) -> PredictReport:
                 batch_size=settings.batch_size,
                 precision=settings.precision,
                 after_batch=lambda _: _heed(stop),
+                cut=cut,
             )
             text = "".join(writer.entry(*pair) for pair in zip(chunk, annotations, strict=True))
             output.add((writer.head() if number == 0 else "") + text)
@@ -135,6 +137,7 @@ def predict(settings: PredictSettings) -> PredictReport:
             output.add(writer.head())
         if progress is not None:
             progress.close()
+        cut.say()
     return PredictReport(count, done_before, time.monotonic() - started)
 
 
