@@ -50,7 +50,7 @@ class CutTexts:
         lengths = _lengths(rows)
         full = [at for at in sorted(lengths) if lengths[at] >= limit]  # only these can be cut
         whole = copy.copy(task)
-        whole.max_length = _NO_LIMIT  # type: ignore[attr-defined]
+        whole.max_length = _NO_LIMIT
         uncut = _lengths(whole.features([examples[at] for at in full], encoder)) if full else {}
         cut = [at for number, at in enumerate(full) if uncut[number] > lengths[at]]
         self.limit = limit
