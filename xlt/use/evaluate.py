@@ -132,7 +132,7 @@ def evaluate(settings: EvaluateSettings) -> list[Scores]:
     loaded = load_model(modules, task, model=settings.model, device=settings.device, revision=settings.revision)
     loaded = with_composition(loaded, expression)
     loaded.check_languages({language: f"--input/--source {name}" for name, language in languages.items()})
-    note_modules(modules, "evaluate")
+    note_modules(modules, "evaluate", settings.precision)
     kept: list[dict[str, Any]] = []
     found = []
     for name, examples in data.items():

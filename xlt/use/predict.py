@@ -93,7 +93,7 @@ def predict(settings: PredictSettings) -> PredictReport:
     loaded = load_model(modules, task, model=settings.model, device=settings.device, revision=settings.revision)
     loaded = with_composition(loaded, expression)
     loaded.check_languages(languages)
-    note_modules(modules, "predict")
+    note_modules(modules, "predict", settings.precision)
     started = time.monotonic()
     with output, StopSignals() as stop, texts(settings.input, reading) as (layout, entries):
         writer = _writer(settings, task, layout)
@@ -271,8 +271,12 @@ def _languages(chunk: Sequence[Entry]) -> dict[str | None, str]:
     return found
 
 
-def note_modules(modules: UsedModules, command: str) -> None:
-    """Says that several task modules are added up, and that one was trained with language modules if none is given."""
+def note_modules(modules: UsedModules, command: str, precision: str) -> None:
+    """Says what a user may not expect of the modules' results.
+
+    That is: several task modules are added up, one was trained with language modules and none is given, or the run that
+    made it computed its scores in another precision.
+    """
     if len(modules.tasks) > 1:
         names = ", ".join(str(one.path) for one in modules.tasks)
         say(f"xlt: {len(modules.tasks)} task modules are added up ({names}); the head is that of the last")
@@ -283,6 +287,12 @@ def note_modules(modules: UsedModules, command: str) -> None:
         say(
             f"xlt: {modules.main.path}: it was trained with language modules ({', '.join(trained_with)}), but none is "
             f"given, so it is used alone; to add one: xlt {command} MODULE LANGUAGE_MODULE --language CODE"
+        )
+    of_run = modules.main.manifest.get("config", {}).get("train", {}).get("precision", precision)
+    if of_run != precision:
+        say(
+            f"xlt: {modules.main.path}: the scores of its run are in {of_run}, these results in {precision}, so they "
+            f"can differ a little; for the run's: --precision {of_run}"
         )
 
 

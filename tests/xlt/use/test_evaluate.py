@@ -12,6 +12,7 @@ import pytest
 
 from tests.conftest import sentences
 from xlt.errors import UsageError
+from xlt.files import write_sealed
 from xlt.modules import load_module
 from xlt.modules.composition.sum import sum_deltas
 from xlt.use.evaluate import EvaluateSettings, Scores, evaluate
@@ -216,3 +217,16 @@ def test_a_score_without_the_language_module_that_a_module_was_trained_with_says
 def test_a_separator_for_a_file_without_cells_is_refused(modules: Mapping[str, Path], treebank: Path) -> None:
     with pytest.raises(UsageError, match="--separator=;: has no effect, because conllu has no cells"):
         evaluate(EvaluateSettings([str(modules["pos"])], (str(treebank),), separator=";"))
+
+
+def test_a_run_whose_scores_are_in_another_precision_says_so(
+    modules: Mapping[str, Path], treebank: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    module = shutil.copy(modules["pos"], tmp_path / "module.safetensors")
+    write_sealed(tmp_path / "manifest.json", {"config": {"train": {"precision": "bf16"}}})
+    for precision in ("bf16", "fp32"):
+        evaluate(EvaluateSettings([str(module)], (str(treebank),), device="cpu", precision=precision))
+        predict(PredictSettings([str(module)], str(treebank), str(tmp_path / precision), quiet=True, device="cpu",
+                                precision=precision, output_format="conllu"))  # fmt: skip
+        said = "the scores of its run are in bf16, these results in fp32"
+        assert capfd.readouterr().err.count(said) == (2 if precision == "fp32" else 0)
