@@ -19,7 +19,7 @@ from xlt.config import SourceConfig, faults
 from xlt.data.examples import Example
 from xlt.data.files import lines_of
 from xlt.data.mix import LoadedSource
-from xlt.data.sources import read_source, reader_of
+from xlt.data.sources import read_source
 from xlt.engine.evaluation import evaluate as score
 from xlt.engine.kept_predictions import KeptPredictions
 from xlt.errors import UsageError
@@ -32,6 +32,7 @@ from xlt.use.gold import gold, in_one_scheme, is_as_predicted
 from xlt.use.loading import LoadedModel, UsedModules, load_model, read_modules, task_of
 from xlt.use.output import output_fault
 from xlt.use.predict import columns_of, note_modules
+from xlt.use.quoted_cells import refuse_quoted_cells
 from xlt.use.texts import Reading, format_of, language_field_fault, texts
 
 _READERS = {"words": "conll"}
@@ -174,14 +175,11 @@ def _score(
 
 def _examples(name: str, source: SourceConfig, task: Task, reading: Reading | None) -> list[Example]:
     """Returns the labelled examples of a source or file; `reading` says how a file is read."""
+    if reading is not None and reading.format == "tsv":
+        refuse_quoted_cells(str(source.path))
     if reading is None:
         examples = list(read_source(name, source, seed=0, entity_column=task.entity_column))
     elif is_as_predicted(str(source.path), reading, task):
-        if reading.format == "tsv":
-            columns = {"text": "0"}
-            next(
-                iter(reader_of(source).read(dataclasses.replace(source, fields=columns))), None
-            )  # refuses quoted cells
         examples = list(gold(str(source.path), reading, task))
         if not examples:
             raise UsageError(f"--input={source.path}: there is no example in it")

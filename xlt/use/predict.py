@@ -23,6 +23,7 @@ from xlt.use.compositions import read_composition, with_composition
 from xlt.use.cut_texts import CutTexts
 from xlt.use.loading import UsedModules, load_model, read_modules, task_of
 from xlt.use.output import GrowingOutput, output_fault
+from xlt.use.quoted_cells import refuse_quoted_cells
 from xlt.use.texts import STANDARD, Entry, Layout, Reading, format_of, language_field_fault, texts
 from xlt.use.unspaced import UnspacedTexts
 
@@ -199,6 +200,8 @@ def survey(path: str, reading: Reading, task: Task) -> tuple[int, dict[str | Non
     count = 0
     languages: dict[str | None, str] = {}
     unspaced = UnspacedTexts()
+    if reading.format == "tsv" and Path(path).is_file():
+        refuse_quoted_cells(path)
     with texts(path, reading) as (_, entries):
         for chunk in chunks(entries, patient=True):
             count += sum(entry.example is not None for entry in chunk)

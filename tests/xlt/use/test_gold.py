@@ -132,7 +132,7 @@ def test_a_gold_label_beside_a_predicted_one_is_the_one_that_counts(
         ("pos", "gold.tsv", "words\tupos\nban kon\tnoun\n", ["gold.tsv:2", "1 labels", "2 words"]),
         ("pos", "gold.tsv", "words\tother\nban kon\tnoun\n", ["gold.tsv:2", "upos", "--field=upos=COLUMN"]),
         ("topic", "gold.tsv", "sentence\tnote\nban\tx\n", ["gold.tsv:2", "topic", "--field=label=COLUMN"]),
-        ("topic", "gold.tsv", 'sentence\ttopic\n"ban ""x"""\ta\n', ["gold.tsv:2", "quoting=rfc"]),
+        ("topic", "gold.tsv", 'sentence\ttopic\n"ban ""x"""\ta\n', ["gold.tsv:2", "--from csv --separator tab"]),
         ("qa", "gold.jsonl", '{"question": "a", "context": "b"}\n', ["gold.jsonl:1", "qa"]),
     ],
 )

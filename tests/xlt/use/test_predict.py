@@ -274,6 +274,7 @@ def refusal(run: Callable[[], object]) -> str:
         ("pos", "in.jsonl", '{"words": ["a"]}\n[1]\n', ["in.jsonl:2", "list"]),
         ("topic", "in.tsv", "text\tx\na\tb\nc\n", ["in.tsv:3", "1 columns", "2"]),
         ("topic", "in.tsv", "a\tb\nc\td\n", ["in.tsv:2", "text", "a, b", "--field"]),
+        ("topic", "in.tsv", 'text\tx\n"say ""a"""\tb\n', ["in.tsv:2", "in quotes", "--from csv --separator tab"]),
         ("nli", "in.txt", "ban kon\n", ["--from=text", "second text"]),
         ("qa", "in.jsonl", '{"question": "a"}\n', ["in.jsonl:1", "pair", "--field=pair="]),
         ("pos", "in.txt", "\n\n", ["nothing to annotate"]),
