@@ -1,3 +1,5 @@
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -190,28 +192,32 @@ def test_a_delta_is_added_in_one_pass(dtype: torch.dtype, transposed: bool, monk
     assert torch.equal(weight, expected)
 
 
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_two_threads_write_the_bits_of_one(dtype: torch.dtype) -> None:
-    base = torch.randn(400, 500, generator=torch.Generator().manual_seed(0)).to(dtype)
     generator = torch.Generator().manual_seed(1)
+    base = torch.randn(400, 500, generator=generator).to(dtype)
     old, new = (torch.randperm(base.numel(), generator=generator)[:100_000].sort().values for _ in range(2))
     deltas = [torch.randn(100_000, generator=generator) for _ in range(2)]
-    weights, bases = {1: base.clone(), 2: base.clone()}, {}
-    for threads, weight in weights.items():
-        torch.set_num_threads(threads)
-        try:
-            old_base = add_delta(weight, old, deltas[0])
-            bases[threads] = swap_delta(weight, old, old_base, new, deltas[1])
-        finally:
-            torch.set_num_threads(1)
-    assert torch.equal(weights[1], weights[2])
-    assert torch.equal(bases[1], bases[2])
-    torch.set_num_threads(2)
-    try:
-        restore_entries(weights[2], new, bases[2])
-    finally:
-        torch.set_num_threads(1)
-    assert torch.equal(weights[2], base)
+    found = []
+    for number in (1, 2):
+        weight = base.clone()
+        with threads(number):
+            new_base = swap_delta(weight, old, add_delta(weight, old, deltas[0]), new, deltas[1])
+            written = weight.clone()
+            restore_entries(weight, new, new_base)
+        assert torch.equal(weight, base)
+        found.append((written, new_base))
+    assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
 
 
 def test_a_swap_that_fails_in_a_block_leaves_no_entry_of_the_new_delta(monkeypatch: pytest.MonkeyPatch) -> None:

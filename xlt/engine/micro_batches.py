@@ -15,8 +15,9 @@ def micro_batches(rows: range, size: int) -> list[range]:
 def micro_batches_by_length(lengths: Sequence[int], cost: int) -> list[list[int]]:
     """Divides the rows of a batch into micro-batches of similar length, so that least is computed in all.
 
-    A micro-batch computes the length of its longest row for each of its rows, and `cost` once. Of all divisions of the
-    rows in the order of their lengths, this is the one with the smallest sum, and no other division has a smaller one.
+    A micro-batch computes the length of its longest row for each of its rows, and `cost` once. No division of the rows
+    has a smaller sum than this one. Only divisions that cut the rows in the order of their lengths are looked at: to
+    exchange a longer row for a shorter one makes no sum smaller.
 
     Args:
         lengths: tokens of each row, without padding.

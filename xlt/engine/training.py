@@ -268,7 +268,7 @@ class Trainer:
     def _micro_batches(self, whole: Mapping[str, Tensor], mine: range) -> Sequence[Sequence[int]]:
         """Divides this process's rows of a step. On a CPU, a step has micro-batches by length unless a size is given.
 
-        On a GPU, a step would have to be very large for this to pay.
+        A GPU is not filled by a part of a usual step, so this would not pay there.
         """
         mask, size = whole["attention_mask"], self.recipe.micro_batch_size
         if size is not None or self.model.device.type != "cpu" or self.method.wants_whole_steps or mask.dim() > 2:
